@@ -1,0 +1,158 @@
+"""Simple recurrent networks: Elman feeds its hidden layer back, Jordan its output."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape
+from jrnn.cells.activations import activation, check_choice, check_width
+from jrnn.initializers import default_float, glorot, identity, orthogonal
+
+RECURRENT = {"orthogonal": orthogonal, "identity": identity}
+
+
+class ElmanParams(NamedTuple):
+    """Parameters of `Elman`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden)
+    b: Array  # (hidden,)
+
+
+@dataclass(frozen=True)
+class Elman:
+    """Simple recurrent network: the hidden layer sees the input and itself one step ago.
+
+        hₜ = f(xₜ w_ih + hₜ₋₁ w_hh + b)
+        yₜ = hₜ
+
+    The carry is h, of shape (..., hidden). One bias, where torch adds two that only ever appear as a
+    sum. An output layer yₜ = g(hₜ v + c) is `Stack((Elman(hidden), Dense(width)))`.
+
+    Args:
+      hidden: width of h and of the output.
+      activation: f, one of "tanh", "relu", "sigmoid", "identity".
+      recurrent_init: start of w_hh, "orthogonal" or "identity"; with relu the latter is an IRNN.
+
+    Raises:
+      ValueError: a width below 1, or an unknown name.
+
+    Reference: Elman, Finding structure in time, 1990, doi:10.1207/s15516709cog1402_1.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Elman(3, activation="relu")
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> carry, y = cell.step(params, cell.initial_carry(params, (4,)), jnp.ones((4, 2)))
+    >>> y.shape
+    (4, 3)
+    """
+
+    hidden: int
+    activation: str = "tanh"
+    recurrent_init: str = "orthogonal"
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        activation(self.activation)
+        check_choice("recurrent_init", self.recurrent_init, tuple(RECURRENT))
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> ElmanParams:
+        k_ih, k_hh = jax.random.split(key)
+        return ElmanParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=RECURRENT[self.recurrent_init](k_hh, (self.hidden, self.hidden)),
+            b=jnp.zeros(self.hidden, default_float()),
+        )
+
+    def initial_carry(
+        self, params: ElmanParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        del key
+        return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
+
+    def step(self, params: ElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h = activation(self.activation)(x @ params.w_ih + carry @ params.w_hh + params.b)
+        h = checkpoint_name(h, "h")
+        return h, h
+
+
+class JordanParams(NamedTuple):
+    """Parameters of `Jordan`."""
+
+    w_ih: Array  # (in, hidden)
+    w_yh: Array  # (outputs, hidden)
+    b: Array  # (hidden,)
+    w_hy: Array  # (hidden, outputs)
+    c: Array  # (outputs,)
+
+
+@dataclass(frozen=True)
+class Jordan:
+    """Simple recurrent network whose memory is its own last output.
+
+        hₜ = f(xₜ w_ih + yₜ₋₁ w_yh + b)
+        yₜ = g(hₜ w_hy + c)
+
+    The carry is y, of shape (..., outputs); y₋₁ is zero unless a carry is given. Teacher forcing, where
+    the true output is fed back instead, is `Feedback` around a `Stack` of `Dense`.
+
+    Args:
+      hidden: width of h.
+      outputs: width of y; the width of h if left out.
+      activation: f, one of "tanh", "relu", "sigmoid", "identity".
+      output_activation: g, likewise.
+
+    Raises:
+      ValueError: a width below 1, or an unknown name.
+
+    Reference: Jordan, Serial order: a parallel distributed processing approach, 1986 (reprinted 1997,
+    doi:10.1016/S0166-4115(97)80111-2).
+
+    >>> import jrnn
+    >>> jrnn.Jordan(5, outputs=2).out_features
+    2
+    """
+
+    hidden: int
+    outputs: int | None = None
+    activation: str = "tanh"
+    output_activation: str = "identity"
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_width("outputs", self.out_features)
+        activation(self.activation), activation(self.output_activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden if self.outputs is None else self.outputs
+
+    def init(self, key: Array, in_features: int) -> JordanParams:
+        k_ih, k_yh, k_hy = jax.random.split(key, 3)
+        return JordanParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_yh=glorot(k_yh, (self.out_features, self.hidden)),
+            b=jnp.zeros(self.hidden, default_float()),
+            w_hy=glorot(k_hy, (self.hidden, self.out_features)),
+            c=jnp.zeros(self.out_features, default_float()),
+        )
+
+    def initial_carry(
+        self, params: JordanParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        del key
+        return jnp.zeros((*batch_shape, self.out_features), params.w_yh.dtype)
+
+    def step(self, params: JordanParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        f, g = activation(self.activation), activation(self.output_activation)
+        h = checkpoint_name(f(x @ params.w_ih + carry @ params.w_yh + params.b), "h")
+        y = g(h @ params.w_hy + params.c)
+        return y, y

@@ -1,0 +1,96 @@
+"""Gated recurrent unit."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape
+from jrnn.cells.activations import check_width, gates
+from jrnn.initializers import default_float, glorot, orthogonal
+
+
+class GRUParams(NamedTuple):
+    """Parameters of `GRU`; gates side by side in the order r z n."""
+
+    w_ih: Array  # (in, 3·hidden)
+    w_hh: Array  # (hidden, 3·hidden)
+    b: Array  # (3·hidden,)
+    b_hn: Array | None  # (hidden,), bias of hₜ₋₁ u_n; None when the reset comes before the product
+
+
+@dataclass(frozen=True)
+class GRU:
+    """Gated recurrent unit: one gate mixes old state and candidate, another resets the candidate's past.
+
+        rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
+        zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
+        nₜ = tanh(xₜ w_n + b_n + rₜ · (hₜ₋₁ u_n + b_hn))     reset_after=True
+        nₜ = tanh(xₜ w_n + b_n + (rₜ · hₜ₋₁) u_n)            reset_after=False
+        hₜ = (1 − zₜ) · nₜ + zₜ · hₜ₋₁,   yₜ = hₜ
+
+    The reset after the product is that of arXiv:1406.1078v1, cuDNN, torch, Keras and flax; before it,
+    that of version 3, Chung et al. 2014 and haiku. Here z keeps the old state, as in Cho, torch, Keras
+    and flax; in Chung et al. and haiku it takes the new one: negate w_z, u_z and b_z to convert. The gate
+    order is that of torch (Keras: z r n). `w_ih` holds w_r w_z w_n, `w_hh` the u. Where torch and Keras
+    have two biases per gate, one serves r and z, and `b_hn` is the recurrent one of n.
+
+    Args:
+      hidden: width of h.
+      reset_after: whether the reset gate acts after the recurrent product.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Cho et al., Learning phrase representations using RNN encoder-decoder for statistical
+    machine translation, 2014, arXiv:1406.1078.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.GRU(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> h, ys = jrnn.unroll(cell, params, jnp.ones((5, 4, 2)))
+    >>> bool((ys[-1] == h).all())
+    True
+    """
+
+    hidden: int
+    reset_after: bool = True
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GRUParams:
+        k_ih, k_hh = jax.random.split(key)
+        return GRUParams(
+            w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
+            w_hh=orthogonal(k_hh, (self.hidden, 3 * self.hidden)),
+            b=jnp.zeros(3 * self.hidden, default_float()),
+            b_hn=jnp.zeros(self.hidden, default_float()) if self.reset_after else None,
+        )
+
+    def initial_carry(
+        self, params: GRUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        del key
+        return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
+
+    def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h, two = carry, 2 * self.hidden
+        a = x @ params.w_ih + params.b  # (..., 3·hidden)
+        if self.reset_after:
+            u = h @ params.w_hh  # (..., 3·hidden)
+            r, z = gates(a[..., :two] + u[..., :two], "rz")
+            n = jnp.tanh(a[..., two:] + r * (u[..., two:] + params.b_hn))
+        else:
+            r, z = gates(a[..., :two] + h @ params.w_hh[:, :two], "rz")
+            n = jnp.tanh(a[..., two:] + (r * h) @ params.w_hh[:, two:])
+        n = checkpoint_name(n, "n")
+        h = (1 - z) * n + z * h
+        return h, h

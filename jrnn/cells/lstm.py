@@ -1,0 +1,105 @@
+"""Long short-term memory."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Shape
+from jrnn.cells.activations import check_width, gates
+from jrnn.initializers import chrono, default_float, glorot, orthogonal
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of `LSTM`; gates side by side in the order i f g o."""
+
+    w_ih: Array  # (in, 4·hidden)
+    w_hh: Array  # (hidden, 4·hidden)
+    b: Array  # (4·hidden,)
+
+
+class LSTMCarry(NamedTuple):
+    """State of `LSTM`."""
+
+    h: Array  # (..., hidden), working memory, also the output
+    c: Array  # (..., hidden), cell state, the long-term memory
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """Long short-term memory: a cell state that gates write, keep and read.
+
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + b_i)
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + b_f)
+        gₜ = tanh(xₜ w_g + hₜ₋₁ u_g + b_g)
+        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + b_o)
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
+        hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
+
+    `w_ih` holds w_i w_f w_g w_o side by side, `w_hh` the u, `b` the biases. The gate order is that of
+    torch and Keras (flax keeps them apart, haiku has i g f o). One bias, where torch adds two. The carry
+    is `LSTMCarry(h, c)`; flax orders it c, h.
+
+    Args:
+      hidden: width of h and c.
+      forget_bias: start of b_f (torch: 0).
+      max_lag: longest dependency in steps; if given, biases start by the chrono rule in its place:
+        b_f = log U(1, max_lag − 1), b_i = −b_f.
+
+    Raises:
+      ValueError: a width below 1, or `max_lag` below 3.
+
+    Reference: Gers, Schmidhuber, Cummins, Learning to forget: continual prediction with LSTM, 2000,
+    doi:10.1162/089976600300015015; forget bias: Jozefowicz et al., 2015; chrono: arXiv:1804.11188.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.LSTM(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> (h, c), ys = jrnn.unroll(cell, params, jnp.ones((5, 4, 2)))
+    >>> ys.shape, c.shape
+    ((5, 4, 3), (4, 3))
+    """
+
+    hidden: int
+    forget_bias: float = 1.0
+    max_lag: int | None = None
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        if self.max_lag is not None and self.max_lag < 3:
+            raise ValueError(f"max_lag must be at least 3 steps, got {self.max_lag}")
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LSTMParams:
+        k_ih, k_hh, k_b = jax.random.split(key, 3)
+        return LSTMParams(
+            w_ih=glorot(k_ih, (in_features, 4 * self.hidden), blocks=4),
+            w_hh=orthogonal(k_hh, (self.hidden, 4 * self.hidden)),
+            b=self._initial_bias(k_b),
+        )
+
+    def _initial_bias(self, key: Array) -> Array:
+        zero = jnp.zeros(self.hidden, default_float())
+        if self.max_lag is None:
+            return jnp.concatenate([zero, zero + self.forget_bias, zero, zero])
+        b_f = chrono(key, (self.hidden,), max_lag=self.max_lag)
+        return jnp.concatenate([-b_f, b_f, zero, zero])
+
+    def initial_carry(
+        self, params: LSTMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> LSTMCarry:
+        del key
+        zero = jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
+        return LSTMCarry(h=zero, c=zero)
+
+    def step(self, params: LSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
+        z = x @ params.w_ih + carry.h @ params.w_hh + params.b  # (..., 4·hidden)
+        i, f, g, o = gates(z, "ifgo", candidate="g")
+        c = f * carry.c + i * g
+        h = o * jnp.tanh(c)
+        return LSTMCarry(h, c), h

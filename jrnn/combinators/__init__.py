@@ -1,0 +1,16 @@
+"""Cells made of cells."""
+
+from jrnn.combinators.carries import Cast as Cast
+from jrnn.combinators.carries import Feedback as Feedback
+from jrnn.combinators.carries import FeedbackCarry as FeedbackCarry
+from jrnn.combinators.carries import LearnedCarry as LearnedCarry
+from jrnn.combinators.carries import LearnedCarryParams as LearnedCarryParams
+from jrnn.combinators.carries import Tap as Tap
+from jrnn.combinators.noise import Dropout as Dropout
+from jrnn.combinators.noise import NoisyCarry as NoisyCarry
+from jrnn.combinators.noise import Zoneout as Zoneout
+from jrnn.combinators.stacking import Project as Project
+from jrnn.combinators.stacking import ProjectParams as ProjectParams
+from jrnn.combinators.stacking import Residual as Residual
+from jrnn.combinators.stacking import Stack as Stack
+from jrnn.combinators.stacking import StackCarry as StackCarry

@@ -1,0 +1,283 @@
+"""What a carry starts from, is kept in, is fed back as, and shows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, map_state, require_cell
+from jrnn.cells.activations import check_choice
+from jrnn.jaxprs import named_values
+
+
+class LearnedCarryParams(NamedTuple):
+    """Parameters of `LearnedCarry`."""
+
+    cell: Any
+    carry: Any  # the state at the start, without batch axes; None where the cell has a slot
+
+
+@dataclass(frozen=True)
+class LearnedCarry:
+    """Trainable initial state.
+
+        s₋₁ = params.carry,   the same for every sequence
+
+    It starts where the cell's own initial state does. Its gradient is the sum over every start, resets
+    included, and zero where a carry was given.
+
+    Args:
+      cell: any cell.
+
+    Reference: Forcada, Carrasco, Learning the initial state of a second-order recurrent neural network
+    during regular-language inference, 1995.
+
+    >>> import jax, jrnn
+    >>> cell = jrnn.LearnedCarry(jrnn.GRU(3))
+    >>> cell.init(jax.random.key(0), 2).carry.shape
+    (3,)
+    """
+
+    cell: Cell[Any, Any]
+
+    def __post_init__(self) -> None:
+        require_cell("LearnedCarry: cell", self.cell)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> LearnedCarryParams:
+        params = self.cell.init(key, in_features)
+        return LearnedCarryParams(params, self.cell.initial_carry(params))
+
+    def initial_carry(
+        self, params: LearnedCarryParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Any:
+        carry = self.cell.initial_carry(params.cell, batch_shape, key=key)
+        return map_state(
+            lambda given, start: jnp.broadcast_to(start, given.shape),
+            carry_spec(self.cell, params.cell),
+            carry,
+            params.carry,
+        )
+
+    def step(self, params: LearnedCarryParams, carry: Any, x: Any) -> tuple[Any, Any]:
+        return self.cell.step(params.cell, carry, x)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Mixed precision: parameters, input and state are cast for the step, the state is kept in another.
+
+        (s, yₜ) = cell(compute(params), compute(sₜ₋₁), compute(xₜ))
+        sₜ = carry(s)
+
+    Float leaves only. y comes out in the dtype that the cell computes. Parameters are those of the cell,
+    in the dtype that they are held in.
+
+    Args:
+      cell: any cell.
+      compute: dtype of the step, by name.
+      carry: dtype that the state is kept in between steps; that of `compute` if left out.
+
+    Raises:
+      ValueError: not the name of a float dtype.
+
+    Reference: Micikevicius et al., Mixed precision training, 2018, arXiv:1710.03740.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Cast(jrnn.GRU(3), compute="bfloat16", carry="float32")
+    >>> h, ys = jrnn.unroll(cell, cell.init(jax.random.key(0), 2), jnp.ones((5, 2)))
+    >>> h.dtype, ys.dtype
+    (dtype('float32'), dtype(bfloat16))
+    """
+
+    cell: Cell[Any, Any]
+    compute: str = "bfloat16"
+    carry: str | None = None
+
+    def __post_init__(self) -> None:
+        require_cell("Cast: cell", self.cell)
+        floats = ("bfloat16", "float16", "float32", "float64")
+        check_choice("compute", self.compute, floats)
+        check_choice("carry", self.carry or self.compute, floats)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        carry = self.cell.initial_carry(params, batch_shape, key=key)
+        return self._keep(params, carry, self.carry or self.compute)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        low, x = (jax.tree.map(lambda a: _cast(a, self.compute), tree) for tree in (params, x))
+        carry, y = self.cell.step(low, self._keep(params, carry, self.compute), x)
+        return self._keep(params, carry, self.carry or self.compute), y
+
+    def _keep(self, params: Any, carry: Any, dtype: str) -> Any:
+        # state only: a cast would turn a slot from a constant of the loop into a part of it
+        return map_state(lambda entry: _cast(entry, dtype), carry_spec(self.cell, params), carry)
+
+
+def _cast(leaf: Array, dtype: str) -> Array:
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+EMIT: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda y: y,
+    "softmax": lambda y: jax.nn.softmax(y, axis=-1),
+    "argmax": lambda y: jnp.argmax(y, axis=-1).astype(jnp.int32),
+    "one_hot": lambda y: jax.nn.one_hot(jnp.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype),
+}
+
+
+class FeedbackCarry(NamedTuple):
+    """Carry of `Feedback`."""
+
+    cell: Any
+    y: Array  # (..., out), the last output
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Closed loop: a cell that reads its own last output, or a given one in its place.
+
+        uₜ = givenₜ where use_givenₜ, else emit(yₜ₋₁)
+        yₜ = cell([externalₜ, uₜ])
+
+    x is `(given, use_given)`, or `(given, use_given, external)` with a further input beside the fed one.
+    `use_given`, a boolean without feature axis, says where the loop is open: all True is teacher forcing,
+    all False own outputs, a random mask scheduled sampling, True at the first step only one-to-many.
+    y₋₁ is zero unless a carry is given. Parameters are those of the cell; `in_features` of `init` is the
+    width of all that the cell reads.
+
+    Args:
+      cell: any cell; with `emit="identity"` its output is as wide as what it is fed.
+      emit: what of the output is fed back: "identity", "softmax", "argmax" (an integer token) or
+        "one_hot".
+
+    Raises:
+      ValueError: an unknown name, or widths that do not match.
+
+    Reference: Williams, Zipser, A learning algorithm for continually running fully recurrent neural
+    networks, 1989; scheduled sampling: Bengio et al., 2015, arXiv:1506.03099.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> loop = jrnn.Feedback(jrnn.Stack((jrnn.Elman(8), jrnn.Dense(2))))
+    >>> first = (jnp.ones((5, 2)), jnp.arange(5) == 0)
+    >>> jrnn.unroll(loop, loop.init(jax.random.key(0), 2), first)[1].shape
+    (5, 2)
+    """
+
+    cell: Cell[Any, Any]
+    emit: str = "identity"
+
+    def __post_init__(self) -> None:
+        require_cell("Feedback: cell", self.cell)
+        check_choice("emit", self.emit, tuple(EMIT))
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(
+        self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> FeedbackCarry:
+        y = jnp.zeros((*batch_shape, self.out_features), float_dtype(params))
+        return FeedbackCarry(self.cell.initial_carry(params, batch_shape, key=key), y)
+
+    def step(self, params: Any, carry: FeedbackCarry, x: Any) -> tuple[FeedbackCarry, Array]:
+        if not isinstance(x, tuple) or len(x) not in (2, 3):
+            raise ValueError("Feedback: xs must be (given, use_given) or (given, use_given, external)")
+        given, use_given, *external = x
+        own = EMIT[self.emit](carry.y)
+        if own.shape != given.shape:
+            raise ValueError(
+                f"Feedback: given has shape {given.shape}, what is fed back has shape {own.shape} "
+                f"({self.cell} with emit={self.emit!r})"
+            )
+        use = use_given.reshape(use_given.shape + (1,) * (given.ndim - use_given.ndim))
+        fed = jnp.where(use, given, own)
+        inner, y = self.cell.step(params, carry.cell, jnp.concatenate([*external, fed], -1) if external else fed)
+        return FeedbackCarry(inner, y), y
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Emit what a cell has inside, next to its output.
+
+        yₜ ↦ (yₜ, carryₜ)                    without names
+        yₜ ↦ (yₜ, {name: values named so})   with names
+
+    Names are those that the step gives with `jax.ad_checkpoint.checkpoint_name`: the gates i f g o of an
+    LSTM, r z n of a GRU. A name that occurs several times (in a `Stack`) gives a tuple, bottom first.
+
+    Args:
+      cell: any cell.
+      names: the intermediates wanted; none for the carry.
+
+    Raises:
+      ValueError: the step has no such name; the message lists those that it has.
+
+    Reference: none; the names are those of the equations of the cell.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Tap(jrnn.LSTM(3), ("f",))
+    >>> _, (ys, inside) = jrnn.unroll(cell, cell.init(jax.random.key(0), 2), jnp.ones((5, 2)))
+    >>> inside["f"].shape
+    (5, 3)
+    """
+
+    cell: Cell[Any, Any]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_cell("Tap: cell", self.cell)
+        if isinstance(self.names, str):
+            raise TypeError(f"Tap: names must be a tuple of names, got the string {self.names!r}")
+        object.__setattr__(self, "names", tuple(self.names))
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        if not self.names:
+            carry, y = self.cell.step(params, carry, x)
+            return carry, (y, carry)
+        (carry, y), inside = named_values(self.cell.step, self.names, params, carry, x)
+        single = {name: v[0] if len(v) == 1 else v for name, v in inside.items()}
+        return carry, (y, single)

@@ -1,0 +1,204 @@
+"""Noise inside a recurrence: dropout and zoneout."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Cell, Shape, carry_spec, in_ndim, key_or_none, map_state, require_cell
+from jrnn.cells.activations import check_rate
+
+Rates = float | tuple[float, ...]
+
+
+class NoisyCarry(NamedTuple):
+    """Carry of `Dropout` and `Zoneout`."""
+
+    cell: Any
+    key: Array | None  # noise: Dropout keeps it, Zoneout's step advances it; None in evaluation
+
+
+def drop(key: Array, rate: float, tree: Any) -> Any:
+    """Zero entries at random and scale the others by 1 / (1 − rate); nothing is drawn at rate 0."""
+    if rate == 0:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    kept = [jax.random.bernoulli(k, 1 - rate, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    dropped = [jnp.where(k, leaf / (1 - rate), 0) for k, leaf in zip(kept, leaves, strict=True)]
+    return jax.tree.unflatten(structure, dropped)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Variational dropout: one mask per sequence, the same at every step.
+
+        x̃ₜ = m_x · xₜ,   s̃ₜ₋₁ = m_s · sₜ₋₁
+        (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ)
+        output = m_y · yₜ,   m ~ Bernoulli(1 − rate) / (1 − rate)
+
+    Masks are drawn for every sequence when the carry is started with a key, and follow from that key;
+    without one nothing is dropped. Parameters are those of the cell.
+
+    Args:
+      cell: any cell.
+      input: rate on x (a cell that takes tokens has none).
+      state: rate on the first state entry (h of an LSTM, Keras' `recurrent_dropout`), or a tuple with
+        one rate per entry, in the order of the carry.
+      output: rate on y.
+
+    Raises:
+      ValueError: a rate outside [0, 1), or more rates than state entries.
+
+    Reference: Gal, Ghahramani, A theoretically grounded application of dropout in recurrent neural
+    networks, 2016, arXiv:1512.05287.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Dropout(jrnn.LSTM(8), output=0.5)
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> _, ys = jrnn.unroll(cell, params, jnp.ones((5, 3)), key=jax.random.key(1))
+    >>> bool(((ys[0] == 0) == (ys[4] == 0)).all())
+    True
+    """
+
+    cell: Cell[Any, Any]
+    input: float = 0.0
+    state: Rates = 0.0
+    output: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_cell("Dropout: cell", self.cell)
+        check_rate("input", self.input)
+        check_rate("output", self.output)
+        for rate in _as_tuple(self.state):
+            check_rate("state", rate)
+        if self.input and self.in_ndim == 0:
+            raise ValueError("Dropout: input must be 0 around a cell that takes tokens: wrap the cell above it")
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(
+        self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> NoisyCarry:
+        inner, own = key_or_none(key, 2)
+        return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
+
+    def step(self, params: Any, carry: NoisyCarry, x: Any) -> tuple[NoisyCarry, Any]:
+        if carry.key is None:
+            inner, y = self.cell.step(params, carry.cell, x)
+            return NoisyCarry(inner, None), y
+        k_input, k_state, k_output = jax.random.split(carry.key, 3)
+        spec = carry_spec(self.cell, params)
+        rates = _per_entry("Dropout: state", _as_tuple(self.state), spec, fill=(0.0,))
+
+        def mask(entry: Array) -> Array:
+            index, rate = next(rates)
+            return drop(jax.random.fold_in(k_state, index), rate, entry)
+
+        masked = map_state(mask, spec, carry.cell)
+        inner, y = self.cell.step(params, masked, drop(k_input, self.input, x))
+        return NoisyCarry(inner, carry.key), drop(k_output, self.output, y)
+
+
+@dataclass(frozen=True)
+class Zoneout:
+    """Every unit of the state keeps its old value with a given probability at every step.
+
+        (s̃ₜ, yₜ) = cell(sₜ₋₁, xₜ)
+        sₜ = m · sₜ₋₁ + (1 − m) · s̃ₜ,   m ~ Bernoulli(rate) anew at every step
+        sₜ = rate · sₜ₋₁ + (1 − rate) · s̃ₜ   without a key (evaluation)
+
+    Where y is an entry of the state itself (h of an LSTM), it is the zoned one that comes out; what a
+    cell computes from its state before that is not. Parameters are those of the cell.
+
+    Args:
+      cell: any cell.
+      rates: one rate for every state entry, or a tuple with one per entry: (h, c) of an LSTM.
+
+    Raises:
+      ValueError: a rate outside [0, 1), or rates that do not match the state entries.
+
+    Reference: Krueger et al., Zoneout: regularizing RNNs by randomly preserving hidden activations,
+    2017, arXiv:1606.01305.
+
+    >>> import jrnn
+    >>> jrnn.Zoneout(jrnn.LSTM(8), rates=(0.05, 0.5)).out_features
+    8
+    """
+
+    cell: Cell[Any, Any]
+    rates: Rates = 0.1
+
+    def __post_init__(self) -> None:
+        require_cell("Zoneout: cell", self.cell)
+        for rate in _as_tuple(self.rates):
+            check_rate("rates", rate)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(
+        self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> NoisyCarry:
+        inner, own = key_or_none(key, 2)
+        return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
+
+    def step(self, params: Any, carry: NoisyCarry, x: Any) -> tuple[NoisyCarry, Any]:
+        key, draw = key_or_none(carry.key, 2)
+        spec = carry_spec(self.cell, params)
+        given = _as_tuple(self.rates)
+        rates = _per_entry("Zoneout: rates", given, spec, fill=given if len(given) == 1 else ())
+        proposed, y = self.cell.step(params, carry.cell, x)
+        output = y
+
+        def zone(new: Array, old: Array) -> Array:
+            nonlocal output
+            kept = _zone(draw, *next(rates), new, old)
+            output = kept if new is y else output
+            return kept
+
+        return NoisyCarry(map_state(zone, spec, proposed, carry.cell), key), output
+
+
+def _zone(key: Array | None, index: int, rate: float, new: Array, old: Array) -> Array:
+    if rate == 0:
+        return new
+    if key is None:
+        return rate * old + (1 - rate) * new
+    keep = jax.random.bernoulli(jax.random.fold_in(key, index), rate, new.shape)
+    return jnp.where(keep, old, new)
+
+
+def _as_tuple(rates: Rates) -> tuple[float, ...]:
+    return rates if isinstance(rates, tuple) else (rates,)
+
+
+def _per_entry(
+    where: str, rates: tuple[float, ...], spec: Any, fill: tuple[float, ...]
+) -> Iterator[tuple[int, float]]:
+    """Hand out `(index, rate)` for one state entry after the other; `fill` pads the rates."""
+    count = len(jax.tree.leaves(spec))
+    padded = rates + fill * (count - len(rates))
+    if len(padded) != count:
+        raise ValueError(f"{where} has {len(rates)} rates, the carry has {count} state entries")
+    return iter(enumerate(padded))

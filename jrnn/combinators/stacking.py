@@ -1,0 +1,202 @@
+"""Depth: cells on top of cells."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell
+from jrnn.cells.activations import check_rate, check_width
+from jrnn.combinators.noise import drop
+from jrnn.initializers import glorot
+
+
+class StackCarry(NamedTuple):
+    """Carry of `Stack`."""
+
+    cells: tuple[Any, ...]  # one carry per cell
+    key: Array | None  # noise: advanced by every step; None without dropout or in evaluation
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Deep cell: every cell reads the output of the one below it at the same step.
+
+        h⁰ₜ = xₜ
+        (carryˡₜ, hˡₜ) = cellˡ(carryˡₜ₋₁, hˡ⁻¹ₜ),   l = 1 … L
+        yₜ = hᴸₜ
+
+    Any cells of any widths; parameters are the tuple of theirs. With `dropout`, what goes from one cell
+    to the next is dropped at random, anew at every step, and never inside a recurrence (torch's
+    `dropout` argument); `Dropout` has the variational form.
+
+    Args:
+      cells: the cells, bottom first; a list is taken as a tuple.
+      dropout: rate between cells, in [0, 1).
+
+    Raises:
+      TypeError: an entry is no cell.
+      ValueError: no cells, or a rate outside [0, 1).
+
+    Reference: Zaremba, Sutskever, Vinyals, Recurrent neural network regularization, 2014,
+    arXiv:1409.2329.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Stack((jrnn.GRU(8), jrnn.LSTM(4)))
+    >>> params = cell.init(jax.random.key(0), 3)
+    >>> jrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
+    (5, 2, 4)
+    """
+
+    cells: tuple[Cell[Any, Any], ...]
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if not self.cells:
+            raise ValueError("Stack: cells is empty, needs at least one cell")
+        for index, cell in enumerate(self.cells):
+            require_cell(f"Stack: cells[{index}]", cell)
+        check_rate("dropout", self.dropout)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cells[0])
+
+    @property
+    def out_features(self) -> int:
+        return self.cells[-1].out_features
+
+    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        widths = [in_features, *(cell.out_features for cell in self.cells)]
+        keys = jax.random.split(key, len(self.cells))
+        return tuple(c.init(k, n) for c, k, n in zip(self.cells, keys, widths, strict=False))
+
+    def initial_carry(
+        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> StackCarry:
+        *keys, own = key_or_none(key, len(self.cells) + 1)
+        carries = (
+            cell.initial_carry(p, batch_shape, key=k)
+            for cell, p, k in zip(self.cells, params, keys, strict=True)
+        )
+        return StackCarry(tuple(carries), own if self.dropout > 0 else None)
+
+    def step(self, params: tuple[Any, ...], carry: StackCarry, x: Any) -> tuple[StackCarry, Any]:
+        key, *keys = key_or_none(carry.key, len(self.cells))
+        carries, y = [], x
+        for index, cell in enumerate(self.cells):
+            if index > 0 and keys[index - 1] is not None:
+                y = drop(keys[index - 1], self.dropout, y)
+            inner, y = cell.step(params[index], carry.cells[index], y)
+            carries.append(inner)
+        return StackCarry(tuple(carries), key), y
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Skip connection around a cell.
+
+        yₜ = xₜ + cell(xₜ)
+
+    Parameters and carry are those of the cell.
+
+    Args:
+      cell: a cell whose output is as wide as its input.
+
+    Raises:
+      ValueError: input and output differ in width.
+
+    Reference: He et al., Deep residual learning for image recognition, 2015, arXiv:1512.03385; for
+    recurrent stacks Wu et al., 2016, arXiv:1609.08144.
+
+    >>> import jrnn
+    >>> jrnn.Residual(jrnn.GRU(8))
+    Residual(cell=GRU(hidden=8, reset_after=True))
+    """
+
+    cell: Cell[Any, Any]
+
+    def __post_init__(self) -> None:
+        require_cell("Residual: cell", self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        if in_features != self.out_features:
+            raise ValueError(
+                f"Residual: {self.cell} gives {self.out_features} features, "
+                f"needs in_features={self.out_features} to add them to, got {in_features}"
+            )
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        carry, y = self.cell.step(params, carry, x)
+        if y.shape != x.shape:
+            raise ValueError(f"Residual: x of shape {x.shape} and output of shape {y.shape} cannot be added")
+        return carry, x + y
+
+
+class ProjectParams(NamedTuple):
+    """Parameters of `Project`."""
+
+    cell: Any
+    w: Array  # (cell.out_features, features)
+
+
+@dataclass(frozen=True)
+class Project:
+    """Linear read-out of a cell, without a bias; the recurrence inside does not see it.
+
+        yₜ = cell(xₜ) w
+
+    With a bias or an activation it is `Stack((cell, Dense(features)))`. The carry is that of the cell.
+
+    Args:
+      cell: any cell.
+      features: width of y.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: the output layer V of Elman, 1990, without its bias.
+
+    >>> import jrnn
+    >>> jrnn.Project(jrnn.LSTM(8), 2).out_features
+    2
+    """
+
+    cell: Cell[Any, Any]
+    features: int
+
+    def __post_init__(self) -> None:
+        require_cell("Project: cell", self.cell)
+        check_width("features", self.features)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.features
+
+    def init(self, key: Array, in_features: int) -> ProjectParams:
+        k_cell, k_w = jax.random.split(key)
+        w = glorot(k_w, (self.cell.out_features, self.features))
+        return ProjectParams(self.cell.init(k_cell, in_features), w)
+
+    def initial_carry(
+        self, params: ProjectParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Any:
+        return self.cell.initial_carry(params.cell, batch_shape, key=key)
+
+    def step(self, params: ProjectParams, carry: Any, x: Any) -> tuple[Any, Array]:
+        carry, y = self.cell.step(params.cell, carry, x)
+        return carry, y @ params.w

@@ -1,0 +1,236 @@
+"""Batches: rows cut from one long stream, or sequences of different lengths padded to one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jrnn.cells.activations import check_width
+
+
+class Batch(NamedTuple):
+    """What a model sees at once; arrays are time first."""
+
+    xs: Any  # (T, B, features...)
+    targets: Any  # (T, B, ...), one per step, or (B, ...), one per sequence
+    lengths: Any = None  # (B,), valid steps of each sequence; None: all
+    mask: Any = None  # (T, B) or (B,), the targets that count; None: all
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A long token stream as batches in which every row goes on where it stopped.
+
+        xs[t, b] of batch i      = tokens[b·N·T + i·T + t],   N = ⌊(len(tokens) − 1) / (B·T)⌋ batches
+        targets[t, b] of batch i = tokens[b·N·T + i·T + t + 1]
+
+    Row b of batch i + 1 continues row b of batch i, so the carry may be handed on. The targets of all
+    batches are tokens[1 : 1 + N·B·T], each once; fewer than B·T tokens at the end do not fill a batch.
+    `len(stream)` is N, `stream[i]` a `Batch` of int32 arrays, (T, B).
+
+    Args:
+      tokens: (n,), integers.
+      batch_size: B, rows side by side.
+      steps: T, steps of each batch.
+
+    Raises:
+      ValueError: tokens that are no integers or have more than one axis, or too few for one batch.
+
+    >>> import numpy as np
+    >>> from jrnn.data import Stream
+    >>> stream = Stream(np.arange(14), batch_size=2, steps=3)
+    >>> len(stream), stream[1].xs.T.tolist(), stream[1].targets.T.tolist()
+    (2, [[3, 4, 5], [9, 10, 11]], [[4, 5, 6], [10, 11, 12]])
+    """
+
+    tokens: NDArray[np.int32]
+    batch_size: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_width("batch_size", self.batch_size)
+        check_width("steps", self.steps)
+        tokens = np.asarray(self.tokens)
+        if tokens.ndim != 1:
+            raise ValueError(f"tokens has shape {tokens.shape}, needs one axis")
+        if tokens.size and not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+        needed = self.batch_size * self.steps + 1
+        if len(tokens) < needed:
+            raise ValueError(
+                f"tokens has {len(tokens)} elements, one batch of {self.batch_size} rows and {self.steps} steps "
+                f"needs {needed}: lower batch_size or steps"
+            )
+        object.__setattr__(self, "tokens", tokens.astype(np.int32))
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // (self.batch_size * self.steps)
+
+    def __getitem__(self, index: int) -> Batch:
+        index = _checked_index(index, len(self))
+        return Batch(xs=self._cut(index, shift=0), targets=self._cut(index, shift=1))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def _cut(self, index: int, shift: int) -> NDArray[np.int32]:
+        used = len(self) * self.batch_size * self.steps
+        rows = self.tokens[shift : shift + used].reshape(self.batch_size, -1)
+        return np.ascontiguousarray(rows[:, index * self.steps : (index + 1) * self.steps].T)
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedBatches:
+    """Sequences of different lengths as batches of a few shapes, made by `padded_batches`.
+
+    `len(batches)` is their number and `batches[i]` a `Batch`, in the order of length; `epoch(n)` gives
+    the same sequences in the order of epoch n.
+
+    >>> import numpy as np
+    >>> from jrnn.data import padded_batches
+    >>> batches = padded_batches([np.ones((n, 4)) for n in (3, 5, 2)], np.arange(3), batch_size=2, key_seed=0)
+    >>> [(b.xs.shape, b.lengths.tolist(), b.mask.tolist()) for b in batches]
+    [((4, 2, 4), [2, 3], [True, True]), ((5, 2, 4), [5, 0], [True, False])]
+    """
+
+    sequences: tuple[NDArray[Any], ...]
+    targets: tuple[NDArray[Any], ...]
+    per_step: bool
+    padded: NDArray[np.int64]  # (n,), steps that each sequence is padded to if it is the longest of its batch
+    batch_size: int
+    seed: int | None
+    rows: tuple[NDArray[np.int64], ...]  # for each batch, the sequences in it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.rows[_checked_index(index, len(self))]
+        steps = int(self.padded[rows].max())
+        lengths = np.zeros(self.batch_size, np.int32)
+        lengths[: len(rows)] = [len(self.sequences[row]) for row in rows]
+        xs = _pad([self.sequences[row] for row in rows], steps, self.batch_size)
+        targets = [self.targets[row] for row in rows]
+        if self.per_step:
+            mask = np.arange(steps)[:, None] < lengths
+            return Batch(xs, _pad(targets, steps, self.batch_size), lengths, mask)
+        filler = [np.zeros_like(targets[0])] * (self.batch_size - len(rows))
+        return Batch(xs, np.stack(targets + filler), lengths, np.arange(self.batch_size) < len(rows))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def epoch(self, number: int) -> "PaddedBatches":
+        """The same sequences, shuffled by (seed, number): which go together, and the order of batches.
+
+        Args:
+          number: of the epoch, from 0.
+
+        Returns:
+          Batches of the same shapes; without a seed, the very same.
+        """
+        if self.seed is None:
+            return self
+        random = np.random.default_rng((self.seed, number))
+        rows = _grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
+        return replace(self, rows=tuple(rows[index] for index in random.permutation(len(rows))))
+
+
+def padded_batches(
+    sequences: Sequence[Any],
+    targets: Any,
+    batch_size: int,
+    *,
+    key_seed: int | None = None,
+    bucket: int | None = None,
+) -> PaddedBatches:
+    """Batch sequences with others of about their length, padded with zeros to one of a few lengths.
+
+    A batch is as long as its longest sequence, rounded up to the next power of two or multiple of
+    `bucket`, but never beyond the longest of all, so that only a few shapes are compiled. The last batch
+    is filled with rows of length 0, masked out.
+
+    Args:
+      sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
+      targets: one array (n, ...) or list of scalars, one target per sequence; or a list of arrays
+        (Tᵢ, ...), one per step.
+      batch_size: B.
+      key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
+      bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
+
+    Returns:
+      Batches with `lengths` and a `mask` of the targets that count: (T, B) if they are per step, else (B,).
+
+    Raises:
+      ValueError: no sequences, or shapes that do not belong together; the message names the argument.
+
+    >>> from jrnn.data import padded_batches
+    >>> batches = padded_batches([[1, 2, 3], [4]], [[1, 1, 0], [1]], batch_size=2)
+    >>> batches[0].xs.T.tolist(), batches[0].mask.T.tolist()
+    ([[4, 0, 0], [1, 2, 3]], [[True, False, False], [True, True, True]])
+    """
+    check_width("batch_size", batch_size)
+    if bucket is not None:
+        check_width("bucket", bucket)
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    _check_alike("sequences", arrays)
+    per_step, labels = _checked_targets(targets, arrays)
+    lengths = [len(array) for array in arrays]
+    padded = np.array([min(_round_up(length, bucket), max(lengths)) for length in lengths])
+    rows = _grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
+    return PaddedBatches(tuple(arrays), tuple(labels), per_step, padded, batch_size, key_seed, tuple(rows))
+
+
+def _checked_index(index: int, count: int) -> int:
+    if not -count <= index < count:
+        raise IndexError(f"batch {index} of {count}")
+    return index % count
+
+
+def _round_up(length: int, bucket: int | None) -> int:
+    if bucket is None:
+        return 1 << (length - 1).bit_length() if length else 0
+    return -(-length // bucket) * bucket
+
+
+def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
+    """Sort by padded length, keeping `order` among equals, and cut into batches."""
+    order = order[np.argsort(padded[order], kind="stable")]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]:
+    """Stack (Tᵢ, ...) arrays into (steps, batch_size, ...), zeros elsewhere."""
+    stacked = np.zeros((steps, batch_size, *arrays[0].shape[1:]), np.result_type(*arrays))
+    for row, array in enumerate(arrays):
+        stacked[: len(array), row] = array
+    return stacked
+
+
+def _check_alike(name: str, arrays: list[NDArray[Any]]) -> None:
+    if not arrays:
+        raise ValueError(f"{name} is empty, needs at least one")
+    for index, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(
+                f"{name}[{index}] has shape {array.shape}, needs (time, *{arrays[0].shape[1:]}) as {name}[0]"
+            )
+
+
+def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
+    """Whether there is one target per step, and the targets as a list."""
+    if len(targets) != len(sequences):
+        raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
+    arrays = [np.asarray(target) for target in targets]
+    if hasattr(targets, "shape") or all(array.ndim == 0 for array in arrays):
+        return False, arrays
+    _check_alike("targets", arrays)
+    for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):
+        if len(target) != len(sequence):
+            raise ValueError(
+                f"targets[{index}] has {len(target)} steps, sequences[{index}] has {len(sequence)}: "
+                "for one target per sequence, give a single array (n, ...)"
+            )
+    return True, arrays

@@ -1,0 +1,99 @@
+"""Text to train on: files, and the one that comes with Python."""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+from numpy.typing import NDArray
+
+Text = TypeVar("Text", str, NDArray)
+
+
+def python_reference() -> str:
+    """The reference of the Python language that ships with every CPython, about 465,000 characters.
+
+    The help topics of `pydoc`, in the order of their names. The text differs between Python versions.
+
+    Returns:
+      The text.
+
+    >>> from jrnn.data import python_reference
+    >>> "assignment" in python_reference()
+    True
+    """
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def read_text(paths: Iterable[str | PathLike[str]]) -> str:
+    """Read text files and join them with line feeds, in the order given.
+
+    Args:
+      paths: one or more UTF-8 files. Their line ends stay as they are.
+
+    Returns:
+      The text.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      IsADirectoryError: a path is a directory.
+      ValueError: no paths, an empty file, or one that is not UTF-8, with the offset of the first bad byte.
+
+    >>> from jrnn.data import read_text
+    >>> read_text(["no/such/file.txt"])
+    Traceback (most recent call last):
+    FileNotFoundError: no/such/file.txt: no such file
+    """
+    if isinstance(paths, (str, PathLike)):
+        raise ValueError(f"paths must be a list of paths, got the single {str(paths)!r}: put it in brackets")
+    texts = [_read(Path(path)) for path in paths]
+    if not texts:
+        raise ValueError("paths is empty, needs at least one file")
+    return "\n".join(texts)
+
+
+def _read(path: Path) -> str:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory, needs a text file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{path}: the file is empty")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8, byte {data[error.start]:#04x} at offset {error.start}: {error.reason}"
+        ) from error
+
+
+def split(text: Text, held_out: float = 0.1) -> tuple[Text, Text]:
+    """Split a text, or its tokens, into a part to train on and its end to validate on.
+
+        validation = the last round(held_out · len(text)) elements
+
+    Args:
+      text: a string, or an array, split along its first axis.
+      held_out: share of the second part, in (0, 1).
+
+    Returns:
+      `(train, validation)`, which joined are the text.
+
+    Raises:
+      ValueError: a share outside (0, 1), or a text so short that a part would be empty.
+
+    >>> from jrnn.data import split
+    >>> split("0123456789", held_out=0.2)
+    ('01234567', '89')
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
+    count = round(held_out * len(text))
+    if count in (0, len(text)):
+        raise ValueError(
+            f"text has {len(text)} elements, too short to hold out {held_out:.0%}: a part would be empty"
+        )
+    return text[:-count], text[-count:]

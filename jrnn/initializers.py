@@ -1,0 +1,141 @@
+"""What `jax.nn.initializers` lacks: the starts that recurrent networks need."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Shape
+
+Initializer = Callable[..., Array]
+
+
+def default_float() -> Any:
+    """The float dtype that parameters are drawn in: float32, or float64 under `jax_enable_x64`."""
+    return jnp.zeros(()).dtype
+
+
+def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:
+    """Square or rectangular matrix with orthonormal rows or columns, every block of it for itself.
+
+        W = [Q₁ | Q₂ | … | Q_k],   Qᵢᵀ Qᵢ = I
+
+    A shape `(n, k·n)` is read as k square blocks, one per gate: one orthogonal matrix over the whole
+    `(n, 4n)`, as some libraries draw it, has rows of norm 1 but gates that are not orthogonal.
+
+    Args:
+      key: PRNG key.
+      shape: `(rows, columns)`.
+      dtype: the dtype of the result; drawn in the default float and then cast, so bfloat16 works.
+
+    Returns:
+      The matrix.
+
+    Reference: Saxe, McClelland, Ganguli, Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks, 2014, arXiv:1312.6120.
+
+    >>> import jax, jax.numpy as jnp
+    >>> w = orthogonal(jax.random.key(0), (3, 6))
+    >>> bool(jnp.allclose(w[:, 3:].T @ w[:, 3:], jnp.eye(3), atol=1e-6))
+    True
+    """
+    return _per_block(jax.nn.initializers.orthogonal(), key, shape, shape[0], dtype)
+
+
+def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> Array:
+    """Glorot-uniform matrix whose fan-out is the width of one gate, not of all gates together.
+
+        W_ij ~ U(−a, a),   a = √(6 / (rows + columns / blocks))
+
+    Args:
+      key: PRNG key.
+      shape: `(rows, columns)`.
+      dtype: the dtype of the result.
+      blocks: number of gates side by side in the columns.
+
+    Returns:
+      The matrix.
+
+    Reference: Glorot, Bengio, Understanding the difficulty of training deep feedforward neural
+    networks, 2010.
+    """
+    return _per_block(jax.nn.initializers.glorot_uniform(), key, shape, shape[1] // blocks, dtype)
+
+
+def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
+    """Identity recurrence, every block of it for itself: with relu, the start of an IRNN.
+
+        W = scale · [I | I | … | I]
+
+    Args:
+      key: unused, so that every initialiser is called alike.
+      shape: `(n, k·n)`.
+      dtype: the dtype of the result.
+      scale: factor before the identity.
+
+    Returns:
+      The matrix.
+
+    Reference: Le, Jaitly, Hinton, A simple way to initialize recurrent networks of rectified linear
+    units, 2015, arXiv:1504.00941.
+    """
+    del key
+    eye = jnp.eye(shape[0], dtype=dtype or default_float())
+    return scale * jnp.tile(eye, (1, shape[1] // shape[0]))
+
+
+def spectral_radius(key: Array, shape: Shape, dtype: Any = None, *, radius: float = 0.9) -> Array:
+    """Gaussian matrix scaled to a given largest absolute eigenvalue.
+
+        W = radius · G / max|λ(G)|,   G_ij ~ N(0, 1)
+
+    Eigenvalues of a general matrix exist on the CPU backend of JAX only.
+
+    Args:
+      key: PRNG key.
+      shape: `(n, n)`.
+      dtype: the dtype of the result.
+      radius: the spectral radius wanted.
+
+    Returns:
+      The matrix.
+
+    Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001.
+    """
+    g = jax.random.normal(key, shape, default_float())
+    w = radius * g / jnp.max(jnp.abs(jnp.linalg.eigvals(g)))
+    return w.astype(dtype or w.dtype)
+
+
+def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Array:
+    """Forget-gate bias for dependencies of up to `max_lag` steps (an input gate takes its negative).
+
+        b_f = log u,   u ~ U(1, max_lag − 1)
+
+    Args:
+      key: PRNG key.
+      shape: `(hidden,)`.
+      dtype: the dtype of the result.
+      max_lag: longest dependency expected, in steps; at least 3.
+
+    Returns:
+      The bias; a unit that starts at b forgets with a time constant of about exp(b) + 1 steps.
+
+    Raises:
+      ValueError: `max_lag` is below 3.
+
+    Reference: Tallec, Ollivier, Can recurrent neural networks warp time?, 2018, arXiv:1804.11188.
+    """
+    if max_lag < 3:
+        raise ValueError(f"max_lag must be at least 3 steps, got {max_lag}")
+    draw = jax.random.uniform(key, shape, dtype or default_float(), 1.0, max_lag - 1.0)
+    return jnp.log(draw)
+
+
+def _per_block(draw: Initializer, key: Array, shape: Shape, width: int, dtype: Any) -> Array:
+    blocks = max(shape[1] // max(width, 1), 1)
+    keys = jax.random.split(key, blocks)
+    parts = [draw(k, (shape[0], shape[1] // blocks), default_float()) for k in keys]
+    return jnp.concatenate(parts, axis=1).astype(dtype or default_float())

@@ -1,0 +1,288 @@
+"""Whole-sequence values: what looks at a sequence from both ends, and what is made of such."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell
+from jrnn.cells.activations import check_choice
+from jrnn.unrolling import Scan, unroll
+from jrnn.unrolling.scan import Method
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A map from sequences to sequences: a value like a cell, with `apply` in place of `step`.
+
+    >>> import jrnn
+    >>> isinstance(jrnn.Sequential((jrnn.LSTM(8),)), jrnn.Layer)
+    True
+    """
+
+    @property
+    def out_features(self) -> int: ...
+
+    def init(self, key: Array, in_features: int) -> Any: ...
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any: ...
+
+    def apply(
+        self,
+        params: Any,
+        xs: Any,
+        carry: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),  # noqa: B008 (a frozen value)
+    ) -> tuple[Any, Any]: ...
+
+
+def is_layer(value: Any) -> bool:
+    """Whether a value is a layer rather than a cell."""
+    return hasattr(value, "apply") and not hasattr(value, "step")
+
+
+def apply(
+    model: Any,
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    key: Array | None = None,
+    method: Method = Scan(),  # noqa: B008 (a frozen value)
+) -> tuple[Any, Any]:
+    """Run a cell or a layer over sequences: `unroll` for the one, the layer's `apply` for the other.
+
+    Args:
+      model: a cell or a layer.
+      params: its parameters.
+      xs: inputs, (time, ..., features).
+      carry: carry to start from.
+      lengths: (...), valid steps of each sequence.
+      mask: (time, ...), False at steps to skip.
+      resets: (time, ...), True at the first step of a sequence.
+      key: draws the noise; without one there is none.
+      method: how the loop is run.
+
+    Returns:
+      `(carry, ys)`.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> layer = jrnn.Bidirectional(jrnn.GRU(3), jrnn.GRU(3))
+    >>> jrnn.apply(layer, layer.init(jax.random.key(0), 2), jnp.ones((5, 4, 2)))[1].shape
+    (5, 4, 6)
+    """
+    run = model.apply if is_layer(model) else _unroll_of(model)
+    return run(params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)  # type: ignore[no-any-return]
+
+
+def _unroll_of(cell: Any) -> Any:
+    return lambda *args, **options: unroll(cell, *args, **options)
+
+
+class BidirectionalParams(NamedTuple):
+    """Parameters of `Bidirectional`."""
+
+    forward: Any
+    backward: Any
+
+
+class BidirectionalCarry(NamedTuple):
+    """Carry of `Bidirectional`."""
+
+    forward: Any  # after the last valid step
+    backward: Any  # after the first valid step
+
+
+MERGES = {
+    "concat": lambda a, b: jnp.concatenate([a, b], -1),
+    "sum": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "mean": lambda a, b: (a + b) / 2,
+}
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """Two cells, one from each end; with lengths, each from the end of its own sequence.
+
+        (aₜ) = forward over t = 0 … T−1
+        (bₜ) = backward over t = T−1 … 0
+        yₜ = merge(aₜ, bₜ)
+
+    Args:
+      forward: any cell.
+      backward: any cell; the same one again if left out (with parameters of its own).
+      merge: "concat", "sum", "mul" or "mean".
+
+    Raises:
+      TypeError: an entry is no cell.
+      ValueError: an unknown merge, or widths that differ where they must not.
+
+    Reference: Schuster, Paliwal, Bidirectional recurrent neural networks, 1997, doi:10.1109/78.650093.
+
+    >>> import jrnn
+    >>> jrnn.Bidirectional(jrnn.LSTM(8), jrnn.GRU(4)).out_features
+    12
+    """
+
+    forward: Cell[Any, Any]
+    backward: Cell[Any, Any] | None = None
+    merge: str = "concat"
+
+    def __post_init__(self) -> None:
+        if self.backward is None:
+            object.__setattr__(self, "backward", self.forward)
+        require_cell("Bidirectional: forward", self.forward)
+        require_cell("Bidirectional: backward", self.backward)
+        check_choice("merge", self.merge, tuple(MERGES))
+        widths = [cell.out_features for cell in self._cells]
+        if self.merge != "concat" and widths[0] != widths[1]:
+            raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
+
+    @property
+    def _cells(self) -> tuple[Any, Any]:
+        return self.forward, self.backward
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.forward)
+
+    @property
+    def out_features(self) -> int:
+        forward, backward = (cell.out_features for cell in self._cells)
+        return int(forward + backward) if self.merge == "concat" else int(forward)
+
+    def init(self, key: Array, in_features: int) -> BidirectionalParams:
+        keys = jax.random.split(key)
+        return BidirectionalParams(*(c.init(k, in_features) for c, k in zip(self._cells, keys, strict=True)))
+
+    def initial_carry(
+        self, params: BidirectionalParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> BidirectionalCarry:
+        keys = key_or_none(key, 2)
+        starts = zip(self._cells, params, keys, strict=True)
+        return BidirectionalCarry(*(c.initial_carry(p, batch_shape, key=k) for c, p, k in starts))
+
+    def apply(
+        self,
+        params: BidirectionalParams,
+        xs: Any,
+        carry: BidirectionalCarry | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),  # noqa: B008 (a frozen value)
+    ) -> tuple[BidirectionalCarry, Array]:
+        """Run both cells over `xs`: see `jrnn.apply`."""
+        _check_pair("params", self, params)
+        if carry is not None:
+            _check_pair("carry", self, carry)
+        keys, carries = key_or_none(key, 2), carry or (None, None)
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        runs = zip(self._cells, params, carries, (False, True), keys, strict=True)
+        ends, (a, b) = zip(
+            *(unroll(c, p, xs, s, reverse=r, key=k, **options) for c, p, s, r, k in runs), strict=True
+        )
+        return BidirectionalCarry(*ends), MERGES[self.merge](a, b)
+
+
+def _check_pair(name: str, layer: Any, value: Any) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise ValueError(f"{name} of {layer} must be (forward, backward), got a {type(value).__name__}")
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Layers and cells one after the other, each over the whole sequence.
+
+        xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
+
+    Parameters and carry are the tuples of theirs.
+
+    Args:
+      layers: layers and cells in any mixture, first to last; a list is taken as a tuple.
+
+    Raises:
+      TypeError: an entry is neither a layer nor a cell.
+      ValueError: no layers.
+
+    Reference: Graves, Mohamed, Hinton, Speech recognition with deep recurrent neural networks, 2013,
+    arXiv:1303.5778.
+
+    >>> import jrnn
+    >>> tagger = jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.LSTM(16)), jrnn.Dense(5)))
+    >>> tagger.out_features
+    5
+    """
+
+    layers: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
+        for index, layer in enumerate(self.layers):
+            if not is_layer(layer) or isinstance(layer, type):
+                require_cell(f"Sequential: layers[{index}]", layer)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.layers[0])
+
+    @property
+    def out_features(self) -> int:
+        return int(self.layers[-1].out_features)
+
+    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        widths = [in_features, *(layer.out_features for layer in self.layers)]
+        keys = jax.random.split(key, len(self.layers))
+        return tuple(m.init(k, n) for m, k, n in zip(self.layers, keys, widths, strict=False))
+
+    def initial_carry(
+        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[Any, ...]:
+        starts = zip(self.layers, params, key_or_none(key, len(self.layers)), strict=True)
+        return tuple(m.initial_carry(p, batch_shape, key=k) for m, p, k in starts)
+
+    def apply(
+        self,
+        params: tuple[Any, ...],
+        xs: Any,
+        carry: tuple[Any, ...] | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),  # noqa: B008 (a frozen value)
+    ) -> tuple[tuple[Any, ...], Any]:
+        """Run the layers over `xs`: see `jrnn.apply`."""
+        count = len(self.layers)
+        for name, value in (("params", params), ("carry", carry)):
+            if value is not None and (not isinstance(value, tuple) or len(value) != count):
+                raise ValueError(f"{name} of {self} must be a tuple of {count}, got a {type(value).__name__}")
+        carries, ends = carry or (None,) * count, []
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):
+            end, xs = apply(layer, p, xs, start, key=k, **options)
+            ends.append(end)
+        return tuple(ends), xs
+
+
+def looks_ahead(model: Any) -> bool:
+    """Whether an output can depend on later inputs: a `Bidirectional` somewhere inside."""
+    if isinstance(model, Sequential):
+        return any(looks_ahead(layer) for layer in model.layers)
+    return is_layer(model)

@@ -1,0 +1,229 @@
+"""Losses over sequences: the mean over exactly the steps that count."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.unrolling.masking import expand, schedule
+
+# optax is imported where it is used: it would double what `import jrnn` costs.
+
+
+def cross_entropy(logits: Any, labels: Any, mask: Any = None) -> Array:
+    """Cross-entropy of integer labels, the mean over the valid steps, in nats.
+
+        loss = Σₜ maskₜ · (log Σᵥ exp logitsₜᵥ − logitsₜ[labelsₜ]) / Σₜ maskₜ
+
+    Divide by log 2 for bits. Summed in float32 at least. What stands at a masked step, NaN and labels
+    outside the vocabulary included, reaches neither the value nor a gradient; no valid step gives 0.
+
+    Args:
+      logits: (..., classes), floats; `...` is (time, batch...), or (batch...) for one label a sequence.
+      labels: (...), integers in [0, classes). One outside, at a valid step, gives NaN.
+      mask: boolean, the leading axes of `labels` (or size 1 there), False at what does not count.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import cross_entropy
+    >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    >>> print(f"{cross_entropy(logits, jnp.array([0, 9]), mask=jnp.array([True, False])):.4f}")
+    1.3863
+    """
+    import optax
+
+    logits, labels = _floats("logits", logits), jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}: from one-hot rows, use argmax(-1)")
+    if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels has shape {labels.shape}, logits of shape {logits.shape} need {logits.shape[:-1]}"
+        )
+    mask = _checked_mask(mask, labels.shape, "labels")
+    labels = labels.astype(jnp.int32)
+    labels = jnp.where(labels < 0, logits.shape[-1], labels)  # -1 is outside, not the last class
+    logits, labels = _blank(mask, logits), _blank(mask, labels)
+    return _mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), mask)
+
+
+def mean_squared_error(predictions: Any, targets: Any, mask: Any = None) -> Array:
+    """Squared error, the mean over the valid elements.
+
+        loss = Σ mask · (predictions − targets)² / Σ mask
+
+    Every feature of a valid step is an element. Summed in float32 at least. What stands at a masked
+    element, NaN and inf included, reaches neither the value nor a gradient; no valid element gives 0.
+
+    Args:
+      predictions: any shape, floats, such as (time, batch..., features).
+      targets: the same shape.
+      mask: boolean, the leading axes of `predictions` (or size 1 there), False at what does not count.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import mean_squared_error
+    >>> targets = jnp.zeros((2, 3)).at[1].set(jnp.nan)
+    >>> float(mean_squared_error(jnp.ones((2, 3)), targets, mask=jnp.array([True, False])))
+    1.0
+    """
+    predictions, targets = _pair("predictions", predictions, targets)
+    mask = _checked_mask(mask, predictions.shape, "predictions")
+    return _mean((_blank(mask, predictions) - _blank(mask, targets)) ** 2, mask)
+
+
+def bernoulli(logits: Any, targets: Any, mask: Any = None) -> Array:
+    """Cross-entropy of independent binary features, summed over them, the mean over the valid steps.
+
+        loss = −Σₜ maskₜ Σₖ (targetsₜₖ log σ(logitsₜₖ) + (1 − targetsₜₖ) log σ(−logitsₜₖ)) / Σₜ maskₜ
+
+    In nats per step, as polyphonic music is reported, one feature to each of the 88 keys. Summed in
+    float32 at least. What stands at a masked step reaches neither the value nor a gradient; no valid
+    step gives 0.
+
+    Args:
+      logits: (..., features), floats.
+      targets: the same shape, 0 or 1, or probabilities.
+      mask: boolean, the leading axes of `logits` less the last (or size 1 there), False at what does
+        not count.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    Reference: Boulanger-Lewandowski, Bengio, Vincent, Modeling temporal dependencies in
+    high-dimensional sequences, 2012, arXiv:1206.6392.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import bernoulli
+    >>> print(f"{bernoulli(jnp.zeros((5, 88)), jnp.ones((5, 88))) / jnp.log(2):.1f}")
+    88.0
+    """
+    import optax
+
+    logits, targets = _pair("logits", logits, targets)
+    if logits.ndim == 0:
+        raise ValueError("logits is a scalar, needs (..., features)")
+    mask = _checked_mask(mask, logits.shape[:-1], "the steps")
+    losses = optax.sigmoid_binary_cross_entropy(_blank(mask, logits), _blank(mask, targets))
+    return _mean(losses.sum(-1), mask)
+
+
+def last(ys: Any, lengths: Any = None) -> Any:
+    """Output at the last valid step of each sequence.
+
+        y = ys[lengths − 1],   0 where lengths is 0
+
+    Args:
+      ys: (time, batch..., features), or a pytree of such arrays.
+      lengths: (batch...) or its leading axes, integers in [0, T]; all T steps if left out. Out of range
+        they are an error where they are concrete, and act as clipped under jit.
+
+    Returns:
+      (batch..., features), or a pytree of such arrays.
+
+    Raises:
+      ValueError: lengths of another batch, out of range, or no integers.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import last
+    >>> last(jnp.array([[1.0, 2.0], [3.0, 4.0]]), lengths=jnp.array([2, 1])).tolist()
+    [3.0, 2.0]
+    """
+
+    def pick(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.ndim == 0:
+            raise ValueError("ys must have a leading time axis, got a scalar")
+        steps = leaf.shape[0]
+        if lengths is None:
+            return leaf[-1] if steps else jnp.zeros_like(leaf, shape=leaf.shape[1:])
+        count = jnp.asarray(lengths)
+        if count.shape != leaf.shape[1 : 1 + count.ndim]:
+            raise ValueError(
+                f"lengths has shape {count.shape}, needs the leading batch axes of ys of shape {leaf.shape}: "
+                "(time, batch..., features)"
+            )
+        length_mask(count, steps)  # refuses lengths out of range
+        if steps == 0:
+            return jnp.zeros_like(leaf, shape=leaf.shape[1:])
+        index = expand(jnp.clip(count - 1, 0, steps - 1)[None], leaf.ndim)
+        picked = jnp.take_along_axis(leaf, index, axis=0)[0]
+        return jnp.where(expand(count > 0, picked.ndim), picked, jnp.zeros_like(picked))
+
+    return jax.tree.map(pick, ys)
+
+
+def length_mask(lengths: Any, steps: int) -> Array:
+    """Mask of the valid steps.
+
+        maskₜ = t < lengths
+
+    Args:
+      lengths: (batch...), integers in [0, steps]; out of range they are an error where they are
+        concrete, and act as clipped under jit.
+      steps: T.
+
+    Returns:
+      (T, batch...), boolean.
+
+    Raises:
+      ValueError: lengths out of range, or no integers.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import length_mask
+    >>> length_mask(jnp.array([1, 0, 2]), 2).tolist()
+    [[True, False, True], [False, False, True]]
+    """
+    return jnp.asarray(schedule(steps, jnp.shape(lengths), lengths, None, None, reverse=False).valid)
+
+
+def _floats(name: str, given: Any) -> Array:
+    """`given` as an array of float32 or wider."""
+    array = jnp.asarray(given)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floats, got {array.dtype}")
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _pair(name: str, given: Any, targets: Any) -> tuple[Array, Array]:
+    """Both arrays in the dtype of the first, once their shapes agree: (n,) and (n, 1) must not broadcast."""
+    array, targets = _floats(name, given), jnp.asarray(targets)
+    if array.shape != targets.shape:
+        raise ValueError(f"targets has shape {targets.shape}, needs that of {name}, {array.shape}")
+    return array, targets.astype(array.dtype)
+
+
+def _checked_mask(mask: Any, shape: tuple[int, ...], of: str) -> Array | None:
+    """`mask` broadcast over `shape`, its axes being the leading ones."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"mask must be boolean, got {mask.dtype}: use mask != 0")
+    if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape, strict=False)):
+        raise ValueError(f"mask has shape {mask.shape}, needs the leading axes of {of}, {shape}")
+    return jnp.broadcast_to(expand(mask, len(shape)), shape)
+
+
+def _blank(mask: Array | None, array: Array) -> Array:
+    """Zeros at masked places, before anything is computed: a NaN times 0 would come back in a gradient."""
+    return array if mask is None else jnp.where(expand(mask, array.ndim), array, jnp.zeros_like(array))
+
+
+def _mean(losses: Array, mask: Array | None) -> Array:
+    """Sum over count, 0 where nothing counts."""
+    count = losses.size if mask is None else mask.sum()
+    return _blank(mask, losses).sum() / jnp.maximum(count, 1).astype(losses.dtype)

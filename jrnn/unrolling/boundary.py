@@ -1,0 +1,225 @@
+"""The boundary of `unroll`: what is checked and aligned before the loop starts."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jrnn.cell import Shape, carry_spec, in_ndim, is_slot
+
+
+def check_runs(cell: Any) -> None:
+    """Refuse what is no cell: a layer, a class, an unhashable value."""
+    if hasattr(cell, "apply") and not hasattr(cell, "step"):
+        raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
+    if isinstance(cell, type):
+        raise TypeError(f"cell is the class {cell.__name__}, not a value: call it, as in LSTM(8)")
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise TypeError(
+            f"cell {type(cell).__name__} has no hash ({error}): make it a frozen dataclass whose fields "
+            "are numbers, strings, tuples and cells"
+        ) from error
+
+
+def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
+    """Check `xs` and return its number of steps and its batch shape."""
+    leaves = jax.tree.leaves(xs)
+    if not leaves:
+        raise ValueError("xs is empty: it needs at least one array with a leading time axis")
+    for leaf in leaves:
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            raise TypeError(f"xs must hold arrays, got {_brief(leaf)} inside {_kind(xs)}: use jnp.asarray")
+        if leaf.ndim == 0:
+            raise ValueError(f"xs must have a leading time axis, got a scalar of {leaf.dtype}")
+    steps = leaves[0].shape[0]
+    if any(leaf.shape[0] != steps for leaf in leaves):
+        raise ValueError(f"leaves of xs differ in their number of steps: {sorted({x.shape[0] for x in leaves})}")
+    features = in_ndim(cell)
+    if leaves[0].ndim < 1 + features:
+        raise ValueError(
+            f"xs has shape {leaves[0].shape}, {cell} needs (time, ..., features): "
+            "add a feature axis with xs[..., None]"
+        )
+    if features and xs is leaves[0] and not jnp.issubdtype(xs.dtype, jnp.inexact):
+        raise TypeError(
+            f"xs is {xs.dtype}, {cell} needs floats: put Embed before it, or use jax.nn.one_hot or astype"
+        )
+    return steps, tuple(leaves[0].shape[1 : leaves[0].ndim - features])
+
+
+def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: Array | None) -> Any:
+    """The carry to start from: a new one, the given one, or the given one with its noise drawn anew."""
+    if carry is None:
+        return _call("initial_carry", cell, cell.initial_carry, params, batch_shape, key=key)
+    plain = _call("initial_carry", cell, carry_spec, cell, params, batch_shape)
+    _check_carry(cell, plain, carry)
+    if key is None:
+        return carry
+    fresh = cell.initial_carry(params, batch_shape, key=key)
+
+    def visit(state: Any, given: Any, drawn: Any) -> Any:
+        return drawn if state is None and drawn is not None else given
+
+    return jax.tree.map(visit, plain, carry, fresh, is_leaf=is_slot)
+
+
+def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
+    """Bring the state to the dtype, sharding and varying axes that one step returns.
+
+    Raises:
+      ValueError: the step fails on this input, or returns another carry than it was given.
+    """
+    for _ in range(8):  # a dtype can travel from entry to entry, one a round
+        given = jax.tree.map(jax.typeof, carry)
+        after, _ = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs)
+        _check_returned(cell, given, after)
+        if jax.tree.map(_facts, given) == jax.tree.map(_facts, after):
+            return carry
+        carry = match(carry, after)
+    raise ValueError(
+        f"the step of {cell} returns the carry in another dtype than it was given, every time: "
+        f"given {_describe(given)}, returned {_describe(after)}"
+    )
+
+
+def match(tree: Any, like: Any) -> Any:
+    """Bring every array of `tree` to the dtype (upwards only), sharding and varying axes of `like`."""
+    return jax.tree.map(_aligned, tree, like)
+
+
+@functools.lru_cache(maxsize=1024)
+def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any], Any]:
+    def first(x: Any) -> Any:
+        return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
+
+    return lambda params, carry, xs: cell.step(params, carry, jax.tree.map(first, xs))
+
+
+def _facts(leaf: Any) -> tuple[Any, ...]:
+    return leaf.dtype, _sharding(leaf), _varying(leaf)
+
+
+def _sharding(leaf: Any) -> tuple[Any, ...]:
+    """Mesh axes over which an array is sharded in its type, () if none are."""
+    spec = getattr(leaf.sharding, "spec", None) or ()
+    return tuple(spec) if any(axis is not None for axis in spec) else ()
+
+
+def _varying(leaf: Any) -> frozenset[str]:
+    """Mesh axes over which an array varies inside `shard_map`; newer JAX says it in another attribute."""
+    manual = getattr(leaf, "manual_axis_type", None)
+    return frozenset(getattr(manual, "varying", None) or getattr(leaf, "vma", None) or ())
+
+
+def _aligned(leaf: Array, like: Any) -> Array:
+    if leaf.dtype != like.dtype:
+        leaf = leaf.astype(jnp.promote_types(leaf.dtype, like.dtype))
+    if _sharding(jax.typeof(leaf)) != _sharding(like):
+        leaf = jax.reshard(leaf, like.sharding)
+    if missing := tuple(_varying(like) - _varying(jax.typeof(leaf))):
+        leaf = lax.pcast(leaf, missing, to="varying")
+    return leaf
+
+
+def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
+    structure = jax.tree.structure(spec, is_leaf=is_slot)
+    try:
+        given = structure.flatten_up_to(carry)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"carry does not belong to {cell}: got {_describe(carry)}, needs {_describe(spec)}"
+        ) from error
+    for needed, leaf in zip(jax.tree.leaves(spec, is_leaf=is_slot), given, strict=True):
+        if needed is not None and getattr(leaf, "shape", None) != needed.shape:
+            raise ValueError(
+                f"carry does not fit {cell} and the batch of xs: got {_describe(carry)}, needs {_describe(spec)}"
+            )
+
+
+def _check_returned(cell: Any, given: Any, after: Any) -> None:
+    same = jax.tree.structure(given) == jax.tree.structure(after)
+    if not same or any(a.shape != b.shape for a, b in zip(*map(jax.tree.leaves, (given, after)), strict=True)):
+        raise ValueError(
+            f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
+            f"returned {_describe(after)}"
+        )
+
+
+def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a cell's method; turn a failure into a ValueError that names the cell and the likely cause."""
+    try:
+        return function(*args, **kwargs)
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        params, xs = (args[1], args[3]) if what == "step" else (args[-2], None)
+        cause = _params_differ(cell, params, xs)
+        if cause is None and not isinstance(error, (TypeError, ValueError)):
+            raise
+        reason = cause or str(error).split("\n")[0]
+        given = f" on xs of {_describe(xs)}" if xs is not None else ""
+        raise ValueError(f"{cell} cannot take its {what}{given}: {reason}") from error
+
+
+def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
+    """What is wrong with params, compared with `cell.init` at the width of `xs`; None if nothing is."""
+    width = None
+    if in_ndim(cell) and isinstance(xs, (jax.Array, np.ndarray)):
+        width = xs.shape[-1]
+    try:
+        needed = jax.eval_shape(functools.partial(cell.init, in_features=width or 1), jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        return str(error).split("\n")[0] if width else None
+    if jax.tree.structure(needed) != jax.tree.structure(params):
+        return f"params are {_kind(params)}, needs {_kind(needed)}: made by init of this very cell"
+    if width is None:
+        return None
+    paths = jax.tree_util.tree_leaves_with_path(needed)
+    for (path, leaf), given in zip(paths, jax.tree.leaves(params), strict=True):
+        if jnp.shape(given) != leaf.shape:
+            name = jax.tree_util.keystr(path).lstrip(".") or "params"
+            swapped = f"{_time_last(xs, given)}"
+            return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{swapped}"
+    return None
+
+
+def _time_last(xs: Any, given: Any) -> str:
+    rows = jnp.shape(given)[0] if jnp.ndim(given) else None
+    for axis, size in enumerate(xs.shape[:-1]):
+        if size == rows:
+            return f" (axis {axis} of xs has size {rows}: xs is (time, ..., features), is an axis swapped?)"
+    return ""
+
+
+def _describe(tree: Any) -> str:
+    """A tree in one line, an array as dtype(shape)."""
+
+    def visit(leaf: Any) -> Any:
+        if leaf is None or not hasattr(leaf, "shape"):
+            return leaf
+        return _Text(f"{leaf.dtype}{tuple(leaf.shape)}")
+
+    return repr(jax.tree.map(visit, tree, is_leaf=is_slot))
+
+
+class _Text(str):
+    """A string that prints without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _kind(tree: Any) -> str:
+    if isinstance(tree, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        return f"one array of shape {tuple(tree.shape)}"
+    return f"a {type(tree).__name__}"
+
+
+def _brief(value: Any) -> str:
+    return f"{type(value).__name__} {value!r}"[:40]
+
+

@@ -1,0 +1,105 @@
+"""`unroll`: one step, run over a sequence."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Cell, carry_spec, map_state
+from jrnn.unrolling.boundary import align, check_inputs, check_runs, match, starting_carry
+from jrnn.unrolling.masking import expand, fill_padding, schedule
+from jrnn.unrolling.scan import Body, Method, Scan
+
+
+def unroll(
+    cell: Cell[Any, Any],
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    key: Array | None = None,
+    method: Method = Scan(),  # noqa: B008 (a frozen value)
+) -> tuple[Any, Any]:
+    """Run a cell over the leading axis of `xs`.
+
+        carryₜ, ysₜ = step(params, carryₜ₋₁, xsₜ),   t = 0 … T−1 (T−1 … 0 with reverse)
+
+    `ys[t]` always belongs to `xs[t]`. A step is valid where `mask` holds and t < lengths; at an invalid
+    one nothing happens: the state is kept, y is 0, a reset is ignored, and what stands in xs there
+    reaches no output and no gradient. All options compose.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      xs: inputs, (time, ..., features), any number of batch axes; or a pytree of arrays, time first.
+      carry: enters before the first valid step visited; a new `cell.initial_carry` if left out.
+      lengths: (...), valid steps of each sequence, between 0 and T.
+      mask: (time, ...), boolean, False at the steps to skip, anywhere.
+      resets: (time, ...), boolean, True at the first step of a sequence (in the order of `xs`, also with
+        `reverse`); there the state starts anew from `initial_carry`, never from `carry`.
+      reverse: visit the steps from the last to the first, in place.
+      key: draws the noise of dropout and the like; without one there is none. With a carry, its state is
+        kept and its noise drawn anew.
+      method: how the loop is run: `Scan()`, `Scan(memory="sqrt")`.
+
+    Returns:
+      `(carry, ys)`: the carry after the last valid step visited, and the outputs, (time, ..., out).
+
+    Raises:
+      ValueError: shapes, lengths or params that do not fit; the message names the argument.
+      TypeError: xs holds no arrays, or integers for a cell that takes floats.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.GRU(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> h, ys = jrnn.unroll(cell, params, jnp.ones((5, 4, 2)), lengths=jnp.array([5, 0, 2, 1]))
+    >>> bool((h[2] == ys[1, 2]).all()), bool((ys[2:, 2] == 0).all())
+    (True, True)
+    """
+    check_runs(cell)
+    steps, batch_shape = check_inputs(cell, xs)
+    valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
+    if valid is not None:
+        xs = fill_padding(xs, valid)
+    carry = starting_carry(cell, params, carry, batch_shape, key)
+    carry = align(cell, params, carry, xs, steps)
+    start = None if reset is None else _start(cell, params, batch_shape, carry)
+    body = _body(cell)
+    return method.run(body, (params, start), carry, (xs, valid, reset), length=steps, reverse=reverse)
+
+
+def _start(cell: Any, params: Any, batch_shape: tuple[int, ...], carry: Any) -> Any:
+    """The initial state, in the dtypes and sharding of the aligned carry."""
+    fresh = cell.initial_carry(params, batch_shape)
+    spec = carry_spec(cell, params, batch_shape)
+    return map_state(lambda s, c: match(s, jax.typeof(c)), spec, fresh, carry)
+
+
+@functools.lru_cache(maxsize=1024)
+def _body(cell: Any) -> Body:
+    """The loop body; cached, since `lax.scan` compiles anew for every new function."""
+
+    def body(constants: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        params, start = constants
+        x, valid, reset = inputs
+        spec = carry_spec(cell, params)
+        if reset is not None:
+            carry = map_state(functools.partial(_where, reset), spec, start, carry)
+        after, y = cell.step(params, carry, x)
+        if valid is not None:
+            after = map_state(functools.partial(_where, valid), spec, after, carry)
+            y = jax.tree.map(lambda leaf: _where(valid, leaf, jnp.zeros_like(leaf)), y)
+        return after, y
+
+    return body
+
+
+def _where(flags: Array, chosen: Array, other: Array) -> Array:
+    # an entry that the step hands on unchanged stays a constant of the loop
+    return chosen if chosen is other else jnp.where(expand(flags, chosen.ndim), chosen, other)

@@ -1,0 +1,128 @@
+"""Which steps count: lengths, masks, resets, and what stands in padding."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jrnn.cell import Shape
+
+
+class Schedule(NamedTuple):
+    """What happens at each step besides the step itself; `None` where nothing does."""
+
+    valid: Array | None  # (time, leading batch axes), False: nothing happens
+    reset: Array | None  # (time, leading batch axes), True: the state starts anew before this step
+
+
+def expand(flags: Array, ndim: int) -> Array:
+    """Append axes to `flags` until it has `ndim`."""
+    return flags.reshape(flags.shape + (1,) * (ndim - flags.ndim))
+
+
+def schedule(
+    steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool
+) -> Schedule:
+    """Check lengths, mask and resets against the batch and join them.
+
+    A step is valid where `mask` holds and t < lengths. Resets at invalid steps are dropped, and with
+    `reverse` moved from the first step of a sequence to the one that is visited first.
+
+    Raises:
+      ValueError: a shape, dtype or value that does not fit; the message names the argument.
+    """
+    valid = None
+    if lengths is not None:
+        lengths = _checked_lengths(lengths, steps, batch_shape)
+        valid = jnp.arange(steps).reshape((steps,) + (1,) * lengths.ndim) < lengths
+    if mask is not None:
+        mask = _checked_flags("mask", mask, steps, batch_shape)
+        ndim = max(mask.ndim, 0 if valid is None else valid.ndim)
+        valid = expand(mask, ndim) if valid is None else expand(valid, ndim) & expand(mask, ndim)
+    if resets is None:
+        return Schedule(valid, None)
+    resets = _checked_flags("resets", resets, steps, batch_shape)
+    if valid is not None:
+        ndim = max(resets.ndim, valid.ndim)
+        resets, valid = expand(resets, ndim), expand(valid, ndim)
+    return Schedule(valid, _effective(resets, valid, reverse))
+
+
+def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
+    if valid is not None:
+        resets = resets & valid
+    if not reverse:
+        return resets
+    # visited backwards, a new sequence begins at step t if the valid step visited before it, the next
+    # one in time, is the first of its own
+    steps = resets.shape[0]
+    valid = jnp.ones_like(resets) if valid is None else jnp.broadcast_to(valid, resets.shape)
+    times = expand(jnp.arange(steps), resets.ndim)
+    following = lax.cummin(jnp.where(valid, times, steps), axis=0, reverse=True)
+    following = jnp.concatenate([following[1:], jnp.full_like(following[:1], steps)])
+    padded = jnp.concatenate([resets, jnp.zeros_like(resets[:1])])
+    return jnp.take_along_axis(padded, following, axis=0)
+
+
+def fill_padding(xs: Any, valid: Array) -> Any:
+    """Replace invalid inputs by the row's last valid one before them, or zeros before the first.
+
+    Whatever stood there, NaN included, then reaches no value and no gradient.
+    """
+    times = expand(jnp.arange(valid.shape[0]), valid.ndim)
+    source = lax.cummax(jnp.where(valid, times, -1), axis=0)
+
+    def fill(x: Array) -> Array:
+        index = expand(source, x.ndim)
+        return jnp.where(index < 0, jnp.zeros_like(x), jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0))
+
+    return jax.tree.map(fill, xs)
+
+
+def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    if lengths.shape != batch_shape[: lengths.ndim]:
+        raise ValueError(
+            f"lengths has shape {lengths.shape}, needs {_prefixes(batch_shape)}: one length per sequence"
+            f"{_swapped(lengths.shape, steps)}"
+        )
+    low, high = _range(lengths)
+    if low < 0 or high > steps:
+        raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
+    return lengths
+
+
+def _checked_flags(name: str, flags: Any, steps: int, batch_shape: Shape) -> Array:
+    flags = jnp.asarray(flags)
+    if flags.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be boolean, got {flags.dtype}: use {name} != 0")
+    needed = (steps, *batch_shape)
+    if flags.ndim == 0 or flags.shape != needed[: flags.ndim]:
+        hint = "" if flags.shape[:2] != needed[1::-1] else f": time comes first, swap the axes of {name}"
+        raise ValueError(f"{name} has shape {flags.shape}, needs {needed} or its leading axes{hint}")
+    return flags
+
+
+def _prefixes(batch_shape: Shape) -> str:
+    return f"the batch shape {batch_shape} of xs" + (" or its leading axes" if len(batch_shape) > 1 else "")
+
+
+def _swapped(shape: Shape, steps: int) -> str:
+    if shape[:1] != (steps,):
+        return ""
+    return f"; xs has {steps} along its first axis, and time comes first: swap axes 0 and 1 of xs"
+
+
+def _range(lengths: Array) -> tuple[int, int]:
+    """Smallest and largest length, or (0, 0) where values are not known yet (under jit)."""
+    if lengths.size == 0:
+        return 0, 0
+    try:
+        values = np.asarray(lengths)
+    except jax.errors.TracerArrayConversionError:
+        return 0, 0
+    return int(values.min()), int(values.max())

@@ -1,0 +1,140 @@
+"""Starts: what a matrix or a bias is before training, gate by gate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrnn
+from jrnn import initializers
+
+ROUNDING = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3}  # of a sum of 16 products near one
+
+
+def blocks(packed, count):
+    return np.split(np.asarray(packed, np.float64), count, axis=1)
+
+
+def assert_orthogonal_blocks(packed, count, tolerance):
+    parts = blocks(packed, count)
+    for i, part in enumerate(parts):
+        eye = np.eye(len(part))
+        np.testing.assert_allclose(part @ part.T, eye, atol=tolerance)
+        np.testing.assert_allclose(part.T @ part, eye, atol=tolerance)
+        for other in parts[:i]:
+            assert np.abs(part - other).max() > 0.1, "two gates start alike"
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_orthogonal_per_block(dtype):
+    w = initializers.orthogonal(jax.random.key(0), (16, 48), jnp.dtype(dtype))
+    assert w.dtype == dtype and w.shape == (16, 48)
+    assert_orthogonal_blocks(w, 3, ROUNDING[dtype])
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 6)], ids=str)
+def test_orthogonal_rectangle(shape):
+    """What is not a row of square blocks is one matrix, orthonormal along its shorter side."""
+    w = np.asarray(initializers.orthogonal(jax.random.key(0), shape), np.float64)
+    assert w.shape == shape
+    short = w if shape[0] < shape[1] else w.T
+    np.testing.assert_allclose(short @ short.T, np.eye(min(shape)), atol=1e-5)
+
+
+def test_orthogonal_in_double():
+    with jax.enable_x64(True):
+        assert_orthogonal_blocks(initializers.orthogonal(jax.random.key(0), (16, 32)), 2, 1e-13)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_glorot_bound_of_one_gate(count):
+    rows, width = 96, 64
+    bound = np.sqrt(6 / (rows + width))
+    w = initializers.glorot(jax.random.key(1), (rows, count * width), blocks=count)
+    for part in blocks(w, count):
+        assert 0.99 * bound < np.abs(part).max() <= bound * (1 + 1e-6)
+        np.testing.assert_allclose(part.std(), bound / np.sqrt(3), rtol=0.03)  # of a uniform draw
+    first, last = blocks(w, count)[0], blocks(w, count)[-1]
+    assert count == 1 or np.abs(first - last).max() > bound
+
+
+def test_identity():
+    w = initializers.identity(jax.random.key(0), (3, 6), jnp.bfloat16, scale=0.5)
+    assert w.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(w, np.hstack([0.5 * np.eye(3)] * 2))
+
+
+@pytest.mark.parametrize("radius", [0.5, 1.25])
+def test_spectral_radius(radius):
+    w = initializers.spectral_radius(jax.random.key(2), (30, 30), radius=radius)
+    eigenvalues = np.linalg.eigvals(np.asarray(w, np.float64))
+    np.testing.assert_allclose(np.abs(eigenvalues).max(), radius, rtol=1e-4)
+    assert np.abs(w - w.T).max() > 0.01  # a general matrix, not a symmetric one
+    assert initializers.spectral_radius(jax.random.key(2), (4, 4), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_chrono():
+    b = initializers.chrono(jax.random.key(3), (2000,), max_lag=50)
+    u = np.exp(np.asarray(b, np.float64))
+    assert u.min() > 1 - 1e-4 and u.max() < 49 + 1e-4
+    assert u.min() < 2 and u.max() > 48
+    np.testing.assert_allclose(u.mean(), 25, atol=5 * 48 / np.sqrt(12 * 2000))  # five standard errors
+    with pytest.raises(ValueError, match="max_lag must be at least 3 steps, got 2"):
+        initializers.chrono(jax.random.key(0), (4,), max_lag=2)
+
+
+def test_chrono_lstm():
+    b = jrnn.LSTM(500, max_lag=20).init(jax.random.key(4), in_features=2).b
+    b_i, b_f, b_g, b_o = np.split(np.asarray(b), 4)
+    np.testing.assert_array_equal(b_i, -b_f)
+    assert 0 <= b_f.min() < 0.5 and np.log(18) < b_f.max() <= np.log(19) + 1e-6
+    assert not b_g.any() and not b_o.any()
+    with pytest.raises(ValueError, match="max_lag must be at least 3 steps, got 2"):
+        jrnn.LSTM(5, max_lag=2)
+
+
+@pytest.mark.parametrize("given", [{}, {"forget_bias": 0.0}, {"forget_bias": 2.5}], ids=str)
+def test_forget_bias(given):
+    b = jrnn.LSTM(3, **given).init(jax.random.key(0), in_features=2).b
+    np.testing.assert_array_equal(b, np.repeat([0, given.get("forget_bias", 1.0), 0, 0], 3))
+
+
+@pytest.mark.parametrize(
+    ("cell", "count"), [(jrnn.Elman(32), 1), (jrnn.GRU(32), 3), (jrnn.LSTM(32), 4)], ids=str
+)
+def test_cells_start_per_gate(cell, count):
+    """Packed matrices start as if every gate had been drawn alone."""
+    params = cell.init(jax.random.key(5), in_features=80)
+    assert_orthogonal_blocks(params.w_hh, count, 1e-5)
+    bound = np.sqrt(6 / (80 + 32))
+    for part in blocks(params.w_ih, count):
+        assert 0.98 * bound < np.abs(part).max() <= bound * (1 + 1e-6)
+
+
+def test_cells_start_with_zero_bias():
+    key = jax.random.key(6)
+    gru, jordan = jrnn.GRU(3).init(key, 2), jrnn.Jordan(3, outputs=4).init(key, 2)
+    for b in (
+        gru.b,
+        gru.b_hn,
+        jordan.b,
+        jordan.c,
+        jrnn.Elman(3).init(key, 2).b,
+        jrnn.Dense(3).init(key, 2).b,
+    ):
+        assert not b.any()
+    assert jrnn.GRU(3, reset_after=False).init(key, 2).b_hn is None
+
+
+def test_identity_elman():
+    """With relu, the start of an IRNN: the state of a zero input is kept for ever."""
+    cell = jrnn.Elman(4, activation="relu", recurrent_init="identity")
+    params = cell.init(jax.random.key(7), in_features=3)
+    np.testing.assert_array_equal(params.w_hh, np.eye(4))
+    h = jnp.array([0.0, 1.0, 2.5, 40.0])
+    np.testing.assert_array_equal(jrnn.unroll(cell, params, jnp.zeros((9, 3)), h)[0], h)
+
+
+def test_embed_scale():
+    table = jrnn.Embed(16).init(jax.random.key(8), in_features=500).table
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1).mean(), 1, rtol=0.05)
