@@ -44,3 +44,19 @@ from jrnn.layers import apply as apply
 from jrnn.unrolling import Scan as Scan
 from jrnn.unrolling import unroll as unroll
 
+
+_LAZY = {
+    "RNN": "jrnn.modules:RNN",
+    "summary": "jrnn.modules:summary",
+    "linen": "jrnn.linen",
+    "testing": "jrnn.testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what a plain recurrence does not need."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jrnn' has no attribute {name!r}")
+    module, _, attribute = _LAZY[name].partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded

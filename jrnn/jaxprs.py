@@ -37,7 +37,8 @@ def named_values(
             raise ValueError(f"the step names no {name!r}; it names {present or 'nothing'}")
     wanted = [(name, var) for name, var in found if name in names]
     outvars = [*jaxpr.outvars, *(var for _, var in wanted)]
-    extended = closed.replace(jaxpr=jaxpr.replace(outvars=outvars, debug_info=None))
+    info = jaxpr.debug_info._replace(result_paths=None)
+    extended = closed.replace(jaxpr=jaxpr.replace(outvars=outvars, debug_info=info))
     flat = jaxpr_as_fun(extended)(*jax.tree.leaves(args))
     result = jax.tree.unflatten(jax.tree.structure(out_shape), flat[: len(jaxpr.outvars)])
     values = list(zip((name for name, _ in wanted), flat[len(jaxpr.outvars) :], strict=True))

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import references as ref
 
 import jrnn
+from tests import references as ref
 
 STEPS, BATCH, IN, HIDDEN, OUT, VOCABULARY = 4, 2, 3, 5, 6, 9  # pairwise distinct, 7 is a second batch axis
 FUNCTIONS = {"tanh": ref.tanh, "relu": ref.relu, "sigmoid": ref.sigmoid, "identity": ref.linear}
@@ -81,8 +81,9 @@ def draw(cell, batch, seed=0):
     """Random float64 params (biases too), carry and xs, as NumPy arrays in the cell's own structure."""
     rng = np.random.default_rng(seed)
     tokens = isinstance(cell, jrnn.Embed)
-    params = cell.init(jax.random.key(0), VOCABULARY if tokens else IN)
-    carry = cell.initial_carry(params, batch)
+    width = VOCABULARY if tokens else IN
+    params = jax.eval_shape(lambda key: cell.init(key, width), jax.random.key(0))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch), params)
     random = partial(jax.tree.map, lambda leaf: rng.normal(size=leaf.shape))
     xs = rng.integers(0, VOCABULARY, (STEPS, *batch)) if tokens else rng.normal(size=(STEPS, *batch, IN))
     return random(params), random(carry), xs
@@ -130,7 +131,7 @@ def test_gradient(name):
         return loss(jrnn.unroll(cell, p, jnp.asarray(x), c))
 
     wrt = range(len(leaves) - (cell.__class__ is jrnn.Embed))  # tokens have no derivative
-    got = jax.grad(ours, tuple(wrt))(*(jnp.asarray(leaves[i]) for i in wrt))
+    got = jax.jit(jax.grad(ours, tuple(wrt)))(*(jnp.asarray(leaves[i]) for i in wrt))
     for i in wrt:
         want = ref.derivative(partial(reference, i), leaves[i])
         assert np.any(want), "a leaf that nothing depends on tests nothing"
@@ -160,5 +161,5 @@ def test_parameter_counts():
         jrnn.Embed(OUT): IN * OUT,
     }
     for cell, count in want.items():
-        params = cell.init(jax.random.key(0), IN)
+        params = jax.eval_shape(partial(cell.init, in_features=IN), jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count, cell

@@ -118,4 +118,4 @@ class Embed:
     def step(self, params: EmbedParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"Embed takes integer tokens, got {x.dtype}")
-        return carry, jnp.take(params.table, x, axis=0, mode="fill")
+        return carry, params.table.at[x].get(mode="fill", wrap_negative_indices=False)

@@ -1,7 +1,7 @@
 """Batches: rows cut from one long stream, or sequences of different lengths padded to one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Stream:
     (2, [[3, 4, 5], [9, 10, 11]], [[4, 5, 6], [10, 11, 12]])
     """
 
-    tokens: NDArray[np.int32]
+    tokens: NDArray[np.int32] = field(repr=False)
     batch_size: int
     steps: int
 
@@ -60,8 +60,8 @@ class Stream:
         needed = self.batch_size * self.steps + 1
         if len(tokens) < needed:
             raise ValueError(
-                f"tokens has {len(tokens)} elements, one batch of {self.batch_size} rows and {self.steps} steps "
-                f"needs {needed}: lower batch_size or steps"
+                f"tokens has {len(tokens)} elements, needs {needed} for a batch of {self.batch_size} rows "
+                f"and {self.steps} steps: lower batch_size or steps"
             )
         object.__setattr__(self, "tokens", tokens.astype(np.int32))
 
@@ -95,13 +95,13 @@ class PaddedBatches:
     [((4, 2, 4), [2, 3], [True, True]), ((5, 2, 4), [5, 0], [True, False])]
     """
 
-    sequences: tuple[NDArray[Any], ...]
-    targets: tuple[NDArray[Any], ...]
-    per_step: bool
-    padded: NDArray[np.int64]  # (n,), steps that each sequence is padded to if it is the longest of its batch
+    sequences: tuple[NDArray[Any], ...] = field(repr=False)
+    targets: tuple[NDArray[Any], ...] = field(repr=False)
+    padded: NDArray[np.int64] = field(repr=False)  # (n,), length of each sequence, rounded up
+    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the sequences in it
     batch_size: int
+    per_step: bool
     seed: int | None
-    rows: tuple[NDArray[np.int64], ...]  # for each batch, the sequences in it
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -174,13 +174,12 @@ def padded_batches(
     check_width("batch_size", batch_size)
     if bucket is not None:
         check_width("bucket", bucket)
-    arrays = [np.asarray(sequence) for sequence in sequences]
-    _check_alike("sequences", arrays)
+    arrays = _alike("sequences", sequences)
     per_step, labels = _checked_targets(targets, arrays)
     lengths = [len(array) for array in arrays]
     padded = np.array([min(_round_up(length, bucket), max(lengths)) for length in lengths])
     rows = _grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
-    return PaddedBatches(tuple(arrays), tuple(labels), per_step, padded, batch_size, key_seed, tuple(rows))
+    return PaddedBatches(tuple(arrays), tuple(labels), padded, tuple(rows), batch_size, per_step, key_seed)
 
 
 def _checked_index(index: int, count: int) -> int:
@@ -203,30 +202,35 @@ def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list
 
 def _pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]:
     """Stack (Tᵢ, ...) arrays into (steps, batch_size, ...), zeros elsewhere."""
-    stacked = np.zeros((steps, batch_size, *arrays[0].shape[1:]), np.result_type(*arrays))
+    stacked = np.zeros((steps, batch_size, *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in enumerate(arrays):
         stacked[: len(array), row] = array
     return stacked
 
 
-def _check_alike(name: str, arrays: list[NDArray[Any]]) -> None:
+def _alike(name: str, given: Any) -> list[NDArray[Any]]:
+    """`given` as (Tᵢ, ...) arrays of one dtype, once they differ in Tᵢ only."""
+    arrays = [np.asarray(entry) for entry in given]
     if not arrays:
         raise ValueError(f"{name} is empty, needs at least one")
     for index, array in enumerate(arrays):
         if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
-                f"{name}[{index}] has shape {array.shape}, needs (time, *{arrays[0].shape[1:]}) as {name}[0]"
+                f"{name}[{index}] has shape {array.shape}, {name}[0] has {arrays[0].shape}: "
+                "they may differ in their first axis, time, only"
             )
+    # an empty list comes out as float64, which says nothing
+    dtypes = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
+    return [array.astype(np.result_type(*dtypes), copy=False) for array in arrays]
 
 
 def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
     """Whether there is one target per step, and the targets as a list."""
     if len(targets) != len(sequences):
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
-    arrays = [np.asarray(target) for target in targets]
-    if hasattr(targets, "shape") or all(array.ndim == 0 for array in arrays):
-        return False, arrays
-    _check_alike("targets", arrays)
+    if hasattr(targets, "shape") or all(np.ndim(target) == 0 for target in targets):
+        return False, list(np.asarray(targets))
+    arrays = _alike("targets", targets)
     for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):
         if len(target) != len(sequence):
             raise ValueError(

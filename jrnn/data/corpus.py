@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-Text = TypeVar("Text", str, NDArray)
+Text = TypeVar("Text", str, NDArray[Any])
 
 
 def python_reference() -> str:

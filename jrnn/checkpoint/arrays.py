@@ -1,0 +1,117 @@
+"""Arrays by name, written and read through orbax, bit for bit."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrnn.checkpoint.files import ARRAYS, DESCRIPTION, CheckpointError, show
+
+Leaves = dict[str, Any]  # "params/w_hh": an array, or its shape and dtype
+
+KEYS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"}  # dtype: implementation
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether this is a typed PRNG key."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def leaf_to_json(leaf: Any) -> dict[str, Any]:
+    """Describe a leaf; `weak`: a scalar that follows the dtype of others, such as jnp.asarray(0.9)."""
+    kind = jax.typeof(leaf)
+    if is_key(kind) and str(kind.dtype) not in KEYS:
+        raise TypeError(f"PRNG keys of type {kind.dtype} cannot be stored")
+    weak = bool(kind.weak_type) and kind.shape == ()
+    return {"shape": list(kind.shape), "dtype": str(kind.dtype), "weak": weak}
+
+
+def write_arrays(folder: Path, leaves: Leaves) -> None:
+    """Write all leaves; an OSError if they do not fit."""
+    import orbax.checkpoint as ocp
+
+    arrays = {name: _host(leaf) for name, leaf in leaves.items()}
+    arrays = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty ones
+    if not arrays:
+        return
+    _reserve(folder.with_name("reserve"), sum(array.nbytes for array in arrays.values()))
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), args=ocp.args.StandardSave(arrays))
+    except ValueError as error:
+        raise as_os_error(error) from None
+
+
+def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
+    """Read the leaves that are described, and compare each with its description."""
+    import orbax.checkpoint as ocp
+
+    try:
+        stored = {}
+        if folder.exists():
+            with _checkpointer() as checkpointer:
+                stored = checkpointer.restore(folder.absolute(), args=ocp.args.StandardRestore())
+    except Exception as error:  # orbax has no error of its own
+        raise CheckpointError(f"{ARRAYS}: {show(error)}") from error
+    return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
+
+
+def as_os_error(error: Exception) -> Exception:
+    """Find the OSError that tensorstore reports as a ValueError; any other error is returned as it is."""
+    code = re.search(r"os.error\D*(\d+)", str(error), re.IGNORECASE)
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else error
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Meet a full disk here, rather than in several of tensorstore's threads, which print it all."""
+    if sys.platform == "linux":
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size + 2**18)  # and what else a checkpoint takes
+        path.unlink()
+
+
+def _host(leaf: Any) -> np.ndarray[Any, Any]:
+    kind = jax.typeof(leaf)
+    return np.asarray(jax.random.key_data(leaf)) if is_key(kind) else np.asarray(leaf, kind.dtype)
+
+
+def _device(name: str, array: Any, described: Any) -> jax.Array:
+    """One leaf from what orbax read, which is nothing where the leaf is empty."""
+    try:
+        shape, dtype, weak = (described[field] for field in ("shape", "dtype", "weak"))
+        host = np.zeros(shape, jnp.dtype(dtype)) if array is None and 0 in shape else np.asarray(array)
+        leaf = jnp.array(host)
+        if dtype in KEYS:
+            leaf = jax.random.wrap_key_data(leaf, impl=KEYS[dtype])
+        elif weak and jnp.asarray(host.item()).dtype == leaf.dtype:
+            leaf = jnp.asarray(host.item())  # a Python number is what makes a weak type
+        is_same = leaf_to_json(leaf) | {"weak": weak} == described
+    except Exception as error:  # whatever numpy and JAX make of a hostile description
+        raise CheckpointError(f"{DESCRIPTION}: {show(name)} is no array: {show(error)}") from error
+    if not is_same:
+        hint = " (turn on jax_enable_x64, as in the run that saved it)" if host.itemsize == 8 else ""
+        raise CheckpointError(f"{show(name)} is {show(described)}, but read as {leaf_to_json(leaf)}{hint}")
+    return leaf
+
+
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """A synchronous orbax checkpointer that does not print what it also raises."""
+    import orbax.checkpoint as ocp
+
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(level)

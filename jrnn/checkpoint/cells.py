@@ -1,0 +1,116 @@
+"""Cells as JSON: the name of a class and its fields."""
+
+import dataclasses
+from typing import Any
+
+from jrnn.checkpoint.files import CheckpointError, show
+
+USER = "user:"  # stands before a class that is not jrnn's: no name of a class holds a colon
+
+
+def cell_to_json(cell: Any) -> dict[str, Any]:
+    """Describe a cell or layer by the name of its class and its fields.
+
+    Args:
+      cell: any; one of a class that jrnn does not export is described for comparison only.
+
+    Returns:
+      What `json.dumps` takes; tuples have become lists.
+
+    Raises:
+      TypeError: a field of a cell of ours holds something else than numbers, strings, tuples and cells.
+
+    >>> import jrnn
+    >>> cell_to_json(jrnn.Stack((jrnn.Embed(4),)))["cells"]
+    [{'class': 'Embed', 'features': 4}]
+    """
+    name = type(cell).__name__
+    ours = exported(name) is type(cell)
+    if not dataclasses.is_dataclass(cell):
+        return {"class": USER + name, "repr": show(cell)}
+    values = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell) if f.init}
+    fields = {f: _field_to_json(value, f"{name}.{f}" if ours else None) for f, value in values.items()}
+    return {"class": name if ours else USER + name, **fields}
+
+
+def _field_to_json(value: Any, where: str | None) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [_field_to_json(item, where) for item in value]
+    if hasattr(value, "initial_carry"):
+        return cell_to_json(value)
+    if where:
+        raise TypeError(f"{where} holds {show(value)}, which is no number, string, tuple or cell")
+    return show(value)
+
+
+def cell_from_json(spec: Any) -> Any:
+    """Make the cell or layer that `cell_to_json` described.
+
+    Args:
+      spec: what `json.loads` returned.
+
+    Returns:
+      The cell.
+
+    Raises:
+      CheckpointError: not such a description, a class that is not one of jrnn's cells, or fields that it
+        does not have or refuses.
+
+    >>> cell_from_json({"class": "GRU", "hidden": 3})
+    GRU(hidden=3, reset_after=True)
+    """
+    name = spec.get("class") if isinstance(spec, dict) else None
+    if not isinstance(name, str):
+        raise CheckpointError(f"a cell is a class and its fields, got {show(spec)}")
+    if name.startswith(USER):
+        raise CheckpointError(f"{show(name[len(USER) :])} is no cell of jrnn: give it to load(cell=...)")
+    kind = exported(name)
+    if kind is None:
+        raise CheckpointError(f"{show(name)} is not the name of one of jrnn's cells")
+    try:
+        return kind(**{f: _field_from_json(value) for f, value in spec.items() if f != "class"})
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a constructor makes of hostile fields
+        raise CheckpointError(f"{name} refuses its fields: {show(error)}") from error
+
+
+def _field_from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_field_from_json(item) for item in value)
+    return cell_from_json(value) if isinstance(value, dict) else value
+
+
+def exported(name: str) -> Any:
+    """Look up the class of cells or layers that jrnn exports under this name, or None."""
+    import jrnn  # here, since jrnn imports this module
+
+    found = vars(jrnn).get(name)
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        return None
+    methods = ("init", "initial_carry", "step" if hasattr(found, "step") else "apply")
+    return found if all(callable(getattr(found, method, None)) for method in methods) else None
+
+
+def agreed_cell(spec: dict[str, Any], given: Any) -> Any:
+    """Return the cell that was stored or, if one is given, that one, compared field by field."""
+    if given is None:
+        return cell_from_json(spec)
+    stored, got = _values("cell", spec), _values("cell", cell_to_json(given))
+    for name in stored | got:
+        if name not in stored or name not in got or stored[name] != got[name]:
+            here, there = (show(values[name]) if name in values else "absent" for values in (stored, got))
+            raise CheckpointError(f"{name} is {here} in the checkpoint, {there} in the cell given")
+    return given
+
+
+def _values(where: str, spec: Any) -> dict[str, Any]:
+    """What stands at every path of a description; a list also stands there with its length."""
+    if isinstance(spec, dict):
+        return {k: v for key, value in spec.items() for k, v in _values(f"{where}.{key}", value).items()}
+    if isinstance(spec, list):
+        items = {k: v for i, value in enumerate(spec) for k, v in _values(f"{where}[{i}]", value).items()}
+        return {f"len({where})": len(spec), **items}
+    return {where: spec}

@@ -1,0 +1,255 @@
+"""Text, vocabularies and batches: nothing is lost, doubled or shifted."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jrnn.data import CharVocabulary, Stream, padded_batches, python_reference, read_text, split
+
+# ---------------------------------------------------------------- vocabulary
+
+
+def test_vocabulary_round_trips_every_known_character():
+    text = "".join(map(chr, [*range(0x500), 0x1F600, 0x10FFFF, 0xD800, 0xFEFF]))
+    vocabulary = CharVocabulary.from_text(text)
+    tokens = vocabulary.encode(text * 2)
+    assert vocabulary.decode(tokens) == text * 2
+    assert len(vocabulary) == 1 + len(text) == 1 + len(set(tokens.tolist()))
+    assert tokens.dtype == np.int32 and tokens.min() == 1
+
+
+def test_unknown_characters_become_token_zero():
+    vocabulary = CharVocabulary("bdx")
+    assert vocabulary.encode("abcdxz\U0010ffff\ufffd").tolist() == [0, 1, 0, 2, 3, 0, 0, 0]
+    assert vocabulary.decode([0, 2]) == "\ufffdd"
+    assert CharVocabulary("", unknown="?").decode(CharVocabulary("", unknown="?").encode("ab")) == "??"
+
+
+def test_vocabulary_has_a_stable_order_and_leaves_rare_characters_out():
+    assert CharVocabulary.from_text("hello") == CharVocabulary.from_text("olleh") == CharVocabulary("ehlo")
+    assert CharVocabulary.from_text("aabccc", min_count=2) == CharVocabulary("ac")
+    assert CharVocabulary.from_text("a\ufffdb\ufffd") == CharVocabulary("ab")
+
+
+def test_vocabulary_is_json():
+    vocabulary = CharVocabulary.from_text("naïve\n\ud800\U0001f600")
+    stored = json.dumps(dataclasses.asdict(vocabulary))
+    assert CharVocabulary(**json.loads(stored)) == vocabulary
+
+
+def test_decode_of_nothing_and_of_one():
+    assert CharVocabulary("ab").decode([]) == "" and CharVocabulary("ab").decode(2) == "b"
+    assert CharVocabulary("ab").encode("").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CharVocabulary("aba"), "symbols must hold every character once, got 'a' twice"),
+        (
+            lambda: CharVocabulary("ab", unknown="b"),
+            "unknown must be one character that is no symbol, got 'b'",
+        ),
+        (lambda: CharVocabulary("ab", unknown="??"), "unknown must be one character"),
+        (lambda: CharVocabulary.from_text(""), "text is empty"),
+        (lambda: CharVocabulary("ab").decode([0, 3]), r"tokens must lie in \[0, 3\), got 0 to 3"),
+        (lambda: CharVocabulary("ab").decode([-1]), r"tokens must lie in \[0, 3\), got -1"),
+        (lambda: CharVocabulary("ab").decode([0.5]), "tokens must be integers, got float64"),
+        (lambda: CharVocabulary("ab").decode([[1], [2]]), r"tokens has shape \(2, 1\), needs one axis"),
+    ],
+)
+def test_vocabulary_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- corpus
+
+
+def test_python_reference_is_long_text_in_a_stable_order():
+    text = python_reference()
+    assert len(text) > 100_000 and text == python_reference()
+    vocabulary = CharVocabulary.from_text(text)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+def test_read_text_joins_files_in_order(tmp_path):
+    (tmp_path / "b").write_bytes("ä\r\n".encode())
+    (tmp_path / "a").write_bytes(b"z")
+    assert read_text([tmp_path / "b", str(tmp_path / "a")]) == "ä\r\n\nz"
+
+
+def test_read_text_errors(tmp_path):
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.bin"
+    empty.write_bytes(b"")
+    binary.write_bytes("äb".encode() + b"\xff\xfe")
+    for path, error, message in [
+        (tmp_path / "none.txt", FileNotFoundError, "none.txt: no such file"),
+        (tmp_path, IsADirectoryError, "is a directory, needs a text file"),
+        (empty, ValueError, "empty.txt: the file is empty"),
+        (binary, ValueError, "binary.bin: not UTF-8, byte 0xff at offset 3"),
+    ]:
+        with pytest.raises(error, match=message) as caught:
+            read_text([path])
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="paths is empty"):
+        read_text([])
+    with pytest.raises(ValueError, match="put it in brackets"):
+        read_text(str(empty))
+
+
+def test_split_holds_out_the_end():
+    train, validation = split("abcdefghijklmno", held_out=0.2)
+    assert (train, validation) == ("abcdefghijkl", "mno")
+    assert split(np.arange(10))[1].tolist() == [9]
+    for share in (0, 1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="held_out must lie between 0 and 1"):
+            split("abcdefghij", held_out=share)
+    with pytest.raises(ValueError, match="text has 3 elements, too short to hold out 10%"):
+        split("abc")
+
+
+# ---------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize(("count", "batch_size", "steps"), [(100, 3, 4), (97, 3, 4), (96, 3, 4), (2, 1, 1)])
+def test_stream_uses_every_target_once_and_rows_go_on(count, batch_size, steps):
+    stream = Stream(np.arange(count), batch_size, steps)
+    batches = list(stream)
+    assert len(batches) == len(stream) == (count - 1) // (batch_size * steps)
+    xs, targets = (np.concatenate([b[i] for b in batches]) for i in (0, 1))  # (len · T, B)
+    assert xs.dtype == targets.dtype == np.int32 and xs.shape[1] == batch_size
+    np.testing.assert_array_equal(targets, xs + 1)
+    np.testing.assert_array_equal(xs[1:], targets[:-1])
+    np.testing.assert_array_equal(np.sort(targets, axis=None), np.arange(1, 1 + targets.size))
+    assert count - 1 - targets.size < batch_size * steps
+
+
+def test_stream_indexes_like_a_list():
+    stream = Stream(np.arange(30), 2, 3)
+    np.testing.assert_array_equal(stream[-1].xs, stream[len(stream) - 1].xs)
+    with pytest.raises(IndexError, match="batch 4 of 4"):
+        stream[4]
+    assert stream[0].lengths is None and stream[0].mask is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.arange(12), "tokens has 12 elements, needs 13 for a batch of 3 rows and 4 steps"),
+        (np.zeros(99), "tokens must be integers, got float64"),
+        (np.zeros((99, 2), int), r"tokens has shape \(99, 2\), needs one axis"),
+        ([], "tokens has 0 elements"),
+    ],
+)
+def test_stream_errors(tokens, message):
+    with pytest.raises(ValueError, match=message):
+        Stream(tokens, 3, 4)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        Stream(np.arange(99), 3, 0)
+
+
+# ---------------------------------------------------------------- padded batches
+
+
+def ragged(count=23, longest=20, features=(2,)):
+    """Sequences that carry their own number, so that each is recognised wherever it comes out."""
+    lengths = np.random.default_rng(0).integers(0, longest + 1, size=count)
+    return [np.full((n, *features), i + 1, np.float32) for i, n in enumerate(lengths)]
+
+
+def unpack(batches):
+    """Sequences and targets by row, with the padding checked."""
+    found = []
+    for batch in batches:
+        for row, length in enumerate(batch.lengths):
+            assert (batch.xs[length:, row] == 0).all()
+            found.append((batch.xs[:length, row], batch, row))
+    return found
+
+
+@pytest.mark.parametrize("bucket", [None, 1, 8])
+@pytest.mark.parametrize("epoch", [None, 0, 3])
+def test_padded_batches_hold_every_sequence_once_with_its_target(bucket, epoch):
+    sequences = ragged()
+    targets = np.arange(23) + 1
+    batches = padded_batches(sequences, targets, 4, key_seed=1, bucket=bucket)
+    batches = batches if epoch is None else batches.epoch(epoch)
+    assert len(list(batches)) == len(batches) == 6
+    seen = []
+    for sequence, batch, row in unpack(batches):
+        if batch.mask[row]:
+            number = batch.targets[row]
+            np.testing.assert_array_equal(sequence, sequences[number - 1])
+            seen.append(number)
+        else:
+            assert len(sequence) == 0 and batch.targets[row] == 0
+    assert sorted(seen) == list(range(1, 24))
+
+
+def test_targets_per_step_are_padded_and_masked_with_their_sequence():
+    sequences = ragged(features=())
+    targets = [100 * sequence.astype(int) + np.arange(len(sequence)) for sequence in sequences]
+    batches = padded_batches(sequences, targets, 4)
+    total = 0
+    for sequence, batch, row in unpack(batches):
+        expected = np.zeros(len(batch.xs), int)
+        expected[: len(sequence)] = 100 * sequence.astype(int) + np.arange(len(sequence))
+        np.testing.assert_array_equal(batch.targets[:, row], expected)
+        np.testing.assert_array_equal(batch.mask[:, row], np.arange(len(batch.xs)) < len(sequence))
+        total += batch.mask[:, row].sum()
+    assert total == sum(map(len, sequences))
+
+
+def test_steps_are_rounded_up_but_never_beyond_the_longest():
+    sequences = [np.ones((n, 1)) for n in (0, 1, 2, 3, 4, 5, 9, 11)]
+    steps = {None: [0, 1, 2, 4, 4, 8, 11, 11], 3: [0, 3, 3, 3, 6, 6, 9, 11], 1: [0, 1, 2, 3, 4, 5, 9, 11]}
+    for bucket, expected in steps.items():
+        batches = padded_batches(sequences, np.arange(8), 1, bucket=bucket)
+        assert [len(batch.xs) for batch in batches] == expected
+
+
+def test_batches_of_every_epoch_have_the_same_few_shapes():
+    batches = padded_batches(ragged(count=200, longest=100), np.zeros(200), 8, key_seed=0)
+    shapes = sorted(batch.xs.shape for batch in batches)
+    assert len(set(shapes)) <= 8
+    shuffled = [batch.xs.shape for batch in batches.epoch(1)]
+    assert sorted(shuffled) == shapes and shuffled != shapes
+
+
+def test_epochs_are_shuffled_by_seed_and_number():
+    def order(seed, number):
+        batches = padded_batches(ragged(), np.arange(23), 4, key_seed=seed)
+        return [batch.targets.tolist() for batch in batches.epoch(number)]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({str(order(seed, number)) for seed in (0, 1) for number in (0, 1)}) == 4
+    together = [{frozenset(batch) for batch in order(0, number)} for number in (0, 1)]
+    assert together[0] != together[1]  # which sequences go together changes, not only the order of batches
+    assert [len(b) for b in order(None, 5)] == [4] * 6 and order(None, 5) == order(None, 6)
+
+
+def test_one_dtype_for_every_batch():
+    batches = padded_batches([[1, 2], [], [0.5]], [0, 1, 2], 1)
+    assert {batch.xs.dtype for batch in batches} == {np.dtype(np.float64)}
+    assert {batch.xs.dtype for batch in padded_batches([[1, 2], []], [0, 1], 1)} == {np.asarray([1]).dtype}
+
+
+@pytest.mark.parametrize(
+    ("sequences", "targets", "message"),
+    [
+        ([], [], "sequences is empty"),
+        ([np.ones((3, 2))], [0, 1], "targets has 2 entries, sequences has 1"),
+        (
+            [np.ones((3, 2)), np.ones((3, 4))],
+            [0, 1],
+            r"sequences\[1\] has shape \(3, 4\), sequences\[0\] has \(3, 2\)",
+        ),
+        ([np.ones((3, 2))], [np.ones(2)], r"targets\[0\] has 2 steps, sequences\[0\] has 3"),
+    ],
+)
+def test_padded_batches_errors(sequences, targets, message):
+    with pytest.raises(ValueError, match=message):
+        padded_batches(sequences, targets, 2)
