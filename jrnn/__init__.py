@@ -45,18 +45,46 @@ from jrnn.unrolling import Scan as Scan
 from jrnn.unrolling import unroll as unroll
 
 
-_LAZY = {
+_LAZY = {  # what a plain recurrence does not need is imported on first use
+    "Batch": "jrnn.data:Batch",
+    "CharVocabulary": "jrnn.data:CharVocabulary",
+    "CheckpointError": "jrnn.checkpoint:CheckpointError",
+    "FitResult": "jrnn.training:FitResult",
+    "Progress": "jrnn.training:Progress",
     "RNN": "jrnn.modules:RNN",
-    "summary": "jrnn.modules:summary",
+    "Snapshot": "jrnn.checkpoint:Snapshot",
+    "Stream": "jrnn.data:Stream",
+    "TrainState": "jrnn.training:TrainState",
+    "at_last": "jrnn.training:at_last",
+    "checkpoint": "jrnn.checkpoint",
+    "data": "jrnn.data",
+    "evaluate": "jrnn.training:evaluate",
+    "fit": "jrnn.training:fit",
+    "generate": "jrnn.decoding:generate",
+    "init_state": "jrnn.training:init_state",
+    "last": "jrnn.losses:last",
     "linen": "jrnn.linen",
+    "load": "jrnn.checkpoint:load",
+    "losses": "jrnn.losses",
+    "padded_batches": "jrnn.data:padded_batches",
+    "per_step": "jrnn.training:per_step",
+    "plots": "jrnn.plots",
+    "save": "jrnn.checkpoint:save",
+    "summary": "jrnn.modules:summary",
     "testing": "jrnn.testing",
+    "train_step": "jrnn.training:train_step",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use what a plain recurrence does not need."""
+    """Import one of `_LAZY`."""
     if name not in _LAZY:
         raise AttributeError(f"module 'jrnn' has no attribute {name!r}")
     module, _, attribute = _LAZY[name].partition(":")
     loaded = importlib.import_module(module)
     return getattr(loaded, attribute) if attribute else loaded
+
+
+def __dir__() -> list[str]:
+    """All names, those not imported yet included."""
+    return sorted({*globals(), *_LAZY})

@@ -125,6 +125,11 @@ def carry_spec(cell: Any, params: Any, batch_shape: Shape = (), *, key: Array | 
     return jax.eval_shape(_carry_function(cell, batch_shape), params, key)
 
 
+def structure_of(tree: Any, *, slots: bool = False) -> Any:
+    """Tree structure, with `slots` counted as leaves where they are None."""
+    return jax.tree.structure(tree, is_leaf=is_slot if slots else None)
+
+
 def map_state(f: Callable[..., Any], spec: Any, carry: Any, *rest: Any) -> Any:
     """Apply `f(leaf, *leaves of rest)` to the state of `carry`; its slots stay as they are.
 

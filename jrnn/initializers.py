@@ -22,8 +22,9 @@ def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:
 
         W = [Q₁ | Q₂ | … | Q_k],   Qᵢᵀ Qᵢ = I
 
-    A shape `(n, k·n)` is read as k square blocks, one per gate: one orthogonal matrix over the whole
-    `(n, 4n)`, as some libraries draw it, has rows of norm 1 but gates that are not orthogonal.
+    A shape `(n, k·n)` is read as k square blocks, one per gate, any other as one block: one orthogonal
+    matrix over a whole `(n, 4n)`, as some libraries draw it, has rows of norm 1 but gates that are not
+    orthogonal.
 
     Args:
       key: PRNG key.
@@ -41,7 +42,7 @@ def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:
     >>> bool(jnp.allclose(w[:, 3:].T @ w[:, 3:], jnp.eye(3), atol=1e-6))
     True
     """
-    return _per_block(jax.nn.initializers.orthogonal(), key, shape, shape[0], dtype)
+    return _per_block(jax.nn.initializers.orthogonal(), key, shape, _square_blocks(shape), dtype)
 
 
 def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> Array:
@@ -58,10 +59,13 @@ def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> A
     Returns:
       The matrix.
 
+    Raises:
+      ValueError: the columns cannot be shared equally between the gates.
+
     Reference: Glorot, Bengio, Understanding the difficulty of training deep feedforward neural
     networks, 2010.
     """
-    return _per_block(jax.nn.initializers.glorot_uniform(), key, shape, shape[1] // blocks, dtype)
+    return _per_block(jax.nn.initializers.glorot_uniform(), key, shape, blocks, dtype)
 
 
 def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
@@ -78,10 +82,15 @@ def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0)
     Returns:
       The matrix.
 
+    Raises:
+      ValueError: the shape is not that of square blocks side by side.
+
     Reference: Le, Jaitly, Hinton, A simple way to initialize recurrent networks of rectified linear
     units, 2015, arXiv:1504.00941.
     """
     del key
+    if shape[1] % shape[0]:
+        raise ValueError(f"shape {shape} must be square blocks side by side, (n, k·n)")
     eye = jnp.eye(shape[0], dtype=dtype or default_float())
     return scale * jnp.tile(eye, (1, shape[1] // shape[0]))
 
@@ -130,12 +139,18 @@ def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Arra
     """
     if max_lag < 3:
         raise ValueError(f"max_lag must be at least 3 steps, got {max_lag}")
-    draw = jax.random.uniform(key, shape, dtype or default_float(), 1.0, max_lag - 1.0)
-    return jnp.log(draw)
+    draw = jax.random.uniform(key, shape, default_float(), 1.0, max_lag - 1.0)
+    return jnp.log(draw).astype(dtype or default_float())
 
 
-def _per_block(draw: Initializer, key: Array, shape: Shape, width: int, dtype: Any) -> Array:
-    blocks = max(shape[1] // max(width, 1), 1)
+def _per_block(draw: Initializer, key: Array, shape: Shape, blocks: int, dtype: Any) -> Array:
+    if blocks < 1 or shape[1] % blocks:
+        raise ValueError(f"shape {shape} cannot be split into {blocks} blocks of columns of equal width")
     keys = jax.random.split(key, blocks)
     parts = [draw(k, (shape[0], shape[1] // blocks), default_float()) for k in keys]
     return jnp.concatenate(parts, axis=1).astype(dtype or default_float())
+
+
+def _square_blocks(shape: Shape) -> int:
+    rows, columns = shape
+    return columns // rows if columns > rows and columns % rows == 0 else 1

@@ -1,5 +1,6 @@
 """Whole-sequence values: what looks at a sequence from both ends, and what is made of such."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -82,7 +83,7 @@ def apply(
     (5, 4, 6)
     """
     run = model.apply if is_layer(model) else _unroll_of(model)
-    return run(params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)  # type: ignore[no-any-return]
+    return run(params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)
 
 
 def _unroll_of(cell: Any) -> Any:
@@ -103,7 +104,7 @@ class BidirectionalCarry(NamedTuple):
     backward: Any  # after the first valid step
 
 
-MERGES = {
+MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda a, b: jnp.concatenate([a, b], -1),
     "sum": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
@@ -189,13 +190,14 @@ class Bidirectional:
         _check_pair("params", self, params)
         if carry is not None:
             _check_pair("carry", self, carry)
-        keys, carries = key_or_none(key, 2), carry or (None, None)
-        options = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
-        runs = zip(self._cells, params, carries, (False, True), keys, strict=True)
-        ends, (a, b) = zip(
-            *(unroll(c, p, xs, s, reverse=r, key=k, **options) for c, p, s, r, k in runs), strict=True
-        )
-        return BidirectionalCarry(*ends), MERGES[self.merge](a, b)
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        ends, ys = [], []
+        starts = zip(self._cells, params, carry or (None, None), key_or_none(key, 2), strict=True)
+        for (cell, p, start, k), reverse in zip(starts, (False, True), strict=True):
+            end, y = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
+            ends.append(end)
+            ys.append(y)
+        return BidirectionalCarry(*ends), MERGES[self.merge](*ys)
 
 
 def _check_pair(name: str, layer: Any, value: Any) -> None:
@@ -274,7 +276,7 @@ class Sequential:
             if value is not None and (not isinstance(value, tuple) or len(value) != count):
                 raise ValueError(f"{name} of {self} must be a tuple of {count}, got a {type(value).__name__}")
         carries, ends = carry or (None,) * count, []
-        options = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
         for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):
             end, xs = apply(layer, p, xs, start, key=k, **options)
             ends.append(end)

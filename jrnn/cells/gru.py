@@ -84,7 +84,7 @@ class GRU:
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, two = carry, 2 * self.hidden
         a = x @ params.w_ih + params.b  # (..., 3·hidden)
-        if self.reset_after:
+        if params.b_hn is not None:
             u = h @ params.w_hh  # (..., 3·hidden)
             r, z = gates(a[..., :two] + u[..., :two], "rz")
             n = jnp.tanh(a[..., two:] + r * (u[..., two:] + params.b_hn))

@@ -1,10 +1,11 @@
 """Arrays by name, written and read through orbax, bit for bit."""
 
 import contextlib
+import errno
 import logging
 import os
 import re
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,15 @@ def write_arrays(folder: Path, leaves: Leaves) -> None:
     arrays = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty ones
     if not arrays:
         return
-    _reserve(folder.with_name("reserve"), sum(array.nbytes for array in arrays.values()))
+    _require_space(folder.parent, sum(array.nbytes for array in arrays.values()))
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute(), args=ocp.args.StandardSave(arrays))
-    except ValueError as error:
-        raise as_os_error(error) from None
+    except ValueError as error:  # what tensorstore makes of an OSError
+        code = re.search(r"os.error\D*(\d+)", str(error), re.IGNORECASE)
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
 
 
 def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
@@ -64,18 +68,12 @@ def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
     return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
 
 
-def as_os_error(error: Exception) -> Exception:
-    """Find the OSError that tensorstore reports as a ValueError; any other error is returned as it is."""
-    code = re.search(r"os.error\D*(\d+)", str(error), re.IGNORECASE)
-    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else error
-
-
-def _reserve(path: Path, size: int) -> None:
+def _require_space(folder: Path, size: int) -> None:
     """Meet a full disk here, rather than in several of tensorstore's threads, which print it all."""
-    if sys.platform == "linux":
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size + 2**18)  # and what else a checkpoint takes
-        path.unlink()
+    free = shutil.disk_usage(folder).free
+    if free < size + 2**18:  # and what else a checkpoint takes
+        what = f"{os.strerror(errno.ENOSPC)}: {size} bytes needed, {free} free"
+        raise OSError(errno.ENOSPC, what, str(folder))
 
 
 def _host(leaf: Any) -> np.ndarray[Any, Any]:
@@ -87,17 +85,20 @@ def _device(name: str, array: Any, described: Any) -> jax.Array:
     """One leaf from what orbax read, which is nothing where the leaf is empty."""
     try:
         shape, dtype, weak = (described[field] for field in ("shape", "dtype", "weak"))
-        host = np.zeros(shape, jnp.dtype(dtype)) if array is None and 0 in shape else np.asarray(array)
-        leaf = jnp.array(host)
-        if dtype in KEYS:
-            leaf = jax.random.wrap_key_data(leaf, impl=KEYS[dtype])
-        elif weak and jnp.asarray(host.item()).dtype == leaf.dtype:
-            leaf = jnp.asarray(host.item())  # a Python number is what makes a weak type
+        impl = KEYS.get(dtype)
+        if array is None and 0 in shape:
+            one = jax.random.key(0, impl=impl) if impl else jnp.zeros((), dtype)
+            leaf = jnp.broadcast_to(one, shape)
+        else:
+            leaf = jax.random.wrap_key_data(jnp.array(array), impl=impl) if impl else jnp.array(array)
+        if weak and jnp.asarray(array.item()).dtype == leaf.dtype:
+            leaf = jnp.asarray(array.item())  # a Python number is what makes a weak type
         is_same = leaf_to_json(leaf) | {"weak": weak} == described
     except Exception as error:  # whatever numpy and JAX make of a hostile description
         raise CheckpointError(f"{DESCRIPTION}: {show(name)} is no array: {show(error)}") from error
     if not is_same:
-        hint = " (turn on jax_enable_x64, as in the run that saved it)" if host.itemsize == 8 else ""
+        narrowed = array is not None and dtype == str(array.dtype)
+        hint = " (turn on jax_enable_x64, as in the run that saved it)" if narrowed else ""
         raise CheckpointError(f"{show(name)} is {show(described)}, but read as {leaf_to_json(leaf)}{hint}")
     return leaf
 

@@ -67,16 +67,17 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for unfinished in path.parent.glob(".step_*.tmp"):  # of a process that was killed
         shutil.rmtree(unfinished)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old.tmp")
     try:
         temporary.mkdir()
         yield temporary
         (temporary / MANIFEST).write_bytes(_manifest(_measure(temporary)))
         _sync([*temporary.rglob("*"), temporary])
         if path.exists():
-            _discard(path)
+            path.rename(replaced)
         temporary.rename(path)
         _sync([path.parent])
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -84,7 +85,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def retain(path: Path, keep: int) -> None:
     """Remove all checkpoints beside `path` but the newest `keep - 1`."""
     for old in [other for other in checkpoints(path.parent) if other != path][keep - 1 :]:
-        _discard(old)
+        doomed = old.with_name(f".{old.name}.old.tmp")
+        old.rename(doomed)  # half removed, it must not have the name of a checkpoint
+        shutil.rmtree(doomed)
 
 
 def verify(path: Path) -> None:
@@ -141,13 +144,6 @@ def _manifest(files: dict[str, Any]) -> bytes:
     """Render the manifest, in the only way that is accepted."""
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return json.dumps({"files": files, "sha256": digest}, indent=1, sort_keys=True).encode()
-
-
-def _discard(path: Path) -> None:
-    """Remove a checkpoint; once half removed it no longer has the name of one."""
-    doomed = path.with_name(f".{path.name}.old.tmp")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _sync(paths: Iterable[Path]) -> None:

@@ -87,8 +87,8 @@ class Stack:
         key, *keys = key_or_none(carry.key, len(self.cells))
         carries, y = [], x
         for index, cell in enumerate(self.cells):
-            if index > 0 and keys[index - 1] is not None:
-                y = drop(keys[index - 1], self.dropout, y)
+            noise = keys[index - 1] if index else None
+            y = y if noise is None else drop(noise, self.dropout, y)
             inner, y = cell.step(params[index], carry.cells[index], y)
             carries.append(inner)
         return StackCarry(tuple(carries), key), y

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Shape, carry_spec, in_ndim, is_slot
+from jrnn.cell import Shape, carry_spec, in_ndim, is_slot, structure_of
 
 
 def check_runs(cell: Any) -> None:
@@ -128,7 +128,7 @@ def _aligned(leaf: Array, like: Any) -> Array:
 
 
 def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
-    structure = jax.tree.structure(spec, is_leaf=is_slot)
+    structure = structure_of(spec, slots=True)
     try:
         given = structure.flatten_up_to(carry)
     except (ValueError, TypeError) as error:
@@ -143,7 +143,7 @@ def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
 
 
 def _check_returned(cell: Any, given: Any, after: Any) -> None:
-    same = jax.tree.structure(given) == jax.tree.structure(after)
+    same = structure_of(given) == structure_of(after)
     if not same or any(a.shape != b.shape for a, b in zip(*map(jax.tree.leaves, (given, after)), strict=True)):
         raise ValueError(
             f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
@@ -174,7 +174,7 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
         needed = jax.eval_shape(functools.partial(cell.init, in_features=width or 1), jax.random.key(0))
     except (TypeError, ValueError) as error:
         return str(error).split("\n")[0] if width else None
-    if jax.tree.structure(needed) != jax.tree.structure(params):
+    if structure_of(needed) != structure_of(params):
         return f"params are {_kind(params)}, needs {_kind(needed)}: made by init of this very cell"
     if width is None:
         return None

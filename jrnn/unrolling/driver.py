@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, carry_spec, map_state
+from jrnn.cell import carry_spec, map_state
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, match, starting_carry
 from jrnn.unrolling.masking import expand, fill_padding, schedule
 from jrnn.unrolling.scan import Body, Method, Scan
 
 
 def unroll(
-    cell: Cell[Any, Any],
+    cell: Any,
     params: Any,
     xs: Any,
     carry: Any = None,

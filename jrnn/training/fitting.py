@@ -1,0 +1,386 @@
+"""`fit`: the loop around the training step."""
+
+import itertools
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from tqdm.auto import tqdm
+
+from jrnn.cell import trainable
+from jrnn.checkpoint import Snapshot, load, save
+from jrnn.data import Batch
+from jrnn.layers import looks_ahead
+from jrnn.training.steps import Loss, TrainState, batch_shape, evaluate, init_state, train_step
+from jrnn.unrolling import Scan
+from jrnn.unrolling.scan import Method
+
+Batches = Iterable[Batch]
+Monitor = Callable[[dict[str, Any], TrainState], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `fit` shows while it runs.
+
+    Args:
+      bar: whether to show a progress bar and a line per epoch.
+      bits: show losses in bits (nats / ln 2) rather than nats.
+      unit: what one target is called: "char", "step".
+
+    >>> import jrnn
+    >>> jrnn.Progress(bits=True, unit="char").describe(1.386)
+    '2.000 bits/char'
+    """
+
+    bar: bool = True
+    bits: bool = False
+    unit: str = "step"
+
+    def describe(self, nats: float) -> str:
+        """A loss as it is shown."""
+        return f"{nats / math.log(2):.3f} bits/{self.unit}" if self.bits else f"loss {nats:.4g}"
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns."""
+
+    params: Any  # those of the best epoch where there is a validation set, else the last
+    state: TrainState  # at the end
+    history: list[dict[str, Any]]  # a record per epoch: epoch, step, train, validation, seconds
+    interrupted: bool  # stopped by Ctrl-C or SIGTERM, and saved
+
+
+def fit(
+    model: Any,
+    batches: Batches | Callable[[int], Batches],
+    loss: Loss,
+    *,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    in_features: int | None = None,
+    params: Any = None,
+    epochs: int = 1,
+    validation: Batches | None = None,
+    stateful: bool = False,
+    patience: int | None = None,
+    monitors: tuple[Monitor, ...] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_every: int = 500,
+    meta: dict[str, Any] | None = None,
+    progress: Progress = Progress(),  # noqa: B008 (a frozen value)
+    method: Method = Scan(),  # noqa: B008 (a frozen value)
+) -> FitResult:
+    """Train a model over epochs of batches; evaluate, save and report.
+
+    The same arguments on the same machine give the same bits, and a run that was stopped and resumed
+    ends with the very parameters of an uninterrupted one. With `out`, Ctrl-C or SIGTERM finishes the
+    step, saves and returns.
+
+    Args:
+      model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
+      batches: an iterable to go through once an epoch, or a function of the epoch's number that gives
+        one (shuffled: `padded_batches(...).epoch`); to resume it must give the same batches again.
+      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      optimizer: any optax transformation (clipping and schedules included); it does not see what stands
+        under `fixed`.
+      key: the randomness of the run.
+      in_features: width of the inputs (tokens: size of the vocabulary); needed unless `params` is given.
+      params: parameters to start from.
+      epochs: how often to go through the batches.
+      validation: batches to evaluate on after every epoch.
+      stateful: hand the carry on from batch to batch of an epoch (truncated BPTT on a stream).
+      patience: stop after so many epochs without a better validation loss.
+      monitors: functions `(record, state)`, called after every step with its step, epoch, loss and
+        grad_norm, and after every epoch with its entry of the history.
+      out: directory for checkpoints and `metrics.jsonl`; None: nothing is written.
+      resume: go on from the newest checkpoint in `out`.
+      save_every: steps between checkpoints; every epoch ends with one.
+      meta: JSON to keep with the checkpoints (a vocabulary, arguments).
+      progress: what to show.
+      method: how the recurrence is run.
+
+    Returns:
+      A `FitResult`.
+
+    Raises:
+      ValueError: options that contradict each other, or no batches; the message names them.
+    """
+    plan = Plan(model, loss, optimizer, stateful, patience, monitors, save_every, progress, method)
+    plan.check(in_features, params, validation, out, resume)
+    if params is None:
+        key, draw = jax.random.split(key)
+        params = model.init(draw, in_features)
+    store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
+    run = Run(plan, params, key, store)
+    if resume and store is not None:
+        run.restore(store)
+    given = batches if callable(batches) else lambda epoch: batches
+    with stopping_on_signals(active=store is not None) as stop:
+        while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
+            run.train(given(run.epoch), epochs, stop)
+            if not stop.is_set():
+                run.finish_epoch(validation)
+    return FitResult(run.best or run.state.params, run.state, run.history, stop.is_set())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do."""
+
+    model: Any
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    stateful: bool
+    patience: int | None
+    monitors: tuple[Monitor, ...]
+    save_every: int
+    progress: Progress
+    method: Method
+
+    def check(self, in_features: Any, params: Any, validation: Any, out: Any, resume: bool) -> None:
+        """Refuse options that contradict each other."""
+        if in_features is None and params is None:
+            raise ValueError("fit needs in_features, to draw params from, or params")
+        if self.stateful and looks_ahead(self.model):
+            raise ValueError(f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on")
+        if self.patience is not None and validation is None:
+            raise ValueError("patience needs validation, batches to measure it on")
+        if resume and out is None:
+            raise ValueError("resume needs out, the directory with the checkpoints")
+        if out is not None and in_features is None:
+            raise ValueError("out needs in_features, which is stored with the checkpoints")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where a run is kept: checkpoints, the best parameters, and a log of every step."""
+
+    path: Path
+    cell: Any
+    in_features: int
+    meta: dict[str, Any]
+
+    @property
+    def log(self) -> Path:
+        """The metrics file: one JSON object per step and per epoch."""
+        return self.path / "metrics.jsonl"
+
+    def save(self, state: TrainState, position: dict[str, Any]) -> None:
+        """Write a checkpoint; it is complete on disk when this returns."""
+        fields = {"cell": self.cell, "in_features": self.in_features, "meta": self.meta}
+        rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key}
+        save(self.path, Snapshot(**fields, **rest, params=state.params, step=int(state.step), position=position))
+
+    def save_best(self, state: TrainState) -> None:
+        """Write the parameters of the best epoch so far to `best`."""
+        best = Snapshot(self.cell, self.in_features, state.params, step=int(state.step), meta=self.meta)
+        save(self.path / "best", best, keep=1)
+
+    def write(self, records: list[dict[str, Any]]) -> None:
+        """Append records to the log."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def cut(self, step: int) -> None:
+        """Drop what the log says of steps after the checkpoint that a run goes on from."""
+        if self.log.exists():
+            lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("}\n")]
+            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            self.log.write_text("".join(kept), encoding="utf-8")
+
+
+@dataclass
+class Run:
+    """Where a run stands."""
+
+    plan: Plan
+    params: Any
+    key: Array
+    store: Store | None
+    epoch: int = 0
+    batch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: Any = None  # parameters of the best epoch
+    records: list[dict[str, Any]] = field(default_factory=list)  # steps not yet in the log
+
+    def __post_init__(self) -> None:
+        plan, self.steps = self.plan, 0
+        free = jax.tree.leaves(trainable(self.params))
+        self.optimizer = plan.optimizer if all(free) else optax.masked(plan.optimizer, trainable)
+        self.state = init_state(plan.model, self.params, self.optimizer, self.key)
+        self.step = jax.jit(train_step(plan.model, plan.loss, self.optimizer, method=plan.method))
+
+    def restore(self, store: Store) -> None:
+        """Stand where the newest checkpoint was saved."""
+        stored = load(store.path, cell=self.plan.model, optimizer=self.optimizer)
+        step = jnp.asarray(stored.step, jnp.int32)
+        self.state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
+        self.steps = stored.step
+        self.epoch, self.batch = stored.position["epoch"], stored.position["batch"]
+        self.history = stored.position["history"]
+        if (store.path / "best").is_dir() and self.history:
+            self.best = load(store.path / "best", cell=self.plan.model).params
+        store.cut(stored.step)
+
+    def train(self, batches: Batches, epochs: int, stop: threading.Event) -> None:
+        """Go through the batches of one epoch, from where the run stands."""
+        plan, meter = self.plan, Meter()
+        total = len(batches) if isinstance(batches, Sized) else None
+        title = f"epoch {self.epoch + 1}/{epochs}"
+        with bar(plan.progress, title, total, self.batch) as shown:
+            for batch in itertools.islice(batches, self.batch, None):
+                record = self.advance(batch)
+                meter.count(plan.loss.count(batch), record)
+                for monitor in plan.monitors:
+                    monitor(record, self.state)
+                shown.update()
+                if meter.due():
+                    shown.set_postfix_str(f"{plan.progress.describe(float(record['loss']))}, {meter.rate(plan)}")
+                if stop.is_set() or self.steps % plan.save_every == 0:
+                    self.save()
+                if stop.is_set():
+                    return
+        if self.batch == 0:
+            raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one")
+        self.meter = meter
+
+    def advance(self, batch: Batch) -> dict[str, Any]:
+        """Take one training step; its numbers are still on their way when this returns."""
+        if self.plan.stateful and self.state.carry is None:
+            shape = batch_shape(self.plan.model, batch)
+            carry = self.plan.model.initial_carry(self.state.params, shape)
+            self.state = self.state._replace(carry=carry)
+        self.state, metrics = self.step(self.state, batch, self.batch == 0)
+        self.batch += 1
+        self.steps += 1
+        record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
+        self.records.append(record)
+        return record
+
+    def finish_epoch(self, validation: Batches | None) -> None:
+        """Evaluate, remember the best, log, save, and stand at the start of the next epoch."""
+        plan, state = self.plan, self.state
+        entry: dict[str, Any] = {"step": self.steps, "epoch": self.epoch + 1, **self.meter.summary()}
+        if validation is not None:
+            entry["validation"] = evaluate(
+                plan.model, state.params, validation, plan.loss, stateful=plan.stateful
+            )
+            earlier = [past["validation"] for past in self.history]
+            if not earlier or not entry["validation"] >= min(earlier):
+                self.best = state.params
+                if self.store is not None:
+                    self.store.save_best(state)
+        self.history.append(entry)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.records.append(entry)
+        self.save()
+        for monitor in plan.monitors:
+            monitor(entry, state)
+        if plan.progress.bar:
+            tqdm.write(line(plan.progress, entry), file=sys.stderr)
+
+    def save(self) -> None:
+        """Bring the log and the newest checkpoint up to where the run stands."""
+        records, self.records = jax.device_get(self.records), []
+        if self.store is not None:
+            self.store.write([{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records])
+            position = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
+            self.store.save(self.state, position)
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` epochs brought no better validation loss."""
+        if self.plan.patience is None or not self.history:
+            return False
+        losses = [entry["validation"] for entry in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) >= self.plan.patience
+
+
+class Meter:
+    """Speed and mean loss of an epoch; the first step, which compiles, is timed apart."""
+
+    def __init__(self) -> None:
+        self.begun = self.shown = time.perf_counter()
+        self.compiled = 0.0
+        self.targets = 0
+        self.losses: list[tuple[int, Array]] = []
+
+    def count(self, targets: Any, record: dict[str, Any]) -> None:
+        """Take note of a step."""
+        if not self.losses:
+            jax.block_until_ready(record["loss"])
+            self.compiled = time.perf_counter() - self.begun
+        else:
+            self.targets += int(targets)
+        self.losses.append((int(targets), record["loss"]))
+
+    def due(self) -> bool:
+        """Whether half a second has passed since this was last true."""
+        now = time.perf_counter()
+        if now - self.shown < 0.5:
+            return False
+        self.shown = now
+        return True
+
+    def rate(self, plan: Plan) -> str:
+        """Targets per second since the first step, and how long that one took."""
+        seconds = time.perf_counter() - self.begun - self.compiled
+        return f"{self.targets / max(seconds, 1e-9):,.0f} {plan.progress.unit}s/s, first step {self.compiled:.1f} s"
+
+    def summary(self) -> dict[str, float]:
+        """Mean loss over the epoch's targets, seconds, and those of the first step."""
+        counts, losses = zip(*jax.device_get(self.losses), strict=True)
+        total = sum(c * float(v) for c, v in zip(counts, losses, strict=True))
+        seconds = time.perf_counter() - self.begun
+        return {"train": total / max(sum(counts), 1), "seconds": seconds, "first_step_seconds": self.compiled}
+
+
+def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
+    """A progress bar over the batches of an epoch."""
+    options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
+    return tqdm(total=total, initial=initial, desc=title, disable=not progress.bar, **options)
+
+
+def line(progress: Progress, entry: dict[str, Any]) -> str:
+    """An epoch in one line."""
+    parts = [f"epoch {entry['epoch']}", f"train {progress.describe(entry['train'])}"]
+    if "validation" in entry:
+        parts.append(f"held out {progress.describe(entry['validation'])}")
+    return ", ".join([*parts, f"{entry['seconds']:.1f} s (first step {entry['first_step_seconds']:.1f} s)"])
+
+
+@contextmanager
+def stopping_on_signals(active: bool) -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, in place of ending the process; a second one ends it."""
+    stop = threading.Event()
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    earlier = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, earlier[signal.Signals(number)])
+
+    for number in earlier:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,235 @@
+"""One step of training, one of evaluation."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jrnn.cell import Cell, in_ndim, map_state, quiet, carry_spec
+from jrnn.data import Batch
+from jrnn.layers import apply, is_layer
+from jrnn.losses import last, length_mask
+from jrnn.unrolling import Scan
+from jrnn.unrolling.scan import Method
+
+ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
+
+
+class Loss(NamedTuple):
+    """A mean loss of model outputs on a batch, and the number of targets that it is the mean of."""
+
+    mean: Callable[[Any, Batch], Array]
+    count: Callable[[Batch], Any]
+
+
+def per_step(loss: Callable[..., Array]) -> Loss:
+    """A loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    Returns:
+      A loss for `train_step`, `evaluate` and `fit`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1, 1)), lengths=jnp.array([1]))
+    >>> ys = jnp.array([[[3.0]], [[5.0]]])
+    >>> float(jrnn.per_step(jrnn.losses.mean_squared_error).mean(ys, batch))
+    9.0
+    """
+
+    def mask(batch: Batch) -> Any:
+        if batch.mask is not None or batch.lengths is None:
+            return batch.mask
+        return length_mask(batch.lengths, batch.targets.shape[0])
+
+    def count(batch: Batch) -> Any:
+        counted = mask(batch)
+        return np.prod(batch.targets.shape[:2]) if counted is None else jnp.sum(counted)
+
+    return Loss(lambda ys, batch: loss(ys, batch.targets, mask(batch)), count)
+
+
+def at_last(loss: Callable[..., Array]) -> Loss:
+    """A loss on the last valid output of every sequence (many-to-one).
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    Returns:
+      A loss for `train_step`, `evaluate` and `fit`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((1, 1)), lengths=jnp.array([1]))
+    >>> ys = jnp.array([[[3.0]], [[5.0]]])
+    >>> float(jrnn.at_last(jrnn.losses.mean_squared_error).mean(ys, batch))
+    9.0
+    """
+
+    def mask(batch: Batch) -> Any:
+        return batch.mask if batch.mask is not None or batch.lengths is None else batch.lengths > 0
+
+    def count(batch: Batch) -> Any:
+        counted = mask(batch)
+        return batch.targets.shape[0] if counted is None else jnp.sum(counted)
+
+    return Loss(lambda ys, batch: loss(last(ys, batch.lengths), batch.targets, mask(batch)), count)
+
+
+def model_function(model: Any, method: Method = Scan()) -> ModelFunction:  # noqa: B008 (a frozen value)
+    """`(params, batch, carry, key) -> (carry, ys)` of a cell or layer; a function is taken as it is."""
+    if not is_layer(model) and not isinstance(model, Cell):
+        if not callable(model) or isinstance(model, type):
+            raise TypeError(f"model must be a cell, a layer or a function, got {model!r}")
+        return model
+
+    def run(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Any, Any]:
+        return apply(model, params, batch.xs, carry, lengths=batch.lengths, key=key, method=method)
+
+    return run
+
+
+class TrainState(NamedTuple):
+    """All that a training step reads and writes."""
+
+    params: Any
+    opt_state: Any
+    carry: Any  # state handed on from batch to batch; None where every batch starts anew
+    key: Array
+    step: Array  # (), int32
+
+
+def init_state(
+    model: Any,
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    batch_shape: tuple[int, ...] | None = None,
+) -> TrainState:
+    """The state that training starts from.
+
+    Args:
+      model: a cell, a layer or a model function.
+      params: its parameters.
+      optimizer: any optax transformation.
+      key: the randomness of the run.
+      batch_shape: batch shape of a carry to hand on; None: every batch starts anew.
+
+    Returns:
+      A `TrainState` at step 0.
+    """
+    carry = None if batch_shape is None else model.initial_carry(params, batch_shape)
+    return TrainState(params, optimizer.init(params), carry, key, jnp.zeros((), jnp.int32))
+
+
+def train_step(
+    model: Any,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    method: Method = Scan(),  # noqa: B008 (a frozen value)
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Make one training step, a pure function; the caller compiles it.
+
+        L, g = ∇_params loss(model(params, batch, carry, key), batch)
+        params ← params + optimizer(g)
+
+    Where `state.carry` is not None it is handed on to the next batch with its gradient cut (truncated
+    BPTT), and its noise drawn anew for every batch; with `fresh` it starts from `initial_carry` again.
+
+    Args:
+      model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
+      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      optimizer: any optax transformation.
+      method: how the recurrence is run.
+
+    Returns:
+      `step(state, batch, fresh=False) -> (state, {"loss": nats, "grad_norm": norm})`.
+
+    >>> import jax, jax.numpy as jnp, jrnn, optax
+    >>> cell, opt = jrnn.Elman(1), optax.sgd(0.1)
+    >>> step = jax.jit(jrnn.train_step(cell, jrnn.per_step(jrnn.losses.mean_squared_error), opt))
+    >>> state = jrnn.init_state(cell, cell.init(jax.random.key(0), 1), opt, jax.random.key(1))
+    >>> batch = jrnn.Batch(jnp.ones((5, 2, 1)), jnp.zeros((5, 2, 1)))
+    >>> bool(step(step(state, batch)[0], batch)[1]["loss"] < step(state, batch)[1]["loss"])
+    True
+    """
+    function = model_function(model, method)
+
+    def step(state: TrainState, batch: Batch, fresh: Any = False) -> tuple[TrainState, dict[str, Array]]:
+        key, noise = jax.random.split(state.key)
+
+        def objective(params: Any) -> tuple[Array, Any]:
+            carry = state.carry
+            if carry is not None:
+                carry = _restart(model, params, batch, carry, fresh)
+            carry, ys = function(params, batch, carry, noise)
+            return loss.mean(ys, batch), carry
+
+        (value, carry), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        kept = None if state.carry is None else quiet(model, params, carry)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        return TrainState(params, opt_state, kept, key, state.step + 1), metrics
+
+    return step
+
+
+def _restart(model: Any, params: Any, batch: Batch, carry: Any, fresh: Any) -> Any:
+    """The carry, or where `fresh` the initial one, through which a learned start gets its gradient."""
+    start = model.initial_carry(params, batch_shape(model, batch))
+    spec = carry_spec(model, params)
+    return map_state(lambda c, s: jnp.where(fresh, s.astype(c.dtype), c), spec, carry, start)
+
+
+def batch_shape(model: Any, batch: Batch) -> tuple[int, ...]:
+    """Batch axes of `batch.xs`: all but time and the features."""
+    shape = jax.tree.leaves(batch.xs)[0].shape
+    return tuple(shape[1 : len(shape) - in_ndim(model)])
+
+
+def evaluate(
+    model: Any, params: Any, batches: Iterable[Batch], loss: Loss, *, stateful: bool = False
+) -> float:
+    """Mean loss over all targets of all batches, without noise.
+
+    Args:
+      model: a cell, a layer or a model function.
+      params: its parameters.
+      batches: any iterable of batches.
+      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      stateful: whether the carry is handed on from batch to batch.
+
+    Returns:
+      The mean in nats, every target of every batch counted once.
+
+    Raises:
+      ValueError: there is nothing to evaluate on.
+    """
+    run, carry, means, counts = _evaluation(model, loss), None, [], []
+    for batch in batches:
+        carry, mean = run(params, batch, carry if stateful else None)
+        means.append(mean)
+        counts.append(loss.count(batch))
+    weights = np.array(jax.device_get(counts), np.float64)
+    if not weights.sum():
+        raise ValueError("batches to evaluate on hold no target, need at least one")
+    return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
+
+
+@functools.lru_cache(maxsize=64)
+def _evaluation(model: Any, loss: Loss) -> Callable[..., tuple[Any, Array]]:
+    function = model_function(model)
+
+    def step(params: Any, batch: Batch, carry: Any) -> tuple[Any, Array]:
+        carry, ys = function(params, batch, carry, None)
+        return carry, loss.mean(ys, batch)
+
+    return jax.jit(step)
