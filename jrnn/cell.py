@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 PyTree = Any
@@ -205,9 +206,29 @@ def require_cell(where: str, value: Any) -> None:
         raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
     missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
     if missing:
-        raise TypeError(f"{where} must be a cell, got {value!r}, which has no {', '.join(missing)}")
+        raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
+
+
+def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
+    """Return a tuple or list as a tuple, or raise a TypeError that says what was given in its place."""
+    if not isinstance(values, (tuple, list)):
+        raise TypeError(f"{where} must be a tuple, got {brief(values)}: put it in one, as in (cell,)")
+    return tuple(values)
+
+
+def require_key(key: Any) -> None:
+    """Raise a TypeError unless `key` is an array of key data or `None`."""
+    if key is not None and not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(f"key must be a random key, as in jax.random.key(0), got {brief(key)}")
+
+
+def brief(value: Any) -> str:
+    """The print of a value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:
     """Split a key for `count` inner cells, or hand each of them `None`."""
+    require_key(key)
     return [None] * count if key is None else list(jax.random.split(key, count))

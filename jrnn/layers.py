@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell
+from jrnn.cell import Cell, Shape, brief, in_ndim, key_or_none, require_cell, require_tuple
 from jrnn.cells.activations import check_choice
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.scan import Method
@@ -46,7 +46,7 @@ class Layer(Protocol):
 
 def is_layer(value: Any) -> bool:
     """Whether a value is a layer rather than a cell."""
-    return hasattr(value, "apply") and not hasattr(value, "step")
+    return hasattr(value, "apply") and not hasattr(value, "step") and not isinstance(value, type)
 
 
 def apply(
@@ -232,11 +232,11 @@ class Sequential:
     layers: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "layers", require_tuple("Sequential: layers", self.layers))
         if not self.layers:
             raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
         for index, layer in enumerate(self.layers):
-            if not is_layer(layer) or isinstance(layer, type):
+            if not is_layer(layer):
                 require_cell(f"Sequential: layers[{index}]", layer)
 
     @property
@@ -274,7 +274,7 @@ class Sequential:
         count = len(self.layers)
         for name, value in (("params", params), ("carry", carry)):
             if value is not None and (not isinstance(value, tuple) or len(value) != count):
-                raise ValueError(f"{name} of {self} must be a tuple of {count}, got a {type(value).__name__}")
+                raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
         carries, ends = carry or (None,) * count, []
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
         for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):

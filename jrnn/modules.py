@@ -118,7 +118,7 @@ def summary(cell: Any, in_features: int) -> str:
         if part:
             rows.append((part, "", "", str(_count(subtree)), str(_bytes(subtree))))
         for path, leaf in jax.tree_util.tree_leaves_with_path(subtree):
-            name = ("  " if part else "") + jax.tree_util.keystr(path).lstrip(".")
+            name = ("  " if part else "") + jax.tree_util.keystr(path, simple=True, separator=".")
             rows.append((name, str(leaf.shape), str(leaf.dtype), str(leaf.size), str(_bytes(leaf))))
         count, size = count + _count(subtree), size + _bytes(subtree)
     rows.append(("total", "", "", str(count), str(size)))

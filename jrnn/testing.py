@@ -154,7 +154,7 @@ def batching(subject: Subject) -> None:
     cell, params = subject.cell, subject.params()
     xs, carry = subject.xs(2, BATCH), subject.carry(params, 2, BATCH)
     batched = cell.step(params, carry, xs)
-    one = jax.vmap(jax.vmap(lambda c, x: cell.step(params, c, x)))
+    one: Any = jax.vmap(jax.vmap(lambda c, x: cell.step(params, c, x)))
     assert_close(one(carry, xs), batched, "vmap(step) against the batched step")
 
 
@@ -198,7 +198,7 @@ def dtypes(subject: Subject) -> None:
             with jax.numpy_dtype_promotion("strict"):
                 end, y = jax.eval_shape(cell.step, params, start, _take(xs, 0))
             if not _same_avals(start, end):
-                raise LawError(f"in {dtype} the step takes the carry {_avals(start)} and returns {_avals(end)}")
+                raise LawError(f"in {dtype} the step changes the carry {_avals(start)} to {_avals(end)}")
             final, ys = unroll(cell, params, xs, lengths=jnp.array([STEPS, 0, 2]))
             if not _same_avals(start, final):
                 raise LawError(f"in {dtype} unroll changes the carry {_avals(start)} to {_avals(final)}")
@@ -282,7 +282,8 @@ def transforms(subject: Subject) -> None:
                 return loss([leaf, *rest])
 
             ones = jnp.ones_like(a)
-            slopes = jnp.vdot(jax.grad(f)(a), ones), jax.jvp(f, (a,), (ones,))[1], jax.linearize(f, a)[1](ones)
+            slope = jnp.vdot(jax.grad(f)(a), ones)
+            slopes = slope, jax.jvp(f, (a,), (ones,))[1], jax.linearize(f, a)[1](ones)
             grads = jax.grad(f)(a), jax.jacfwd(f)(a), jax.grad(jax.checkpoint(f))(a)
             pair = jnp.stack([a, 0.5 * a])
             return slopes, grads, jax.hessian(f)(a), jax.vmap(f)(pair), jax.lax.map(f, pair)
@@ -392,7 +393,7 @@ def _refill(tree: Any, floats: list[Array]) -> Any:
 
 def _visible(cell: Any, params: Any, carry: Any) -> Any:
     """The state of a carry, without its slots."""
-    return [leaf for leaf in jax.tree.leaves(map_state(lambda a: a, carry_spec(cell, params), carry))]
+    return jax.tree.leaves(map_state(lambda a: a, carry_spec(cell, params), carry))
 
 
 def _weighted_sum(tree: Any) -> Array:

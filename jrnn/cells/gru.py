@@ -52,7 +52,7 @@ class GRU:
     >>> cell = jrnn.GRU(3)
     >>> params = cell.init(jax.random.key(0), in_features=2)
     >>> h, ys = jrnn.unroll(cell, params, jnp.ones((5, 4, 2)))
-    >>> bool((ys[-1] == h).all())
+    >>> bool(jnp.allclose(ys[-1], h))
     True
     """
 

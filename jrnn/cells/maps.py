@@ -77,6 +77,7 @@ class Embed:
         yₜ = table[xₜ]
 
     `in_features` of `init` is the size of the vocabulary. x is an integer array without a feature axis.
+    The table starts as N(0, 1), as in torch; flax divides by √features, which an LSTM learns from more slowly.
     A token outside the vocabulary gives NaN rather than some other token's vector.
 
     Args:
@@ -106,8 +107,7 @@ class Embed:
         return self.features
 
     def init(self, key: Array, in_features: int) -> EmbedParams:
-        table = jax.random.normal(key, (in_features, self.features), default_float())
-        return EmbedParams(table=table / self.features**0.5)
+        return EmbedParams(jax.random.normal(key, (in_features, self.features), default_float()))
 
     def initial_carry(
         self, params: EmbedParams, batch_shape: Shape = (), *, key: Array | None = None

@@ -221,7 +221,8 @@ class Feedback:
             )
         use = use_given.reshape(use_given.shape + (1,) * (given.ndim - use_given.ndim))
         fed = jnp.where(use, given, own)
-        inner, y = self.cell.step(params, carry.cell, jnp.concatenate([*external, fed], -1) if external else fed)
+        u = jnp.concatenate([*external, fed], -1) if external else fed
+        inner, y = self.cell.step(params, carry.cell, u)
         return FeedbackCarry(inner, y), y
 
 

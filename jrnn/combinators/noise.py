@@ -76,7 +76,7 @@ class Dropout:
         for rate in _as_tuple(self.state):
             check_rate("state", rate)
         if self.input and self.in_ndim == 0:
-            raise ValueError("Dropout: input must be 0 around a cell that takes tokens: wrap the cell above it")
+            raise ValueError("Dropout: input must be 0 around a cell of tokens: wrap the cell above it")
 
     @property
     def in_ndim(self) -> int:
@@ -101,7 +101,7 @@ class Dropout:
             return NoisyCarry(inner, None), y
         k_input, k_state, k_output = jax.random.split(carry.key, 3)
         spec = carry_spec(self.cell, params)
-        rates = _per_entry("Dropout: state", _as_tuple(self.state), spec, fill=(0.0,))
+        rates = _per_entry("Dropout: state", _as_tuple(self.state or ()), spec, fill=(0.0,))
 
         def mask(entry: Array) -> Array:
             index, rate = next(rates)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell
+from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell, require_tuple
 from jrnn.cells.activations import check_rate, check_width
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
@@ -53,7 +53,7 @@ class Stack:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(self.cells))
+        object.__setattr__(self, "cells", require_tuple("Stack: cells", self.cells))
         if not self.cells:
             raise ValueError("Stack: cells is empty, needs at least one cell")
         for index, cell in enumerate(self.cells):

@@ -196,12 +196,12 @@ class Store:
         with self.log.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
-    def cut(self, step: int) -> None:
-        """Drop what the log says of steps after the checkpoint that a run goes on from."""
+    def cut(self, step: int, epochs: int) -> None:
+        """Drop what the log says of steps and epochs after the checkpoint that a run goes on from."""
         if self.log.exists():
             lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("}\n")]
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
+            kept = [line for line, r in whole if r["step"] <= step and ("loss" in r or r["epoch"] <= epochs)]
             self.log.write_text("".join(kept), encoding="utf-8")
 
 
@@ -220,7 +220,7 @@ class Run:
     records: list[dict[str, Any]] = field(default_factory=list)  # steps not yet in the log
 
     def __post_init__(self) -> None:
-        plan, self.steps = self.plan, 0
+        plan, self.steps, self.meter = self.plan, 0, Meter()
         free = jax.tree.leaves(trainable(self.params))
         self.optimizer = plan.optimizer if all(free) else optax.masked(plan.optimizer, trainable)
         self.state = init_state(plan.model, self.params, self.optimizer, self.key)
@@ -234,13 +234,15 @@ class Run:
         self.steps = stored.step
         self.epoch, self.batch = stored.position["epoch"], stored.position["batch"]
         self.history = stored.position["history"]
+        self.meter = Meter(*stored.position["sums"])
         if (store.path / "best").is_dir() and self.history:
             self.best = load(store.path / "best", cell=self.plan.model).params
-        store.cut(stored.step)
+        store.cut(stored.step, len(self.history))
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> None:
         """Go through the batches of one epoch, from where the run stands."""
-        plan, meter = self.plan, Meter()
+        plan, meter = self.plan, self.meter
+        meter.begin()
         total = len(batches) if isinstance(batches, Sized) else None
         title = f"epoch {self.epoch + 1}/{epochs}"
         with bar(plan.progress, title, total, self.batch) as shown:
@@ -258,7 +260,6 @@ class Run:
                     return
         if self.batch == 0:
             raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one")
-        self.meter = meter
 
     def advance(self, batch: Batch) -> dict[str, Any]:
         """Take one training step; its numbers are still on their way when this returns."""
@@ -281,13 +282,13 @@ class Run:
             entry["validation"] = evaluate(
                 plan.model, state.params, validation, plan.loss, stateful=plan.stateful
             )
-            earlier = [past["validation"] for past in self.history]
-            if not earlier or not entry["validation"] >= min(earlier):
+            earlier = [v for v in (past["validation"] for past in self.history) if not math.isnan(v)]
+            if not earlier or entry["validation"] < min(earlier):
                 self.best = state.params
                 if self.store is not None:
                     self.store.save_best(state)
         self.history.append(entry)
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch, self.batch, self.meter = self.epoch + 1, 0, Meter()
         self.records.append(entry)
         self.save()
         for monitor in plan.monitors:
@@ -301,6 +302,7 @@ class Run:
         if self.store is not None:
             self.store.write([{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records])
             position = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
+            position["sums"] = self.meter.sums()
             self.store.save(self.state, position)
 
     def out_of_patience(self) -> bool:
@@ -312,9 +314,14 @@ class Run:
 
 
 class Meter:
-    """Speed and mean loss of an epoch; the first step, which compiles, is timed apart."""
+    """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, targets: int = 0, nats: float = 0.0, seconds: float = 0.0) -> None:
+        self.earlier = targets, nats, seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the time from now on."""
         self.begun = self.shown = time.perf_counter()
         self.compiled = 0.0
         self.targets = 0
@@ -342,12 +349,17 @@ class Meter:
         seconds = time.perf_counter() - self.begun - self.compiled
         return f"{self.targets / max(seconds, 1e-9):,.0f} {plan.progress.unit}s/s, first step {self.compiled:.1f} s"
 
+    def sums(self) -> tuple[int, float, float]:
+        """Targets of the epoch so far, the sum of their losses, and seconds."""
+        targets, nats, seconds = self.earlier
+        for count, loss in jax.device_get(self.losses):
+            targets, nats = targets + count, nats + count * float(loss)
+        return targets, nats, seconds + time.perf_counter() - self.begun
+
     def summary(self) -> dict[str, float]:
         """Mean loss over the epoch's targets, seconds, and those of the first step."""
-        counts, losses = zip(*jax.device_get(self.losses), strict=True)
-        total = sum(c * float(v) for c, v in zip(counts, losses, strict=True))
-        seconds = time.perf_counter() - self.begun
-        return {"train": total / max(sum(counts), 1), "seconds": seconds, "first_step_seconds": self.compiled}
+        targets, nats, seconds = self.sums()
+        return {"train": nats / max(targets, 1), "seconds": seconds, "first_step_seconds": self.compiled}
 
 
 def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:

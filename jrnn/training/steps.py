@@ -176,7 +176,7 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         kept = None if state.carry is None else quiet(model, params, carry)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(params, opt_state, kept, key, state.step + 1), metrics
 
     return step

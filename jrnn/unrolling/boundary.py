@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Shape, carry_spec, in_ndim, is_slot, structure_of
+from jrnn.cell import Shape, brief, carry_spec, in_ndim, is_slot, require_cell, require_key, structure_of
 
 
-def check_runs(cell: Any) -> None:
-    """Refuse what is no cell: a layer, a class, an unhashable value."""
-    if hasattr(cell, "apply") and not hasattr(cell, "step"):
+def check_runs(cell: Any, method: Any, key: Any) -> None:
+    """Refuse what is no cell (a layer, a class, an unhashable value), no method, no key."""
+    if hasattr(cell, "apply") and not hasattr(cell, "step") and not isinstance(cell, type):
         raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
-    if isinstance(cell, type):
-        raise TypeError(f"cell is the class {cell.__name__}, not a value: call it, as in LSTM(8)")
+    require_cell("unroll: cell", cell)
+    if isinstance(method, type) or not hasattr(method, "run"):
+        raise TypeError(f"method must be one as in Scan(memory='sqrt'), got {brief(method)}")
+    require_key(key)
     try:
         hash(cell)
     except TypeError as error:
@@ -34,12 +36,12 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
         raise ValueError("xs is empty: it needs at least one array with a leading time axis")
     for leaf in leaves:
         if not isinstance(leaf, (jax.Array, np.ndarray)):
-            raise TypeError(f"xs must hold arrays, got {_brief(leaf)} inside {_kind(xs)}: use jnp.asarray")
+            raise TypeError(f"xs must hold arrays, got {brief(leaf)} inside {_kind(xs)}: use jnp.asarray")
         if leaf.ndim == 0:
             raise ValueError(f"xs must have a leading time axis, got a scalar of {leaf.dtype}")
     steps = leaves[0].shape[0]
     if any(leaf.shape[0] != steps for leaf in leaves):
-        raise ValueError(f"leaves of xs differ in their number of steps: {sorted({x.shape[0] for x in leaves})}")
+        raise ValueError(f"leaves of xs differ in their number of steps: {[x.shape[0] for x in leaves]}")
     features = in_ndim(cell)
     if leaves[0].ndim < 1 + features:
         raise ValueError(
@@ -77,8 +79,8 @@ def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
     """
     for _ in range(8):  # a dtype can travel from entry to entry, one a round
         given = jax.tree.map(jax.typeof, carry)
-        after, _ = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs)
-        _check_returned(cell, given, after)
+        returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs)
+        after = _check_returned(cell, given, returned)
         if jax.tree.map(_facts, given) == jax.tree.map(_facts, after):
             return carry
         carry = match(carry, after)
@@ -138,17 +140,23 @@ def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
     for needed, leaf in zip(jax.tree.leaves(spec, is_leaf=is_slot), given, strict=True):
         if needed is not None and getattr(leaf, "shape", None) != needed.shape:
             raise ValueError(
-                f"carry does not fit {cell} and the batch of xs: got {_describe(carry)}, needs {_describe(spec)}"
+                f"carry does not fit {cell} and the batch of xs: "
+                f"got {_describe(carry)}, needs {_describe(spec)}"
             )
 
 
-def _check_returned(cell: Any, given: Any, after: Any) -> None:
+def _check_returned(cell: Any, given: Any, returned: Any) -> Any:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(f"the step of {cell} must return (carry, y), it returned {_describe(returned)}")
+    after = returned[0]
     same = structure_of(given) == structure_of(after)
-    if not same or any(a.shape != b.shape for a, b in zip(*map(jax.tree.leaves, (given, after)), strict=True)):
+    pairs = zip(jax.tree.leaves(given), jax.tree.leaves(after), strict=same)
+    if not same or any(a.shape != b.shape for a, b in pairs):
         raise ValueError(
             f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
             f"returned {_describe(after)}"
         )
+    return after
 
 
 def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -175,7 +183,8 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     except (TypeError, ValueError) as error:
         return str(error).split("\n")[0] if width else None
     if structure_of(needed) != structure_of(params):
-        return f"params are {_kind(params)}, needs {_kind(needed)}: made by init of this very cell"
+        say = _kind if type(params) is not type(needed) else _describe
+        return f"params are {say(params)}, needs {say(needed)}: made by init of this very cell"
     if width is None:
         return None
     paths = jax.tree_util.tree_leaves_with_path(needed)
@@ -217,9 +226,5 @@ def _kind(tree: Any) -> str:
     if isinstance(tree, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
         return f"one array of shape {tuple(tree.shape)}"
     return f"a {type(tree).__name__}"
-
-
-def _brief(value: Any) -> str:
-    return f"{type(value).__name__} {value!r}"[:40]
 
 

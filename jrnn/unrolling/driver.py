@@ -53,16 +53,16 @@ def unroll(
 
     Raises:
       ValueError: shapes, lengths or params that do not fit; the message names the argument.
-      TypeError: xs holds no arrays, or integers for a cell that takes floats.
+      TypeError: no cell, key or method; xs holds no arrays, or integers for a cell that takes floats.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(3)
     >>> params = cell.init(jax.random.key(0), in_features=2)
     >>> h, ys = jrnn.unroll(cell, params, jnp.ones((5, 4, 2)), lengths=jnp.array([5, 0, 2, 1]))
-    >>> bool((h[2] == ys[1, 2]).all()), bool((ys[2:, 2] == 0).all())
+    >>> bool(jnp.allclose(h[2], ys[1, 2])), bool((ys[2:, 2] == 0).all())
     (True, True)
     """
-    check_runs(cell)
+    check_runs(cell, method, key)
     steps, batch_shape = check_inputs(cell, xs)
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:

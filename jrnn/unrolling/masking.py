@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Shape
+from jrnn.cell import Shape, brief
 
 
 class Schedule(NamedTuple):
@@ -82,7 +82,7 @@ def fill_padding(xs: Any, valid: Array) -> Any:
 
 
 def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
-    lengths = jnp.asarray(lengths)
+    lengths = _as_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape[: lengths.ndim]:
@@ -96,8 +96,15 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
     return lengths
 
 
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array, got {brief(value)}") from error
+
+
 def _checked_flags(name: str, flags: Any, steps: int, batch_shape: Shape) -> Array:
-    flags = jnp.asarray(flags)
+    flags = _as_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise ValueError(f"{name} must be boolean, got {flags.dtype}: use {name} != 0")
     needed = (steps, *batch_shape)

@@ -1,0 +1,8 @@
+"""`python -m jrnn` is the command `jrnn`."""
+
+import sys
+
+from jrnn.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

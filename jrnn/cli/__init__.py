@@ -1,0 +1,8 @@
+"""The command `jrnn`: train a character language model, sample from it, list the cells, check the set-up.
+
+What a command needs is imported when it runs: `jrnn --help` loads neither flax nor orbax nor matplotlib.
+"""
+
+from jrnn.cli.options import TrainConfig as TrainConfig
+from jrnn.cli.parsing import main as main
+from jrnn.cli.tables import cell_table as cell_table

@@ -1,0 +1,53 @@
+"""`jrnn doctor`: what there is to say when something does not work."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jrnn
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Run `jrnn doctor`: what there is to say when something does not work."""
+    del arguments
+    rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
+    packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    rows += [(name, importlib.metadata.version(name)) for name in packages]
+    rows += [(name, os.environ.get(name, "not set")) for name in ("XLA_FLAGS", "JAX_PLATFORMS")]
+    rows += [("x64", "on" if jnp.zeros(()).dtype == jnp.float64 else "off")]
+    for name, value in rows:
+        print(f"{name:16}  {value}")
+    devices = jax.devices()
+    print(f"{'devices':16}  {', '.join(f'{d.device_kind} ({d})' for d in devices)}")
+    advice = gpu_advice(shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists(), devices)
+    if advice:
+        print(advice)
+    cell, xs = jrnn.GRU(8), jnp.linspace(-1.0, 1.0, 60).reshape(5, 4, 3)
+    gradient = jax.jit(jax.grad(lambda params: jrnn.unroll(cell, params, xs)[1].sum()))
+    grads = jax.tree.leaves(gradient(cell.init(jax.random.key(0), 3)))
+    sound = all(bool(jnp.isfinite(leaf).all() and (leaf != 0).any()) for leaf in grads)
+    print(f"{'gradient':16}  of a jitted GRU: {'finite, as it should be' if sound else 'NOT finite'}")
+    return 0 if sound else 1
+
+
+def gpu_advice(present: bool, devices: Sequence[Any]) -> str:
+    """What to do where there is a GPU that jax does not see; nothing otherwise."""
+    if not present or any(device.platform != "cpu" for device in devices):
+        return ""
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if wanted and "cuda" not in wanted and "gpu" not in wanted:
+        reason = f"JAX_PLATFORMS={wanted} keeps it from looking: unset it"
+    elif not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
+        reason = "it is installed for the CPU only: pip install 'jrnn[cuda12]', or 'jrnn[cuda13]'"
+    else:
+        reason = "its CUDA plugin is installed, so look whether nvidia-smi works and the driver is recent"
+    return f"There is an NVIDIA GPU in this machine, but jax does not see it: {reason}."

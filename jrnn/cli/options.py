@@ -1,0 +1,65 @@
+"""Options of the command line: their types, and those of `jrnn train`."""
+
+import argparse
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jrnn
+from jrnn.cli.tables import recurrent_cells
+
+
+def number(kind: type, holds: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """A type of argument: the numbers of which something holds."""
+
+    def parse(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if holds(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"needs {wanted}, got {text!r}")
+
+    return parse
+
+
+SIZE = number(int, lambda n: n >= 1, "a whole number of at least 1")
+SEED = number(int, lambda n: 0 <= n < 2**32, "a whole number of at least 0 and below 2**32")
+RATE = number(float, lambda x: 0 <= x < 1, "a rate of at least 0 and below 1")
+SHARE = number(float, lambda x: 0 < x <= 1, "a probability above 0")
+POSITIVE = number(float, lambda x: 0 < x < math.inf, "a number above 0")
+TEMPERATURE = number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+
+
+def option(default: Any, kind: Callable[[str], Any], line: str) -> Any:
+    """A field of `TrainConfig`, with the type and the help of its option."""
+    return dataclasses.field(default=default, metadata={"type": kind, "help": line})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of `jrnn train`; the defaults are those of the main job, and stand here only."""
+
+    cell: str = option("LSTM", str, "recurrent cell; jrnn cells lists them")
+    hidden: int = option(256, SIZE, "width of the cells")
+    layers: int = option(1, SIZE, "how many cells stand on top of each other")
+    embed: int = option(64, SIZE, "width of the vector that stands for a character")
+    epochs: int = option(8, SIZE, "how often to go through the text")
+    lr: float = option(4e-3, POSITIVE, "learning rate at the start, from where it falls to zero")
+    dropout: float = option(0.0, RATE, "rate between layers, and before the read-out")
+    batch: int = option(32, SIZE, "rows of text that are read side by side")
+    steps: int = option(64, SIZE, "characters between two updates")
+    seed: int = option(0, SEED, "seed of all randomness")
+
+    def model(self, vocabulary: int) -> Any:
+        """The language model, token in, logits out."""
+        cells = [recurrent_cells()[self.cell](self.hidden) for _ in range(self.layers)]
+        return jrnn.Stack((jrnn.Embed(self.embed), *cells, jrnn.Dense(vocabulary)), dropout=self.dropout)
+
+    def optimizer(self, total_steps: int) -> Any:
+        """AdamW with clipped gradients and a learning rate that falls to zero."""
+        import optax
+
+        schedule = optax.cosine_decay_schedule(self.lr, total_steps)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))

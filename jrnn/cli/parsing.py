@@ -1,0 +1,102 @@
+"""The words after `jrnn`, and what becomes of them."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from jrnn.cli.diagnosis import doctor
+from jrnn.cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
+from jrnn.cli.sampling import one_line, sample
+from jrnn.cli.tables import cells
+from jrnn.cli.training import train
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` prints."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> Parser:
+    """Make the parser of the whole command line; every command's help ends with examples."""
+    top = Parser("jrnn", description="Recurrent networks in JAX.", allow_abbrev=False)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], line: str, *examples: str) -> Parser:
+        added = commands.add_parser(name, help=line, description=line, allow_abbrev=False)
+        added.formatter_class = argparse.RawDescriptionHelpFormatter
+        added.epilog = "\n  ".join(("examples:", *examples))
+        added.set_defaults(run=run)
+        return added
+
+    line = "train a language model on text, character by character"
+    example = "jrnn train book.txt --cell GRU --hidden 128"
+    _add_train(command("train", train, line, "jrnn train", example, "jrnn train --resume runs/1"))
+    example = "jrnn sample runs/1 --prompt 'The ' --temperature 0.5 --length 1000"
+    _add_sample(command("sample", sample, "let a trained model write", "jrnn sample runs/1", example))
+    line = "list the recurrent cells, their sizes and papers"
+    _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
+    command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
+    return top
+
+
+def _add_train(added: Parser) -> None:
+    what = "UTF-8 text; without any, the reference of the Python language that comes with Python"
+    added.add_argument("files", nargs="*", metavar="FILE", help=what)
+    for f in dataclasses.fields(TrainConfig):
+        kind, line = f.metadata["type"], f"{f.metadata['help']} (default: {f.default})"
+        metavar = "NAME" if kind is str else "N" if kind in (SIZE, SEED) else "X"
+        added.add_argument(f"--{f.name}", type=kind, metavar=metavar, help=line)
+    added.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/1, runs/2, ...)")
+    line = "go on with a run that was stopped, with the settings and files that it was started with"
+    added.add_argument("--resume", metavar="RUN", help=line)
+
+
+def _add_sample(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run")
+    added.add_argument("--prompt", metavar="TEXT", default="", help="text to go on from")
+    line = "below 1: safer, above: bolder, 0: always the most likely (default: 0.8)"
+    added.add_argument("--temperature", type=TEMPERATURE, metavar="X", default=0.8, help=line)
+    added.add_argument("--length", type=SIZE, metavar="N", default=500, help="characters (default: 500)")
+    added.add_argument("--seed", type=SEED, metavar="N", default=0, help="seed of the choice (default: 0)")
+    added.add_argument("--top-k", type=SIZE, metavar="N", help="choose among the N most likely only")
+    line = "choose among the most likely only that make up this probability"
+    added.add_argument("--top-p", type=SHARE, metavar="X", help=line)
+
+
+def _add_cells(added: Parser) -> None:
+    for flag, what in {"--hidden": "cells", "--in-features": "inputs"}.items():
+        added.add_argument(
+            flag, type=SIZE, metavar="N", default=128, help=f"width of the {what} (default: 128)"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `jrnn`.
+
+    Args:
+      argv: the words after `jrnn`; those of the process if left out.
+
+    Returns:
+      Exit status: 0; 1 if `doctor` finds something wrong; 2 for a mistake, which is told in one line on
+      stderr; 130 if it was stopped.
+    """
+    try:
+        arguments = parser().parse_args(argv)
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # of `jrnn cells | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+        return 0
+    except KeyboardInterrupt:
+        print("jrnn: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"jrnn: {one_line(error)}", file=sys.stderr)
+        return 2

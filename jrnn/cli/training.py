@@ -1,0 +1,163 @@
+"""`jrnn train`: a character language model, trained, stopped and resumed."""
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import hashlib
+import math
+import os
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jrnn
+from jrnn.cli.options import TrainConfig
+from jrnn.cli.sampling import META, load_run, one_line, write_on
+from jrnn.cli.tables import count_parameters, recurrent_cells
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of `jrnn train`, new or resumed."""
+
+    out: Path
+    config: TrainConfig
+    files: tuple[str, ...]  # none: the reference of the Python language
+    text: str
+    vocabulary: Any  # a CharVocabulary
+    resume: bool
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What is stored beside the parameters."""
+        config, vocabulary = dataclasses.asdict(self.config), dataclasses.asdict(self.vocabulary)
+        values = (config, vocabulary, [os.path.abspath(f) for f in self.files], _sha256(self.text))
+        return dict(zip(META, values, strict=True))
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Run `jrnn train`: fit a language model to text, then show what it has learned."""
+    begun = time.perf_counter()
+    given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.resume is None:
+        job = _new_job(TrainConfig(**given), tuple(arguments.files), arguments.out)
+    elif given or arguments.out is not None:
+        option = next(iter(given), "out")
+        raise ValueError(f"--{option} does not go with --resume: a run keeps its settings and its directory")
+    else:
+        job = _resumed_job(Path(arguments.resume), tuple(arguments.files))
+    try:
+        result = _fit(job)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not jrnn.checkpoint.checkpoints(job.out):
+            raise
+        raise ValueError(f"{one_line(error)}; make room, then {_resume(job.out)}") from error
+    if result.interrupted:
+        print(f"\nstopped after step {int(result.state.step)}, and saved; to go on:\n  {_resume(job.out)}")
+        return 130
+    _report(job, result, time.perf_counter() - begun)
+    return 0
+
+
+def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Job:
+    names = {name.lower(): name for name in recurrent_cells()}
+    if config.cell not in names.values():
+        nearest = difflib.get_close_matches(config.cell.lower(), names, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown cell {config.cell!r}, did you mean {names[nearest]}? jrnn cells lists all")
+    text = _read(files)
+    held_out, needed = round(len(text) / 10), config.batch * config.steps + 1
+    if held_out < needed:
+        rows = (held_out - 1) // config.steps
+        hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
+        raise ValueError(
+            f"the text is too short: it has {len(text):,} characters, and --batch {config.batch} --steps "
+            f"{config.steps} needs {10 * needed:,} for the tenth that is held out to fill a batch; {hint}"
+        )
+    vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
+    return Job(_new_directory(out), config, files, text, vocabulary, resume=False)
+
+
+def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
+    meta = load_run(run).meta
+    files = files or tuple(meta["files"])
+    text = _read(files)
+    if _sha256(text) != meta["sha256"]:
+        hint = "" if files else " (the embedded one differs between versions of Python)"
+        raise ValueError(f"{run}: the text is not the one that the run was started on{hint}: start a new run")
+    config, vocabulary = TrainConfig(**meta["config"]), jrnn.CharVocabulary(**meta["vocabulary"])
+    return Job(run, config, files, text, vocabulary, resume=True)
+
+
+def _read(files: tuple[str, ...]) -> str:
+    return str(jrnn.data.read_text(files) if files else jrnn.data.python_reference())
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _resume(run: Path) -> str:
+    return f"jrnn train --resume {shlex.quote(str(run))}"
+
+
+def _new_directory(out: str | None) -> Path:
+    """Make the directory of a run: the one asked for, or the next number under `runs`."""
+    if out is None:
+        numbers = [int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()]
+        out = os.path.join("runs", str(1 + max(numbers, default=0)))
+    path = Path(out)
+    if path.is_dir() and any(path.iterdir()):
+        hint = f"go on with {_resume(path)}, or " if jrnn.checkpoint.checkpoints(path) else ""
+        raise ValueError(f"{out}: the directory is taken: {hint}give another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _fit(job: Job) -> Any:
+    """Say what is going to happen, and do it."""
+    from jrnn.plots import LossCurve
+
+    config, vocabulary = job.config, job.vocabulary
+    parts = [vocabulary.encode(part) for part in jrnn.data.split(job.text)]
+    training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
+    model = config.model(len(vocabulary))
+    layers = " → ".join(f"{type(cell).__name__}({cell.out_features})" for cell in model.cells)
+    name = ", ".join(job.files) or "the reference of the Python language"
+    print(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
+    print(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
+    print(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves", flush=True)
+    return jrnn.fit(
+        model,
+        training,
+        jrnn.per_step(jrnn.losses.cross_entropy),
+        optimizer=config.optimizer(len(training) * config.epochs),
+        key=jax.random.key(config.seed),
+        in_features=len(vocabulary),
+        epochs=config.epochs,
+        validation=held_out,
+        stateful=True,
+        monitors=(LossCurve(job.out, bits=True),),
+        out=job.out,
+        resume=job.resume,
+        meta=job.meta,
+        progress=jrnn.Progress(bits=True, unit="char"),
+    )
+
+
+def _report(job: Job, result: Any, seconds: float) -> None:
+    """Print the loss of the best epoch, a sample of its text, and how to get more."""
+    losses = [(entry["validation"], entry["epoch"]) for entry in result.history]
+    nats, epoch = min(losses, key=lambda entry: (math.isnan(entry[0]), entry))
+    bits = f"{nats / math.log(2):.3f} bits per character"
+    model, key = job.config.model(len(job.vocabulary)), jax.random.key(job.config.seed)
+    text = write_on(model, result.params, job.vocabulary, "", 300, key=key, temperature=0.8)
+    word = next(iter(job.text.split()), "")[:20]
+    print(f"\nheld out: {bits} after epoch {epoch}; {seconds:.0f} s in all")
+    print(f"loss curve: {job.out / 'loss.png'}\n\n{text}\n\nmore of this:")
+    print(f"  jrnn sample {shlex.quote(str(job.out))} --prompt {shlex.quote(word)}")

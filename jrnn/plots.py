@@ -1,0 +1,127 @@
+"""Plots of a run, drawn into figures of their own: pyplot's state is left alone and nothing is shown."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Records = Iterable[dict[str, Any]]
+
+
+def loss_curve(
+    path_or_records: str | os.PathLike[str] | Records, ax: Axes | None = None, bits: bool = False
+) -> Axes:
+    """Draw the losses of a run over its steps: training at every step and smoothed, held out per epoch.
+
+        smoothedₛ = mean of the losses of the w steps around s,   w = max(1, steps // 50)
+
+    At both ends the mean is over the steps that there are.
+
+    Args:
+      path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves:
+        `{"step", "loss"}` for a step, `{"step", "validation"}` for an epoch, in nats.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      bits: show losses in bits (nats / ln 2) rather than nats.
+
+    Returns:
+      The axes; `.figure.savefig("loss.png")` writes them.
+
+    Raises:
+      ValueError: there is no step to draw, or a line of the file is no record.
+      OSError: the file is missing or cannot be read.
+
+    >>> from jrnn.plots import loss_curve
+    >>> ax = loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "validation": 1.5}])
+    >>> [line.get_ydata().tolist() for line in ax.lines]
+    [[2.0, 1.0], [2.0, 1.0], [1.5]]
+    """
+    records = _records(path_or_records)
+    unit = "bits" if bits else "nats"
+    steps, losses = _series(records, "loss", bits)
+    epochs, held_out = _series(records, "validation", bits)
+    if not len(steps):
+        raise ValueError("loss_curve: no record has a step and its loss, need at least one")
+    ax = _figure().subplots() if ax is None else ax
+    window = max(1, len(steps) // 50)
+    ax.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="train, every step")
+    smooth = f"train, mean of {window} steps" if window > 1 else "train"
+    ax.plot(steps, _running_mean(losses, window), color="tab:blue", linewidth=1.6, label=smooth)
+    if len(epochs):
+        last = f"held out, {held_out[-1]:.3f} {unit} at the end"
+        ax.plot(epochs, held_out, color="tab:orange", marker="o", markersize=4.0, label=last)
+    ax.set(title="Loss while training", xlabel="training step", ylabel=f"mean loss per target ({unit})")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Monitor for `fit` that draws the loss curve of a run anew after every epoch.
+
+    It reads `out/metrics.jsonl`, which `fit(out=...)` writes, and writes `out/loss.png`.
+
+    Args:
+      out: directory of the run, the one given to `fit`.
+      bits: show losses in bits rather than nats.
+
+    Raises:
+      OSError: when called, there is no metrics file, or no space left for the image.
+
+    >>> from jrnn.plots import LossCurve
+    >>> LossCurve("runs/1", bits=True)
+    LossCurve(out='runs/1', bits=True)
+    """
+
+    out: str | os.PathLike[str]
+    bits: bool = False
+
+    def __call__(self, record: dict[str, Any], state: Any) -> None:
+        """Draw if the record is that of an epoch, which has the mean training loss in "train"."""
+        del state
+        if "train" in record:
+            figure = _figure()
+            loss_curve(self.out, figure.subplots(), self.bits)
+            figure.savefig(Path(self.out) / "loss.png")
+
+
+def _figure() -> Figure:
+    """A figure that can be written, of which pyplot knows nothing."""
+    figure = Figure(figsize=(7.0, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
+    """All records, read from the metrics file if a path is given."""
+    if not isinstance(given, str | os.PathLike):
+        return list(given)
+    path = Path(given)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a metrics file, a line of it is no JSON: {error}") from error
+
+
+def _series(records: list[dict[str, Any]], name: str, bits: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Steps and losses of the records that have `name`."""
+    found = [(record["step"], float(record[name])) for record in records if name in record]
+    steps, losses = np.array(found, np.float64).reshape(-1, 2).T
+    return steps, losses / math.log(2) if bits else losses
+
+
+def _running_mean(values: NDArray[Any], window: int) -> NDArray[Any]:
+    """Mean over `window` entries around each; over fewer at both ends."""
+    kernel = np.ones(window)
+    sums = np.convolve(values, kernel, mode="same")
+    return np.asarray(sums / np.convolve(np.ones_like(values), kernel, mode="same"))
