@@ -213,8 +213,8 @@ MISTAKES = {
     "batch first, with lengths": (
         lambda: run(jnp.swapaxes(XS, 0, 1), lengths=jnp.array([5, 3])),
         ValueError,
-        "lengths has shape (2,), needs the batch shape (5,) of xs: one length per sequence; xs has 2 along its "
-        "first axis, and time comes first: swap axes 0 and 1 of xs",
+        "lengths has shape (2,), needs the batch shape (5,) of xs: one length per sequence; xs has 2 along "
+        "its first axis, and time comes first: swap axes 0 and 1 of xs",
     ),
     "lengths of another batch": (
         lambda: run(lengths=jnp.array([1, 2, 3])),

@@ -16,6 +16,7 @@ import pytest
 import jrnn
 
 IN, HIDDEN, STEPS = 2, 3, 7
+PLAIN, BLOCKS = jrnn.Scan(), jrnn.Scan(memory="sqrt")
 
 
 class LeakyParams(NamedTuple):
@@ -125,7 +126,7 @@ class Draw:
 
 
 @functools.partial(jax.jit, static_argnames=("reverse", "method"))
-def composed(params, xs, start, lengths, mask, resets, key, reverse, method=jrnn.Scan()):
+def composed(params, xs, start, lengths, mask, resets, key, reverse, method=PLAIN):
     carry = None if start is None else LeakyState(start[0], start[1], None)
     flags = {"lengths": lengths, "mask": mask, "resets": resets}
     (h, s, m), ys = jrnn.unroll(
@@ -134,7 +135,7 @@ def composed(params, xs, start, lengths, mask, resets, key, reverse, method=jrnn
     return (h, s, ys), m
 
 
-def check(draw, options, reverse, key=None, method=jrnn.Scan()):
+def check(draw, options, reverse, key=None, method=PLAIN):
     params = Leaky(HIDDEN).init(jax.random.key(1), IN)
     d = draw.data
     flags = (d[name] if name in options else None for name in ("lengths", "mask", "resets"))
@@ -189,43 +190,39 @@ def test_flags_name_any_number_of_leading_batch_axes(x64, batch, leading, revers
         check(Draw(seed, batch, leading), ALL, reverse, key=jax.random.key(seed))
 
 
-def test_gradients_with_all_options_are_those_of_the_contract(x64):
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_with_all_options_are_those_of_the_contract(x64, reverse):
     draw, params = Draw(11), Leaky(HIDDEN).init(jax.random.key(1), IN)
     d, key, rng = draw.data, jax.random.key(5), np.random.default_rng(0)
     m = Leaky(HIDDEN).initial_carry(params, (3,), key=key).m
-    point = (params, d["xs"], d["start"])
+    weights = [rng.normal(size=a.shape) for a in draw.answer(params, ALL, reverse, m)]
+    point = jax.tree.map(np.asarray, (params, d["xs"], d["start"]))
     along = jax.tree.map(lambda a: rng.normal(size=a.shape), point)
-    weights = None
 
-    for reverse in (False, True):
+    def weigh(parts):
+        return sum((w * a).sum() for w, a in zip(weights, parts, strict=True))
 
-        def slope_of_reference(weights, reverse=reverse):
-            values = []
-            for sign in (1, -1):
-                p, xs, start = jax.tree.map(lambda a, v, e=1e-6 * sign: np.asarray(a) + e * v, point, along)
-                moved = Draw(11)
-                moved.__dict__["data"] = {**d, "xs": xs, "start": start}
-                parts = moved.answer(p, ALL, reverse, m)
-                values.append(sum(np.vdot(w, a) for w, a in zip(weights, parts, strict=True)))
-            return (values[0] - values[1]) / 2e-6
+    def by_contract(step):
+        p, xs, start = jax.tree.map(lambda a, v: a + step * v, point, along)
+        moved = Draw(11)
+        moved.data.update(xs=xs, start=start)
+        return weigh(moved.answer(p, ALL, reverse, m))
 
-        def loss(point, weights, reverse=reverse):
-            p, xs, start = point
-            parts, _ = composed(p, xs, start, d["lengths"], d["mask"], d["resets"], key, reverse)
-            return sum(jnp.vdot(w, a) for w, a in zip(weights, parts, strict=True))
+    def loss(point):
+        p, xs, start = point
+        return weigh(composed(p, xs, start, d["lengths"], d["mask"], d["resets"], key, reverse)[0])
 
-        weights = [rng.normal(size=a.shape) for a in draw.answer(params, ALL, reverse, m)]
-        grad = jax.grad(loss)(point, weights)
-        slope = sum(np.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (grad, along)), strict=True))
-        np.testing.assert_allclose(slope, slope_of_reference(weights), rtol=1e-7)
-        invalid = ~(d["mask"] & (np.arange(STEPS)[:, None] < d["lengths"]))
-        assert invalid.any() and not np.any(np.asarray(grad[1])[invalid])
+    grad = jax.grad(loss)(point)
+    slope = sum(np.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (grad, along)), strict=True))
+    np.testing.assert_allclose(slope, (by_contract(1e-6) - by_contract(-1e-6)) / 2e-6, rtol=1e-7)
+    valid = d["mask"] & (np.arange(STEPS)[:, None] < d["lengths"])
+    assert not valid.all() and not np.any(np.asarray(grad[1])[~valid])
 
 
 @pytest.mark.parametrize("steps", range(1, 18))
 def test_recomputation_changes_nothing(x64, steps):
     for seed, reverse in ((steps, steps % 2 == 0), (steps + 50, steps % 3 == 0)):
-        check(Draw(seed, steps=steps), ALL, reverse, key=jax.random.key(seed), method=jrnn.Scan("sqrt"))
+        check(Draw(seed, steps=steps), ALL, reverse, key=jax.random.key(seed), method=BLOCKS)
 
 
 def test_gradients_with_recomputation_are_the_same(x64):
@@ -242,7 +239,7 @@ def test_gradients_with_recomputation_are_the_same(x64):
         return jax.grad(loss, (0, 1, 2))(params, xs, d["start"])
 
     for reverse in (False, True):
-        given, needed = (grads(params, d["xs"], reverse, jrnn.Scan(m)) for m in ("sqrt", None))
+        given, needed = (grads(params, d["xs"], reverse, method) for method in (BLOCKS, PLAIN))
         for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -255,7 +252,7 @@ def test_recomputation_saves_memory_on_long_sequences():
         loss = lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[0].h)  # noqa: E731
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
-    plain, blocks = temporaries(jrnn.Scan()), temporaries(jrnn.Scan("sqrt"))
+    plain, blocks = temporaries(PLAIN), temporaries(BLOCKS)
     assert blocks < plain / 5
 
 
@@ -263,7 +260,7 @@ def test_recomputation_saves_memory_on_long_sequences():
 
 
 def add_up():
-    """s' = s + x, y = s'; it starts at 100."""
+    """A running sum, s' = s + x and y = s'; it starts at 100."""
     return jrnn.from_functions(
         init=lambda key, n: jnp.zeros(()),
         initial_carry=lambda p, batch_shape=(), *, key=None: 100 + jnp.zeros((*batch_shape, 1)),
@@ -314,37 +311,40 @@ def test_a_reset_at_an_invalid_step_is_ignored():
 # edges
 
 
-@pytest.mark.parametrize("method", [jrnn.Scan(), jrnn.Scan("sqrt")], ids=str)
-@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("batch", [(), (3,), (0,), (2, 0)])
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_no_steps_and_no_rows(steps, batch, reverse, method):
+def test_no_steps_and_no_rows(steps, batch):
     cell = jrnn.LSTM(HIDDEN)
     params, start = (
         cell.init(jax.random.key(0), IN),
         jax.random.normal(jax.random.key(1), (2, *batch, HIDDEN)),
     )
+    flags = {"lengths": jnp.full(batch, steps), "mask": jnp.ones((steps, *batch), bool)}
+    flags["resets"] = ~flags["mask"]
 
     @jax.jit
     def run(params, xs, start):
-        options = {"lengths": jnp.full(batch, steps), "mask": jnp.ones((steps, *batch), bool)}
-        options |= {"resets": jnp.zeros((steps, *batch), bool), "reverse": reverse, "method": method}
-        end, ys = jrnn.unroll(cell, params, xs, jrnn.LSTMCarry(*start), **options)
-        return jnp.sum(ys) + jnp.sum(end.h), (end, ys)
+        ends, ys = zip(
+            jrnn.unroll(cell, params, xs, jrnn.LSTMCarry(*start), **flags, method=PLAIN),
+            jrnn.unroll(cell, params, xs, jrnn.LSTMCarry(*start), **flags, method=BLOCKS, reverse=True),
+            strict=True,
+        )
+        return sum(jnp.sum(y) + jnp.sum(end.h) for end, y in zip(ends, ys, strict=True)), (ends, ys)
 
     xs = jax.random.normal(jax.random.key(2), (steps, *batch, IN))
-    grads, (end, ys) = jax.grad(run, (0, 1, 2), has_aux=True)(params, xs, start)
-    assert ys.shape == (steps, *batch, HIDDEN) and end.c.shape == (*batch, HIDDEN)
-    if steps == 0:
-        np.testing.assert_array_equal(jnp.stack(end), start)
-        np.testing.assert_array_equal(
-            grads[2], jnp.stack([jnp.ones_like(start[0]), jnp.zeros_like(start[1])])
-        )
-    if steps == 1 and 0 not in batch:
-        np.testing.assert_allclose(ys[0], cell.step(params, jrnn.LSTMCarry(*start), xs[0])[1], rtol=1e-5)
+    grads, (ends, ys) = jax.grad(run, (0, 1, 2), has_aux=True)(params, xs, start)
+    assert all(y.shape == (steps, *batch, HIDDEN) for y in ys)
+    assert all(end.c.shape == (*batch, HIDDEN) for end in ends)
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
     if steps == 0 or 0 in batch:
-        assert not any(np.any(g) for g in jax.tree.leaves(grads[0]))
+        assert not any(np.any(g) for g in grads[0])
+    if steps == 0:
+        for end in ends:
+            np.testing.assert_array_equal(jnp.stack(end), start)
+        np.testing.assert_array_equal(grads[2], [np.full_like(start[0], 2), np.zeros_like(start[1])])
+    if steps == 1:
+        for y in ys:
+            np.testing.assert_allclose(y[0], cell.step(params, jrnn.LSTMCarry(*start), xs[0])[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["initial", "given"])
@@ -386,13 +386,11 @@ def test_lengths_of_any_integer_dtype(dtype):
             np.testing.assert_array_equal(given, 100 + lengths.astype(int))
 
 
-@pytest.mark.parametrize("poison", [jnp.nan, jnp.inf, -1e38])
-def test_nothing_in_padding_reaches_a_value_or_a_gradient(poison):
+def test_nothing_in_padding_reaches_a_value_or_a_gradient():
     d, cell = Draw(2, (3,)).data, jrnn.Stack((jrnn.GRU(HIDDEN), jrnn.LSTM(2)))
     params = cell.init(jax.random.key(0), IN)
     valid = d["mask"] & (np.arange(STEPS)[:, None] < d["lengths"])
     xs = jnp.asarray(d["xs"], jnp.float32)
-    dirty = jnp.where(valid[..., None], xs, poison)
     assert not valid.all()
 
     @functools.partial(jax.jit, static_argnames="reverse")
@@ -404,7 +402,8 @@ def test_nothing_in_padding_reaches_a_value_or_a_gradient(poison):
 
         return jax.grad(loss, (0, 1), has_aux=True)(params, xs)
 
-    for reverse in (False, True):
+    for poison, reverse in itertools.product((jnp.nan, jnp.inf, -1e38), (False, True)):
+        dirty = jnp.where(valid[..., None], xs, poison)
         clean, given = run(params, xs, reverse), run(params, dirty, reverse)
         for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(clean), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -511,7 +510,7 @@ class Counting:
 COUNTS: dict[str, int] = {}
 
 
-@pytest.mark.parametrize("method", [jrnn.Scan(), jrnn.Scan("sqrt")], ids=str)
+@pytest.mark.parametrize("method", [PLAIN, BLOCKS], ids=str)
 def test_an_equal_cell_is_traced_once(method):
     name, xs = str(method), jnp.ones((9, 2, 1))
     options = {"lengths": jnp.array([9, 3]), "resets": jnp.zeros((9, 2), bool)}
@@ -656,7 +655,7 @@ print("equal")
 
 
 def test_several_devices_equal_one():
-    """An explicit mesh of two and of four devices, and `shard_map`, with every option, forward and gradient."""
+    """Explicit meshes of two and four devices, and `shard_map`, with every option, forward and gradient."""
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

@@ -92,11 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # of `jrnn cells | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python ends
+        _give_up_stdout()
         return 0
     except KeyboardInterrupt:
         print("jrnn: stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         print(f"jrnn: {one_line(error)}", file=sys.stderr)
+        _give_up_stdout()
         return 2
+
+
+def _give_up_stdout() -> None:
+    """Where stdout cannot be written, keep Python from trying again, and complaining, when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -90,7 +90,7 @@ def _body(cell: Any) -> Body:
         x, valid, reset = inputs
         spec = carry_spec(cell, params)
         if reset is not None:
-            carry = map_state(functools.partial(_where, reset), spec, start, carry)
+            carry = map_state(functools.partial(_where, ~reset), spec, carry, start)
         after, y = cell.step(params, carry, x)
         if valid is not None:
             after = map_state(functools.partial(_where, valid), spec, after, carry)

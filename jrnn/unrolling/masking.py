@@ -1,5 +1,6 @@
 """Which steps count: lengths, masks, resets, and what stands in padding."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,7 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
     following = lax.cummin(jnp.where(valid, times, steps), axis=0, reverse=True)
     following = jnp.concatenate([following[1:], jnp.full_like(following[:1], steps)])
     padded = jnp.concatenate([resets, jnp.zeros_like(resets[:1])])
-    return jnp.take_along_axis(padded, following, axis=0)
+    return jnp.take_along_axis(padded, following, axis=0) & valid
 
 
 def fill_padding(xs: Any, valid: Array) -> Any:
@@ -82,7 +83,7 @@ def fill_padding(xs: Any, valid: Array) -> Any:
 
 
 def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
-    lengths = _as_array("lengths", lengths)
+    lengths = _as_array("lengths", lengths, np.asarray)  # jnp would wrap 64 bits before they are checked
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape[: lengths.ndim]:
@@ -93,12 +94,13 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
     low, high = _range(lengths)
     if low < 0 or high > steps:
         raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
-    return lengths
+    most = min(steps, int(np.iinfo(lengths.dtype).max))
+    return jnp.minimum(lengths, most).astype(jnp.int32)
 
 
-def _as_array(name: str, value: Any) -> Array:
+def _as_array(name: str, value: Any, convert: Callable[[Any], Any] = jnp.asarray) -> Any:
     try:
-        return jnp.asarray(value)
+        return value if isinstance(value, jax.Array) else convert(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array, got {brief(value)}") from error
 

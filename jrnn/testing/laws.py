@@ -1,9 +1,8 @@
-"""`check_cell`: the laws that every cell keeps, for ours and for a user's own."""
+"""The laws: each takes a subject and raises a `LawError` where the cell breaks it."""
 
 import pickle
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -11,115 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import FunctionCell, carry_spec, in_ndim, map_state, require_cell, structure_of, trainable
+from jrnn.cell import FunctionCell, carry_spec, map_state, trainable
+from jrnn.testing.subject import (
+    BATCH,
+    STEPS,
+    LawError,
+    Subject,
+    assert_close,
+    avals,
+    cast,
+    dot,
+    float_leaves,
+    identical,
+    poison_padding,
+    refill,
+    same_avals,
+    smooth_loss,
+    take,
+    visible_state,
+    weighted_sum,
+)
 from jrnn.unrolling import Scan, unroll
-
-STEPS, BATCH = 5, 3
-Inputs = Callable[[Array, tuple[int, ...]], Any]
-
-
-class LawError(AssertionError):
-    """A cell breaks a law; the message starts with the law's name."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A cell under test, with the width it is tested at and how its inputs are drawn."""
-
-    cell: Any
-    in_features: int
-    inputs: Inputs
-    ignore: tuple[str, ...] = field(default=())  # names of parameters that need no gradient
-
-    def params(self, dtype: Any = None) -> Any:
-        """Parameters moved away from their start, so that zero biases hide nothing."""
-        params = self.cell.init(jax.random.key(1), self.in_features)
-        keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
-
-        def move(leaf: Array, free: bool) -> Array:
-            key = next(keys)
-            if free and jnp.issubdtype(leaf.dtype, jnp.floating):
-                leaf = leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
-            return cast(leaf, dtype)
-
-        return jax.tree.map(move, params, trainable(params))
-
-    def xs(self, *lead: int, dtype: Any = None, seed: int = 3) -> Any:
-        """Random inputs with the given leading axes."""
-        drawn = self.inputs(jax.random.key(seed), lead)
-        return jax.tree.map(lambda leaf: cast(leaf, dtype), drawn)
-
-    def carry(self, params: Any, *batch: int, dtype: Any = None) -> Any:
-        """A state away from the initial one: that after two steps on other inputs."""
-        return unroll(self.cell, params, self.xs(2, *batch, dtype=dtype, seed=4))[0]
-
-
-def check_cell(
-    cell: Any,
-    in_features: int,
-    *,
-    inputs: Inputs | None = None,
-    laws: tuple[str, ...] | None = None,
-    exempt: tuple[str, ...] = (),
-) -> None:
-    """Certify that a cell keeps the laws that everything else in jrnn relies on.
-
-    Sizes are tiny; all laws together take some ten seconds, most of it compilation. Parameters are drawn
-    by `cell.init` and moved at random, so that a bias that starts at zero still counts.
-
-    Args:
-      cell: the cell; a user's own as well.
-      in_features: width of x (or number of tokens) to test it at.
-      inputs: `(key, leading_shape) -> xs` for a cell whose x is no single array.
-      laws: names of the laws to check, all of them if left out; `jrnn.testing.LAWS` lists them.
-      exempt: names of laws to leave out, or of parameters that need no gradient.
-
-    Raises:
-      LawError: a law is broken; the message starts with its name.
-      ValueError: no such law.
-
-    >>> import jrnn
-    >>> jrnn.testing.check_cell(jrnn.GRU(4), in_features=2, laws=("scan = loop", "value"))
-    """
-    require_cell("check_cell: cell", cell)
-    if unknown := set(laws or ()) - set(LAWS):
-        raise ValueError(f"laws has {sorted(unknown)}, which are none of {list(LAWS)}")
-    subject = Subject(cell, in_features, inputs or default_inputs(cell, in_features), exempt)
-    for name in laws or LAWS:
-        if name in exempt:
-            continue
-        try:
-            LAWS[name](subject)
-        except LawError as error:
-            raise LawError(f"{name}: {error} ({cell})") from error
-        except Exception as error:
-            raise LawError(f"{name}: {type(error).__name__}: {str(error)[:500]} ({cell})") from error
-
-
-def default_inputs(cell: Any, in_features: int) -> Inputs:
-    """Standard normal floats, or uniform tokens for a cell without a feature axis."""
-    if in_ndim(cell) == 0:
-        return lambda key, lead: jax.random.randint(key, lead, 0, in_features)
-    return lambda key, lead: jax.random.normal(key, (*lead, in_features))
-
-
-def cast(leaf: Array, dtype: Any) -> Array:
-    """Cast a float array; others stay."""
-    return leaf if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(dtype)
-
-
-def assert_close(given: Any, needed: Any, what: str, tolerance: float = 2e-5) -> None:
-    """Raise a LawError unless two trees agree in structure, shape and value."""
-    if structure_of(given) != structure_of(needed):
-        raise LawError(f"{what}: structures differ, {jax.tree.structure(given)}")
-    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
-        if a.shape != b.shape:
-            raise LawError(f"{what}: shapes {a.shape} and {b.shape} differ")
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        if not np.allclose(left, right, rtol=tolerance, atol=tolerance):
-            raise LawError(f"{what}: values differ by {np.nanmax(np.abs(left - right)):.3g}")
 
 
 def splitting(subject: Subject) -> None:
@@ -128,8 +39,8 @@ def splitting(subject: Subject) -> None:
     for reverse in (False, True):
         first, second = (slice(2, None), slice(2)) if reverse else (slice(2), slice(2, None))
         end, ys = unroll(cell, params, xs, reverse=reverse)
-        middle, a = unroll(cell, params, _take(xs, first), reverse=reverse)
-        resumed, b = unroll(cell, params, _take(xs, second), middle, reverse=reverse)
+        middle, a = unroll(cell, params, take(xs, first), reverse=reverse)
+        resumed, b = unroll(cell, params, take(xs, second), middle, reverse=reverse)
         assert_close(resumed, end, "carry after resuming")
         parts = (b, a) if reverse else (a, b)
         assert_close(jax.tree.map(lambda *p: jnp.concatenate(p), *parts), ys, "outputs after resuming")
@@ -140,7 +51,7 @@ def scan_is_loop(subject: Subject) -> None:
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
     carry, ys = cell.initial_carry(params, (BATCH,)), []
     for t in range(STEPS):
-        carry, y = cell.step(params, carry, _take(xs, t))
+        carry, y = cell.step(params, carry, take(xs, t))
         ys.append(y)
     loop = carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
     assert_close(unroll(cell, params, xs), loop, "unroll against a Python loop")
@@ -150,10 +61,14 @@ def scan_is_loop(subject: Subject) -> None:
 
 
 def batching(subject: Subject) -> None:
-    """A batched step equals `vmap` of the step, over one and two batch axes and none."""
+    """A batched step equals `vmap` of the step over two batch axes, and every row starts alike."""
     cell, params = subject.cell, subject.params()
     xs, carry = subject.xs(2, BATCH), subject.carry(params, 2, BATCH)
     batched = cell.step(params, carry, xs)
+    starts, alone = cell.initial_carry(params, (2, BATCH)), cell.initial_carry(params)
+    spec = carry_spec(cell, params)
+    copies = map_state(lambda many, one: jnp.broadcast_to(one, many.shape), spec, starts, alone)
+    assert_close(starts, copies, "initial_carry of a batch against that of one sequence")
     one: Any = jax.vmap(jax.vmap(lambda c, x: cell.step(params, c, x)))
     assert_close(one(carry, xs), batched, "vmap(step) against the batched step")
 
@@ -165,8 +80,8 @@ def rows(subject: Subject) -> None:
     mixed = jax.tree.map(lambda a, b: jnp.concatenate([a[:, :1], b[:, 1:]], 1), xs, other)
     for reverse in (False, True):
         (end_a, a), (end_b, b) = (unroll(cell, params, x, reverse=reverse) for x in (xs, mixed))
-        assert_close(_take(a, (slice(None), 0)), _take(b, (slice(None), 0)), "outputs of row 0")
-        assert_close(_take(end_a, 0), _take(end_b, 0), "state of row 0")
+        assert_close(take(a, (slice(None), 0)), take(b, (slice(None), 0)), "outputs of row 0")
+        assert_close(take(end_a, 0), take(end_b, 0), "state of row 0")
 
 
 def raggedness(subject: Subject) -> None:
@@ -180,10 +95,10 @@ def raggedness(subject: Subject) -> None:
             begin = jax.tree.map(lambda a, r=row: a[r : r + 1], start)
             if length:
                 begin, y = unroll(cell, params, alone, begin, reverse=reverse)
-                assert_close(_take(ys, (slice(length), slice(row, row + 1))), y, "outputs of a row alone")
-            elif not _identical(_take(end, slice(row, row + 1)), begin):
+                assert_close(take(ys, (slice(length), slice(row, row + 1))), y, "outputs of a row alone")
+            elif not identical(take(end, slice(row, row + 1)), begin):
                 raise LawError("length 0 does not return the given carry bit for bit")
-            assert_close(_take(end, slice(row, row + 1)), begin, "carry of a row alone")
+            assert_close(take(end, slice(row, row + 1)), begin, "carry of a row alone")
             if any(np.any(np.asarray(a[length:, row], np.float64)) for a in jax.tree.leaves(ys)):
                 raise LawError("outputs behind the end of a sequence are not zero")
 
@@ -196,15 +111,15 @@ def dtypes(subject: Subject) -> None:
             params, xs = subject.params(dtype), subject.xs(STEPS, BATCH, dtype=dtype)
             start = cell.initial_carry(params, (BATCH,))
             with jax.numpy_dtype_promotion("strict"):
-                end, y = jax.eval_shape(cell.step, params, start, _take(xs, 0))
-            if not _same_avals(start, end):
-                raise LawError(f"in {dtype} the step changes the carry {_avals(start)} to {_avals(end)}")
+                end, y = jax.eval_shape(cell.step, params, start, take(xs, 0))
+            if not same_avals(start, end):
+                raise LawError(f"in {dtype} the step changes the carry {avals(start)} to {avals(end)}")
             final, ys = unroll(cell, params, xs, lengths=jnp.array([STEPS, 0, 2]))
-            if not _same_avals(start, final):
-                raise LawError(f"in {dtype} unroll changes the carry {_avals(start)} to {_avals(final)}")
-            floats = _floats(ys)
-            if any(a.dtype != jnp.dtype(dtype) for a in [*floats, *_floats(y)]):
-                raise LawError(f"in {dtype} the outputs are {_avals(ys)}")
+            if not same_avals(start, final):
+                raise LawError(f"in {dtype} unroll changes the carry {avals(start)} to {avals(final)}")
+            floats = float_leaves(ys)
+            if any(a.dtype != jnp.dtype(dtype) for a in [*floats, *float_leaves(y)]):
+                raise LawError(f"in {dtype} the outputs are {avals(ys)}")
             if not all(np.all(np.isfinite(np.asarray(a, np.float64))) for a in floats):
                 raise LawError(f"in {dtype} an output is not finite")
 
@@ -225,7 +140,7 @@ def value(subject: Subject) -> None:
 def _program(cell: Any, params: Any, xs: Any) -> str:
     """The step as a jaxpr, traced anew, without the addresses of Python functions."""
     carry = cell.initial_carry(params, (BATCH,))
-    traced = jax.make_jaxpr(lambda p, c, x: cell.step(p, c, x))(params, carry, _take(xs, 0))
+    traced = jax.make_jaxpr(lambda p, c, x: cell.step(p, c, x))(params, carry, take(xs, 0))
     return re.sub("0x[0-9a-f]+", "", str(traced))
 
 
@@ -233,7 +148,7 @@ def gradients(subject: Subject) -> None:
     """Gradients equal finite differences to second order; every parameter has a finite, non-zero one."""
     with jax.enable_x64(True):
         params, xs = subject.params(), subject.xs(3, 2)
-        loss, leaves = _loss(subject, params, xs)
+        loss, leaves = smooth_loss(subject, params, xs)
         v = [jnp.cos(1.7 * jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in leaves]
 
         @jax.jit
@@ -241,7 +156,7 @@ def gradients(subject: Subject) -> None:
             grad = jax.grad(loss)
             forward = jax.jvp(loss, (x,), (v,))[1]
             twice = jax.jvp(grad, (x,), (v,))[1]  # forward over reverse
-            return loss(x), grad(x), forward, twice, jax.grad(lambda z: _dot(grad(z), v))(x)
+            return loss(x), grad(x), forward, twice, jax.grad(lambda z: dot(grad(z), v))(x)
 
         step = 1e-5
         (below, below_grad, *_), (above, above_grad, *_) = (
@@ -251,10 +166,10 @@ def gradients(subject: Subject) -> None:
         slope = (above - below) / (2 * step)
         curve = [(a - b) / (2 * step) for a, b in zip(above_grad, below_grad, strict=True)]
         assert_close(forward, slope, "forward mode against finite differences", 1e-6)
-        assert_close(_dot(grad, v), slope, "reverse mode against finite differences", 1e-6)
+        assert_close(dot(grad, v), slope, "reverse mode against finite differences", 1e-6)
         assert_close(twice, curve, "second order against finite differences", 1e-6)
         assert_close(reverse_twice, twice, "second order, reverse over reverse", 1e-9)
-        _check_reach(subject, params, _refill((params, xs), grad)[0])
+        _check_reach(subject, params, refill((params, xs), grad)[0])
 
 
 def _check_reach(subject: Subject, params: Any, grads: Any) -> None:
@@ -274,7 +189,7 @@ def transforms(subject: Subject) -> None:
     """jvp, jacfwd, hessian, vmap, checkpoint and linearize work and agree with grad."""
     with jax.enable_x64(True):
         params, xs = subject.params(), subject.xs(3, 2)
-        loss, (small, *rest) = _loss(subject, params, xs)
+        loss, (small, *rest) = smooth_loss(subject, params, xs)
 
         @jax.jit
         def run(a: Array) -> Any:
@@ -298,25 +213,24 @@ def transforms(subject: Subject) -> None:
         assert_close(mapped, looped, "vmap over params", 1e-10)
 
 
-def _dot(a: list[Array], b: list[Array]) -> Array:
-    return sum((jnp.vdot(x, y) for x, y in zip(a, b, strict=True)), jnp.zeros(()))
-
-
 def resetting(subject: Subject) -> None:
-    """A reset at t equals a fresh start at t, whatever the state was."""
+    """A reset at t equals a fresh start at t, whatever the state was, and leaves noise alone."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
     resets = jnp.zeros((STEPS, BATCH), bool).at[2].set(True)
     start = jax.tree.map(jnp.zeros_like, subject.carry(params, BATCH))
     start = map_state(lambda a: a + cast(jnp.array(0.3), a.dtype), carry_spec(cell, params), start)
     end, ys = unroll(cell, params, xs, start, resets=resets)
-    before = unroll(cell, params, _take(xs, slice(2)), start)[1]
-    fresh_end, after = unroll(cell, params, _take(xs, slice(2, None)))
+    before = unroll(cell, params, take(xs, slice(2)), start)[1]
+    fresh_end, after = unroll(cell, params, take(xs, slice(2, None)))
     assert_close(end, fresh_end, "carry after a reset")
     joined = jax.tree.map(lambda *p: jnp.concatenate(p), before, after)
     assert_close(ys, joined, "outputs around a reset")
     ys = unroll(cell, params, xs, resets=resets, reverse=True)[1]
-    ends = (unroll(cell, params, _take(xs, part), reverse=True)[1] for part in (slice(2), slice(2, None)))
+    ends = (unroll(cell, params, take(xs, part), reverse=True)[1] for part in (slice(2), slice(2, None)))
     assert_close(ys, jax.tree.map(lambda *p: jnp.concatenate(p), *ends), "outputs around a reset, reversed")
+    noisy = jax.eval_shape(lambda k: unroll(cell, params, xs, resets=resets, key=k)[0], jax.random.key(0))
+    if not same_avals(noisy, carry_spec(cell, params, (BATCH,), key=jax.random.key(0))):
+        raise LawError("with a key, a reset changes the noise in the carry")
 
 
 def padding(subject: Subject) -> None:
@@ -327,16 +241,16 @@ def padding(subject: Subject) -> None:
     @jax.jit
     def run(params: Any, xs: Any) -> Any:
         def loss(floats: list[Array]) -> tuple[Array, Any]:
-            p, x = _refill((params, xs), floats)
+            p, x = refill((params, xs), floats)
             end, ys = unroll(cell, p, x, mask=mask)
-            return _weighted_sum((_visible(cell, p, end), ys)), (end, ys)
+            return weighted_sum((visible_state(cell, p, end), ys)), (end, ys)
 
-        return jax.grad(loss, has_aux=True)(_floats((params, xs)))
+        return jax.grad(loss, has_aux=True)(float_leaves((params, xs)))
 
     clean = run(params, xs)
     for poison in (jnp.nan, jnp.inf, -1e38):
-        poisoned = jax.tree.map(lambda a, v=poison: _poisoned(a, mask, v), xs)
-        if not _identical(run(params, poisoned), clean):
+        poisoned = jax.tree.map(lambda a, v=poison: poison_padding(a, mask, v), xs)
+        if not identical(run(params, poisoned), clean):
             raise LawError(f"{poison} in padding changes an output or a gradient")
 
 
@@ -353,62 +267,3 @@ LAWS: dict[str, Callable[[Subject], None]] = {
     "reset = fresh start": resetting,
     "padding": padding,
 }
-
-
-def _take(tree: Any, index: Any) -> Any:
-    return jax.tree.map(lambda a: a[index], tree)
-
-
-def _avals(tree: Any) -> Any:
-    return jax.tree.map(lambda a: f"{a.dtype}{a.shape}", tree)
-
-
-def _same_avals(a: Any, b: Any) -> bool:
-    return structure_of(a) == structure_of(b) and bool(_avals(a) == _avals(b))
-
-
-def _identical(a: Any, b: Any) -> bool:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=False) for x, y in pairs)
-
-
-def _poisoned(leaf: Array, mask: Array, poison: float) -> Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf
-    return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf, poison)
-
-
-def _is_float(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-
-
-def _floats(tree: Any) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
-
-
-def _refill(tree: Any, floats: list[Array]) -> Any:
-    values = iter(floats)
-    return jax.tree.map(lambda leaf: next(values) if _is_float(leaf) else leaf, tree)
-
-
-def _visible(cell: Any, params: Any, carry: Any) -> Any:
-    """The state of a carry, without its slots."""
-    return jax.tree.leaves(map_state(lambda a: a, carry_spec(cell, params), carry))
-
-
-def _weighted_sum(tree: Any) -> Array:
-    """A scalar that depends on every float entry of a tree, on each with another weight."""
-    parts = [jnp.vdot(jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), a) for a in _floats(tree)]
-    return jnp.sum(jnp.stack(parts))
-
-
-def _loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[Array]], Array], list[Array]]:
-    """A smooth function of all float leaves of (params, xs), and those leaves."""
-
-    @jax.jit
-    def loss(floats: list[Array]) -> Array:
-        p, x = _refill((params, xs), floats)
-        end, ys = unroll(subject.cell, p, x)
-        return _weighted_sum((_visible(subject.cell, p, end), ys))
-
-    return loss, _floats((params, xs))
