@@ -45,7 +45,7 @@ class TrainConfig:
     hidden: int = option(256, SIZE, "width of the cells")
     layers: int = option(1, SIZE, "how many cells stand on top of each other")
     embed: int = option(64, SIZE, "width of the vector that stands for a character")
-    epochs: int = option(8, SIZE, "how often to go through the text")
+    epochs: int = option(6, SIZE, "how often to go through the text")
     lr: float = option(8e-3, POSITIVE, "learning rate at the start, from where it falls to zero")
     dropout: float = option(0.0, RATE, "rate between layers, and before the read-out")
     batch: int = option(32, SIZE, "rows of text that are read side by side")

@@ -19,6 +19,7 @@ from jrnn.testing.subject import (
     assert_close,
     avals,
     cast,
+    direction,
     dot,
     float_leaves,
     identical,
@@ -149,7 +150,7 @@ def gradients(subject: Subject) -> None:
     with jax.enable_x64(True):
         params, xs = subject.params(), subject.xs(3, 2)
         loss, leaves = smooth_loss(subject, params, xs)
-        v = [jnp.cos(1.7 * jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in leaves]
+        v = direction((params, xs))
 
         @jax.jit
         def derivatives(x: list[Array]) -> Any:

@@ -129,8 +129,8 @@ def visible_state(cell: Any, params: Any, carry: Any) -> Any:
 
 def weighted_sum(tree: Any) -> Array:
     """A scalar that depends on every float entry of a tree, on each with another weight."""
-    parts = [jnp.vdot(jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), a) for a in float_leaves(tree)]
-    return jnp.sum(jnp.stack(parts))
+    weights = (jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in float_leaves(tree))
+    return jnp.sum(jnp.stack([jnp.vdot(w, a) for w, a in zip(weights, float_leaves(tree), strict=True)]))
 
 
 def smooth_loss(
@@ -145,6 +145,16 @@ def smooth_loss(
         return weighted_sum((visible_state(subject.cell, p, end), ys))
 
     return loss, float_leaves((params, xs))
+
+
+def direction(tree: Any) -> list[Array]:
+    """A direction to move the float arrays of a tree in; those that are fixed stay where they are."""
+
+    def cosines(leaf: Array, free: bool) -> Array:
+        return free * jnp.cos(1.7 * jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
+
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(trainable(tree)), strict=True)
+    return [cosines(leaf, free) for leaf, free in pairs if is_float(leaf)]
 
 
 def dot(a: list[Array], b: list[Array]) -> Array:

@@ -1,0 +1,355 @@
+"""The house: what is public, who imports whom, how things are named, documented and sized."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jrnn
+
+PUBLIC = [  # the one place to change when a name comes or goes
+    "Batch",
+    "Bidirectional",
+    "BidirectionalCarry",
+    "BidirectionalParams",
+    "Cast",
+    "Cell",
+    "CharVocabulary",
+    "CheckpointError",
+    "Dense",
+    "DenseParams",
+    "Dropout",
+    "Elman",
+    "ElmanParams",
+    "Embed",
+    "EmbedParams",
+    "Feedback",
+    "FeedbackCarry",
+    "FitResult",
+    "GRU",
+    "GRUParams",
+    "Jordan",
+    "JordanParams",
+    "LSTM",
+    "LSTMCarry",
+    "LSTMParams",
+    "Layer",
+    "LearnedCarry",
+    "LearnedCarryParams",
+    "NoisyCarry",
+    "Progress",
+    "Project",
+    "ProjectParams",
+    "RNN",
+    "Residual",
+    "Scan",
+    "Sequential",
+    "Snapshot",
+    "Stack",
+    "StackCarry",
+    "Stream",
+    "Tap",
+    "TrainState",
+    "Zoneout",
+    "apply",
+    "at_last",
+    "checkpoint",
+    "data",
+    "evaluate",
+    "fit",
+    "from_functions",
+    "generate",
+    "init_state",
+    "initializers",
+    "last",
+    "linen",
+    "load",
+    "losses",
+    "padded_batches",
+    "per_step",
+    "plots",
+    "quiet",
+    "save",
+    "summary",
+    "testing",
+    "train_step",
+    "trainable",
+    "unroll",
+]
+
+# what stands left of what: a module imports only from its own rank and those before it
+ORDER = [
+    {"cell", "jaxprs"},
+    {"initializers"},
+    {"cells"},
+    {"combinators"},
+    {"unrolling"},
+    {"layers"},
+    {"testing"},
+    {"modules", "linen"},
+    {"losses"},
+    {"data"},
+    {"checkpoint"},
+    {"training"},
+    {"decoding"},
+    {"analysis", "plots"},
+    {"interop"},
+    {"cli"},
+    {"__main__"},
+]
+WHOLE = {"checkpoint", "cli", "__main__"}  # may import jrnn itself: they look cells up among its exports
+NOBODY_IMPORTS = {"testing", "modules", "linen", "cli"}  # besides themselves, and what comes after them
+FILE_LINES, FUNCTION_LINES, POSITIONAL = 400, 40, 6
+
+ROOT = Path(jrnn.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+MODULES = {path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def nodes(path, *kinds):
+    return (node for node in ast.walk(TREES[path]) if isinstance(node, kinds))
+
+
+def exports():
+    """Names that `jrnn/__init__.py` re-exports at once."""
+    imports = nodes(ROOT / "__init__.py", ast.ImportFrom)
+    return [alias.asname for node in imports for alias in node.names if alias.asname]
+
+
+# the public names
+
+
+def test_the_public_names_are_these():
+    assert sorted([*exports(), *jrnn._LAZY]) == PUBLIC
+    assert set(PUBLIC) <= set(dir(jrnn))
+    for name in PUBLIC:
+        assert getattr(jrnn, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'jrnn' has no attribute 'Lstm'"):
+        _ = jrnn.Lstm
+
+
+CLASSES = [v for v in map(jrnn.__getattr__, jrnn._LAZY) if inspect.isclass(v)]
+CLASSES += [v for v in (getattr(jrnn, name) for name in exports()) if inspect.isclass(v)]
+MODELS = [c for c in CLASSES if hasattr(c, "init") and hasattr(c, "initial_carry")]
+MODELS = [c for c in MODELS if not getattr(c, "_is_protocol", False)]
+CELLS = [c for c in MODELS if hasattr(c, "step")]
+LAYERS = [c for c in MODELS if not hasattr(c, "step")]
+FUNCTIONS = [getattr(jrnn, name) for name in PUBLIC if inspect.isfunction(getattr(jrnn, name))]
+
+
+def test_the_lists_of_this_file_are_not_empty():
+    assert {jrnn.LSTM, jrnn.Stack, jrnn.Embed} <= set(CELLS) and set(LAYERS) == {
+        jrnn.Bidirectional,
+        jrnn.Sequential,
+    }
+    assert {jrnn.unroll, jrnn.apply, jrnn.fit} <= set(FUNCTIONS) and len(CELLS) >= 15 and len(FILES) > 30
+
+
+# imports
+
+
+def imported(path):
+    """The modules of jrnn that a file imports, "" for jrnn itself, wherever the import stands."""
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} has a relative import"
+            found = (
+                [f"{node.module}.{a.name}" for a in node.names] if node.module == "jrnn" else [node.module]
+            )
+        else:
+            found = [alias.name for alias in node.names]
+        for name in found:
+            head, *rest = name.split(".")
+            if head == "jrnn":
+                yield rest[0] if rest else ""
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p != ROOT / "__init__.py"], ids=name_of)
+def test_a_module_imports_only_from_its_left(path):
+    own = MODULES[path]
+    for module in imported(path):
+        if module == "":
+            assert own in WHOLE, f"{own} imports jrnn itself"
+        else:
+            assert module in RANK, f"{own} imports {module}, which has no place in ORDER"
+            assert module == own or RANK[module] <= RANK[own], (
+                f"{own} imports {module}, which stands to its right"
+            )
+
+
+@pytest.mark.parametrize("name", sorted(NOBODY_IMPORTS))
+def test_nobody_imports_the_ends_of_branches(name):
+    users = {MODULES[path] for path in FILES for module in imported(path) if module == name}
+    assert users <= {name, "linen", "__main__"}
+
+
+def names_used(path):
+    """Every dotted name that the code of a file uses or imports, and every bare one."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def uses(path, pattern):
+    return sorted({name for name in names_used(path) if re.search(pattern, name)})
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_forbidden_words(path):
+    module = MODULES[path]
+    assert uses(path, r"\b_src\b|(^|\.)pmap$|^(eval|exec|compile|__import__)$") == []
+    if module != "testing":
+        assert uses(path, r"^(pickle|cloudpickle|dill|marshal|shelve)\b|allow_pickle") == []
+    if module != "jaxprs":
+        assert uses(path, r"\.(eqns|jaxpr)$|jax\.(extend|interpreters)\b") == []
+    if module != "testing" and RANK.get(module, 0) < RANK["training"]:
+        assert uses(path, r"(^|\.)jit$|\bjax\.config\b") == []
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(TREES[path])), "assert is not for users"
+    bare = [node.lineno for node in nodes(path, ast.ExceptHandler) if node.type is None]
+    assert bare == [], "bare except"
+
+
+MEASURE = """
+import sys, time, jax, jax.numpy
+begin = time.perf_counter()
+import jrnn
+seconds = time.perf_counter() - begin
+heavy = {"flax", "optax", "orbax", "matplotlib", "tqdm", "chex", "hypothesis", "pytest"}
+print(seconds, *sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_importing_jrnn_is_cheap():
+    runs = [subprocess.check_output([sys.executable, "-c", MEASURE], text=True).split() for _ in range(3)]
+    assert [run[1:] for run in runs] == [[], [], []]
+    assert min(float(run[0]) for run in runs) < 0.2  # 0.1 on a machine that does nothing else
+
+
+# names
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.__name__)
+def test_every_cell_names_its_arguments_alike(cell):
+    def arguments(method):
+        return list(inspect.signature(getattr(cell, method)).parameters)
+
+    assert arguments("init") == ["self", "key", "in_features"]
+    assert arguments("initial_carry") == ["self", "params", "batch_shape", "key"]
+    assert arguments("step") == ["self", "params", "carry", "x"]
+    start = inspect.signature(cell.initial_carry).parameters
+    assert start["key"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert (start["key"].default, start["batch_shape"].default) == (None, ())
+
+
+@pytest.mark.parametrize("cell", MODELS, ids=lambda c: c.__name__)
+def test_cells_and_layers_are_final_frozen_dataclasses(cell):
+    assert cell.__bases__ == (object,)
+    assert cell.__dataclass_params__.frozen and cell.__dataclass_params__.eq
+    assert cell.__subclasses__() == []
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda c: c.__name__)
+def test_every_layer_applies_as_apply_does(layer):
+    given, needed = (list(inspect.signature(f).parameters) for f in (layer.apply, jrnn.apply))
+    assert given[1:] == needed[1:]
+
+
+# documentation
+
+EQUATION = re.compile(r"^ {4,}\S.*( = |↦)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("cell", MODELS, ids=lambda c: c.__name__)
+def test_cells_and_layers_are_documented(cell):
+    doc = inspect.getdoc(cell)
+    for section in (r"^Args:$", r"^Reference: \S", r"^>>> "):
+        assert re.search(section, doc, re.MULTILINE), f"{cell.__name__} has no {section}"
+    assert EQUATION.search(doc.partition("Args:")[0]), f"{cell.__name__} has no equation"
+    lines = [line for line in doc.splitlines() if line.startswith((">>> ", "... "))]
+    assert 1 <= len(lines) <= 8
+    for field in dataclasses.fields(cell):
+        assert re.search(rf"^  {field.name}: ", doc, re.MULTILINE), (
+            f"{cell.__name__} does not describe {field.name}"
+        )
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_public_functions_are_documented(function):
+    doc = inspect.getdoc(function)
+    assert ("Args:" in doc and "Returns:" in doc) or ">>> " in doc
+    for name in inspect.signature(function).parameters if "Args:" in doc else ():
+        assert re.search(rf"^  (\S+, )*\*{{0,2}}{name}(, \S+)*: ", doc, re.MULTILINE), (
+            f"does not describe {name}"
+        )
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_says_what_it_is(name):
+    value = getattr(jrnn, name)
+    first = inspect.getdoc(value).splitlines()[0]
+    assert first.endswith((".", "?")) or ":" in first, first
+    assert not first.startswith(f"{name}("), "a NamedTuple or dataclass without a docstring of its own"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_modules_and_their_public_parts_have_docstrings(path):
+    assert ast.get_docstring(TREES[path]), f"{name_of(path)} has no docstring"
+    for node in TREES[path].body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+# sizes
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= FILE_LINES
+
+
+def lines_of_code(function):
+    """From the first line of the body, its docstring left out, to the last."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_functions_are_short_and_take_few_arguments(path):
+    for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda):
+        positional = [
+            a.arg for a in (*function.args.posonlyargs, *function.args.args) if a.arg not in ("self", "cls")
+        ]
+        assert len(positional) <= POSITIONAL, f"{getattr(function, 'name', 'lambda')} takes {positional}"
+        if isinstance(function, ast.FunctionDef):
+            assert lines_of_code(function) <= FUNCTION_LINES, (
+                f"{function.name} has {lines_of_code(function)} lines"
+            )
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_names_of_files(path):
+    assert path.stem not in ("utils", "util", "common", "base", "helpers", "misc")
+    module = ".".join(("jrnn", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    if module != "jrnn.__main__":
+        assert importlib.import_module(module).__name__ == module  # no function shadows a module
