@@ -1,6 +1,6 @@
 """What jrnn costs besides the arithmetic: an eager `unroll` called again, and `import jrnn`.
 
-    python benchmarks/overhead.py
+python benchmarks/overhead.py
 """
 
 import statistics

@@ -44,7 +44,6 @@ from jrnn.layers import apply as apply
 from jrnn.unrolling import Scan as Scan
 from jrnn.unrolling import unroll as unroll
 
-
 _LAZY = {  # what a plain recurrence does not need is imported on first use
     "Batch": "jrnn.data:Batch",
     "CharVocabulary": "jrnn.data:CharVocabulary",

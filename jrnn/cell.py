@@ -7,8 +7,9 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+
+from jrnn.checks import require_key
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -198,34 +199,6 @@ def float_dtype(params: Any) -> Any:
     """The dtype that the float leaves of `params` promote to; the default float if there are none."""
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
-
-
-def require_cell(where: str, value: Any) -> None:
-    """Raise a TypeError that says what was given in place of a cell."""
-    if isinstance(value, type):
-        raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
-    missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
-    if missing:
-        raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
-
-
-def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
-    """Return a tuple or list as a tuple, or raise a TypeError that says what was given in its place."""
-    if not isinstance(values, (tuple, list)):
-        raise TypeError(f"{where} must be a tuple, got {brief(values)}: put it in one, as in (cell,)")
-    return tuple(values)
-
-
-def require_key(key: Any) -> None:
-    """Raise a TypeError unless `key` is an array of key data or `None`."""
-    if key is not None and not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be a random key, as in jax.random.key(0), got {brief(key)}")
-
-
-def brief(value: Any) -> str:
-    """The print of a value in one short line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:

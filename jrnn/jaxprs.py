@@ -28,9 +28,7 @@ def named_values(
     """
     closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr = closed.jaxpr
-    found = [
-        (eqn.params["name"], eqn.outvars[0]) for eqn in jaxpr.eqns if eqn.primitive.name == "name"
-    ]
+    found = [(eqn.params["name"], eqn.outvars[0]) for eqn in jaxpr.eqns if eqn.primitive.name == "name"]
     present = list(dict.fromkeys(name for name, _ in found))
     for name in names:
         if name not in present:

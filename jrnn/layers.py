@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, brief, in_ndim, key_or_none, require_cell, require_tuple
-from jrnn.cells.activations import check_choice
+from jrnn.cell import Cell, Shape, in_ndim, key_or_none
+from jrnn.checks import brief, check_choice, require_cell, require_tuple
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.scan import Method
 
@@ -40,7 +40,7 @@ class Layer(Protocol):
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
-        method: Method = Scan(),  # noqa: B008 (a frozen value)
+        method: Method = Scan(),
     ) -> tuple[Any, Any]: ...
 
 
@@ -59,7 +59,7 @@ def apply(
     mask: Any = None,
     resets: Any = None,
     key: Array | None = None,
-    method: Method = Scan(),  # noqa: B008 (a frozen value)
+    method: Method = Scan(),
 ) -> tuple[Any, Any]:
     """Run a cell or a layer over sequences: `unroll` for the one, the layer's `apply` for the other.
 
@@ -184,7 +184,7 @@ class Bidirectional:
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
-        method: Method = Scan(),  # noqa: B008 (a frozen value)
+        method: Method = Scan(),
     ) -> tuple[BidirectionalCarry, Array]:
         """Run both cells over `xs`: see `jrnn.apply`."""
         _check_pair("params", self, params)
@@ -268,7 +268,7 @@ class Sequential:
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
-        method: Method = Scan(),  # noqa: B008 (a frozen value)
+        method: Method = Scan(),
     ) -> tuple[tuple[Any, ...], Any]:
         """Run the layers over `xs`: see `jrnn.apply`."""
         count = len(self.layers)

@@ -50,7 +50,7 @@ class RNN(nn.Module):
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
-        method: Method = Scan(),  # noqa: B008 (a frozen value)
+        method: Method = Scan(),
     ) -> tuple[Any, Any]:
         """Run over sequences: `jrnn.apply` with this module's parameters and time axis."""
         if self.time_axis not in (0, 1):

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jrnn.cell import trainable
+from jrnn.checks import Text
 from jrnn.layers import apply
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
@@ -55,9 +56,7 @@ class RNN(nnx.Module):
     @property
     def params(self) -> Any:
         """The parameters, as the functions take them."""
-        return jax.tree.map(
-            lambda v: v[...], self.variables, is_leaf=lambda v: isinstance(v, nnx.Variable)
-        )
+        return jax.tree.map(lambda v: v[...], self.variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
     @property
     def out_features(self) -> int:
@@ -73,12 +72,20 @@ class RNN(nnx.Module):
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
-        method: Method = Scan(),  # noqa: B008 (a frozen value)
+        method: Method = Scan(),
     ) -> tuple[Any, Any]:
         """Run over sequences: `jrnn.apply` with this module's parameters and time axis."""
         xs, mask, resets = (move_time(tree, self.time_axis) for tree in (xs, mask, resets))
         carry, ys = apply(
-            self.cell, self.params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method
+            self.cell,
+            self.params,
+            xs,
+            carry,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            key=key,
+            method=method,
         )
         return carry, move_time(ys, self.time_axis)
 
@@ -100,10 +107,10 @@ def summary(cell: Any, in_features: int) -> str:
       in_features: width of the inputs.
 
     Returns:
-      The table: name, shape, dtype, number of parameters, bytes.
+      The table: name, shape, dtype, number of parameters, bytes; it prints as it stands.
 
     >>> import jrnn
-    >>> print(jrnn.summary(jrnn.Elman(3), in_features=2))
+    >>> jrnn.summary(jrnn.Elman(3), in_features=2)
     Elman(hidden=3, activation='tanh', recurrent_init='orthogonal')
     parameter  shape   dtype    count  bytes
     w_ih       (2, 3)  float32      6     24
@@ -125,7 +132,7 @@ def summary(cell: Any, in_features: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = ("<", "<", "<", ">", ">")
     lines = ("  ".join(f"{c:{a}{w}}" for c, a, w in zip(r, aligned, widths, strict=True)) for r in rows)
-    return "\n".join([str(cell), *(line.rstrip() for line in lines)])
+    return Text("\n".join([str(cell), *(line.rstrip() for line in lines)]))
 
 
 def _parts(cell: Any, params: Any) -> list[tuple[str, Any]]:
@@ -144,5 +151,3 @@ def _count(tree: Any) -> int:
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-

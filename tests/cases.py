@@ -22,7 +22,7 @@ def fed(key, lead):
     return jax.random.normal(given, (*lead, 4)), jax.random.bernoulli(use, 0.5, lead)
 
 
-def fed_tokens(key, lead):
+def words(key, lead):
     """`(given, use_given)` for a loop of 6 tokens."""
     given, use = jax.random.split(key)
     return jax.random.randint(given, lead, 0, 6), jax.random.bernoulli(use, 0.5, lead)
@@ -61,7 +61,7 @@ CASES = [
     ),
     Case(jrnn.Feedback(jrnn.Stack((jrnn.Elman(7), jrnn.Dense(4)))), 4, fed),
     Case(jrnn.Feedback(jrnn.Stack((jrnn.GRU(7), jrnn.Dense(4))), emit="softmax"), 6, driven),
-    Case(jrnn.Feedback(jrnn.Stack((jrnn.Embed(4), jrnn.GRU(7), jrnn.Dense(6))), emit="argmax"), 6, fed_tokens),
+    Case(jrnn.Feedback(jrnn.Stack((jrnn.Embed(4), jrnn.GRU(7), jrnn.Dense(6))), emit="argmax"), 6, words),
     Case(jrnn.Tap(jrnn.LSTM(4), ("i", "f")), 2),
     Case(jrnn.Tap(jrnn.GRU(4)), 2),
 ]

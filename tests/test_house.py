@@ -85,6 +85,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
 
 # what stands left of what: a module imports only from its own rank and those before it
 ORDER = [
+    {"checks"},
     {"cell", "jaxprs"},
     {"initializers"},
     {"cells"},

@@ -101,7 +101,8 @@ def test_evaluate_counts_every_target_once():
     params = cell.init(jax.random.key(0), 1)._replace(w=jnp.ones((1, 1)))
     rows = [([1.0, 2.0, 3.0], 3), ([4.0, 9.0, 9.0], 1), ([9.0, 9.0, 9.0], 0)]
     batches = [
-        jrnn.Batch(jnp.array(xs).reshape(3, 1, 1), jnp.zeros((3, 1, 1)), lengths=jnp.array([n])) for xs, n in rows
+        jrnn.Batch(jnp.array(xs).reshape(3, 1, 1), jnp.zeros((3, 1, 1)), lengths=jnp.array([n]))
+        for xs, n in rows
     ]
     per_step = jrnn.evaluate(cell, params, batches, jrnn.per_step(mean_squared_error))
     assert per_step == pytest.approx((1 + 4 + 9 + 16) / 4)
@@ -215,7 +216,9 @@ def test_a_stream_refuses_a_layer_that_looks_ahead():
 
 def test_empty_batches_are_refused():
     with pytest.raises(ValueError, match="batches of epoch 1 are empty"):
-        jrnn.fit(MODEL, [], LOSS, optimizer=optax.sgd(1.0), key=jax.random.key(0), in_features=5, progress=QUIET)
+        jrnn.fit(
+            MODEL, [], LOSS, optimizer=optax.sgd(1.0), key=jax.random.key(0), in_features=5, progress=QUIET
+        )
 
 
 SCRIPT = """

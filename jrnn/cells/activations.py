@@ -1,12 +1,13 @@
 """Functions by name: a cell is a value, and functions neither compare nor pickle as one."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.checks import check_choice
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -19,27 +20,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def activation(name: str) -> Callable[[Array], Array]:
     """Look up an activation: "tanh", "relu", "sigmoid" or "identity"."""
     return ACTIVATIONS[check_choice("activation", name, tuple(ACTIVATIONS))]
-
-
-def check_choice(argument: str, given: str, choices: tuple[str, ...]) -> str:
-    """Return `given`, or raise a ValueError that lists the choices."""
-    if given not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {given!r}")
-    return given
-
-
-def check_width(argument: str, given: Any) -> None:
-    """Raise unless `given` is a positive whole number."""
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{argument} must be an int, got {given!r}")
-    if given < 1:
-        raise ValueError(f"{argument} must be at least 1, got {given}")
-
-
-def check_rate(argument: str, given: Any) -> None:
-    """Raise unless `given` is a probability in [0, 1)."""
-    if not isinstance(given, (int, float)) or not 0 <= given < 1:
-        raise ValueError(f"{argument} must be a rate in [0, 1), got {given!r}")
 
 
 def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:

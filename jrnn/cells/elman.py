@@ -9,7 +9,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import activation, check_choice, check_width
+from jrnn.cells.activations import activation
+from jrnn.checks import check_choice, check_width
 from jrnn.initializers import default_float, glorot, identity, orthogonal
 
 RECURRENT = {"orthogonal": orthogonal, "identity": identity}

@@ -9,7 +9,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import check_width, gates
+from jrnn.cells.activations import gates
+from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -75,9 +76,7 @@ class GRU:
             b_hn=jnp.zeros(self.hidden, default_float()) if self.reset_after else None,
         )
 
-    def initial_carry(
-        self, params: GRUParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
+    def initial_carry(self, params: GRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         del key
         return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
 

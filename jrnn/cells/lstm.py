@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import check_width, gates
+from jrnn.cells.activations import gates
+from jrnn.checks import check_width
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import activation, check_width
+from jrnn.cells.activations import activation
+from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot
 
 
@@ -77,7 +78,7 @@ class Embed:
         yₜ = table[xₜ]
 
     `in_features` of `init` is the size of the vocabulary. x is an integer array without a feature axis.
-    The table starts as N(0, 1), as in torch; flax divides by √features, which an LSTM learns from more slowly.
+    The table starts as N(0, 1), as in torch; flax divides by √features.
     A token outside the vocabulary gives NaN rather than some other token's vector.
 
     Args:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, map_state, require_cell
-from jrnn.cells.activations import check_choice
+from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, map_state
+from jrnn.checks import check_choice, require_cell
 from jrnn.jaxprs import named_values
 
 

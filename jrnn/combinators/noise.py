@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, carry_spec, in_ndim, key_or_none, map_state, require_cell
-from jrnn.cells.activations import check_rate
+from jrnn.cell import Cell, Shape, carry_spec, in_ndim, key_or_none, map_state
+from jrnn.checks import check_rate, require_cell
 
 Rates = float | tuple[float, ...]
 
@@ -89,9 +89,7 @@ class Dropout:
     def init(self, key: Array, in_features: int) -> Any:
         return self.cell.init(key, in_features)
 
-    def initial_carry(
-        self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> NoisyCarry:
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry:
         inner, own = key_or_none(key, 2)
         return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
 
@@ -157,9 +155,7 @@ class Zoneout:
     def init(self, key: Array, in_features: int) -> Any:
         return self.cell.init(key, in_features)
 
-    def initial_carry(
-        self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> NoisyCarry:
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry:
         inner, own = key_or_none(key, 2)
         return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
 

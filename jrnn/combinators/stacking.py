@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, key_or_none, require_cell, require_tuple
-from jrnn.cells.activations import check_rate, check_width
+from jrnn.cell import Cell, Shape, in_ndim, key_or_none
+from jrnn.checks import check_rate, check_width, require_cell, require_tuple
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
 

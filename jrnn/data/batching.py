@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.cells.activations import check_width
+from jrnn.checks import check_width
 
 
 class Batch(NamedTuple):

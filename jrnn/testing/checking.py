@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jrnn.cell import require_cell
+from jrnn.checks import require_cell
 from jrnn.testing.laws import LAWS
 from jrnn.testing.subject import Inputs, LawError, Subject, default_inputs
 

@@ -133,9 +133,7 @@ def weighted_sum(tree: Any) -> Array:
     return jnp.sum(jnp.stack([jnp.vdot(w, a) for w, a in zip(weights, float_leaves(tree), strict=True)]))
 
 
-def smooth_loss(
-    subject: Subject, params: Any, xs: Any
-) -> tuple[Callable[[list[Array]], Array], list[Array]]:
+def smooth_loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[Array]], Array], list[Array]]:
     """A smooth function of all float leaves of (params, xs), and those leaves."""
 
     @jax.jit

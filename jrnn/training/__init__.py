@@ -1,8 +1,8 @@
 """Training: one step as a pure function, and the loop around it. This is where `jit` lives."""
 
 from jrnn.training.fitting import FitResult as FitResult
-from jrnn.training.fitting import Progress as Progress
 from jrnn.training.fitting import fit as fit
+from jrnn.training.progress import Progress as Progress
 from jrnn.training.steps import TrainState as TrainState
 from jrnn.training.steps import at_last as at_last
 from jrnn.training.steps import evaluate as evaluate

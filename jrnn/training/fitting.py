@@ -1,12 +1,10 @@
 """`fit`: the loop around the training step."""
 
 import itertools
-import json
 import math
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,38 +18,17 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from jrnn.cell import trainable
-from jrnn.checkpoint import Snapshot, load, save
+from jrnn.checkpoint import load
 from jrnn.data import Batch
 from jrnn.layers import looks_ahead
+from jrnn.training.progress import Meter, Progress, bar, line
 from jrnn.training.steps import Loss, TrainState, batch_shape, evaluate, init_state, train_step
+from jrnn.training.storing import Store
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
 
 Batches = Iterable[Batch]
 Monitor = Callable[[dict[str, Any], TrainState], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What `fit` shows while it runs.
-
-    Args:
-      bar: whether to show a progress bar and a line per epoch.
-      bits: show losses in bits (nats / ln 2) rather than nats.
-      unit: what one target is called: "char", "step".
-
-    >>> import jrnn
-    >>> jrnn.Progress(bits=True, unit="char").describe(1.386)
-    '2.000 bits/char'
-    """
-
-    bar: bool = True
-    bits: bool = False
-    unit: str = "step"
-
-    def describe(self, nats: float) -> str:
-        """A loss as it is shown."""
-        return f"{nats / math.log(2):.3f} bits/{self.unit}" if self.bits else f"loss {nats:.4g}"
 
 
 class FitResult(NamedTuple):
@@ -81,8 +58,8 @@ def fit(
     resume: bool = False,
     save_every: int = 500,
     meta: dict[str, Any] | None = None,
-    progress: Progress = Progress(),  # noqa: B008 (a frozen value)
-    method: Method = Scan(),  # noqa: B008 (a frozen value)
+    progress: Progress = Progress(),
+    method: Method = Scan(),
 ) -> FitResult:
     """Train a model over epochs of batches; evaluate, save and report.
 
@@ -156,53 +133,15 @@ class Plan:
         if in_features is None and params is None:
             raise ValueError("fit needs in_features, to draw params from, or params")
         if self.stateful and looks_ahead(self.model):
-            raise ValueError(f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on")
+            raise ValueError(
+                f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on"
+            )
         if self.patience is not None and validation is None:
             raise ValueError("patience needs validation, batches to measure it on")
         if resume and out is None:
             raise ValueError("resume needs out, the directory with the checkpoints")
         if out is not None and in_features is None:
             raise ValueError("out needs in_features, which is stored with the checkpoints")
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where a run is kept: checkpoints, the best parameters, and a log of every step."""
-
-    path: Path
-    cell: Any
-    in_features: int
-    meta: dict[str, Any]
-
-    @property
-    def log(self) -> Path:
-        """The metrics file: one JSON object per step and per epoch."""
-        return self.path / "metrics.jsonl"
-
-    def save(self, state: TrainState, position: dict[str, Any]) -> None:
-        """Write a checkpoint; it is complete on disk when this returns."""
-        fields = {"cell": self.cell, "in_features": self.in_features, "meta": self.meta}
-        rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key}
-        save(self.path, Snapshot(**fields, **rest, params=state.params, step=int(state.step), position=position))
-
-    def save_best(self, state: TrainState) -> None:
-        """Write the parameters of the best epoch so far to `best`."""
-        best = Snapshot(self.cell, self.in_features, state.params, step=int(state.step), meta=self.meta)
-        save(self.path / "best", best, keep=1)
-
-    def write(self, records: list[dict[str, Any]]) -> None:
-        """Append records to the log."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-
-    def cut(self, step: int, epochs: int) -> None:
-        """Drop what the log says of steps and epochs after the checkpoint that a run goes on from."""
-        if self.log.exists():
-            lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
-            kept = [line for line, r in whole if r["step"] <= step and ("loss" in r or r["epoch"] <= epochs)]
-            self.log.write_text("".join(kept), encoding="utf-8")
 
 
 @dataclass
@@ -253,7 +192,9 @@ class Run:
                     monitor(record, self.state)
                 shown.update()
                 if meter.due():
-                    shown.set_postfix_str(f"{plan.progress.describe(float(record['loss']))}, {meter.rate(plan)}")
+                    shown.set_postfix_str(
+                        f"{plan.progress.describe(float(record['loss']))}, {meter.rate(plan.progress.unit)}"
+                    )
                 if stop.is_set() or self.steps % plan.save_every == 0:
                     self.save()
                 if stop.is_set():
@@ -300,7 +241,9 @@ class Run:
         """Bring the log and the newest checkpoint up to where the run stands."""
         records, self.records = jax.device_get(self.records), []
         if self.store is not None:
-            self.store.write([{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records])
+            self.store.write(
+                [{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records]
+            )
             position = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
             position["sums"] = self.meter.sums()
             self.store.save(self.state, position)
@@ -311,69 +254,6 @@ class Run:
             return False
         losses = [entry["validation"] for entry in self.history]
         return len(losses) - 1 - losses.index(min(losses)) >= self.plan.patience
-
-
-class Meter:
-    """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""
-
-    def __init__(self, targets: int = 0, nats: float = 0.0, seconds: float = 0.0) -> None:
-        self.earlier = targets, nats, seconds
-        self.begin()
-
-    def begin(self) -> None:
-        """Take the time from now on."""
-        self.begun = self.shown = time.perf_counter()
-        self.compiled = 0.0
-        self.targets = 0
-        self.losses: list[tuple[int, Array]] = []
-
-    def count(self, targets: Any, record: dict[str, Any]) -> None:
-        """Take note of a step."""
-        if not self.losses:
-            jax.block_until_ready(record["loss"])
-            self.compiled = time.perf_counter() - self.begun
-        else:
-            self.targets += int(targets)
-        self.losses.append((int(targets), record["loss"]))
-
-    def due(self) -> bool:
-        """Whether half a second has passed since this was last true."""
-        now = time.perf_counter()
-        if now - self.shown < 0.5:
-            return False
-        self.shown = now
-        return True
-
-    def rate(self, plan: Plan) -> str:
-        """Targets per second since the first step, and how long that one took."""
-        seconds = time.perf_counter() - self.begun - self.compiled
-        return f"{self.targets / max(seconds, 1e-9):,.0f} {plan.progress.unit}s/s, first step {self.compiled:.1f} s"
-
-    def sums(self) -> tuple[int, float, float]:
-        """Targets of the epoch so far, the sum of their losses, and seconds."""
-        targets, nats, seconds = self.earlier
-        for count, loss in jax.device_get(self.losses):
-            targets, nats = targets + count, nats + count * float(loss)
-        return targets, nats, seconds + time.perf_counter() - self.begun
-
-    def summary(self) -> dict[str, float]:
-        """Mean loss over the epoch's targets, seconds, and those of the first step."""
-        targets, nats, seconds = self.sums()
-        return {"train": nats / max(targets, 1), "seconds": seconds, "first_step_seconds": self.compiled}
-
-
-def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
-    """A progress bar over the batches of an epoch."""
-    options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
-    return tqdm(total=total, initial=initial, desc=title, disable=not progress.bar, **options)
-
-
-def line(progress: Progress, entry: dict[str, Any]) -> str:
-    """An epoch in one line."""
-    parts = [f"epoch {entry['epoch']}", f"train {progress.describe(entry['train'])}"]
-    if "validation" in entry:
-        parts.append(f"held out {progress.describe(entry['validation'])}")
-    return ", ".join([*parts, f"{entry['seconds']:.1f} s (first step {entry['first_step_seconds']:.1f} s)"])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from jrnn.cell import Cell, in_ndim, map_state, quiet, carry_spec
+from jrnn.cell import Cell, carry_spec, in_ndim, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply, is_layer
 from jrnn.losses import last, length_mask
@@ -81,7 +81,7 @@ def at_last(loss: Callable[..., Array]) -> Loss:
     return Loss(lambda ys, batch: loss(last(ys, batch.lengths), batch.targets, mask(batch)), count)
 
 
-def model_function(model: Any, method: Method = Scan()) -> ModelFunction:  # noqa: B008 (a frozen value)
+def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
     """`(params, batch, carry, key) -> (carry, ys)` of a cell or layer; a function is taken as it is."""
     if not is_layer(model) and not isinstance(model, Cell):
         if not callable(model) or isinstance(model, type):
@@ -133,7 +133,7 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    method: Method = Scan(),  # noqa: B008 (a frozen value)
+    method: Method = Scan(),
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Make one training step, a pure function; the caller compiles it.
 

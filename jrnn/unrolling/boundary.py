@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Shape, brief, carry_spec, in_ndim, is_slot, require_cell, require_key, structure_of
+from jrnn.cell import Shape, carry_spec, in_ndim, is_slot, structure_of
+from jrnn.checks import Text, brief, require_cell, require_key
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
@@ -210,21 +211,12 @@ def _describe(tree: Any) -> str:
     def visit(leaf: Any) -> Any:
         if leaf is None or not hasattr(leaf, "shape"):
             return leaf
-        return _Text(f"{leaf.dtype}{tuple(leaf.shape)}")
+        return Text(f"{leaf.dtype}{tuple(leaf.shape)}")
 
     return repr(jax.tree.map(visit, tree, is_leaf=is_slot))
-
-
-class _Text(str):
-    """A string that prints without quotes."""
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def _kind(tree: Any) -> str:
     if isinstance(tree, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
         return f"one array of shape {tuple(tree.shape)}"
     return f"a {type(tree).__name__}"
-
-

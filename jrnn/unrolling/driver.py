@@ -24,7 +24,7 @@ def unroll(
     resets: Any = None,
     reverse: bool = False,
     key: Array | None = None,
-    method: Method = Scan(),  # noqa: B008 (a frozen value)
+    method: Method = Scan(),
 ) -> tuple[Any, Any]:
     """Run a cell over the leading axis of `xs`.
 

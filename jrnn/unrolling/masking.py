@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Shape, brief
+from jrnn.cell import Shape
+from jrnn.checks import brief
 
 
 class Schedule(NamedTuple):
@@ -23,9 +24,7 @@ def expand(flags: Array, ndim: int) -> Array:
     return flags.reshape(flags.shape + (1,) * (ndim - flags.ndim))
 
 
-def schedule(
-    steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool
-) -> Schedule:
+def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool) -> Schedule:
     """Check lengths, mask and resets against the batch and join them.
 
     A step is valid where `mask` holds and t < lengths. Resets at invalid steps are dropped, and with

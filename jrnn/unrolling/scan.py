@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 from jax import lax
 
-from jrnn.cells.activations import check_choice
+from jrnn.checks import check_choice
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, carry, x) -> (carry, y)
 

@@ -1,0 +1,62 @@
+"""Checks of arguments: each returns, or raises with what was given and what was needed."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def require_cell(where: str, value: Any) -> None:
+    """Raise a TypeError that says what was given in place of a cell."""
+    if isinstance(value, type):
+        raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
+    missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
+    if missing:
+        raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
+
+
+def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
+    """Return a tuple or list as a tuple, or raise a TypeError that says what was given in its place."""
+    if not isinstance(values, (tuple, list)):
+        raise TypeError(f"{where} must be a tuple, got {brief(values)}: put it in one, as in (cell,)")
+    return tuple(values)
+
+
+def require_key(key: Any) -> None:
+    """Raise a TypeError unless `key` is an array of key data or `None`."""
+    if key is not None and not isinstance(key, (jax.Array, np.ndarray)):
+        raise TypeError(f"key must be a random key, as in jax.random.key(0), got {brief(key)}")
+
+
+def brief(value: Any) -> str:
+    """The print of a value in one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_choice(argument: str, given: str, choices: tuple[str, ...]) -> str:
+    """Return `given`, or raise a ValueError that lists the choices."""
+    if given not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {given!r}")
+    return given
+
+
+def check_width(argument: str, given: Any) -> None:
+    """Raise unless `given` is a positive whole number."""
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{argument} must be an int, got {given!r}")
+    if given < 1:
+        raise ValueError(f"{argument} must be at least 1, got {given}")
+
+
+def check_rate(argument: str, given: Any) -> None:
+    """Raise unless `given` is a probability in [0, 1)."""
+    if not isinstance(given, (int, float)) or not 0 <= given < 1:
+        raise ValueError(f"{argument} must be a rate in [0, 1), got {given!r}")
+
+
+class Text(str):
+    """A string that prints as it stands, in a notebook too."""
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -1,0 +1,98 @@
+"""What a run shows: a bar, a line per epoch, how fast it goes."""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `fit` shows while it runs.
+
+    Args:
+      bar: whether to show a progress bar and a line per epoch.
+      bits: show losses in bits (nats / ln 2) rather than nats.
+      unit: what one target is called: "char", "step".
+
+    >>> import jrnn
+    >>> jrnn.Progress(bits=True, unit="char").describe(1.386)
+    '2.000 bits/char'
+    """
+
+    bar: bool = True
+    bits: bool = False
+    unit: str = "step"
+
+    def describe(self, nats: float) -> str:
+        """A loss as it is shown."""
+        return f"{nats / math.log(2):.3f} bits/{self.unit}" if self.bits else f"loss {nats:.4g}"
+
+
+class Meter:
+    """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""
+
+    def __init__(self, targets: int = 0, nats: float = 0.0, seconds: float = 0.0) -> None:
+        self.earlier = targets, nats, seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the time from now on."""
+        self.begun = self.shown = time.perf_counter()
+        self.compiled = 0.0
+        self.targets = 0
+        self.losses: list[tuple[int, Array]] = []
+
+    def count(self, targets: Any, record: dict[str, Any]) -> None:
+        """Take note of a step."""
+        if not self.losses:
+            jax.block_until_ready(record["loss"])
+            self.compiled = time.perf_counter() - self.begun
+        else:
+            self.targets += int(targets)
+        self.losses.append((int(targets), record["loss"]))
+
+    def due(self) -> bool:
+        """Whether half a second has passed since this was last true."""
+        now = time.perf_counter()
+        if now - self.shown < 0.5:
+            return False
+        self.shown = now
+        return True
+
+    def rate(self, unit: str) -> str:
+        """Targets per second since the first step, and how long that one took."""
+        seconds = time.perf_counter() - self.begun - self.compiled
+        speed = self.targets / max(seconds, 1e-9)
+        return f"{speed:,.0f} {unit}s/s, first step {self.compiled:.1f} s"
+
+    def sums(self) -> tuple[int, float, float]:
+        """Targets of the epoch so far, the sum of their losses, and seconds."""
+        targets, nats, seconds = self.earlier
+        for count, loss in jax.device_get(self.losses):
+            targets, nats = targets + count, nats + count * float(loss)
+        return targets, nats, seconds + time.perf_counter() - self.begun
+
+    def summary(self) -> dict[str, float]:
+        """Mean loss over the epoch's targets, seconds, and those of the first step."""
+        targets, nats, seconds = self.sums()
+        return {"train": nats / max(targets, 1), "seconds": seconds, "first_step_seconds": self.compiled}
+
+
+def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
+    """A progress bar over the batches of an epoch."""
+    options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
+    return tqdm(total=total, initial=initial, desc=title, disable=not progress.bar, **options)
+
+
+def line(progress: Progress, entry: dict[str, Any]) -> str:
+    """An epoch in one line."""
+    parts = [f"epoch {entry['epoch']}", f"train {progress.describe(entry['train'])}"]
+    if "validation" in entry:
+        parts.append(f"held out {progress.describe(entry['validation'])}")
+    return ", ".join([*parts, f"{entry['seconds']:.1f} s (first step {entry['first_step_seconds']:.1f} s)"])
