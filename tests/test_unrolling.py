@@ -604,6 +604,22 @@ def test_slots_are_constants_of_the_loop(flagged):
     np.testing.assert_array_equal(end.h[:, 0], [35, 0, 10, 15] if flagged else [35] * 4)
 
 
+def test_state_that_the_step_hands_on_is_a_constant_of_the_loop():
+    program = jax.make_jaxpr(
+        lambda m: jrnn.unroll(HANDS_ON, (), jnp.ones((STEPS, 4, 1)), (m, m), lengths=jnp.array([7, 0, 2, 3]))
+    )
+    (scan,) = scans(program(jnp.ones((4, 1))).jaxpr)
+    assert scan.params["num_carry"] == 1
+
+
+HANDS_ON = jrnn.from_functions(
+    init=lambda key, n: (),
+    initial_carry=lambda p, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 1)),) * 2,
+    step=lambda p, c, x: ((c[0] + c[1] * x, c[1]), c[0]),
+    out_features=1,
+)
+
+
 # several devices
 
 ON_DEVICES = """
