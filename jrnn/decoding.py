@@ -165,6 +165,9 @@ def _checked_prompt(cell: Any, prompt: Any) -> Array:
         raise TypeError(f"prompt must hold integer tokens, got {tokens.dtype}")
     if tokens.ndim == 0 or tokens.shape[0] == 0:
         raise ValueError(f"prompt has shape {tokens.shape}, needs (time, batch...) and at least one step")
+    low, high = (_value("prompt", f(), unknown=0) for f in (tokens.min, tokens.max))
+    if tokens.size and not 0 <= low <= high < cell.out_features:
+        raise ValueError(f"prompt must hold tokens from 0 to {cell.out_features - 1}, got {low} to {high}")
     return tokens.astype(jnp.int32)
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.unrolling.masking import expand, schedule
+from jrnn.alignment import expand, select
+from jrnn.unrolling.masking import schedule
 
 # optax is imported where it is used: it would double what `import jrnn` costs.
 
@@ -220,7 +221,7 @@ def _checked_mask(mask: Any, shape: tuple[int, ...], of: str) -> Array | None:
 
 def _blank(mask: Array | None, array: Array) -> Array:
     """Zeros at masked places, before anything is computed: a NaN times 0 would come back in a gradient."""
-    return array if mask is None else jnp.where(expand(mask, array.ndim), array, jnp.zeros_like(array))
+    return array if mask is None else select(mask, array, jnp.zeros_like(array))
 
 
 def _mean(losses: Array, mask: Array | None) -> Array:

@@ -8,8 +8,8 @@ from flax import nnx
 from jax import Array
 
 from jrnn.cell import trainable
-from jrnn.checks import Text
-from jrnn.layers import apply
+from jrnn.checks import Text, brief, require_cell
+from jrnn.layers import apply, is_layer
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
 
@@ -33,6 +33,7 @@ class RNN(nnx.Module):
       time_axis: axis of time in inputs, outputs and masks: 0, or 1 for batch first.
 
     Raises:
+      TypeError: no cell or layer, or no `nnx.Rngs`.
       ValueError: `time_axis` is neither 0 nor 1.
 
     >>> import jax.numpy as jnp, jrnn
@@ -44,6 +45,10 @@ class RNN(nnx.Module):
     """
 
     def __init__(self, cell: Any, in_features: int, *, rngs: nnx.Rngs, time_axis: int = 0) -> None:
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be nnx.Rngs(0) or the like, got {brief(rngs)}")
+        if not is_layer(cell):
+            require_cell("RNN: cell", cell)
         if time_axis not in (0, 1):
             raise ValueError(f"time_axis must be 0 or 1, got {time_axis}")
         self.cell = cell
@@ -96,6 +101,8 @@ class RNN(nnx.Module):
 
 def move_time(tree: Any, time_axis: int) -> Any:
     """Swap time and the first batch axis of every array, if time is not first."""
+    if any(leaf.ndim < 2 for leaf in jax.tree.leaves(tree)) and time_axis:
+        raise ValueError("time_axis=1 needs arrays of (batch, time, ...), got one of a single axis")
     return tree if time_axis == 0 else jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
 
 
@@ -118,6 +125,8 @@ def summary(cell: Any, in_features: int) -> str:
     b          (3,)    float32      3     12
     total                          18     72
     """
+    if not is_layer(cell):
+        require_cell("summary: cell", cell)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     rows = [("parameter", "shape", "dtype", "count", "bytes")]
     count = size = 0

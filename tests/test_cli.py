@@ -202,7 +202,7 @@ def test_a_run_stopped_within_or_at_the_end_of_an_epoch_reports_all_of_it(tmp_pa
             os.kill(os.getpid(), signal.SIGTERM)
 
     def fit(name, **options):
-        loss = jrnn.per_step(jrnn.losses.cross_entropy)
+        loss = jrnn.PerStep(jrnn.losses.cross_entropy)
         given = {"optimizer": optax.adam(0.1), "key": jax.random.key(0), "in_features": 5, "epochs": 2}
         given |= {"validation": stream, "stateful": True, "progress": jrnn.Progress(bar=False)}
         return jrnn.fit(model, stream, loss, **given, out=tmp_path / name, **options)
@@ -302,7 +302,7 @@ ARGUMENTS = [
     ("sample x --length 0", "argument --length: needs a whole number of at least 1, got '0'"),
     ("sample x --temperature -1", "argument --temperature: needs a number of at least 0, got '-1'"),
     ("sample x --top-k 0", "argument --top-k: needs a whole number of at least 1, got '0'"),
-    ("sample x --top-p 2", "argument --top-p: needs a probability above 0, got '2'"),
+    ("sample x --top-p 2", "argument --top-p: needs a probability above 0 and at most 1, got '2'"),
     ("sample nowhere", "nowhere: not the directory of a run: there is nothing of that name"),
     ("train --resume nowhere", "nowhere: not the directory of a run: there is nothing of that name"),
     ("train --resume . --out x", "--out does not go with --resume: a run keeps its settings"),

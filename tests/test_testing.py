@@ -204,7 +204,7 @@ def test_padding_that_a_step_turns_into_nan():
 def test_mistakes_in_the_call():
     with pytest.raises(TypeError, match="check_cell: cell must be a cell, got the class Leaky: call it"):
         check_cell(Leaky, 2)
-    with pytest.raises(ValueError, match=r"laws has \['speed'\], which are none of \['split and resume'"):
+    with pytest.raises(ValueError, match=r"laws has \['speed'\], which are none of \['interface'"):
         check_cell(Leaky(3), 2, laws=("speed",))
     broken = user_cell(lambda p, h, x: (h, x @ p["no such name"]))
     for law in LAWS:

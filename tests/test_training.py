@@ -18,7 +18,7 @@ from jrnn.losses import cross_entropy, mean_squared_error
 TOKENS = np.random.default_rng(0).integers(0, 5, 200)
 STREAM = jrnn.Stream(TOKENS, batch_size=4, steps=6)  # 8 batches
 MODEL = jrnn.Stack((jrnn.Embed(3), jrnn.LSTM(7), jrnn.Dense(5)), dropout=0.2)
-LOSS = jrnn.per_step(cross_entropy)
+LOSS = jrnn.PerStep(cross_entropy)
 QUIET = jrnn.Progress(bar=False)
 
 
@@ -66,7 +66,7 @@ def test_gradients_are_cut_between_batches_and_reach_a_learned_start_when_fresh(
     optimizer = optax.sgd(1.0)
     params = model.init(jax.random.key(0), 3)
     batch = jrnn.Batch(jax.random.normal(jax.random.key(1), (4, 2, 3)), jnp.ones((4, 2, 2)))
-    loss = jrnn.per_step(mean_squared_error)
+    loss = jrnn.PerStep(mean_squared_error)
     step = jax.jit(jrnn.train_step(model, loss, optimizer))
     state = jrnn.init_state(model, params, optimizer, jax.random.key(2), batch_shape=(2,))
     state = state._replace(carry=state.carry + 0.5)
@@ -83,7 +83,7 @@ def test_noise_is_drawn_anew_for_every_batch_and_evaluation_has_none():
     model = jrnn.Dropout(jrnn.Dense(64), output=0.5)
     params = model.init(jax.random.key(0), 3)
     batch = jrnn.Batch(jnp.ones((2, 1, 3)), jnp.zeros((2, 1, 64)))
-    loss = jrnn.per_step(mean_squared_error)
+    loss = jrnn.PerStep(mean_squared_error)
     step = jax.jit(jrnn.train_step(model, loss, optax.set_to_zero()))
     state = jrnn.init_state(model, params, optax.set_to_zero(), jax.random.key(1), batch_shape=(1,))
     losses = []
@@ -104,10 +104,10 @@ def test_evaluate_counts_every_target_once():
         jrnn.Batch(jnp.array(xs).reshape(3, 1, 1), jnp.zeros((3, 1, 1)), lengths=jnp.array([n]))
         for xs, n in rows
     ]
-    per_step = jrnn.evaluate(cell, params, batches, jrnn.per_step(mean_squared_error))
+    per_step = jrnn.evaluate(cell, params, batches, jrnn.PerStep(mean_squared_error))
     assert per_step == pytest.approx((1 + 4 + 9 + 16) / 4)
     many_to_one = [batch._replace(targets=jnp.zeros((1, 1))) for batch in batches]
-    at_last = jrnn.evaluate(cell, params, many_to_one, jrnn.at_last(mean_squared_error))
+    at_last = jrnn.evaluate(cell, params, many_to_one, jrnn.AtLast(mean_squared_error))
     assert at_last == pytest.approx((9 + 16) / 2)
 
 
@@ -174,7 +174,7 @@ def test_fixed_parameters_stay_whatever_the_optimizer_does():
     )
     batch = jrnn.Batch(jnp.ones((4, 2, 2)), jnp.zeros((4, 2, 3)))
     result = jrnn.fit(
-        cell, [batch], jrnn.per_step(mean_squared_error), optimizer=optax.adamw(0.1, weight_decay=0.5),
+        cell, [batch], jrnn.PerStep(mean_squared_error), optimizer=optax.adamw(0.1, weight_decay=0.5),
         key=jax.random.key(0), in_features=2, epochs=5, progress=QUIET,
     )  # fmt: skip
     np.testing.assert_array_equal(result.params["fixed"]["u"], 0.5 * jnp.ones((3, 3)))
@@ -187,7 +187,7 @@ def test_many_to_one_learns_from_padded_batches_of_ragged_sequences():
     labels = np.array([int(s[0, 0] > 0) for s in sequences])  # the first step decides
     batches = jrnn.padded_batches(sequences, labels, 16, key_seed=0)
     result = jrnn.fit(
-        jrnn.Stack((jrnn.GRU(12), jrnn.Dense(2))), batches.epoch, jrnn.at_last(cross_entropy),
+        jrnn.Stack((jrnn.GRU(12), jrnn.Dense(2))), batches.epoch, jrnn.AtLast(cross_entropy),
         optimizer=optax.adam(2e-2), key=jax.random.key(0), in_features=1, epochs=40, progress=QUIET,
     )  # fmt: skip
     assert result.history[-1]["train"] < 0.1 < 0.6 < result.history[0]["train"]

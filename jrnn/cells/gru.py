@@ -20,7 +20,7 @@ class GRUParams(NamedTuple):
     w_ih: Array  # (in, 3·hidden)
     w_hh: Array  # (hidden, 3·hidden)
     b: Array  # (3·hidden,)
-    b_hn: Array | None  # (hidden,), bias of hₜ₋₁ u_n; None when the reset comes before the product
+    b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None when the reset comes before the product
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class GRU:
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, two = carry, 2 * self.hidden
         a = x @ params.w_ih + params.b  # (..., 3·hidden)
-        if params.b_hn is not None:
+        if self.reset_after:
             u = h @ params.w_hh  # (..., 3·hidden)
             r, z = gates(a[..., :two] + u[..., :two], "rz")
             n = jnp.tanh(a[..., two:] + r * (u[..., two:] + params.b_hn))

@@ -45,7 +45,7 @@ class LSTM:
 
     Args:
       hidden: width of h and c.
-      forget_bias: start of b_f (torch: 0).
+      forget_bias: start of b_f (Keras: 1; torch draws all biases around 0).
       max_lag: longest dependency in steps; if given, biases start by the chrono rule in its place:
         b_f = log U(1, max_lag − 1), b_i = −b_f.
 

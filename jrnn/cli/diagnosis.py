@@ -23,10 +23,13 @@ def doctor(arguments: argparse.Namespace) -> int:
     packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     rows += [(name, importlib.metadata.version(name)) for name in packages]
     rows += [(name, os.environ.get(name, "not set")) for name in ("XLA_FLAGS", "JAX_PLATFORMS")]
-    rows += [("x64", "on" if jnp.zeros(()).dtype == jnp.float64 else "off")]
+    rows += [("x64", "on" if jax.dtypes.canonicalize_dtype("float64") == "float64" else "off")]
     for name, value in rows:
         print(f"{name:16}  {value}")
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"jax finds no device: {error or 'is JAX_PLATFORMS right?'}") from error
     print(f"{'devices':16}  {', '.join(f'{d.device_kind} ({d})' for d in devices)}")
     advice = gpu_advice(shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists(), devices)
     if advice:

@@ -27,7 +27,7 @@ def number(kind: type, holds: Callable[[Any], bool], wanted: str) -> Callable[[s
 SIZE = number(int, lambda n: n >= 1, "a whole number of at least 1")
 SEED = number(int, lambda n: 0 <= n < 2**32, "a whole number of at least 0 and below 2**32")
 RATE = number(float, lambda x: 0 <= x < 1, "a rate of at least 0 and below 1")
-SHARE = number(float, lambda x: 0 < x <= 1, "a probability above 0")
+SHARE = number(float, lambda x: 0 < x <= 1, "a probability above 0 and at most 1")
 POSITIVE = number(float, lambda x: 0 < x < math.inf, "a number above 0")
 TEMPERATURE = number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
 
@@ -47,7 +47,7 @@ class TrainConfig:
     embed: int = option(64, SIZE, "width of the vector that stands for a character")
     epochs: int = option(6, SIZE, "how often to go through the text")
     lr: float = option(8e-3, POSITIVE, "learning rate at the start, from where it falls to zero")
-    dropout: float = option(0.0, RATE, "rate between layers, and before the read-out")
+    dropout: float = option(0.0, RATE, "rate between the layers, embedding and read-out included")
     batch: int = option(32, SIZE, "rows of text that are read side by side")
     steps: int = option(64, SIZE, "characters between two updates")
     seed: int = option(0, SEED, "seed of all randomness")

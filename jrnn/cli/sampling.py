@@ -1,6 +1,8 @@
 """`jrnn sample`: a trained model writes on."""
 
 import argparse
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def load_run(run: Path, best: bool = False) -> Any:
         what = "it holds no complete checkpoint" if run.exists() else "there is nothing of that name"
         raise ValueError(f"{run}: not the directory of a run: {what}")
     try:
-        snapshot = jrnn.load(run / "best" if best and (run / "best").is_dir() else run)
+        snapshot = jrnn.load(run / "best" if best and jrnn.checkpoint.checkpoints(run / "best") else run)
     except jrnn.CheckpointError as error:
         older = found[1:] and not best
         hint = f"; without {found[0]} the run goes on from {found[1].name}" if older else ""
@@ -48,6 +50,13 @@ def load_run(run: Path, best: bool = False) -> Any:
     if set(META) - snapshot.meta.keys():
         raise ValueError(f"{run}: not a run of jrnn train: its checkpoint has no vocabulary and settings")
     return snapshot
+
+
+def program() -> str:
+    """How this command is called: by name where that finds it, else by the path that was typed."""
+    if shutil.which("jrnn") or Path(sys.argv[0]).name != "jrnn":
+        return "jrnn"
+    return shlex.quote(sys.argv[0])
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import errno
 import hashlib
+import importlib.util
 import math
 import os
 import shlex
@@ -17,7 +18,7 @@ import jax
 
 import jrnn
 from jrnn.cli.options import TrainConfig
-from jrnn.cli.sampling import META, load_run, one_line, write_on
+from jrnn.cli.sampling import META, load_run, one_line, program, write_on
 from jrnn.cli.tables import count_parameters, recurrent_cells
 
 
@@ -103,7 +104,7 @@ def _sha256(text: str) -> str:
 
 
 def _resume(run: Path) -> str:
-    return f"jrnn train --resume {shlex.quote(str(run))}"
+    return f"{program()} train --resume {shlex.quote(str(run))}"
 
 
 def _new_directory(out: str | None) -> Path:
@@ -121,8 +122,6 @@ def _new_directory(out: str | None) -> Path:
 
 def _fit(job: Job) -> Any:
     """Say what is going to happen, and do it."""
-    from jrnn.plots import LossCurve
-
     config, vocabulary = job.config, job.vocabulary
     parts = [vocabulary.encode(part) for part in jrnn.data.split(job.text)]
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
@@ -135,19 +134,29 @@ def _fit(job: Job) -> Any:
     return jrnn.fit(
         model,
         training,
-        jrnn.per_step(jrnn.losses.cross_entropy),
+        jrnn.PerStep(jrnn.losses.cross_entropy),
         optimizer=config.optimizer(len(training) * config.epochs),
         key=jax.random.key(config.seed),
         in_features=len(vocabulary),
         epochs=config.epochs,
         validation=held_out,
         stateful=True,
-        monitors=(LossCurve(job.out, bits=True),),
+        monitors=_monitors(job.out),
         out=job.out,
         resume=job.resume,
         meta=job.meta,
         progress=jrnn.Progress(bits=True, unit="char"),
     )
+
+
+def _monitors(out: Path) -> tuple[Any, ...]:
+    """What draws the loss curve, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no loss.png: matplotlib is not installed, pip install 'jrnn[plots]'")
+        return ()
+    from jrnn.plots import LossCurve
+
+    return (LossCurve(out, bits=True),)
 
 
 def _report(job: Job, result: Any, seconds: float) -> None:
@@ -160,4 +169,4 @@ def _report(job: Job, result: Any, seconds: float) -> None:
     word = next(iter(job.text.split()), "")[:20]
     print(f"\nheld out: {bits} after epoch {epoch}; {seconds:.0f} s in all")
     print(f"loss curve: {job.out / 'loss.png'}\n\n{text}\n\nmore of this:")
-    print(f"  jrnn sample {shlex.quote(str(job.out))} --prompt {shlex.quote(word)}")
+    print(f"  {program()} sample {shlex.quote(str(job.out))} --prompt {shlex.quote(word)}")

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, map_state
+from jrnn.alignment import select
+from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_slot, map_state
 from jrnn.checks import check_choice, require_cell
 from jrnn.jaxprs import named_values
 
@@ -219,18 +220,17 @@ class Feedback:
                 f"Feedback: given has shape {given.shape}, what is fed back has shape {own.shape} "
                 f"({self.cell} with emit={self.emit!r})"
             )
-        use = use_given.reshape(use_given.shape + (1,) * (given.ndim - use_given.ndim))
-        fed = jnp.where(use, given, own)
+        fed = select(use_given, given, own)
         u = jnp.concatenate([*external, fed], -1) if external else fed
         inner, y = self.cell.step(params, carry.cell, u)
-        return FeedbackCarry(inner, y), y
+        return FeedbackCarry(inner, y.astype(carry.y.dtype)), y
 
 
 @dataclass(frozen=True)
 class Tap:
     """Emit what a cell has inside, next to its output.
 
-        yₜ ↦ (yₜ, carryₜ)                    without names
+        yₜ ↦ (yₜ, carryₜ)                    without names; the state of it, slots are None
         yₜ ↦ (yₜ, {name: values named so})   with names
 
     Names are those that the step gives with `jax.ad_checkpoint.checkpoint_name`: the gates i f g o of an
@@ -278,7 +278,9 @@ class Tap:
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
         if not self.names:
             carry, y = self.cell.step(params, carry, x)
-            return carry, (y, carry)
+            spec = carry_spec(self.cell, params)
+            state = jax.tree.map(lambda s, c: None if s is None else c, spec, carry, is_leaf=is_slot)
+            return carry, (y, state)
         (carry, y), inside = named_values(self.cell.step, self.names, params, carry, x)
         single = {name: v[0] if len(v) == 1 else v for name, v in inside.items()}
         return carry, (y, single)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import select
 from jrnn.cell import Cell, Shape, carry_spec, in_ndim, key_or_none, map_state
 from jrnn.checks import check_rate, require_cell
 
@@ -22,14 +23,20 @@ class NoisyCarry(NamedTuple):
 
 
 def drop(key: Array, rate: float, tree: Any) -> Any:
-    """Zero entries at random and scale the others by 1 / (1 − rate); nothing is drawn at rate 0."""
+    """Zero entries of float leaves at random, scale the others by 1 / (1 − rate); at rate 0 draw nothing."""
     if rate == 0:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    kept = [jax.random.bernoulli(k, 1 - rate, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    dropped = [jnp.where(k, leaf / (1 - rate), 0) for k, leaf in zip(kept, leaves, strict=True)]
+    dropped = [_drop_leaf(k, rate, leaf) for k, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, dropped)
+
+
+def _drop_leaf(key: Array, rate: float, leaf: Array) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    kept = jax.random.bernoulli(key, 1 - rate, leaf.shape)
+    return select(kept, leaf / (1 - rate), jnp.zeros_like(leaf))
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Dropout:
         (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ)
         output = m_y · yₜ,   m ~ Bernoulli(1 − rate) / (1 − rate)
 
-    Masks are drawn for every sequence when the carry is started with a key, and follow from that key;
-    without one nothing is dropped. Parameters are those of the cell.
+    Masks are drawn when the carry is started with a key, and follow from that key; a reset within the
+    sequence keeps them. Without a key nothing is dropped. Parameters are those of the cell.
 
     Args:
       cell: any cell.
@@ -91,6 +98,7 @@ class Dropout:
 
     def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry:
         inner, own = key_or_none(key, 2)
+        _per_entry("Dropout: state", _as_tuple(self.state or ()), carry_spec(self.cell, params), fill=(0.0,))
         return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
 
     def step(self, params: Any, carry: NoisyCarry, x: Any) -> tuple[NoisyCarry, Any]:
@@ -118,8 +126,9 @@ class Zoneout:
         sₜ = m · sₜ₋₁ + (1 − m) · s̃ₜ,   m ~ Bernoulli(rate) anew at every step
         sₜ = rate · sₜ₋₁ + (1 − rate) · s̃ₜ   without a key (evaluation)
 
-    Where y is an entry of the state itself (h of an LSTM), it is the zoned one that comes out; what a
-    cell computes from its state before that is not. Parameters are those of the cell.
+    Where y is an entry of the state itself (h of an LSTM), it is the zoned one that comes out. What a
+    cell computes from its state before that is not, nor is an output that left a `jit` inside the step:
+    `Project`, `Tap` and the like go around `Zoneout`, not inside. Parameters are those of the cell.
 
     Args:
       cell: any cell.
@@ -182,7 +191,7 @@ def _zone(key: Array | None, index: int, rate: float, new: Array, old: Array) ->
     if key is None:
         return rate * old + (1 - rate) * new
     keep = jax.random.bernoulli(jax.random.fold_in(key, index), rate, new.shape)
-    return jnp.where(keep, old, new)
+    return select(~keep, new, old)
 
 
 def _as_tuple(rates: Rates) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ class Batch(NamedTuple):
     targets: Any  # (T, B, ...), one per step, or (B, ...), one per sequence
     lengths: Any = None  # (B,), valid steps of each sequence; None: all
     mask: Any = None  # (T, B) or (B,), the targets that count; None: all
+    resets: Any = None  # (T, B), True at the first step of a sequence; None: none begins within
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ def check_cell(
 ) -> None:
     """Certify that a cell keeps the laws that everything else in jrnn relies on.
 
-    Sizes are tiny; all laws together take some ten seconds, most of it compilation. Parameters are drawn
+    Sizes are tiny; all laws together take ten to twenty seconds, most of it compilation. Parameters are drawn
     by `cell.init` and moved at random, so that a bias that starts at zero still counts.
 
     Args:

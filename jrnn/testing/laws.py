@@ -34,6 +34,20 @@ from jrnn.testing.subject import (
 from jrnn.unrolling import Scan, unroll
 
 
+def interface(subject: Subject) -> None:
+    """The members can be called as the contract says, and the output is `out_features` wide."""
+    cell, params, xs = subject.cell, subject.params(), subject.xs(BATCH)
+    if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(params)):
+        raise LawError("init returns leaves that are no arrays")
+    cell.initial_carry(params, (BATCH,), key=jax.random.key(0))
+    returned = cell.step(params, cell.initial_carry(params, (BATCH,)), xs)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise LawError("step must return (carry, y)")
+    width = jax.tree.leaves(returned[1])[0].shape[-1:]
+    if width != (cell.out_features,):
+        raise LawError(f"out_features is {cell.out_features}, the output is {width} wide")
+
+
 def splitting(subject: Subject) -> None:
     """One run over a ‖ b equals a run over a and one over b from its carry."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
@@ -83,6 +97,14 @@ def rows(subject: Subject) -> None:
         (end_a, a), (end_b, b) = (unroll(cell, params, x, reverse=reverse) for x in (xs, mixed))
         assert_close(take(a, (slice(None), 0)), take(b, (slice(None), 0)), "outputs of row 0")
         assert_close(take(end_a, 0), take(end_b, 0), "state of row 0")
+
+    def row_0(floats: list[Array]) -> Array:
+        ys = unroll(cell, params, refill(xs, floats))[1]
+        return weighted_sum(take(ys, (slice(None), 0)))
+
+    for grad in jax.jit(jax.grad(row_0))(float_leaves(xs)):
+        if jnp.any(grad[:, 1:]):
+            raise LawError("the gradient of row 0 reaches other rows")
 
 
 def raggedness(subject: Subject) -> None:
@@ -254,6 +276,7 @@ def padding(subject: Subject) -> None:
 
 
 LAWS: dict[str, Callable[[Subject], None]] = {
+    "interface": interface,
     "split and resume": splitting,
     "scan = loop": scan_is_loop,
     "batched step = vmap(step)": batching,

@@ -3,9 +3,9 @@
 from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
 from jrnn.training.progress import Progress as Progress
+from jrnn.training.steps import AtLast as AtLast
+from jrnn.training.steps import PerStep as PerStep
 from jrnn.training.steps import TrainState as TrainState
-from jrnn.training.steps import at_last as at_last
 from jrnn.training.steps import evaluate as evaluate
 from jrnn.training.steps import init_state as init_state
-from jrnn.training.steps import per_step as per_step
 from jrnn.training.steps import train_step as train_step

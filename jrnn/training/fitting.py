@@ -18,11 +18,20 @@ from jax import Array
 from tqdm.auto import tqdm
 
 from jrnn.cell import trainable
-from jrnn.checkpoint import load
+from jrnn.checkpoint import checkpoints, load
+from jrnn.checks import brief
 from jrnn.data import Batch
 from jrnn.layers import looks_ahead
 from jrnn.training.progress import Meter, Progress, bar, line
-from jrnn.training.steps import Loss, TrainState, batch_shape, evaluate, init_state, train_step
+from jrnn.training.steps import (
+    Loss,
+    TrainState,
+    batch_shape,
+    evaluate,
+    init_state,
+    model_function,
+    train_step,
+)
 from jrnn.training.storing import Store
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
@@ -34,9 +43,9 @@ Monitor = Callable[[dict[str, Any], TrainState], None]
 class FitResult(NamedTuple):
     """What `fit` returns."""
 
-    params: Any  # those of the best epoch where there is a validation set, else the last
+    params: Any  # those of the best epoch by validation loss, where there is validation, else the last
     state: TrainState  # at the end
-    history: list[dict[str, Any]]  # a record per epoch: epoch, step, train, validation, seconds
+    history: list[dict[str, Any]]  # a record per epoch: epoch, step, train and validation in nats, seconds
     interrupted: bool  # stopped by Ctrl-C or SIGTERM, and saved
 
 
@@ -71,7 +80,7 @@ def fit(
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
       batches: an iterable to go through once an epoch, or a function of the epoch's number that gives
         one (shuffled: `padded_batches(...).epoch`); to resume it must give the same batches again.
-      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       optimizer: any optax transformation (clipping and schedules included); it does not see what stands
         under `fixed`.
       key: the randomness of the run.
@@ -83,7 +92,8 @@ def fit(
       patience: stop after so many epochs without a better validation loss.
       monitors: functions `(record, state)`, called after every step with its step, epoch, loss and
         grad_norm, and after every epoch with its entry of the history.
-      out: directory for checkpoints and `metrics.jsonl`; None: nothing is written.
+      out: directory for checkpoints, the parameters of the best epoch (`best`) and `metrics.jsonl` (losses
+        in nats); None: nothing is written.
       resume: go on from the newest checkpoint in `out`.
       save_every: steps between checkpoints; every epoch ends with one.
       meta: JSON to keep with the checkpoints (a vocabulary, arguments).
@@ -103,15 +113,17 @@ def fit(
         params = model.init(draw, in_features)
     store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
     run = Run(plan, params, key, store)
-    if resume and store is not None:
-        run.restore(store)
+    if store is not None:
+        run.restore(store) if resume else run.save()  # what cannot be saved fails before any work is done
     given = batches if callable(batches) else lambda epoch: batches
     with stopping_on_signals(active=store is not None) as stop:
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
-            run.train(given(run.epoch), epochs, stop)
-            if not stop.is_set():
+            if run.train(given(run.epoch), epochs, stop):
                 run.finish_epoch(validation)
-    return FitResult(run.best or run.state.params, run.state, run.history, stop.is_set())
+        if stop.is_set():
+            run.save()
+    best = run.state.params if run.best is None else run.best
+    return FitResult(best, run.state, run.history, stop.is_set())
 
 
 @dataclass(frozen=True)
@@ -130,8 +142,21 @@ class Plan:
 
     def check(self, in_features: Any, params: Any, validation: Any, out: Any, resume: bool) -> None:
         """Refuse options that contradict each other."""
+        model_function(self.model)
+        if not hasattr(self.loss, "mean") or isinstance(self.loss, type):
+            raise TypeError(
+                f"loss must be PerStep(...) or AtLast(...), got {brief(self.loss)}: wrap it in one"
+            )
+        if not hasattr(self.optimizer, "update"):
+            raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
         if in_features is None and params is None:
             raise ValueError("fit needs in_features, to draw params from, or params")
+        if not hasattr(self.model, "init") and (self.stateful or out is not None or params is None):
+            raise ValueError("model is a function: it needs params, and cannot be stateful or stored in out")
+        if self.save_every < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError(
+                f"save_every and patience must be at least 1, got {self.save_every}, {self.patience}"
+            )
         if self.stateful and looks_ahead(self.model):
             raise ValueError(
                 f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on"
@@ -142,6 +167,8 @@ class Plan:
             raise ValueError("resume needs out, the directory with the checkpoints")
         if out is not None and in_features is None:
             raise ValueError("out needs in_features, which is stored with the checkpoints")
+        if out is not None and not resume and checkpoints(out):
+            raise ValueError(f"out: {out} holds a run: resume=True goes on with it, or give another one")
 
 
 @dataclass
@@ -161,7 +188,7 @@ class Run:
     def __post_init__(self) -> None:
         plan, self.steps, self.meter = self.plan, 0, Meter()
         free = jax.tree.leaves(trainable(self.params))
-        self.optimizer = plan.optimizer if all(free) else optax.masked(plan.optimizer, trainable)
+        self.optimizer = plan.optimizer if all(free) else _trainable_only(plan.optimizer)
         self.state = init_state(plan.model, self.params, self.optimizer, self.key)
         self.step = jax.jit(train_step(plan.model, plan.loss, self.optimizer, method=plan.method))
 
@@ -174,12 +201,14 @@ class Run:
         self.epoch, self.batch = stored.position["epoch"], stored.position["batch"]
         self.history = stored.position["history"]
         self.meter = Meter(*stored.position["sums"])
-        if (store.path / "best").is_dir() and self.history:
+        if stored.position["stateful"] != self.plan.stateful:
+            raise ValueError(f"stateful must be {not self.plan.stateful}, as the run was started")
+        if checkpoints(store.path / "best") and self.history:
             self.best = load(store.path / "best", cell=self.plan.model).params
         store.cut(stored.step, len(self.history))
 
-    def train(self, batches: Batches, epochs: int, stop: threading.Event) -> None:
-        """Go through the batches of one epoch, from where the run stands."""
+    def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
+        """Go through the batches of one epoch, from where the run stands; False if `stop` cut it short."""
         plan, meter = self.plan, self.meter
         meter.begin()
         total = len(batches) if isinstance(batches, Sized) else None
@@ -195,15 +224,19 @@ class Run:
                     shown.set_postfix_str(
                         f"{plan.progress.describe(float(record['loss']))}, {meter.rate(plan.progress.unit)}"
                     )
-                if stop.is_set() or self.steps % plan.save_every == 0:
+                if self.steps % plan.save_every == 0:
                     self.save()
                 if stop.is_set():
-                    return
+                    return False
         if self.batch == 0:
-            raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one")
+            hint = "; a generator is used up after one epoch, give a list or a function" if self.epoch else ""
+            raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one{hint}")
+        return True
 
     def advance(self, batch: Batch) -> dict[str, Any]:
         """Take one training step; its numbers are still on their way when this returns."""
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batches must hold jrnn.Batch(xs, targets, ...), got {brief(batch)}")
         if self.plan.stateful and self.state.carry is None:
             shape = batch_shape(self.plan.model, batch)
             carry = self.plan.model.initial_carry(self.state.params, shape)
@@ -223,8 +256,7 @@ class Run:
             entry["validation"] = evaluate(
                 plan.model, state.params, validation, plan.loss, stateful=plan.stateful
             )
-            earlier = [v for v in (past["validation"] for past in self.history) if not math.isnan(v)]
-            if not earlier or entry["validation"] < min(earlier):
+            if not self.history or entry["validation"] < min(self.losses()):
                 self.best = state.params
                 if self.store is not None:
                     self.store.save_best(state)
@@ -239,21 +271,36 @@ class Run:
 
     def save(self) -> None:
         """Bring the log and the newest checkpoint up to where the run stands."""
-        records, self.records = jax.device_get(self.records), []
+        records = jax.device_get(self.records)
         if self.store is not None:
             self.store.write(
                 [{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records]
             )
             position = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
-            position["sums"] = self.meter.sums()
+            position |= {"sums": self.meter.sums(), "stateful": self.plan.stateful}
             self.store.save(self.state, position)
+        self.records = []
+
+    def losses(self) -> list[float]:
+        """Validation losses of the epochs so far; one that is missing or NaN counts as infinite."""
+        losses = (entry.get("validation", math.inf) for entry in self.history)
+        return [math.inf if math.isnan(loss) else loss for loss in losses]
 
     def out_of_patience(self) -> bool:
         """Whether the last `patience` epochs brought no better validation loss."""
         if self.plan.patience is None or not self.history:
             return False
-        losses = [entry["validation"] for entry in self.history]
+        losses = self.losses()
         return len(losses) - 1 - losses.index(min(losses)) >= self.plan.patience
+
+
+def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer on what is trainable; nothing moves the rest."""
+
+    def fixed(params: Any) -> Any:
+        return jax.tree.map(lambda free: not free, trainable(params))
+
+    return optax.chain(optax.masked(optimizer, trainable), optax.masked(optax.set_to_zero(), fixed))
 
 
 @contextmanager

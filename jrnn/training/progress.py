@@ -55,6 +55,7 @@ class Meter:
             self.compiled = time.perf_counter() - self.begun
         else:
             self.targets += int(targets)
+            self.losses[-1][1].block_until_ready()  # one step ahead of the numbers, so that the bar is true
         self.losses.append((int(targets), record["loss"]))
 
     def due(self) -> bool:
@@ -66,10 +67,10 @@ class Meter:
         return True
 
     def rate(self, unit: str) -> str:
-        """Targets per second since the first step, and how long that one took."""
+        """Targets per second since the first step, which compiles."""
         seconds = time.perf_counter() - self.begun - self.compiled
         speed = self.targets / max(seconds, 1e-9)
-        return f"{speed:,.0f} {unit}s/s, first step {self.compiled:.1f} s"
+        return f"{speed:,.0f} {unit}s/s"
 
     def sums(self) -> tuple[int, float, float]:
         """Targets of the epoch so far, the sum of their losses, and seconds."""
@@ -85,9 +86,9 @@ class Meter:
 
 
 def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
-    """A progress bar over the batches of an epoch."""
+    """A progress bar over the batches of an epoch; none where nobody watches (a file, a pipe)."""
     options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
-    return tqdm(total=total, initial=initial, desc=title, disable=not progress.bar, **options)
+    return tqdm(total=total, initial=initial, desc=title, disable=None if progress.bar else True, **options)
 
 
 def line(progress: Progress, entry: dict[str, Any]) -> str:
@@ -95,4 +96,9 @@ def line(progress: Progress, entry: dict[str, Any]) -> str:
     parts = [f"epoch {entry['epoch']}", f"train {progress.describe(entry['train'])}"]
     if "validation" in entry:
         parts.append(f"held out {progress.describe(entry['validation'])}")
-    return ", ".join([*parts, f"{entry['seconds']:.1f} s (first step {entry['first_step_seconds']:.1f} s)"])
+    parts.append(
+        f"{entry['seconds']:.1f} s (first step, with compilation: {entry['first_step_seconds']:.1f} s)"
+    )
+    if math.isnan(entry["train"]):
+        parts.append("NaN: is there one in the data, a token or label out of range, a rate too high?")
+    return ", ".join(parts)

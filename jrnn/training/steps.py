@@ -2,7 +2,8 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jrnn.alignment import select
 from jrnn.cell import Cell, carry_spec, in_ndim, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply, is_layer
@@ -20,65 +22,84 @@ from jrnn.unrolling.scan import Method
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
 
 
-class Loss(NamedTuple):
+class Loss(Protocol):
     """A mean loss of model outputs on a batch, and the number of targets that it is the mean of."""
 
-    mean: Callable[[Any, Batch], Array]
-    count: Callable[[Batch], Any]
+    def mean(self, ys: Any, batch: Batch) -> Array: ...
+
+    def count(self, batch: Batch) -> Any: ...
+
+    def __hash__(self) -> int: ...
 
 
-def per_step(loss: Callable[..., Array]) -> Loss:
+@dataclass(frozen=True)
+class PerStep:
     """A loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
 
-    Returns:
-      A loss for `train_step`, `evaluate` and `fit`.
-
     >>> import jax.numpy as jnp, jrnn
     >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1, 1)), lengths=jnp.array([1]))
     >>> ys = jnp.array([[[3.0]], [[5.0]]])
-    >>> float(jrnn.per_step(jrnn.losses.mean_squared_error).mean(ys, batch))
+    >>> float(jrnn.PerStep(jrnn.losses.mean_squared_error).mean(ys, batch))
     9.0
     """
 
-    def mask(batch: Batch) -> Any:
+    loss: Callable[..., Array]
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the steps that count."""
+        return self.loss(ys, batch.targets, self._mask(batch))
+
+    def count(self, batch: Batch) -> Any:
+        """How many steps count."""
+        mask = self._mask(batch)
+        if mask is None:
+            return np.prod(batch.targets.shape[:2])
+        return jnp.sum(jnp.broadcast_to(mask, batch.targets.shape[: mask.ndim]))
+
+    def _mask(self, batch: Batch) -> Any:
+        if batch.mask is not None and np.ndim(batch.mask) < 2:
+            raise ValueError(f"mask has shape {np.shape(batch.mask)}, PerStep needs (time, batch)")
         if batch.mask is not None or batch.lengths is None:
             return batch.mask
         return length_mask(batch.lengths, batch.targets.shape[0])
 
-    def count(batch: Batch) -> Any:
-        counted = mask(batch)
-        return np.prod(batch.targets.shape[:2]) if counted is None else jnp.sum(counted)
 
-    return Loss(lambda ys, batch: loss(ys, batch.targets, mask(batch)), count)
-
-
-def at_last(loss: Callable[..., Array]) -> Loss:
+@dataclass(frozen=True)
+class AtLast:
     """A loss on the last valid output of every sequence (many-to-one).
+
+    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there. What both
+    ends know is in the carry, for a model function `(params, batch, carry, key) -> (carry, ys)`.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
 
-    Returns:
-      A loss for `train_step`, `evaluate` and `fit`.
-
     >>> import jax.numpy as jnp, jrnn
     >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((1, 1)), lengths=jnp.array([1]))
     >>> ys = jnp.array([[[3.0]], [[5.0]]])
-    >>> float(jrnn.at_last(jrnn.losses.mean_squared_error).mean(ys, batch))
+    >>> float(jrnn.AtLast(jrnn.losses.mean_squared_error).mean(ys, batch))
     9.0
     """
 
-    def mask(batch: Batch) -> Any:
-        return batch.mask if batch.mask is not None or batch.lengths is None else batch.lengths > 0
+    loss: Callable[..., Array]
 
-    def count(batch: Batch) -> Any:
-        counted = mask(batch)
-        return batch.targets.shape[0] if counted is None else jnp.sum(counted)
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the sequences that count."""
+        return self.loss(last(ys, batch.lengths), batch.targets, self._mask(batch))
 
-    return Loss(lambda ys, batch: loss(last(ys, batch.lengths), batch.targets, mask(batch)), count)
+    def count(self, batch: Batch) -> Any:
+        """How many sequences count."""
+        mask = self._mask(batch)
+        return batch.targets.shape[0] if mask is None else jnp.sum(mask)
+
+    def _mask(self, batch: Batch) -> Any:
+        if batch.lengths is None:
+            return batch.mask
+        nonempty = jnp.asarray(batch.lengths) > 0
+        return nonempty if batch.mask is None else nonempty & batch.mask
 
 
 def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
@@ -89,7 +110,8 @@ def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
         return model
 
     def run(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Any, Any]:
-        return apply(model, params, batch.xs, carry, lengths=batch.lengths, key=key, method=method)
+        options: dict[str, Any] = {"lengths": batch.lengths, "resets": batch.resets, "method": method}
+        return apply(model, params, batch.xs, carry, key=key, **options)
 
     return run
 
@@ -115,7 +137,7 @@ def init_state(
     """The state that training starts from.
 
     Args:
-      model: a cell, a layer or a model function.
+      model: a cell or a layer; a model function where no carry is handed on.
       params: its parameters.
       optimizer: any optax transformation.
       key: the randomness of the run.
@@ -145,7 +167,7 @@ def train_step(
 
     Args:
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
-      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       optimizer: any optax transformation.
       method: how the recurrence is run.
 
@@ -154,7 +176,7 @@ def train_step(
 
     >>> import jax, jax.numpy as jnp, jrnn, optax
     >>> cell, opt = jrnn.Elman(1), optax.sgd(0.1)
-    >>> step = jax.jit(jrnn.train_step(cell, jrnn.per_step(jrnn.losses.mean_squared_error), opt))
+    >>> step = jax.jit(jrnn.train_step(cell, jrnn.PerStep(jrnn.losses.mean_squared_error), opt))
     >>> state = jrnn.init_state(cell, cell.init(jax.random.key(0), 1), opt, jax.random.key(1))
     >>> batch = jrnn.Batch(jnp.ones((5, 2, 1)), jnp.zeros((5, 2, 1)))
     >>> bool(step(step(state, batch)[0], batch)[1]["loss"] < step(state, batch)[1]["loss"])
@@ -186,7 +208,8 @@ def _restart(model: Any, params: Any, batch: Batch, carry: Any, fresh: Any) -> A
     """The carry, or where `fresh` the initial one, through which a learned start gets its gradient."""
     start = model.initial_carry(params, batch_shape(model, batch))
     spec = carry_spec(model, params)
-    return map_state(lambda c, s: jnp.where(fresh, s.astype(c.dtype), c), spec, carry, start)
+    stay = ~jnp.asarray(fresh)
+    return map_state(lambda c, s: select(stay, c, s), spec, carry, start)
 
 
 def batch_shape(model: Any, batch: Batch) -> tuple[int, ...]:
@@ -204,7 +227,7 @@ def evaluate(
       model: a cell, a layer or a model function.
       params: its parameters.
       batches: any iterable of batches.
-      loss: `per_step(...)`, `at_last(...)` or any `Loss`.
+      loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       stateful: whether the carry is handed on from batch to batch.
 
     Returns:
@@ -225,7 +248,7 @@ def evaluate(
 
 
 @functools.lru_cache(maxsize=64)
-def _evaluation(model: Any, loss: Loss) -> Callable[..., tuple[Any, Array]]:
+def _evaluation(model: Any, loss: Any) -> Callable[..., tuple[Any, Array]]:
     function = model_function(model)
 
     def step(params: Any, batch: Batch, carry: Any) -> tuple[Any, Array]:

@@ -1,6 +1,7 @@
 """What a run keeps on disk."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,4 +50,6 @@ class Store:
             lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
             kept = [line for line, r in whole if r["step"] <= step and ("loss" in r or r["epoch"] <= epochs)]
-            self.log.write_text("".join(kept), encoding="utf-8")
+            fresh = self.log.with_suffix(".tmp")
+            fresh.write_text("".join(kept), encoding="utf-8")
+            os.replace(fresh, self.log)

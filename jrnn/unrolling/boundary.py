@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jrnn.alignment import match, same_type
 from jrnn.cell import Shape, carry_spec, in_ndim, is_slot, structure_of
 from jrnn.checks import Text, brief, require_cell, require_key
 
@@ -78,22 +79,19 @@ def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
     Raises:
       ValueError: the step fails on this input, or returns another carry than it was given.
     """
+    if reason := _params_differ(cell, params, xs):
+        raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
     for _ in range(8):  # a dtype can travel from entry to entry, one a round
         given = jax.tree.map(jax.typeof, carry)
         returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs)
         after = _check_returned(cell, given, returned)
-        if jax.tree.map(_facts, given) == jax.tree.map(_facts, after):
+        if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
         carry = match(carry, after)
     raise ValueError(
-        f"the step of {cell} returns the carry in another dtype than it was given, every time: "
-        f"given {_describe(given)}, returned {_describe(after)}"
+        f"the step of {cell} returns the carry in another dtype than it was given, every time: given "
+        f"{_describe(given)}, returned {_describe(after)}; cast the carry, or make the step keep it"
     )
-
-
-def match(tree: Any, like: Any) -> Any:
-    """Bring every array of `tree` to the dtype (upwards only), sharding and varying axes of `like`."""
-    return jax.tree.map(_aligned, tree, like)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -102,32 +100,6 @@ def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any], Any]:
         return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
 
     return lambda params, carry, xs: cell.step(params, carry, jax.tree.map(first, xs))
-
-
-def _facts(leaf: Any) -> tuple[Any, ...]:
-    return leaf.dtype, _sharding(leaf), _varying(leaf)
-
-
-def _sharding(leaf: Any) -> tuple[Any, ...]:
-    """Mesh axes over which an array is sharded in its type, () if none are."""
-    spec = getattr(leaf.sharding, "spec", None) or ()
-    return tuple(spec) if any(axis is not None for axis in spec) else ()
-
-
-def _varying(leaf: Any) -> frozenset[str]:
-    """Mesh axes over which an array varies inside `shard_map`; newer JAX says it in another attribute."""
-    manual = getattr(leaf, "manual_axis_type", None)
-    return frozenset(getattr(manual, "varying", None) or getattr(leaf, "vma", None) or ())
-
-
-def _aligned(leaf: Array, like: Any) -> Array:
-    if leaf.dtype != like.dtype:
-        leaf = leaf.astype(jnp.promote_types(leaf.dtype, like.dtype))
-    if _sharding(jax.typeof(leaf)) != _sharding(like):
-        leaf = jax.reshard(leaf, like.sharding)
-    if missing := tuple(_varying(like) - _varying(jax.typeof(leaf))):
-        leaf = lax.pcast(leaf, missing, to="varying")
-    return leaf
 
 
 def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
@@ -174,15 +146,22 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
         raise ValueError(f"{cell} cannot take its {what}{given}: {reason}") from error
 
 
+@functools.lru_cache(maxsize=1024)
+def _needed_params(cell: Any, width: int) -> Any:
+    """Shapes that `cell.init` gives at a width; None if it gives none, or cannot be traced."""
+    try:
+        return jax.eval_shape(lambda key: cell.init(key, width), jax.random.key(0))
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
 def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     """What is wrong with params, compared with `cell.init` at the width of `xs`; None if nothing is."""
-    width = None
-    if in_ndim(cell) and isinstance(xs, (jax.Array, np.ndarray)):
-        width = xs.shape[-1]
-    try:
-        needed = jax.eval_shape(functools.partial(cell.init, in_features=width or 1), jax.random.key(0))
-    except (TypeError, ValueError) as error:
-        return str(error).split("\n")[0] if width else None
+    single = in_ndim(cell) > 0 and isinstance(xs, (jax.Array, np.ndarray))
+    width = xs.shape[-1] if single else None
+    needed = _needed_params(cell, width or 1)
+    if needed is None:
+        return None
     if structure_of(needed) != structure_of(params):
         say = _kind if type(params) is not type(needed) else _describe
         return f"params are {say(params)}, needs {say(needed)}: made by init of this very cell"
@@ -192,8 +171,7 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     for (path, leaf), given in zip(paths, jax.tree.leaves(params), strict=True):
         if jnp.shape(given) != leaf.shape:
             name = jax.tree_util.keystr(path).lstrip(".") or "params"
-            swapped = f"{_time_last(xs, given)}"
-            return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{swapped}"
+            return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{_time_last(xs, given)}"
     return None
 
 

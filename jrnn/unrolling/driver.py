@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import match, select
 from jrnn.cell import carry_spec, map_state
-from jrnn.unrolling.boundary import align, check_inputs, check_runs, match, starting_carry
-from jrnn.unrolling.masking import expand, fill_padding, schedule
+from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling.masking import fill_padding, schedule
 from jrnn.unrolling.scan import Body, Method, Scan
 
 
@@ -42,7 +43,8 @@ def unroll(
       lengths: (...), valid steps of each sequence, between 0 and T.
       mask: (time, ...), boolean, False at the steps to skip, anywhere.
       resets: (time, ...), boolean, True at the first step of a sequence (in the order of `xs`, also with
-        `reverse`); there the state starts anew from `initial_carry`, never from `carry`.
+        `reverse`); there the state starts anew from `initial_carry`, never from `carry`. Between chunks
+        that are run one by one in reverse, a reset at a chunk's first step means to hand no carry on.
       reverse: visit the steps from the last to the first, in place.
       key: draws the noise of dropout and the like; without one there is none. With a carry, its state is
         kept and its noise drawn anew.
@@ -102,4 +104,4 @@ def _body(cell: Any) -> Body:
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
     # an entry that the step hands on unchanged stays a constant of the loop
-    return chosen if chosen is other else jnp.where(expand(flags, chosen.ndim), chosen, other)
+    return chosen if chosen is other else select(flags, chosen, other)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jrnn.alignment import expand, select
 from jrnn.cell import Shape
 from jrnn.checks import brief
 
@@ -17,11 +18,6 @@ class Schedule(NamedTuple):
 
     valid: Array | None  # (time, leading batch axes), False: nothing happens
     reset: Array | None  # (time, leading batch axes), True: the state starts anew before this step
-
-
-def expand(flags: Array, ndim: int) -> Array:
-    """Append axes to `flags` until it has `ndim`."""
-    return flags.reshape(flags.shape + (1,) * (ndim - flags.ndim))
 
 
 def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool) -> Schedule:
@@ -76,7 +72,7 @@ def fill_padding(xs: Any, valid: Array) -> Any:
 
     def fill(x: Array) -> Array:
         index = expand(source, x.ndim)
-        return jnp.where(index < 0, jnp.zeros_like(x), jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0))
+        return select(index >= 0, jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0), jnp.zeros_like(x))
 
     return jax.tree.map(fill, xs)
 

@@ -1,0 +1,76 @@
+"""On a mesh with Explicit axes every option equals its run on one device; in a process of its own, with two."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+import jrnn
+
+TOKENS = jax.random.randint(jax.random.key(0), (6, 4), 0, 5)
+XS = jax.random.normal(jax.random.key(0), (6, 4, 3))
+LENGTHS = jnp.array([6, 0, 3, 5])
+KEY = jax.random.key(3)
+MODEL = jrnn.Stack((jrnn.Embed(3), jrnn.LSTM(4), jrnn.Dense(5)), dropout=0.2)
+PARAMS = MODEL.init(jax.random.key(1), 5)
+NOISY = (
+    jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)),
+    jrnn.Dropout(jrnn.LSTM(4), input=0.3, state=0.3, output=0.3),
+)
+LOOP = jrnn.Feedback(jrnn.Stack((jrnn.Elman(5), jrnn.Dense(3))))
+
+
+def run(model, xs, **options):
+    params = model.init(jax.random.key(1), 5 if model is MODEL else 3)
+    return jrnn.unroll(model, params, xs, **options)
+
+
+def train(tokens):
+    optimizer = optax.adam(1e-2)
+    step = jrnn.train_step(MODEL, jrnn.PerStep(jrnn.losses.cross_entropy), optimizer)
+    state = jrnn.init_state(MODEL, PARAMS, optimizer, KEY, batch_shape=(4,))
+    batch = jrnn.Batch(tokens, tokens, lengths=LENGTHS)
+    state, _ = step(state, batch, True)
+    return step(state, batch)
+
+
+def masked_loss(tokens):
+    return jrnn.losses.cross_entropy(run(MODEL, tokens)[1], tokens, mask=tokens > 1)
+
+
+PROGRAMS = {
+    "a language model": (lambda t: run(MODEL, t), TOKENS),
+    "with lengths": (lambda t: run(MODEL, t, lengths=LENGTHS), TOKENS),
+    "in reverse": (lambda t: run(MODEL, t, mask=t > 0, resets=t > 3, reverse=True), TOKENS),
+    "with noise": (lambda t: run(MODEL, t, key=KEY)[1], TOKENS),
+    "with zoneout": (lambda x: run(NOISY[0], x, key=KEY)[1], XS),
+    "with dropout": (lambda x: run(NOISY[1], x, key=KEY)[1], XS),
+    "in a loop": (lambda x: run(LOOP, (x, x[..., 0] > 0)), XS),
+    "a masked loss": (masked_loss, TOKENS),
+    "two training steps": (lambda t: (train(t)[0].params, train(t)[1]), TOKENS),
+}
+
+
+def compare():
+    mesh = jax.make_mesh((2,), ("data",))
+    for name, (function, argument) in PROGRAMS.items():
+        alone = jax.jit(function)(argument)
+        with jax.set_mesh(mesh):
+            sharded = jax.jit(function)(jax.reshard(argument, PartitionSpec(None, "data")))
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(sharded), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, err_msg=name)
+        print(name)
+
+
+def test_explicit_axes_change_nothing():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-W", "error", "-c", "from tests.test_meshes import compare; compare()"]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == list(PROGRAMS)
