@@ -1,4 +1,4 @@
-"""On a mesh with Explicit axes every option equals its run on one device; in a process of its own, with two."""
+"""On a mesh with Explicit axes every option equals its run on one device; in a process of its own."""
 
 import os
 import subprocess
