@@ -28,7 +28,7 @@ def eager_unroll(kind):
     """A second eager call, with an equal cell built anew."""
     params = kind(HIDDEN).init(jax.random.key(0), FEATURES)
     xs = jax.random.normal(jax.random.key(1), (STEPS, BATCH, FEATURES))
-    call = lambda: jax.block_until_ready(jrnn.unroll(kind(HIDDEN), params, xs))  # noqa: E731
+    call = lambda: jax.block_until_ready(jrnn.unroll(kind(HIDDEN), params, xs))
     call()
     return milliseconds(call, 200)
 

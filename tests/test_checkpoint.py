@@ -373,8 +373,8 @@ def test_a_cell_of_the_user_is_handed_in_and_compared(tmp_path):
 
 def test_a_cell_of_functions_is_compared_by_shape(tmp_path):
     def made(width):
-        init = lambda key, n: {"w": jax.random.normal(key, (n, width))}  # noqa: E731
-        start = lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, width))  # noqa: E731
+        init = lambda key, n: {"w": jax.random.normal(key, (n, width))}
+        start = lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, width))
         return jrnn.from_functions(init, start, lambda params, h, x: (h, h), 3)
 
     params = made(3).init(jax.random.key(0), IN)

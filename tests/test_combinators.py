@@ -249,7 +249,7 @@ def test_the_gradient_of_a_learned_start_is_the_sum_over_every_start():
 
 def test_a_given_carry_leaves_the_learned_start_without_gradient():
     cell = jrnn.LearnedCarry(jrnn.GRU(4))
-    loss = lambda p, h: jnp.sum(jrnn.unroll(cell, p, XS, h)[1] ** 2)  # noqa: E731
+    loss = lambda p, h: jnp.sum(jrnn.unroll(cell, p, XS, h)[1] ** 2)
     params, start = moved(cell), jnp.ones((BATCH, 4))
     assert not np.any(jax.grad(loss)(params, start).carry)
     assert np.all(jax.grad(loss)(params, None).carry)
@@ -277,7 +277,7 @@ def test_cast_computes_low_and_keeps_the_state_high():
 
 def test_gradients_through_a_cast_arrive_in_the_dtype_of_the_params():
     cell = jrnn.Cast(jrnn.LSTM(4), compute="bfloat16", carry="float32")
-    loss = lambda c, p: jnp.sum(run(c, p)[1].astype(float) ** 2)  # noqa: E731
+    loss = lambda c, p: jnp.sum(run(c, p)[1].astype(float) ** 2)
     params = moved(cell)
     given, needed = (jax.grad(loss, argnums=1)(c, params) for c in (cell, cell.cell))
     assert {leaf.dtype for leaf in jax.tree.leaves(given)} == {jnp.dtype("float32")}
@@ -420,7 +420,7 @@ def test_gradients_flow_through_what_is_tapped():
     """A step on f alone: d Σσ(z_f) / d b_f = Σ f (1 − f), and nothing for the other gates."""
     cell, params = jrnn.Tap(jrnn.LSTM(4), ("f",)), moved(jrnn.LSTM(4))
     start = jrnn.LSTM(4).initial_carry(params, (BATCH,))
-    loss = lambda p: jnp.sum(cell.step(p, start, XS[0])[1][1]["f"])  # noqa: E731
+    loss = lambda p: jnp.sum(cell.step(p, start, XS[0])[1][1]["f"])
     f = cell.step(params, start, XS[0])[1][1]["f"]
     zero = jnp.zeros(4)
     close(jax.grad(loss)(params).b, jnp.concatenate([zero, jnp.sum(f * (1 - f), 0), zero, zero]))

@@ -89,8 +89,8 @@ def test_gradients_of_parameters_equal_the_function(graph_mode, cell, grad):
 def test_the_hessian_of_a_closure(graph_mode):
     rnn = module(jrnn.GRU(2))
     xs = XS[:2, :1]
-    f = lambda x: jnp.sum(rnn(x)[1] ** 2)  # noqa: E731
-    g = lambda x: jnp.sum(jrnn.unroll(rnn.cell, rnn.params, x)[1] ** 2)  # noqa: E731
+    f = lambda x: jnp.sum(rnn(x)[1] ** 2)
+    g = lambda x: jnp.sum(jrnn.unroll(rnn.cell, rnn.params, x)[1] ** 2)
     np.testing.assert_allclose(jax.hessian(f)(xs), jax.hessian(g)(xs), rtol=1e-5, atol=1e-7)
 
 
@@ -152,8 +152,8 @@ def test_linen_equals_the_function_under_transforms(cell):
         for path, _ in jax.tree_util.tree_leaves_with_path(spec)
     ]
     params = jax.tree.unflatten(jax.tree.structure(spec), [variables["params"][n] for n in names])
-    call = lambda v, x: jnp.sum(rnn.apply(v, x, lengths=LENGTHS)[1] ** 2)  # noqa: E731
-    needed = lambda p, x: jnp.sum(jrnn.apply(cell, p, x, lengths=LENGTHS)[1] ** 2)  # noqa: E731
+    call = lambda v, x: jnp.sum(rnn.apply(v, x, lengths=LENGTHS)[1] ** 2)
+    needed = lambda p, x: jnp.sum(jrnn.apply(cell, p, x, lengths=LENGTHS)[1] ** 2)
     np.testing.assert_allclose(call(variables, XS), needed(params, XS), rtol=1e-6)
     np.testing.assert_allclose(jax.jit(call)(variables, XS), needed(params, XS), rtol=1e-6)
     given = jax.grad(call)(variables, XS)["params"]

@@ -249,7 +249,7 @@ def test_recomputation_saves_memory_on_long_sequences():
     params, xs = cell.init(jax.random.key(0), IN), jnp.ones((900, 4, IN))
 
     def temporaries(method):
-        loss = lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[0].h)  # noqa: E731
+        loss = lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[0].h)
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 
     plain, blocks = temporaries(PLAIN), temporaries(BLOCKS)
@@ -356,7 +356,7 @@ def test_rows_of_length_zero_return_their_carry_bit_for_bit(given):
     if given:
         start = jax.tree.map(lambda a: a + jax.random.normal(jax.random.key(3), a.shape), start)
     xs = jnp.full((STEPS, 4, IN), jnp.nan)  # nothing of a row of length 0 is ever read
-    run = lambda lengths: jrnn.unroll(cell, params, xs, start if given else None, lengths=lengths)  # noqa: E731
+    run = lambda lengths: jrnn.unroll(cell, params, xs, start if given else None, lengths=lengths)
     for end, ys in (run(jnp.zeros(4, int)), jax.jit(run)(jnp.zeros(4, int))):
         np.testing.assert_array_equal(end.h, start.h)
         np.testing.assert_array_equal(end.c, start.c)
@@ -365,7 +365,7 @@ def test_rows_of_length_zero_return_their_carry_bit_for_bit(given):
 
 def test_lengths_out_of_range_are_an_error_or_clipped():
     xs, params = jnp.ones((STEPS, 3, 1)), jnp.zeros(())
-    run = lambda lengths: jrnn.unroll(SUM, params, xs, lengths=lengths)  # noqa: E731
+    run = lambda lengths: jrnn.unroll(SUM, params, xs, lengths=lengths)
     for bad in ([-1, 2, 3], [0, 2, STEPS + 1]):
         with pytest.raises(ValueError, match=f"lengths must lie between 0 and the {STEPS} steps"):
             run(jnp.array(bad))
@@ -380,7 +380,7 @@ def test_lengths_out_of_range_are_an_error_or_clipped():
 def test_lengths_of_any_integer_dtype(dtype):
     steps = 300  # more than int8 and uint8 can count
     lengths = np.array([0, 1, 100, np.iinfo(dtype).max if "8" in dtype else steps]).astype(dtype)
-    run = lambda n: jrnn.unroll(SUM, jnp.zeros(()), jnp.ones((steps, 4, 1)), lengths=n)[0][:, 0]  # noqa: E731
+    run = lambda n: jrnn.unroll(SUM, jnp.zeros(()), jnp.ones((steps, 4, 1)), lengths=n)[0][:, 0]
     with jax.numpy_dtype_promotion("strict"):
         for given in (run(lengths), jax.jit(run)(lengths)):
             np.testing.assert_array_equal(given, 100 + lengths.astype(int))
