@@ -104,9 +104,14 @@ def in_ndim(cell: Any) -> int:
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:
-    """Batch shape of one step's `x`: its first leaf's shape less the feature axes."""
+    """Batch shape of one step's `x`: its first leaf's shape less the features; of a sequence, after time."""
     shape = jax.tree.leaves(x)[0].shape
     return tuple(shape[: len(shape) - in_ndim(cell)])
+
+
+def is_layer(value: Any) -> bool:
+    """Whether a value is a layer rather than a cell."""
+    return hasattr(value, "apply") and not hasattr(value, "step") and not isinstance(value, type)
 
 
 def is_slot(leaf: Any) -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, key_or_none
+from jrnn.cell import Cell, Shape, in_ndim, is_layer, key_or_none
 from jrnn.checks import brief, check_choice, require_cell, require_tuple
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.scan import Method
@@ -42,11 +42,6 @@ class Layer(Protocol):
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[Any, Any]: ...
-
-
-def is_layer(value: Any) -> bool:
-    """Whether a value is a layer rather than a cell."""
-    return hasattr(value, "apply") and not hasattr(value, "step") and not isinstance(value, type)
 
 
 def apply(

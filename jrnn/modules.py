@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jrnn.cell import trainable
+from jrnn.cell import is_layer, trainable
 from jrnn.checks import Text, brief, require_cell
-from jrnn.layers import apply, is_layer
+from jrnn.layers import apply
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
 

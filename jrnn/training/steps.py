@@ -12,9 +12,9 @@ import optax
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Cell, carry_spec, in_ndim, map_state, quiet
+from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
-from jrnn.layers import apply, is_layer
+from jrnn.layers import apply
 from jrnn.losses import last, length_mask
 from jrnn.unrolling import Scan
 from jrnn.unrolling.scan import Method
@@ -214,8 +214,7 @@ def _restart(model: Any, params: Any, batch: Batch, carry: Any, fresh: Any) -> A
 
 def batch_shape(model: Any, batch: Batch) -> tuple[int, ...]:
     """Batch axes of `batch.xs`: all but time and the features."""
-    shape = jax.tree.leaves(batch.xs)[0].shape
-    return tuple(shape[1 : len(shape) - in_ndim(model)])
+    return batch_shape_of(model, batch.xs)[1:]
 
 
 def evaluate(

@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array, lax
 
 from jrnn.alignment import match, same_type
-from jrnn.cell import Shape, carry_spec, in_ndim, is_slot, structure_of
+from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, structure_of
 from jrnn.checks import Text, brief, require_cell, require_key
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
     """Refuse what is no cell (a layer, a class, an unhashable value), no method, no key."""
-    if hasattr(cell, "apply") and not hasattr(cell, "step") and not isinstance(cell, type):
+    if is_layer(cell):
         raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
     require_cell("unroll: cell", cell)
     if isinstance(method, type) or not hasattr(method, "run"):
@@ -54,7 +54,7 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
         raise TypeError(
             f"xs is {xs.dtype}, {cell} needs floats: put Embed before it, or use jax.nn.one_hot or astype"
         )
-    return steps, tuple(leaves[0].shape[1 : leaves[0].ndim - features])
+    return steps, batch_shape_of(cell, xs)[1:]
 
 
 def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: Array | None) -> Any:
