@@ -1,11 +1,125 @@
-"""The one file that walks jaxprs: what a step names inside."""
+"""The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
 
+import functools
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One equation of a traced function: values in, values out."""
+
+    run: Callable[..., Any]  # the values of `inputs` -> a list, the values of `outputs`
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    linear: bool  # a sum or a change of shape: its tangents are the op itself
+    cheap: bool  # fuses into its neighbours; a product, a gather or anything unknown is not
+    product: bool  # of matrices
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced function as a list of ops over numbered values, calls to inner functions written out."""
+
+    ops: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    types: dict[int, Any]  # value -> shape and dtype
+    known: dict[int, Any]  # values that are known already: literals, and constants of inner functions
+    pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
+
+
+_LINEAR = frozenset("""add add_any concatenate expand_dims name neg reshape slice squeeze sub transpose""".split())
+
+_CHEAP = _LINEAR | frozenset(
+    """abs acos acosh and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp conj convert_element_type
+    copy copy_p cos cosh custom_jvp_call digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag
+    integer_pow iota is_finite le lgamma log log1p logistic lt max min mul ne nextafter not or pow pvary real
+    reduce_and reduce_max reduce_min reduce_or reduce_sum rem rev round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh split sqrt square stop_gradient tan tanh
+    xor""".split()
+)
+
+
+def is_cheap(primitive: Any) -> bool:
+    """Whether a primitive fuses into its neighbours, so that its result is sooner computed again than kept."""
+    return primitive.name in _CHEAP
+
+
+def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any], Any]:
+    """Trace a function of trees into a program; a function that stays the same is traced once.
+
+    Args:
+      function: any traceable function.
+      *types: its arguments, or their types.
+
+    Returns:
+      `(program, constants, result)`: the program's inputs are `constants`, the values that the function
+      closes over, then the leaves of the arguments; `result` is the tree of the result's types.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*types)
+    return _program(closed.jaxpr), list(closed.consts), result
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(jaxpr: Any) -> Program:
+    """Number the values of a jaxpr."""
+    numbers = itertools.count()
+    ops: list[Op] = []
+    types: dict[int, Any] = {}
+    known: dict[int, Any] = {}
+
+    def number(aval: Any) -> int:
+        value = next(numbers)
+        types[value] = aval
+        return value
+
+    def constant(value: Any, aval: Any) -> int:
+        found = number(aval)
+        known[found] = value
+        return found
+
+    def visit(inner: Any, names: dict[Any, int]) -> tuple[int, ...]:
+        def name(atom: Any) -> int:
+            return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
+
+        for eqn in inner.eqns:
+            called = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit", "closed_call") else None
+            if isinstance(called, ClosedJaxpr):
+                given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
+                held = zip(called.jaxpr.constvars, called.consts, strict=True)
+                given |= {var: constant(value, var.aval) for var, value in held}
+                names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
+                continue
+            inputs = tuple(names[v] for v in eqn.invars if not isinstance(v, Literal))
+            names.update({v: number(v.aval) for v in eqn.outvars})
+            ops.append(_op(jaxpr, eqn, inputs, tuple(names[v] for v in eqn.outvars)))
+        return tuple(map(name, inner.outvars))
+
+    inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
+    outputs = visit(jaxpr, dict(inputs))
+    return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+
+
+def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Op:
+    atoms = [v for v in eqn.invars if not isinstance(v, Literal)]
+    variables = list(dict.fromkeys(atoms))
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    alone = jaxpr.replace(
+        constvars=[], invars=variables, outvars=list(eqn.outvars), eqns=[eqn], effects=eqn.effects, debug_info=info
+    )
+    run = jaxpr_as_fun(ClosedJaxpr(alone, ()))
+    distinct = tuple(dict(zip(atoms, inputs, strict=True)).values())
+    kind = eqn.primitive.name
+    inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*atoms, *eqn.outvars))
+    return Op(run, distinct, outputs, kind in _LINEAR and inexact, kind in _CHEAP, kind == "dot_general")
 
 
 def named_values(

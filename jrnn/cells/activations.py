@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -40,7 +41,7 @@ def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
     """
     hidden = z.shape[-1] // len(names)
     squash = [0.0 if name == candidate else 0.5 for name in names]
-    shift = jnp.repeat(jnp.array(squash, z.dtype), hidden, total_repeat_length=z.shape[-1])
+    shift = jnp.asarray(np.repeat(squash, hidden), z.dtype)
     scale = 1 - shift
     parts = jnp.split(shift + scale * jnp.tanh(scale * z), len(names), axis=-1)
     return tuple(checkpoint_name(part, name) for part, name in zip(parts, names, strict=True))

@@ -10,6 +10,7 @@ import jax
 from jax import lax
 
 from jrnn.checks import check_choice
+from jrnn.unrolling.engine import plain, prepare
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, carry, x) -> (carry, y)
 
@@ -26,11 +27,15 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Scan:
-    """One step after the other, by `lax.scan`.
+    """One step after the other, by `lax.scan`, and beside the loop whatever needs none.
+
+    The step is traced, and its ops run where they cost least: what depends on parameters alone once, what
+    comes before, between and behind recurrences for all steps at once, and the gradient of every weight in a
+    loop as one product behind that loop. A step that prints or calls back runs as it is written.
 
     Args:
-      memory: what the backward pass keeps. None: what JAX keeps for plain `lax.scan`, every
-        intermediate of every step. "sqrt": the carry at every √T-th step, and one block of √T steps
+      memory: what the backward pass keeps. None: the products of every step; the arithmetic behind them
+        is done again, which is faster than to read it back. "sqrt": the carry at every √T-th step, and one block of √T steps
         that is computed again when the backward pass reaches it: memory O(√T), one more forward pass.
 
     Raises:
@@ -53,54 +58,30 @@ class Scan:
         self, body: Body, constants: Any, carry: Any, xs: Any, *, length: int, reverse: bool
     ) -> tuple[Any, Any]:
         """Run `body` over the leading axis of `xs`, from the far end if `reverse`."""
-        if self.memory is None or length < 4:
-            return _scan(body, constants, carry, xs, length, reverse)
-        return _scan_in_blocks(body, constants, carry, xs, length, reverse)
+        loop = prepare(body, constants, carry, xs, length=length, reverse=reverse)
+        run = loop.run if self.memory is None or length < 4 else _in_blocks(loop.run, length, reverse)
+        return loop.finish(*run(loop.held, loop.state, loop.given))
 
 
-def _scan(body: Body, constants: Any, carry: Any, xs: Any, length: int, reverse: bool) -> tuple[Any, Any]:
-    (_, carry), ys = lax.scan(_threaded(body), (constants, carry), xs, length=length, reverse=reverse)
-    return carry, ys
-
-
-def _scan_in_blocks(
-    body: Body, constants: Any, carry: Any, xs: Any, length: int, reverse: bool
-) -> tuple[Any, Any]:
+@functools.lru_cache(maxsize=1024)
+def _in_blocks(run: Body, length: int, reverse: bool) -> Body:
+    """`run` in blocks of √T steps, each computed again when the backward pass reaches it."""
     block = math.isqrt(length)
     count, rest = divmod(length, block)
     split = rest if reverse else length - rest  # the short block is the last one visited
-    first, second = (jax.tree.map(lambda a, p=part: a[p], xs) for part in (slice(split), slice(split, None)))
-    whole, short = (second, first) if reverse else (first, second)
-    folded = jax.tree.map(lambda a: a.reshape(count, block, *a.shape[1:]), whole)
-    run_block = _checkpointed(body, reverse)
-    carry, ys = _scan(run_block, constants, carry, folded, count, reverse)
-    ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
-    if rest == 0:
-        return carry, ys
-    carry, tail = run_block(constants, carry, short)
-    parts = (tail, ys) if reverse else (ys, tail)
-    return carry, jax.tree.map(lambda a, b: lax.concatenate([a, b], 0), *parts)
+    again: Body = jax.checkpoint(run, prevent_cse=False)
+    whole_blocks = plain(again, reverse)
 
+    def blocks(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        first, second = (jax.tree.map(lambda a, p=part: a[p], xs) for part in (slice(split), slice(split, None)))
+        whole, short = (second, first) if reverse else (first, second)
+        folded = jax.tree.map(lambda a: a.reshape(count, block, *a.shape[1:]), whole)
+        carry, ys = whole_blocks(constants, carry, folded)
+        ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
+        if rest == 0:
+            return carry, ys
+        carry, tail = again(constants, carry, short)
+        parts = (tail, ys) if reverse else (ys, tail)
+        return carry, jax.tree.map(lambda a, b: lax.concatenate([a, b], 0), *parts)
 
-# Bodies are cached by value: `lax.scan` compiles anew for every function object that it is given.
-
-
-@functools.lru_cache(maxsize=1024)
-def _threaded(body: Body) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Thread the constants through the carry, where `lax.scan` recognises them as constants."""
-
-    def threaded(loop: Any, x: Any) -> tuple[Any, Any]:
-        constants, carry = loop
-        carry, y = body(constants, carry, x)
-        return (constants, carry), y
-
-    return threaded
-
-
-@functools.lru_cache(maxsize=1024)
-def _checkpointed(body: Body, reverse: bool) -> Body:
-    def run_block(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        length = jax.tree.leaves(xs)[0].shape[0]
-        return _scan(body, constants, carry, xs, length, reverse)
-
-    return jax.checkpoint(run_block, prevent_cse=False)
+    return blocks
