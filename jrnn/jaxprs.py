@@ -36,20 +36,21 @@ class Program:
     pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
 
 
-_LINEAR = frozenset("""add add_any concatenate expand_dims name neg reshape slice squeeze sub transpose""".split())
-
-_CHEAP = _LINEAR | frozenset(
-    """abs acos acosh and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp conj convert_element_type
-    copy copy_p cos cosh custom_jvp_call digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag
-    integer_pow iota is_finite le lgamma log log1p logistic lt max min mul ne nextafter not or pow pvary real
-    reduce_and reduce_max reduce_min reduce_or reduce_sum rem rev round rsqrt select_n shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh split sqrt square stop_gradient tan tanh
-    xor""".split()
-)
+_SUMS = "add add_any concatenate expand_dims name neg reshape slice squeeze sub transpose"
+_ARITHMETIC = """
+    abs acos acosh and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp conj
+    convert_element_type copy copy_p cos cosh custom_jvp_call digamma div eq erf erf_inv erfc exp
+    exp2 expm1 floor ge gt imag integer_pow iota is_finite le lgamma log log1p logistic lt max min
+    mul ne nextafter not or pow pvary real reduce_and reduce_max reduce_min reduce_or reduce_sum rem
+    rev round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
+    split sqrt square stop_gradient tan tanh xor
+"""
+_LINEAR = frozenset(_SUMS.split())
+_CHEAP = _LINEAR | frozenset(_ARITHMETIC.split())
 
 
 def is_cheap(primitive: Any) -> bool:
-    """Whether a primitive fuses into its neighbours, so that its result is sooner computed again than kept."""
+    """Whether a primitive fuses into its neighbours: its result is sooner computed again than kept."""
     return primitive.name in _CHEAP
 
 
@@ -112,10 +113,8 @@ def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...])
     atoms = [v for v in eqn.invars if not isinstance(v, Literal)]
     variables = list(dict.fromkeys(atoms))
     info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    alone = jaxpr.replace(
-        constvars=[], invars=variables, outvars=list(eqn.outvars), eqns=[eqn], effects=eqn.effects, debug_info=info
-    )
-    run = jaxpr_as_fun(ClosedJaxpr(alone, ()))
+    parts = {"constvars": [], "invars": variables, "outvars": list(eqn.outvars), "eqns": [eqn]}
+    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=eqn.effects, debug_info=info), ()))
     distinct = tuple(dict(zip(atoms, inputs, strict=True)).values())
     kind = eqn.primitive.name
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*atoms, *eqn.outvars))

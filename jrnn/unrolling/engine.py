@@ -1,12 +1,12 @@
-"""A step, run in stages: once, for all steps at once, in loops whose weights are differentiated behind them.
+"""A step, run in stages: once, for all steps at once, and in loops.
 
-A loop's weight gradient is a sum over its steps. `lax.scan` adds it up step by step, in an array of the size of
-the weights. Here each value z through which weights act (`Cut`) gets a perturbation ε of its own,
+A loop's weight gradient is a sum over its steps. `lax.scan` adds it up step by step, in an array of the
+weights' size. Here every value z through which weights act (a `Cut`) gets a perturbation ε of its own,
 
     zₜ = g(w, aₜ) + εₜ,   ε̇ₜ = ∂g/∂w(w, aₜ) · ẇ,
 
 the loop is linearised with w held constant, and the tangents ε̇ of all steps are computed beside it, at once.
-Transposed by JAX that is the loop of the adjoints δₜ, and behind it one product Σₜ aₜᵀ δₜ per weight.
+Transposed, by JAX, that is the loop of the adjoints δₜ and behind it one product Σₜ aₜᵀ δₜ per weight.
 """
 
 import functools
@@ -63,14 +63,14 @@ def prepare(body: Any, constants: Any, carry: Any, xs: Any, *, length: int, reve
         last = values | dict(zip((a for a, _ in schedule.carried), after, strict=True))
         ends = [last[c] for c in program.inputs[len(held) : len(held) + len(state)]]
         stacked = dict(zip(schedule.outputs, outputs, strict=True))
-        ys = [stacked[o] if o in stacked else _spread(values[o], length) for o in program.outputs[len(state) :]]
+        outs = program.outputs[len(state) :]
+        ys = [stacked[o] if o in stacked else _spread(values[o], length) for o in outs]
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), [*ends, *ys])
         return finished
 
-    pick = lambda names: tuple(values[name] for name in names)
-    given = pick(program.inputs[len(held) + len(state) :])
+    changing = _pick(values, (a for a, _ in schedule.carried))
     run = _staged(program, schedule, reverse)
-    return Prepared(run, pick(schedule.held), pick(a for a, _ in schedule.carried), given, finish)
+    return Prepared(run, _pick(values, schedule.held), changing, tuple(jax.tree.leaves(xs)), finish)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -98,17 +98,15 @@ def _staged(program: Program, schedule: Plan, reverse: bool) -> Callable[..., An
         final: Values = {}
         values: Values = dict(zip(names, (*held, *state, *given), strict=True))
         for stage in schedule.stages:
-            constant = tuple(values[c] for c in stage.constants)
-            per_step = tuple(values[g] for g in stage.given)
+            constant, per_step = _pick(values, stage.constants), _pick(values, stage.given)
             if stage.carried:
-                before = tuple(values[a] for a, _ in stage.carried)
-                loop = _loop(stage, program, length, reverse)
-                after, emitted = loop(constant, before, per_step)
+                before = _pick(values, (a for a, _ in stage.carried))
+                after, emitted = _loop(stage, program, length, reverse)(constant, before, per_step)
                 final.update(zip((a for a, _ in stage.carried), after, strict=True))
             else:
                 emitted = jax.vmap(_at_once(stage), in_axes=(None, 0), axis_size=length)(constant, per_step)
             values.update(zip(stage.emitted, emitted, strict=True))
-        return tuple(final[a] for a, _ in schedule.carried), tuple(values[o] for o in schedule.outputs)
+        return _pick(final, (a for a, _ in schedule.carried)), _pick(values, schedule.outputs)
 
     return run
 
@@ -119,6 +117,10 @@ def _first(xs: Any) -> Any:
 
 def _spread(value: Array, length: int) -> Array:
     return jax.vmap(lambda: value, axis_size=length)()
+
+
+def _pick(values: Values, names: Iterable[int]) -> tuple[Any, ...]:
+    return tuple(values[name] for name in names)
 
 
 def _run_ops(ops: Iterable[Op], values: Values) -> None:
@@ -133,7 +135,7 @@ def _at_once(stage: Stage) -> Callable[..., Any]:
     def step(constants: Any, given: Any) -> Any:
         values = dict(zip((*stage.constants, *stage.given), (*constants, *given), strict=True))
         _run_ops(stage.ops, values)
-        return tuple(values[e] for e in stage.emitted)
+        return _pick(values, stage.emitted)
 
     return step
 
@@ -168,8 +170,8 @@ def _body(stage: Stage, cuts: tuple[Cut, ...], records: tuple[int, ...], lean: b
             for o in op.outputs:
                 if o in perturbed:
                     values[o] = _perturb(values[o], perturbed[o])
-        pick = lambda ids: tuple(values[i] for i in ids)
-        return pick(b for _, b in stage.carried), pick(stage.emitted), pick(records)
+        after = _pick(values, (b for _, b in stage.carried))
+        return after, _pick(values, stage.emitted), _pick(values, records)
 
     kept = jax.checkpoint(step, policy=_keep, prevent_cse=False) if lean else step
 

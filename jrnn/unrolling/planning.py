@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-
 import jax.numpy as jnp
 
 from jrnn.jaxprs import Op, Program
-
 
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before, after)
 
@@ -67,7 +65,8 @@ def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
     outputs = program.outputs[carried:]
     unchanged = set(before) - {a for a, _ in pairs}
     constant = {*program.inputs[:constants], *unchanged, *program.known}
-    fixed, rest = [], []
+    fixed: list[Op] = []
+    rest: list[Op] = []
     for op in _live(program.ops, [b for _, b in pairs] + list(outputs)):
         if constant.issuperset(op.inputs):
             constant.update(op.outputs)
@@ -113,8 +112,13 @@ def _levels(
     leaf = {a: 1 << i for i, (a, _) in enumerate(pairs)}
     levels: dict[Any, int] = {}
     of_cycle = dict.fromkeys({*cycles.values()} - {0}, 1)
-    level = lambda value: of_cycle[cycles[leaf[value]]] if value in leaf else levels.get(value, 0)
-    highest = lambda values: max((level(v) for v in values if v not in constant), default=0)
+
+    def level(value: int) -> int:
+        return of_cycle[cycles[leaf[value]]] if value in leaf else levels.get(value, 0)
+
+    def highest(values: Iterable[int]) -> int:
+        return max((level(v) for v in values if v not in constant), default=0)
+
     while True:
         was = dict(of_cycle)
         for op in ops:
@@ -219,7 +223,10 @@ def _cuts(program: Program, ops: list[Op], constants: Iterable[int], ends: set[i
 
     Sums and changes of shape behind such an op are linear, so that several of them share one cut.
     """
-    inexact = lambda v: jnp.issubdtype(program.types[v].dtype, jnp.inexact)
+
+    def inexact(value: int) -> bool:
+        return bool(jnp.issubdtype(program.types[value].dtype, jnp.inexact))
+
     readers: dict[int, int] = {}
     for i in (i for op in ops for i in op.inputs):
         readers[i] = readers.get(i, 0) + 1
@@ -238,20 +245,20 @@ def _cuts(program: Program, ops: list[Op], constants: Iterable[int], ends: set[i
             if op.linear and readers[i] == 1 and i not in ends:
                 brought += through.pop(i)
             else:
-                cuts.append(_cut(program, i, through.pop(i), ops, fixed, weights))
+                cuts.append(_cut(i, through.pop(i), ops, fixed))
         if met or brought:
             through.update({o: [*brought, op] for o in op.outputs if inexact(o)})
-    cuts += [_cut(program, v, inner, ops, fixed, weights) for v, inner in through.items() if v in ends or readers.get(v)]
+    left = ((v, inner) for v, inner in through.items() if v in ends or readers.get(v))
+    cuts += [_cut(v, inner, ops, fixed) for v, inner in left]
     return tuple(cuts)
 
 
-def _cut(
-    program: Program, value: int, inner: list[Op], ops: list[Op], fixed: set[int], weights: set[int]
-) -> Cut:
+def _cut(value: int, inner: list[Op], ops: list[Op], fixed: set[int]) -> Cut:
     copies = [op for op in ops if fixed.issuperset(op.outputs)]
     chain = _live([*copies, *inner], [value])
     made = {o for op in chain for o in op.outputs}
-    recorded, summands = set(), set()
+    recorded: set[int] = set()
+    summands: set[int] = set()
     for op in chain:
         loose = set(op.inputs) - made - fixed
         (summands if op.linear else recorded).update(loose)

@@ -35,8 +35,9 @@ class Scan:
 
     Args:
       memory: what the backward pass keeps. None: the products of every step; the arithmetic behind them
-        is done again, which is faster than to read it back. "sqrt": the carry at every √T-th step, and one block of √T steps
-        that is computed again when the backward pass reaches it: memory O(√T), one more forward pass.
+        is done again, which is faster than to read it back. "sqrt": the carry at every √T-th step, and
+        one block of √T steps that is computed again when the backward pass reaches it: memory O(√T), one
+        more forward pass.
 
     Raises:
       ValueError: another `memory`.
@@ -73,7 +74,8 @@ def _in_blocks(run: Body, length: int, reverse: bool) -> Body:
     whole_blocks = plain(again, reverse)
 
     def blocks(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        first, second = (jax.tree.map(lambda a, p=part: a[p], xs) for part in (slice(split), slice(split, None)))
+        first = jax.tree.map(lambda a: a[:split], xs)
+        second = jax.tree.map(lambda a: a[split:], xs)
         whole, short = (second, first) if reverse else (first, second)
         folded = jax.tree.map(lambda a: a.reshape(count, block, *a.shape[1:]), whole)
         carry, ys = whole_blocks(constants, carry, folded)

@@ -1,0 +1,221 @@
+"""The engine against plain `lax.scan`: the same numbers in every mode, and no weight gradient in a loop."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jrnn
+from tests.cases import CASES
+
+T, B = 9, 5
+
+
+class Plain:
+    """`lax.scan` over the step as it is written."""
+
+    def run(self, body, constants, carry, xs, *, length, reverse):
+        return lax.scan(lambda c, x: body(constants, c, x), carry, xs, length=length, reverse=reverse)
+
+
+def floats(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def draw(case):
+    key = jax.random.key(3)
+    if case.inputs:
+        return case.inputs(key, (T, B))
+    if getattr(case.cell, "in_ndim", 1) == 0:
+        return jax.random.randint(key, (T, B), 0, case.in_features)
+    return jax.random.normal(key, (T, B, case.in_features))
+
+
+def shaken(tree):
+    """Every float leaf moved by what differs from leaf to leaf and entry to entry."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(7), max(len(leaves), 1))
+    moved = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape, leaf.dtype) if floats(leaf) else leaf
+        for k, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def waves(tree):
+    """A scalar to which every entry adds something of its own."""
+    terms = [jnp.sin(y) * (1 + jnp.arange(y.size).reshape(y.shape) % 7) for y in floats(tree)]
+    return sum(jnp.sum(term) for term in terms)
+
+
+def subject(case, method, options):
+    """A scalar of everything that `unroll` returns, as a function of params and the float inputs."""
+    params, xs = shaken(case.cell.init(jax.random.key(0), case.in_features)), draw(case)
+    leaves, structure = jax.tree.flatten(xs)
+    moving = [i for i, leaf in enumerate(leaves) if floats(leaf)]
+
+    def loss(params, inputs):
+        given = dict(zip(moving, inputs, strict=True))
+        whole = jax.tree.unflatten(structure, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+        out = jrnn.unroll(case.cell, params, whole, method=method, **options)
+        return waves(out)
+
+    return loss, params, [leaves[i] for i in moving]
+
+
+def modes(loss, params, inputs):
+    """Value, derivatives of order one in both directions and of order two; the laws compare the others."""
+    both = (params, inputs)
+    slope = jax.tree.map(jnp.cos, both)
+    gradient = jax.grad(lambda both: loss(*both))
+    copies = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), both)
+    return {
+        "value": loss(*both),
+        "grad": gradient(both),
+        "jvp": jax.jvp(lambda both: loss(*both), (both,), (slope,))[1],
+        "jvp of grad": jax.jvp(gradient, (both,), (slope,))[1],
+        "grad of grad": jax.grad(lambda b: sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(gradient(b))))(
+            both
+        ),
+        "vmap": jax.vmap(gradient)(copies),
+    }
+
+
+def options_of(kind):
+    if kind == "bare":
+        return {}
+    resets = jnp.zeros((T, B), bool).at[2, 0].set(True).at[4, 3].set(True)
+    lengths = jnp.array([9, 3, 0, 8, 5])
+    return {"lengths": lengths, "resets": resets, "reverse": True, "key": jax.random.key(5)}
+
+
+@pytest.mark.parametrize("kind", ["bare", "all options"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
+def test_every_mode_equals_plain_autodiff(case, kind):
+    bound = 1e-3 if isinstance(case.cell, jrnn.Cast) else 1e-12  # Cast computes in float32
+    with jax.enable_x64(True):
+        found, expected = (
+            jax.jit(lambda m=m: modes(*subject(case, m, options_of(kind))))() for m in (jrnn.Scan(), Plain())
+        )
+    for mode, values in expected.items():
+        for a, b in zip(jax.tree.leaves(found[mode]), jax.tree.leaves(values), strict=True):
+            scale = 1 + np.max(np.abs(np.asarray(b)), initial=0)
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=bound * scale, err_msg=mode)
+
+
+def computations(text):
+    """The computations of compiled HLO: name -> lines."""
+    found, name = {}, None
+    for line in text.splitlines():
+        if head := re.match(r"(?:ENTRY )?%([\w.\-]+) .*\{$", line):
+            name = head[1]
+            found[name] = []
+        elif name:
+            found[name].append(line)
+    return found
+
+
+def in_loops(text):
+    """Every line of compiled HLO that runs once a step."""
+    parts = computations(text)
+    reached = {b for lines in parts.values() for line in lines for b in re.findall(r"body=%([\w.\-]+)", line)}
+    todo = list(reached)
+    while todo:
+        for line in parts[todo.pop()]:
+            called = set(re.findall(r"(?:calls|to_apply|body)=%([\w.\-]+)", line)) - reached
+            reached |= called
+            todo += called
+    return [line for name in reached for line in parts[name]]
+
+
+def weight_gradients(case, method):
+    """Lines of the compiled gradient that make something of a weight's shape at every step."""
+    loss, params, inputs = subject(case, method, {})
+    text = jax.jit(jax.grad(loss)).lower(params, inputs).compile().as_text()
+    shapes = {p.shape for p in jax.tree.leaves(params) if p.ndim > 1}
+    names = {",".join(map(str, s)) for shape in shapes for s in (shape, shape[::-1])}
+    made = re.compile(r"= f32\[([\d,]+)\]\S* (add|dot|multiply|scatter|custom-call|fusion)\(")
+    lines = [line for line in in_loops(text) if (m := made.search(line)) and m[1] in names]
+    return lines
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
+def test_no_loop_makes_a_weight_gradient(case):
+    assert weight_gradients(case, jrnn.Scan()) == []
+
+
+def test_plain_scan_makes_them_in_its_loop():
+    assert all(weight_gradients(case, Plain()) for case in CASES[:8])
+
+
+def orthogonal_cell():
+    cayley = lambda skew: jnp.linalg.solve(jnp.eye(6) + skew, jnp.eye(6) - skew)
+    return jrnn.from_functions(
+        init=lambda key, width: {"a": 0.1 * jax.random.normal(key, (6, 6)), "w": jnp.ones((width, 6))},
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 6)),
+        step=lambda p, h, x: 2 * (jnp.tanh(x @ p["w"] + h @ cayley(p["a"] - p["a"].T)),),
+        out_features=6,
+    )
+
+
+def test_a_function_of_the_weights_is_computed_once():
+    cell = orthogonal_cell()
+    params, xs = cell.init(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (T, B, 4))
+    loss = lambda method: lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[1] ** 2)
+    ((_, inside),) = loops(loss(jrnn.Scan()), params)
+    assert set(inside) <= {"dot_general", "add", "tanh", "broadcast_in_dim"}, inside
+    for method in (jrnn.Scan(), jrnn.Scan(memory="sqrt")):
+        found, expected = jax.grad(loss(method))(params), jax.grad(loss(Plain()))(params)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def loops(function, *args):
+    """Trip counts of the scans of a function, and the primitives in each."""
+    return [
+        (eqn.params["length"], [e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns])
+        for eqn in jax.make_jaxpr(function)(*args).jaxpr.eqns
+        if eqn.primitive.name == "custom_jvp_call"
+        for eqn in eqn.params["call_jaxpr"].jaxpr.eqns
+        if eqn.primitive.name == "scan"
+    ]
+
+
+def test_what_only_feeds_the_outputs_is_computed_behind_the_loop():
+    cell = jrnn.Stack((jrnn.Embed(4), jrnn.Elman(7), jrnn.Dense(6)))
+    params = cell.init(jax.random.key(0), 8)
+    ((length, inside),) = loops(lambda p: jrnn.unroll(cell, p, jnp.zeros((T, B), int)), params)
+    assert length == T
+    assert "gather" not in inside
+    assert inside.count("dot_general") <= 2  # of the state, and of the input where that does not pay ahead
+
+
+def test_layers_of_a_stack_run_one_after_the_other():
+    cell = jrnn.Stack((jrnn.Elman(7), jrnn.Elman(6)))
+    params = cell.init(jax.random.key(0), 4)
+    assert len(loops(lambda p: jrnn.unroll(cell, p, jnp.zeros((T, 1, 4))), params)) == 2
+
+
+def test_a_step_that_calls_back_runs_step_by_step_in_its_order():
+    seen = []
+    see = lambda x: seen.append(float(x))
+    cell = jrnn.from_functions(
+        init=lambda key, width: jnp.ones(()),
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 1)),
+        step=lambda p, h, x: (jax.debug.callback(see, x[0], ordered=True), (h + x, x))[1],
+        out_features=1,
+    )
+    jax.block_until_ready(jrnn.unroll(cell, jnp.ones(()), jnp.arange(4.0)[:, None], reverse=True))
+    jax.effects_barrier()
+    assert seen == [3, 2, 1, 0]
+
+
+def test_weights_that_do_not_move_cost_no_gradient():
+    cell = jrnn.Elman(4)
+    params = cell.init(jax.random.key(0), 2)
+    loss = lambda b: jnp.sum(jrnn.unroll(cell, params._replace(b=b), jnp.ones((T, B, 2)))[1])
+    text = jax.jit(jax.grad(loss)).lower(params.b).compile().as_text()
+    assert not re.search(r"f32\[4,4\]\S* dot\(", text)
