@@ -77,9 +77,7 @@ def modes(loss, params, inputs):
         "grad": gradient(both),
         "jvp": jax.jvp(lambda both: loss(*both), (both,), (slope,))[1],
         "jvp of grad": jax.jvp(gradient, (both,), (slope,))[1],
-        "grad of grad": jax.grad(lambda b: sum(jnp.sum(jnp.sin(g)) for g in jax.tree.leaves(gradient(b))))(
-            both
-        ),
+        "grad of grad": jax.grad(lambda both: waves(gradient(both)))(both),
         "vmap": jax.vmap(gradient)(copies),
     }
 

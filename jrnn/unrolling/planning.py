@@ -42,7 +42,7 @@ class Plan:
 
     once: tuple[Op, ...]
     stages: tuple[Stage, ...]
-    held: tuple[int, ...]  # what the stages read of it
+    held: tuple[int, ...]  # constants that the stages read
     carried: Pairs  # what changes of the carry
     outputs: tuple[int, ...]  # what changes of the outputs
 
@@ -107,7 +107,7 @@ def _spreads(op: Op, program: Program) -> bool:
 def _levels(
     program: Program, ops: list[Op], pairs: Pairs, constant: set[int], outputs: tuple[int, ...], ahead: bool
 ) -> dict[Any, int]:
-    """Level of each op (by `id`) and of each value: loops are odd, what needs none is even."""
+    """Level of each op and of each value: loops are odd, what needs none is even."""
     cycles = _cycles(ops, pairs)
     leaf = {a: 1 << i for i, (a, _) in enumerate(pairs)}
     levels: dict[Any, int] = {}
@@ -171,7 +171,7 @@ def _sink(
 
 
 def _cycles(ops: list[Op], pairs: Pairs) -> dict[Any, int]:
-    """The cycle that an op (by `id`) or a carry entry (by its bit) lies on: a set of entries, as bits."""
+    """The cycle on which an op, or a carry entry by its bit, lies: a set of entries, as bits."""
     bits = [1 << i for i in range(len(pairs))]
     entry = {a: bit for (a, _), bit in zip(pairs, bits, strict=True)}
     reads: dict[Any, int] = dict(entry)  # value -> entries that it is computed from within the step
