@@ -36,7 +36,7 @@ class Program:
     pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
 
 
-_SUMS = "add add_any concatenate expand_dims name neg reshape slice squeeze sub transpose"
+_SUMS = "add add_any concatenate expand_dims neg reshape slice squeeze sub transpose"
 _ARITHMETIC = """
     abs acos acosh and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp conj
     convert_element_type copy copy_p cos cosh custom_jvp_call digamma div eq erf erf_inv erfc exp
@@ -100,6 +100,9 @@ def _program(jaxpr: Any) -> Program:
                 names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
                 continue
             inputs = tuple(names[v] for v in eqn.invars if not isinstance(v, Literal))
+            if eqn.primitive.name == "name":  # for others to read
+                names[eqn.outvars[0]] = name(eqn.invars[0])
+                continue
             names.update({v: number(v.aval) for v in eqn.outvars})
             ops.append(_op(jaxpr, eqn, inputs, tuple(names[v] for v in eqn.outvars)))
         return tuple(map(name, inner.outvars))

@@ -67,11 +67,11 @@ def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
     constant = {*program.inputs[:constants], *unchanged, *program.known}
     fixed: list[Op] = []
     rest: list[Op] = []
-    for op in _live(program.ops, [b for _, b in pairs] + list(outputs)):
+    for op in live(program.ops, [b for _, b in pairs] + list(outputs)):
         if constant.issuperset(op.inputs):
             constant.update(op.outputs)
         (fixed if constant.issuperset(op.outputs) else rest).append(op)
-    copied = [op for op in fixed if _spreads(op, program)]
+    copied = [op for op in fixed if spreads(op, program)]
     varying = tuple(dict.fromkeys(o for o in outputs if o not in constant))
     levels = _levels(program, rest, pairs, constant, varying, ahead)
     stages = []
@@ -82,7 +82,7 @@ def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
         elsewhere |= {b for a, b in pairs if levels[a] != level}
         stages.append(_stage(program, inside, copied, loop, elsewhere.union(varying), constant))
     held = dict.fromkeys(c for stage in stages for c in stage.constants)
-    once = _live(fixed, [*held, *(o for o in outputs if o in constant)])
+    once = live(fixed, [*held, *(o for o in outputs if o in constant)])
     return Plan(tuple(once), tuple(stages), tuple(held), pairs, varying)
 
 
@@ -90,16 +90,23 @@ def _size(values: Iterable[int], program: Program) -> int:
     return sum(math.prod(program.types[v].shape) for v in values)
 
 
-def _live(ops: Iterable[Op], wanted: Iterable[int]) -> list[Op]:
-    needed, live = set(wanted), []
+def size_of(values: Iterable[int], program: Program) -> int:
+    """Bytes of values."""
+    return sum(math.prod(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
+
+
+def live(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
+    """The ops that `wanted` are computed by, from what is `known`."""
+    known = set(known)
+    needed, found = set(wanted) - known, []
     for op in reversed(list(ops)):
         if needed.intersection(op.outputs):
-            needed.update(op.inputs)
-            live.append(op)
-    return live[::-1]
+            needed.update(i for i in op.inputs if i not in known)
+            found.append(op)
+    return found[::-1]
 
 
-def _spreads(op: Op, program: Program) -> bool:
+def spreads(op: Op, program: Program) -> bool:
     """Whether an op of constants only spreads them out: cheaper to repeat in a loop than to keep."""
     return op.cheap and _size(op.outputs, program) > _size(op.inputs, program)
 
@@ -206,7 +213,7 @@ def _stage(
     used: set[int],
     constant: set[int],
 ) -> Stage:
-    ops = _live([*copied, *inside], [o for op in inside for o in op.outputs] + [b for _, b in loop])
+    ops = live([*copied, *inside], [o for op in inside for o in op.outputs] + [b for _, b in loop])
     made = {o for op in ops for o in op.outputs} | {a for a, _ in loop}
     read = dict.fromkeys([i for op in ops for i in op.inputs] + [b for _, b in loop])
     outer = [i for i in read if i not in made]
@@ -255,7 +262,7 @@ def _cuts(program: Program, ops: list[Op], constants: Iterable[int], ends: set[i
 
 def _cut(value: int, inner: list[Op], ops: list[Op], fixed: set[int]) -> Cut:
     copies = [op for op in ops if fixed.issuperset(op.outputs)]
-    chain = _live([*copies, *inner], [value])
+    chain = live([*copies, *inner], [value])
     made = {o for op in chain for o in op.outputs}
     recorded: set[int] = set()
     summands: set[int] = set()

@@ -1,7 +1,6 @@
 """Methods of running the loop: they say how, never what."""
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,8 +8,8 @@ from typing import Any, Protocol
 import jax
 from jax import lax
 
-from jrnn.checks import check_choice
 from jrnn.unrolling.engine import plain, prepare
+from jrnn.unrolling.memory import blocks
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, carry, x) -> (carry, y)
 
@@ -33,14 +32,17 @@ class Scan:
     comes before, between and behind recurrences for all steps at once, and the gradient of every weight in a
     loop as one product behind that loop. A step that prints or calls back runs as it is written.
 
+    The backward pass reads what the forward pass keeps of every step: the fewest bytes that spare it to
+    repeat a product. With `memory` it keeps the carry at the ends of blocks alone and runs a block again when
+    it reaches it; blocks of blocks, where the bytes ask for it, are run again once a level.
+
     Args:
-      memory: what the backward pass keeps. None: the products of every step; the arithmetic behind them
-        is done again, which is faster than to read it back. "sqrt": the carry at every √T-th step, and
-        one block of √T steps that is computed again when the backward pass reaches it: memory O(√T), one
-        more forward pass.
+      memory: None: all steps are kept, which takes least time. "sqrt": blocks of the length that takes least
+        memory, about √T steps. A number of bytes: as few levels of blocks, and as long blocks, as fit into
+        it, by `jrnn.unrolling.temporaries`; the outputs of `unroll` come on top.
 
     Raises:
-      ValueError: another `memory`.
+      ValueError: another `memory`; in `unroll`: bytes into which no blocks of the loop fit.
 
     Reference: Chen et al., Training deep nets with sublinear memory cost, 2016, arXiv:1604.06174.
 
@@ -49,41 +51,54 @@ class Scan:
     Scan(memory='sqrt')
     """
 
-    memory: str | None = None
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
-        if self.memory is not None:
-            check_choice("memory", self.memory, ("sqrt",))
+        if isinstance(self.memory, int) and not isinstance(self.memory, bool) and self.memory > 0:
+            return
+        if self.memory is not None and self.memory != "sqrt":
+            raise ValueError(f"memory must be a number of bytes, 'sqrt' or None, got {self.memory!r}")
 
     def run(
         self, body: Body, constants: Any, carry: Any, xs: Any, *, length: int, reverse: bool
     ) -> tuple[Any, Any]:
         """Run `body` over the leading axis of `xs`, from the far end if `reverse`."""
         loop = prepare(body, constants, carry, xs, length=length, reverse=reverse)
-        run = loop.run if self.memory is None or length < 4 else _in_blocks(loop.run, length, reverse)
+        run = loop.run
+        found = () if self.memory is None else blocks(self.memory, loop.footprint(), length)
+        for block in reversed(found):
+            run = _in_blocks(run, block, reverse)
         return loop.finish(*run(loop.held, loop.state, loop.given))
 
 
 @functools.lru_cache(maxsize=1024)
-def _in_blocks(run: Body, length: int, reverse: bool) -> Body:
-    """`run` in blocks of √T steps, each computed again when the backward pass reaches it."""
-    block = math.isqrt(length)
-    count, rest = divmod(length, block)
-    split = rest if reverse else length - rest  # the short block is the last one visited
+def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
+    """`run` in blocks, each computed again when the backward pass reaches it."""
     again: Body = jax.checkpoint(run, prevent_cse=False)
-    whole_blocks = plain(again, reverse)
 
-    def blocks(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        first = jax.tree.map(lambda a: a[:split], xs)
-        second = jax.tree.map(lambda a: a[split:], xs)
-        whole, short = (second, first) if reverse else (first, second)
-        folded = jax.tree.map(lambda a: a.reshape(count, block, *a.shape[1:]), whole)
-        carry, ys = whole_blocks(constants, carry, folded)
+    def in_blocks(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        leaves, structure = jax.tree.flatten(xs)
+        count, rest = divmod(leaves[0].shape[0], block)
+        short = slice(0, rest) if reverse else slice(count * block, None)  # the last one visited
+        whole = slice(rest, None) if reverse else slice(0, count * block)
+        # without axes of length 1, which tempt XLA to copy all of `xs` into another layout
+        folded = [a[whole].reshape(count, block, *(n for n in a.shape[1:] if n != 1)) for a in leaves]
+        run_block = _with_shapes(run, structure, tuple(a.shape[1:] for a in leaves))
+        carry, ys = plain(run_block, reverse)(constants, carry, folded)
         ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
         if rest == 0:
             return carry, ys
-        carry, tail = again(constants, carry, short)
+        carry, tail = again(constants, carry, jax.tree.map(lambda a: a[short], xs))
         parts = (tail, ys) if reverse else (ys, tail)
         return carry, jax.tree.map(lambda a, b: lax.concatenate([a, b], 0), *parts)
 
-    return blocks
+    return in_blocks
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_shapes(run: Body, structure: Any, shapes: tuple[Any, ...]) -> Body:
+    def shaped(constants: Any, carry: Any, leaves: Any) -> tuple[Any, Any]:
+        whole = [a.reshape(a.shape[0], *shape) for a, shape in zip(leaves, shapes, strict=True)]
+        return run(constants, carry, jax.tree.unflatten(structure, whole))
+
+    return jax.checkpoint(shaped, prevent_cse=False)
