@@ -41,7 +41,9 @@ from jrnn.layers import BidirectionalParams as BidirectionalParams
 from jrnn.layers import Layer as Layer
 from jrnn.layers import Sequential as Sequential
 from jrnn.layers import apply as apply
+from jrnn.unrolling import CuDNN as CuDNN
 from jrnn.unrolling import Scan as Scan
+from jrnn.unrolling import gradient_memory as gradient_memory
 from jrnn.unrolling import unroll as unroll
 
 _LAZY = {  # what a plain recurrence does not need is imported on first use

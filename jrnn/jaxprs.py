@@ -21,6 +21,7 @@ class Op:
     outputs: tuple[int, ...]
     linear: bool  # a sum or a change of shape: its tangents are the op itself
     cheap: bool  # fuses into its neighbours; a product, a gather or anything unknown is not
+    quick: bool  # besides, its result is sooner computed again than read back; a tanh is not
     product: bool  # of matrices
 
 
@@ -36,22 +37,20 @@ class Program:
     pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
 
 
-_SUMS = "add add_any concatenate expand_dims neg reshape slice squeeze sub transpose"
+_SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze sub transpose"
 _ARITHMETIC = """
-    abs acos acosh and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp conj
-    convert_element_type copy copy_p cos cosh custom_jvp_call digamma div eq erf erf_inv erfc exp
-    exp2 expm1 floor ge gt imag integer_pow iota is_finite le lgamma log log1p logistic lt max min
-    mul ne nextafter not or pow pvary real reduce_and reduce_max reduce_min reduce_or reduce_sum rem
-    rev round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
-    split sqrt square stop_gradient tan tanh xor
+    abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag
+    integer_pow iota is_finite le lt max min mul ne nextafter not or pvary real reduce_and
+    reduce_max reduce_min reduce_or reduce_sum rem rev round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sqrt square stop_gradient xor
+"""
+_TRANSCENDENTAL = """
+    acos acosh asin asinh atan atan2 atanh cbrt cos cosh custom_jvp_call digamma erf erf_inv erfc exp
+    exp2 expm1 lgamma log log1p logistic pow sin sinh tan tanh
 """
 _LINEAR = frozenset(_SUMS.split())
-_CHEAP = _LINEAR | frozenset(_ARITHMETIC.split())
-
-
-def is_cheap(primitive: Any) -> bool:
-    """Whether a primitive fuses into its neighbours: its result is sooner computed again than kept."""
-    return primitive.name in _CHEAP
+_QUICK = _LINEAR | frozenset(_ARITHMETIC.split())
+_CHEAP = _QUICK | frozenset(_TRANSCENDENTAL.split())
 
 
 def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any], Any]:
@@ -121,7 +120,15 @@ def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...])
     distinct = tuple(dict(zip(atoms, inputs, strict=True)).values())
     kind = eqn.primitive.name
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*atoms, *eqn.outvars))
-    return Op(run, distinct, outputs, kind in _LINEAR and inexact, kind in _CHEAP, kind == "dot_general")
+    return Op(
+        run,
+        distinct,
+        outputs,
+        kind in _LINEAR and inexact,
+        kind in _CHEAP,
+        kind in _QUICK,
+        kind == "dot_general",
+    )
 
 
 def named_values(

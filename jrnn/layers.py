@@ -11,7 +11,7 @@ from jax import Array
 from jrnn.cell import Cell, Shape, in_ndim, is_layer, key_or_none
 from jrnn.checks import brief, check_choice, require_cell, require_tuple
 from jrnn.unrolling import Scan, unroll
-from jrnn.unrolling.scan import Method
+from jrnn.unrolling.methods import Method
 
 
 @runtime_checkable

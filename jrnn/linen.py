@@ -10,7 +10,7 @@ from jrnn.cell import trainable
 from jrnn.layers import apply
 from jrnn.modules import move_time
 from jrnn.unrolling import Scan
-from jrnn.unrolling.scan import Method
+from jrnn.unrolling.methods import Method
 
 
 class RNN(nn.Module):

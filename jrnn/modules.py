@@ -11,7 +11,7 @@ from jrnn.cell import is_layer, trainable
 from jrnn.checks import Text, brief, require_cell
 from jrnn.layers import apply
 from jrnn.unrolling import Scan
-from jrnn.unrolling.scan import Method
+from jrnn.unrolling.methods import Method
 
 
 class Fixed(nnx.Variable[Any]):

@@ -17,8 +17,9 @@ T, B = 9, 5
 class Plain:
     """`lax.scan` over the step as it is written."""
 
-    def run(self, body, constants, carry, xs, *, length, reverse):
-        return lax.scan(lambda c, x: body(constants, c, x), carry, xs, length=length, reverse=reverse)
+    def run(self, loop):
+        step = lambda carry, x: loop.body(loop.constants, carry, x)
+        return lax.scan(step, loop.carry, loop.xs, length=loop.length, reverse=loop.reverse)
 
 
 def floats(tree):
@@ -66,20 +67,18 @@ def subject(case, method, options):
     return loss, params, [leaves[i] for i in moving]
 
 
-def modes(loss, params, inputs):
-    """Value, derivatives of order one in both directions and of order two; the laws compare the others."""
+def modes(loss, params, inputs, kind):
+    """Value and derivatives of order one and two; law "transforms" compares the other modes."""
     both = (params, inputs)
     slope = jax.tree.map(jnp.cos, both)
     gradient = jax.grad(lambda both: loss(*both))
     copies = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), both)
-    return {
-        "value": loss(*both),
-        "grad": gradient(both),
-        "jvp": jax.jvp(lambda both: loss(*both), (both,), (slope,))[1],
-        "jvp of grad": jax.jvp(gradient, (both,), (slope,))[1],
-        "grad of grad": jax.grad(lambda both: waves(gradient(both)))(both),
-        "vmap": jax.vmap(gradient)(copies),
-    }
+    found = {"value": loss(*both), "jvp of grad": jax.jvp(gradient, (both,), (slope,))}
+    if kind == "bare":
+        found["jvp"] = jax.jvp(lambda both: loss(*both), (both,), (slope,))[1]
+        found["grad of grad"] = jax.grad(lambda both: waves(gradient(both)))(both)
+        found["vmap"] = jax.vmap(gradient)(copies)
+    return found
 
 
 def options_of(kind):
@@ -96,12 +95,51 @@ def test_every_mode_equals_plain_autodiff(case, kind):
     bound = 1e-3 if isinstance(case.cell, jrnn.Cast) else 1e-12  # Cast computes in float32
     with jax.enable_x64(True):
         found, expected = (
-            jax.jit(lambda m=m: modes(*subject(case, m, options_of(kind))))() for m in (jrnn.Scan(), Plain())
+            jax.jit(lambda m=m: modes(*subject(case, m, options_of(kind)), kind))()
+            for m in (jrnn.Scan(), Plain())
         )
     for mode, values in expected.items():
         for a, b in zip(jax.tree.leaves(found[mode]), jax.tree.leaves(values), strict=True):
             scale = 1 + np.max(np.abs(np.asarray(b)), initial=0)
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=bound * scale, err_msg=mode)
+
+
+AROUND = {
+    "jacfwd": lambda f, p: jax.jacfwd(f)(p),
+    "jacrev": lambda f, p: jax.jacrev(f)(p),
+    "hessian": lambda f, p: jax.hessian(f)(p),
+    "linearize": lambda f, p: jax.linearize(jax.grad(f), p)[1](p),
+    "checkpoint": lambda f, p: jax.grad(jax.checkpoint(f))(p),
+    "scan": lambda f, p: jax.grad(
+        lambda p: lax.scan(lambda c, s: (c + f(jax.tree.map(lambda a: a * s, p)), s), 0.0, jnp.arange(3.0))[0]
+    )(p),
+    "while_loop": lambda f, p: lax.while_loop(
+        lambda c: c[0] < 3,
+        lambda c: (c[0] + 1, jax.tree.map(lambda a, g: a - 0.01 * g, c[1], jax.grad(f)(c[1]))),
+        (0, p),
+    )[1],
+    "while_loop, forward": lambda f, p: jax.jvp(
+        lambda p: lax.fori_loop(0, jnp.int32(2), lambda i, s: s + f(jax.tree.map(lambda a: a * s, p)), 1.0),
+        (p,),
+        (p,),
+    ),
+    "cond": lambda f, p: jax.grad(lambda p: lax.cond(p.b[0] > 9, lambda p: 0.0, f, p))(p),
+    "shard_map": lambda f, p: jax.shard_map(
+        jax.grad(f), mesh=jax.make_mesh((1,), ("data",)), in_specs=jax.P(), out_specs=jax.P()
+    )(p),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("cell", [jrnn.LSTM(3), jrnn.GRU(3)], ids=repr)
+def test_every_transform_around_a_loop_equals_plain_autodiff(cell, around):
+    with jax.enable_x64(True):
+        params, xs = shaken(cell.init(jax.random.key(0), 2)), jax.random.normal(jax.random.key(1), (5, 2, 2))
+        loss = lambda method: lambda p: waves(jrnn.unroll(cell, p, xs, method=method)) / 100
+        found, expected = (AROUND[around](loss(method), params) for method in (jrnn.Scan(), Plain()))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            scale = 1 + np.max(np.abs(np.asarray(b)), initial=0)
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12 * scale)
 
 
 def computations(text):
@@ -171,10 +209,17 @@ def test_a_function_of_the_weights_is_computed_once():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def primitives(jaxpr):
+    """Of a jaxpr, those of what it computes again in the backward pass written out."""
+    for eqn in jaxpr.eqns:
+        inner = eqn.params["jaxpr"] if eqn.primitive.name in ("checkpoint", "remat2") else None
+        yield from [eqn.primitive.name] if inner is None else primitives(inner)
+
+
 def loops(function, *args):
     """Trip counts of the scans of a function, and the primitives in each."""
     return [
-        (eqn.params["length"], [e.primitive.name for e in eqn.params["jaxpr"].jaxpr.eqns])
+        (eqn.params["length"], list(primitives(eqn.params["jaxpr"].jaxpr)))
         for eqn in jax.make_jaxpr(function)(*args).jaxpr.eqns
         if eqn.primitive.name == "custom_jvp_call"
         for eqn in eqn.params["call_jaxpr"].jaxpr.eqns

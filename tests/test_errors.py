@@ -268,7 +268,13 @@ MISTAKES = {
         "method must be one as in Scan(memory='sqrt')",
     ),
     "class for a method": (lambda: run(method=jrnn.Scan), TypeError, "method must be one as in Scan("),
-    "unknown memory": (lambda: jrnn.Scan(memory="log"), ValueError, "memory must be one of sqrt, got 'log'"),
+    "unknown memory": (lambda: jrnn.Scan(memory="log"), ValueError, "bytes, 'sqrt' or None, got 'log'"),
+    "no memory at all": (lambda: jrnn.Scan(memory=0), ValueError, "memory must be a number of bytes"),
+    "too few bytes": (
+        lambda: run(method=jrnn.Scan(memory=10)),
+        ValueError,
+        "memory=10 bytes is too little for",
+    ),
     # making cells
     "no units": (lambda: jrnn.LSTM(0), ValueError, "hidden must be at least 1, got 0"),
     "half a unit": (lambda: jrnn.GRU(2.5), TypeError, "hidden must be an int, got 2.5"),

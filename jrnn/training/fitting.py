@@ -34,7 +34,7 @@ from jrnn.training.steps import (
 )
 from jrnn.training.storing import Store
 from jrnn.unrolling import Scan
-from jrnn.unrolling.scan import Method
+from jrnn.unrolling.methods import Method
 
 Batches = Iterable[Batch]
 Monitor = Callable[[dict[str, Any], TrainState], None]

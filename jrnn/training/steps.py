@@ -17,7 +17,7 @@ from jrnn.data import Batch
 from jrnn.layers import apply
 from jrnn.losses import last, length_mask
 from jrnn.unrolling import Scan
-from jrnn.unrolling.scan import Method
+from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
 

@@ -11,7 +11,8 @@ from jrnn.alignment import match, select
 from jrnn.cell import carry_spec, map_state
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 from jrnn.unrolling.masking import fill_padding, schedule
-from jrnn.unrolling.scan import Body, Method, Scan
+from jrnn.unrolling.methods import Body, Loop, Method
+from jrnn.unrolling.scan import Scan
 
 
 def unroll(
@@ -48,7 +49,7 @@ def unroll(
       reverse: visit the steps from the last to the first, in place.
       key: draws the noise of dropout and the like; without one there is none. With a carry, its state is
         kept and its noise drawn anew.
-      method: how the loop is run: `Scan()`, `Scan(memory="sqrt")`.
+      method: how the loop is run: `Scan()`, `Scan(memory="sqrt")`, `Scan(memory=64 * 2**20)` for 64 MiB.
 
     Returns:
       `(carry, ys)`: the carry after the last valid step visited, and the outputs, (time, ..., out).
@@ -72,8 +73,67 @@ def unroll(
     carry = starting_carry(cell, params, carry, batch_shape, key)
     carry = align(cell, params, carry, xs, steps)
     start = None if reset is None else _start(cell, params, batch_shape, carry)
-    body = _body(cell)
-    return method.run(body, (params, start), carry, (xs, valid, reset), length=steps, reverse=reverse)
+    xs = (xs, valid, reset)
+    return method.run(Loop(cell, _body(cell), (params, start), carry, xs, length=steps, reverse=reverse))
+
+
+def gradient_memory(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+    key: Array | None = None,
+    method: Scan = Scan(),
+) -> int:
+    """Predict how many bytes the gradient of `unroll(cell, params, xs, ..., method=method)` takes.
+
+    Counted are the temporaries of the gradient with respect to `params`, those of the loop and its blocks;
+    what the loss makes of the outputs and what lengths and masks make of the inputs comes on top.
+    `jax.jit(jax.grad(loss)).lower(...).compile().memory_analysis().temp_size_in_bytes` measures it.
+
+    Args:
+      cell: the cell.
+      params: its parameters, or their shapes and dtypes (`jax.eval_shape`).
+      xs: inputs, or their shapes and dtypes.
+      carry: as of `unroll`.
+      lengths: as of `unroll`.
+      mask: as of `unroll`.
+      resets: as of `unroll`.
+      reverse: as of `unroll`.
+      key: as of `unroll`.
+      method: how the loop is run.
+
+    Returns:
+      Bytes.
+
+    Raises:
+      ValueError: as of `unroll`; `Scan(memory=bytes)` into which no blocks of the loop fit.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.LSTM(256)
+    >>> params = cell.init(jax.random.key(0), in_features=256)
+    >>> xs = jax.ShapeDtypeStruct((1000, 32, 256), jnp.float32)
+    >>> [jrnn.gradient_memory(cell, params, xs, method=m) >> 20 for m in (jrnn.Scan(), jrnn.Scan("sqrt"))]
+    [347, 14]
+    """
+    found: list[int] = []
+
+    class Forecast:
+        def run(self, loop: Loop) -> tuple[Any, Any]:
+            found.append(method.gradient_bytes(loop))
+            return None, None
+
+    def run(params: Any, xs: Any, carry: Any) -> Any:
+        options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
+        return unroll(cell, params, xs, carry, **options, method=Forecast())
+
+    jax.eval_shape(run, params, xs, carry)
+    return found[0]
 
 
 def _start(cell: Any, params: Any, batch_shape: tuple[int, ...], carry: Any) -> Any:

@@ -9,8 +9,9 @@ import jax
 from jax import lax
 
 from jrnn.jaxprs import Program, trace
-from jrnn.unrolling.loops import Values, first, loop, pick, run_ops, spread, step_bytes
+from jrnn.unrolling.loops import Values, first, pick, run_loop, run_ops, spread, step_bytes
 from jrnn.unrolling.memory import Footprint
+from jrnn.unrolling.methods import Loop
 from jrnn.unrolling.planning import Plan, Stage, plan, size_of
 
 
@@ -26,23 +27,14 @@ class Prepared:
     footprint: Callable[[], Footprint]  # of its gradient
 
 
-def prepare(body: Any, constants: Any, carry: Any, xs: Any, *, length: int, reverse: bool) -> Prepared:
-    """Plan the loop of `body` over the leading axis of `xs`, and compute what it needs only once.
-
-    Args:
-      body: `(constants, carry, x) -> (carry, y)`; the same function object is planned once.
-      constants: a tree of arrays, the same at every step.
-      carry: a tree of arrays.
-      xs: a tree of arrays with a leading axis of `length`.
-      length: number of steps.
-      reverse: from the far end.
-    """
-    if length == 0:
-        return _as_written(body, constants, carry, xs, reverse, 0)
+def prepare(loop: Loop) -> Prepared:
+    """Plan a loop and compute what it needs only once; the same body is planned once."""
+    if loop.length == 0:
+        return _as_written(loop, 0)
+    body, constants, carry, xs = loop.body, loop.constants, loop.carry, loop.xs
     program, closed_over, result = trace(body, constants, carry, jax.eval_shape(first, xs))
     if not program.pure:
-        everything = size_of((o for op in program.ops for o in op.outputs), program)
-        return _as_written(body, constants, carry, xs, reverse, everything)
+        return _as_written(loop, size_of((o for op in program.ops for o in op.outputs), program))
     held, state = [*closed_over, *jax.tree.leaves(constants)], jax.tree.leaves(carry)
     schedule = plan(program, len(held), len(state), jax.default_backend() != "cpu")
     values: Values = dict(program.known)
@@ -54,12 +46,12 @@ def prepare(body: Any, constants: Any, carry: Any, xs: Any, *, length: int, reve
         ends = [last[c] for c in program.inputs[len(held) : len(held) + len(state)]]
         stacked = dict(zip(schedule.outputs, outputs, strict=True))
         outs = program.outputs[len(state) :]
-        ys = [stacked[o] if o in stacked else spread(values[o], length) for o in outs]
+        ys = [stacked[o] if o in stacked else spread(values[o], loop.length) for o in outs]
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), [*ends, *ys])
         return finished
 
     changing = pick(values, (a for a, _ in schedule.carried))
-    run = _staged(program, schedule, reverse)
+    run = _staged(program, schedule, loop.reverse)
     return Prepared(
         run,
         pick(values, schedule.held),
@@ -70,10 +62,11 @@ def prepare(body: Any, constants: Any, carry: Any, xs: Any, *, length: int, reve
     )
 
 
-def _as_written(body: Any, constants: Any, carry: Any, xs: Any, reverse: bool, step: int) -> Prepared:
-    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (carry, constants)]
-    footprint = Footprint(carry=sizes[0], step=step, given=0, out=0, weights=sizes[1])
-    return Prepared(plain(body, reverse), constants, carry, xs, lambda *result: result, lambda: footprint)
+def _as_written(loop: Loop, step: int) -> Prepared:
+    run = plain(loop.body, loop.reverse)
+    carry, weights = (sum(a.nbytes for a in jax.tree.leaves(t)) for t in (loop.carry, loop.constants))
+    footprint = Footprint(carry=carry, step=step, given=0, out=0, weights=weights)
+    return Prepared(run, loop.constants, loop.carry, loop.xs, lambda *result: result, lambda: footprint)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -84,9 +77,10 @@ def _footprint(program: Program, schedule: Plan, closed_over: int, given: int) -
     for op in schedule.once:
         if still.issuperset(op.inputs):
             still.update(op.outputs)
+    taken = [step_bytes(stage, program, still) for stage in schedule.stages]
     return Footprint(
         carry=size_of((a for a, _ in schedule.carried), program),
-        step=sum(step_bytes(stage, program, still) for stage in schedule.stages),
+        step=sum(in_loop for in_loop, _ in taken) + max(0, *(behind - in_loop for in_loop, behind in taken)),
         given=size_of(inputs, program),
         out=size_of(schedule.outputs, program),
         weights=size_of(schedule.held, program),
@@ -121,7 +115,7 @@ def _staged(program: Program, schedule: Plan, reverse: bool) -> Callable[..., An
             constant, per_step = pick(values, stage.constants), pick(values, stage.given)
             if stage.carried:
                 before = pick(values, (a for a, _ in stage.carried))
-                after, emitted = loop(stage, program, length, reverse)(constant, before, per_step)
+                after, emitted = run_loop(stage, program, length, reverse)(constant, before, per_step)
                 final.update(zip((a for a, _ in stage.carried), after, strict=True))
             else:
                 emitted = jax.vmap(_at_once(stage), in_axes=(None, 0), axis_size=length)(constant, per_step)

@@ -1,4 +1,4 @@
-"""What the backward pass keeps of a step: the fewest bytes that spare it to repeat a product."""
+"""What the backward pass keeps of a step: the fewest bytes that spare it what is costly to repeat."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ class Split:
     tangents: tuple[int, ...]  # its inputs
     once: tuple[Op, ...]  # ops of constants, before the second part
     held: tuple[int, ...]  # constants of the second part
-    turned: frozenset[int]  # those of them that it reads as matrices of products
+    turned: frozenset[int]  # matrices among them that it multiplies more than one row with
     linear: tuple[Op, ...]
 
 
@@ -65,7 +65,8 @@ def split(program: Program, constants: int, carried: int, given: int, primal: in
     made = {o for op in inside for o in op.outputs}.union(program.known, moving)
     reads = dict.fromkeys(i for i in [*(i for op in inside for i in op.inputs), *results] if i not in made)
     held = tuple(i for i in reads if i in fixed)
-    turned = {i for op in moved if op.product for i in op.inputs if i in held and _is_matrix(program, i)}
+    products = [op for op in moved if op.product and _rows(program, op.outputs[0]) > 1]
+    turned = {i for op in products for i in op.inputs if i in held and len(program.types[i].shape) == 2}
     return Split(
         forward=tuple(live([*ops["fixed"], *ops["forward"]], [*program.outputs[:primal], *kept])),
         kept=tuple(sorted(kept.difference(stacked))),
@@ -78,14 +79,14 @@ def split(program: Program, constants: int, carried: int, given: int, primal: in
     )
 
 
-def _is_matrix(program: Program, value: int) -> bool:
-    return len(program.types[value].shape) == 2
+def _rows(program: Program, value: int) -> int:
+    return math.prod(program.types[value].shape[:-1])
 
 
 def _cheapest(
     program: Program, ops: list[Op], carry: Iterable[int], needed: set[int], stacked: set[int]
 ) -> set[int]:
-    """The values to keep: the cheapest set that every way from a product or the carry to `needed` passes.
+    """The values to keep: the cheapest set on every way from the carry and from costly ops to `needed`.
 
     By the theorem of Ford and Fulkerson that is a minimum cut in the graph of the values, each of
     them split in an entry and an exit with its size as the capacity between them.
@@ -103,7 +104,7 @@ def _cheapest(
         edges[entry, entry + 1] = 1 if v in stacked else 2 + sizes[v] // unit
     for op in ops:
         for o in op.outputs:
-            if not op.cheap:
+            if not op.quick:
                 edges[source, place[o]] = UNBOUNDED
                 continue
             edges.update({(place[i] + 1, place[o]): UNBOUNDED for i in op.inputs if i in place})

@@ -49,47 +49,75 @@ def run_ops(ops: Iterable[Op], values: Values) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def loop(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
+def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """A stage with a carry: `(constants, carry, given) -> (carry, emitted)`."""
+    emitted_types = pick(program.types, stage.emitted)
 
-    def scan(body: Any, constants: Any, carry: Any, xs: Any) -> Any:
+    def scan(step: Any, constants: Any, carry: Any, xs: tuple[Any, ...], out: Iterable[Any]) -> Any:
         start = (constants, carry)  # handed on unchanged, `lax.scan` takes the constants out of its carry
-        (_, carry), ys = lax.scan(body, start, xs, length=length, reverse=reverse)
-        return carry, ys
+        units = tuple(_units(x.shape[1:]) for x in xs)
+        thin = [lax.squeeze(x, [axis + 1 for axis in u]) for x, u in zip(xs, units, strict=True)]
+        (_, carry), ys = lax.scan(_body(step, units), start, thin, length=length, reverse=reverse)
+        wide = [[axis + 1 for axis in _units(o.shape)] for o in out]
+        return carry, tuple(lax.expand_dims(y, axes) for y, axes in zip(ys, wide, strict=True))
 
     @jax.custom_jvp
     def run(constants: Any, carry: Any, given: Any) -> Any:
-        return scan(_body(stage), constants, carry, given)
+        return scan(_step(stage), constants, carry, given, emitted_types)
 
     def rule(primals: Any, tangents: Any) -> Any:
         constants, carry, given = primals
-        weights = _moving(stage.constants, constants, tangents[0])
-        cuts = tuple(cut for cut in stage.cuts if any(w in weights for w in cut.weights))
-        moved = tuple(i for i, t in enumerate(tangents[2]) if not isinstance(t, SymbolicZero))
+        weights, moving = (
+            _moving(names, primals[i], tangents[i]) for i, names in ((0, stage.constants), (2, stage.given))
+        )
+        cuts, moved = _ways(stage, weights, moving)
         halves = _halves(stage, program, cuts, moved)
-        after, (out, kept) = scan(halves.forward, constants, carry, given)
+        after, out = scan(halves.forward, constants, carry, given, halves.out)
         known = dict(zip(stage.constants, constants, strict=True))
-        seen = dict(zip((*stage.given, *_handed_out(stage, cuts)), (*given, *out), strict=True))
-        pushes = [_push(cut, program, known, weights, seen, length) for cut in cuts]
-        start = [_dense(t, c) for t, c in zip(tangents[1], carry, strict=True) if _moves(c)]
-        given_tangents = [tangents[2][i] for i in moved]
-        linear = (halves.read(given, out, kept), (given_tangents, pushes))
-        ends, outs = scan(halves.linear, halves.held(constants), start, linear)
-        result = after, out[: len(stage.emitted)]
-        return result, _filled(result, [*ends, *outs])
+        seen = dict(zip((*stage.given, *_handed_out(stage, cuts)), (*given, *out), strict=False))
+        own = {g: t for g, t in moving.items() if stage.given.index(g) not in moved}
+        push = _push(cuts, program, known, weights, tuple(own))
+        pushes = jax.vmap(push, axis_size=length)(pick(seen, _recorded(cuts)), tuple(own.values()))
+        start = tuple(_dense(t, c) for t, c in zip(tangents[1], carry, strict=True) if _moves(c))
+        xs = (*halves.read(given, out), *(tangents[2][i] for i in moved), *pushes)
+        emitted = out[: len(stage.emitted)]
+        ends, outs = scan(halves.linear, halves.held(constants), start, xs, filter(_moves, emitted_types))
+        return (after, emitted), _filled((after, emitted), (*ends, *outs))
 
     run.defjvp(rule, symbolic_zeros=True)
     return run
 
 
-def step_bytes(stage: Stage, program: Program, still: Container[int]) -> int:
-    """Bytes of a step that its derivative takes, if all moves but what is `still`."""
+def step_bytes(stage: Stage, program: Program, still: Container[int]) -> tuple[int, int]:
+    """Bytes of a step that its derivative takes, in the loop and behind it, if all moves but `still`."""
+    moving = {v for v in (*stage.constants, *stage.given) if v not in still and _moves(program.types[v])}
+    cuts, moved = _ways(stage, moving, moving)
     if not stage.carried:
-        return 2 * size_of(stage.emitted, program)  # with their adjoints
-    cuts = tuple(cut for cut in stage.cuts if any(w not in still for w in cut.weights))
-    moved = tuple(i for i, g in enumerate(stage.given) if g not in still and _moves(program.types[g]))
-    adjoints = [cut.value for cut in cuts] + [stage.given[i] for i in moved]
-    return _halves(stage, program, cuts, moved).kept + size_of(adjoints, program)
+        return size_of(stage.emitted, program), 0
+    values = {cut.value for cut in cuts}
+    adjoints = size_of([*values, *(stage.given[i] for i in moved)], program)
+    # products of an adjoint with what the weights met read a copy of it; cuts of one product are put together
+    own = {g for i, g in enumerate(stage.given) if g in moving and i not in moved}
+    products = {op.outputs[0]: cut.value for cut in cuts for op in cut.ops if op.product}
+    products |= {s: cut.value for cut in cuts for s in own.intersection(cut.summands)}
+    whole = {p for p, value in products.items() if size_of([p], program) > size_of([value], program)}
+    copies = whole | {value for p, value in products.items() if p not in whole}
+    met = _handed_out(stage, cuts)[len(stage.emitted) :]
+    in_loop = _halves(stage, program, cuts, moved).kept + adjoints
+    return in_loop, size_of([*met, *copies], program) + adjoints
+
+
+def _ways(
+    stage: Stage, weights: Container[int], given: Container[int]
+) -> tuple[tuple[Cut, ...], tuple[int, ...]]:
+    """Where what moves comes in: through cuts, and through given values, by place, that none of them owns."""
+    cuts = tuple(cut for cut in stage.cuts if any(w in weights for w in cut.weights))
+    inside = {op for cut in cuts for op in cut.ops}
+    elsewhere = {i for op in stage.ops if op not in inside for i in op.inputs}.union(
+        *(c.recorded for c in cuts)
+    )
+    own = {s for cut in cuts for s in cut.summands} - elsewhere
+    return cuts, tuple(i for i, g in enumerate(stage.given) if g in given and g not in own)
 
 
 def _moving(names: tuple[int, ...], values: Any, tangents: Any) -> Values:
@@ -118,15 +146,39 @@ def _zeros(like: Any) -> Array:
     return align_leaf(jnp.zeros(like.shape, like.dtype), like)
 
 
+def _units(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes of length 1; among stacked steps they tempt XLA to copy whole arrays into another layout."""
+    return tuple(axis for axis, size in enumerate(shape) if size == 1)
+
+
 @functools.lru_cache(maxsize=1024)
-def _body(stage: Stage) -> Callable[..., Any]:
-    def body(loop: Any, given: Any) -> Any:
+def _body(step: Callable[..., Any], units: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
+    """A loop body that is given arrays without axes of length 1, and hands them out without.
+
+    Of what it computes, nothing but its arguments is kept for the backward pass.
+    """
+
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
+    def thin(constants: Any, carry: Any, xs: Any) -> Any:
+        carry, ys = step(constants, carry, [lax.expand_dims(x, u) for x, u in zip(xs, units, strict=True)])
+        return carry, tuple(lax.squeeze(y, _units(y.shape)) for y in ys)
+
+    def body(loop: Any, xs: Any) -> Any:
         constants, carry = loop
-        values = _values(stage, constants, carry, given)
-        run_ops(stage.ops, values)
-        return (constants, pick(values, (b for _, b in stage.carried))), pick(values, stage.emitted)
+        carry, ys = thin(constants, carry, xs)
+        return (constants, carry), ys
 
     return body
+
+
+@functools.lru_cache(maxsize=1024)
+def _step(stage: Stage) -> Callable[..., Any]:
+    def step(constants: Any, carry: Any, given: Any) -> Any:
+        values = _values(stage, constants, carry, given)
+        run_ops(stage.ops, values)
+        return pick(values, (b for _, b in stage.carried)), pick(values, stage.emitted)
+
+    return step
 
 
 def _values(stage: Stage, constants: Any, carry: Any, given: Any) -> Values:
@@ -136,19 +188,19 @@ def _values(stage: Stage, constants: Any, carry: Any, given: Any) -> Values:
 
 def _handed_out(stage: Stage, cuts: tuple[Cut, ...]) -> tuple[int, ...]:
     """What a loop hands out at every step: its results, and what weights meet in it."""
-    met = dict.fromkeys(r for cut in cuts for r in cut.recorded)
-    return (*stage.emitted, *(r for r in met if r not in (*stage.given, *stage.emitted)))
+    return (*stage.emitted, *(r for r in _recorded(cuts) if r not in (*stage.given, *stage.emitted)))
 
 
 @dataclass(frozen=True, eq=False)
 class Halves:
-    """A step of a loop, and its derivative, linear in the tangents: two loop bodies."""
+    """A step of a loop, and its derivative, linear in the tangents: two steps of a loop."""
 
     forward: Callable[..., Any]
     linear: Callable[..., Any]
     held: Callable[[Any], Any]  # the constants of `linear`, of those of the loop
-    read: Callable[[Any, Any, Any], Any]  # what `linear` reads at every step
-    kept: int  # bytes of a step that are handed out by `forward`
+    read: Callable[[Any, Any], Any]  # what `linear` reads at every step
+    out: tuple[Any, ...]  # types of what `forward` hands out at every step
+    kept: int  # its bytes
 
 
 @functools.lru_cache(maxsize=1024)
@@ -162,41 +214,36 @@ def _halves(stage: Stage, program: Program, cuts: tuple[Cut, ...], moved: tuple[
     constants, carried = len(closed_over) + len(types[0]), len(types[1])
     primal = carried + len(_handed_out(stage, cuts))
     parts = split(whole, constants, carried, len(types[2]), primal)
-    ahead = {c for c in parts.held if c in parts.turned}
 
-    def forward(loop: Any, given: Any) -> Any:
-        held, carry = loop
-        values = whole.known | dict(zip(whole.inputs, (*closed_over, *held, *carry, *given), strict=False))
+    handed_out = (*whole.outputs[carried:primal], *parts.kept)
+
+    def forward(constants: Any, carry: Any, given: Any) -> Any:
+        values = whole.known | dict(
+            zip(whole.inputs, (*closed_over, *constants, *carry, *given), strict=False)
+        )
         run_ops(parts.forward, values)
-        after, out = pick(values, whole.outputs[:carried]), pick(values, whole.outputs[carried:primal])
-        return (held, after), (out, pick(values, parts.kept))
+        return pick(values, whole.outputs[:carried]), pick(values, handed_out)
 
-    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
-    def derivative(held: Any, start: Any, read: Any, moving: Any) -> Any:
+    def linear(held: Any, start: Any, xs: Any) -> Any:
+        read, moving = xs[: len(parts.reads)], xs[len(parts.reads) :]
         values = whole.known | dict(zip((*parts.held, *parts.reads), (*held, *read), strict=True))
-        values |= {c: jnp.swapaxes(values[c], 0, 1) for c in ahead}
-        values |= dict(zip(parts.tangents, jax.tree.leaves((start, moving)), strict=True))
+        values |= {c: jnp.swapaxes(values[c], 0, 1) for c in parts.turned}
+        values |= dict(zip(parts.tangents, (*start, *moving), strict=True))
         run_ops(parts.linear, values)
-        return pick(values, whole.outputs[primal:])
-
-    def linear(loop: Any, x: Any) -> Any:
-        held, start = loop
-        ends = derivative(held, start, *x)
-        return (held, list(ends[: len(start)])), ends[len(start) :]
+        ends = pick(values, whole.outputs[primal:])
+        return ends[: len(start)], ends[len(start) :]
 
     def held(given: Any) -> Any:
         values = whole.known | dict(zip(whole.inputs, (*closed_over, *given), strict=False))
         run_ops(parts.once, values)
         # a matrix h W is read as its transpose when the loop is transposed, which is slower in every step
-        return tuple(jnp.swapaxes(values[c], 0, 1) if c in ahead else values[c] for c in parts.held)
+        return tuple(jnp.swapaxes(values[c], 0, 1) if c in parts.turned else values[c] for c in parts.held)
 
-    def read(given: Any, out: Any, kept: Any) -> Any:
-        per_step = whole.inputs[constants + carried :][: len(given)]
-        names = (*per_step, *whole.outputs[carried:primal], *parts.kept)
-        return pick(dict(zip(names, (*given, *out, *kept), strict=True)), parts.reads)
+    def read(given: Any, out: Any) -> Any:
+        names = (*whole.inputs[constants + carried :][: len(given)], *handed_out)
+        return pick(dict(zip(names, (*given, *out), strict=True)), parts.reads)
 
-    kept = size_of(whole.outputs[carried:primal], whole) + size_of(parts.kept, whole)
-    return Halves(forward, linear, held, read, kept)
+    return Halves(forward, linear, held, read, pick(whole.types, handed_out), size_of(handed_out, whole))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -243,22 +290,35 @@ def _perturb_jvp(primals: Any, tangents: Any) -> Any:
     return primals[0], tangents[0] + tangents[1]
 
 
+def _recorded(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(r for cut in cuts for r in cut.recorded))
+
+
 def _push(
-    cut: Cut, program: Program, constants: Values, weights: Values, stacked: Values, length: int
-) -> Array:
-    """ε̇ of one cut at all steps: what the tangents of its weights do to it."""
-    moving = [w for w in cut.weights if w in weights]
+    cuts: tuple[Cut, ...], program: Program, constants: Values, weights: Values, own: tuple[int, ...]
+) -> Callable[..., Any]:
+    """ε̇ of all cuts at one step: what the tangents of the weights, and of given values of their own, do."""
+    at = tuple(constants[w] for w in weights), tuple(_zeros(program.types[g]) for g in own)
 
-    def value(given: Any, *moved: Array) -> Array:
-        values = {w: constants[w] for w in cut.weights if w in constants}
-        values.update(zip(cut.recorded, given, strict=True))
-        values.update({s: _zeros(program.types[s]) for s in cut.summands})
-        values.update(zip(moving, moved, strict=True))
-        run_ops(cut.ops, values)
-        return values[cut.value]
+    def cut_values(met: Any, moving: Any, owned: Any) -> tuple[Array, ...]:
+        known = constants | dict(zip((*weights, *_recorded(cuts)), (*moving, *met), strict=True))
+        summands = {s: _zeros(program.types[s]) for cut in cuts for s in cut.summands}
+        summands |= dict(zip(own, owned, strict=True))
+        results: dict[Any, Any] = {}  # an op that several cuts share is run once
 
-    def push(given: Any) -> Array:
-        at = tuple(constants[w] for w in moving), tuple(weights[w] for w in moving)
-        return jax.jvp(functools.partial(value, given), *at)[1]
+        def value(cut: Cut) -> Array:
+            values = known | {s: summands[s] for s in cut.summands}
+            for op in cut.ops:
+                key = (op, *(id(values[i]) for i in op.inputs))
+                if key not in results:
+                    results[key] = op.run(*pick(values, op.inputs))
+                values.update(zip(op.outputs, results[key], strict=True))
+            return values[cut.value]
 
-    return jax.vmap(push, axis_size=length)(tuple(stacked[r] for r in cut.recorded))
+        return tuple(map(value, cuts))
+
+    def push(met: Any, steps: Any) -> tuple[Array, ...]:
+        moved = tuple(weights.values()), steps
+        return jax.jvp(functools.partial(cut_values, met), at, moved)[1]
+
+    return push

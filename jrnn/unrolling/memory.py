@@ -18,11 +18,12 @@ class Footprint:
 
     def bytes(self, blocks: tuple[int, ...], length: int) -> int:
         """Temporaries of the gradient, with blocks of these lengths, the outermost first."""
-        total, steps = 2 * self.weights, length
+        total, steps = 7 * self.weights // 5, length  # their gradient, and room to add to it
         for block in blocks:
             count, rest = divmod(steps, block)
-            copied = count * block * self.given if rest else 0  # all but the rest
-            total += count * self.carry + copied + block * (self.given + self.out)
+            total += count * self.carry + block * (self.given + self.out)
+            if rest:  # the inputs are copied, but for the last steps, which are run by themselves
+                total += self.weights + count * block * self.given + rest * (self.given + self.out)
             steps = block
         return total + steps * self.step
 
@@ -33,13 +34,13 @@ def blocks(memory: int | str, footprint: Footprint, length: int) -> tuple[int, .
         return ()
     if not isinstance(memory, int):
         return min(_nested(1, length), key=lambda found: footprint.bytes(found, length))
-    best = length * footprint.step
+    best = footprint.bytes((), length)
     for levels in range(length.bit_length()):
         chains = [(footprint.bytes(found, length), found) for found in _nested(levels, length)]
         fitting = [found for size, found in chains if size <= memory]
         if fitting:
             return max(fitting, key=lambda found: found[-1:])
-        best = min(best, *(size for size, _ in chains))
+        best = min([best, *(size for size, _ in chains)])
     raise ValueError(
         f"memory={memory} bytes is too little for {length} steps: the gradient takes at least {best} bytes"
     )
@@ -62,9 +63,10 @@ def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
 
 
 def _near(length: int, wanted: float) -> int:
-    """A number close to `wanted`: a divisor of `length`, if there is one at most half as far again."""
+    """A number close to `wanted` that goes into `length` without a rest, or with a small one."""
     fitting = (d for d in _divisors(length) if wanted / 1.5 <= d <= wanted * 1.5)
-    return min(fitting, key=lambda d: abs(math.log(d / wanted)), default=max(1, round(wanted)))
+    parts = max(1, round(length / wanted))
+    return min(fitting, key=lambda d: abs(math.log(d / wanted)), default=length // parts)
 
 
 @functools.lru_cache(maxsize=1024)

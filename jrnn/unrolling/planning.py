@@ -228,15 +228,24 @@ def _stage(
 def _cuts(program: Program, ops: list[Op], constants: Iterable[int], ends: set[int]) -> tuple[Cut, ...]:
     """Where to take the weights out: behind the ops in which they meet what changes from step to step.
 
-    Sums and changes of shape behind such an op are linear, so that several of them share one cut.
+    Sums and changes of shape behind such an op are linear, so that several of them share one cut, and slices
+    of a value are cut in its place if they are no larger than it.
     """
 
     def inexact(value: int) -> bool:
         return bool(jnp.issubdtype(program.types[value].dtype, jnp.inexact))
 
-    readers: dict[int, int] = {}
-    for i in (i for op in ops for i in op.inputs):
-        readers[i] = readers.get(i, 0) + 1
+    readers: dict[int, list[Op]] = {}
+    for op in ops:
+        for i in op.inputs:
+            readers.setdefault(i, []).append(op)
+
+    def passes(value: int) -> bool:
+        if value in ends or not all(op.linear for op in readers[value]):
+            return False
+        parts = [o for op in readers[value] for o in op.outputs]
+        return len(readers[value]) == 1 or size_of(parts, program) <= size_of([value], program)
+
     fixed = set(constants)
     weights = {c for c in fixed if inexact(c)}
     through: dict[int, list[Op]] = {}  # value -> ops that bring weights into it and are not cut off yet
@@ -249,20 +258,18 @@ def _cuts(program: Program, ops: list[Op], constants: Iterable[int], ends: set[i
         met = bool(weights.intersection(op.inputs))
         brought: list[Op] = []
         for i in [i for i in op.inputs if i in through]:
-            if op.linear and readers[i] == 1 and i not in ends:
-                brought += through.pop(i)
+            if passes(i):
+                brought += through[i]
             else:
                 cuts.append(_cut(i, through.pop(i), ops, fixed))
         if met or brought:
             through.update({o: [*brought, op] for o in op.outputs if inexact(o)})
-    left = ((v, inner) for v, inner in through.items() if v in ends or readers.get(v))
-    cuts += [_cut(v, inner, ops, fixed) for v, inner in left]
-    return tuple(cuts)
+    return (*cuts, *(_cut(v, inner, ops, fixed) for v, inner in through.items() if v in ends))
 
 
 def _cut(value: int, inner: list[Op], ops: list[Op], fixed: set[int]) -> Cut:
     copies = [op for op in ops if fixed.issuperset(op.outputs)]
-    chain = live([*copies, *inner], [value])
+    chain = live(dict.fromkeys([*copies, *inner]), [value])
     made = {o for op in chain for o in op.outputs}
     recorded: set[int] = set()
     summands: set[int] = set()
@@ -271,4 +278,4 @@ def _cut(value: int, inner: list[Op], ops: list[Op], fixed: set[int]) -> Cut:
         (summands if op.linear else recorded).update(loose)
     held = {i for op in chain for i in op.inputs} & fixed - made
     summands -= recorded
-    return Cut(value, tuple(chain), tuple(sorted(held)), tuple(sorted(recorded)), tuple(sorted(summands)))
+    return Cut(value, tuple(chain), *(tuple(sorted(found)) for found in (held, recorded, summands)))

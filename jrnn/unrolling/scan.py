@@ -1,27 +1,15 @@
-"""Methods of running the loop: they say how, never what."""
+"""The method by default: one step after the other."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax import lax
 
-from jrnn.unrolling.engine import plain, prepare
+from jrnn.unrolling.engine import Prepared, plain, prepare
 from jrnn.unrolling.memory import blocks
-
-Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, carry, x) -> (carry, y)
-
-
-class Method(Protocol):
-    """How a loop is run: a frozen dataclass with one method."""
-
-    def run(
-        self, body: Body, constants: Any, carry: Any, xs: Any, *, length: int, reverse: bool
-    ) -> tuple[Any, Any]:
-        """Run `body` over the leading axis of `xs`, from the far end if `reverse`."""
-        ...
+from jrnn.unrolling.methods import Body, Loop
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class Scan:
     Args:
       memory: None: all steps are kept, which takes least time. "sqrt": blocks of the length that takes least
         memory, about √T steps. A number of bytes: as few levels of blocks, and as long blocks, as fit into
-        it, by `jrnn.unrolling.temporaries`; the outputs of `unroll` come on top.
+        it, as `jrnn.gradient_memory` counts them.
 
     Raises:
       ValueError: another `memory`; in `unroll`: bytes into which no blocks of the loop fit.
@@ -59,16 +47,21 @@ class Scan:
         if self.memory is not None and self.memory != "sqrt":
             raise ValueError(f"memory must be a number of bytes, 'sqrt' or None, got {self.memory!r}")
 
-    def run(
-        self, body: Body, constants: Any, carry: Any, xs: Any, *, length: int, reverse: bool
-    ) -> tuple[Any, Any]:
-        """Run `body` over the leading axis of `xs`, from the far end if `reverse`."""
-        loop = prepare(body, constants, carry, xs, length=length, reverse=reverse)
-        run = loop.run
-        found = () if self.memory is None else blocks(self.memory, loop.footprint(), length)
-        for block in reversed(found):
-            run = _in_blocks(run, block, reverse)
-        return loop.finish(*run(loop.held, loop.state, loop.given))
+    def run(self, loop: Loop) -> tuple[Any, Any]:
+        """Return the carry after the last step, and the outputs of all steps."""
+        prepared = prepare(loop)
+        run = prepared.run
+        for block in reversed(self._blocks(prepared, loop.length)):
+            run = _in_blocks(run, block, loop.reverse)
+        return prepared.finish(*run(prepared.held, prepared.state, prepared.given))
+
+    def gradient_bytes(self, loop: Loop) -> int:
+        """Predict what the gradient of `run` with respect to the constants takes."""
+        prepared = prepare(loop)
+        return prepared.footprint().bytes(self._blocks(prepared, loop.length), loop.length)
+
+    def _blocks(self, loop: Prepared, length: int) -> tuple[int, ...]:
+        return () if self.memory is None else blocks(self.memory, loop.footprint(), length)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,0 +1,86 @@
+"""LSTMs by the kernel that NVIDIA's cuDNN has for them."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cells import LSTM
+from jrnn.cells.lstm import LSTMCarry, LSTMParams
+from jrnn.checks import brief
+from jrnn.unrolling.methods import Loop, Method
+
+
+@dataclass(frozen=True)
+class CuDNN:
+    """The LSTM kernel of cuDNN, through `jax.experimental.rnn`: one call for all steps.
+
+    It runs a plain `LSTM` in float32 over xs of shape (time, batch, features), without lengths, mask or
+    resets, on an NVIDIA GPU, and has a first derivative in reverse mode only: no jvp, no vmap.
+
+    Args:
+      otherwise: the method for everything else, which is told in a warning; None: that is an error.
+
+    Raises:
+      ValueError: in `unroll`, with the reason, where the kernel does not fit and `otherwise` is None.
+
+    Reference: Appleyard, Kocisky, Blunsom, Optimizing performance of recurrent neural networks on GPUs,
+    2016, arXiv:1604.01946.
+
+    >>> import jrnn
+    >>> jrnn.CuDNN(otherwise=jrnn.Scan())
+    CuDNN(otherwise=Scan(memory=None))
+    """
+
+    otherwise: Method | None = None
+
+    def run(self, loop: Loop) -> tuple[Any, Any]:
+        """Return the carry after the last step, and the outputs of all steps."""
+        reason = _unfit(loop)
+        if reason is None:
+            return _lstm(loop)
+        if self.otherwise is None:
+            hint = "CuDNN(otherwise=Scan()) runs the rest by a scan"
+            raise ValueError(f"method=CuDNN() {reason}; {hint}")
+        warnings.warn(f"method=CuDNN() {reason}: running {self.otherwise}", stacklevel=4)
+        return self.otherwise.run(loop)
+
+
+def _unfit(loop: Loop) -> str | None:
+    """Why the kernel cannot run a loop."""
+    xs, valid, reset = loop.xs
+    if not isinstance(loop.cell, LSTM):
+        return f"runs an LSTM alone, got {brief(loop.cell)}"
+    if valid is not None or reset is not None:
+        return "takes no lengths, mask or resets"
+    leaves = jax.tree.leaves((loop.constants, loop.carry, xs))
+    if not isinstance(xs, jax.Array) or xs.ndim != 3 or loop.length == 0:
+        return f"needs xs of shape (time, batch, features), got {jax.tree.map(jnp.shape, xs)}"
+    if any(leaf.dtype != jnp.float32 for leaf in leaves):
+        return f"computes in float32, got {sorted({str(leaf.dtype) for leaf in leaves})}"
+    if jax.default_backend() != "gpu":
+        return f"needs an NVIDIA GPU, the backend is {jax.default_backend()}"
+    return None
+
+
+def packed(params: LSTMParams) -> Array:
+    """Parameters as the kernel wants them: w_ih, w_hh, gates first, and two biases, one after the other."""
+    parts = params.w_ih.T, params.w_hh.T, params.b, jnp.zeros_like(params.b)
+    return jnp.concatenate([part.ravel() for part in parts])
+
+
+def _lstm(loop: Loop) -> tuple[Any, Any]:
+    from jax.experimental import rnn
+
+    (params, _), (xs, _, _) = loop.constants, loop.xs
+    steps, batch, features = xs.shape
+    batch_first = jnp.swapaxes(jnp.flip(xs, 0) if loop.reverse else xs, 0, 1)
+    start = loop.carry.h[None], loop.carry.c[None]  # (layers, batch, hidden)
+    lengths = jnp.full(batch, steps, jnp.int32)
+    sizes = (features, loop.cell.hidden, 1, 0.0, False)  # of the inputs, of h, layers, dropout, both ways
+    ys, h, c = rnn.lstm(batch_first, *start, packed(params), lengths, *sizes)
+    ys = jnp.swapaxes(ys, 0, 1)
+    return LSTMCarry(h[0], c[0]), jnp.flip(ys, 0) if loop.reverse else ys
