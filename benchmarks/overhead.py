@@ -1,8 +1,9 @@
-"""What jrnn costs besides the arithmetic: an eager `unroll` called again, and `import jrnn`.
+"""What jrnn costs besides the arithmetic: an eager `unroll` called again, a step of a stream, `import jrnn`.
 
 python benchmarks/overhead.py
 """
 
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,47 @@ def eager_unroll(kind):
     return milliseconds(call, 200)
 
 
+def streaming(hidden=128):
+    """Microseconds a step at batch 1, one row after the other: {what: median}."""
+    cell = jrnn.LSTM(hidden)
+    params = cell.init(jax.random.key(0), hidden)
+    step, bare = jax.jit(cell.step), jax.jit(lambda x: x + 1)
+    carry, x = cell.initial_carry(params), jax.random.normal(jax.random.key(1), (hidden,))
+    works = {"a bare jax.jit call": lambda: bare(x), "jax.jit(LSTM.step)": lambda: step(params, carry, x)[1]}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(1)  # faster here than all cores
+        peer, row = torch.nn.LSTMCell(hidden, hidden), torch.randn(1, hidden)
+        state = torch.zeros(1, hidden), torch.zeros(1, hidden)
+        works["torch.nn.LSTMCell"] = torch.no_grad()(lambda: peer(row, state)[0])
+    times = {name: [] for name in works}
+    for _ in range(3000):
+        for name, work in works.items():
+            work()  # what the one before left in the caches is not to this one's charge
+            begun = time.perf_counter()
+            jax.block_until_ready(work())
+            times[name].append(1e6 * (time.perf_counter() - begun))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def dispatch(hidden=128):
+    """Microseconds until a call is back: a bare `jax.jit`, and one of the arguments and results of a step."""
+    cell = jrnn.LSTM(hidden)
+    params = cell.init(jax.random.key(0), hidden)
+    bare, step = jax.jit(lambda x: x + 1), jax.jit(lambda params, carry, x: (carry, x))
+    carry, x = cell.initial_carry(params), jax.random.normal(jax.random.key(1), (hidden,))
+    times = {bare: [], step: []}
+    for _ in range(3000):
+        for call, arguments in ((bare, (x,)), (step, (params, carry, x))):
+            jax.block_until_ready(call(*arguments))
+            begun = time.perf_counter()
+            result = call(*arguments)
+            times[call].append(1e6 * (time.perf_counter() - begun))
+            jax.block_until_ready(result)
+    return [statistics.median(found) for found in times.values()]
+
+
 def fresh_import(statement):
     """Seconds for a statement in a new interpreter, the interpreter's own start taken off."""
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
@@ -44,5 +86,12 @@ if __name__ == "__main__":
     print(f"eager unroll, second call, {BATCH}×{STEPS}×{FEATURES}×{HIDDEN}")
     for kind in (jrnn.Elman, jrnn.GRU, jrnn.LSTM):
         print(f"  {kind.__name__:6} {eager_unroll(kind)}")
+    bare, step = dispatch()
+    print(
+        f"dispatch: a bare jax.jit call {bare:.1f} µs, jax.jit(LSTM(128).step) {step - bare:+.1f} µs on top"
+    )
+    print("a step of a stream, LSTM(128), until its output is there")
+    for name, found in streaming().items():
+        print(f"  {name:20} {found:.1f} µs")
     base = fresh_import("import jax")
     print(f"import jax {base:.3f} s, import jrnn {fresh_import('import jrnn') - base:+.3f} s on top")

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 
 from jrnn.jaxprs import Program, trace
-from jrnn.unrolling.loops import Values, first, pick, run_loop, run_ops, spread, step_bytes
+from jrnn.unrolling.loops import Values, first, pick, run_loop, run_ops, spread, step_bytes, turn
 from jrnn.unrolling.memory import Footprint
 from jrnn.unrolling.methods import Loop
 from jrnn.unrolling.planning import Plan, Stage, plan, size_of
@@ -131,6 +131,8 @@ def _at_once(stage: Stage) -> Callable[..., Any]:
 
     def step(constants: Any, given: Any) -> Any:
         values = dict(zip((*stage.constants, *stage.given), (*constants, *given), strict=True))
+        met = {i for op in stage.ops if op.product for i in op.inputs}.intersection(stage.constants)
+        values |= {c: turn(values[c]) for c in met if values[c].ndim == 2}
         run_ops(stage.ops, values)
         return pick(values, stage.emitted)
 
