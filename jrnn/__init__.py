@@ -74,6 +74,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "summary": "jrnn.modules:summary",
     "testing": "jrnn.testing",
     "train_step": "jrnn.training:train_step",
+    "use_cores": "jrnn.training:use_cores",
 }
 
 

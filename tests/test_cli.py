@@ -216,6 +216,19 @@ def test_a_run_stopped_within_or_at_the_end_of_an_epoch_reports_all_of_it(tmp_pa
         assert without_times(tmp_path / f"{step}") == without_times(tmp_path / "whole")
 
 
+def test_train_splits_the_batch_over_the_cores(tmp_path, corpus):
+    options = [*TINY, "--batch", "32", "--steps", "8", "--epochs", "1", "--out"]
+    with start("train", corpus, *options, str(tmp_path / "cores")) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    used = min(2, cores)  # 16 rows on each
+    assert f"\non     {used} of {cores} devices (cpu), {32 // used} rows of a batch on each\n" in out
+    assert main(["train", corpus, *options, str(tmp_path / "here")]) == 0
+    here, there = (records(tmp_path / name)[-1]["validation"] for name in ("here", "cores"))
+    assert here == pytest.approx(there, rel=1e-5)
+
+
 def test_resume_asks_for_nothing_and_changes_nothing(tmp_path, run, finished, corpus, capsys):
     moved = shutil.copy(corpus, str(tmp_path / "moved.txt"))
     for argv in (["--resume", str(run)], [moved, "--resume", str(run)]):

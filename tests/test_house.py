@@ -83,6 +83,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "train_step",
     "trainable",
     "unroll",
+    "use_cores",
 ]
 
 # what stands left of what: a module imports only from its own rank and those before it

@@ -1,6 +1,7 @@
 """`jrnn doctor`: what there is to say when something does not work."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -19,10 +20,12 @@ import jrnn
 def doctor(arguments: argparse.Namespace) -> int:
     """Run `jrnn doctor`: what there is to say when something does not work."""
     del arguments
+    with contextlib.suppress(RuntimeError):  # jax has started
+        jrnn.use_cores()
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
     packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     rows += [(name, importlib.metadata.version(name)) for name in packages]
-    rows += [(name, os.environ.get(name, "not set")) for name in ("XLA_FLAGS", "JAX_PLATFORMS")]
+    rows += [(name, os.environ.get(name, "not set")) for name in ("XLA_FLAGS", "JAX_PLATFORMS", "NPROC")]
     rows += [("x64", "on" if jax.dtypes.canonicalize_dtype("float64") == "float64" else "off")]
     for name, value in rows:
         print(f"{name:16}  {value}")

@@ -1,6 +1,7 @@
 """`jrnn train`: a character language model, trained, stopped and resumed."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -44,6 +45,8 @@ class Job:
 def train(arguments: argparse.Namespace) -> int:
     """Run `jrnn train`: fit a language model to text, then show what it has learned."""
     begun = time.perf_counter()
+    with contextlib.suppress(RuntimeError):  # jax has started: the devices are those that there are
+        jrnn.use_cores()
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.resume is None:
@@ -130,6 +133,7 @@ def _fit(job: Job) -> Any:
     name = ", ".join(job.files) or "the reference of the Python language"
     print(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
     print(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
+    print(f"on     {_devices(model, config.batch)}")
     print(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves", flush=True)
     return jrnn.fit(
         model,
@@ -146,6 +150,17 @@ def _fit(job: Job) -> Any:
         resume=job.resume,
         meta=job.meta,
         progress=jrnn.Progress(bits=True, unit="char"),
+    )
+
+
+def _devices(model: Any, rows: int) -> str:
+    """Where `fit` runs a model on batches of so many rows."""
+    from jrnn.training.devices import split_over
+
+    split, devices = split_over(model, rows), jax.local_devices()
+    used = 1 if split is None else split.mesh.size
+    return (
+        f"{used} of {len(devices)} devices ({devices[0].device_kind}), {rows // used} rows of a batch on each"
     )
 
 

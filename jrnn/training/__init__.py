@@ -1,5 +1,6 @@
 """Training: one step as a pure function, and the loop around it. This is where `jit` lives."""
 
+from jrnn.training.devices import use_cores as use_cores
 from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
 from jrnn.training.progress import Progress as Progress

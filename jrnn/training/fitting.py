@@ -22,13 +22,14 @@ from jrnn.checkpoint import checkpoints, load
 from jrnn.checks import brief
 from jrnn.data import Batch
 from jrnn.layers import looks_ahead
+from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
 from jrnn.training.progress import Meter, Progress, bar, line
 from jrnn.training.steps import (
     Loss,
     TrainState,
     batch_shape,
-    evaluate,
     init_state,
+    mean_loss,
     model_function,
     train_step,
 )
@@ -75,6 +76,11 @@ def fit(
     The same arguments on the same machine give the same bits, and a run that was stopped and resumed
     ends with the very parameters of an uninterrupted one. With `out`, Ctrl-C or SIGTERM finishes the
     step, saves and returns.
+
+    Every batch is split over as many devices as divide its rows: all accelerators, or the CPU devices that
+    `use_cores` makes, where each gets 16 rows or more. The result is that of one device up to rounding,
+    noise included, and lies on one device again. Where the caller chose devices, by a mesh, by a default
+    device or by where the given `params` lie, it is left at that.
 
     Args:
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
@@ -123,7 +129,8 @@ def fit(
         if stop.is_set():
             run.save()
     best = run.state.params if run.best is None else run.best
-    return FitResult(best, run.state, run.history, stop.is_set())
+    params, state = gather((best, run.state)) if run.split else (best, run.state)
+    return FitResult(params, state, run.history, stop.is_set())
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,7 @@ class Run:
     store: Store | None
     epoch: int = 0
     batch: int = 0
+    rows: int | None = None  # of the first batch of all, by which devices were chosen
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Any = None  # parameters of the best epoch
     records: list[dict[str, Any]] = field(default_factory=list)  # steps not yet in the log
@@ -190,7 +198,8 @@ class Run:
         free = jax.tree.leaves(trainable(self.params))
         self.optimizer = plan.optimizer if all(free) else _trainable_only(plan.optimizer)
         self.state = init_state(plan.model, self.params, self.optimizer, self.key)
-        self.step = jax.jit(train_step(plan.model, plan.loss, self.optimizer, method=plan.method))
+        self.split: Split | None = None
+        self.step: Callable[..., Any] | None = None  # compiled once the rows are known
 
     def restore(self, store: Store) -> None:
         """Stand where the newest checkpoint was saved."""
@@ -206,6 +215,24 @@ class Run:
         if checkpoints(store.path / "best") and self.history:
             self.best = load(store.path / "best", cell=self.plan.model).params
         store.cut(stored.step, len(self.history))
+        if (rows := stored.position.get("rows")) is not None:
+            self.settle(rows)
+
+    def settle(self, rows: int) -> Callable[..., Any]:
+        """Choose devices for batches of so many rows, bring the state there, and compile the step."""
+        plan, self.rows = self.plan, rows
+        step = train_step(plan.model, plan.loss, self.optimizer, method=plan.method)
+        self.split = None if is_placed(self.params) else split_over(plan.model, rows)
+        if self.split is None:
+            self.step = jax.jit(step)
+        else:
+            self.state = self.split.state(self.state, rows)
+            self.step = self.split.jit(step, self.state)
+        return self.step
+
+    def send(self, batch: Batch) -> Batch:
+        """Bring a batch to the devices that work on it."""
+        return batch if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
         """Go through the batches of one epoch, from where the run stands; False if `stop` cut it short."""
@@ -241,7 +268,8 @@ class Run:
             shape = batch_shape(self.plan.model, batch)
             carry = self.plan.model.initial_carry(self.state.params, shape)
             self.state = self.state._replace(carry=carry)
-        self.state, metrics = self.step(self.state, batch, self.batch == 0)
+        step = self.step or self.settle(rows_of(self.plan.model, batch))
+        self.state, metrics = step(self.state, self.send(batch), self.batch == 0)
         self.batch += 1
         self.steps += 1
         record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
@@ -253,9 +281,8 @@ class Run:
         plan, state = self.plan, self.state
         entry: dict[str, Any] = {"step": self.steps, "epoch": self.epoch + 1, **self.meter.summary()}
         if validation is not None:
-            entry["validation"] = evaluate(
-                plan.model, state.params, validation, plan.loss, stateful=plan.stateful
-            )
+            given = plan.model, state.params, validation, plan.loss, plan.stateful
+            entry["validation"] = mean_loss(*given, send=self.send)
             if not self.history or entry["validation"] < min(self.losses()):
                 self.best = state.params
                 if self.store is not None:
@@ -277,7 +304,7 @@ class Run:
                 [{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records]
             )
             position = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
-            position |= {"sums": self.meter.sums(), "stateful": self.plan.stateful}
+            position |= {"sums": self.meter.sums(), "stateful": self.plan.stateful, "rows": self.rows}
             self.store.save(self.state, position)
         self.records = []
 

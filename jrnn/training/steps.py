@@ -235,9 +235,21 @@ def evaluate(
     Raises:
       ValueError: there is nothing to evaluate on.
     """
+    return mean_loss(model, params, batches, loss, stateful, lambda batch: batch)
+
+
+def mean_loss(
+    model: Any,
+    params: Any,
+    batches: Iterable[Batch],
+    loss: Loss,
+    stateful: bool,
+    send: Callable[[Batch], Batch],
+) -> float:
+    """`evaluate`, of batches that are sent to their devices first."""
     run, carry, means, counts = _evaluation(model, loss), None, [], []
     for batch in batches:
-        carry, mean = run(params, batch, carry if stateful else None)
+        carry, mean = run(params, send(batch), carry if stateful else None)
         means.append(mean)
         counts.append(loss.count(batch))
     weights = np.array(jax.device_get(counts), np.float64)
