@@ -142,6 +142,22 @@ def test_every_transform_around_a_loop_equals_plain_autodiff(cell, around):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12 * scale)
 
 
+def test_a_product_ahead_of_the_loop_may_act_there_in_two_ways():
+    """Its tangent comes in with those of the weights where it is added to them, and by itself elsewhere."""
+    cell = jrnn.from_functions(
+        init=lambda key, width: {"w": jax.random.normal(key, (width, 3)), "u": jnp.eye(3)},
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3)),
+        step=lambda p, h, x: (lambda a: 2 * (jnp.tanh(a + h @ p["u"]) * jnp.cos(a),))(x @ p["w"]),
+        out_features=3,
+    )
+    with jax.enable_x64(True):
+        params, xs = cell.init(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (T, 2, 2))
+        loss = lambda method: lambda p: waves(jrnn.unroll(cell, p, xs, method=method))
+        found, expected = (jax.grad(loss(method))(params) for method in (jrnn.Scan(), Plain()))
+        for name in params:
+            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-11)
+
+
 def computations(text):
     """The computations of compiled HLO: name -> lines."""
     found, name = {}, None
