@@ -142,12 +142,25 @@ def test_every_transform_around_a_loop_equals_plain_autodiff(cell, around):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12 * scale)
 
 
-def test_a_product_ahead_of_the_loop_may_act_there_in_two_ways():
+TWO_WAYS = {
+    "added and met": lambda a, h, old: jnp.tanh(a + h) * jnp.cos(a),
+    "added and carried": lambda a, h, old: jnp.tanh(a + h + old),
+}
+
+
+@pytest.mark.parametrize("ways", TWO_WAYS)
+def test_a_product_ahead_of_the_loop_may_act_there_in_two_ways(ways):
     """Its tangent comes in with those of the weights where it is added to them, and by itself elsewhere."""
+
+    def step(p, carry, x):
+        a = x @ p["w"]
+        h = TWO_WAYS[ways](a, carry[0] @ p["u"], carry[1])
+        return (h, a), h
+
     cell = jrnn.from_functions(
         init=lambda key, width: {"w": jax.random.normal(key, (width, 3)), "u": jnp.eye(3)},
-        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3)),
-        step=lambda p, h, x: (lambda a: 2 * (jnp.tanh(a + h @ p["u"]) * jnp.cos(a),))(x @ p["w"]),
+        initial_carry=lambda params, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 3)),) * 2,
+        step=step,
         out_features=3,
     )
     with jax.enable_x64(True):

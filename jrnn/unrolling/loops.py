@@ -135,9 +135,8 @@ def _ways(
     """Where what moves comes in: through cuts, and through given values, by place, that none of them owns."""
     cuts = tuple(cut for cut in stage.cuts if any(w in weights for w in cut.weights))
     inside = {op for cut in cuts for op in cut.ops}
-    elsewhere = {i for op in stage.ops if op not in inside for i in op.inputs}.union(
-        *(c.recorded for c in cuts)
-    )
+    elsewhere = {b for _, b in stage.carried}.union(*(cut.recorded for cut in cuts))
+    elsewhere |= {i for op in stage.ops if op not in inside for i in op.inputs}
     own = {s for cut in cuts for s in cut.summands} - elsewhere
     return cuts, tuple(i for i, g in enumerate(stage.given) if g in given and g not in own)
 
