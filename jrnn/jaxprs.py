@@ -3,12 +3,12 @@
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 
@@ -36,6 +36,8 @@ class Program:
     known: dict[int, Any]  # values that are known already: literals, and constants of inner functions
     pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
 
+
+Slices = dict[tuple[int, int], dict[tuple[int, int], list[Op]]]  # (value, axis) -> (start, stop) -> ops
 
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze sub transpose"
 _ARITHMETIC = """
@@ -75,6 +77,7 @@ def _program(jaxpr: Any) -> Program:
     ops: list[Op] = []
     types: dict[int, Any] = {}
     known: dict[int, Any] = {}
+    slices: Slices = {}
 
     def number(aval: Any) -> int:
         value = next(numbers)
@@ -104,11 +107,49 @@ def _program(jaxpr: Any) -> Program:
                 continue
             names.update({v: number(v.aval) for v in eqn.outvars})
             ops.append(_op(jaxpr, eqn, inputs, tuple(names[v] for v in eqn.outvars)))
+            if place := _place(eqn):
+                slices.setdefault((inputs[0], place[0]), {}).setdefault(place[1], []).append(ops[-1])
         return tuple(map(name, inner.outvars))
 
     inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
     outputs = visit(jaxpr, dict(inputs))
-    return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+    ordered = tuple(_splits(ops, slices, types))
+    return Program(ordered, tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+
+
+def _place(eqn: Any) -> tuple[int, tuple[int, int]] | None:
+    """(axis, (start, stop)) of an equation that takes a slice along one axis."""
+    if eqn.primitive.name != "slice" or eqn.params["strides"] or isinstance(eqn.invars[0], Literal):
+        return None
+    bounds = list(zip(eqn.params["start_indices"], eqn.params["limit_indices"], strict=True))
+    shape = eqn.invars[0].aval.shape
+    cut = [(axis, bound) for axis, bound in enumerate(bounds) if bound != (0, shape[axis])]
+    return cut[0] if len(cut) == 1 else None
+
+
+def _splits(ops: list[Op], slices: Slices, types: dict[int, Any]) -> list[Op]:
+    """Make slices one split where a value falls into them, one after the other.
+
+    The adjoint of a split joins the parts; those of slices are filled up with zeros, each, and added.
+    """
+    splits: dict[Op, Op] = {}
+    left: set[Op] = set()
+    for (value, axis), found in slices.items():
+        bounds = sorted(found)
+        starts, stops = zip(*bounds, strict=True)
+        if (*starts, types[value].shape[axis]) == (0, *stops):
+            parts = [op for bound in bounds for op in found[bound]]
+            left.update(parts)
+            run = functools.partial(_parts, [(b - a, len(found[a, b])) for a, b in bounds], axis)
+            first = next(iter(found.values()))[0]
+            splits[first] = replace(first, run=run, outputs=tuple(o for op in parts for o in op.outputs))
+    return [splits.get(op, op) for op in ops if op in splits or op not in left]
+
+
+def _parts(sizes: list[tuple[int, int]], axis: int, value: Array) -> list[Array]:
+    """Parts of a value along an axis, each given as (its size, how many times it is wanted)."""
+    parts = lax.split(value, [size for size, _ in sizes], axis)
+    return [part for part, (_, count) in zip(parts, sizes, strict=True) for _ in range(count)]
 
 
 def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Op:

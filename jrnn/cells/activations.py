@@ -1,6 +1,8 @@
 """Functions by name: a cell is a value, and functions neither compare nor pickle as one."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +30,6 @@ def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
 
         gate = σ(z_gate),   candidate = tanh(z_candidate)
 
-    σ(x) = ½ + ½ tanh(x / 2), so one tanh over the whole contiguous array serves every gate; compilers
-    vectorise that, and not a mixture of functions over slices at different offsets.
-
     Args:
       z: (..., gates · hidden), in the order of `names`.
       names: gate names, a letter each: "ifgo".
@@ -39,9 +38,29 @@ def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
     Returns:
       One (..., hidden) array per name.
     """
-    hidden = z.shape[-1] // len(names)
-    squash = [0.0 if name == candidate else 0.5 for name in names]
-    shift = jnp.asarray(np.repeat(squash, hidden), z.dtype)
-    scale = 1 - shift
-    parts = jnp.split(shift + scale * jnp.tanh(scale * z), len(names), axis=-1)
+    parts = _squashed(z, tuple(name == candidate for name in names))
     return tuple(checkpoint_name(part, name) for part, name in zip(parts, names, strict=True))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _squashed(z: Array, candidates: tuple[bool, ...]) -> list[Array]:
+    """σ, or tanh for the candidate, of each part of z.
+
+    σ(x) = ½ + ½ tanh(x / 2), so that one tanh over the whole array serves every part.
+    """
+    squash = [0.0 if candidate else 0.5 for candidate in candidates]
+    shift = jnp.asarray(np.repeat(squash, z.shape[-1] // len(squash)), z.dtype)
+    scale = 1 - shift
+    return jnp.split(shift + scale * jnp.tanh(scale * z), len(squash), axis=-1)
+
+
+@_squashed.defjvp
+def _squashed_jvp(candidates: tuple[bool, ...], primals: Any, tangents: Any) -> Any:
+    """σ' = σ (1 − σ) and tanh' = 1 − tanh², from the parts alone: they are kept, and not z besides.
+
+    A loop that reads one kept array at several offsets is not vectorised on a CPU; with parts it is.
+    """
+    parts = _squashed(*primals, candidates)
+    slopes = [1 - p * p if candidate else p * (1 - p) for p, candidate in zip(parts, candidates, strict=True)]
+    moved = jnp.split(tangents[0], len(parts), axis=-1)
+    return parts, [slope * part for slope, part in zip(slopes, moved, strict=True)]
