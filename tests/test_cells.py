@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn.cells.activations import gates
 from tests import references as ref
 
 STEPS, BATCH, IN, HIDDEN, OUT, VOCABULARY = 4, 2, 3, 5, 6, 9  # pairwise distinct, 7 is a second batch axis
@@ -163,3 +164,18 @@ def test_parameter_counts():
     for cell, count in want.items():
         params = jax.eval_shape(partial(cell.init, in_features=IN), jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count, cell
+
+
+def test_gates_and_their_derivatives_are_those_of_sigmoid_and_tanh():
+    """`gates` computes all of them with one tanh and brings its own derivative."""
+    written = lambda z: (jax.nn.sigmoid(z[..., :3]), jnp.tanh(z[..., 3:6]), jax.nn.sigmoid(z[..., 6:]))
+    packed = lambda z: gates(z, "igo", "g")
+    with jax.enable_x64(True):
+        z, moved = 3 * jax.random.normal(jax.random.key(0), (2, 5, 9))
+        for derivative in (
+            lambda f: f(z),
+            lambda f: jax.jvp(f, (z,), (moved,))[1],
+            lambda f: jax.jacfwd(jax.jacrev(f))(z),
+        ):
+            for found, expected in zip(derivative(packed), derivative(written), strict=True):
+                np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)

@@ -12,6 +12,7 @@ import jrnn
 from tests.cases import CASES
 
 T, B = 9, 5
+SOON = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiled, not fast
 
 
 class Plain:
@@ -95,7 +96,7 @@ def test_every_mode_equals_plain_autodiff(case, kind):
     bound = 1e-3 if isinstance(case.cell, jrnn.Cast) else 1e-12  # Cast computes in float32
     with jax.enable_x64(True):
         found, expected = (
-            jax.jit(lambda m=m: modes(*subject(case, m, options_of(kind)), kind))()
+            jax.jit(lambda m=m: modes(*subject(case, m, options_of(kind)), kind), compiler_options=SOON)()
             for m in (jrnn.Scan(), Plain())
         )
     for mode, values in expected.items():
@@ -263,6 +264,25 @@ def test_what_only_feeds_the_outputs_is_computed_behind_the_loop():
     assert length == T
     assert "gather" not in inside
     assert inside.count("dot_general") <= 2  # of the state, and of the input where that does not pay ahead
+
+
+def test_slices_that_a_value_falls_into_are_joined_again_and_not_filled_up_and_added():
+    def step(w, h, x):
+        z = x + h @ w
+        i, f = jax.nn.sigmoid(z[:, :4]), jax.nn.sigmoid(z[:, 4:7])
+        return jnp.tanh(z[:, 7:]) * i + h * jnp.sum(f, axis=1, keepdims=True) + z[:, :4], z[:, 4:7]
+
+    cell = jrnn.from_functions(
+        init=lambda key, width: jax.random.normal(key, (4, 11)),
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 4)),
+        step=step,
+        out_features=3,
+    )
+    w, xs = cell.init(jax.random.key(0), 11), jax.random.normal(jax.random.key(1), (T, B, 11))
+    gradient = lambda w, method: jax.grad(lambda w: waves(jrnn.unroll(cell, w, xs, method=method)))(w)
+    assert " pad[" not in str(jax.make_jaxpr(gradient, static_argnums=1)(w, jrnn.Scan()))
+    assert " pad[" in str(jax.make_jaxpr(gradient, static_argnums=1)(w, Plain()))
+    np.testing.assert_allclose(gradient(w, jrnn.Scan()), gradient(w, Plain()), rtol=1e-4, atol=1e-3)
 
 
 def test_layers_of_a_stack_run_one_after_the_other():

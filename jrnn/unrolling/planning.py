@@ -141,19 +141,36 @@ def _levels(
         if was == of_cycle:
             break
     levels.update({a: level(a) for a, _ in pairs})
-    sinks = {op for op in ops if op.cheap or (op.product and not ahead and not _pays(op, program, constant))}
+    apart = _apart(ops, program)
+    sinks = {
+        op for op in ops if op.cheap or (op.product and not ahead and not _pays(op, program, constant, apart))
+    }
     _sink(ops, sinks, pairs, constant, outputs, levels)
     return levels
 
 
-def _pays(op: Op, program: Program, constant: set[int]) -> bool:
+def _pays(op: Op, program: Program, constant: set[int], apart: set[int]) -> bool:
     """Whether a CPU gains by a product for all steps at once, which costs to write and read its result.
 
-    As measured: where the rows of one step are few, or the weight is more than a core's cache holds.
+    As measured: where the weight is more than a core's cache holds, and where a product is small. But if its
+    result falls apart, XLA reads one array at several offsets in a loop, which it does not vectorise then.
     """
     weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
     rows = min((math.prod(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
-    return rows < 8 or (rows < 32 and weight > 2**19)
+    small = rows == 1 or (apart.isdisjoint(op.outputs) and (rows < 8 or rows * weight < 2**20))
+    return small or (rows < 32 and weight > 2**19)
+
+
+def _apart(ops: list[Op], program: Program) -> set[int]:
+    """Values that are cut into slices, or become part of what is by sums."""
+    apart: set[int] = set()
+    for op in reversed(ops):
+        if op.linear and (
+            not apart.isdisjoint(op.outputs)
+            or any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
+        ):
+            apart.update(op.inputs)
+    return apart
 
 
 def _sink(
