@@ -94,8 +94,8 @@ def _program(jaxpr: Any) -> Program:
             return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
 
         for eqn in inner.eqns:
-            called = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit", "closed_call") else None
-            if isinstance(called, ClosedJaxpr):
+            called = eqn.params.get("jaxpr")
+            if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
                 given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
                 held = zip(called.jaxpr.constvars, called.consts, strict=True)
                 given |= {var: constant(value, var.aval) for var, value in held}
@@ -113,8 +113,8 @@ def _program(jaxpr: Any) -> Program:
 
     inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
     outputs = visit(jaxpr, dict(inputs))
-    ordered = tuple(_splits(ops, slices, types))
-    return Program(ordered, tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+    joined = tuple(_joined(ops, slices, types))
+    return Program(joined, tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
 
 
 def _place(eqn: Any) -> tuple[int, tuple[int, int]] | None:
@@ -127,7 +127,7 @@ def _place(eqn: Any) -> tuple[int, tuple[int, int]] | None:
     return cut[0] if len(cut) == 1 else None
 
 
-def _splits(ops: list[Op], slices: Slices, types: dict[int, Any]) -> list[Op]:
+def _joined(ops: list[Op], slices: Slices, types: dict[int, Any]) -> list[Op]:
     """Make slices one split where a value falls into them, one after the other.
 
     The adjoint of a split joins the parts; those of slices are filled up with zeros, each, and added.
