@@ -1,7 +1,6 @@
 """The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,16 +72,14 @@ def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any]
 @functools.lru_cache(maxsize=1024)
 def _program(jaxpr: Any) -> Program:
     """Number the values of a jaxpr."""
-    numbers = itertools.count()
     ops: list[Op] = []
     types: dict[int, Any] = {}
     known: dict[int, Any] = {}
     slices: Slices = {}
 
     def number(aval: Any) -> int:
-        value = next(numbers)
-        types[value] = aval
-        return value
+        types[len(types)] = aval
+        return len(types) - 1
 
     def constant(value: Any, aval: Any) -> int:
         found = number(aval)
