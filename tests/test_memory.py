@@ -76,11 +76,9 @@ def test_blocks_in_blocks_give_the_same_gradient(steps, reverse):
         cell = jrnn.LSTM(3)
         params = cell.init(jax.random.key(0), 2)
         xs = jax.random.normal(jax.random.key(1), (steps, 1, 2))
-        loss = lambda method: (
-            lambda p, xs: jnp.sum(
-                jnp.sin(jrnn.unroll(cell, p, xs, reverse=reverse, method=method)[1]) * jnp.arange(3)
-            )
-        )
+        weight = jax.random.normal(jax.random.key(2), (steps, 1, 3))
+        outputs = lambda p, xs, method: jrnn.unroll(cell, p, xs, reverse=reverse, method=method)[1]
+        loss = lambda method: lambda p, xs: jnp.sum(jnp.sin(outputs(p, xs, method)) * weight)
         least = jrnn.gradient_memory(cell, params, xs, method=jrnn.Scan("sqrt"))
         expected = jax.grad(loss(Plain()), (0, 1))(params, xs)
         for memory in range(least // 2, 4 * least, least // 3):
