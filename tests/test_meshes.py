@@ -74,3 +74,62 @@ def test_explicit_axes_change_nothing():
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == list(PROGRAMS)
+
+
+ON_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, jrnn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+cell = jrnn.Stack((jrnn.GRU(3), jrnn.LSTM(2)))
+params = cell.init(jax.random.key(0), 2)
+T, B = 5, 4
+xs = jax.random.normal(jax.random.key(1), (T, B, 2))
+flags = {"lengths": jnp.array([5, 0, 3, 4]), "mask": jax.random.bernoulli(jax.random.key(2), 0.7, (T, B)),
+         "resets": jax.random.bernoulli(jax.random.key(3), 0.4, (T, B))}
+specs = {"lengths": P("data"), "mask": P(None, "data"), "resets": P(None, "data")}
+
+def both(params, xs, flags):
+    return tuple(jrnn.unroll(cell, params, xs, **flags, reverse=r) for r in (False, True))
+
+def derivative(run):
+    def loss(params, xs, flags):
+        out = run(params, xs, flags)
+        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(out)), out
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+def same(given, needed):
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+needed = derivative(both)(params, xs, flags)
+for n in (2, 4):
+    devices = jax.devices()[:n]
+    mesh = jax.make_mesh((n,), ("data",), axis_types=(AxisType.Explicit,), devices=devices)
+    with jax.set_mesh(mesh):
+        put = lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec))
+        sharded = put(xs, P(None, "data"))
+        everywhere = jax.tree.map(lambda a: put(a, P()), params)
+        split = {name: put(a, specs[name]) for name, a in flags.items()}
+        given = derivative(both)(everywhere, sharded, split)
+        same(given, needed)
+        assert "data" in str(jax.typeof(given[0][1][0][1]).sharding.spec), "the output is not sharded"
+        if n == 2:  # eagerly, and with flags and parameters that nobody put on the mesh
+            same(both(everywhere, sharded, split), needed[0][1])
+            same(derivative(both)(params, sharded, flags), needed)
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+mapped = jax.shard_map(both, mesh=mesh, in_specs=(P(), P(None, "data"), specs),
+                       out_specs=((P("data"), P(None, "data")),) * 2)
+same(derivative(mapped)(params, xs, flags), needed)
+print("equal")
+"""
+
+
+def test_several_devices_equal_one():
+    """Explicit meshes of two and four devices, and `shard_map`, with every option, forward and gradient."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr[-3000:]

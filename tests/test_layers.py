@@ -1,0 +1,123 @@
+"""Layers: every one against its equation, written by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrnn
+from tests.test_combinators import BATCH, IN, KEY, STEPS, XS, close, moved, run, same
+
+BOTH = jrnn.Bidirectional(jrnn.LSTM(4), jrnn.GRU(3))
+LENGTHS = (STEPS, 0, 2)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(layer, params, xs=XS, carry=None, key=None, **flags):
+    return jrnn.apply(layer, params, xs, carry, key=key, **flags)
+
+
+def test_bidirectional_equals_two_runs_of_each_row_alone():
+    params = moved(BOTH)
+    end, ys = apply(BOTH, params, lengths=jnp.array(LENGTHS))
+    for row, length in enumerate(LENGTHS):
+        alone = XS[:length, row]
+        (h, c), a = run(BOTH.forward, params.forward, alone)
+        back, b = run(BOTH.backward, params.backward, alone[::-1])
+        close(ys[:length, row], jnp.concatenate([a, b[::-1]], -1))
+        close((end.forward.h[row], end.forward.c[row], end.backward[row]), (h, c, back))
+        assert not np.any(ys[length:, row])
+
+
+@pytest.mark.parametrize(
+    ("merge", "by_hand"),
+    [("sum", np.add), ("mul", np.multiply), ("mean", lambda a, b: (a + b) / 2)],
+)
+def test_bidirectional_merges(merge, by_hand):
+    layer = jrnn.Bidirectional(jrnn.LSTM(4), jrnn.GRU(4), merge=merge)
+    params = moved(layer)
+    sides = apply(jrnn.Bidirectional(jrnn.LSTM(4), jrnn.GRU(4)), params, lengths=jnp.array(LENGTHS))[1]
+    ys = apply(layer, params, lengths=jnp.array(LENGTHS))[1]
+    close(ys, by_hand(*np.split(np.asarray(sides), 2, -1)))
+    assert (layer.out_features, ys.shape[-1]) == (4, 4)
+
+
+def test_reversing_time_and_swapping_parameters_swaps_the_halves():
+    layer = jrnn.Bidirectional(jrnn.GRU(4))
+    params = layer.init(KEY, IN)  # one cell, two sets of parameters
+    assert not np.array_equal(params.forward.w_ih, params.backward.w_ih)
+    end, ys = apply(layer, params)
+    swapped = jrnn.BidirectionalParams(params.backward, params.forward)
+    turned_end, turned = apply(layer, swapped, XS[::-1])
+    close(turned[::-1], jnp.concatenate([ys[..., 4:], ys[..., :4]], -1))
+    close(tuple(turned_end), (end.backward, end.forward))
+
+
+def test_bidirectional_takes_and_gives_both_carries_and_keys():
+    params = moved(BOTH)
+    start = jax.tree.map(jnp.ones_like, BOTH.initial_carry(params, (BATCH,)))
+    end, ys = apply(BOTH, params, XS, start)
+    forward, a = run(BOTH.forward, params.forward, XS, start.forward)
+    backward, b = run(BOTH.backward, params.backward, XS[::-1], start.backward)
+    close((*end, ys), (forward, backward, jnp.concatenate([a, b[::-1]], -1)))
+    noisy = jrnn.Bidirectional(jrnn.Dropout(jrnn.GRU(4), output=0.5))
+    same_params = jrnn.BidirectionalParams(*[moved(jrnn.GRU(4))] * 2)
+    halves = np.split(np.asarray(apply(noisy, same_params, key=KEY)[1] == 0), 2, -1)
+    assert not np.array_equal(*halves) and all(half.any() for half in halves)  # each has its own noise
+
+
+TAGGER = jrnn.Sequential((jrnn.GRU(4), BOTH, jrnn.Dense(2)))
+
+
+def test_sequential_equals_its_parts_one_after_the_other():
+    params = moved(TAGGER)
+    flags = {
+        "lengths": jnp.array(LENGTHS),
+        "mask": jnp.ones((STEPS, BATCH), bool).at[1, 0].set(False),
+        "resets": jnp.zeros((STEPS, BATCH), bool).at[3, 0].set(True),
+    }
+    start = jax.tree.map(jnp.ones_like, TAGGER.initial_carry(params, (BATCH,)))
+    for carry in (None, start):
+        end, ys = apply(TAGGER, params, XS, carry, **flags)
+        xs, ends = XS, []
+        for layer, p, s in zip(TAGGER.layers, params, carry or (None,) * 3, strict=True):
+            after, xs = apply(layer, p, xs, s, **flags)
+            ends.append(after)
+        close(ys, xs)
+        close(end, tuple(ends))
+    assert TAGGER.out_features == 2 and not np.any(ys[2:, 2])
+
+
+def test_sequential_hands_its_carry_from_chunk_to_chunk():
+    model = jrnn.Sequential((jrnn.GRU(4), jrnn.Sequential([jrnn.LSTM(3), jrnn.Dense(2)])))
+    params = moved(model)
+    end, ys = apply(model, params)
+    middle, first = apply(model, params, XS[:2])
+    resumed, second = apply(model, params, XS[2:], middle)
+    close(resumed, end)
+    close(jnp.concatenate([first, second]), ys)
+
+
+def test_apply_is_unroll_for_a_cell():
+    cell = jrnn.Dropout(jrnn.LSTM(4), output=0.5)
+    params, options = moved(cell), {"lengths": jnp.array(LENGTHS), "key": KEY}
+    end, ys = jrnn.apply(cell, params, XS, **options)
+    needed, outputs = jrnn.unroll(cell, params, XS, **options)
+    same((end.cell, ys), (needed.cell, outputs))
+
+
+def test_gradients_of_a_layer_are_finite_differences():
+    with jax.enable_x64(True):
+        params, xs, lengths = moved(TAGGER), jnp.asarray(XS, float), jnp.array(LENGTHS)
+        along = jax.tree.map(lambda a: jnp.cos(1.3 * jnp.arange(a.size)).reshape(a.shape), (params, xs))
+
+        @jax.jit
+        def loss(step):
+            p, x = jax.tree.map(lambda a, v: a + step * v, (params, xs), along)
+            end, ys = jrnn.apply(TAGGER, p, x, lengths=lengths)
+            return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves((end, ys)))
+
+        slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.grad(loss)(0.0), slope, rtol=1e-8)
