@@ -22,6 +22,7 @@ class Op:
     cheap: bool  # fuses into its neighbours; a product, a gather or anything unknown is not
     quick: bool  # besides, its result is sooner computed again than read back; a tanh is not
     product: bool  # of matrices
+    part: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,18 +37,16 @@ class Program:
     pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
 
 
-Slices = dict[tuple[int, int], dict[tuple[int, int], list[Op]]]  # (value, axis) -> (start, stop) -> ops
-
-_SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze sub transpose"
+_SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
     abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag
-    integer_pow iota is_finite le lt max min mul ne nextafter not or pvary real reduce_and
-    reduce_max reduce_min reduce_or reduce_sum rem rev round rsqrt select_n shift_left
+    integer_pow iota is_finite le lt max min mul ne nextafter not one_minus_square or pad pvary real
+    reduce_and reduce_max reduce_min reduce_or reduce_sum rem rev round rsqrt select_n shift_left
     shift_right_arithmetic shift_right_logical sign sqrt square stop_gradient xor
 """
 _TRANSCENDENTAL = """
     acos acosh asin asinh atan atan2 atanh cbrt cos cosh custom_jvp_call digamma erf erf_inv erfc exp
-    exp2 expm1 lgamma log log1p logistic pow sin sinh tan tanh
+    exp2 expm1 lgamma log log1p log2 logistic polynomial pow sin sinh tan tanh
 """
 _LINEAR = frozenset(_SUMS.split())
 _QUICK = _LINEAR | frozenset(_ARITHMETIC.split())
@@ -75,7 +74,7 @@ def _program(jaxpr: Any) -> Program:
     ops: list[Op] = []
     types: dict[int, Any] = {}
     known: dict[int, Any] = {}
-    slices: Slices = {}
+    taken: dict[Any, tuple[int, ...]] = {}
 
     def number(aval: Any) -> int:
         types[len(types)] = aval
@@ -99,54 +98,51 @@ def _program(jaxpr: Any) -> Program:
                 names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
                 continue
             inputs = tuple(names[v] for v in eqn.invars if not isinstance(v, Literal))
-            if eqn.primitive.name == "name":  # for others to read
-                names[eqn.outvars[0]] = name(eqn.invars[0])
-                continue
-            names.update({v: number(v.aval) for v in eqn.outvars})
-            ops.append(_op(jaxpr, eqn, inputs, tuple(names[v] for v in eqn.outvars)))
-            if place := _place(eqn):
-                slices.setdefault((inputs[0], place[0]), {}).setdefault(place[1], []).append(ops[-1])
+            key = inputs, _part(eqn) or id(eqn)
+            same = (name(eqn.invars[0]),) if eqn.primitive.name == "name" else taken.get(key)
+            if same is None:
+                names.update({v: number(v.aval) for v in eqn.outvars})
+                taken[key] = tuple(names[v] for v in eqn.outvars)
+                ops.append(_op(jaxpr, eqn, inputs, taken[key]))
+            else:  # a name is for others to read, and an equal slice has been taken
+                names.update(zip(eqn.outvars, same, strict=True))
         return tuple(map(name, inner.outvars))
 
     inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
     outputs = visit(jaxpr, dict(inputs))
-    joined = tuple(_joined(ops, slices, types))
-    return Program(joined, tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+    return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
 
 
-def _place(eqn: Any) -> tuple[int, tuple[int, int]] | None:
-    """(axis, (start, stop)) of an equation that takes a slice along one axis."""
-    if eqn.primitive.name != "slice" or eqn.params["strides"] or isinstance(eqn.invars[0], Literal):
+def _part(eqn: Any) -> tuple[int, int, int] | None:
+    """(axis, start, stop) of an equation that takes a slice along one axis."""
+    if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
         return None
-    bounds = list(zip(eqn.params["start_indices"], eqn.params["limit_indices"], strict=True))
     shape = eqn.invars[0].aval.shape
-    cut = [(axis, bound) for axis, bound in enumerate(bounds) if bound != (0, shape[axis])]
+    bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], shape, strict=True)
+    cut = [(axis, a, b) for axis, (a, b, size) in enumerate(bounds) if b - a < size]
     return cut[0] if len(cut) == 1 else None
 
 
-def _joined(ops: list[Op], slices: Slices, types: dict[int, Any]) -> list[Op]:
-    """Make slices one split where a value falls into them, one after the other.
+def joined(ops: list[Op], types: dict[int, Any]) -> list[Op]:
+    """Make one split of the slices of a value, where all of them along an axis follow on one another.
 
-    The adjoint of a split joins the parts; those of slices are filled up with zeros, each, and added.
+    The adjoint of a split joins the parts again; that of each slice fills it up with zeros, and all of them
+    are added. A split stands where the first slice stood, so before all that reads its parts.
     """
+    found: dict[tuple[int, int], list[Op]] = {}
+    for op in ops:
+        if op.part:
+            found.setdefault((op.inputs[0], op.part[0]), []).append(op)
     splits: dict[Op, Op] = {}
-    left: set[Op] = set()
-    for (value, axis), found in slices.items():
-        bounds = sorted(found)
-        starts, stops = zip(*bounds, strict=True)
+    for (value, axis), slices in found.items():
+        parts = sorted(slices, key=lambda op: op.part or ())
+        starts, stops = zip(*(op.part[1:] for op in parts if op.part), strict=True)
         if (*starts, types[value].shape[axis]) == (0, *stops):
-            parts = [op for bound in bounds for op in found[bound]]
-            left.update(parts)
-            run = functools.partial(_parts, [(b - a, len(found[a, b])) for a, b in bounds], axis)
-            first = next(iter(found.values()))[0]
-            splits[first] = replace(first, run=run, outputs=tuple(o for op in parts for o in op.outputs))
-    return [splits.get(op, op) for op in ops if op in splits or op not in left]
-
-
-def _parts(sizes: list[tuple[int, int]], axis: int, value: Array) -> list[Array]:
-    """Parts of a value along an axis, each given as (its size, how many times it is wanted)."""
-    parts = lax.split(value, [size for size, _ in sizes], axis)
-    return [part for part, (_, count) in zip(parts, sizes, strict=True) for _ in range(count)]
+            sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
+            run = functools.partial(lax.split, sizes=sizes, axis=axis)
+            split = replace(slices[0], run=run, outputs=tuple(op.outputs[0] for op in parts), part=None)
+            splits |= dict.fromkeys(slices, split)
+    return list(dict.fromkeys(splits.get(op, op) for op in ops))
 
 
 def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Op:
@@ -166,6 +162,7 @@ def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...])
         kind in _CHEAP,
         kind in _QUICK,
         kind == "dot_general",
+        _part(eqn),
     )
 
 

@@ -266,23 +266,55 @@ def test_what_only_feeds_the_outputs_is_computed_behind_the_loop():
     assert inside.count("dot_general") <= 2  # of the state, and of the input where that does not pay ahead
 
 
-def test_slices_that_a_value_falls_into_are_joined_again_and_not_filled_up_and_added():
-    def step(w, h, x):
-        z = x + h @ w
-        i, f = jax.nn.sigmoid(z[:, :4]), jax.nn.sigmoid(z[:, 4:7])
-        return jnp.tanh(z[:, 7:]) * i + h * jnp.sum(f, axis=1, keepdims=True) + z[:, :4], z[:, 4:7]
-
+def of_step(step, hidden, width):
+    """A cell of one square matrix, and inputs for it."""
     cell = jrnn.from_functions(
-        init=lambda key, width: jax.random.normal(key, (4, 11)),
-        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 4)),
+        init=lambda key, width: jax.random.normal(key, (hidden, hidden)),
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, hidden)),
         step=step,
-        out_features=3,
+        out_features=hidden,
     )
-    w, xs = cell.init(jax.random.key(0), 11), jax.random.normal(jax.random.key(1), (T, B, 11))
-    gradient = lambda w, method: jax.grad(lambda w: waves(jrnn.unroll(cell, w, xs, method=method)))(w)
-    assert " pad[" not in str(jax.make_jaxpr(gradient, static_argnums=1)(w, jrnn.Scan()))
-    assert " pad[" in str(jax.make_jaxpr(gradient, static_argnums=1)(w, Plain()))
-    np.testing.assert_allclose(gradient(w, jrnn.Scan()), gradient(w, Plain()), rtol=1e-4, atol=1e-3)
+    return cell, cell.init(jax.random.key(0), width), jax.random.normal(jax.random.key(1), (T, B, width))
+
+
+SLICES = {  # of z = x + (h w, h w): how, how wide, whether z falls into them
+    "in order": (lambda z, h: jnp.tanh(z[:, 3:]) + z[:, :3], 6, True),
+    "out of order, of three sizes": (
+        lambda z, h: z[:, 3:6] * h + jnp.sin(z[:, 1:3]).sum() * z[:, :1],
+        6,
+        True,
+    ),
+    "one twice": (lambda z, h: jnp.tanh(z[:, :3]) * h + z[:, :3] * z[:, 3:], 6, True),
+    "overlapping": (lambda z, h: jnp.tanh(z[:, :3]) * z[:, 3:] + z[:, 1:4], 6, False),
+    "with a gap": (lambda z, h: jnp.tanh(z[:, :3]) * z[:, 4:7], 7, False),
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_that_a_value_falls_into_are_joined_again_and_not_filled_up_and_added(name):
+    of, width, whole = SLICES[name]
+
+    def step(w, h, x):
+        h = of(x + jnp.concatenate([h @ w] * 2 + [h[:, :1]] * (width - 6), axis=-1), h)
+        return h, h
+
+    with jax.enable_x64(True):
+        cell, w, xs = of_step(step, 3, width)
+        loss = lambda method: lambda w, xs: waves(jrnn.unroll(cell, w, xs, method=method))
+        found, expected = (jax.grad(loss(method), (0, 1))(w, xs) for method in (jrnn.Scan(), Plain()))
+        program = str(jax.make_jaxpr(jax.grad(loss(jrnn.Scan()), (0, 1)))(w, xs))
+    assert (" pad[" not in program) == whole
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * np.max(np.abs(b)))
+
+
+def test_a_part_that_is_read_behind_the_loop_is_not_copied_in_it():
+    def step(w, h, x):
+        h = jnp.tanh(x[:, :40] + h @ w)
+        return h, (h @ w.T) * jnp.sin(x[:, 40:80])
+
+    sizes = [jrnn.gradient_memory(*of_step(step, 40, width)) for width in (80, 81)]
+    assert sizes[0] == sizes[1]
 
 
 def test_layers_of_a_stack_run_one_after_the_other():

@@ -28,7 +28,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
     """Split the packed pre-activations of all gates, apply σ (tanh to the candidate) and name each.
 
-        gate = σ(z_gate),   candidate = tanh(z_candidate)
+        gate = σ(z_gate) = ½ + ½ tanh(z_gate / 2),   candidate = tanh(z_candidate)
 
     Args:
       z: (..., gates · hidden), in the order of `names`.
@@ -38,29 +38,27 @@ def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
     Returns:
       One (..., hidden) array per name.
     """
-    parts = _squashed(z, tuple(name == candidate for name in names))
+    halved = [1.0 if name == candidate else 0.5 for name in names]
+    scale = jnp.asarray(np.repeat(halved, z.shape[-1] // len(names)), z.dtype)
+    parts = (
+        t if n == candidate else 0.5 + 0.5 * t
+        for n, t in zip(names, _tanh(scale * z, len(names)), strict=True)
+    )
     return tuple(checkpoint_name(part, name) for part, name in zip(parts, names, strict=True))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _squashed(z: Array, candidates: tuple[bool, ...]) -> list[Array]:
-    """σ, or tanh for the candidate, of each part of z.
+def _tanh(z: Array, parts: int) -> list[Array]:
+    """The parts of tanh z, from one tanh over the whole array."""
+    return jnp.split(jnp.tanh(z), parts, axis=-1)
 
-    σ(x) = ½ + ½ tanh(x / 2), so that one tanh over the whole array serves every part.
+
+@_tanh.defjvp
+def _tanh_jvp(parts: int, primals: Any, tangents: Any) -> Any:
+    """The slope (1 + tanh) (1 − tanh), part by part, so that parts are kept for the backward pass.
+
+    A loop that reads one kept array at several offsets is not vectorised on a CPU; one with parts is.
     """
-    squash = [0.0 if candidate else 0.5 for candidate in candidates]
-    shift = jnp.asarray(np.repeat(squash, z.shape[-1] // len(squash)), z.dtype)
-    scale = 1 - shift
-    return jnp.split(shift + scale * jnp.tanh(scale * z), len(squash), axis=-1)
-
-
-@_squashed.defjvp
-def _squashed_jvp(candidates: tuple[bool, ...], primals: Any, tangents: Any) -> Any:
-    """σ' = σ (1 − σ) and tanh' = 1 − tanh², from the parts alone: they are kept, and not z besides.
-
-    A loop that reads one kept array at several offsets is not vectorised on a CPU; with parts it is.
-    """
-    parts = _squashed(*primals, candidates)
-    slopes = [1 - p * p if candidate else p * (1 - p) for p, candidate in zip(parts, candidates, strict=True)]
-    moved = jnp.split(tangents[0], len(parts), axis=-1)
-    return parts, [slope * part for slope, part in zip(slopes, moved, strict=True)]
+    values = _tanh(*primals, parts)
+    moved = jnp.split(tangents[0], parts, axis=-1)
+    return values, [(1 + t) * (1 - t) * m for t, m in zip(values, moved, strict=True)]

@@ -126,7 +126,7 @@ def step_bytes(stage: Stage, program: Program, still: Container[int]) -> tuple[i
     copies = whole | {value for p, value in products.items() if p not in whole}
     met = _handed_out(stage, cuts)[len(stage.emitted) :]
     in_loop = _halves(stage, program, cuts, moved).kept + adjoints
-    # what was only added is no longer there
+    # given values that are only added count where they are made, and are free before the weights' gradients
     return in_loop, size_of([*met, *copies], program) + adjoints - size_of(own, program)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrnn.jaxprs import Op, Program
+from jrnn.jaxprs import Op, Program, joined
 
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before, after)
 
@@ -82,7 +82,7 @@ def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
         elsewhere |= {b for a, b in pairs if levels[a] != level}
         stages.append(_stage(program, inside, copied, loop, elsewhere.union(varying), constant))
     held = dict.fromkeys(c for stage in stages for c in stage.constants)
-    once = live(fixed, [*held, *(o for o in outputs if o in constant)])
+    once = joined(live(fixed, [*held, *(o for o in outputs if o in constant)]), program.types)
     return Plan(tuple(once), tuple(stages), tuple(held), pairs, varying)
 
 
@@ -141,36 +141,37 @@ def _levels(
         if was == of_cycle:
             break
     levels.update({a: level(a) for a, _ in pairs})
-    apart = _apart(ops, program)
+    sliced = _sliced(ops, program)
     sinks = {
-        op for op in ops if op.cheap or (op.product and not ahead and not _pays(op, program, constant, apart))
+        op
+        for op in ops
+        if op.cheap or (op.product and not ahead and not _pays(op, program, constant, sliced))
     }
     _sink(ops, sinks, pairs, constant, outputs, levels)
     return levels
 
 
-def _pays(op: Op, program: Program, constant: set[int], apart: set[int]) -> bool:
+def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
     """Whether a CPU gains by a product for all steps at once, which costs to write and read its result.
 
-    As measured: where the weight is more than a core's cache holds, and where a product is small. But if its
-    result falls apart, XLA reads one array at several offsets in a loop, which it does not vectorise then.
+    As measured, it does with one row a step; with few rows or few multiplications, unless its result is
+    sliced: XLA then reads one array at several offsets in a loop, which it does not vectorise; and with a
+    weight of more than half a million numbers, which a core's cache does not hold.
     """
     weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
     rows = min((math.prod(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
-    small = rows == 1 or (apart.isdisjoint(op.outputs) and (rows < 8 or rows * weight < 2**20))
-    return small or (rows < 32 and weight > 2**19)
+    few = rows < 8 or rows * weight < 2**20
+    return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight > 2**19)
 
 
-def _apart(ops: list[Op], program: Program) -> set[int]:
-    """Values that are cut into slices, or become part of what is by sums."""
-    apart: set[int] = set()
+def _sliced(ops: list[Op], program: Program) -> set[int]:
+    """Values of which parts are taken, as they are or after sums; a function reads them whole."""
+    sliced: set[int] = set()
     for op in reversed(ops):
-        if op.linear and (
-            not apart.isdisjoint(op.outputs)
-            or any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
-        ):
-            apart.update(op.inputs)
-    return apart
+        takes = any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
+        if op.linear and (takes or not sliced.isdisjoint(op.outputs)):
+            sliced.update(op.inputs)
+    return sliced
 
 
 def _sink(
@@ -231,6 +232,7 @@ def _stage(
     constant: set[int],
 ) -> Stage:
     ops = live([*copied, *inside], [o for op in inside for o in op.outputs] + [b for _, b in loop])
+    ops = joined(ops, program.types)
     made = {o for op in ops for o in op.outputs} | {a for a, _ in loop}
     read = dict.fromkeys([i for op in ops for i in op.inputs] + [b for _, b in loop])
     outer = [i for i in read if i not in made]
