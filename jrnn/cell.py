@@ -103,6 +103,11 @@ def in_ndim(cell: Any) -> int:
     return int(getattr(cell, "in_ndim", 1))
 
 
+def is_linear(cell: Any) -> bool:
+    """Whether a cell says that its next state is elementwise affine in its state."""
+    return bool(getattr(cell, "linear", False))
+
+
 def batch_shape_of(cell: Any, x: Any) -> Shape:
     """Batch shape of one step's `x`: its first leaf's shape less the features; of a sequence, after time."""
     shape = jax.tree.leaves(x)[0].shape
@@ -204,6 +209,11 @@ def float_dtype(params: Any) -> Any:
     """The dtype that the float leaves of `params` promote to; the default float if there are none."""
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
+
+
+def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
+    """Zeros of shape `(*batch_shape, features)` in the dtype of `params`: where most states start."""
+    return jnp.zeros((*batch_shape, features), float_dtype(params))
 
 
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:

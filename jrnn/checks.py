@@ -49,6 +49,18 @@ def check_width(argument: str, given: Any) -> None:
         raise ValueError(f"{argument} must be at least 1, got {given}")
 
 
+def check_lag(argument: str, given: Any) -> None:
+    """Raise unless `given` is a number of steps, 0 or more."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ValueError(f"{argument} must be a whole number of steps, 0 or more, got {given!r}")
+
+
+def check_positive(argument: str, given: Any) -> None:
+    """Raise unless `given` is a number above 0."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
+        raise ValueError(f"{argument} must be a number above 0, got {given!r}")
+
+
 def check_rate(argument: str, given: Any) -> None:
     """Raise unless `given` is a probability in [0, 1)."""
     if not isinstance(given, (int, float)) or not 0 <= given < 1:

@@ -64,7 +64,7 @@ def generate(
     text degeneration, 2020, arXiv:1904.09751.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jrnn.cells import Embed, EmbedParams
+    >>> from jrnn.cells.maps import Embed, EmbedParams
     >>> bigram = EmbedParams(table=jnp.eye(3)[jnp.array([1, 2, 0])])  # 0 → 1 → 2 → 0
     >>> from jrnn.decoding import generate
     >>> generate(Embed(3), bigram, jnp.array([0]), 5, temperature=0).tolist()

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jrnn.cell import Shape
@@ -95,27 +96,72 @@ def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0)
     return scale * jnp.tile(eye, (1, shape[1] // shape[0]))
 
 
-def spectral_radius(key: Array, shape: Shape, dtype: Any = None, *, radius: float = 0.9) -> Array:
-    """Gaussian matrix scaled to a given largest absolute eigenvalue.
+def spectral_radius(
+    key: Array, shape: Shape, dtype: Any = None, *, radius: float = 0.9, density: float = 1.0
+) -> Array:
+    """Gaussian matrix, sparse if wanted, scaled to a given largest absolute eigenvalue.
 
-        W = radius · G / max|λ(G)|,   G_ij ~ N(0, 1)
-
-    Eigenvalues of a general matrix exist on the CPU backend of JAX only.
+        W = radius · G / max|λ(G)|,   G_ij ~ N(0, 1) with probability density, else 0
 
     Args:
       key: PRNG key.
       shape: `(n, n)`.
       dtype: the dtype of the result.
       radius: the spectral radius wanted.
+      density: share of entries that are not zero, in (0, 1].
 
     Returns:
       The matrix.
 
+    Raises:
+      ValueError: a density outside (0, 1].
+
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001.
     """
-    g = jax.random.normal(key, shape, default_float())
-    w = radius * g / jnp.max(jnp.abs(jnp.linalg.eigvals(g)))
-    return w.astype(dtype or w.dtype)
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be in (0, 1], got {density}")
+    k_value, k_place = jax.random.split(key)
+    g = jax.random.normal(k_value, shape, default_float())
+    g = jnp.where(jax.random.bernoulli(k_place, density, shape), g, 0)
+    # eigenvalues of a general matrix are computed on the host: not every backend has them
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)  # the host may not know of float64
+    largest = jax.pure_callback(_spectral_radius, scalar, g, vmap_method="sequential")
+    return (radius * g / largest.astype(g.dtype)).astype(dtype or g.dtype)
+
+
+def _spectral_radius(matrix: Any) -> Any:
+    largest = np.abs(np.linalg.eigvals(np.asarray(matrix, np.float64))).max()
+    return np.float32(max(largest, np.finfo(np.float32).tiny))
+
+
+def ring(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
+    """Every unit feeds the next one, the last feeds the first: a delay line that never forgets.
+
+        W_ij = scale where j = i + 1 mod n, else 0
+
+    Its eigenvalues are the n-th roots of unity times scale.
+
+    Args:
+      key: unused, so that every initialiser is called alike.
+      shape: `(n, k·n)`, every block of it for itself.
+      dtype: the dtype of the result.
+      scale: weight of every connection.
+
+    Returns:
+      The matrix.
+
+    Raises:
+      ValueError: the shape is not that of square blocks side by side.
+
+    Reference: Rodan, Tiňo, Minimum complexity echo state network, 2011, doi:10.1109/TNN.2010.2089641.
+
+    >>> import jax
+    >>> ring(jax.random.key(0), (3, 3))
+    Array([[0., 1., 0.],
+           [0., 0., 1.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    return jnp.roll(identity(key, shape[:1] * 2, dtype, scale=scale), 1, axis=1) @ identity(key, shape, dtype)
 
 
 def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Array:

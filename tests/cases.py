@@ -34,6 +34,29 @@ def driven(key, lead):
     return *fed(rest, lead), jax.random.normal(external, (*lead, 2))
 
 
+def fields(*spatial, channels=2):
+    """Fields of numbers at places, for convolutions."""
+    return lambda key, lead: jax.random.normal(key, (*lead, *spatial, channels))
+
+
+def gaps(key, lead):
+    """`(values, mask, delta)` of 3 series, some values missing."""
+    values, mask, delta = jax.random.split(key, 3)
+    return (
+        jax.random.normal(values, (*lead, 3)),
+        jax.random.bernoulli(mask, 0.6, (*lead, 3)).astype(float),
+        jax.random.uniform(delta, (*lead, 3)),
+    )
+
+
+def steered(key, lead):
+    """`(given, use_given, external)` for a model of 3 outputs and 2 inputs."""
+    given, use, external = jax.random.split(key, 3)
+    drawn = (jax.random.normal(k, (*lead, n)) for k, n in ((given, 3), (external, 2)))
+    y, x = drawn
+    return y, jax.random.bernoulli(use, 0.5, lead), x
+
+
 CASES = [
     Case(jrnn.Elman(4), 2),
     Case(jrnn.Elman(4, activation="relu", recurrent_init="identity"), 2),
@@ -44,6 +67,71 @@ CASES = [
     Case(jrnn.LSTM(4, max_lag=20), 2),
     Case(jrnn.GRU(4), 2),
     Case(jrnn.GRU(4, reset_after=False), 2),
+    Case(jrnn.GRU(4, z_keeps=False), 2),
+    Case(jrnn.LSTMVariant(4, peepholes="diagonal"), 2),
+    Case(jrnn.LSTMVariant(4, peepholes="full", coupled=True, gate_recurrence=True), 2),
+    Case(jrnn.LSTMVariant(4, gates="f", projection=3, cell_clip=0.9, output_activation="identity"), 2),
+    Case(jrnn.LSTM1997(4, block=2), 3),
+    Case(jrnn.LayerNormLSTM(4), 2),
+    Case(jrnn.MultiplicativeLSTM(4), 2),
+    Case(jrnn.MogrifierLSTM(4, rounds=3), 2),
+    Case(jrnn.MogrifierLSTM(5, rounds=2, rank=3), 4),
+    Case(jrnn.ConvLSTM(3, spatial=1), 2, fields(5)),
+    Case(jrnn.ConvGRU(4, spatial=2), 2, fields(5, 3)),
+    Case(jrnn.MGU(4), 2),
+    Case(jrnn.UGRNN(4), 2),
+    Case(jrnn.JANET(4), 2),
+    Case(jrnn.LiGRU(4), 2),
+    Case(jrnn.LightRU(4), 2),
+    Case(jrnn.SGRN(4), 2),
+    Case(jrnn.MUT1(4), 2),
+    Case(jrnn.MUT2(4), 2),
+    Case(jrnn.MUT3(4), 2),
+    Case(jrnn.RAN(4), 2),
+    Case(jrnn.ATR(4), 2),
+    Case(jrnn.CFN(4), 2),
+    Case(jrnn.STAR(4), 2),
+    Case(jrnn.MinimalRNN(4), 2),
+    Case(jrnn.BRC(4), 2),
+    Case(jrnn.NBRC(4), 2),
+    Case(jrnn.FastRNN(4), 2),
+    Case(jrnn.FastGRNN(4, recurrent_rank=3), 2),
+    Case(jrnn.IntersectionRNN(4), 4),
+    Case(jrnn.LayerNormGRU(4), 2),
+    Case(jrnn.IndRNN(4), 2),
+    Case(jrnn.LeakyRNN(4, activation="softplus", noise=0.1), 2),
+    Case(jrnn.LeakyRNN(4, activation="tanh", state="potential"), 2),
+    Case(jrnn.AntisymmetricRNN(4, epsilon=0.5), 2),
+    Case(jrnn.AntisymmetricRNN(4, epsilon=0.5, gated=True), 2),
+    Case(jrnn.ClockworkRNN(4, periods=(1, 2)), 2),
+    Case(jrnn.SCRN(4, context=7), 2),
+    Case(jrnn.RHN(4, depth=2), 2),
+    Case(jrnn.RHN(4, depth=2, coupled=False), 2),
+    Case(jrnn.NASCell(4), 2),
+    Case(jrnn.CoRNN(4, dt=0.5), 2),
+    Case(jrnn.UnICORNN(4, dt=0.5), 2),
+    Case(jrnn.LEM(4), 2),
+    Case(jrnn.OrthogonalRNN(4), 2),
+    Case(jrnn.OrthogonalRNN(4, map="cayley", activation="modrelu"), 2),
+    Case(jrnn.EchoState(6, density=0.7), 2),
+    Case(jrnn.LMU(4, order=6, theta=9.0), 2),
+    Case(jrnn.Window(3, 2), 2),
+    Case(jrnn.NARX(4, outputs=3, input_lags=2, output_lags=2), 2, steered),
+    Case(jrnn.NARX(4, outputs=3, input_lags=2, output_lags=0), 2),
+    Case(jrnn.MinGRU(4), 2),
+    Case(jrnn.MinLSTM(4), 2),
+    Case(jrnn.LRU(4, outputs=3), 2),
+    Case(jrnn.RGLRU(4, heads=2), 4),
+    Case(jrnn.SRU(4), 2),
+    Case(jrnn.SRU(4, recurrent=False), 4),
+    Case(jrnn.QRNN(4, window=3), 2),
+    Case(jrnn.QRNN(4, window=1, pooling="ifo"), 2),
+    Case(jrnn.TRNN(4), 2),
+    Case(jrnn.TGRU(4), 2),
+    Case(jrnn.TLSTM(4), 2),
+    Case(jrnn.SLSTM(4, heads=2), 3),
+    Case(jrnn.MLSTM(4, heads=2), 3),
+    Case(jrnn.GRUD(4), 3, gaps),
     Case(jrnn.Dense(4, activation="tanh"), 2),
     Case(jrnn.Embed(4), 6),
     Case(jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(7), jrnn.Dense(6)), dropout=0.5), 8),

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn.cells.elman import ElmanParams
+from jrnn.cells.lstm import LSTMCarry
+from jrnn.cells.maps import DenseParams
 
 IN, STEPS, BATCH = 2, 5, 3
 KEY = jax.random.key(0)
@@ -72,7 +75,7 @@ ONES = jrnn.from_functions(
 
 def test_dropout_between_the_cells_of_a_stack_is_anew_at_every_step():
     stack = wide_stack(0.25)
-    params = (jnp.zeros(()), jrnn.cells.ElmanParams(jnp.eye(1000), jnp.zeros((1000, 1000)), jnp.zeros(1000)))
+    params = (jnp.zeros(()), ElmanParams(jnp.eye(1000), jnp.zeros((1000, 1000)), jnp.zeros(1000)))
     xs = jnp.ones((4, 2, 1000))
     same(run(stack, params, xs)[1], xs)  # without a key nothing is dropped
     ys = np.asarray(run(stack, params, xs, key=jax.random.key(3))[1])
@@ -158,7 +161,7 @@ def test_the_three_masks_are_independent_draws_at_their_rate():
 
 def test_dropout_of_one_state_entry_leaves_the_other():
     params = moved(jrnn.LSTM(4))
-    carry = jrnn.LSTMCarry(h=jnp.ones((BATCH, 4)), c=jnp.ones((BATCH, 4)))
+    carry = LSTMCarry(h=jnp.ones((BATCH, 4)), c=jnp.ones((BATCH, 4)))
     drive = params._replace(w_hh=jnp.zeros((4, 16)))  # so that h reaches nothing
     plain = jrnn.LSTM(4).step(drive, carry, XS[0])[0].c
     for rates, reaches in ((0.5, False), ((0.5,), False), ((0.0, 0.5), True), ((0.5, 0.5), True)):
@@ -357,8 +360,8 @@ def test_jordan_is_a_stack_that_reads_its_own_output():
     p = moved(jordan)
     loop = jrnn.Feedback(jrnn.Stack((jrnn.Dense(4, "tanh"), jrnn.Dense(3, "sigmoid"))))
     params = (
-        jrnn.DenseParams(jnp.concatenate([p.w_ih, p.w_yh]), p.b),  # the external input comes first
-        jrnn.DenseParams(p.w_hy, p.c),
+        DenseParams(jnp.concatenate([p.w_ih, p.w_yh]), p.b),  # the external input comes first
+        DenseParams(p.w_hy, p.c),
     )
     nothing = jnp.zeros((STEPS, BATCH, 3)), jnp.zeros((STEPS, BATCH), bool)
     end, ys = run(loop, params, (*nothing, XS))

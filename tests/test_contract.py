@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn.cells.lstm import LSTMCarry
 
 IN, HIDDEN, STEPS = 2, 3, 7
 
@@ -76,10 +77,8 @@ def test_no_steps_and_no_rows(steps, batch):
     @jax.jit
     def run(params, xs, start):
         ends, ys = zip(
-            jrnn.unroll(cell, params, xs, jrnn.LSTMCarry(*start), **flags, method=jrnn.Scan()),
-            jrnn.unroll(
-                cell, params, xs, jrnn.LSTMCarry(*start), **flags, method=jrnn.Scan("sqrt"), reverse=True
-            ),
+            jrnn.unroll(cell, params, xs, LSTMCarry(*start), **flags, method=jrnn.Scan()),
+            jrnn.unroll(cell, params, xs, LSTMCarry(*start), **flags, method=jrnn.Scan("sqrt"), reverse=True),
             strict=True,
         )
         return sum(jnp.sum(y) + jnp.sum(end.h) for end, y in zip(ends, ys, strict=True)), (ends, ys)
@@ -97,7 +96,7 @@ def test_no_steps_and_no_rows(steps, batch):
         np.testing.assert_array_equal(grads[2], [np.full_like(start[0], 2), np.zeros_like(start[1])])
     if steps == 1:
         for y in ys:
-            np.testing.assert_allclose(y[0], cell.step(params, jrnn.LSTMCarry(*start), xs[0])[1], rtol=1e-5)
+            np.testing.assert_allclose(y[0], cell.step(params, LSTMCarry(*start), xs[0])[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["initial", "given"])

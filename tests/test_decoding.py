@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrnn.cells import GRU, LSTM, Dense, Embed, EmbedParams
+from jrnn import GRU, LSTM, Dense, Embed
+from jrnn.cells.maps import EmbedParams
 from jrnn.combinators import Stack
 from jrnn.decoding import generate
 from jrnn.unrolling import unroll

@@ -16,6 +16,7 @@ import pytest
 from flax import linen, nnx
 
 import jrnn
+from jrnn.cells.lstm import LSTMCarry
 
 STEPS, BATCH, IN, HIDDEN = 6, 4, 3, 5
 LENGTHS = np.array([6, 1, 4, 3])
@@ -174,7 +175,7 @@ def nnx_fused(p):
 
 
 def swapped(carry):
-    return (carry.c, carry.h) if isinstance(carry, jrnn.LSTMCarry) else carry
+    return (carry.c, carry.h) if isinstance(carry, LSTMCarry) else carry
 
 
 def flax_options(mask):

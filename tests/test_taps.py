@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn.cells.lstm import LSTMCarry
 from tests.test_combinators import BATCH, IN, KEY, XS, close, moved, run, sigmoid
 
 
 def test_tap_emits_the_gates_of_the_equations():
-    params, carry = moved(jrnn.LSTM(4)), jrnn.LSTMCarry(*jax.random.normal(KEY, (2, BATCH, 4)))
+    params, carry = moved(jrnn.LSTM(4)), LSTMCarry(*jax.random.normal(KEY, (2, BATCH, 4)))
     cell = jrnn.Tap(jrnn.LSTM(4), ("o", "i", "f", "g"))
     after, (y, inside) = cell.step(params, carry, XS[0])
     z = np.split(np.asarray(XS[0] @ params.w_ih + carry.h @ params.w_hh + params.b), 4, -1)

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import gates
+from jrnn.cells.gating import gates
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot, orthogonal
 
@@ -31,17 +31,20 @@ class GRU:
         zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
         nₜ = tanh(xₜ w_n + b_n + rₜ · (hₜ₋₁ u_n + b_hn))     reset_after=True
         nₜ = tanh(xₜ w_n + b_n + (rₜ · hₜ₋₁) u_n)            reset_after=False
-        hₜ = (1 − zₜ) · nₜ + zₜ · hₜ₋₁,   yₜ = hₜ
+        hₜ = zₜ · hₜ₋₁ + (1 − zₜ) · nₜ                       z_keeps=True
+        hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ                       z_keeps=False
+        yₜ = hₜ
 
     The reset after the product is that of arXiv:1406.1078v1, cuDNN, torch, Keras and flax; before it,
-    that of version 3, Chung et al. 2014 and haiku. Here z keeps the old state, as in Cho, torch, Keras
-    and flax; in Chung et al. and haiku it takes the new one: negate w_z, u_z and b_z to convert. The gate
+    that of version 3, Chung et al. 2014 and haiku. z keeps the old state in Cho, torch, Keras and flax; in
+    Chung et al. and haiku it takes the new one: to convert, negate w_z, u_z and b_z. The gate
     order is that of torch (Keras: z r n). `w_ih` holds w_r w_z w_n, `w_hh` the u. Where torch and Keras
     have two biases per gate, one serves r and z, and `b_hn` is the recurrent one of n.
 
     Args:
       hidden: width of h.
       reset_after: whether the reset gate acts after the recurrent product.
+      z_keeps: whether z weighs the old state, or else the candidate.
 
     Raises:
       ValueError: a width below 1.
@@ -59,6 +62,7 @@ class GRU:
 
     hidden: int
     reset_after: bool = True
+    z_keeps: bool = True
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
@@ -91,5 +95,5 @@ class GRU:
             r, z = gates(a[..., :two] + h @ params.w_hh[:, :two], "rz")
             n = jnp.tanh(a[..., two:] + (r * h) @ params.w_hh[:, two:])
         n = checkpoint_name(n, "n")
-        h = (1 - z) * n + z * h
+        h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n
         return h, h

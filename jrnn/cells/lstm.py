@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import gates
+from jrnn.cells.gating import gates
 from jrnn.checks import check_width
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
 

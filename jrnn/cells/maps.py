@@ -44,6 +44,7 @@ class Dense:
 
     features: int
     activation: str = "identity"
+    linear: ClassVar[bool] = True  # there is no state
 
     def __post_init__(self) -> None:
         check_width("features", self.features)
@@ -101,6 +102,7 @@ class Embed:
 
     features: int
     in_ndim: ClassVar[int] = 0
+    linear: ClassVar[bool] = True  # there is no state
 
     def __post_init__(self) -> None:
         check_width("features", self.features)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_slot, map_state
+from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
 from jrnn.checks import check_choice, require_cell
 from jrnn.jaxprs import named_values
 
@@ -50,6 +50,10 @@ class LearnedCarry:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:
@@ -264,6 +268,10 @@ class Tap:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Cell, Shape, carry_spec, in_ndim, key_or_none, map_state
+from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
 from jrnn.checks import check_rate, require_cell
 
 Rates = float | tuple[float, ...]
@@ -88,6 +88,10 @@ class Dropout:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:

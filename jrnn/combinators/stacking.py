@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, key_or_none
+from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
 from jrnn.checks import check_rate, check_width, require_cell, require_tuple
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
@@ -65,6 +65,10 @@ class Stack:
         return in_ndim(self.cells[0])
 
     @property
+    def linear(self) -> bool:
+        return all(is_linear(cell) for cell in self.cells)
+
+    @property
     def out_features(self) -> int:
         return self.cells[-1].out_features
 
@@ -113,13 +117,17 @@ class Residual:
 
     >>> import jrnn
     >>> jrnn.Residual(jrnn.GRU(8))
-    Residual(cell=GRU(hidden=8, reset_after=True))
+    Residual(cell=GRU(hidden=8, reset_after=True, z_keeps=True))
     """
 
     cell: Cell[Any, Any]
 
     def __post_init__(self) -> None:
         require_cell("Residual: cell", self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:
@@ -182,6 +190,10 @@ class Project:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:

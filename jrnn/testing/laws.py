@@ -1,5 +1,6 @@
 """The laws: each takes a subject and raises a `LawError` where the cell breaks it."""
 
+import functools
 import pickle
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import FunctionCell, carry_spec, map_state, trainable
+from jrnn.cell import FunctionCell, carry_spec, is_linear, map_state, trainable
 from jrnn.testing.subject import (
     BATCH,
     STEPS,
@@ -31,7 +32,7 @@ from jrnn.testing.subject import (
     visible_state,
     weighted_sum,
 )
-from jrnn.unrolling import Scan, unroll
+from jrnn.unrolling import Associative, Scan, unroll
 
 
 def interface(subject: Subject) -> None:
@@ -39,8 +40,8 @@ def interface(subject: Subject) -> None:
     cell, params, xs = subject.cell, subject.params(), subject.xs(BATCH)
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(params)):
         raise LawError("init returns leaves that are no arrays")
-    cell.initial_carry(params, (BATCH,), key=jax.random.key(0))
-    returned = cell.step(params, cell.initial_carry(params, (BATCH,)), xs)
+    subject.start(params, xs, jax.random.key(0))
+    returned = cell.step(params, subject.start(params, xs), xs)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise LawError("step must return (carry, y)")
     width = jax.tree.leaves(returned[1])[0].shape[-1:]
@@ -64,7 +65,7 @@ def splitting(subject: Subject) -> None:
 def scan_is_loop(subject: Subject) -> None:
     """The loop equals a Python loop over `step`, with and without recomputation, eager and jitted."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
-    carry, ys = cell.initial_carry(params, (BATCH,)), []
+    carry, ys = subject.start(params, take(xs, 0)), []
     for t in range(STEPS):
         carry, y = cell.step(params, carry, take(xs, t))
         ys.append(y)
@@ -132,7 +133,7 @@ def dtypes(subject: Subject) -> None:
     for dtype in ("float32", "bfloat16", "float16", "float64"):
         with jax.enable_x64(dtype == "float64"):
             params, xs = subject.params(dtype), subject.xs(STEPS, BATCH, dtype=dtype)
-            start = cell.initial_carry(params, (BATCH,))
+            start = subject.start(params, take(xs, 0))
             with jax.numpy_dtype_promotion("strict"):
                 end, y = jax.eval_shape(cell.step, params, start, take(xs, 0))
             if not same_avals(start, end):
@@ -155,14 +156,13 @@ def value(subject: Subject) -> None:
         copy = pickle.loads(pickle.dumps(cell))
         if copy != cell or hash(copy) != hash(cell) or repr(copy) != repr(cell):
             raise LawError("a pickled copy is not equal, with an equal hash and the same print")
-    programs = {_program(c, params, xs) for c in (cell, copy, cell)}
+    programs = {_program(c, params, subject.start(params, take(xs, 0)), xs) for c in (cell, copy, cell)}
     if len(programs) > 1:
         raise LawError("tracing twice gives two programs: the step keeps hidden Python state")
 
 
-def _program(cell: Any, params: Any, xs: Any) -> str:
+def _program(cell: Any, params: Any, carry: Any, xs: Any) -> str:
     """The step as a jaxpr, traced anew, without the addresses of Python functions."""
-    carry = cell.initial_carry(params, (BATCH,))
     traced = jax.make_jaxpr(lambda p, c, x: cell.step(p, c, x))(params, carry, take(xs, 0))
     return re.sub("0x[0-9a-f]+", "", str(traced))
 
@@ -275,6 +275,35 @@ def padding(subject: Subject) -> None:
             raise LawError(f"{poison} in padding changes an output or a gradient")
 
 
+def linearity(subject: Subject) -> None:
+    """A cell that says `linear = True` is solved by `Associative` as it is run by `Scan`, derivatives too."""
+    cell = subject.cell
+    if not is_linear(cell):
+        return
+    with jax.enable_x64(True):
+        params, xs = subject.params(), subject.xs(STEPS, BATCH)
+        start = jax.tree.map(lambda a: a + cast(jnp.array(0.3), a.dtype), subject.carry(params, BATCH))
+        options = {
+            "lengths": jnp.array([STEPS, 2, 4]),
+            "resets": jnp.zeros((STEPS, BATCH), bool).at[2].set(True),
+        }
+
+        def run(floats: list[Array], method: Any, reverse: bool) -> Any:
+            p, x, carry = refill((params, xs, start), floats)
+            end, ys = unroll(cell, p, x, carry, **options, reverse=reverse, method=method)
+            return weighted_sum((end, ys)), (end, ys)
+
+        floats = float_leaves((params, xs, start))
+        for reverse, tree in ((False, True), (True, False)):
+            solved, scanned = (
+                jax.jit(jax.value_and_grad(functools.partial(run, method=m, reverse=reverse), has_aux=True))(
+                    floats
+                )
+                for m in (Associative(tree=tree), Scan())
+            )
+            assert_close(solved, scanned, "Associative against Scan", 1e-11)
+
+
 LAWS: dict[str, Callable[[Subject], None]] = {
     "interface": interface,
     "split and resume": splitting,
@@ -288,4 +317,5 @@ LAWS: dict[str, Callable[[Subject], None]] = {
     "transforms": transforms,
     "reset = fresh start": resetting,
     "padding": padding,
+    "linear = scan": linearity,
 }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import carry_spec, in_ndim, map_state, structure_of, trainable
+from jrnn.cell import batch_shape_of, carry_spec, in_ndim, map_state, structure_of, trainable
 from jrnn.unrolling import unroll
 
 STEPS, BATCH = 5, 3
@@ -47,6 +47,10 @@ class Subject:
         drawn = self.inputs(jax.random.key(seed), lead)
         return jax.tree.map(lambda leaf: cast(leaf, dtype), drawn)
 
+    def start(self, params: Any, x: Any, key: Array | None = None) -> Any:
+        """The initial carry for the batch of one step's inputs."""
+        return self.cell.initial_carry(params, batch_shape_of(self.cell, x), key=key)
+
     def carry(self, params: Any, *batch: int, dtype: Any = None) -> Any:
         """A state away from the initial one: that after two steps on other inputs."""
         return unroll(self.cell, params, self.xs(2, *batch, dtype=dtype, seed=4))[0]
@@ -73,7 +77,8 @@ def assert_close(given: Any, needed: Any, what: str, tolerance: float = 2e-5) ->
             raise LawError(f"{what}: shapes {a.shape} and {b.shape} differ")
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
-        left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        wide = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64
+        left, right = np.asarray(a, wide), np.asarray(b, wide)
         if not np.allclose(left, right, rtol=tolerance, atol=tolerance):
             raise LawError(f"{what}: values differ by {np.nanmax(np.abs(left - right)):.3g}")
 

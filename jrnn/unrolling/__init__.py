@@ -1,5 +1,6 @@
 """Running a cell over time."""
 
+from jrnn.unrolling.associative import Associative as Associative
 from jrnn.unrolling.cudnn import CuDNN as CuDNN
 from jrnn.unrolling.driver import gradient_memory as gradient_memory
 from jrnn.unrolling.driver import unroll as unroll

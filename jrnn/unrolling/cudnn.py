@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cells import LSTM
-from jrnn.cells.lstm import LSTMCarry, LSTMParams
+from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
 from jrnn.checks import brief
 from jrnn.unrolling.methods import Loop, Method
 

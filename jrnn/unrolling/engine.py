@@ -27,8 +27,20 @@ class Prepared:
     footprint: Callable[[], Footprint]  # of its gradient
 
 
-def prepare(loop: Loop) -> Prepared:
-    """Plan a loop and compute what it needs only once; the same body is planned once."""
+RunStage = Callable[[Stage, Program, int, bool], Callable[..., Any]]
+
+
+def prepare(loop: Loop, run_stage: RunStage = run_loop, ahead: bool | None = None) -> Prepared:
+    """Plan a loop and compute what it needs only once; the same body is planned once.
+
+    Args:
+      loop: the loop.
+      run_stage: runs a stage with a carry: `(stage, program, length, reverse)` to a function of
+        `(constants, carry, given)` that returns `(carry, emitted)`.
+      ahead: whether all products that can be are computed ahead of the stages with a carry; None: wherever
+      that
+        pays on this backend.
+    """
     if loop.length == 0:
         return _as_written(loop, 0)
     body, constants, carry, xs = loop.body, loop.constants, loop.carry, loop.xs
@@ -36,7 +48,9 @@ def prepare(loop: Loop) -> Prepared:
     if not program.pure:
         return _as_written(loop, size_of((o for op in program.ops for o in op.outputs), program))
     held, state = [*closed_over, *jax.tree.leaves(constants)], jax.tree.leaves(carry)
-    schedule = plan(program, len(held), len(state), jax.default_backend() != "cpu")
+    schedule = plan(
+        program, len(held), len(state), jax.default_backend() != "cpu" if ahead is None else ahead
+    )
     values: Values = dict(program.known)
     values.update(zip(program.inputs, [*held, *state, *jax.tree.leaves(xs)], strict=True))
     run_ops(schedule.once, values)
@@ -51,7 +65,7 @@ def prepare(loop: Loop) -> Prepared:
         return finished
 
     changing = pick(values, (a for a, _ in schedule.carried))
-    run = _staged(program, schedule, loop.reverse)
+    run = _staged(program, schedule, loop.reverse, run_stage)
     return Prepared(
         run,
         pick(values, schedule.held),
@@ -104,7 +118,7 @@ def plain(body: Any, reverse: bool) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _staged(program: Program, schedule: Plan, reverse: bool) -> Callable[..., Any]:
+def _staged(program: Program, schedule: Plan, reverse: bool, run_stage: RunStage) -> Callable[..., Any]:
     def run(held: Any, state: Any, given: Any) -> tuple[Any, Any]:
         length = given[0].shape[0]
         given_names = program.inputs[len(program.inputs) - len(given) :]
@@ -115,7 +129,7 @@ def _staged(program: Program, schedule: Plan, reverse: bool) -> Callable[..., An
             constant, per_step = pick(values, stage.constants), pick(values, stage.given)
             if stage.carried:
                 before = pick(values, (a for a, _ in stage.carried))
-                after, emitted = run_loop(stage, program, length, reverse)(constant, before, per_step)
+                after, emitted = run_stage(stage, program, length, reverse)(constant, before, per_step)
                 final.update(zip((a for a, _ in stage.carried), after, strict=True))
             else:
                 emitted = jax.vmap(_at_once(stage), in_axes=(None, 0), axis_size=length)(constant, per_step)

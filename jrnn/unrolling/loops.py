@@ -85,7 +85,7 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
 
     @jax.custom_jvp
     def run(constants: Any, carry: Any, given: Any) -> Any:
-        return scan(_step(stage), constants, carry, given, emitted_types)
+        return scan(step_of(stage), constants, carry, given, emitted_types)
 
     def rule(primals: Any, tangents: Any) -> Any:
         constants, carry, given = primals
@@ -194,7 +194,9 @@ def _body(step: Callable[..., Any], units: tuple[tuple[int, ...], ...]) -> Calla
 
 
 @functools.lru_cache(maxsize=1024)
-def _step(stage: Stage) -> Callable[..., Any]:
+def step_of(stage: Stage) -> Callable[..., Any]:
+    """One step of a stage: `(constants, carry, given) -> (carry, emitted)`."""
+
     def step(constants: Any, carry: Any, given: Any) -> Any:
         values = _values(stage, constants, carry, given)
         run_ops(stage.ops, values)

@@ -1,0 +1,311 @@
+"""Gated cells without a non-linear recurrence of their own: sums of what gates let through."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.activations import activation
+from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
+from jrnn.checks import check_choice, check_width
+from jrnn.initializers import glorot, orthogonal
+
+
+class RANParams(NamedTuple):
+    """Parameters of `RAN`."""
+
+    w_ih: Array  # (in, 3·hidden), in the order i f n
+    w_hh: Array  # (hidden, 2·hidden), of i f
+    b: Array  # (3·hidden,), in the order i f n
+
+
+@dataclass(frozen=True)
+class RAN:
+    """Recurrent additive network: the memory is a weighted sum of inputs.
+
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + b_i)
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + b_f)
+        nₜ = xₜ w_n + b_n
+        cₜ = iₜ · nₜ + fₜ · cₜ₋₁
+        hₜ = g(cₜ),   yₜ = hₜ
+
+    The carry is c alone, as h follows from it.
+
+    Args:
+      hidden: width of c and h.
+      activation: g, "tanh" or "identity".
+
+    Raises:
+      ValueError: a width below 1, or another activation.
+
+    Reference: Lee, Levy, Zettlemoyer, Recurrent additive networks, 2017, arXiv:1705.07393.
+
+    >>> import jrnn
+    >>> jrnn.RAN(8)
+    RAN(hidden=8, activation='tanh')
+    """
+
+    hidden: int
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_choice("activation", self.activation, ("tanh", "identity"))
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> RANParams:
+        k_ih, k_hh = jax.random.split(key)
+        return RANParams(
+            w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
+            w_hh=orthogonal(k_hh, (self.hidden, 2 * self.hidden)),
+            b=zeros(3 * self.hidden),
+        )
+
+    def initial_carry(self, params: RANParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: RANParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        g = activation(self.activation)
+        a_i, a_f, n = split(x @ params.w_ih + params.b, 3)
+        u_i, u_f = split(g(carry) @ params.w_hh, 2)
+        i, f, n = sigmoid(a_i + u_i, "i"), sigmoid(a_f + u_f, "f"), checkpoint_name(n, "n")
+        c = i * n + f * carry
+        return c, g(c)
+
+
+@dataclass(frozen=True)
+class ATR:
+    """Addition-subtraction twin-gated network: two gates from the sum and the difference of two products.
+
+        pₜ = xₜ w_ih + b,   qₜ = hₜ₋₁ w_hh
+        iₜ = σ(pₜ + qₜ),   fₜ = σ(pₜ − qₜ)
+        hₜ = iₜ · pₜ + fₜ · hₜ₋₁,   yₜ = hₜ
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Zhang, Xiong, Su, Lin, Zhang, Simplifying neural machine translation with
+    addition-subtraction twin-gated recurrent networks, 2018, arXiv:1810.12546.
+
+    >>> import jrnn
+    >>> jrnn.ATR(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, 1)
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        p = checkpoint_name(x @ params.w_ih + params.b, "p")
+        q = carry @ params.w_hh
+        i, f = sigmoid(p + q, "i"), sigmoid(p - q, "f")
+        h = i * p + f * carry
+        return h, h
+
+
+class CFNParams(NamedTuple):
+    """Parameters of `CFN`."""
+
+    w_ih: Array  # (in, 3·hidden), in the order θ η n
+    w_hh: Array  # (hidden, 2·hidden), of θ η
+    b: Array  # (2·hidden,), of θ η
+
+
+@dataclass(frozen=True)
+class CFN:
+    """Chaos-free network: without input its state goes to zero, whatever the weights.
+
+        θₜ = σ(xₜ w_θ + hₜ₋₁ u_θ + b_θ)
+        ηₜ = σ(xₜ w_η + hₜ₋₁ u_η + b_η)
+        nₜ = tanh(xₜ w_n)
+        hₜ = θₜ · tanh(hₜ₋₁) + ηₜ · nₜ,   yₜ = hₜ
+
+    θ, the gate on the past, is named f, and η, the gate on the input, i. b_θ starts at 1 and b_η at −1, as in
+    the paper.
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Laurent, von Brecht, A recurrent neural network without chaos, 2017, arXiv:1612.06212.
+
+    >>> import jax, jrnn
+    >>> jrnn.CFN(2).init(jax.random.key(0), in_features=3).b
+    Array([ 1.,  1., -1., -1.], dtype=float32)
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> CFNParams:
+        k_ih, k_hh = jax.random.split(key)
+        return CFNParams(
+            w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
+            w_hh=orthogonal(k_hh, (self.hidden, 2 * self.hidden)),
+            b=zeros(2 * self.hidden).at[: self.hidden].set(1).at[self.hidden :].set(-1),
+        )
+
+    def initial_carry(self, params: CFNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: CFNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        a, n = jnp.split(x @ params.w_ih, (2 * self.hidden,), axis=-1)
+        theta, eta = gates(a + carry @ params.w_hh + params.b, "fi")
+        h = theta * jnp.tanh(carry) + eta * tanh(n, "n")
+        return h, h
+
+
+class STARParams(NamedTuple):
+    """Parameters of `STAR`; gates side by side in the order n k."""
+
+    w_ih: Array  # (in, 2·hidden)
+    w_hh: Array  # (hidden, hidden), of k
+    b: Array  # (2·hidden,)
+
+
+@dataclass(frozen=True)
+class STAR:
+    """Stackable recurrent cell: one gate, made to be stacked deep.
+
+        nₜ = tanh(xₜ w_n + b_n)
+        kₜ = σ(xₜ w_k + hₜ₋₁ w_hh + b_k)
+        hₜ = tanh((1 − kₜ) · hₜ₋₁ + kₜ · nₜ),   yₜ = hₜ
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Turkoglu, D'Aronco, Wegner, Schindler, Gating revisited: deep multi-layer RNNs that can be
+    trained, 2021, arXiv:1911.11033.
+
+    >>> import jrnn
+    >>> jrnn.Stack((jrnn.STAR(8),) * 6).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> STARParams:
+        k_ih, k_hh = jax.random.split(key)
+        return STARParams(
+            w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2),
+            w_hh=orthogonal(k_hh, (self.hidden, self.hidden)),
+            b=zeros(2 * self.hidden),
+        )
+
+    def initial_carry(
+        self, params: STARParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: STARParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        a_n, a_k = split(x @ params.w_ih + params.b, 2)
+        n = tanh(a_n, "n")
+        k = sigmoid(a_k + carry @ params.w_hh, "k")
+        h = jnp.tanh((1 - k) * carry + k * n)
+        return h, h
+
+
+class MinimalRNNParams(NamedTuple):
+    """Parameters of `MinimalRNN`."""
+
+    w_ih: Array  # (in, hidden), of n
+    b: Array  # (hidden,), of n
+    w_hh: Array  # (hidden, hidden), of u
+    w_nh: Array  # (hidden, hidden), of u
+    b_u: Array  # (hidden,)
+
+
+@dataclass(frozen=True)
+class MinimalRNN:
+    """Minimal RNN: the input is mapped to the latent space once, then mixed in by one gate.
+
+        nₜ = tanh(xₜ w_ih + b)
+        uₜ = σ(hₜ₋₁ w_hh + nₜ w_nh + b_u)
+        hₜ = uₜ · hₜ₋₁ + (1 − uₜ) · nₜ,   yₜ = hₜ
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Chen, MinimalRNN: toward more interpretable and trainable recurrent neural networks, 2017,
+    arXiv:1711.06788.
+
+    >>> import jrnn
+    >>> jrnn.MinimalRNN(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> MinimalRNNParams:
+        k_ih, k_hh, k_nh = jax.random.split(key, 3)
+        square = self.hidden, self.hidden
+        return MinimalRNNParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            b=zeros(self.hidden),
+            w_hh=orthogonal(k_hh, square),
+            w_nh=glorot(k_nh, square),
+            b_u=zeros(self.hidden),
+        )
+
+    def initial_carry(
+        self, params: MinimalRNNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: MinimalRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        n = tanh(x @ params.w_ih + params.b, "n")
+        u = sigmoid(carry @ params.w_hh + n @ params.w_nh + params.b_u, "u")
+        h = u * carry + (1 - u) * n
+        return h, h

@@ -1,0 +1,176 @@
+"""Networks in continuous time, one Euler step of their differential equation a time step."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, key_or_none, zero_state
+from jrnn.cells.activations import activation
+from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
+from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.initializers import glorot
+
+
+class LeakyCarry(NamedTuple):
+    """Carry of `LeakyRNN`."""
+
+    h: Array  # (..., hidden), rates or potentials
+    key: Array | None  # noise: advanced by every step; None without noise
+
+
+@dataclass(frozen=True)
+class LeakyRNN:
+    """Continuous-time RNN with leaky units, as neuroscience trains it.
+
+        τ dh/dt = −h + f(x w_ih + h w_hh + b) + √(2τ) σ ξ
+        hₜ = (1 − α) · hₜ₋₁ + α · f(xₜ w_ih + hₜ₋₁ w_hh + b) + √(2α) σ ξₜ,   yₜ = hₜ       state="rate"
+
+        τ dv/dt = −v + x w_ih + f(v) w_hh + b + √(2τ) σ ξ
+        vₜ = (1 − α) · vₜ₋₁ + α · (xₜ w_ih + f(vₜ₋₁) w_hh + b) + √(2α) σ ξₜ,   yₜ = f(vₜ)   state="potential"
+
+    with α = dt / τ and ξₜ ~ N(0, 1), drawn where the carry was started with a key. α = 1 is an Elman network.
+
+    Args:
+      hidden: number of units.
+      tau: τ, time constant, in the unit of `dt` (ms).
+      dt: length of a step; at most τ.
+      activation: f, by name.
+      state: what the carry holds, firing rates ("rate") or membrane potentials ("potential").
+      noise: σ, standard deviation of the state that noise alone would give.
+
+    Raises:
+      ValueError: a width below 1, dt not in (0, τ], a negative noise, or an unknown name.
+
+    Reference: Song, Yang, Wang, Training excitatory-inhibitory recurrent neural networks for cognitive tasks,
+    2016, doi:10.1371/journal.pcbi.1004792; rates: Yang et al., 2019, doi:10.1038/s41593-018-0310-2.
+
+    >>> import jrnn
+    >>> jrnn.LeakyRNN(64, tau=100, dt=20, activation="softplus", noise=0.05).alpha
+    0.2
+    """
+
+    hidden: int
+    tau: float = 100.0
+    dt: float = 20.0
+    activation: str = "relu"
+    state: str = "rate"
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_positive("tau", self.tau)
+        check_positive("dt", self.dt)
+        if self.dt > self.tau or self.noise < 0:
+            raise ValueError(f"dt must be at most tau, and noise at least 0, got {self}")
+        check_choice("state", self.state, ("rate", "potential"))
+        activation(self.activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    @property
+    def alpha(self) -> float:
+        """Dt / τ."""
+        return self.dt / self.tau
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, 1)
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> LeakyCarry:
+        return LeakyCarry(zero_state(params, batch_shape, self.hidden), key if self.noise > 0 else None)
+
+    def step(self, params: GateParams, carry: LeakyCarry, x: Any) -> tuple[LeakyCarry, Array]:
+        f, h, alpha = activation(self.activation), carry.h, self.alpha
+        key, draw = key_or_none(carry.key, 2)
+        if self.state == "rate":
+            drive = f(x @ params.w_ih + h @ params.w_hh + params.b)
+        else:
+            drive = x @ params.w_ih + f(h) @ params.w_hh + params.b
+        h = (1 - alpha) * h + alpha * checkpoint_name(drive, "drive")
+        if draw is not None:
+            h = h + (2 * alpha) ** 0.5 * self.noise * jax.random.normal(draw, h.shape, h.dtype)
+        return LeakyCarry(h, key), h if self.state == "rate" else f(h)
+
+
+class AntisymmetricParams(NamedTuple):
+    """Parameters of `AntisymmetricRNN`."""
+
+    w_ih: Array  # (in, hidden), or (in, 2·hidden) in the order z n
+    w_hh: Array  # (hidden, hidden); the recurrence sees w_hh − w_hhᵀ − γ I
+    b: Array  # (hidden,), or (2·hidden,) in the order z n
+
+
+@dataclass(frozen=True)
+class AntisymmetricRNN:
+    """Antisymmetric RNN: eigenvalues near the imaginary axis, so that gradients neither vanish nor explode.
+
+        M = w_hh − w_hhᵀ − γ I
+        nₜ = tanh(xₜ w_n + hₜ₋₁ M + b_n)
+        hₜ = hₜ₋₁ + ε · nₜ                                  gated=False
+        zₜ = σ(xₜ w_z + hₜ₋₁ M + b_z)
+        hₜ = hₜ₋₁ + ε · zₜ · nₜ                             gated=True
+        yₜ = hₜ
+
+    Of w_hh, hidden² numbers, only the differences count: hidden · (hidden − 1) / 2.
+
+    Args:
+      hidden: width of h.
+      gamma: γ, diffusion.
+      epsilon: ε, step size.
+      gated: whether an input gate stands before the update.
+
+    Raises:
+      ValueError: a width below 1, or ε not above 0.
+
+    Reference: Chang, Chen, Haber, Chi, AntisymmetricRNN: a dynamical system view on recurrent neural
+    networks, 2019, arXiv:1902.09689.
+
+    >>> import jrnn
+    >>> jrnn.AntisymmetricRNN(8, gated=True).out_features
+    8
+    """
+
+    hidden: int
+    gamma: float = 0.01
+    epsilon: float = 0.01
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_positive("epsilon", self.epsilon)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> AntisymmetricParams:
+        k_ih, k_hh = jax.random.split(key)
+        count, square = 2 if self.gated else 1, (self.hidden, self.hidden)
+        return AntisymmetricParams(
+            w_ih=glorot(k_ih, (in_features, count * self.hidden), blocks=count),
+            w_hh=glorot(k_hh, square),
+            b=zeros(count * self.hidden),
+        )
+
+    def initial_carry(
+        self, params: AntisymmetricParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: AntisymmetricParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        m = params.w_hh - params.w_hh.T - self.gamma * jnp.eye(self.hidden, dtype=params.w_hh.dtype)
+        a, past = x @ params.w_ih + params.b, carry @ m
+        if self.gated:
+            a_z, a_n = split(a, 2)
+            update = sigmoid(a_z + past, "z") * tanh(a_n + past, "n")
+        else:
+            update = tanh(a + past, "n")
+        h = carry + self.epsilon * update
+        return h, h

@@ -1,0 +1,82 @@
+"""An Elman network whose units do not see one another."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.activations import activation
+from jrnn.cells.gating import zeros
+from jrnn.checks import check_width
+from jrnn.initializers import default_float, glorot
+
+
+class IndRNNParams(NamedTuple):
+    """Parameters of `IndRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden,)
+    b: Array  # (hidden,)
+
+
+@dataclass(frozen=True)
+class IndRNN:
+    """Independently recurrent network: each unit sees the input and its own past alone.
+
+        hₜ = f(xₜ w_ih + w_hh · hₜ₋₁ + b),   yₜ = hₜ
+
+    Units mix in the next layer of a `Stack`. w_hh starts as U(0, 2^(1/T)) with T = `max_lag`; the paper clips
+    |w_hh| to that bound after every update.
+
+    Args:
+      hidden: width of h.
+      activation: f, by name.
+      max_lag: T, longest dependency expected, in steps.
+
+    Raises:
+      ValueError: a width or lag below 1, or an unknown name.
+
+    Reference: Li, Li, Cook, Zhu, Gao, Independently recurrent neural network (IndRNN), 2018,
+    arXiv:1803.04831.
+
+    >>> import jrnn
+    >>> deep = jrnn.Stack((jrnn.IndRNN(8),) * 6)
+    >>> deep.out_features
+    8
+    """
+
+    hidden: int
+    activation: str = "relu"
+    max_lag: int = 100
+    diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_width("max_lag", self.max_lag)
+        activation(self.activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> IndRNNParams:
+        k_ih, k_hh = jax.random.split(key)
+        bound = 2 ** (1 / self.max_lag)
+        return IndRNNParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=jax.random.uniform(k_hh, (self.hidden,), default_float(), 0, bound),
+            b=zeros(self.hidden),
+        )
+
+    def initial_carry(
+        self, params: IndRNNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: IndRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        f = activation(self.activation)
+        h = checkpoint_name(f(x @ params.w_ih + params.w_hh * carry + params.b), "h")
+        return h, h

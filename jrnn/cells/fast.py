@@ -1,0 +1,159 @@
+"""Small cells for small devices: scalar gates, shared and low-rank weights."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import sigmoid, split, tanh, zeros
+from jrnn.checks import check_width
+from jrnn.initializers import glorot, orthogonal
+
+
+class FastRNNParams(NamedTuple):
+    """Parameters of `FastRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden)
+    b: Array  # (hidden,)
+    alpha: Array  # (), before σ
+    beta: Array  # (), before σ
+
+
+@dataclass(frozen=True)
+class FastRNN:
+    """Elman network with a residual connection, weighted by two learned numbers.
+
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ w_hh + b)
+        hₜ = σ(β) · hₜ₋₁ + σ(α) · nₜ,   yₜ = hₜ
+
+    α starts at −3 and β at 3, as in the authors' code.
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Kusupati et al., FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent
+    neural network, 2018, arXiv:1901.02358.
+
+    >>> import jrnn
+    >>> jrnn.FastRNN(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> FastRNNParams:
+        k_ih, k_hh = jax.random.split(key)
+        return FastRNNParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=orthogonal(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+            alpha=zeros() - 3,
+            beta=zeros() + 3,
+        )
+
+    def initial_carry(
+        self, params: FastRNNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: FastRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        n = tanh(x @ params.w_ih + carry @ params.w_hh + params.b, "n")
+        h = jax.nn.sigmoid(params.beta) * carry + jax.nn.sigmoid(params.alpha) * n
+        return h, h
+
+
+class FastGRNNParams(NamedTuple):
+    """Parameters of `FastGRNN`; a factor is None where the matrix is whole."""
+
+    w_ih: Array  # (in, hidden), or (in, rank)
+    w_ih_up: Any  # (rank, hidden)
+    w_hh: Array  # (hidden, hidden), or (hidden, rank)
+    w_hh_up: Any  # (rank, hidden)
+    b: Array  # (2·hidden,), in the order z n
+    zeta: Array  # (), before σ
+    nu: Array  # (), before σ
+
+
+@dataclass(frozen=True)
+class FastGRNN:
+    """Gated cell whose gate and candidate share one product with the input and one with the state.
+
+        aₜ = xₜ w_ih + hₜ₋₁ w_hh
+        zₜ = σ(aₜ + b_z)
+        nₜ = tanh(aₜ + b_n)
+        hₜ = (σ(ζ) · (1 − zₜ) + σ(ν)) · nₜ + zₜ · hₜ₋₁,   yₜ = hₜ
+
+    With a rank, w_ih (or w_hh) is the product of two thin matrices. ζ starts at 1, ν at −4, b at 1, as in the
+    authors' code.
+
+    Args:
+      hidden: width of h.
+      input_rank: rank of w_ih; whole if left out.
+      recurrent_rank: rank of w_hh; whole if left out.
+
+    Raises:
+      ValueError: a width or rank below 1.
+
+    Reference: Kusupati et al., FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent
+    neural network, 2018, arXiv:1901.02358.
+
+    >>> import jax, jrnn
+    >>> jrnn.FastGRNN(8, recurrent_rank=2).init(jax.random.key(0), 3).w_hh_up.shape
+    (2, 8)
+    """
+
+    hidden: int
+    input_rank: int | None = None
+    recurrent_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        for name in ("input_rank", "recurrent_rank"):
+            if getattr(self, name) is not None:
+                check_width(name, getattr(self, name))
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> FastGRNNParams:
+        k_ih, k_ih_up, k_hh, k_hh_up = jax.random.split(key, 4)
+        r_ih, r_hh = self.input_rank, self.recurrent_rank
+        return FastGRNNParams(
+            w_ih=glorot(k_ih, (in_features, r_ih or self.hidden)),
+            w_ih_up=None if r_ih is None else glorot(k_ih_up, (r_ih, self.hidden)),
+            w_hh=orthogonal(k_hh, (self.hidden, r_hh or self.hidden)),
+            w_hh_up=None if r_hh is None else glorot(k_hh_up, (r_hh, self.hidden)),
+            b=zeros(2 * self.hidden) + 1,
+            zeta=zeros() + 1,
+            nu=zeros() - 4,
+        )
+
+    def initial_carry(
+        self, params: FastGRNNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: FastGRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        b_z, b_n = split(params.b, 2)
+        a = _times(x, params.w_ih, params.w_ih_up) + _times(carry, params.w_hh, params.w_hh_up)
+        z, n = sigmoid(a + b_z, "z"), tanh(a + b_n, "n")
+        h = (jax.nn.sigmoid(params.zeta) * (1 - z) + jax.nn.sigmoid(params.nu)) * n + z * carry
+        return h, h
+
+
+def _times(x: Array, w: Array, up: Array | None) -> Array:
+    return x @ w if up is None else x @ w @ up

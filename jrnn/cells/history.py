@@ -1,0 +1,82 @@
+"""A memory that is a list of past inputs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Shape, zero_state
+from jrnn.checks import check_lag, check_width
+
+Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tapped delay line: the input beside those of the last k steps.
+
+        yₜ = [xₜ, xₜ₋₁, …, xₜ₋ₖ]
+
+    Before the first step stand zeros, or what a given carry holds. No parameters. A finite-response model
+    is `Stack((Window(k, features), Dense(n, "tanh"), Dense(out)))`; k counts steps back, so k + 1 inputs
+    are seen. Two tuples give slices of x windows of their own, one after the other in y.
+
+    Args:
+      k: number of steps to look back, 0 or more; or one per slice.
+      features: width of x; or of each slice.
+
+    Raises:
+      ValueError: a negative k, tuples of different lengths, or an input of another width.
+
+    Reference: Waibel, Hanazawa, Hinton, Shikano, Lang, Phoneme recognition using time-delay neural networks,
+    1989, doi:10.1109/29.21701.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> _, ys = jrnn.unroll(jrnn.Window(2, 1), (), jnp.array([[1.0], [2.0], [3.0]]))
+    >>> ys[2]
+    Array([3., 2., 1.], dtype=float32)
+    """
+
+    k: int | tuple[int, ...]
+    features: int | tuple[int, ...]
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for width in self._widths:
+            check_width("features", width)
+        for lag in self._lags:
+            check_lag("k", lag)
+        if len(self._lags) != len(self._widths):
+            raise ValueError(
+                f"k and features must have one entry per slice, got {self.k} and {self.features}"
+            )
+
+    @property
+    def _lags(self) -> tuple[int, ...]:
+        return self.k if isinstance(self.k, tuple) else (self.k,)
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return self.features if isinstance(self.features, tuple) else (self.features,)
+
+    @property
+    def out_features(self) -> int:
+        return sum((k + 1) * width for k, width in zip(self._lags, self._widths, strict=True))
+
+    def init(self, key: Array, in_features: int) -> tuple[()]:
+        if in_features != sum(self._widths):
+            raise ValueError(f"{self} needs in_features={sum(self._widths)}, got {in_features}")
+        return ()
+
+    def initial_carry(self, params: tuple[()], batch_shape: Shape = (), *, key: Array | None = None) -> Past:
+        pairs = zip(self._lags, self._widths, strict=True)
+        return tuple((zero_state(params, batch_shape, width),) * k for k, width in pairs)
+
+    def step(self, params: tuple[()], carry: Past, x: Any) -> tuple[Past, Array]:
+        ends = [sum(self._widths[: i + 1]) for i in range(len(self._widths) - 1)]
+        slices = jnp.split(x, ends, axis=-1)
+        seen = [(now, *(p.astype(x.dtype) for p in past)) for now, past in zip(slices, carry, strict=True)]
+        kept = zip(seen, carry, strict=True)  # without parameters the carry's dtype is not that of x
+        moved = tuple(tuple(s.astype(c.dtype) for s, c in zip(s, c, strict=False)) for s, c in kept)
+        return moved, jnp.concatenate([part for parts in seen for part in parts], -1)

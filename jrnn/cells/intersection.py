@@ -1,0 +1,78 @@
+"""A cell with a path through depth as well as one through time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh
+from jrnn.checks import check_width
+
+
+@dataclass(frozen=True)
+class IntersectionRNN:
+    """Intersection RNN (+RNN): gated highways through time and through depth, coupled where they cross.
+
+        aₜ = relu(xₜ w_a + hₜ₋₁ u_a + b_a)
+        nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
+        kₜ = σ(xₜ w_k + hₜ₋₁ u_k + b_k)
+        gₜ = σ(xₜ w_g + hₜ₋₁ u_g + b_g)
+        yₜ = kₜ · xₜ + (1 − kₜ) · aₜ
+        hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ
+
+    Gates stand side by side in the order a n k g. x is as wide as h: put a `Dense` before it where it is not.
+
+    Args:
+      hidden: width of h, of x and of y.
+      gate_bias: start of b_k and b_g.
+
+    Raises:
+      ValueError: a width below 1, or an input that is not as wide as the state.
+
+    Reference: Collins, Sohl-Dickstein, Sussillo, Capacity and trainability in recurrent neural networks,
+    2017, arXiv:1611.09913.
+
+    >>> import jrnn
+    >>> jrnn.Stack((jrnn.Dense(8), jrnn.IntersectionRNN(8), jrnn.IntersectionRNN(8))).out_features
+    8
+    """
+
+    hidden: int
+    gate_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        require_equal_widths(self, in_features)
+        params = draw_gates(key, in_features, self.hidden, 4)
+        return params._replace(b=params.b.at[2 * self.hidden :].set(self.gate_bias))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        a, n, k, g = split(x @ params.w_ih + carry @ params.w_hh + params.b, 4)
+        a, n = checkpoint_name(jax.nn.relu(a), "a"), tanh(n, "n")
+        k, g = sigmoid(k, "k"), sigmoid(g, "g")
+        y = k * x + (1 - k) * a
+        h = g * carry + (1 - g) * n
+        return h, y
+
+
+def require_equal_widths(cell: Any, in_features: int) -> None:
+    """Raise unless the input of a cell is as wide as its state."""
+    if in_features != cell.hidden:
+        raise ValueError(
+            f"{cell} needs in_features={cell.hidden}, as it adds its input to its state, got {in_features}: "
+            f"put Dense({cell.hidden}) before it"
+        )

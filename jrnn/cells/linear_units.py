@@ -1,0 +1,190 @@
+"""Linear recurrent units: a diagonal linear recurrence between dense maps."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import sigmoid, split, zeros
+from jrnn.cells.intersection import require_equal_widths
+from jrnn.checks import check_width
+from jrnn.initializers import default_float, glorot
+
+
+class LRUParams(NamedTuple):
+    """Parameters of `LRU`; real and imaginary parts side by side."""
+
+    nu: Array  # (hidden,)
+    theta: Array  # (hidden,)
+    gamma: Array  # (hidden,), log of the scale of the input
+    w_ih: Array  # (in, 2·hidden), B
+    w_ho: Array  # (2·hidden, out), C: real above imaginary
+    d: Any  # (out,), None where in differs from out
+
+
+@dataclass(frozen=True)
+class LRU:
+    """Linear recurrent unit: a complex diagonal recurrence whose modulus is below 1 by construction.
+
+        λ = exp(−exp(ν) + i exp(θ))
+        hₜ = λ · hₜ₋₁ + exp(γ) · (xₜ B)
+        yₜ = Re(hₜ C) + d · xₜ                 without d where x and y differ in width
+
+    The state is complex. |λ| starts uniform on the ring between r_min and r_max, its angle in (0,
+    max_phase), and γ at log √(1 − |λ|²). A deep network puts a `Dense` with an activation between two of
+    them.
+
+    Args:
+      hidden: number of complex units.
+      outputs: width of y; `hidden` if left out.
+      r_min: smallest modulus at the start.
+      r_max: largest modulus at the start, below 1.
+      max_phase: largest angle at the start, in radians.
+
+    Raises:
+      ValueError: a width below 1, or moduli that are not 0 ≤ r_min < r_max < 1.
+
+    Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023,
+    arXiv:2303.06349.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.LRU(8, outputs=3)
+    >>> h, ys = jrnn.unroll(cell, cell.init(jax.random.key(0), in_features=3), jnp.ones((5, 3)))
+    >>> h.dtype, ys.shape
+    (dtype('complex64'), (5, 3))
+    """
+
+    hidden: int
+    outputs: int | None = None
+    r_min: float = 0.9
+    r_max: float = 0.999
+    max_phase: float = 2 * math.pi
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_width("outputs", self.out_features)
+        if not 0 <= self.r_min < self.r_max < 1:
+            raise ValueError(f"moduli must be 0 ≤ r_min < r_max < 1, got {self.r_min} and {self.r_max}")
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden if self.outputs is None else self.outputs
+
+    def init(self, key: Array, in_features: int) -> LRUParams:
+        k_modulus, k_phase, k_b, k_c, k_d = jax.random.split(key, 5)
+        uniform = jax.random.uniform(k_modulus, (self.hidden,), default_float())
+        squared = uniform * (self.r_max**2 - self.r_min**2) + self.r_min**2
+        phase = self.max_phase * jax.random.uniform(k_phase, (self.hidden,), default_float(), 1e-6)
+        b = jax.random.normal(k_b, (in_features, 2 * self.hidden), default_float())
+        c = jax.random.normal(k_c, (2 * self.hidden, self.out_features), default_float())
+        d = jax.random.normal(k_d, (self.out_features,), default_float())
+        return LRUParams(
+            nu=jnp.log(-0.5 * jnp.log(squared)),
+            theta=jnp.log(phase),
+            gamma=0.5 * jnp.log(1 - squared),
+            w_ih=b / math.sqrt(2 * in_features),
+            w_ho=c / math.sqrt(self.hidden),
+            d=d if in_features == self.out_features else None,
+        )
+
+    def initial_carry(self, params: LRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+        zero = zero_state(params, batch_shape, self.hidden)
+        return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
+
+    def step(self, params: LRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        wide = carry.real.dtype  # complex numbers come in float32 and float64
+        nu, theta = jnp.exp(params.nu.astype(wide)), jnp.exp(params.theta.astype(wide))
+        modulus = jnp.exp(-nu)
+        lam = jax.lax.complex(modulus * jnp.cos(theta), modulus * jnp.sin(theta))
+        u = jnp.exp(jnp.tile(params.gamma, 2)) * (x @ params.w_ih)
+        h = lam * carry + jax.lax.complex(*split(u.astype(wide), 2))
+        y = jnp.concatenate([h.real, -h.imag], -1).astype(u.dtype) @ params.w_ho
+        return h, y if params.d is None else y + params.d * x
+
+
+class RGLRUParams(NamedTuple):
+    """Parameters of `RGLRU`."""
+
+    w: Array  # (heads, hidden / heads, 2 · hidden / heads), in the order r i within a head
+    b: Array  # (2·hidden,), in the order r i
+    log_a: Array  # (hidden,), Λ
+
+
+@dataclass(frozen=True)
+class RGLRU:
+    """Real-gated linear recurrent unit of Griffin: decay and input are gated by the input.
+
+        rₜ = σ(xₜ w_r + b_r),   iₜ = σ(xₜ w_i + b_i)
+        log aₜ = −8 · softplus(Λ) · rₜ
+        hₜ = aₜ · hₜ₋₁ + √(1 − aₜ²) · (iₜ · xₜ),   yₜ = hₜ
+
+    w is block-diagonal, one block per head. √(1 − aₜ²) is computed from log aₜ, so that it keeps its digits
+    near a = 1. x is as wide as h: put a `Dense` before it. Λ starts so that a⁸ at r = 1 is uniform on a ring
+    between 0.9 and 0.999.
+
+    Args:
+      hidden: width of x, h and y.
+      heads: number of blocks of the gates' matrices.
+
+    Raises:
+      ValueError: a width below 1, one that heads cannot share, or an input of another width.
+
+    Reference: De et al., Griffin: mixing gated linear recurrences with local attention for efficient language
+    models, 2024, arXiv:2402.19427.
+
+    >>> import jrnn
+    >>> jrnn.Stack((jrnn.Dense(8), jrnn.RGLRU(8, heads=2))).out_features
+    8
+    """
+
+    hidden: int
+    heads: int = 1
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_heads(self.hidden, self.heads)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> RGLRUParams:
+        require_equal_widths(self, in_features)
+        k_w, k_a = jax.random.split(key)
+        size = self.hidden // self.heads
+        squared = jax.random.uniform(k_a, (self.hidden,), default_float(), 0.9**2, 0.999**2)
+        return RGLRUParams(
+            w=glorot(k_w, (size, self.heads * 2 * size), blocks=2 * self.heads)
+            .reshape(size, self.heads, 2 * size)
+            .swapaxes(0, 1),
+            b=zeros(2 * self.hidden),
+            log_a=jnp.log(jnp.expm1(-0.5 * jnp.log(squared) / 8)),
+        )
+
+    def initial_carry(
+        self, params: RGLRUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: RGLRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        blocks = x.reshape(*x.shape[:-1], self.heads, -1)
+        z_r, z_i = split(jnp.einsum("...hi,hij->...hj", blocks, params.w), 2)
+        b_r, b_i = split(params.b, 2)
+        r, i = sigmoid(z_r.reshape(x.shape) + b_r, "r"), sigmoid(z_i.reshape(x.shape) + b_i, "i")
+        log_a = checkpoint_name(-8 * jax.nn.softplus(params.log_a) * r, "log_a")
+        h = jnp.exp(log_a) * carry + jnp.sqrt(-jnp.expm1(2 * log_a)) * (i * x)
+        return h, h
+
+
+def check_heads(hidden: int, heads: int) -> None:
+    """Raise unless `heads` blocks can share a width."""
+    check_width("heads", heads)
+    if hidden % heads:
+        raise ValueError(f"hidden must be a multiple of heads={heads}, got {hidden}")

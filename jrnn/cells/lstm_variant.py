@@ -1,0 +1,177 @@
+"""The LSTM with all that was ever added to it or taken away."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.activations import activation
+from jrnn.cells.gating import split
+from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.initializers import default_float, glorot, orthogonal
+
+
+class LSTMVariantParams(NamedTuple):
+    """Parameters of `LSTMVariant`; parts in the order i f g o, gates in the order i f o, less what is off."""
+
+    w_ih: Array  # (in, parts · hidden)
+    w_hh: Array  # (out, parts · hidden)
+    b: Array  # (parts · hidden,)
+    p: Any  # peepholes: (gates · hidden,), (hidden, gates · hidden) if full, None if there are none
+    w_gh: Any  # (gates · hidden, gates · hidden), last step's gates to gates; or None
+    w_hr: Any  # (hidden, projection); or None
+
+
+class LSTMVariantCarry(NamedTuple):
+    """State of `LSTMVariant`."""
+
+    h: Array  # (..., out), also the output
+    c: Array  # (..., hidden)
+    gates: Any  # (..., gates · hidden), last step's; None without gate recurrence
+
+
+@dataclass(frozen=True)
+class LSTMVariant:
+    """LSTM family: gates on, off or coupled, peepholes, gate recurrence, projection, clipping.
+
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + Γₜ₋₁ r_i + b_i)     1 where "i" is not in gates
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + Γₜ₋₁ r_f + b_f)     1 where "f" is not; 1 − iₜ if coupled
+        gₜ = g(xₜ w_g + hₜ₋₁ u_g + b_g)
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ                                     cut to ±cell_clip
+        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + Γₜ₋₁ r_o + b_o)       1 where "o" is not
+        hₜ = (oₜ · h(cₜ)) w_hr,   yₜ = hₜ                            without w_hr unless there is a projection
+
+    p stands where `peepholes` is set: a vector ("diagonal") or a matrix ("full", cₜ₋₁ p_i). Γ, the gates of
+    the last step side by side, stands with `gate_recurrence`. Without any option it is `LSTM`, which is the
+    faster one. `jrnn.cells.ablations` has the published variants by name.
+
+    Args:
+      hidden: width of c.
+      gates: the gates that exist, some of "ifo" in that order.
+      coupled: whether f = 1 − i.
+      peepholes: None, "diagonal" (Gers) or "full".
+      gate_recurrence: whether gates see the gates of the step before (the first LSTM of 1997 had that).
+      projection: width of h where it is a projection (LSTMP); that of c if left out.
+      activation: g, by name.
+      output_activation: h( ), by name.
+      gate_activation: σ, by name.
+      cell_clip: bound on |c|.
+      clip: bound on what the activations of gates and candidate read, as ONNX has it.
+      forget_bias: start of b_f.
+
+    Raises:
+      ValueError: a width below 1, an unknown name, gates in another order, coupled gates of which i is off.
+
+    Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber, LSTM: a search space odyssey, 2017,
+    arXiv:1503.04069; peepholes: Gers, Schraudolph, Schmidhuber, 2002; projection: Sak, Senior, Beaufays,
+    2014, arXiv:1402.1128.
+
+    >>> import jax, jrnn
+    >>> cell = jrnn.LSTMVariant(8, peepholes="diagonal", coupled=True)
+    >>> jax.tree.map(lambda leaf: leaf.shape, cell.init(jax.random.key(0), in_features=3)._asdict())
+    {'b': (24,), 'p': (16,), 'w_gh': None, 'w_hh': (8, 24), 'w_hr': None, 'w_ih': (3, 24)}
+    """
+
+    hidden: int
+    gates: str = "ifo"
+    coupled: bool = False
+    peepholes: str | None = None
+    gate_recurrence: bool = False
+    projection: int | None = None
+    activation: str = "tanh"
+    output_activation: str = "tanh"
+    gate_activation: str = "sigmoid"
+    cell_clip: float | None = None
+    clip: float | None = None
+    forget_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_width("projection", self.out_features)
+        check_choice("gates", self.gates, ("", "i", "f", "o", "if", "io", "fo", "ifo"))
+        if self.coupled and "i" not in self.gates:
+            raise ValueError(f"coupled gates need the input gate, got gates={self.gates!r}")
+        if self.peepholes is not None:
+            check_choice("peepholes", self.peepholes, ("diagonal", "full"))
+        for name in ("activation", "output_activation", "gate_activation"):
+            activation(getattr(self, name))
+        for name in ("cell_clip", "clip"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden if self.projection is None else self.projection
+
+    @property
+    def _gates(self) -> str:
+        """The gates that have weights."""
+        return self.gates.replace("f", "") if self.coupled else self.gates
+
+    @property
+    def _parts(self) -> str:
+        return "".join(part for part in "ifgo" if part == "g" or part in self._gates)
+
+    def init(self, key: Array, in_features: int) -> LSTMVariantParams:
+        k_ih, k_hh, k_p, k_gh, k_hr = jax.random.split(key, 5)
+        parts, gates = len(self._parts), len(self._gates)
+        b = jnp.zeros((parts, self.hidden), default_float())
+        if "f" in self._parts:
+            b = b.at[self._parts.index("f")].set(self.forget_bias)
+        shape = (gates * self.hidden,) if self.peepholes == "diagonal" else (self.hidden, gates * self.hidden)
+        p = 0.1 * jax.random.normal(k_p, shape, default_float()) if self.peepholes and gates else None
+        square = (gates * self.hidden,) * 2
+        recurs = self.gate_recurrence and gates > 0
+        return LSTMVariantParams(
+            w_ih=glorot(k_ih, (in_features, parts * self.hidden), blocks=parts),
+            w_hh=orthogonal(k_hh, (self.out_features, parts * self.hidden)),
+            b=b.ravel(),
+            p=p,
+            w_gh=glorot(k_gh, square, blocks=gates) if recurs else None,
+            w_hr=None if self.projection is None else glorot(k_hr, (self.hidden, self.projection)),
+        )
+
+    def initial_carry(
+        self, params: LSTMVariantParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> LSTMVariantCarry:
+        widths = self.out_features, self.hidden, len(self._gates) * self.hidden
+        h, c, gates = (zero_state(params, batch_shape, width) for width in widths)
+        return LSTMVariantCarry(h, c, None if params.w_gh is None else gates)
+
+    def step(
+        self, params: LSTMVariantParams, carry: LSTMVariantCarry, x: Any
+    ) -> tuple[LSTMVariantCarry, Array]:
+        h, c, last = carry
+        packed = split(x @ params.w_ih + h @ params.w_hh + params.b, len(self._parts))
+        z = dict(zip(self._parts, packed, strict=True))
+        if params.w_gh is not None:
+            for name, past in zip(self._gates, split(last @ params.w_gh, len(self._gates)), strict=True):
+                z[name] = z[name] + past
+        i = self._gate("i", z, params, c)
+        f = 1 - i if self.coupled else self._gate("f", z, params, c)
+        g = checkpoint_name(activation(self.activation)(_cut(z["g"], self.clip)), "g")
+        c = _cut(f * c + i * g, self.cell_clip)
+        o = self._gate("o", z, params, c)
+        h = o * activation(self.output_activation)(c)
+        if params.w_hr is not None:
+            h = h @ params.w_hr
+        values = [{"i": i, "f": f, "o": o}[name] for name in self._gates]
+        return LSTMVariantCarry(h, c, None if last is None else jnp.concatenate(values, -1)), h
+
+    def _gate(self, name: str, z: dict[str, Array], params: LSTMVariantParams, c: Array) -> Any:
+        """A gate's value, with its view of the cell state c; 1 where there is no such gate."""
+        if name not in z:
+            return 1.0
+        value = z[name]
+        if params.p is not None:
+            p = split(params.p, len(self._gates))[self._gates.index(name)]
+            value = value + (p * c if self.peepholes == "diagonal" else c @ p)
+        return checkpoint_name(activation(self.gate_activation)(_cut(value, self.clip)), name)
+
+
+def _cut(value: Array, bound: float | None) -> Array:
+    return value if bound is None else jnp.clip(value, -bound, bound)

@@ -1,0 +1,216 @@
+"""Second-order and multiscale differential equations as recurrent networks."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import GateParams, sigmoid, split, tanh, zeros
+from jrnn.checks import check_positive, check_width
+from jrnn.initializers import default_float, glorot
+
+
+class OscillatorCarry(NamedTuple):
+    """State of `CoRNN`, `UnICORNN` and `LEM`."""
+
+    h: Array  # (..., hidden), position, also the output
+    z: Array  # (..., hidden), velocity, or the other scale
+
+
+@dataclass(frozen=True)
+class CoRNN:
+    """Coupled oscillatory RNN: a network of driven, damped, coupled oscillators.
+
+        nₜ = tanh(xₜ w + hₜ₋₁ u_h + zₜ₋₁ u_z + b)
+        zₜ = zₜ₋₁ + Δt · (nₜ − γ hₜ₋₁ − ε zₜ₋₁)
+        hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
+
+    The damping is explicit, as in the authors' code. `w_hh` holds u_h above u_z.
+
+    Args:
+      hidden: number of oscillators.
+      dt: Δt, step size.
+      gamma: γ, squared frequency.
+      epsilon: ε, damping.
+
+    Raises:
+      ValueError: a width below 1, or Δt not above 0.
+
+    Reference: Rusch, Mishra, Coupled oscillatory recurrent neural network (coRNN), 2021, arXiv:2010.00951.
+
+    >>> import jax, jrnn
+    >>> jrnn.CoRNN(8).init(jax.random.key(0), in_features=3).w_hh.shape
+    (16, 8)
+    """
+
+    hidden: int
+    dt: float = 0.05
+    gamma: float = 1.0
+    epsilon: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_positive("dt", self.dt)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        k_ih, k_hh = jax.random.split(key)
+        return GateParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=glorot(k_hh, (2 * self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+        )
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> OscillatorCarry:
+        return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
+
+    def step(self, params: GateParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
+        h, z = carry
+        u_h, u_z = jnp.split(params.w_hh, 2)
+        n = tanh(x @ params.w_ih + h @ u_h + z @ u_z + params.b, "n")
+        z = z + self.dt * (n - self.gamma * h - self.epsilon * z)
+        h = h + self.dt * z
+        return OscillatorCarry(h, z), h
+
+
+class UnICORNNParams(NamedTuple):
+    """Parameters of `UnICORNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden,)
+    b: Array  # (hidden,)
+    c: Array  # (hidden,), step sizes before σ
+
+
+@dataclass(frozen=True)
+class UnICORNN:
+    """Undamped independent controlled oscillators: a diagonal recurrence that keeps its volume.
+
+        zₜ = zₜ₋₁ − Δt · σ(c) · (tanh(xₜ w_ih + w_hh · hₜ₋₁ + b) + α hₜ₋₁)
+        hₜ = hₜ₋₁ + Δt · σ(c) · zₜ,   yₜ = hₜ
+
+    Args:
+      hidden: number of oscillators.
+      dt: Δt, largest step size.
+      alpha: α, squared frequency.
+
+    Raises:
+      ValueError: a width below 1, or Δt not above 0.
+
+    Reference: Rusch, Mishra, UnICORNN: a recurrent model for learning very long time dependencies, 2021,
+    arXiv:2103.05487.
+
+    >>> import jrnn
+    >>> jrnn.UnICORNN(8).out_features
+    8
+    """
+
+    hidden: int
+    dt: float = 0.1
+    alpha: float = 1.0
+    diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_positive("dt", self.dt)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> UnICORNNParams:
+        k_ih, k_hh, k_c = jax.random.split(key, 3)
+        unit = jax.random.uniform(k_hh, (self.hidden,), default_float())
+        spread = jax.random.uniform(k_c, (self.hidden,), default_float(), -0.1, 0.1)
+        return UnICORNNParams(glorot(k_ih, (in_features, self.hidden)), unit, zeros(self.hidden), spread)
+
+    def initial_carry(
+        self, params: UnICORNNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> OscillatorCarry:
+        return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
+
+    def step(self, params: UnICORNNParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
+        h, z = carry
+        n = tanh(x @ params.w_ih + params.w_hh * h + params.b, "n")
+        dt = self.dt * jax.nn.sigmoid(params.c)
+        z = z - dt * (n + self.alpha * h)
+        h = h + dt * z
+        return OscillatorCarry(h, z), h
+
+
+class LEMParams(NamedTuple):
+    """Parameters of `LEM`."""
+
+    w_ih: Array  # (in, 4·hidden), in the order d e z h
+    w_hh: Array  # (hidden, 3·hidden), hₜ₋₁ to d e z
+    w_zh: Array  # (hidden, hidden), zₜ to h
+    b: Array  # (4·hidden,), in the order d e z h
+
+
+@dataclass(frozen=True)
+class LEM:
+    """Long expressive memory: two states, each with a learned time scale of its own.
+
+        dₜ = Δt · σ(xₜ w_d + hₜ₋₁ u_d + b_d)
+        eₜ = Δt · σ(xₜ w_e + hₜ₋₁ u_e + b_e)
+        zₜ = (1 − dₜ) · zₜ₋₁ + dₜ · tanh(xₜ w_z + hₜ₋₁ u_z + b_z)
+        hₜ = (1 − eₜ) · hₜ₋₁ + eₜ · tanh(xₜ w_h + zₜ w_zh + b_h),   yₜ = hₜ
+
+    The authors' code has two biases wherever there is one here.
+
+    Args:
+      hidden: width of h and z.
+      dt: Δt, largest step size.
+
+    Raises:
+      ValueError: a width below 1, or Δt not above 0.
+
+    Reference: Rusch, Mishra, Erichson, Mahoney, Long expressive memory for sequence modeling, 2022,
+    arXiv:2110.04744.
+
+    >>> import jrnn
+    >>> jrnn.LEM(8).out_features
+    8
+    """
+
+    hidden: int
+    dt: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_positive("dt", self.dt)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LEMParams:
+        k_ih, k_hh, k_zh = jax.random.split(key, 3)
+        return LEMParams(
+            w_ih=glorot(k_ih, (in_features, 4 * self.hidden), blocks=4),
+            w_hh=glorot(k_hh, (self.hidden, 3 * self.hidden), blocks=3),
+            w_zh=glorot(k_zh, (self.hidden, self.hidden)),
+            b=zeros(4 * self.hidden),
+        )
+
+    def initial_carry(
+        self, params: LEMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> OscillatorCarry:
+        return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
+
+    def step(self, params: LEMParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
+        h, z = carry
+        a_d, a_e, a_z, a_h = split(x @ params.w_ih + params.b, 4)
+        u_d, u_e, u_z = split(h @ params.w_hh, 3)
+        d, e = self.dt * sigmoid(a_d + u_d, "d"), self.dt * sigmoid(a_e + u_e, "e")
+        z = (1 - d) * z + d * tanh(a_z + u_z, "z")
+        h = (1 - e) * h + e * tanh(a_h + z @ params.w_zh, "h")
+        return OscillatorCarry(h, z), h

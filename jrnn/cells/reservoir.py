@@ -1,0 +1,149 @@
+"""Echo-state networks: a random recurrence that is never trained, and a read-out that is solved for."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.alignment import expand
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import GateParams
+from jrnn.cells.maps import DenseParams
+from jrnn.checks import check_positive, check_width
+from jrnn.initializers import default_float, spectral_radius
+
+
+class EchoStateParams(NamedTuple):
+    """Parameters of `EchoState`, none of them trained."""
+
+    fixed: GateParams
+
+
+@dataclass(frozen=True)
+class EchoState:
+    """Echo-state network: a fixed random reservoir with leaky units.
+
+        hₜ = (1 − a) · hₜ₋₁ + a · tanh(xₜ w_ih + hₜ₋₁ w_hh + b),   yₜ = hₜ
+
+    No gradient reaches the reservoir. Its read-out is the solution of a least-squares problem,
+    `jrnn.ridge_readout`, whose result are the parameters of a `Dense` on top.
+
+    Args:
+      hidden: number of units.
+      radius: spectral radius of w_hh; below 1 the state forgets its start.
+      density: share of entries of w_hh that are not zero.
+      leak: a, in (0, 1].
+      input_scale: w_ih ~ U(−input_scale, input_scale).
+      bias_scale: b ~ U(−bias_scale, bias_scale).
+
+    Raises:
+      ValueError: a width below 1, or a leak or density outside (0, 1].
+
+    Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
+    leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016.
+
+    >>> import jax, jrnn
+    >>> jrnn.trainable(jrnn.EchoState(8).init(jax.random.key(0), in_features=1)).fixed.w_hh
+    False
+    """
+
+    hidden: int
+    radius: float = 0.9
+    density: float = 0.1
+    leak: float = 1.0
+    input_scale: float = 1.0
+    bias_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        for name in ("leak", "density"):
+            check_positive(name, getattr(self, name))
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> EchoStateParams:
+        k_ih, k_hh, k_b = jax.random.split(key, 3)
+
+        def uniform(key: Array, shape: Shape, scale: float) -> Array:
+            return jax.random.uniform(key, shape, default_float(), -scale, scale)
+
+        square = self.hidden, self.hidden
+        return EchoStateParams(
+            GateParams(
+                w_ih=uniform(k_ih, (in_features, self.hidden), self.input_scale),
+                w_hh=spectral_radius(k_hh, square, radius=self.radius, density=self.density),
+                b=uniform(k_b, (self.hidden,), self.bias_scale),
+            )
+        )
+
+    def initial_carry(
+        self, params: EchoStateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: EchoStateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        w_ih, w_hh, b = jax.lax.stop_gradient(params.fixed)
+        n = checkpoint_name(jnp.tanh(x @ w_ih + carry @ w_hh + b), "n")
+        h = (1 - self.leak) * carry + self.leak * n
+        return h, h
+
+
+def ridge_readout(
+    features: Array, targets: Array, *, penalty: float = 1e-6, mask: Array | None = None
+) -> DenseParams:
+    """Solve for the linear read-out with least squared error and a penalty on its weights.
+
+        w, b = argmin Σ ‖features w + b − targets‖² + penalty · ‖w‖²
+
+    The bias is not penalised. A QR factorisation takes the place of normal equations, so that float32 does.
+
+    Args:
+      features: (..., hidden), states over any leading axes, those of a washed-out start left out.
+      targets: (..., out), with the same leading axes.
+      penalty: of the squared weights, at least 0.
+      mask: leading axes of `features`, boolean, True where a step counts.
+
+    Returns:
+      The parameters of `Dense(out)`.
+
+    Raises:
+      ValueError: leading axes that differ, or a negative penalty.
+
+    Reference: Hoerl, Kennard, Ridge regression: biased estimation for nonorthogonal problems, 1970.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> xs = jax.random.normal(jax.random.key(0), (100, 1))
+    >>> reservoir = jrnn.EchoState(50)
+    >>> params = reservoir.init(jax.random.key(1), in_features=1)
+    >>> _, states = jrnn.unroll(reservoir, params, xs)
+    >>> jrnn.ridge_readout(states[10:], xs[8:-2]).w.shape  # what was two steps ago
+    (50, 1)
+    """
+    if features.shape[:-1] != targets.shape[:-1]:
+        raise ValueError(
+            f"features {features.shape} and targets {targets.shape} differ in their leading axes"
+        )
+    if penalty < 0:
+        raise ValueError(f"penalty must be at least 0, got {penalty}")
+    weight = jnp.ones(features.shape[:-1], features.dtype)
+    if mask is not None:
+        weight = jnp.where(expand(mask, weight.ndim), weight, 0)
+    counted = weight[..., None] > 0  # what padding holds must not enter, NaN included
+    flat_f, flat_t = (jnp.where(counted, a, 0).reshape(-1, a.shape[-1]) for a in (features, targets))
+    weight = weight.reshape(-1, 1)
+    mean_f, mean_t = (a.sum(0) / weight.sum() for a in (flat_f, flat_t))
+    hidden = features.shape[-1]
+    ridge = jnp.sqrt(jnp.asarray(penalty, features.dtype)) * jnp.eye(hidden, dtype=features.dtype)
+    q, r = jnp.linalg.qr(jnp.concatenate([weight * (flat_f - mean_f), ridge]))
+    right = jnp.concatenate(
+        [weight * (flat_t - mean_t), jnp.zeros((hidden, targets.shape[-1]), targets.dtype)]
+    )
+    w = jax.scipy.linalg.solve_triangular(r, q.T @ right)
+    return DenseParams(w, mean_t - mean_f @ w)

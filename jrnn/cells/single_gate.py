@@ -1,0 +1,322 @@
+"""Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
+from jrnn.checks import check_width
+from jrnn.initializers import glorot, orthogonal
+
+
+@dataclass(frozen=True)
+class MGU:
+    """Minimal gated unit: a GRU whose one gate both resets and updates.
+
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + b_f)
+        nₜ = tanh(xₜ w_n + (fₜ · hₜ₋₁) u_n + b_n)
+        hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order f n.
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
+    arXiv:1603.09420.
+
+    >>> import jax, jrnn
+    >>> jrnn.MGU(4).init(jax.random.key(0), in_features=3).w_ih.shape
+    (3, 8)
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, 2)
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h, (u_f, u_n) = carry, split(params.w_hh, 2)
+        a_f, a_n = split(x @ params.w_ih + params.b, 2)
+        f = sigmoid(a_f + h @ u_f, "f")
+        n = tanh(a_n + (f * h) @ u_n, "n")
+        h = (1 - f) * h + f * n
+        return h, h
+
+
+@dataclass(frozen=True)
+class UGRNN:
+    """Update gate RNN: an Elman network with one gate between old state and candidate.
+
+        gₜ = σ(xₜ w_g + hₜ₋₁ u_g + b_g)
+        nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
+        hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
+
+    Args:
+      hidden: width of h.
+      gate_bias: start of b_g.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Collins, Sohl-Dickstein, Sussillo, Capacity and trainability in recurrent neural networks,
+    2017, arXiv:1611.09913.
+
+    >>> import jax, jrnn
+    >>> jrnn.UGRNN(2).init(jax.random.key(0), in_features=3).b
+    Array([1., 1., 0., 0.], dtype=float32)
+    """
+
+    hidden: int
+    gate_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        params = draw_gates(key, in_features, self.hidden, 2)
+        return params._replace(b=params.b.at[: self.hidden].set(self.gate_bias))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        g, n = gates(x @ params.w_ih + carry @ params.w_hh + params.b, "gn", candidate="n")
+        h = g * carry + (1 - g) * n
+        return h, h
+
+
+@dataclass(frozen=True)
+class JANET:
+    """Just another network: an LSTM of which only the forget gate is left.
+
+        sₜ = xₜ w_s + hₜ₋₁ u_s + b_s
+        nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
+        hₜ = σ(sₜ) · hₜ₋₁ + (1 − σ(sₜ − β)) · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
+
+    Args:
+      hidden: width of h.
+      beta: β, how much more is written than forgotten.
+      forget_bias: start of b_s.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: van der Westhuizen, Lasenby, The unreasonable effectiveness of the forget gate, 2018,
+    arXiv:1804.04849.
+
+    >>> import jrnn
+    >>> jrnn.JANET(8)
+    JANET(hidden=8, beta=1.0, forget_bias=1.0)
+    """
+
+    hidden: int
+    beta: float = 1.0
+    forget_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        params = draw_gates(key, in_features, self.hidden, 2)
+        return params._replace(b=params.b.at[: self.hidden].set(self.forget_bias))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        s, n = split(x @ params.w_ih + carry @ params.w_hh + params.b, 2)
+        f, n = sigmoid(s, "f"), tanh(n, "n")
+        h = f * carry + (1 - jax.nn.sigmoid(s - self.beta)) * n
+        return h, h
+
+
+@dataclass(frozen=True)
+class LiGRU:
+    """Light GRU: no reset gate, and relu in the place of tanh.
+
+        zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
+        nₜ = relu(xₜ w_n + hₜ₋₁ u_n + b_n)
+        hₜ = zₜ · hₜ₋₁ + (1 − zₜ) · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order z n. The paper normalises xₜ w over the batch; here a bias
+    stands in its place.
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Ravanelli, Brakel, Omologo, Bengio, Light gated recurrent units for speech recognition,
+    2018, arXiv:1803.10225.
+
+    >>> import jrnn
+    >>> jrnn.LiGRU(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, 2)
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        z, n = split(x @ params.w_ih + carry @ params.w_hh + params.b, 2)
+        z, n = sigmoid(z, "z"), checkpoint_name(jax.nn.relu(n), "n")
+        h = z * carry + (1 - z) * n
+        return h, h
+
+
+class LightRUParams(NamedTuple):
+    """Parameters of `LightRU`; `w_ih` holds n f."""
+
+    w_ih: Array  # (in, 2·hidden)
+    w_hh: Array  # (hidden, hidden), of f
+    b: Array  # (hidden,), of f
+
+
+@dataclass(frozen=True)
+class LightRU:
+    """Light recurrent unit: the candidate sees the input alone, one gate the state as well.
+
+        nₜ = tanh(xₜ w_n)
+        fₜ = σ(xₜ w_f + hₜ₋₁ w_hh + b)
+        hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: Ye et al., Light recurrent unit: towards an interpretable recurrent neural network for
+    modeling long-range dependency, 2024, doi:10.3390/electronics13163204.
+
+    >>> import jrnn
+    >>> jrnn.LightRU(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LightRUParams:
+        k_ih, k_hh = jax.random.split(key)
+        return LightRUParams(
+            w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2),
+            w_hh=orthogonal(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+        )
+
+    def initial_carry(
+        self, params: LightRUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: LightRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        a_n, a_f = split(x @ params.w_ih, 2)
+        n = tanh(a_n, "n")
+        f = sigmoid(a_f + carry @ params.w_hh + params.b, "f")
+        h = (1 - f) * carry + f * n
+        return h, h
+
+
+@dataclass(frozen=True)
+class SGRN:
+    """Simple gated recurrent network: gate and candidate share one product with the input.
+
+        aₜ = xₜ w_ih
+        fₜ = σ(aₜ + hₜ₋₁ w_hh + b)
+        hₜ = tanh((1 − fₜ) · aₜ + fₜ · hₜ₋₁),   yₜ = hₜ
+
+    Args:
+      hidden: width of h.
+
+    Raises:
+      ValueError: a width below 1.
+
+    Reference: simple gated recurrent network, IET Generation, Transmission & Distribution, 2021,
+    doi:10.1049/gtd2.12056.
+
+    >>> import jrnn
+    >>> jrnn.SGRN(8).out_features
+    8
+    """
+
+    hidden: int
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, 1)
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden)
+
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        a = x @ params.w_ih
+        f = sigmoid(a + carry @ params.w_hh + params.b, "f")
+        h = jnp.tanh((1 - f) * a + f * carry)
+        return h, h

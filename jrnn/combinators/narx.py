@@ -1,0 +1,89 @@
+"""NARX: a static network that reads past inputs and past outputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array
+
+from jrnn.cell import Cell, Shape
+from jrnn.cells.activations import activation
+from jrnn.cells.history import Window
+from jrnn.cells.maps import Dense
+from jrnn.checks import check_lag, check_width
+from jrnn.combinators.carries import Feedback
+from jrnn.combinators.stacking import Stack
+
+
+@dataclass(frozen=True)
+class NARX:
+    """Nonlinear autoregressive network with exogenous inputs, one hidden layer.
+
+        yₜ = v f([xₜ, …, xₜ₋L, yₜ₋₁, …, yₜ₋M] w + b) + c
+
+    With M ≥ 1 it is `Feedback(Stack((Window, Dense, Dense)))`, and what it reads is
+    `(given, use_given, x)`: given is yₜ₋₁. In open loop (`use_given` all True) the true outputs are read, in
+    closed loop (all False) its own, on the same parameters. With M = 0 it is a finite-response model that
+    reads x; with L = 0, M = 1 a Jordan network. With L = T − 1, M = T it is complete: every output reads all
+    inputs and outputs before it in sequences of T steps, at O(T) parameters. What lies before the first step
+    is zero, or what a given carry holds.
+
+    Args:
+      hidden: width of the hidden layer.
+      outputs: width of y.
+      input_lags: L, number of past inputs besides xₜ.
+      output_lags: M, number of past outputs.
+      activation: f, by name.
+
+    Raises:
+      ValueError: a width below 1, a negative number of lags, or an unknown name.
+
+    Reference: Leontaritis, Billings, Input-output parametric models for non-linear systems, 1985; Lin, Horne,
+    Tiňo, Giles, Learning long-term dependencies in NARX recurrent neural networks, 1996,
+    doi:10.1109/72.548162.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.NARX(10, input_lags=2, output_lags=3)
+    >>> params = cell.init(jax.random.key(0), in_features=1)
+    >>> x, y = jnp.ones((5, 1)), jnp.zeros((5, 1))
+    >>> _, closed = jrnn.unroll(cell, params, (y, jnp.zeros(5, bool), x))
+    >>> closed.shape
+    (5, 1)
+    """
+
+    hidden: int
+    outputs: int = 1
+    input_lags: int = 1
+    output_lags: int = 1
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        check_width("hidden", self.hidden)
+        check_width("outputs", self.outputs)
+        check_lag("input_lags", self.input_lags)
+        check_lag("output_lags", self.output_lags)
+        activation(self.activation)
+
+    @property
+    def out_features(self) -> int:
+        return self.outputs
+
+    def _cell(self, inputs: int) -> Cell[Any, Any]:
+        layers = Dense(self.hidden, self.activation), Dense(self.outputs)
+        if self.output_lags == 0:
+            return Stack((Window(self.input_lags, inputs), *layers))
+        window = Window((self.input_lags, self.output_lags - 1), (inputs, self.outputs))
+        return Feedback(Stack((window, *layers)))
+
+    def _inner(self, params: Any) -> Cell[Any, Any]:
+        rows = params[1].w.shape[0]  # (L + 1) · inputs + M · outputs
+        return self._cell((rows - self.output_lags * self.outputs) // (self.input_lags + 1))
+
+    def init(self, key: Array, in_features: int) -> Any:
+        fed = self.outputs if self.output_lags else 0
+        return self._cell(in_features).init(key, in_features + fed)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self._inner(params).initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+        return self._inner(params).step(params, carry, x)
