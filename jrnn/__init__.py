@@ -8,67 +8,12 @@ from jrnn.cell import Cell as Cell
 from jrnn.cell import from_functions as from_functions
 from jrnn.cell import quiet as quiet
 from jrnn.cell import trainable as trainable
-from jrnn.cells.additive import ATR as ATR
-from jrnn.cells.additive import CFN as CFN
-from jrnn.cells.additive import RAN as RAN
-from jrnn.cells.additive import STAR as STAR
-from jrnn.cells.additive import MinimalRNN as MinimalRNN
-from jrnn.cells.bistable import BRC as BRC
-from jrnn.cells.bistable import NBRC as NBRC
-from jrnn.cells.continuous import AntisymmetricRNN as AntisymmetricRNN
-from jrnn.cells.continuous import LeakyRNN as LeakyRNN
-from jrnn.cells.convolutional import ConvGRU as ConvGRU
-from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
-from jrnn.cells.decay import GRUD as GRUD
-from jrnn.cells.diagonal import IndRNN as IndRNN
 from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
-from jrnn.cells.fast import FastGRNN as FastGRNN
-from jrnn.cells.fast import FastRNN as FastRNN
 from jrnn.cells.gru import GRU as GRU
-from jrnn.cells.highway import RHN as RHN
-from jrnn.cells.highway import NASCell as NASCell
-from jrnn.cells.history import Window as Window
-from jrnn.cells.intersection import IntersectionRNN as IntersectionRNN
-from jrnn.cells.legendre import LMU as LMU
-from jrnn.cells.linear_units import LRU as LRU
-from jrnn.cells.linear_units import RGLRU as RGLRU
 from jrnn.cells.lstm import LSTM as LSTM
-from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
-from jrnn.cells.lstm_variant import LSTMVariant as LSTMVariant
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
-from jrnn.cells.minimal import MinGRU as MinGRU
-from jrnn.cells.minimal import MinLSTM as MinLSTM
-from jrnn.cells.modulated import MogrifierLSTM as MogrifierLSTM
-from jrnn.cells.modulated import MultiplicativeLSTM as MultiplicativeLSTM
-from jrnn.cells.mutations import MUT1 as MUT1
-from jrnn.cells.mutations import MUT2 as MUT2
-from jrnn.cells.mutations import MUT3 as MUT3
-from jrnn.cells.normalised import LayerNormGRU as LayerNormGRU
-from jrnn.cells.normalised import LayerNormLSTM as LayerNormLSTM
-from jrnn.cells.orthogonal import OrthogonalRNN as OrthogonalRNN
-from jrnn.cells.oscillators import LEM as LEM
-from jrnn.cells.oscillators import CoRNN as CoRNN
-from jrnn.cells.oscillators import UnICORNN as UnICORNN
-from jrnn.cells.quasi import QRNN as QRNN
-from jrnn.cells.reservoir import EchoState as EchoState
-from jrnn.cells.reservoir import ridge_readout as ridge_readout
-from jrnn.cells.simple_units import SRU as SRU
-from jrnn.cells.single_gate import JANET as JANET
-from jrnn.cells.single_gate import MGU as MGU
-from jrnn.cells.single_gate import SGRN as SGRN
-from jrnn.cells.single_gate import UGRNN as UGRNN
-from jrnn.cells.single_gate import LightRU as LightRU
-from jrnn.cells.single_gate import LiGRU as LiGRU
-from jrnn.cells.strongly_typed import TGRU as TGRU
-from jrnn.cells.strongly_typed import TLSTM as TLSTM
-from jrnn.cells.strongly_typed import TRNN as TRNN
-from jrnn.cells.timescales import SCRN as SCRN
-from jrnn.cells.timescales import ClockworkRNN as ClockworkRNN
-from jrnn.cells.xlstm import MLSTM as MLSTM
-from jrnn.cells.xlstm import SLSTM as SLSTM
-from jrnn.combinators import NARX as NARX
 from jrnn.combinators import Cast as Cast
 from jrnn.combinators import Dropout as Dropout
 from jrnn.combinators import Feedback as Feedback
@@ -96,34 +41,95 @@ from jrnn.unrolling import gradient_memory as gradient_memory
 from jrnn.unrolling import unroll as unroll
 
 _LAZY = {  # what a plain recurrence does not need is imported on first use
-    "Batch": "jrnn.data:Batch",
-    "CharVocabulary": "jrnn.data:CharVocabulary",
-    "CheckpointError": "jrnn.checkpoint:CheckpointError",
-    "FitResult": "jrnn.training:FitResult",
-    "Progress": "jrnn.training:Progress",
-    "RNN": "jrnn.modules:RNN",
-    "Snapshot": "jrnn.checkpoint:Snapshot",
-    "Stream": "jrnn.data:Stream",
-    "TrainState": "jrnn.training:TrainState",
+    "AntisymmetricRNN": "jrnn.cells.continuous:AntisymmetricRNN",
     "AtLast": "jrnn.training:AtLast",
+    "ATR": "jrnn.cells.additive:ATR",
+    "Batch": "jrnn.data:Batch",
+    "BRC": "jrnn.cells.bistable:BRC",
+    "CFN": "jrnn.cells.additive:CFN",
+    "CharVocabulary": "jrnn.data:CharVocabulary",
     "checkpoint": "jrnn.checkpoint",
+    "CheckpointError": "jrnn.checkpoint:CheckpointError",
+    "ClockworkRNN": "jrnn.cells.timescales:ClockworkRNN",
+    "ConvGRU": "jrnn.cells.convolutional:ConvGRU",
+    "ConvLSTM": "jrnn.cells.convolutional:ConvLSTM",
+    "CoRNN": "jrnn.cells.oscillators:CoRNN",
     "data": "jrnn.data",
+    "Diagonal": "jrnn.combinators.reparametrising:Diagonal",
+    "DropConnect": "jrnn.combinators.reparametrising:DropConnect",
+    "EchoState": "jrnn.cells.reservoir:EchoState",
     "evaluate": "jrnn.training:evaluate",
+    "FastGRNN": "jrnn.cells.fast:FastGRNN",
+    "FastRNN": "jrnn.cells.fast:FastRNN",
     "fit": "jrnn.training:fit",
+    "FitResult": "jrnn.training:FitResult",
     "generate": "jrnn.decoding:generate",
+    "GRUD": "jrnn.cells.decay:GRUD",
+    "IndRNN": "jrnn.cells.diagonal:IndRNN",
     "init_state": "jrnn.training:init_state",
+    "IntersectionRNN": "jrnn.cells.intersection:IntersectionRNN",
+    "JANET": "jrnn.cells.single_gate:JANET",
     "last": "jrnn.losses:last",
+    "LayerNormGRU": "jrnn.cells.normalised:LayerNormGRU",
+    "LayerNormLSTM": "jrnn.cells.normalised:LayerNormLSTM",
+    "LeakyRNN": "jrnn.cells.continuous:LeakyRNN",
+    "LEM": "jrnn.cells.oscillators:LEM",
+    "LightRU": "jrnn.cells.single_gate:LightRU",
+    "LiGRU": "jrnn.cells.single_gate:LiGRU",
     "linen": "jrnn.linen",
+    "LMU": "jrnn.cells.legendre:LMU",
     "load": "jrnn.checkpoint:load",
     "losses": "jrnn.losses",
+    "LowRank": "jrnn.combinators.reparametrising:LowRank",
+    "LRU": "jrnn.cells.linear_units:LRU",
+    "LSTM1997": "jrnn.cells.lstm_1997:LSTM1997",
+    "LSTMVariant": "jrnn.cells.lstm_variant:LSTMVariant",
+    "MGU": "jrnn.cells.single_gate:MGU",
+    "MinGRU": "jrnn.cells.minimal:MinGRU",
+    "MinimalRNN": "jrnn.cells.additive:MinimalRNN",
+    "MinLSTM": "jrnn.cells.minimal:MinLSTM",
+    "MLSTM": "jrnn.cells.xlstm:MLSTM",
+    "MogrifierLSTM": "jrnn.cells.modulated:MogrifierLSTM",
+    "MultiplicativeLSTM": "jrnn.cells.modulated:MultiplicativeLSTM",
+    "MUT1": "jrnn.cells.mutations:MUT1",
+    "MUT2": "jrnn.cells.mutations:MUT2",
+    "MUT3": "jrnn.cells.mutations:MUT3",
+    "NARX": "jrnn.combinators.narx:NARX",
+    "NASCell": "jrnn.cells.highway:NASCell",
+    "NBRC": "jrnn.cells.bistable:NBRC",
+    "OrthogonalRNN": "jrnn.cells.orthogonal:OrthogonalRNN",
     "padded_batches": "jrnn.data:padded_batches",
     "PerStep": "jrnn.training:PerStep",
     "plots": "jrnn.plots",
+    "Progress": "jrnn.training:Progress",
+    "QRNN": "jrnn.cells.quasi:QRNN",
+    "RAN": "jrnn.cells.additive:RAN",
+    "Reparametrise": "jrnn.combinators.reparametrising:Reparametrise",
+    "RGLRU": "jrnn.cells.linear_units:RGLRU",
+    "RHN": "jrnn.cells.highway:RHN",
+    "ridge_readout": "jrnn.cells.reservoir:ridge_readout",
+    "RNN": "jrnn.modules:RNN",
     "save": "jrnn.checkpoint:save",
+    "SCRN": "jrnn.cells.timescales:SCRN",
+    "SGRN": "jrnn.cells.single_gate:SGRN",
+    "SLSTM": "jrnn.cells.xlstm:SLSTM",
+    "Snapshot": "jrnn.checkpoint:Snapshot",
+    "SpectralNorm": "jrnn.combinators.reparametrising:SpectralNorm",
+    "SRU": "jrnn.cells.simple_units:SRU",
+    "STAR": "jrnn.cells.additive:STAR",
+    "Stream": "jrnn.data:Stream",
     "summary": "jrnn.modules:summary",
     "testing": "jrnn.testing",
+    "TGRU": "jrnn.cells.strongly_typed:TGRU",
+    "TLSTM": "jrnn.cells.strongly_typed:TLSTM",
     "train_step": "jrnn.training:train_step",
+    "TrainState": "jrnn.training:TrainState",
+    "TRNN": "jrnn.cells.strongly_typed:TRNN",
+    "UGRNN": "jrnn.cells.single_gate:UGRNN",
+    "UnICORNN": "jrnn.cells.oscillators:UnICORNN",
     "use_cores": "jrnn.training:use_cores",
+    "WeightNorm": "jrnn.combinators.reparametrising:WeightNorm",
+    "Window": "jrnn.cells.history:Window",
 }
 
 

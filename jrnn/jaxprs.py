@@ -199,3 +199,57 @@ def named_values(
     result = jax.tree.unflatten(jax.tree.structure(out_shape), flat[: len(jaxpr.outvars)])
     values = list(zip((name for name, _ in wanted), flat[len(jaxpr.outvars) :], strict=True))
     return result, {n: tuple(v for name, v in values if name == n) for n in names}
+
+
+def replaced_values(
+    function: Callable[..., Any], names: tuple[str, ...], change: Callable[[int, Array], Array], *args: Any
+) -> Any:
+    """Call `function(*args)` with what it names replaced by `change(number in order of appearance, value)`.
+
+    Names inside a nested `jit` or loop of the function are not seen.
+
+    Args:
+      function: any traceable function.
+      names: the names of what is replaced.
+      change: what stands in its place.
+      *args: its arguments.
+
+    Returns:
+      The result.
+
+    Raises:
+      ValueError: none of the names occurs; the message lists those that do.
+    """
+    closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    jaxpr = closed.jaxpr
+    named = [i for i, eqn in enumerate(jaxpr.eqns) if eqn.primitive.name == "name"]
+    places = [i for i in named if jaxpr.eqns[i].params["name"] in names]
+    if not places:
+        present = list(dict.fromkeys(jaxpr.eqns[i].params["name"] for i in named))
+        raise ValueError(f"the step names no {' or '.join(names)}; it names {present or 'nothing'}")
+    values = dict(
+        zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *jax.tree.leaves(args)), strict=True)
+    )
+    begin = 0
+    for number, place in enumerate((*places, len(jaxpr.eqns))):
+        _run_part(jaxpr, begin, place, values)
+        if place < len(jaxpr.eqns):
+            eqn = jaxpr.eqns[place]
+            values[eqn.outvars[0]] = change(number, values[eqn.invars[0]])
+        begin = place + 1
+    flat = [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
+    return jax.tree.unflatten(jax.tree.structure(out_shape), flat)
+
+
+def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
+    """Run some equations one after the other, and add what is read later to `values`."""
+    eqns = jaxpr.eqns[begin:end]
+    later = [v for eqn in jaxpr.eqns[end:] for v in eqn.invars] + list(jaxpr.outvars)
+    read = {v for v in later if not isinstance(v, Literal)}
+    made = [v for eqn in eqns for v in eqn.outvars if v in read]
+    used = {v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)}
+    given = [v for v in values if v in used]
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    parts = {"constvars": [], "invars": given, "outvars": made, "eqns": eqns}
+    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, debug_info=info), ()))
+    values.update(zip(made, run(*(values[v] for v in given)), strict=True))

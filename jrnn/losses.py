@@ -122,6 +122,68 @@ def bernoulli(logits: Any, targets: Any, mask: Any = None) -> Array:
     return _mean(losses.sum(-1), mask)
 
 
+def activation_regularization(ys: Any, mask: Any = None) -> Array:
+    """Penalty on large outputs (AR): the mean of their squares over the valid elements.
+
+        penalty = Σ maskₜ · yₜ² / Σ maskₜ
+
+    Summed in float32 at least. What stands at a masked step reaches neither the value nor a gradient.
+
+    Args:
+      ys: (time, ..., features), outputs of a recurrent layer (after its dropout, in the paper).
+      mask: boolean, the leading axes of `ys` (or size 1 there), False at what does not count.
+
+    Returns:
+      A scalar, to be added to a loss with a weight of 1 to 3.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    Reference: Merity, McCann, Socher, Revisiting activation regularization for language RNNs, 2017,
+    arXiv:1708.01009.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import activation_regularization
+    >>> float(activation_regularization(jnp.array([[1.0, 3.0], [9.0, 9.0]]), jnp.array([True, False])))
+    5.0
+    """
+    ys = _floats("ys", ys)
+    mask = _checked_mask(mask, ys.shape, "ys")
+    return _mean(_blank(mask, ys) ** 2, mask)
+
+
+def temporal_activation_regularization(ys: Any, mask: Any = None) -> Array:
+    """Penalty on fast changes (TAR): the mean squared difference of steps that follow on one another.
+
+        penalty = Σ maskₜ maskₜ₋₁ · (yₜ − yₜ₋₁)² / Σ maskₜ maskₜ₋₁
+
+    Summed in float32 at least. What stands at a masked step reaches neither the value nor a gradient.
+
+    Args:
+      ys: (time, ..., features), outputs of a recurrent layer (before its dropout, in the paper).
+      mask: boolean, the leading axes of `ys` (or size 1 there), False at what does not count.
+
+    Returns:
+      A scalar, to be added to a loss with a weight of 1 to 3.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    Reference: Merity, McCann, Socher, Revisiting activation regularization for language RNNs, 2017,
+    arXiv:1708.01009.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.losses import temporal_activation_regularization
+    >>> float(temporal_activation_regularization(jnp.array([[1.0], [3.0], [4.0]])))
+    2.5
+    """
+    ys = _floats("ys", ys)
+    mask = _checked_mask(mask, ys.shape, "ys")
+    clean = _blank(mask, ys)
+    pairs = None if mask is None else mask[1:] & mask[:-1]
+    return _mean((clean[1:] - clean[:-1]) ** 2, pairs)
+
+
 def last(ys: Any, lengths: Any = None) -> Any:
     """Output at the last valid step of each sequence.
 

@@ -44,7 +44,7 @@ def gaps(key, lead):
     values, mask, delta = jax.random.split(key, 3)
     return (
         jax.random.normal(values, (*lead, 3)),
-        jax.random.bernoulli(mask, 0.6, (*lead, 3)).astype(float),
+        jax.random.bernoulli(mask, 0.6, (*lead, 3)),
         jax.random.uniform(delta, (*lead, 3)),
     )
 
@@ -135,9 +135,16 @@ CASES = [
     Case(jrnn.Dense(4, activation="tanh"), 2),
     Case(jrnn.Embed(4), 6),
     Case(jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(7), jrnn.Dense(6)), dropout=0.5), 8),
+    Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(5, "tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),
+    Case(jrnn.Dropout(jrnn.LSTM(4), candidate=0.5), 2),
+    Case(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.WeightNorm()), 2),
+    Case(jrnn.Reparametrise(jrnn.Elman(4), "w_hh", jrnn.SpectralNorm(0.9, iterations=3)), 2),
+    Case(jrnn.Reparametrise(jrnn.Stack((jrnn.MGU(4), jrnn.Elman(5))), "w_hh", jrnn.LowRank(3)), 2),
+    Case(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.Diagonal()), 2),
+    Case(jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.DropConnect(0.5)), 2),
     Case(jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)), 2),
     Case(jrnn.LearnedCarry(jrnn.LSTM(4)), 2),
     # the step computes in the dtype that Cast says: outputs do not follow the dtype of params, and finite

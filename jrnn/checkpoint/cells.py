@@ -84,14 +84,14 @@ def _field_from_json(value: Any) -> Any:
 
 
 def exported(name: str) -> Any:
-    """Look up the class of cells or layers that jrnn exports under this name, or None."""
+    """Look up the class of cells, layers or forms that jrnn exports under this name, or None."""
     import jrnn  # here, since jrnn imports this module
 
-    found = vars(jrnn).get(name)
+    found = getattr(jrnn, name, None)
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return None
-    methods = ("init", "initial_carry", "step" if hasattr(found, "step") else "apply")
-    return found if all(callable(getattr(found, method, None)) for method in methods) else None
+    kinds = ("init", "initial_carry", "step"), ("init", "initial_carry", "apply"), ("init", "weight")
+    return found if any(all(callable(getattr(found, m, None)) for m in kind) for kind in kinds) else None
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:

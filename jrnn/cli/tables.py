@@ -7,12 +7,14 @@ from typing import Any
 import jax
 
 import jrnn
+from jrnn.cell import is_linear
 
 
 def recurrent_cells() -> dict[str, Any]:
     """Every recurrent cell that jrnn exports, by name: the dataclasses with a `hidden` width and a step."""
-    kinds = {name: kind for name, kind in sorted(vars(jrnn).items()) if hasattr(kind, "step")}
-    return {name: k for name, k in kinds.items() if "hidden" in getattr(k, "__dataclass_fields__", ())}
+    kinds = {name: getattr(jrnn, name) for name in dir(jrnn)}
+    named = {name: k for name, k in kinds.items() if "hidden" in getattr(k, "__dataclass_fields__", ())}
+    return {name: kind for name, kind in named.items() if hasattr(kind, "step")}
 
 
 def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = False) -> str:
@@ -26,8 +28,8 @@ def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = Fa
     Returns:
       The table, without a line feed at its end.
 
-    >>> print(cell_table(128, 128, markdown=True).splitlines()[2])
-    | `Elman` | Simple recurrent network: ... | 32,896 | Elman, Finding structure in time, 1990, ... |
+    >>> print(cell_table(128, 128, markdown=True).splitlines()[9])
+    | `ConvLSTM` | Convolutional LSTM: ... | 1,180,160 | | Shi et al., Convolutional LSTM network: ... |
     """
     rows = []
     for name, kind in recurrent_cells().items():
@@ -35,16 +37,22 @@ def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = Fa
         line = doc.split("\n", 1)[0].rstrip(".")
         reference = " ".join(doc.partition("Reference:")[2].split("\n\n")[0].split())
         paper = reference.split(";")[0].rstrip(".")
-        rows.append((name, line, f"{count_parameters(kind(hidden), in_features):,}", paper))
+        cell = kind(hidden)
+        rows.append((name, line, f"{count_parameters(cell, in_features):,}", recurrence(cell), paper))
     if markdown:
-        head = ["| cell | what it is | parameters | paper |", "| --- | --- | ---: | --- |"]
+        head = ["| cell | what it is | parameters | recurrence | paper |", "| --- | --- | ---: | --- | --- |"]
         escaped = ([text.replace("|", "\\|") for text in row] for row in rows)
-        return "\n".join([*head, *(f"| `{n}` | {line} | {c} | {p} |" for n, line, c, p in escaped)])
-    wide, count = (max(map(len, column)) for column in ([row[0] for row in rows], ["parameters"]))
-    shown = [f"{'cell':{wide}}  parameters  hidden={hidden}, in_features={in_features}"]
-    for name, line, number, paper in rows:
-        shown += [f"{name:{wide}}  {number:>{count}}  {line}", f"{'':{wide}}  {'':{count}}  {paper}".rstrip()]
+        return "\n".join([*head, *(f"| `{n}` | {line} | {c} | {r} | {p} |" for n, line, c, r, p in escaped)])
+    wide = max(len(row[0]) for row in rows)
+    shown = [f"{'cell':{wide}}  parameters  recurrence  hidden={hidden}, in_features={in_features}"]
+    for name, line, number, kind, paper in rows:
+        shown += [f"{name:{wide}}  {number:>10}  {kind:10}  {line}", f"{'':{wide + 26}}{paper}".rstrip()]
     return "\n".join(shown)
+
+
+def recurrence(cell: Any) -> str:
+    """How the state enters: "linear" (elementwise affine), "diagonal" (unit by unit), or ""."""
+    return "linear" if is_linear(cell) else "diagonal" if getattr(cell, "diagonal", False) else ""
 
 
 def cells(arguments: argparse.Namespace) -> int:
@@ -54,6 +62,7 @@ def cells(arguments: argparse.Namespace) -> int:
 
 
 def count_parameters(cell: Any, in_features: int) -> int:
-    """Count the parameters of a cell or layer at a width, without drawing any."""
+    """Count the trained parameters of a cell or layer at a width, without drawing any."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(jrnn.trainable(params)), strict=True)
+    return sum(leaf.size for leaf, trains in pairs if trains)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jrnn
 from jrnn.cli.options import TrainConfig
@@ -84,7 +85,21 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
             f"{config.steps} needs {10 * needed:,} for the tenth that is held out to fill a batch; {hint}"
         )
     vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
+    _check_model(config)
     return Job(_new_directory(out), config, files, text, vocabulary, resume=False)
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Raise unless the cell can stand between an embedding and a read-out."""
+
+    def step(key: jax.Array) -> Any:
+        model = config.model(vocabulary=2)
+        return jrnn.unroll(model, model.init(key, 2), jnp.zeros((1, 1), jnp.int32))
+
+    try:
+        jax.eval_shape(step, jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--cell {config.cell} does not fit here: {one_line(error)}") from error
 
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:

@@ -1,5 +1,6 @@
 """Noise inside a recurrence: dropout and zoneout."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from jax import Array
 from jrnn.alignment import select
 from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
 from jrnn.checks import check_rate, require_cell
+from jrnn.jaxprs import replaced_values
 
 Rates = float | tuple[float, ...]
 
@@ -44,7 +46,7 @@ class Dropout:
     """Variational dropout: one mask per sequence, the same at every step.
 
         x̃ₜ = m_x · xₜ,   s̃ₜ₋₁ = m_s · sₜ₋₁
-        (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ)
+        (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ),   with m_g · gₜ in the place of its candidate gₜ
         output = m_y · yₜ,   m ~ Bernoulli(1 − rate) / (1 − rate)
 
     Masks are drawn when the carry is started with a key, and follow from that key; a reset within the
@@ -55,13 +57,16 @@ class Dropout:
       input: rate on x (a cell that takes tokens has none).
       state: rate on the first state entry (h of an LSTM, Keras' `recurrent_dropout`), or a tuple with
         one rate per entry, in the order of the carry.
+      candidate: rate on what the gates let into the memory, as the cell names it, g or n: recurrent dropout
+        that loses no memory.
       output: rate on y.
 
     Raises:
-      ValueError: a rate outside [0, 1), or more rates than state entries.
+      ValueError: a rate outside [0, 1), more rates than state entries, or a cell that names no candidate.
 
     Reference: Gal, Ghahramani, A theoretically grounded application of dropout in recurrent neural
-    networks, 2016, arXiv:1512.05287.
+    networks, 2016, arXiv:1512.05287; candidate: Semeniuta, Severyn, Barth, Recurrent dropout without memory
+    loss, 2016, arXiv:1603.05118.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Dropout(jrnn.LSTM(8), output=0.5)
@@ -75,11 +80,13 @@ class Dropout:
     input: float = 0.0
     state: Rates = 0.0
     output: float = 0.0
+    candidate: float = 0.0
 
     def __post_init__(self) -> None:
         require_cell("Dropout: cell", self.cell)
         check_rate("input", self.input)
         check_rate("output", self.output)
+        check_rate("candidate", self.candidate)
         for rate in _as_tuple(self.state):
             check_rate("state", rate)
         if self.input and self.in_ndim == 0:
@@ -109,7 +116,7 @@ class Dropout:
         if carry.key is None:
             inner, y = self.cell.step(params, carry.cell, x)
             return NoisyCarry(inner, None), y
-        k_input, k_state, k_output = jax.random.split(carry.key, 3)
+        k_input, k_state, k_output, k_candidate = jax.random.split(carry.key, 4)
         spec = carry_spec(self.cell, params)
         rates = _per_entry("Dropout: state", _as_tuple(self.state or ()), spec, fill=(0.0,))
 
@@ -118,7 +125,15 @@ class Dropout:
             return drop(jax.random.fold_in(k_state, index), rate, entry)
 
         masked = map_state(mask, spec, carry.cell)
-        inner, y = self.cell.step(params, masked, drop(k_input, self.input, x))
+        step = self.cell.step
+        if self.candidate:
+            step = functools.partial(
+                replaced_values,
+                step,
+                ("g", "n"),
+                lambda number, g: drop(jax.random.fold_in(k_candidate, number), self.candidate, g),
+            )
+        inner, y = step(params, masked, drop(k_input, self.input, x))
         return NoisyCarry(inner, carry.key), drop(k_output, self.output, y)
 
 

@@ -17,6 +17,8 @@ from jrnn.unrolling.loops import Values, pick, spread, step_of
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.planning import Stage, live
 
+_BLOCKS = 16  # of a tree
+
 
 @dataclass(frozen=True)
 class Associative:
@@ -182,10 +184,30 @@ def _loop(reverse: bool) -> Callable[[Array, Array], Array]:
 
 
 def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
+    """A tree over each block of steps, one after the other: a tree over all takes more memory."""
+
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         return second[0] * first[0], second[0] * first[1] + second[1]
 
-    return lambda a, b: lax.associative_scan(join, (a, b), reverse=reverse)[1]
+    def run(a: Array, b: Array) -> Array:
+        length, first = len(b), -1 if reverse else 0
+        block = -(-length // _BLOCKS)
+
+        def fill(number: Array, states: Array) -> Array:
+            begin = jnp.minimum(number * block, length - block)  # the last block overlaps the one before
+            begin = length - block - begin if reverse else begin
+            edge = (
+                begin + block if reverse else begin - 1
+            )  # outside, it is clipped to a state that is still 0
+            before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
+            factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
+            added = added.at[first].add(factors[first] * before)
+            solved = lax.associative_scan(join, (factors, added), reverse=reverse)[1]
+            return lax.dynamic_update_slice_in_dim(states, solved, begin, 0)
+
+        return lax.fori_loop(0, -(-length // block), fill, jnp.zeros_like(b))
+
+    return run
 
 
 _SOLVERS = {tree: functools.partial(_solver, tree) for tree in (None, True, False)}
