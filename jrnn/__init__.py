@@ -41,6 +41,7 @@ from jrnn.unrolling import gradient_memory as gradient_memory
 from jrnn.unrolling import unroll as unroll
 
 _LAZY = {  # what a plain recurrence does not need is imported on first use
+    "ablations": "jrnn.cells.ablations",
     "AntisymmetricRNN": "jrnn.cells.continuous:AntisymmetricRNN",
     "AtLast": "jrnn.training:AtLast",
     "ATR": "jrnn.cells.additive:ATR",

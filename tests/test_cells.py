@@ -1,6 +1,7 @@
 """Value tests: every cell against its equations written again in `references`, forward and gradient.
 
-Every parameter is random, biases included: a bias that starts at zero hides that it is missing.
+Every parameter is random, biases included: a bias that starts at zero hides that it is missing. `values`
+says what is compared with what.
 """
 
 from functools import partial
@@ -11,65 +12,16 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.cells.activations import gates
+from jrnn.cells import ablations
+from jrnn.cells.activations import ACTIVATIONS
+from jrnn.cells.gating import gates
 from tests import references as ref
+from tests.values import CASES
+from tests.values.case import BATCH, IN, OUT, STEPS, VOCABULARY, assert_close, draw, ours, reference, weigh
+from tests.values.simple import FUNCTIONS
 
-STEPS, BATCH, IN, HIDDEN, OUT, VOCABULARY = 4, 2, 3, 5, 6, 9  # pairwise distinct, 7 is a second batch axis
-FUNCTIONS = {"tanh": ref.tanh, "relu": ref.relu, "sigmoid": ref.sigmoid, "identity": ref.linear}
-
-
-def split(packed, names):
-    """Column blocks of a packed array, one per gate, each transposed for column vectors."""
-    return dict(zip(names, (block.T for block in np.split(packed, len(names), axis=-1)), strict=True))
-
-
-def elman(p):
-    return {"W": p.w_ih.T, "U": p.w_hh.T, "b": p.b}
-
-
-def jordan(p):
-    return {"W": p.w_ih.T, "U": p.w_yh.T, "b": p.b, "V": p.w_hy.T, "c": p.c}
-
-
-def lstm(p):
-    weights = split(p.w_ih, ("Wi", "Wf", "Wc", "Wo")) | split(p.w_hh, ("Ui", "Uf", "Uc", "Uo"))
-    return weights | split(p.b, ("bi", "bf", "bc", "bo"))
-
-
-def gru(p):
-    weights = split(p.w_ih, ("Wr", "Wz", "W")) | split(p.w_hh, ("Ur", "Uz", "U"))
-    return weights | split(p.b, ("br", "bz", "b")) | {"d": p.b_hn}
-
-
-def dense(p):
-    return {"W": p.w.T, "b": p.b}
-
-
-def embed(p):
-    return {"E": p.table.T}
-
-
-# name: (cell, reference step, unpacking of jrnn's params for it)
-CASES = {
-    **{
-        f"Elman-{name}": (jrnn.Elman(HIDDEN, activation=name), partial(ref.elman, f=f), elman)
-        for name, f in FUNCTIONS.items()
-    },
-    "Jordan": (jrnn.Jordan(HIDDEN, outputs=OUT), ref.jordan, jordan),
-    "Jordan-relu-sigmoid": (
-        jrnn.Jordan(HIDDEN, outputs=OUT, activation="relu", output_activation="sigmoid"),
-        partial(ref.jordan, f=ref.relu, g=ref.sigmoid),
-        jordan,
-    ),
-    "LSTM": (jrnn.LSTM(HIDDEN), ref.lstm, lstm),
-    "GRU-after": (jrnn.GRU(HIDDEN), ref.gru_reset_after, gru),
-    "GRU-before": (jrnn.GRU(HIDDEN, reset_after=False), ref.gru_reset_before, gru),
-    **{
-        f"Dense-{name}": (jrnn.Dense(OUT, activation=name), partial(ref.dense, f=f), dense)
-        for name, f in FUNCTIONS.items()
-    },
-    "Embed": (jrnn.Embed(OUT), ref.embed, embed),
-}
+RANKS = [(), (BATCH,), (7, BATCH)]  # of batches
+ALL_RANKS = jrnn.Elman, jrnn.Jordan, jrnn.LSTM, jrnn.GRU, jrnn.Dense, jrnn.Embed
 
 
 @pytest.fixture(autouse=True)
@@ -78,65 +30,74 @@ def x64():
         yield
 
 
-def draw(cell, batch, seed=0):
-    """Random float64 params (biases too), carry and xs, as NumPy arrays in the cell's own structure."""
-    rng = np.random.default_rng(seed)
-    tokens = isinstance(cell, jrnn.Embed)
-    width = VOCABULARY if tokens else IN
-    params = jax.eval_shape(lambda key: cell.init(key, width), jax.random.key(0))
-    carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch), params)
-    random = partial(jax.tree.map, lambda leaf: rng.normal(size=leaf.shape))
-    xs = rng.integers(0, VOCABULARY, (STEPS, *batch)) if tokens else rng.normal(size=(STEPS, *batch, IN))
-    return random(params), random(carry), xs
+RUNS = [
+    pytest.param(name, batch, id=f"{name}-{batch}")
+    for name, case in CASES.items()
+    for batch in (RANKS if isinstance(case.cell, ALL_RANKS) else RANKS[1:2])
+]
 
 
-def assert_close(got, want, rtol=1e-12):
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert a.dtype == jnp.float64
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-12)
-
-
-@pytest.mark.parametrize("batch", [(), (BATCH,), (7, BATCH)], ids=str)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, batch", RUNS)
 def test_value(name, batch):
-    cell, step, unpack = CASES[name]
-    params, carry, xs = draw(cell, batch)
-    last, want = ref.run(step, unpack(params), carry, xs)
-    got_last, got = jrnn.unroll(cell, params, jnp.asarray(xs), jax.tree.map(jnp.asarray, carry))
-    assert got.shape == (STEPS, *batch, cell.out_features)
+    case = CASES[name]
+    arguments = draw(case, batch)
+    got_last, got = ours(case, batch, *arguments)
+    last, want = reference(case, *arguments)
+    assert got.shape == (STEPS, *batch, *case.places, case.cell.out_features)
     assert_close(got, want)
-    assert_close(got_last, jax.tree.unflatten(jax.tree.structure(carry), jax.tree.leaves(last)))
-
-
-def weigh(rng, tree):
-    """A linear function of a whole tree, that no two of its elements enter alike."""
-    weights = [rng.normal(size=leaf.shape) for leaf in jax.tree.leaves(tree)]
-    return lambda t: sum((w * leaf).sum() for w, leaf in zip(weights, jax.tree.leaves(t), strict=True))
+    assert_close(got_last, last)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradient(name):
-    cell, step, unpack = CASES[name]
-    arguments = draw(cell, (BATCH,), seed=1)
-    params, carry, xs = arguments
-    loss = weigh(np.random.default_rng(2), ref.run(step, unpack(params), carry, xs))
+    case = CASES[name]
+    arguments = draw(case, (BATCH,), seed=1)
+    loss = weigh(np.random.default_rng(2), reference(case, *arguments))
     leaves, structure = jax.tree.flatten(arguments)
+    learned = jax.tree.leaves(jrnn.trainable(arguments))
+    wrt = [i for i, leaf in enumerate(leaves) if leaf.dtype == np.float64]  # tokens have no derivative
 
-    def reference(position, moved):
-        p, c, x = jax.tree.unflatten(structure, [*leaves[:position], moved, *leaves[position + 1 :]])
-        return loss(ref.run(step, unpack(p), c, x))
+    def with_leaf(i, moved):
+        return loss(reference(case, *jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]])))
 
-    def ours(*floats):
-        p, c, x = jax.tree.unflatten(structure, [*floats, *leaves[len(floats) :]])
-        return loss(jrnn.unroll(cell, p, jnp.asarray(x), c))
+    def with_leaves(*floats):
+        given = dict(enumerate(leaves)) | dict(zip(wrt, floats, strict=True))
+        return loss(ours(case, (BATCH,), *jax.tree.unflatten(structure, given.values())))
 
-    wrt = range(len(leaves) - (cell.__class__ is jrnn.Embed))  # tokens have no derivative
-    got = jax.jit(jax.grad(ours, tuple(wrt)))(*(jnp.asarray(leaves[i]) for i in wrt))
-    for i in wrt:
-        want = ref.derivative(partial(reference, i), leaves[i])
+    got = jax.jit(jax.grad(with_leaves, range(len(wrt))))(*(jnp.asarray(leaves[i]) for i in wrt))
+    for i, gradient in zip(wrt, got, strict=True):
+        if not learned[i]:
+            assert not np.any(gradient), "what is fixed is not learned"
+            continue
+        want = ref.derivative(partial(with_leaf, i), leaves[i])
         assert np.any(want), "a leaf that nothing depends on tests nothing"
-        assert_close(got[i], want, rtol=1e-11)
+        assert_close(gradient, want, rtol=1e-11)
+
+
+def test_every_cell_has_a_case():
+    public = [getattr(jrnn, name) for name in dir(jrnn) if name[0].isupper()]
+    cells = {c for c in public if hasattr(c, "step") and c.__module__.startswith("jrnn.cells")}
+    assert len(cells) > 50 and cells | {jrnn.NARX} == {type(case.cell) for case in CASES.values()}
+
+
+def test_activations():
+    """All of them, and their derivatives, on both sides of every kink."""
+    assert set(FUNCTIONS) == set(ACTIVATIONS)
+    x = np.linspace(-5, 5, 24)
+    for name, function in FUNCTIONS.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](x), function(x), 1e-12, 1e-12, err_msg=name)
+        slope = jax.vmap(jax.grad(ACTIVATIONS[name]))(x)
+        np.testing.assert_allclose(slope, function(x + 1e-30j).imag / 1e-30, 1e-12, 1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("state", ["rate", "potential"])
+def test_noise_of_leaky_units(state):
+    """√(2α) σ ξ is added to the state, with a ξ of its own at every step."""
+    cell = jrnn.LeakyRNN(100, tau=10.0, dt=3.0, activation="identity", state=state, noise=0.5)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), IN))
+    _, (first, second) = jrnn.unroll(cell, params, jnp.zeros((2, 500, IN)), key=jax.random.key(1))
+    added = np.stack([first.ravel(), (second - (1 - cell.alpha) * first).ravel()])
+    np.testing.assert_allclose(np.cov(added), 0.6 * 0.5**2 * np.eye(2), atol=0.005)
 
 
 def test_embed_outside_vocabulary():
@@ -149,21 +110,110 @@ def test_embed_outside_vocabulary():
         cell.step(params, (), jnp.zeros(2))
 
 
-def test_parameter_counts():
-    """Counts from the papers: gates × (in·hidden + hidden² + hidden), and one more bias in cuDNN's GRU."""
-    gate = IN * HIDDEN + HIDDEN**2 + HIDDEN
-    want = {
-        jrnn.Elman(HIDDEN): gate,
-        jrnn.Jordan(HIDDEN, outputs=OUT): IN * HIDDEN + OUT * HIDDEN + HIDDEN + HIDDEN * OUT + OUT,
-        jrnn.LSTM(HIDDEN): 4 * gate,
-        jrnn.GRU(HIDDEN): 3 * gate + HIDDEN,
-        jrnn.GRU(HIDDEN, reset_after=False): 3 * gate,
-        jrnn.Dense(OUT): IN * OUT + OUT,
-        jrnn.Embed(OUT): IN * OUT,
+def counts(i, h):
+    """Parameters by the papers, of width `i` in and `h` hidden; the fixed ones do not count."""
+    gate, read, bare = i * h + h**2 + h, i * h + h, 0 if i == h else i * h
+    convolution = 9 * i * h + 9 * h**2 + h
+    return {
+        jrnn.Elman(h): gate,
+        jrnn.Jordan(h, outputs=2): i * h + 2 * h + h + h * 2 + 2,
+        jrnn.NARX(h, 2, input_lags=2, output_lags=4): h * (3 * i + 4 * 2) + h + h * 2 + 2,
+        jrnn.NARX(h, 2, input_lags=2, output_lags=0): h * 3 * i + h + h * 2 + 2,
+        jrnn.Window(7, i): 0,
+        jrnn.Dense(h): read,
+        jrnn.Embed(h): i * h,
+        jrnn.IndRNN(h): i * h + 2 * h,
+        jrnn.LeakyRNN(h): gate,
+        jrnn.EchoState(h): 0,
+        jrnn.AntisymmetricRNN(h): gate,  # of h², h (h - 1) / 2 are free
+        jrnn.AntisymmetricRNN(h, gated=True): gate + read,
+        jrnn.OrthogonalRNN(h): read + h * (h - 1) // 2,
+        jrnn.ClockworkRNN(h, periods=(1, 2)): read + h**2 * 3 // 4,
+        jrnn.FastRNN(h): gate + 2,
+        jrnn.SCRN(h, context=7): i * 7 + 7 * h + i * h + h**2,
+        jrnn.CoRNN(h): i * h + 2 * h**2 + h,
+        jrnn.UnICORNN(h): i * h + 3 * h,
+        jrnn.LEM(h): 4 * gate,  # the authors' code has every bias twice
+        jrnn.LSTM(h): 4 * gate,
+        jrnn.LSTM1997(h, squash="tanh"): 3 * gate,
+        jrnn.LSTM1997(h, block=2): (i + h + 1) * 2 * h,  # gates of half the width
+        **dict(zip(ablations.greff(h).values(), greff_counts(i, h), strict=True)),
+        jrnn.LSTMVariant(h, peepholes="full"): 4 * i * h + 7 * h**2 + 4 * h,
+        jrnn.LSTMVariant(h, projection=2): 4 * (i * h + 2 * h + h) + h * 2,
+        jrnn.LayerNormLSTM(h): 4 * gate + 2 * 4 * h + 2 * h,  # one bias for the paper's three of every gate
+        jrnn.MultiplicativeLSTM(h): 4 * gate + i * h + h**2,
+        jrnn.MogrifierLSTM(h): 4 * gate + 5 * i * h,
+        jrnn.MogrifierLSTM(h, rounds=3, rank=2): 4 * gate + 3 * 2 * (i + h),
+        jrnn.ConvLSTM(h): 4 * convolution,
+        jrnn.ConvGRU(h): 3 * convolution,
+        jrnn.GRU(h): 3 * gate + h,  # cuDNN has two biases of every gate, of which this one is not redundant
+        jrnn.GRU(h, reset_after=False): 3 * gate,
+        jrnn.LayerNormGRU(h): 3 * gate + h + 2 * 3 * h,
+        jrnn.GRUD(h): 3 * gate + 3 * i * h + 2 * i + i * h + h,
+        jrnn.MUT1(h): 2 * i * h + 2 * h**2 + 3 * h + bare,  # the papers need i = h
+        jrnn.MUT2(h): 2 * i * h + 3 * h**2 + 3 * h + bare,
+        jrnn.MUT3(h): 3 * gate,
+        jrnn.MGU(h): 2 * gate,
+        jrnn.UGRNN(h): 2 * gate,
+        jrnn.JANET(h): 2 * gate,
+        jrnn.LiGRU(h): 2 * gate,
+        jrnn.CFN(h): 3 * i * h + 2 * h**2 + 2 * h,
+        jrnn.STAR(h): 2 * i * h + h**2 + 2 * h,
+        jrnn.LightRU(h): 2 * i * h + h**2 + h,
+        jrnn.FastGRNN(h): i * h + h**2 + 2 * h + 2,
+        jrnn.FastGRNN(h, input_rank=2, recurrent_rank=3): 2 * (i + h) + 3 * 2 * h + 2 * h + 2,
+        jrnn.MinimalRNN(h): i * h + 2 * h**2 + 2 * h,
+        jrnn.RAN(h): 3 * i * h + 2 * h**2 + 3 * h,
+        jrnn.ATR(h): gate,
+        jrnn.BRC(h): 3 * i * h + 5 * h,
+        jrnn.NBRC(h): 3 * i * h + 2 * h**2 + 3 * h,
+        jrnn.SGRN(h): gate,
+        jrnn.MinGRU(h): 2 * read,
+        jrnn.MinLSTM(h): 3 * read,
+        jrnn.LRU(h, outputs=4): 3 * h + 2 * h * i + 2 * h * 4 + (4 if i == 4 else 0),  # D is a diagonal
+        jrnn.SRU(h): 3 * i * h + 4 * h + bare,
+        jrnn.SRU(h, recurrent=False): 3 * i * h + 2 * h + bare,
+        jrnn.QRNN(h, window=4): 3 * (4 * i * h + h),
+        jrnn.QRNN(h, pooling="f"): 2 * (2 * i * h + h),
+        jrnn.QRNN(h, pooling="ifo"): 4 * (2 * i * h + h),
+        jrnn.TRNN(h): 2 * read,
+        jrnn.TGRU(h): 6 * i * h + 3 * h,
+        jrnn.TLSTM(h): 6 * i * h + 3 * h,
+        jrnn.LMU(h, order=7): i + h + 7 + i * h + h**2 + h * 7,
+        jrnn.SLSTM(h): 4 * gate,
+        jrnn.SLSTM(h, heads=2): 4 * (i * h + h**2 // 2 + h),
+        jrnn.MLSTM(h, heads=2): 3 * read + 2 * (i * 2 + 2) + read,
+        jrnn.RHN(h, depth=3): 2 * (i * h + 3 * h**2 + 3 * h),
+        jrnn.RHN(h, depth=3, coupled=False): 3 * (i * h + 3 * h**2 + 3 * h),
+        jrnn.NASCell(h): 8 * (i * h + h**2),
     }
-    for cell, count in want.items():
-        params = jax.eval_shape(partial(cell.init, in_features=IN), jax.random.key(0))
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count, cell
+
+
+def greff_counts(i, h):
+    """Of V, NIG, NFG, NOG, NIAF, NOAF, CIFG, NP, FGR."""
+    gate = i * h + h**2 + h
+    whole, less = 4 * gate + 3 * h, 3 * gate + 2 * h
+    return whole, less, less, less, whole, whole, less, 4 * gate, whole + 9 * h**2
+
+
+def square_counts(h):
+    """Of the cells that need i = h."""
+    return {
+        jrnn.IntersectionRNN(h): 4 * (2 * h**2 + h),
+        jrnn.RGLRU(h): 2 * (h**2 + h) + h,
+        jrnn.RGLRU(h, heads=2): 2 * (h**2 // 2 + h) + h,
+    }
+
+
+@pytest.mark.parametrize("i, h", [(3, 6), (5, 8), (4, 4), (6, 6)])
+def test_parameter_counts(i, h):
+    wanted = counts(i, h) | (square_counts(h) if i == h else {})
+    for cell, count in wanted.items():
+        params = jax.eval_shape(partial(cell.init, in_features=i), jax.random.key(0))
+        leaves = zip(jax.tree.leaves(params), jax.tree.leaves(jrnn.trainable(params)), strict=True)
+        assert sum(leaf.size for leaf, learned in leaves if learned) == count, cell
+    if i == h:
+        assert {type(case.cell) for case in CASES.values()} == {type(cell) for cell in wanted}
 
 
 def test_gates_and_their_derivatives_are_those_of_sigmoid_and_tanh():

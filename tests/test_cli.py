@@ -109,9 +109,25 @@ def test_the_model_and_its_description(corpus, finished):
     assert stored.meta["files"] == [corpus]
 
 
-@pytest.mark.parametrize("name", recurrent_cells())
-def test_every_listed_cell_makes_a_language_model(name):
-    model, tokens = TrainConfig(cell=name, hidden=8, layers=2).model(5), jnp.zeros((7, 3), jnp.int32)
+NO_TEXT = {  # what else they read, or how wide
+    "ConvLSTM": r"a convolution needs \(..., 2 spatial axes, channels\)",
+    "ConvGRU": r"a convolution needs \(..., 2 spatial axes, channels\)",
+    "GRUD": r"xs must be \(values, mask, delta\)",
+    "NARX": r"xs must be \(given, use_given, external\)",
+}
+
+
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_cells_that_read_no_text_are_refused(name, corpus, capsys, tmp_path):
+    out = tmp_path / "run"
+    said = refusal(capsys, "train", corpus, *TINY, "--cell", name, "--out", str(out))
+    assert re.search(f"--cell {name} does not fit here: .*{NO_TEXT[name]}", said) and not out.exists()
+
+
+@pytest.mark.parametrize("name", sorted(recurrent_cells().keys() - NO_TEXT))
+def test_every_other_cell_makes_a_language_model(name):
+    config = TrainConfig(cell=name, hidden=8, layers=2, embed=8)
+    model, tokens = config.model(5), jnp.zeros((7, 3), jnp.int32)
     logits = jax.eval_shape(lambda key: jrnn.unroll(model, model.init(key, 5), tokens)[1], jax.random.key(0))
     assert logits.shape == (7, 3, 5)
 
@@ -352,17 +368,23 @@ def test_cells_lists_what_there_is(capsys):
     assert main(["cells", "--hidden", "6", "--in-features", "3"]) == 0
     shown = capsys.readouterr().out
     assert shown == cell_table(6, 3) + "\n"
-    listed = dict(re.findall(r"^(\w+) +([\d,]+)  \w", shown, re.MULTILINE))
+    listed = dict(re.findall(r"^(\w+) +([\d,]+|-)  ", shown, re.MULTILINE))
     assert listed.keys() == recurrent_cells().keys() >= {"Elman", "Jordan", "LSTM", "GRU"}
     rows = cell_table(6, 3, markdown=True).splitlines()
     assert len(rows) == 2 + len(listed)
     for row, (name, number) in zip(rows[2:], listed.items(), strict=True):
-        params = getattr(jrnn, name)(6).init(jax.random.key(0), 3)
-        assert int(number.replace(",", "")) == sum(leaf.size for leaf in jax.tree.leaves(params))
-        _, shown_name, line, count, paper, _ = (entry.strip() for entry in row.split(" | ".strip()))
+        if number == "-":
+            with pytest.raises(ValueError, match=r"must be a multiple|needs in_features"):
+                getattr(jrnn, name)(6).init(jax.random.key(0), 3)
+        else:
+            params = getattr(jrnn, name)(6).init(jax.random.key(0), 3)
+            trained = jax.tree.map(lambda leaf, trains: leaf.size * trains, params, jrnn.trainable(params))
+            assert int(number.replace(",", "")) == sum(jax.tree.leaves(trained))
+        _, shown_name, line, count, kind, paper, _ = (entry.strip() for entry in row.split(" | ".strip()))
         assert (shown_name, count) == (f"`{name}`", number) and line and re.search(r"\b(19|20)\d\d\b", paper)
+        assert kind == {"MinGRU": "linear", "IndRNN": "diagonal", "GRU": ""}.get(name, kind)
         assert line in shown and paper in shown
-    ends = [re.search(r"[\d,]+(?=  )", line).end() for line in shown.splitlines()[1::2]]
+    ends = [re.search(r"^\w+ +([\d,]+|-)(?=  )", line).end() for line in shown.splitlines()[1::2]]
     assert len(set(ends)) == 1  # numbers end in one column
 
 

@@ -24,8 +24,15 @@ def convolve(x: Array, kernel: Array) -> Array:
 
     Returns:
       (..., *spatial, out).
+
+    Raises:
+      ValueError: x without spatial axes.
     """
     spatial = kernel.ndim - 2
+    if x.ndim <= spatial:
+        raise ValueError(
+            f"x has shape {x.shape}, a convolution needs (..., {spatial} spatial axes, channels)"
+        )
     lead, inner = x.shape[: x.ndim - spatial - 1], x.shape[x.ndim - spatial - 1 :]
     axes = "DHW"[3 - spatial :]
     layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")

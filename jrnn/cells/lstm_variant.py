@@ -47,7 +47,7 @@ class LSTMVariant:
 
     p stands where `peepholes` is set: a vector ("diagonal") or a matrix ("full", cₜ₋₁ p_i). Γ, the gates of
     the last step side by side, stands with `gate_recurrence`. Without any option it is `LSTM`, which is the
-    faster one. `jrnn.cells.ablations` has the published variants by name.
+    faster one. `jrnn.ablations` has the published variants by name.
 
     Args:
       hidden: width of c.

@@ -37,8 +37,12 @@ def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = Fa
         line = doc.split("\n", 1)[0].rstrip(".")
         reference = " ".join(doc.partition("Reference:")[2].split("\n\n")[0].split())
         paper = reference.split(";")[0].rstrip(".")
-        cell = kind(hidden)
-        rows.append((name, line, f"{count_parameters(cell, in_features):,}", recurrence(cell), paper))
+        try:
+            cell = kind(hidden)
+            count = f"{count_parameters(cell, in_features):,}"
+        except ValueError:  # not at these widths: modules of equal size, an input as wide as the state
+            cell, count = kind, "-"
+        rows.append((name, line, count, recurrence(cell), paper))
     if markdown:
         head = ["| cell | what it is | parameters | recurrence | paper |", "| --- | --- | ---: | --- | --- |"]
         escaped = ([text.replace("|", "\\|") for text in row] for row in rows)

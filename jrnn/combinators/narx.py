@@ -86,4 +86,8 @@ class NARX:
         return self._inner(params).initial_carry(params, batch_shape, key=key)
 
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+        if self.output_lags and (not isinstance(x, tuple) or len(x) != 3):
+            raise ValueError(
+                "NARX: xs must be (given, use_given, external), given the outputs one step before"
+            )
         return self._inner(params).step(params, carry, x)

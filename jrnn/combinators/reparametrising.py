@@ -111,14 +111,17 @@ class Reparametrise:
     def weights(self, params: Any, key: Array | None = None) -> Any:
         """The parameters of the inner cell, computed ones included."""
 
+        def is_ours(path: Any, leaf: Any) -> bool:
+            return _is_computed(leaf) and _last(path) == self.name
+
         def visit(path: Any, leaf: Any) -> Any:
-            if not _is_computed(leaf):
+            if not is_ours(path, leaf):
                 return leaf
             own = None if key is None else jax.random.fold_in(key, places.index(path))
             return self.form.weight(leaf.params, own)
 
         found = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_computed)[0]
-        places = [path for path, leaf in found if _is_computed(leaf)]
+        places = [path for path, leaf in found if is_ours(path, leaf)]
         return jax.tree_util.tree_map_with_path(visit, params, is_leaf=_is_computed)
 
 

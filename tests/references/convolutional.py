@@ -10,13 +10,10 @@ def convolve(kernel, x):
     *sizes, _, _ = kernel.shape
     batch_axes = x.ndim - len(sizes) - 1
     padded = np.pad(x, [(0, 0)] * batch_axes + [(size // 2, size // 2) for size in sizes] + [(0, 0)])
-    y = 0
-    for offset in np.ndindex(*sizes):
-        part = padded
-        for axis, start in enumerate(offset, start=batch_axes):
-            part = np.take(part, range(start, start + x.shape[axis]), axis=axis)
-        y = y + np.einsum("...i,io->...o", part, kernel[offset])
-    return y
+    axes = tuple(range(batch_axes, x.ndim - 1))
+    seen = np.lib.stride_tricks.sliding_window_view(padded, sizes, axes)  # (..., *places, in, *sizes)
+    kernel = np.moveaxis(kernel, -2, 0).reshape(-1, kernel.shape[-1])  # (in · sizes, out)
+    return seen.reshape(*x.shape[:-1], -1) @ kernel
 
 
 def conv_lstm(p, carry, x):

@@ -25,6 +25,37 @@ def softplus(a):
     return np.where(positive, a, 0) + np.log1p(np.exp(np.where(positive, -a, a)))
 
 
+def elu(a):
+    """Clevert et al. 2016, α = 1."""
+    return np.where(np.real(a) > 0, a, np.exp(a) - 1)
+
+
+def leaky_relu(a):
+    return np.where(np.real(a) > 0, a, 0.01 * a)
+
+
+def softsign(a):
+    return a / (1 + absolute(a))
+
+
+def hard_sigmoid(a):
+    return (clamp(a, 3) + 3) / 6
+
+
+def hard_tanh(a):
+    return clamp(a, 1)
+
+
+def scaled_tanh(a):
+    """LeCun et al. 1998: f(1) = 1 and f(-1) = -1, nearly."""
+    return 1.7159 * np.tanh(2 * a / 3)
+
+
+def thresholded_relu(a):
+    """Konda et al. 2015, θ = 1."""
+    return np.where(np.real(a) > 1, a, 0)
+
+
 def absolute(a):
     """|a| along the real axis: the sign of the real part is a constant to the complex step."""
     return a * np.sign(np.real(a))

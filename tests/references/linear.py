@@ -35,7 +35,8 @@ def min_lstm(p, h, x):
 def lru(p, carry, x):
     """Orvieto et al. 2023: s = λ s + exp(γ) B x with λ = exp(-exp(ν) + i exp(θ)), y = Re(C s) + D x.
 
-    The state and every complex number stand as two real arrays.
+    D is a vector, left out where y is not as wide as x. The state and every complex number stand as two
+    real arrays.
     """
     re, im = carry
     modulus, phase = np.exp(-np.exp(p["nu"])), np.exp(p["theta"])
@@ -44,8 +45,8 @@ def lru(p, carry, x):
         l_re * re - l_im * im + np.exp(p["gamma"]) * times(p["Br"], x),
         l_re * im + l_im * re + np.exp(p["gamma"]) * times(p["Bi"], x),
     )
-    y = times(p["Cr"], re) - times(p["Ci"], im) + p["D"] * x
-    return (re, im), y
+    y = times(p["Cr"], re) - times(p["Ci"], im)
+    return (re, im), y + p["D"] * x if "D" in p else y
 
 
 def rg_lru(p, h, x, heads=1):
@@ -61,8 +62,11 @@ def rg_lru(p, h, x, heads=1):
 
 
 def sru(p, c, x, recurrent=True, scale=3**0.5):
-    """Lei et al. 2018, the version of EMNLP: gates see the cell through vectors v, then a highway past it."""
-    skip = times(p["Wx"], x) if "Wx" in p else x
+    """Lei et al. 2018, the version of EMNLP: gates see the cell through vectors v, then a highway past it.
+
+    The highway is x itself, scaled, or a product of its own with x.
+    """
+    skip = times(p["Wx"], x) if "Wx" in p else scale * x
     forget = times(p["Wf"], x) + p["bf"]
     reset = times(p["Wr"], x) + p["br"]
     if recurrent:
@@ -70,7 +74,7 @@ def sru(p, c, x, recurrent=True, scale=3**0.5):
         reset = reset + p["vr"] * c
     forget, reset = sigmoid(forget), sigmoid(reset)
     c = forget * c + (1 - forget) * times(p["W"], x)
-    h = reset * c + (1 - reset) * skip * scale
+    h = reset * c + (1 - reset) * skip
     return c, h
 
 

@@ -26,6 +26,7 @@ def lstm_variant(
     peepholes=None,
     gate_recurrence=False,
     clip=None,
+    bound=None,
     projection=False,
     gate_f=sigmoid,
     f=tanh,
@@ -35,7 +36,8 @@ def lstm_variant(
 
     A gate left out of `gates` is 1; a coupled forget gate is 1 - i and has no parameters. Peepholes show
     the old cell to i and f and the new one to o, by a vector each or by a full matrix each. Under gate
-    recurrence every gate with parameters, in the order i, f, o, sees all their values one step ago.
+    recurrence every gate with parameters, in the order i, f, o, sees all their values one step ago. `clip`
+    bounds the cell, `bound` what `gate_f` and `f` are applied to.
     """
     h, c, *values = carry
     present = [gate for gate in "ifo" if gate in gates and not (coupled and gate == "f")]
@@ -53,12 +55,13 @@ def lstm_variant(
         if gate_recurrence:
             for source, before in zip(present, last, strict=True):
                 a = a + times(p["R" + gate + source], before)
-        now[gate] = gate_f(a)
+        now[gate] = gate_f(a if bound is None else clamp(a, bound))
         return now[gate]
 
     input_gate = value("i", c)
     forget_gate = 1 - input_gate if coupled else value("f", c)
-    candidate = f(times(p["Wc"], x) + times(p["Uc"], h) + p["bc"])
+    a = times(p["Wc"], x) + times(p["Uc"], h) + p["bc"]
+    candidate = f(a if bound is None else clamp(a, bound))
     c = forget_gate * c + input_gate * candidate
     if clip is not None:
         c = clamp(c, clip)

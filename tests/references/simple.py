@@ -48,6 +48,28 @@ def window(p, carry, x, k=1):
     return taps[:k], np.concatenate(taps, axis=-1)
 
 
+def finite_response(p, past, x, f=tanh):
+    """A perceptron with one hidden layer f on the input and those before it, newest first."""
+    taps = (x, *past)
+    h = f(sum(times(p[f"W{lag}"], tap) for lag, tap in enumerate(taps)) + p["b"])
+    return taps[:-1], times(p["V"], h) + p["c"]
+
+
+def narx(p, carry, x, f=tanh):
+    """Lin et al. 1996: a finite-response model that also sees past outputs, given ones or its own.
+
+    The past of y starts with the model's own last output; further back stands what was read there.
+    """
+    past_x, (own, *past_y) = carry
+    given, use_given, external = x
+    xs = (external, *past_x)
+    ys = (np.where(np.expand_dims(use_given, -1), given, own), *past_y)
+    a = sum(times(p[f"W{lag}"], tap) for lag, tap in enumerate(xs))
+    a = a + sum(times(p[f"U{lag}"], tap) for lag, tap in enumerate(ys, start=1))
+    y = times(p["V"], f(a + p["b"])) + p["c"]
+    return (xs[:-1], (y, *ys[:-1])), y
+
+
 def dense(p, carry, x, f=linear):
     """A perceptron layer."""
     return carry, f(times(p["W"], x) + p["b"])

@@ -1,0 +1,239 @@
+"""What single cells promise beyond their equations: range, orthogonality, memory, a solved read-out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jrnn
+from jrnn import initializers
+from jrnn.cells import ablations
+
+KEY = jax.random.key(0)
+
+
+# exponential gates
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "cell",
+    [jrnn.SLSTM(4), jrnn.SLSTM(4, forget="exponential"), jrnn.MLSTM(4, heads=2), jrnn.MinLSTM(4)],
+    ids=repr,
+)
+def test_gates_of_any_size_stay_finite(cell, dtype):
+    """Pre-activations of all gates from −1e4 to 1e4, in all combinations, values and gradients."""
+    extremes = jnp.array([-1e4, -88.0, 0.0, 88.0, 1e4])
+    params = jax.tree.map(lambda p: p.astype(dtype), cell.init(KEY, 2))
+    i, f = jnp.meshgrid(extremes, extremes)
+    xs = jnp.stack([i.ravel(), f.ravel()], -1)[None] * jnp.ones((6, 1, 1))
+    xs = jnp.concatenate([xs, xs[:, ::-1]])  # and from one extreme to another
+
+    def with_gates(params):
+        """Weights under which x is the pre-activation of the gates."""
+        width = 2 if isinstance(cell, jrnn.MLSTM) else 4
+        columns = jnp.repeat(jnp.eye(2), width, axis=1).astype(dtype)  # x[0] to all i, x[1] to all f
+        if isinstance(cell, jrnn.MLSTM):
+            return params._replace(gates=params.gates._replace(w_ih=columns, b=0 * params.gates.b))
+        both = columns[:, ::-1] if isinstance(cell, jrnn.MinLSTM) else columns
+        return params._replace(w_ih=params.w_ih.at[:, :8].set(both))
+
+    def loss(params, xs):
+        end, ys = jrnn.unroll(cell, with_gates(params), xs)
+        return jnp.sum(jnp.sin(ys.astype(jnp.float32))), (end, ys)
+
+    (_, out), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, xs.astype(dtype))
+    for leaf in jax.tree.leaves((out, grads)):
+        assert np.all(np.isfinite(np.asarray(leaf, np.float64)))
+
+
+# orthogonal recurrence
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("map", ["exponential", "cayley"])
+def test_orthogonal_after_1000_updates(map, dtype, bound):
+    hidden = 32  # at 256 it takes minutes, and holds as well
+    with jax.enable_x64(dtype == "float64"):
+        cell = jrnn.OrthogonalRNN(hidden, map=map)
+        params = cell.init(KEY, 1)
+        optimizer = optax.adam(1e-2)
+        target = jax.random.normal(jax.random.key(1), (hidden, hidden), dtype)
+
+        def loss(skew):
+            return jnp.mean((cell.recurrence(params._replace(skew=skew)) - target) ** 2)
+
+        def update(_, state):
+            skew, moments = state
+            change, moments = optimizer.update(jax.grad(loss)(skew), moments)
+            return optax.apply_updates(skew, change), moments
+
+        skew, _ = jax.jit(lambda s: jax.lax.fori_loop(0, 1000, update, s))(
+            (params.skew, optimizer.init(params.skew))
+        )
+        assert np.abs(skew - params.skew).max() > 0.1
+        q = np.asarray(cell.recurrence(params._replace(skew=skew)), np.float64)
+    assert np.abs(q.T @ q - np.eye(hidden)).max() < bound
+
+
+def test_the_exponential_reaches_what_cayley_cannot():
+    """A rotation by π has the eigenvalue −1."""
+    cell = jrnn.OrthogonalRNN(2)
+    params = cell.init(KEY, 1)._replace(skew=jnp.array([np.pi]))
+    np.testing.assert_allclose(cell.recurrence(params), -np.eye(2), atol=1e-6)
+
+
+# echo states
+
+
+def narma(steps, seed):
+    """NARMA of order 10: the standard task of reservoirs."""
+    u = np.random.default_rng(seed).uniform(0, 0.5, steps)
+    y = np.zeros(steps)
+    for t in range(10, steps):
+        y[t] = 0.3 * y[t - 1] + 0.05 * y[t - 1] * y[t - 10 : t].sum() + 1.5 * u[t - 10] * u[t - 1] + 0.1
+    return u[:, None].astype(np.float32), y[:, None].astype(np.float32)
+
+
+def test_a_reservoir_with_a_solved_read_out_learns_narma():
+    cell = jrnn.EchoState(200, radius=0.9, input_scale=0.5)
+    params = cell.init(KEY, 1)
+    model = jrnn.Stack((cell, jrnn.Dense(1)))
+    (u, y), (u_test, y_test) = narma(2200, seed=0), narma(1200, seed=1)
+    _, states = jrnn.unroll(cell, params, u)
+    readout = jrnn.ridge_readout(states[200:], y[200:], penalty=1e-6)
+    _, found = jrnn.unroll(model, (params, readout), u_test)
+    error = np.sqrt(np.mean((found[200:] - y_test[200:]) ** 2) / np.var(y_test[200:]))
+    assert error < 0.4  # a linear model of the last ten inputs leaves 0.6
+
+
+def test_the_read_out_solves_the_penalised_normal_equations():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        features, targets = rng.normal(size=(50, 2, 6)), rng.normal(size=(50, 2, 3))
+        mask = rng.random((50, 2)) < 0.7
+        given = jnp.where(mask[..., None], features, jnp.nan)
+        found = jrnn.ridge_readout(given, jnp.asarray(targets), penalty=2.0, mask=jnp.asarray(mask))
+    f, t = features[mask], targets[mask]
+    f, t = f - f.mean(0), t - t.mean(0)
+    w = np.linalg.solve(f.T @ f + 2.0 * np.eye(6), f.T @ t)
+    np.testing.assert_allclose(found.w, w, rtol=1e-10)
+    np.testing.assert_allclose(found.b, targets[mask].mean(0) - features[mask].mean(0) @ w, rtol=1e-10)
+
+
+def test_the_reservoir_has_the_radius_and_density_asked_for():
+    w = initializers.spectral_radius(KEY, (100, 100), radius=0.7, density=0.2)
+    assert np.abs(np.linalg.eigvals(w)).max() == pytest.approx(0.7, rel=1e-5)
+    assert 0.17 < np.mean(np.asarray(w) != 0) < 0.23
+    np.testing.assert_allclose(
+        jax.jit(lambda k: initializers.spectral_radius(k, (5, 5)))(KEY),
+        initializers.spectral_radius(KEY, (5, 5)),
+        rtol=1e-6,
+    )
+
+
+def test_no_gradient_reaches_a_reservoir():
+    cell = jrnn.EchoState(5)
+    grads = jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((4, 2)))[1]))(cell.init(KEY, 2))
+    assert not any(map(np.any, jax.tree.leaves(grads)))
+
+
+def test_a_ring_comes_back_after_n_steps():
+    w = np.asarray(initializers.ring(KEY, (5, 10), scale=0.5))
+    for block in (w[:, :5], w[:, 5:]):
+        np.testing.assert_allclose(np.linalg.matrix_power(block, 5), 0.5**5 * np.eye(5))
+        assert np.count_nonzero(block) == 5
+
+
+# memory
+
+
+def test_lmu_holds_a_window_of_its_input():
+    """Legendre polynomials of the memory give back what came in θ/2 steps ago."""
+    theta, order = 40, 12
+    cell = jrnn.LMU(1, order=order, theta=theta)
+    params = cell.init(KEY, 1)
+    zero = jnp.zeros_like
+    params = params._replace(e_x=jnp.ones(1), e_h=zero(params.e_h), e_m=zero(params.e_m))
+    u = jnp.sin(2 * np.pi * jnp.arange(200) / 50)[:, None]
+    _, (_, carries) = jrnn.unroll(jrnn.Tap(cell), params, u)
+    middle = np.polynomial.legendre.legvander(np.array([0.0]), order - 1)[0]  # P_i(2r − 1) at r = 1/2
+    then = (u[80:180, 0] + u[81:181, 0]) / 2  # inputs are held for a step
+    np.testing.assert_allclose(carries.m[100:] @ middle, then, atol=0.005)
+
+
+def test_leaky_noise_has_the_deviation_asked_for():
+    cell = jrnn.LeakyRNN(500, tau=100.0, dt=5.0, noise=0.3, activation="tanh")
+    params = jax.tree.map(jnp.zeros_like, cell.init(KEY, 1))
+    _, ys = jrnn.unroll(cell, params, jnp.zeros((400, 1)), key=jax.random.key(1))
+    assert np.std(ys[200:]) == pytest.approx(0.3, rel=0.05)
+    assert not np.any(jrnn.unroll(cell, params, jnp.zeros((400, 1)))[1])
+
+
+def test_what_is_missing_reaches_nothing():
+    cell = jrnn.GRUD(4)
+    params = jax.tree.map(lambda p: p + 0.1, cell.init(KEY, 3))
+    values, mask = jax.random.normal(KEY, (6, 2, 3)), jax.random.bernoulli(jax.random.key(1), 0.5, (6, 2, 3))
+    delta = jnp.ones((6, 2, 3))
+
+    def run(poison):
+        xs = jnp.where(mask, values, poison), mask, delta
+        loss = lambda p: jnp.sum(jnp.sin(jrnn.unroll(cell, p, xs)[1]))
+        return jax.value_and_grad(loss)(params)
+
+    for found, expected in zip(jax.tree.leaves(run(jnp.nan)), jax.tree.leaves(run(0.0)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+# published names
+
+
+def test_ablations_are_what_their_names_say():
+    by_name = ablations.greff(5)
+    count = {n: sum(p.size for p in jax.tree.leaves(c.init(KEY, 3))) for n, c in by_name.items()}
+    gate, diagonal = 3 * 5 + 5 * 5 + 5, 5
+    three, four = 3 * gate + 2 * diagonal, 4 * gate + 3 * diagonal
+    assert count == {
+        "V": four, "NIG": three, "NFG": three, "NOG": three, "NIAF": four, "NOAF": four, "CIFG": three,
+        "NP": 4 * gate, "FGR": four + 9 * 25,
+    }  # fmt: skip
+    biases = {n: c.init(KEY, 3).b for n, c in ablations.jozefowicz(5).items()}
+    assert {n: b.size // 5 for n, b in biases.items()} == {
+        "LSTM": 4, "LSTM-f": 3, "LSTM-i": 3, "LSTM-o": 3, "LSTM-b": 4,
+    }  # fmt: skip
+    assert float(biases["LSTM-b"].sum()) == 5 and not np.any(biases["LSTM"])
+
+
+REFUSED = {
+    r"hidden must be a multiple of block=3, got 4": lambda: jrnn.LSTM1997(4, block=3),
+    r"coupled gates need the input gate, got gates='fo'": lambda: jrnn.LSTMVariant(
+        4, gates="fo", coupled=True
+    ),
+    r"gates must be one of .*ifo, got 'oif'": lambda: jrnn.LSTMVariant(4, gates="oif"),
+    r"peepholes must be one of diagonal, full, got 'dense'": lambda: jrnn.LSTMVariant(4, peepholes="dense"),
+    r"cell_clip must be a number above 0, got -1": lambda: jrnn.LSTMVariant(4, cell_clip=-1),
+    r"kernel must be odd, got 2": lambda: jrnn.ConvLSTM(4, kernel=2),
+    r"spatial must be one of 1, 2, 3, got '4'": lambda: jrnn.ConvGRU(4, spatial=4),
+    r"periods must ascend, got \(2, 1\)": lambda: jrnn.ClockworkRNN(4, periods=(2, 1)),
+    r"hidden must be a multiple of the 3 periods, got 4": lambda: jrnn.ClockworkRNN(4, periods=(1, 2, 4)),
+    r"needs in_features=4, as it adds its input": lambda: jrnn.IntersectionRNN(4).init(KEY, 3),
+    r"hidden must be a multiple of heads=3, got 4": lambda: jrnn.SLSTM(4, heads=3),
+    r"moduli must be 0 ≤ r_min < r_max < 1, got 0.9 and 0.5": lambda: jrnn.LRU(4, r_max=0.5),
+    r"k must be a whole number of steps, 0 or more, got -1": lambda: jrnn.Window(-1, 2),
+    r"needs in_features=3, got 2": lambda: jrnn.Window((1, 2), (1, 2)).init(KEY, 2),
+    r"k and features must have one entry per slice": lambda: jrnn.Window((1, 2), (1,)),
+    r"dt must be at most tau": lambda: jrnn.LeakyRNN(4, tau=10, dt=20),
+    r"leak must be in \(0, 1\], got 1.5": lambda: jrnn.EchoState(4, leak=1.5),
+    r"density must be in \(0, 1\], got 2": lambda: initializers.spectral_radius(KEY, (2, 2), density=2),
+    r"xs must be \(values, mask, delta\)": lambda: jrnn.GRUD(4).step((), (), jnp.ones(3)),
+    r"features \(5, 2\) and targets \(4, 1\) differ": lambda: jrnn.ridge_readout(
+        jnp.ones((5, 2)), jnp.ones((4, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refused(message):
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message]()
