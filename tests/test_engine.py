@@ -93,8 +93,8 @@ def options_of(kind):
 
 ALIKE = (  # built of the same operations as one that is run here; all cells keep the laws
     "ATR AntisymmetricRNN CFN CoRNN EchoState FastRNN IndRNN IntersectionRNN JANET LSTM1997 LayerNormGRU "
-    "LiGRU LightRU MGU MUT2 MUT3 MinGRU MinLSTM MinimalRNN MultiplicativeLSTM NASCell NBRC RAN SGRN SRU STAR TLSTM "
-    "TRNN UGRNN UnICORNN"
+    "LiGRU LightRU MGU MUT2 MUT3 MinGRU MinLSTM MinimalRNN MultiplicativeLSTM NASCell NBRC RAN SGRN SRU STAR "
+    "TLSTM TRNN UGRNN UnICORNN"
 )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -12,135 +13,7 @@ from pathlib import Path
 import pytest
 
 import jrnn
-
-PUBLIC = [  # the one place to change when a name comes or goes
-    "ATR",
-    "AntisymmetricRNN",
-    "Associative",
-    "AtLast",
-    "BRC",
-    "Batch",
-    "Bidirectional",
-    "BidirectionalCarry",
-    "BidirectionalParams",
-    "CFN",
-    "Cast",
-    "Cell",
-    "CharVocabulary",
-    "CheckpointError",
-    "ClockworkRNN",
-    "CoRNN",
-    "ConvGRU",
-    "ConvLSTM",
-    "CuDNN",
-    "Dense",
-    "Diagonal",
-    "DropConnect",
-    "Dropout",
-    "EchoState",
-    "Elman",
-    "Embed",
-    "FastGRNN",
-    "FastRNN",
-    "Feedback",
-    "FeedbackCarry",
-    "FitResult",
-    "GRU",
-    "GRUD",
-    "IndRNN",
-    "IntersectionRNN",
-    "JANET",
-    "Jordan",
-    "LEM",
-    "LMU",
-    "LRU",
-    "LSTM",
-    "LSTM1997",
-    "LSTMVariant",
-    "Layer",
-    "LayerNormGRU",
-    "LayerNormLSTM",
-    "LeakyRNN",
-    "LearnedCarry",
-    "LearnedCarryParams",
-    "LiGRU",
-    "LightRU",
-    "LowRank",
-    "MGU",
-    "MLSTM",
-    "MUT1",
-    "MUT2",
-    "MUT3",
-    "MinGRU",
-    "MinLSTM",
-    "MinimalRNN",
-    "MogrifierLSTM",
-    "MultiplicativeLSTM",
-    "NARX",
-    "NASCell",
-    "NBRC",
-    "NoisyCarry",
-    "OrthogonalRNN",
-    "PerStep",
-    "Progress",
-    "Project",
-    "ProjectParams",
-    "QRNN",
-    "RAN",
-    "RGLRU",
-    "RHN",
-    "RNN",
-    "Reparametrise",
-    "Residual",
-    "SCRN",
-    "SGRN",
-    "SLSTM",
-    "SRU",
-    "STAR",
-    "Scan",
-    "Sequential",
-    "Snapshot",
-    "SpectralNorm",
-    "Stack",
-    "StackCarry",
-    "Stream",
-    "TGRU",
-    "TLSTM",
-    "TRNN",
-    "Tap",
-    "TrainState",
-    "UGRNN",
-    "UnICORNN",
-    "WeightNorm",
-    "Window",
-    "Zoneout",
-    "ablations",
-    "apply",
-    "checkpoint",
-    "data",
-    "evaluate",
-    "fit",
-    "from_functions",
-    "generate",
-    "gradient_memory",
-    "init_state",
-    "initializers",
-    "last",
-    "linen",
-    "load",
-    "losses",
-    "padded_batches",
-    "plots",
-    "quiet",
-    "ridge_readout",
-    "save",
-    "summary",
-    "testing",
-    "train_step",
-    "trainable",
-    "unroll",
-    "use_cores",
-]
+from tests.public import PUBLIC
 
 # what stands left of what: a module imports only from its own rank and those before it
 ORDER = [
@@ -405,6 +278,19 @@ def test_functions_are_short_and_take_few_arguments(path):
             assert lines_of_code(function) <= FUNCTION_LINES, (
                 f"{function.name} has {lines_of_code(function)} lines"
             )
+
+
+def test_cells_and_their_steps_are_short():
+    cells = [
+        node
+        for path in FILES
+        if MODULES[path] == "cells"
+        for node in nodes(path, ast.ClassDef)
+        if any(getattr(part, "name", "") == "step" for part in node.body)
+    ]
+    assert len(cells) > 50 and all(cell.end_lineno - cell.lineno < 180 for cell in cells)
+    steps = [part for cell in cells for part in cell.body if getattr(part, "name", "") == "step"]
+    assert statistics.median(map(lines_of_code, steps)) <= 12
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

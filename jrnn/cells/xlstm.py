@@ -136,7 +136,8 @@ class MLSTM:
         hₜ = σ(õₜ) · Cₜ q / max(|nₜ · q|, exp(−mₜ)),   yₜ = hₜ
 
     m starts so low that the first step takes m = ĩ; h does not depend on it. Both sides of the fraction are
-    multiplied by exp(min(m, 0)), so that no exponential overflows, and the denominator is at least 1e-6.
+    multiplied by exp(min(m, 0)), so that no exponential overflows, and the denominator is at least 1e-6. A
+    gradient keeps C of every step, hidden² / heads numbers a row: `Scan(memory="sqrt")` keeps fewer.
 
     Args:
       hidden: width of y.
