@@ -41,7 +41,7 @@ class LSTM:
 
     `w_ih` holds w_i w_f w_g w_o side by side, `w_hh` the u, `b` the biases. The gate order is that of
     torch and Keras (flax keeps them apart, haiku has i g f o). One bias, where torch adds two. The carry
-    is `LSTMCarry(h, c)`; flax orders it c, h. Peepholes, coupled gates, projection and the like: `LSTMVariant`.
+    is `LSTMCarry(h, c)`; flax orders it c, h. Peepholes, coupled gates and projection: `LSTMVariant`.
 
     Args:
       hidden: width of h and c.
