@@ -91,7 +91,7 @@ def options_of(kind):
     return {"lengths": lengths, "resets": resets, "reverse": True, "key": jax.random.key(5)}
 
 
-# Of many cells that do alike, these differ in kind: in the entries of their carry, in types and shapes, in ops.
+# Of many cells that do alike, these differ in kind: in the entries of their carry, in shapes, in ops.
 # All cells keep the laws, gradients of every mode among them.
 KINDS = (
     "ClockworkRNN ConvLSTM Dense Elman Embed GRU GRUD Jordan LRU LSTM LSTMVariant MLSTM OrthogonalRNN QRNN"
