@@ -20,6 +20,11 @@ def select(flags: Array, chosen: Array, other: Array) -> Array:
     return jnp.where(flags, chosen, other)
 
 
+def in_dtype_of(leaf: Array, other: Array) -> Array:
+    """An array in the dtype that it and another one promote to, as a state that keeps inputs needs it."""
+    return leaf.astype(jnp.promote_types(leaf.dtype, other.dtype))
+
+
 def match(tree: Any, like: Any) -> Any:
     """Bring every array of `tree` to the dtype (upwards only), sharding and varying axes of `like`."""
     return jax.tree.map(align_leaf, tree, like)

@@ -32,6 +32,9 @@ class Cell(Protocol[P, C]):
     `batch_shape`. A field that it leaves `None` is a *slot*: *noise*, filled when a key is given, or
     *context*, filled by a combinator. Masks and resets touch state only.
 
+    **More can be said.** `linear = True`: the next state is elementwise affine in the state, and
+    `Associative` solves for all steps at once. `diagonal = True`: no unit's next state depends on another's.
+
     Members:
       out_features: width of `y`.
       init: `(key, in_features) -> params`, a NamedTuple of arrays (any pytree is accepted).
@@ -105,7 +108,7 @@ def in_ndim(cell: Any) -> int:
 
 def is_linear(cell: Any) -> bool:
     """Whether a cell says that its next state is elementwise affine in its state."""
-    return bool(getattr(cell, "linear", False))
+    return getattr(cell, "linear", False) is True
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:

@@ -50,9 +50,25 @@ def check_width(argument: str, given: Any) -> None:
 
 
 def check_lag(argument: str, given: Any) -> None:
-    """Raise unless `given` is a number of steps, 0 or more."""
+    """Raise unless `given` is a whole number, 0 or more."""
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-        raise ValueError(f"{argument} must be a whole number of steps, 0 or more, got {given!r}")
+        raise ValueError(f"{argument} must be a whole number, 0 or more, got {given!r}")
+
+
+def check_multiple(argument: str, given: int, of: str, number: int) -> None:
+    """Raise unless a width can be shared equally: `of` is the argument that says by how many."""
+    check_width(of, number)
+    if given % number:
+        raise ValueError(f"{argument} must be a multiple of {of}={number}, got {given}")
+
+
+def check_equal_widths(cell: Any, in_features: int) -> None:
+    """Raise unless the input of a cell is as wide as its state."""
+    if in_features != cell.hidden:
+        raise ValueError(
+            f"{cell} needs in_features={cell.hidden}, as it adds its input to its state, got {in_features}: "
+            f"put Dense({cell.hidden}) before it"
+        )
 
 
 def check_positive(argument: str, given: Any) -> None:

@@ -103,6 +103,8 @@ def spectral_radius(
 
         W = radius · G / max|λ(G)|,   G_ij ~ N(0, 1) with probability density, else 0
 
+    A very sparse draw may have no eigenvalue but 0: then W = radius · G.
+
     Args:
       key: PRNG key.
       shape: `(n, n)`.
@@ -131,7 +133,8 @@ def spectral_radius(
 
 def _spectral_radius(matrix: Any) -> Any:
     largest = np.abs(np.linalg.eigvals(np.asarray(matrix, np.float64))).max()
-    return np.float32(max(largest, np.finfo(np.float32).tiny))
+    vanishes = largest <= 1e-6 * np.linalg.norm(matrix)  # of a nilpotent matrix, which no factor scales
+    return np.float32(1.0 if vanishes else largest)
 
 
 def ring(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
@@ -161,7 +164,8 @@ def ring(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> 
            [0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
-    return jnp.roll(identity(key, shape[:1] * 2, dtype, scale=scale), 1, axis=1) @ identity(key, shape, dtype)
+    turned = jnp.roll(identity(key, shape[:1] * 2, dtype, scale=scale), 1, axis=1)
+    return jnp.tile(turned, identity(key, shape).shape[1] // shape[0])
 
 
 def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Array:

@@ -235,7 +235,9 @@ def replaced_values(
         _run_part(jaxpr, begin, place, values)
         if place < len(jaxpr.eqns):
             eqn = jaxpr.eqns[place]
-            values[eqn.outvars[0]] = change(number, values[eqn.invars[0]])
+            named_value = eqn.invars[0]
+            known = named_value.val if isinstance(named_value, Literal) else values[named_value]
+            values[eqn.outvars[0]] = change(number, known)
         begin = place + 1
     flat = [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
     return jax.tree.unflatten(jax.tree.structure(out_shape), flat)

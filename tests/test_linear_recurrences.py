@@ -118,6 +118,25 @@ def test_noise_is_that_of_a_scan(method):
     assert np.any(found != jrnn.unroll(NOISY, params, xs, lengths=lengths)[1])
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        jrnn.Zoneout(jrnn.MinGRU(4), rates=0.3),
+        jrnn.LearnedCarry(jrnn.LRU(4)),
+        jrnn.Cast(jrnn.TRNN(4), "float32"),
+    ],
+)
+def test_combinators_of_linear_cells_are_linear(cell):
+    params, xs = shaken(cell, 3), jax.random.normal(jax.random.key(1), (9, 2, 3))
+    found, expected = (
+        jrnn.unroll(cell, params, xs, key=jax.random.key(2), method=m)
+        for m in (jrnn.Associative(), jrnn.Scan())
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_layers_hand_the_method_on():
     model = jrnn.Sequential((jrnn.Embed(4), jrnn.Bidirectional(jrnn.MinGRU(5)), jrnn.Dense(3)))
     params, xs = shaken(model, 7), jax.random.randint(jax.random.key(1), (9, 2), 0, 7)

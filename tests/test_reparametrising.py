@@ -76,6 +76,15 @@ def test_every_parameter_of_that_name():
     assert jrnn.unroll(wrapped, params, XS)[1].shape == (6, 2, 2)
 
 
+def test_what_a_form_is_computed_from_can_be_computed_too():
+    inner = jrnn.Reparametrise(jrnn.Elman(4), "w_hh", jrnn.WeightNorm())
+    wrapped = jrnn.Reparametrise(inner, "v", jrnn.LowRank(4))
+    params = wrapped.init(KEY, 3)
+    expected = inner.weights(inner.init(jax.random.split(KEY)[0], 3)).w_hh
+    np.testing.assert_allclose(inner.weights(wrapped.weights(params)).w_hh, expected, atol=1e-12)
+    assert jrnn.unroll(wrapped, params, XS)[1].shape == (6, 2, 4)
+
+
 def test_the_start_of_the_power_iteration_is_fixed():
     wrapped, params = params_of(jrnn.Elman(4), jrnn.SpectralNorm())
     assert jrnn.trainable(params).w_hh == Computed(SpectralNormParams(w=True, fixed=False))
@@ -144,6 +153,12 @@ def test_gradients_go_through_dropped_candidates():
 
 
 REFUSED = {
+    "no parameter 'w_hh', it is computed already": lambda: jrnn.Reparametrise(
+        jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.WeightNorm()), "w_hh", jrnn.DropConnect(0.5)
+    ).init(KEY, 3),
+    r"WeightNorm\(\) takes matrices, w_hh of SLSTM.* has shape \(2, 2, 8\)": lambda: jrnn.Reparametrise(
+        jrnn.SLSTM(4, heads=2), "w_hh", jrnn.WeightNorm()
+    ).init(KEY, 3),
     "no parameter 'w_hx', it has w_ih, w_hh, b": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hx", jrnn.WeightNorm()
     ).init(KEY, 3),

@@ -133,6 +133,57 @@ def test_the_reservoir_has_the_radius_and_density_asked_for():
     )
 
 
+def test_small_reservoirs_stay_in_range():
+    """A sparse draw of few units may be nilpotent: no factor gives it a spectral radius."""
+    for seed in range(30):
+        for cell in (jrnn.EchoState(3, density=0.1), jrnn.EchoState(8)):
+            assert np.abs(cell.init(jax.random.key(seed), 1).fixed.w_hh).max() < 20
+    np.testing.assert_array_equal(
+        jrnn.EchoState(3, radius=0.5, topology="ring").init(KEY, 1).fixed.w_hh,
+        initializers.ring(KEY, (3, 3), scale=0.5),
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_closed_gate_of_rglru_has_a_gradient(dtype):
+    """At r = 0 nothing decays and nothing enters: the root of 1 − a² has no slope there."""
+    cell = jrnn.RGLRU(4)
+    params = jax.tree.map(lambda p: p.astype(dtype), cell.init(KEY, 4))
+    params = params._replace(b=params.b.at[:4].set(-200))
+    grads = jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((5, 4), dtype))[1]))(params)
+    assert all(map(np.all, map(np.isfinite, jax.tree.leaves(grads))))
+
+
+@pytest.mark.parametrize("cell", [jrnn.LayerNormLSTM(4), jrnn.LayerNormGRU(4)], ids=repr)
+def test_normalised_cells_have_gradients_in_float16(cell):
+    """At the start all sums of the state are zero, and 1 / √ε³ is beyond float16."""
+    params = jax.tree.map(lambda p: p.astype("float16"), cell.init(KEY, 3))
+    grads = jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((5, 3), "float16"))[1]))(params)
+    assert all(map(np.all, map(np.isfinite, jax.tree.leaves(grads))))
+
+
+@pytest.mark.parametrize("cell", [jrnn.QRNN(4, window=2), jrnn.TGRU(4), jrnn.TLSTM(4), jrnn.SRU(4)], ids=repr)
+def test_inputs_of_another_dtype(cell):
+    params, xs = cell.init(KEY, 3), jax.random.normal(KEY, (6, 2, 3))
+    found = jrnn.unroll(cell, params, xs.astype("bfloat16"))[1]
+    np.testing.assert_allclose(found.astype("float32"), jrnn.unroll(cell, params, xs)[1], atol=0.05)
+
+
+def test_learned_starts_of_other_dtypes():
+    """A count of steps is not learned, a complex state in two real parts."""
+    cell = jrnn.LearnedCarry(jrnn.ClockworkRNN(4, periods=(1, 2)))
+    params = cell.init(KEY, 3)
+    assert params.carry.t is None and params.carry.h.shape == (4,)
+    cell = jrnn.LearnedCarry(jrnn.LRU(4))
+    params = cell.init(KEY, 3)
+    moved = params._replace(carry=jax.random.normal(KEY, (2, 4)))
+    np.testing.assert_array_equal(cell.initial_carry(moved, (5,))[3], moved.carry[0] + 1j * moved.carry[1])
+    loss = lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((6, 3)))[1] ** 2)
+    grads = jax.grad(loss)(moved)
+    step = jax.tree.map(lambda p, g: p - 1e-4 * g, moved.carry, grads.carry)
+    assert loss(moved._replace(carry=step)) < loss(moved) and grads.carry.dtype == jnp.float32
+
+
 def test_no_gradient_reaches_a_reservoir():
     cell = jrnn.EchoState(5)
     grads = jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((4, 2)))[1]))(cell.init(KEY, 2))
@@ -164,7 +215,7 @@ def test_lmu_holds_a_window_of_its_input():
 
 
 def test_leaky_noise_has_the_deviation_asked_for():
-    cell = jrnn.LeakyRNN(500, tau=100.0, dt=5.0, noise=0.3, activation="tanh")
+    cell = jrnn.LeakyRNN(500, tau=100.0, dt=5.0, noise=0.3, activation="identity")
     params = jax.tree.map(jnp.zeros_like, cell.init(KEY, 1))
     _, ys = jrnn.unroll(cell, params, jnp.zeros((400, 1)), key=jax.random.key(1))
     assert np.std(ys[200:]) == pytest.approx(0.3, rel=0.05)
@@ -214,13 +265,15 @@ REFUSED = {
     r"peepholes must be one of diagonal, full, got 'dense'": lambda: jrnn.LSTMVariant(4, peepholes="dense"),
     r"cell_clip must be a number above 0, got -1": lambda: jrnn.LSTMVariant(4, cell_clip=-1),
     r"kernel must be odd, got 2": lambda: jrnn.ConvLSTM(4, kernel=2),
-    r"spatial must be one of 1, 2, 3, got '4'": lambda: jrnn.ConvGRU(4, spatial=4),
+    r"spatial must be 1, 2 or 3 axes, got 4": lambda: jrnn.ConvGRU(4, spatial=4),
     r"periods must ascend, got \(2, 1\)": lambda: jrnn.ClockworkRNN(4, periods=(2, 1)),
-    r"hidden must be a multiple of the 3 periods, got 4": lambda: jrnn.ClockworkRNN(4, periods=(1, 2, 4)),
+    r"hidden must be a multiple of the number of periods=3, got 4": lambda: jrnn.ClockworkRNN(
+        4, periods=(1, 2, 4)
+    ),
     r"needs in_features=4, as it adds its input": lambda: jrnn.IntersectionRNN(4).init(KEY, 3),
     r"hidden must be a multiple of heads=3, got 4": lambda: jrnn.SLSTM(4, heads=3),
     r"moduli must be 0 ≤ r_min < r_max < 1, got 0.9 and 0.5": lambda: jrnn.LRU(4, r_max=0.5),
-    r"k must be a whole number of steps, 0 or more, got -1": lambda: jrnn.Window(-1, 2),
+    r"k must be a whole number, 0 or more, got -1": lambda: jrnn.Window(-1, 2),
     r"needs in_features=3, got 2": lambda: jrnn.Window((1, 2), (1, 2)).init(KEY, 2),
     r"k and features must have one entry per slice": lambda: jrnn.Window((1, 2), (1,)),
     r"dt must be at most tau": lambda: jrnn.LeakyRNN(4, tau=10, dt=20),

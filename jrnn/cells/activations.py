@@ -14,10 +14,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
     "elu": jax.nn.elu,
-    "leaky_relu": jax.nn.leaky_relu,
+    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01 below zero; Keras differs
     "softplus": jax.nn.softplus,
     "softsign": jax.nn.soft_sign,
-    "hard_sigmoid": jax.nn.hard_sigmoid,  # min(max(x / 6 + ½, 0), 1), as in Keras; torch and ONNX differ
+    "hard_sigmoid": jax.nn.hard_sigmoid,  # min(max(x / 6 + ½, 0), 1); ONNX has x / 5
     "hard_tanh": jax.nn.hard_tanh,
     "scaled_tanh": lambda x: 1.7159 * jnp.tanh(2 / 3 * x),  # LeCun
     "thresholded_relu": lambda x: jnp.where(x > 1, x, 0),

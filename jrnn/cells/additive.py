@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.activations import activation
-from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
+from jrnn.cells.gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_width
 from jrnn.initializers import glorot, orthogonal
 
@@ -33,7 +33,7 @@ class RAN:
         cₜ = iₜ · nₜ + fₜ · cₜ₋₁
         hₜ = g(cₜ),   yₜ = hₜ
 
-    The carry is c alone, as h follows from it.
+    The carry is c alone, as h follows from it. The paper has no b_n.
 
     Args:
       hidden: width of c and h.
@@ -112,7 +112,7 @@ class ATR:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, 1)
+        return draw_gates(key, in_features, self.hidden, biases=(0,))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -174,7 +174,7 @@ class CFN:
         return CFNParams(
             w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
             w_hh=orthogonal(k_hh, (self.hidden, 2 * self.hidden)),
-            b=zeros(2 * self.hidden).at[: self.hidden].set(1).at[self.hidden :].set(-1),
+            b=repeated((1, -1), self.hidden),
         )
 
     def initial_carry(self, params: CFNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:

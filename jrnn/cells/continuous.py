@@ -26,13 +26,14 @@ class LeakyCarry(NamedTuple):
 class LeakyRNN:
     """Continuous-time RNN with leaky units, as neuroscience trains it.
 
-        τ dh/dt = −h + f(x w_ih + h w_hh + b) + √(2τ) σ ξ
-        hₜ = (1 − α) · hₜ₋₁ + α · f(xₜ w_ih + hₜ₋₁ w_hh + b) + √(2α) σ ξₜ,   yₜ = hₜ       state="rate"
+        τ dh/dt = −h + f(x w_ih + h w_hh + b + √(2τ) σ ξ)
+        hₜ = (1 − α) · hₜ₋₁ + α · f(xₜ w_ih + hₜ₋₁ w_hh + b + eₜ),   yₜ = hₜ       state="rate"
 
         τ dv/dt = −v + x w_ih + f(v) w_hh + b + √(2τ) σ ξ
-        vₜ = (1 − α) · vₜ₋₁ + α · (xₜ w_ih + f(vₜ₋₁) w_hh + b) + √(2α) σ ξₜ,   yₜ = f(vₜ)   state="potential"
+        vₜ = (1 − α) · vₜ₋₁ + α · (xₜ w_ih + f(vₜ₋₁) w_hh + b + eₜ),   yₜ = f(vₜ)   state="potential"
 
-    with α = dt / τ and ξₜ ~ N(0, 1), drawn where the carry was started with a key. α = 1 is an Elman network.
+    with α = dt / τ and eₜ = √(2 / α) σ ξₜ, ξₜ ~ N(0, 1), drawn where the carry was started with a key. α =
+    1 is an Elman network.
 
     Args:
       hidden: number of units.
@@ -40,7 +41,7 @@ class LeakyRNN:
       dt: length of a step; at most τ.
       activation: f, by name.
       state: what the carry holds, firing rates ("rate") or membrane potentials ("potential").
-      noise: σ, standard deviation of the state that noise alone would give.
+      noise: σ, standard deviation of a potential that noise alone would give, at small α.
 
     Raises:
       ValueError: a width below 1, dt not in (0, τ], a negative noise, or an unknown name.
@@ -79,7 +80,7 @@ class LeakyRNN:
         return self.dt / self.tau
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, 1)
+        return draw_gates(key, in_features, self.hidden, biases=(0,))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -89,14 +90,12 @@ class LeakyRNN:
     def step(self, params: GateParams, carry: LeakyCarry, x: Any) -> tuple[LeakyCarry, Array]:
         f, h, alpha = activation(self.activation), carry.h, self.alpha
         key, draw = key_or_none(carry.key, 2)
-        if self.state == "rate":
-            drive = f(x @ params.w_ih + h @ params.w_hh + params.b)
-        else:
-            drive = x @ params.w_ih + f(h) @ params.w_hh + params.b
-        h = (1 - alpha) * h + alpha * checkpoint_name(drive, "drive")
+        rate = self.state == "rate"
+        drive = x @ params.w_ih + (h if rate else f(h)) @ params.w_hh + params.b
         if draw is not None:
-            h = h + (2 * alpha) ** 0.5 * self.noise * jax.random.normal(draw, h.shape, h.dtype)
-        return LeakyCarry(h, key), h if self.state == "rate" else f(h)
+            drive = drive + (2 / alpha) ** 0.5 * self.noise * jax.random.normal(draw, h.shape, h.dtype)
+        h = (1 - alpha) * h + alpha * checkpoint_name(f(drive) if rate else drive, "drive")
+        return LeakyCarry(h, key), h if rate else f(h)
 
 
 class AntisymmetricParams(NamedTuple):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import GateParams, gates, tanh, zeros
+from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_choice, check_width
+from jrnn.checks import check_width
 from jrnn.initializers import glorot
 
 
@@ -36,21 +36,20 @@ def convolve(x: Array, kernel: Array) -> Array:
     lead, inner = x.shape[: x.ndim - spatial - 1], x.shape[x.ndim - spatial - 1 :]
     axes = "DHW"[3 - spatial :]
     layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    y = jax.lax.conv_general_dilated(
-        x.reshape(math.prod(lead), *inner), kernel, (1,) * spatial, "SAME", dimension_numbers=layout
-    )
-    return y.reshape(*lead, *y.shape[1:])
+    rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
+    y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
+    return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
 
 
-def _draw(key: Array, in_features: int, cell: Any, count: int) -> GateParams:
-    size = (cell.kernel,) * cell.spatial
+def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:
+    size, count = (cell.kernel,) * cell.spatial, len(biases)
 
     def draw(key: Array, channels: int) -> Array:
         flat = glorot(key, (math.prod(size) * channels, count * cell.hidden), blocks=count)
         return flat.reshape(*size, channels, count * cell.hidden)
 
     k_ih, k_hh = jax.random.split(key)
-    return GateParams(draw(k_ih, in_features), draw(k_hh, cell.hidden), zeros(count * cell.hidden))
+    return GateParams(draw(k_ih, in_features), draw(k_hh, cell.hidden), repeated(biases, cell.hidden))
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class ConvLSTM:
 
     ∗ is the cross-correlation of deep-learning libraries, with zeros around the field. x is
     (..., *spatial, channels): places count as batch axes, of which lengths, masks and resets name the leading
-    ones. Packed in the order i f g o (Keras: i f c o); without the paper's peepholes, as Keras has it.
+    ones. Packed in the order i f g o (Keras alike, flax i g f o with 1 added to f); without the
+    paper's peepholes, as in both.
 
     Args:
       hidden: channels of h and c.
@@ -97,8 +97,7 @@ class ConvLSTM:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        params = _draw(key, in_features, self, 4)
-        return params._replace(b=params.b.at[self.hidden : 2 * self.hidden].set(self.forget_bias))
+        return _draw(key, in_features, self, biases=(0, self.forget_bias, 0, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -152,7 +151,7 @@ class ConvGRU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return _draw(key, in_features, self, 3)
+        return _draw(key, in_features, self, biases=(0, 0, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -173,4 +172,6 @@ def _check(cell: Any) -> None:
     check_width("kernel", cell.kernel)
     if cell.kernel % 2 == 0:
         raise ValueError(f"kernel must be odd, got {cell.kernel}")
-    check_choice("spatial", str(cell.spatial), ("1", "2", "3"))
+    check_width("spatial", cell.spatial)
+    if cell.spatial > 3:
+        raise ValueError(f"spatial must be 1, 2 or 3 axes, got {cell.spatial}")

@@ -79,7 +79,7 @@ class GRUD:
     def init(self, key: Array, in_features: int) -> GRUDParams:
         k_gru, k_mh, k_dx, k_dh = jax.random.split(key, 4)
         return GRUDParams(
-            gru=draw_gates(k_gru, in_features, self.hidden, 3),
+            gru=draw_gates(k_gru, in_features, self.hidden, biases=(0, 0, 0)),
             w_mh=glorot(k_mh, (in_features, 3 * self.hidden), blocks=3),
             w_dx=jax.random.uniform(k_dx, (in_features,), default_float(), 0, 1),
             b_dx=zeros(in_features),

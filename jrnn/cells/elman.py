@@ -11,9 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.cell import Shape
 from jrnn.cells.activations import activation
 from jrnn.checks import check_choice, check_width
-from jrnn.initializers import default_float, glorot, identity, orthogonal
+from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
 
-RECURRENT = {"orthogonal": orthogonal, "identity": identity}
+RECURRENT = {"orthogonal": orthogonal, "identity": identity, "ring": ring}
 
 
 class ElmanParams(NamedTuple):
@@ -36,8 +36,8 @@ class Elman:
 
     Args:
       hidden: width of h and of the output.
-      activation: f, one of "tanh", "relu", "sigmoid", "identity".
-      recurrent_init: start of w_hh, "orthogonal" or "identity"; with relu the latter is an IRNN.
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
+      recurrent_init: start of w_hh: "orthogonal", "identity" (with relu an IRNN) or "ring".
 
     Raises:
       ValueError: a width below 1, or an unknown name.
@@ -108,7 +108,7 @@ class Jordan:
     Args:
       hidden: width of h.
       outputs: width of y; the width of h if left out.
-      activation: f, one of "tanh", "relu", "sigmoid", "identity".
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
       output_activation: g, likewise.
 
     Raises:

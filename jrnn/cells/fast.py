@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh, zeros
+from jrnn.cells.gating import sigmoid, split, tanh, times, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
 
@@ -149,11 +149,7 @@ class FastGRNN:
 
     def step(self, params: FastGRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         b_z, b_n = split(params.b, 2)
-        a = _times(x, params.w_ih, params.w_ih_up) + _times(carry, params.w_hh, params.w_hh_up)
+        a = times(x, params.w_ih, params.w_ih_up) + times(carry, params.w_hh, params.w_hh_up)
         z, n = sigmoid(a + b_z, "z"), tanh(a + b_n, "n")
         h = (jax.nn.sigmoid(params.zeta) * (1 - z) + jax.nn.sigmoid(params.nu)) * n + z * carry
         return h, h
-
-
-def _times(x: Array, w: Array, up: Array | None) -> Array:
-    return x @ w if up is None else x @ w @ up

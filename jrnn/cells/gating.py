@@ -20,14 +20,45 @@ class GateParams(NamedTuple):
     b: Array  # (gates · hidden,)
 
 
-def draw_gates(key: Array, in_features: int, hidden: int, count: int) -> GateParams:
-    """Draw the parameters of `count` gates: Glorot input, orthogonal recurrence, gate by gate, zero bias."""
+def draw_gates(key: Array, in_features: int, hidden: int, biases: tuple[float, ...]) -> GateParams:
+    """Draw the parameters of gates: Glorot input, orthogonal recurrence, gate by gate; a bias for each."""
     k_ih, k_hh = jax.random.split(key)
+    count = len(biases)
     return GateParams(
         w_ih=glorot(k_ih, (in_features, count * hidden), blocks=count),
         w_hh=orthogonal(k_hh, (hidden, count * hidden)),
-        b=zeros(count * hidden),
+        b=repeated(biases, hidden),
     )
+
+
+def repeated(biases: tuple[float, ...], hidden: int) -> Array:
+    """One bias per gate, `hidden` times each, side by side."""
+    return jnp.repeat(jnp.asarray(biases, default_float()), hidden)
+
+
+def draw_blocks(key: Array, rows: int, columns: int, heads: int, gates: int) -> Array:
+    """Block-diagonal matrix, (heads, rows / heads, columns / heads): Glorot, gate by gate in every block."""
+    w = glorot(key, (rows // heads, columns), blocks=heads * gates)
+    return w.reshape(rows // heads, heads, columns // heads).swapaxes(0, 1)
+
+
+def times_blocks(x: Array, w: Array, gates: int) -> list[Array]:
+    """X W for a block-diagonal W; every gate, of all heads, for itself: (..., hidden)."""
+    blocks = x.reshape(*x.shape[:-1], w.shape[0], w.shape[1])
+    parts = split(jnp.einsum("...hi,hij->...hj", blocks, w), gates)
+    return [part.reshape(*part.shape[:-2], -1) for part in parts]
+
+
+def times(x: Any, *factors: Any) -> Any:
+    """X W for a W that is one matrix or the product of several; None stands for no factor."""
+    for factor in factors:
+        x = x if factor is None else x @ factor
+    return x
+
+
+def widened(x: Array) -> Array:
+    """In float32 at least."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def zeros(*shape: int) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh, zeros
+from jrnn.cells.gating import repeated, sigmoid, split, tanh
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
 
@@ -64,11 +64,11 @@ class RHN:
     def init(self, key: Array, in_features: int) -> RHNParams:
         k_ih, *keys = jax.random.split(key, 1 + self.depth)
         count = 2 if self.coupled else 3
-        b = zeros(count * self.hidden).at[self.hidden : 2 * self.hidden].set(self.transform_bias)
+        biases = (0, self.transform_bias, 0)[:count]
         return RHNParams(
             w_ih=glorot(k_ih, (in_features, count * self.hidden), blocks=count),
             w_hh=tuple(orthogonal(k, (self.hidden, count * self.hidden)) for k in keys),
-            b=(b,) * self.depth,
+            b=tuple(repeated(biases, self.hidden) for _ in range(self.depth)),
         )
 
     def initial_carry(self, params: RHNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:

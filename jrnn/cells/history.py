@@ -43,6 +43,9 @@ class Window:
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        for name in ("k", "features"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for width in self._widths:
             check_width("features", width)
         for lag in self._lags:
@@ -71,7 +74,7 @@ class Window:
 
     def initial_carry(self, params: tuple[()], batch_shape: Shape = (), *, key: Array | None = None) -> Past:
         pairs = zip(self._lags, self._widths, strict=True)
-        return tuple((zero_state(params, batch_shape, width),) * k for k, width in pairs)
+        return tuple(tuple(zero_state(params, batch_shape, n) for _ in range(k)) for k, n in pairs)
 
     def step(self, params: tuple[()], carry: Past, x: Any) -> tuple[Past, Array]:
         ends = [sum(self._widths[: i + 1]) for i in range(len(self._widths) - 1)]

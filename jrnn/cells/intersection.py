@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh
-from jrnn.checks import check_width
+from jrnn.checks import check_equal_widths, check_width
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,8 @@ class IntersectionRNN:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        require_equal_widths(self, in_features)
-        params = draw_gates(key, in_features, self.hidden, 4)
-        return params._replace(b=params.b.at[2 * self.hidden :].set(self.gate_bias))
+        check_equal_widths(self, in_features)
+        return draw_gates(key, in_features, self.hidden, biases=(0, 0, self.gate_bias, self.gate_bias))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -67,12 +66,3 @@ class IntersectionRNN:
         y = k * x + (1 - k) * a
         h = g * carry + (1 - g) * n
         return h, y
-
-
-def require_equal_widths(cell: Any, in_features: int) -> None:
-    """Raise unless the input of a cell is as wide as its state."""
-    if in_features != cell.hidden:
-        raise ValueError(
-            f"{cell} needs in_features={cell.hidden}, as it adds its input to its state, got {in_features}: "
-            f"put Dense({cell.hidden}) before it"
-        )

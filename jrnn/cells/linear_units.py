@@ -10,10 +10,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import sigmoid, split, zeros
-from jrnn.cells.intersection import require_equal_widths
-from jrnn.checks import check_width
-from jrnn.initializers import default_float, glorot
+from jrnn.cells.gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
+from jrnn.checks import check_equal_widths, check_multiple, check_width
+from jrnn.initializers import default_float
 
 
 class LRUParams(NamedTuple):
@@ -35,9 +34,9 @@ class LRU:
         hₜ = λ · hₜ₋₁ + exp(γ) · (xₜ B)
         yₜ = Re(hₜ C) + d · xₜ                 without d where x and y differ in width
 
-    The state is complex. |λ| starts uniform on the ring between r_min and r_max, its angle in (0,
-    max_phase), and γ at log √(1 − |λ|²). A deep network puts a `Dense` with an activation between two of
-    them.
+    The state is complex. `w_ih` is B and `w_ho` is C, real beside (above) imaginary. |λ|² starts uniform
+    between r_min² and r_max² (in the paper 0 and 1), the angle in (0, max_phase), and γ at log √(1 − |λ|²). A
+    deep network puts a `Dense` with an activation between two of them.
 
     Args:
       hidden: number of complex units.
@@ -113,7 +112,7 @@ class RGLRUParams(NamedTuple):
 
     w: Array  # (heads, hidden / heads, 2 · hidden / heads), in the order r i within a head
     b: Array  # (2·hidden,), in the order r i
-    log_a: Array  # (hidden,), Λ
+    decay: Array  # (hidden,), Λ
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,9 @@ class RGLRU:
         log aₜ = −8 · softplus(Λ) · rₜ
         hₜ = aₜ · hₜ₋₁ + √(1 − aₜ²) · (iₜ · xₜ),   yₜ = hₜ
 
-    w is block-diagonal, one block per head. √(1 − aₜ²) is computed from log aₜ, so that it keeps its digits
-    near a = 1. x is as wide as h: put a `Dense` before it. Λ starts so that a⁸ at r = 1 is uniform on a ring
-    between 0.9 and 0.999.
+    w is block-diagonal, one block per head. √(1 − aₜ²) is computed from log aₜ, in float32 at least, so that
+    it keeps its digits near a = 1, and is at least 1e-6. x is as wide as h: put a `Dense` before it. Λ starts
+    so that aₜ² at rₜ = 1 is uniform between 0.9² and 0.999².
 
     Args:
       hidden: width of x, h and y.
@@ -149,23 +148,20 @@ class RGLRU:
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        check_heads(self.hidden, self.heads)
+        check_multiple("hidden", self.hidden, "heads", self.heads)
 
     @property
     def out_features(self) -> int:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> RGLRUParams:
-        require_equal_widths(self, in_features)
+        check_equal_widths(self, in_features)
         k_w, k_a = jax.random.split(key)
-        size = self.hidden // self.heads
         squared = jax.random.uniform(k_a, (self.hidden,), default_float(), 0.9**2, 0.999**2)
         return RGLRUParams(
-            w=glorot(k_w, (size, self.heads * 2 * size), blocks=2 * self.heads)
-            .reshape(size, self.heads, 2 * size)
-            .swapaxes(0, 1),
+            w=draw_blocks(k_w, self.hidden, 2 * self.hidden, self.heads, gates=2),
             b=zeros(2 * self.hidden),
-            log_a=jnp.log(jnp.expm1(-0.5 * jnp.log(squared) / 8)),
+            decay=jnp.log(jnp.expm1(-0.5 * jnp.log(squared) / 8)),
         )
 
     def initial_carry(
@@ -174,17 +170,10 @@ class RGLRU:
         return zero_state(params, batch_shape, self.hidden)
 
     def step(self, params: RGLRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        blocks = x.reshape(*x.shape[:-1], self.heads, -1)
-        z_r, z_i = split(jnp.einsum("...hi,hij->...hj", blocks, params.w), 2)
-        b_r, b_i = split(params.b, 2)
-        r, i = sigmoid(z_r.reshape(x.shape) + b_r, "r"), sigmoid(z_i.reshape(x.shape) + b_i, "i")
-        log_a = checkpoint_name(-8 * jax.nn.softplus(params.log_a) * r, "log_a")
-        h = jnp.exp(log_a) * carry + jnp.sqrt(-jnp.expm1(2 * log_a)) * (i * x)
+        (z_r, z_i), (b_r, b_i) = times_blocks(x, params.w, 2), split(params.b, 2)
+        r, i = sigmoid(z_r + b_r, "r"), sigmoid(z_i + b_i, "i")
+        log_a = widened(-8 * jax.nn.softplus(params.decay) * r)
+        scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))  # bounded: at a = 1 the root has no slope
+        a = checkpoint_name(jnp.exp(log_a).astype(r.dtype), "a")
+        h = a * carry + scale.astype(r.dtype) * (i * x)
         return h, h
-
-
-def check_heads(hidden: int, heads: int) -> None:
-    """Raise unless `heads` blocks can share a width."""
-    check_width("heads", heads)
-    if hidden % heads:
-        raise ValueError(f"hidden must be a multiple of heads={heads}, got {hidden}")

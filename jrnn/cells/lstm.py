@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape
+from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import gates
 from jrnn.checks import check_width
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
@@ -94,9 +94,7 @@ class LSTM:
     def initial_carry(
         self, params: LSTMParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> LSTMCarry:
-        del key
-        zero = jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
-        return LSTMCarry(h=zero, c=zero)
+        return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b  # (..., 4·hidden)

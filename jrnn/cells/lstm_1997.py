@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import GateParams, sigmoid, tanh, zeros
+from jrnn.cells.gating import GateParams, sigmoid, zeros
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_choice, check_width
+from jrnn.checks import check_choice, check_multiple, check_width
 from jrnn.initializers import glorot
 
 SQUASH = {"logistic": (2.0, 0.5), "tanh": (1.0, 1.0)}  # (height of g, slope of g and of h)
@@ -53,10 +54,8 @@ class LSTM1997:
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        check_width("block", self.block)
+        check_multiple("hidden", self.hidden, "block", self.block)
         check_choice("squash", self.squash, tuple(SQUASH))
-        if self.hidden % self.block:
-            raise ValueError(f"hidden must be a multiple of block={self.block}, got {self.hidden}")
 
     @property
     def out_features(self) -> int:
@@ -82,6 +81,7 @@ class LSTM1997:
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b
         z_i, z_g, z_o = jnp.split(z, (blocks, blocks + self.hidden), axis=-1)
         i, o = (jnp.repeat(gate, self.block, -1) for gate in (sigmoid(z_i, "i"), sigmoid(z_o, "o")))
-        c = carry.c + i * height * tanh(slope * z_g, "g")
+        g = checkpoint_name(height * jnp.tanh(slope * z_g), "g")
+        c = carry.c + i * g
         h = o * jnp.tanh(slope * c)
         return LSTMCarry(h, c), h

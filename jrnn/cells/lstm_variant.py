@@ -39,7 +39,8 @@ class LSTMVariant:
     """LSTM family: gates on, off or coupled, peepholes, gate recurrence, projection, clipping.
 
         iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + Γₜ₋₁ r_i + b_i)     1 where "i" is not in gates
-        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + Γₜ₋₁ r_f + b_f)     1 where "f" is not; 1 − iₜ if coupled
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + Γₜ₋₁ r_f + b_f)     1 where "f" is not
+        fₜ = 1 − iₜ   if coupled
         gₜ = g(xₜ w_g + hₜ₋₁ u_g + b_g)
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ                                     cut to ±cell_clip
         oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + Γₜ₋₁ r_o + b_o)       1 where "o" is not
@@ -58,9 +59,9 @@ class LSTMVariant:
       projection: width of h where it is a projection (LSTMP); that of c if left out.
       activation: g, by name.
       output_activation: h( ), by name.
-      gate_activation: σ, by name.
+      gate_activation: what stands as σ, by name.
       cell_clip: bound on |c|.
-      clip: bound on what the activations of gates and candidate read, as ONNX has it.
+      clip: bound on what σ and g read, as ONNX has it.
       forget_bias: start of b_f.
 
     Raises:

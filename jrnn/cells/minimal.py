@@ -33,8 +33,8 @@ class MinGRU:
         nₜ = xₜ w_n + b_n
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ,   yₜ = hₜ
 
-    Side by side in the order z n. This is the form of (a, b) = (1 − z, z n); the paper's other one, in
-    logarithms, loses digits with the length.
+    Side by side in the order z n. The paper's other form, in logarithms, makes the candidate positive,
+    which is another model, and loses digits with the length.
 
     Args:
       hidden: width of h.

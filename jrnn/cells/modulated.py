@@ -9,9 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import GateParams, draw_gates, gates
+from jrnn.cells.gating import GateParams, draw_gates, gates, times
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_width
+from jrnn.checks import check_lag, check_width
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -60,7 +60,7 @@ class MultiplicativeLSTM:
     def init(self, key: Array, in_features: int) -> MultiplicativeLSTMParams:
         k_lstm, k_im, k_hm = jax.random.split(key, 3)
         return MultiplicativeLSTMParams(
-            lstm=_draw_lstm(k_lstm, in_features, self.hidden, self.forget_bias),
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0)),
             w_im=glorot(k_im, (in_features, self.hidden)),
             w_hm=orthogonal(k_hm, (self.hidden, self.hidden)),
         )
@@ -120,7 +120,7 @@ class MogrifierLSTM:
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        check_width("rounds", self.rounds + 1)
+        check_lag("rounds", self.rounds)
         if self.rank is not None:
             check_width("rank", self.rank)
 
@@ -138,7 +138,7 @@ class MogrifierLSTM:
             return glorot(k_down, (rows, self.rank)), glorot(k_up, (self.rank, columns))
 
         return MogrifierLSTMParams(
-            lstm=_draw_lstm(k_lstm, in_features, self.hidden, self.forget_bias),
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0)),
             q=tuple(draw(k, self.hidden, in_features) for k in keys[0::2]),
             r=tuple(draw(k, in_features, self.hidden) for k in keys[1::2]),
         )
@@ -152,22 +152,11 @@ class MogrifierLSTM:
         h = carry.h
         for k in range(self.rounds):
             if k % 2 == 0:
-                x = 2 * jax.nn.sigmoid(_times(h, params.q[k // 2])) * x
+                x = 2 * jax.nn.sigmoid(times(h, *params.q[k // 2])) * x
             else:
-                h = 2 * jax.nn.sigmoid(_times(x, params.r[k // 2])) * h
+                h = 2 * jax.nn.sigmoid(times(x, *params.r[k // 2])) * h
         z = x @ params.lstm.w_ih + h @ params.lstm.w_hh + params.lstm.b
         i, f, g, o = gates(z, "ifgo", candidate="g")
         c = f * carry.c + i * g
         h = o * jnp.tanh(c)
         return LSTMCarry(h, c), h
-
-
-def _draw_lstm(key: Array, in_features: int, hidden: int, forget_bias: float) -> GateParams:
-    params = draw_gates(key, in_features, hidden, 4)
-    return params._replace(b=params.b.at[hidden : 2 * hidden].set(forget_bias))
-
-
-def _times(vector: Any, factors: tuple[Array, ...]) -> Array:
-    for factor in factors:
-        vector = vector @ factor
-    return vector

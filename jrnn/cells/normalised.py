@@ -8,15 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import draw_gates, gates, tanh, zeros
+from jrnn.cells.gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_positive, check_width
 
 
 def normalise(z: Array, epsilon: float) -> Array:
-    """(z − mean) / √(variance + ε) over the last axis."""
-    centred = z - jnp.mean(z, -1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + epsilon)
+    """(z − mean) / √(variance + ε) over the last axis, in float32 at least: float16 has no 1 / √ε³."""
+    wide = widened(z)
+    centred = wide - jnp.mean(wide, -1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + epsilon)
+    return normal.astype(z.dtype)
 
 
 class LayerNormLSTMParams(NamedTuple):
@@ -71,11 +73,11 @@ class LayerNormLSTM:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> LayerNormLSTMParams:
-        w_ih, w_hh, b = draw_gates(key, in_features, self.hidden, 4)
+        w_ih, w_hh, b = draw_gates(key, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0))
         return LayerNormLSTMParams(
             w_ih=w_ih,
             w_hh=w_hh,
-            b=b.at[self.hidden : 2 * self.hidden].set(self.forget_bias),
+            b=b,
             gain_x=zeros(4 * self.hidden) + 1,
             gain_h=zeros(4 * self.hidden) + 1,
             gain_c=zeros(self.hidden) + 1,
@@ -145,9 +147,15 @@ class LayerNormGRU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> LayerNormGRUParams:
-        w_ih, w_hh, b = draw_gates(key, in_features, self.hidden, 3)
-        ones = zeros(3 * self.hidden) + 1
-        return LayerNormGRUParams(w_ih, w_hh, b, zeros(self.hidden), ones, ones)
+        w_ih, w_hh, b = draw_gates(key, in_features, self.hidden, biases=(0, 0, 0))
+        return LayerNormGRUParams(
+            w_ih=w_ih,
+            w_hh=w_hh,
+            b=b,
+            b_hn=zeros(self.hidden),
+            gain_x=zeros(3 * self.hidden) + 1,
+            gain_h=zeros(3 * self.hidden) + 1,
+        )
 
     def initial_carry(
         self, params: LayerNormGRUParams, batch_shape: Shape = (), *, key: Array | None = None

@@ -24,7 +24,7 @@ class OscillatorCarry(NamedTuple):
 class CoRNN:
     """Coupled oscillatory RNN: a network of driven, damped, coupled oscillators.
 
-        nₜ = tanh(xₜ w + hₜ₋₁ u_h + zₜ₋₁ u_z + b)
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ u_h + zₜ₋₁ u_z + b)
         zₜ = zₜ₋₁ + Δt · (nₜ − γ hₜ₋₁ − ε zₜ₋₁)
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import in_dtype_of
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_width
@@ -76,11 +77,12 @@ class QRNN:
     def initial_carry(
         self, params: QRNNParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> QRNNCarry:
-        past = zero_state(params, batch_shape, params.w_ih.shape[1])
-        return QRNNCarry((past,) * (self.window - 1), zero_state(params, batch_shape, self.hidden))
+        width = params.w_ih.shape[1]
+        past = tuple(zero_state(params, batch_shape, width) for _ in range(self.window - 1))
+        return QRNNCarry(past, zero_state(params, batch_shape, self.hidden))
 
     def step(self, params: QRNNParams, carry: QRNNCarry, x: Any) -> tuple[QRNNCarry, Array]:
-        seen = (x, *carry.past)
+        seen = (in_dtype_of(x, carry.c), *carry.past)
         z = jnp.concatenate(seen, -1) @ params.w_ih.reshape(-1, params.w_ih.shape[-1]) + params.b
         names = GATES[self.pooling]
         n, f, *rest = split(z, len(names))

@@ -10,10 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.alignment import expand
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import GateParams
+from jrnn.cells.gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
-from jrnn.checks import check_positive, check_width
-from jrnn.initializers import default_float, spectral_radius
+from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.initializers import default_float, ring, spectral_radius
 
 
 class EchoStateParams(NamedTuple):
@@ -34,7 +34,8 @@ class EchoState:
     Args:
       hidden: number of units.
       radius: spectral radius of w_hh; below 1 the state forgets its start.
-      density: share of entries of w_hh that are not zero.
+      density: share of entries of w_hh that are not zero; that of ten a row if left out.
+      topology: "random", or "ring": every unit feeds the next one, with weight `radius`.
       leak: a, in (0, 1].
       input_scale: w_ih ~ U(−input_scale, input_scale).
       bias_scale: b ~ U(−bias_scale, bias_scale).
@@ -43,7 +44,8 @@ class EchoState:
       ValueError: a width below 1, or a leak or density outside (0, 1].
 
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
-    leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016.
+    leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016;
+    ring: Rodan, Tiňo, 2011, doi:10.1109/TNN.2010.2089641.
 
     >>> import jax, jrnn
     >>> jrnn.trainable(jrnn.EchoState(8).init(jax.random.key(0), in_features=1)).fixed.w_hh
@@ -52,21 +54,27 @@ class EchoState:
 
     hidden: int
     radius: float = 0.9
-    density: float = 0.1
+    density: float | None = None
+    topology: str = "random"
     leak: float = 1.0
     input_scale: float = 1.0
     bias_scale: float = 0.1
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        for name in ("leak", "density"):
-            check_positive(name, getattr(self, name))
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+        check_choice("topology", self.topology, ("random", "ring"))
+        for name, share in {"leak": self.leak, "density": self._density}.items():
+            check_positive(name, share)
+            if share > 1:
+                raise ValueError(f"{name} must be in (0, 1], got {share}")
 
     @property
     def out_features(self) -> int:
         return self.hidden
+
+    @property
+    def _density(self) -> float:
+        return min(1.0, 10 / self.hidden) if self.density is None else self.density
 
     def init(self, key: Array, in_features: int) -> EchoStateParams:
         k_ih, k_hh, k_b = jax.random.split(key, 3)
@@ -75,10 +83,14 @@ class EchoState:
             return jax.random.uniform(key, shape, default_float(), -scale, scale)
 
         square = self.hidden, self.hidden
+        if self.topology == "ring":
+            w_hh = ring(k_hh, square, scale=self.radius)
+        else:
+            w_hh = spectral_radius(k_hh, square, radius=self.radius, density=self._density)
         return EchoStateParams(
             GateParams(
                 w_ih=uniform(k_ih, (in_features, self.hidden), self.input_scale),
-                w_hh=spectral_radius(k_hh, square, radius=self.radius, density=self.density),
+                w_hh=w_hh,
                 b=uniform(k_b, (self.hidden,), self.bias_scale),
             )
         )
@@ -102,7 +114,8 @@ def ridge_readout(
 
         w, b = argmin Σ ‖features w + b − targets‖² + penalty · ‖w‖²
 
-    The bias is not penalised. A QR factorisation takes the place of normal equations, so that float32 does.
+    The bias is not penalised. A QR factorisation takes the place of normal equations, so that float32 does
+    (and is the least).
 
     Args:
       features: (..., hidden), states over any leading axes, those of a washed-out start left out.
@@ -132,6 +145,7 @@ def ridge_readout(
         )
     if penalty < 0:
         raise ValueError(f"penalty must be at least 0, got {penalty}")
+    features, targets = widened(features), widened(targets)
     weight = jnp.ones(features.shape[:-1], features.dtype)
     if mask is not None:
         weight = jnp.where(expand(mask, weight.ndim), weight, 0)

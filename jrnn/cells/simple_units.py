@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, split, zeros
@@ -53,6 +54,7 @@ class SRU:
     hidden: int
     recurrent: bool = True
     highway_bias: float = 0.0
+    diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
@@ -65,11 +67,6 @@ class SRU:
     def linear(self) -> bool:
         """Whether the state enters linearly."""
         return not self.recurrent
-
-    @property
-    def diagonal(self) -> bool:
-        """Units never see one another."""
-        return True
 
     def init(self, key: Array, in_features: int) -> SRUParams:
         k_ih, k_v, k_ix = jax.random.split(key, 3)
@@ -88,6 +85,6 @@ class SRU:
         (a_f, a_r, n), (b_f, b_r) = split(x @ params.w_ih, 3), split(params.b, 2)
         v_f, v_r = (0, 0) if params.v is None else (v * carry for v in split(params.v, 2))
         f, r = sigmoid(a_f + v_f + b_f, "f"), sigmoid(a_r + v_r + b_r, "r")
-        c = f * carry + (1 - f) * n
+        c = f * carry + (1 - f) * checkpoint_name(n, "n")
         scale = math.sqrt(1 + 2 * math.exp(self.highway_bias))
         return c, r * c + (1 - r) * (scale * x if params.w_ix is None else x @ params.w_ix)

@@ -22,7 +22,8 @@ class MGU:
         nₜ = tanh(xₜ w_n + (fₜ · hₜ₋₁) u_n + b_n)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order f n.
+    Gates stand side by side in the order f n. Flax's `MGUCell` is another cell: a `GRU` whose r and z are
+    one, or without its reset gate a `UGRNN`.
 
     Args:
       hidden: width of h.
@@ -48,7 +49,7 @@ class MGU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, 2)
+        return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -100,8 +101,7 @@ class UGRNN:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        params = draw_gates(key, in_features, self.hidden, 2)
-        return params._replace(b=params.b.at[: self.hidden].set(self.gate_bias))
+        return draw_gates(key, in_features, self.hidden, biases=(self.gate_bias, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -152,8 +152,7 @@ class JANET:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        params = draw_gates(key, in_features, self.hidden, 2)
-        return params._replace(b=params.b.at[: self.hidden].set(self.forget_bias))
+        return draw_gates(key, in_features, self.hidden, biases=(self.forget_bias, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -202,7 +201,7 @@ class LiGRU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, 2)
+        return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -290,7 +289,7 @@ class SGRN:
     Raises:
       ValueError: a width below 1.
 
-    Reference: simple gated recurrent network, IET Generation, Transmission & Distribution, 2021,
+    Reference: Zu, Wei, A simple gated recurrent network for detection of power quality disturbances, 2021,
     doi:10.1049/gtd2.12056.
 
     >>> import jrnn
@@ -308,7 +307,7 @@ class SGRN:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, 1)
+        return draw_gates(key, in_features, self.hidden, biases=(0,))
 
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn.alignment import in_dtype_of
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
@@ -113,7 +114,7 @@ class TGRU:
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + z * o
-        return TypedCarry(x, c), c
+        return TypedCarry(in_dtype_of(x, carry.x), c), c
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class TLSTM:
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + (1 - f) * z
-        return TypedCarry(x, c), c * o
+        return TypedCarry(in_dtype_of(x, carry.x), c), c * o
 
 
 def _start(params: InputParams, batch_shape: Shape, hidden: int) -> TypedCarry:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import select
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, tanh, zeros
-from jrnn.checks import check_rate, check_width
+from jrnn.checks import check_multiple, check_rate, check_width, require_tuple
 from jrnn.initializers import glorot
 
 
@@ -58,14 +59,12 @@ class ClockworkRNN:
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
+        object.__setattr__(self, "periods", require_tuple("periods", self.periods))
         for period in self.periods:
             check_width("periods", period)
         if not self.periods or sorted(set(self.periods)) != list(self.periods):
             raise ValueError(f"periods must ascend, got {self.periods}")
-        if self.hidden % len(self.periods):
-            raise ValueError(
-                f"hidden must be a multiple of the {len(self.periods)} periods, got {self.hidden}"
-            )
+        check_multiple("hidden", self.hidden, "the number of periods", len(self.periods))
 
     @property
     def out_features(self) -> int:
@@ -94,7 +93,7 @@ class ClockworkRNN:
         past = [h[..., i * size :] @ w for i, w in enumerate(params.w_hh)]
         n = tanh(x @ params.w_ih + jnp.concatenate(past, -1) + params.b, "n")
         periods = jnp.repeat(jnp.array(self.periods, t.dtype), size)
-        h = jnp.where(t[..., None] % periods == 0, n, h)
+        h = select(t[..., None] % periods == 0, n, h)
         return ClockworkCarry(h, t + 1), h
 
 

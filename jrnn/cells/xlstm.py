@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh, zeros
-from jrnn.cells.linear_units import check_heads
+from jrnn.cells.gating import draw_blocks, repeated, sigmoid, split, tanh, times_blocks
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_choice, check_width
+from jrnn.checks import check_choice, check_multiple, check_width
 from jrnn.initializers import glorot
 
 FORGET: dict[str, Callable[[Array], Array]] = {  # the logarithm of the forget gate
@@ -57,6 +56,7 @@ class SLSTM:
       hidden: width of h, c, n and m.
       heads: number of blocks of w_hh.
       forget: "sigmoid" or "exponential".
+      forget_bias: start of b_f.
 
     Raises:
       ValueError: a width below 1, one that heads cannot share, or an unknown name.
@@ -71,10 +71,11 @@ class SLSTM:
     hidden: int
     heads: int = 1
     forget: str = "sigmoid"
+    forget_bias: float = 1.0
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        check_heads(self.hidden, self.heads)
+        check_multiple("hidden", self.hidden, "heads", self.heads)
         check_choice("forget", self.forget, tuple(FORGET))
 
     @property
@@ -83,26 +84,22 @@ class SLSTM:
 
     def init(self, key: Array, in_features: int) -> SLSTMParams:
         k_ih, k_hh = jax.random.split(key)
-        size = self.hidden // self.heads
-        w_hh = glorot(k_hh, (size, 4 * self.hidden), blocks=4 * self.heads)
         return SLSTMParams(
             w_ih=glorot(k_ih, (in_features, 4 * self.hidden), blocks=4),
-            w_hh=w_hh.reshape(size, self.heads, 4 * size).swapaxes(0, 1),
-            b=zeros(4 * self.hidden).at[self.hidden : 2 * self.hidden].set(1),
+            w_hh=draw_blocks(k_hh, self.hidden, 4 * self.hidden, self.heads, gates=4),
+            b=repeated((0, self.forget_bias, 0, 0), self.hidden),
         )
 
     def initial_carry(
         self, params: SLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> SLSTMCarry:
-        zero = zero_state(params, batch_shape, self.hidden)
-        return SLSTMCarry(zero, zero, zero, lowest(zero))
+        h, c, n, m = (zero_state(params, batch_shape, self.hidden) for _ in range(4))
+        return SLSTMCarry(h, c, n, lowest(m))
 
     def step(self, params: SLSTMParams, carry: SLSTMCarry, x: Any) -> tuple[SLSTMCarry, Array]:
         h, c, n, m = carry
-        blocks = h.reshape(*h.shape[:-1], self.heads, -1)
-        past = split(jnp.einsum("...hi,hij->...hj", blocks, params.w_hh), 4)
-        given = split(x @ params.w_ih + params.b, 4)
-        z_i, z_f, z_z, z_o = (a + u.reshape(a.shape) for a, u in zip(given, past, strict=True))
+        given, past = split(x @ params.w_ih + params.b, 4), times_blocks(h, params.w_hh, 4)
+        z_i, z_f, z_z, z_o = (a + u for a, u in zip(given, past, strict=True))
         i, f, m = stabilised(z_i, FORGET[self.forget](z_f), m)
         c = f * c + i * tanh(z_z, "z")
         n = f * n + i
@@ -133,15 +130,16 @@ class MLSTM:
         mₜ = max(log σ(f̃ₜ) + mₜ₋₁, ĩₜ)
         i = exp(ĩₜ − mₜ),   f = exp(log σ(f̃ₜ) + mₜ₋₁ − mₜ)
         Cₜ = f · Cₜ₋₁ + i · v kᵀ,   nₜ = f · nₜ₋₁ + i · k
-        hₜ = σ(õₜ) · Cₜ q / max(|nₜ · q|, exp(−mₜ)),   yₜ = hₜ
+        hₜ = σ(õₜ) · Cₜ q / max(|nₜ · q|, exp(−mₜ), 1e-6 exp(−min(mₜ, 0))),   yₜ = hₜ
 
     m starts so low that the first step takes m = ĩ; h does not depend on it. Both sides of the fraction are
-    multiplied by exp(min(m, 0)), so that no exponential overflows, and the denominator is at least 1e-6. A
+    multiplied by exp(min(m, 0)), so that no exponential overflows; the paper has no third bound. A
     gradient keeps C of every step, hidden² / heads numbers a row: `Scan(memory="sqrt")` keeps fewer.
 
     Args:
       hidden: width of y.
       heads: number of memories.
+      forget_bias: start of the bias of f̃.
 
     Raises:
       ValueError: a width below 1, or one that heads cannot share.
@@ -156,10 +154,11 @@ class MLSTM:
 
     hidden: int
     heads: int = 1
+    forget_bias: float = 3.0
 
     def __post_init__(self) -> None:
         check_width("hidden", self.hidden)
-        check_heads(self.hidden, self.heads)
+        check_multiple("hidden", self.hidden, "heads", self.heads)
 
     @property
     def out_features(self) -> int:
@@ -170,7 +169,7 @@ class MLSTM:
         gates = draw_input(k_gates, in_features, self.heads, 2)
         return MLSTMParams(
             qkvo=draw_input(k_qkvo, in_features, self.hidden, 4),
-            gates=gates._replace(b=gates.b.at[self.heads :].set(3)),
+            gates=gates._replace(b=repeated((0, self.forget_bias), self.heads)),
         )
 
     def initial_carry(
@@ -207,5 +206,5 @@ def stabilised(z_i: Array, log_f: Array, m: Array) -> tuple[Array, Array, Array]
 
 
 def lowest(like: Array) -> Array:
-    """Half the lowest number of a dtype: below every gate, and its sum with one is still finite."""
+    """Half the lowest number of a dtype: below every gate."""
     return jnp.nan_to_num(jnp.full_like(like, -jnp.inf)) / 2

@@ -38,7 +38,7 @@ def _field_to_json(value: Any, where: str | None) -> Any:
         return value
     if isinstance(value, tuple):
         return [_field_to_json(item, where) for item in value]
-    if hasattr(value, "initial_carry"):
+    if hasattr(value, "initial_carry") or _is_form(type(value)):
         return cell_to_json(value)
     if where:
         raise TypeError(f"{where} holds {show(value)}, which is no number, string, tuple or cell")
@@ -59,8 +59,15 @@ def cell_from_json(spec: Any) -> Any:
         does not have or refuses.
 
     >>> cell_from_json({"class": "GRU", "hidden": 3})
-    GRU(hidden=3, reset_after=True)
+    GRU(hidden=3, reset_after=True, z_keeps=True)
     """
+    cell = _from_json(spec)
+    if _is_form(type(cell)):
+        raise CheckpointError(f"{show(cell)} is a form of a weight, not one of jrnn's cells")
+    return cell
+
+
+def _from_json(spec: Any) -> Any:
     name = spec.get("class") if isinstance(spec, dict) else None
     if not isinstance(name, str):
         raise CheckpointError(f"a cell is a class and its fields, got {show(spec)}")
@@ -80,18 +87,27 @@ def cell_from_json(spec: Any) -> Any:
 def _field_from_json(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_field_from_json(item) for item in value)
-    return cell_from_json(value) if isinstance(value, dict) else value
+    return _from_json(value) if isinstance(value, dict) else value
 
 
 def exported(name: str) -> Any:
     """Look up the class of cells, layers or forms that jrnn exports under this name, or None."""
     import jrnn  # here, since jrnn imports this module
 
-    found = getattr(jrnn, name, None)
+    try:
+        found = getattr(jrnn, name, None)
+    except ImportError:  # a name that needs what is not installed is that of no cell
+        return None
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return None
-    kinds = ("init", "initial_carry", "step"), ("init", "initial_carry", "apply"), ("init", "weight")
-    return found if any(all(callable(getattr(found, m, None)) for m in kind) for kind in kinds) else None
+    methods = ("init", "initial_carry", "step" if hasattr(found, "step") else "apply")
+    is_cell = all(callable(getattr(found, method, None)) for method in methods)
+    return found if is_cell or _is_form(found) else None
+
+
+def _is_form(kind: Any) -> bool:
+    """Whether a class is that of a form, as `Reparametrise` takes it."""
+    return dataclasses.is_dataclass(kind) and callable(getattr(kind, "weight", None))
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:

@@ -18,7 +18,7 @@ class LearnedCarryParams(NamedTuple):
     """Parameters of `LearnedCarry`."""
 
     cell: Any
-    carry: Any  # the state at the start, without batch axes; None where the cell has a slot
+    carry: Any  # state at the start, without batch axes; complex as (2, ...); None elsewhere
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LearnedCarry:
         s₋₁ = params.carry,   the same for every sequence
 
     It starts where the cell's own initial state does. Its gradient is the sum over every start, resets
-    included, and zero where a carry was given.
+    included, and zero where a carry was given. An integer entry, such as a count of steps, is not learned.
 
     Args:
       cell: any cell.
@@ -61,21 +61,35 @@ class LearnedCarry:
 
     def init(self, key: Array, in_features: int) -> LearnedCarryParams:
         params = self.cell.init(key, in_features)
-        return LearnedCarryParams(params, self.cell.initial_carry(params))
+        return LearnedCarryParams(params, jax.tree.map(_as_real, self.cell.initial_carry(params)))
 
     def initial_carry(
         self, params: LearnedCarryParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> Any:
         carry = self.cell.initial_carry(params.cell, batch_shape, key=key)
-        return map_state(
-            lambda given, start: jnp.broadcast_to(start, given.shape),
-            carry_spec(self.cell, params.cell),
-            carry,
-            params.carry,
-        )
+        spec = carry_spec(self.cell, params.cell)
+        starts = jax.tree.map(_from_real, spec, params.carry, is_leaf=is_slot)
+        return map_state(_start, spec, carry, starts)
 
     def step(self, params: LearnedCarryParams, carry: Any, x: Any) -> tuple[Any, Any]:
         return self.cell.step(params.cell, carry, x)
+
+
+def _as_real(entry: Array) -> Array | None:
+    """What is learned of an entry: floats; a complex one in two parts, as optimizers take steps of reals."""
+    if jnp.issubdtype(entry.dtype, jnp.complexfloating):
+        return jnp.stack([entry.real, entry.imag])
+    return entry if jnp.issubdtype(entry.dtype, jnp.floating) else None
+
+
+def _from_real(spec: Any, learned: Array | None) -> Any:
+    if learned is None or spec is None:
+        return ()
+    return jax.lax.complex(*learned) if jnp.issubdtype(spec.dtype, jnp.complexfloating) else learned
+
+
+def _start(given: Array, start: Any) -> Array:
+    return given if isinstance(start, tuple) else jnp.broadcast_to(start, given.shape)
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,10 @@ class Cast:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:

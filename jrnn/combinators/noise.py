@@ -18,10 +18,10 @@ Rates = float | tuple[float, ...]
 
 
 class NoisyCarry(NamedTuple):
-    """Carry of `Dropout` and `Zoneout`."""
+    """Carry of `Dropout`, `Zoneout` and a noisy `Reparametrise`."""
 
     cell: Any
-    key: Array | None  # noise: Dropout keeps it, Zoneout's step advances it; None in evaluation
+    key: Array | None  # noise: kept, or by Zoneout's step advanced; None in evaluation
 
 
 def drop(key: Array, rate: float, tree: Any) -> Any:
@@ -57,8 +57,7 @@ class Dropout:
       input: rate on x (a cell that takes tokens has none).
       state: rate on the first state entry (h of an LSTM, Keras' `recurrent_dropout`), or a tuple with
         one rate per entry, in the order of the carry.
-      candidate: rate on what the gates let into the memory, as the cell names it, g or n: recurrent dropout
-        that loses no memory.
+      candidate: rate on what the cell names g or n inside: recurrent dropout that loses no memory.
       output: rate on y.
 
     Raises:
@@ -175,6 +174,10 @@ class Zoneout:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
 
     @property
     def out_features(self) -> int:

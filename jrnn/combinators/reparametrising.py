@@ -88,19 +88,24 @@ class Reparametrise:
         paths, _ = jax.tree_util.tree_flatten_with_path(params)
         names = [_last(path) for path, _ in paths]
         if self.name not in names:
-            present = ", ".join(dict.fromkeys(names))
-            raise ValueError(f"Reparametrise: {self.cell} has no parameter {self.name!r}, it has {present}")
+            computed = any(getattr(k, "name", None) == self.name for path, _ in paths for k in path)
+            present = "it is computed already" if computed else f"it has {', '.join(dict.fromkeys(names))}"
+            raise ValueError(f"Reparametrise: {self.cell} has no parameter {self.name!r}, {present}")
         keys = iter(jax.random.split(k_form, names.count(self.name)))
 
         def replace(path: Any, leaf: Array) -> Any:
+            if _last(path) == self.name and leaf.ndim != 2 and not self.form.noisy:
+                given = f"{self.name} of {self.cell} has shape {leaf.shape}"
+                raise ValueError(f"Reparametrise: {self.form} takes matrices, {given}")
             return Computed(self.form.init(next(keys), leaf)) if _last(path) == self.name else leaf
 
         return jax.tree_util.tree_map_with_path(replace, params)
 
     def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        if not self.form.noisy:
+            return self.cell.initial_carry(self.weights(params), batch_shape, key=key)
         inner, own = key_or_none(key, 2)
-        carry = self.cell.initial_carry(self.weights(params), batch_shape, key=inner)
-        return NoisyCarry(carry, own) if self.form.noisy else carry
+        return NoisyCarry(self.cell.initial_carry(self.weights(params), batch_shape, key=inner), own)
 
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
         if not self.form.noisy:
@@ -112,7 +117,7 @@ class Reparametrise:
         """The parameters of the inner cell, computed ones included."""
 
         def is_ours(path: Any, leaf: Any) -> bool:
-            return _is_computed(leaf) and _last(path) == self.name
+            return isinstance(leaf, Computed) and _last(path) == self.name
 
         def visit(path: Any, leaf: Any) -> Any:
             if not is_ours(path, leaf):
@@ -120,13 +125,10 @@ class Reparametrise:
             own = None if key is None else jax.random.fold_in(key, places.index(path))
             return self.form.weight(leaf.params, own)
 
-        found = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_computed)[0]
+        flatten = jax.tree_util.tree_flatten_with_path
+        found = flatten(params, is_leaf=is_ours, is_leaf_takes_path=True)[0]
         places = [path for path, leaf in found if is_ours(path, leaf)]
-        return jax.tree_util.tree_map_with_path(visit, params, is_leaf=_is_computed)
-
-
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, Computed)
+        return jax.tree_util.tree_map_with_path(visit, params, is_leaf=is_ours, is_leaf_takes_path=True)
 
 
 def _last(path: tuple[Any, ...]) -> str:

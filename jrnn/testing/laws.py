@@ -41,6 +41,10 @@ def interface(subject: Subject) -> None:
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(params)):
         raise LawError("init returns leaves that are no arrays")
     subject.start(params, xs, jax.random.key(0))
+    for what, tree in (("init", params), ("initial_carry", subject.start(params, xs))):
+        leaves = jax.tree.leaves(tree)
+        if len({id(leaf) for leaf in leaves}) < len(leaves):
+            raise LawError(f"{what} returns one array in two places, which a call cannot take as donated")
     returned = cell.step(params, subject.start(params, xs), xs)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise LawError("step must return (carry, y)")

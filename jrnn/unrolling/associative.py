@@ -32,6 +32,9 @@ class Associative:
     that do not depend on it: a `Stack` of linear cells is linear. Derivatives of every order and mode are
     those of the linear system (I − shift a) s = b; the backward pass keeps a and s.
 
+    A wrong claim is not noticed at run time unless entries depend on one another: `jrnn.testing.check_cell`
+    finds it.
+
     On a GPU or TPU the pairs (a, b) are joined by a tree, in log T passes. On a CPU a loop over a and b
     takes a quarter of the time, as what costs is the memory that a pass reads; what the step computes
     besides runs for all steps at once either way.

@@ -9,6 +9,7 @@ from jax import Array
 
 from jrnn.alignment import match, select
 from jrnn.cell import carry_spec, map_state
+from jrnn.checks import brief
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 from jrnn.unrolling.masking import fill_padding, schedule
 from jrnn.unrolling.methods import Body, Loop, Method
@@ -112,7 +113,8 @@ def gradient_memory(
       Bytes.
 
     Raises:
-      ValueError: as of `unroll`; `Scan(memory=bytes)` into which no blocks of the loop fit.
+      ValueError: as of `unroll`; another method than `Scan`; `Scan(memory=bytes)` into which no blocks of
+      the loop fit.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.LSTM(256)
@@ -121,6 +123,8 @@ def gradient_memory(
     >>> [jrnn.gradient_memory(cell, params, xs, method=m) >> 20 for m in (jrnn.Scan(), jrnn.Scan("sqrt"))]
     [377, 13]
     """
+    if not hasattr(method, "gradient_bytes"):
+        raise ValueError(f"method must be a Scan, whose memory can be predicted, got {brief(method)}")
     found: list[int] = []
 
     class Forecast:

@@ -37,8 +37,7 @@ def prepare(loop: Loop, run_stage: RunStage = run_loop, ahead: bool | None = Non
       loop: the loop.
       run_stage: runs a stage with a carry: `(stage, program, length, reverse)` to a function of
         `(constants, carry, given)` that returns `(carry, emitted)`.
-      ahead: whether all products that can be are computed ahead of the stages with a carry; None: wherever
-      that
+      ahead: whether all products that can be are computed ahead of the stages with a carry; None: where that
         pays on this backend.
     """
     if loop.length == 0:
