@@ -76,7 +76,7 @@ MISTAKES = {
     "no feature axis": (
         lambda: run(jnp.ones(5), cell=GRU, params=GRU.init(KEY, 1)),
         ValueError,
-        "xs has shape (5,), GRU(hidden=4, reset_after=True) needs (time, ..., features): add a feature axis",
+        "xs has shape (5,), GRU(hidden=4, reset_after=True, z_keeps=True) needs (time, ..., features): add a feature axis",
     ),
     "no feature axis, batched": (
         lambda: run(XS[..., 0]),
@@ -281,12 +281,12 @@ MISTAKES = {
     "unknown activation": (
         lambda: jrnn.Elman(3, activation="gelu"),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, got 'gelu'",
+        "hard_tanh, scaled_tanh, thresholded_relu, got 'gelu'",
     ),
     "function for an activation": (
         lambda: jrnn.Elman(3, activation=jnp.tanh),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, got <",
+        "hard_tanh, scaled_tanh, thresholded_relu, got <",
     ),
     "rate above one": (
         lambda: jrnn.Dropout(LSTM, state=1.5),

@@ -35,7 +35,7 @@ def lru(p):
 
 
 def rg_lru(p):
-    return in_blocks(p.w, "W", "ri") | split(p.b, "b", "ri") | {"Lambda": p.log_a}
+    return in_blocks(p.w, "W", "ri") | split(p.b, "b", "ri") | {"Lambda": p.decay}
 
 
 def sru(p):
