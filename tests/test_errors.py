@@ -76,7 +76,7 @@ MISTAKES = {
     "no feature axis": (
         lambda: run(jnp.ones(5), cell=GRU, params=GRU.init(KEY, 1)),
         ValueError,
-        "xs has shape (5,), GRU(hidden=4, reset_after=True, z_keeps=True) needs (time, ..., features): add a feature axis",
+        "z_keeps=True) needs (time, ..., features): add a feature axis",
     ),
     "no feature axis, batched": (
         lambda: run(XS[..., 0]),
