@@ -201,11 +201,26 @@ def test_padding_that_a_step_turns_into_nan():
     refuses(user_cell(step), "padding", "in padding")
 
 
+@dataclass(frozen=True)
+class Claims:
+    """An Elman network, which says that it is linear."""
+
+    hidden: int = 3
+    linear = True
+
+    def __getattr__(self, name):
+        return getattr(jrnn.Elman(3, activation="identity"), name)
+
+
+def test_a_wrong_claim_of_linearity():
+    refuses(Claims(), "linear = scan", "Associative against Scan")
+
+
 def test_mistakes_in_the_call():
     with pytest.raises(TypeError, match="check_cell: cell must be a cell, got the class Leaky: call it"):
         check_cell(Leaky, 2)
     with pytest.raises(ValueError, match=r"laws has \['speed'\], which are none of \['interface'"):
         check_cell(Leaky(3), 2, laws=("speed",))
     broken = user_cell(lambda p, h, x: (h, x @ p["no such name"]))
-    for law in LAWS:
+    for law in LAWS.keys() - {"linear = scan"}:
         refuses(broken, law, "no such name")
