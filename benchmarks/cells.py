@@ -70,12 +70,13 @@ def draw(rows, path):
         colours = [COLOURS[rows[name][3]] for name in order]
         ax.barh(order, [max(rows[name][column], 1e-2) for name in order], color=colours)
         ax.set_xscale("log")
+        ax.set_xlim(left=0.5 * min(rows[name][column] for name in order if rows[name][column] > 0.1))
         ax.set_title(title)
         ax.margins(y=0.005)
         ax.grid(axis="x", alpha=0.3)
     for kind, colour in COLOURS.items():
         ax.barh([order[0]], [0], color=colour, label=kind or "full")
-    ax.legend(title="recurrence", loc="lower right")
+    ax.legend(title="recurrence", loc="upper right")
     figure.suptitle(f"batch {BATCH}, {STEPS} steps, {FEATURES} inputs, {HIDDEN} units")
     figure.savefig(path, dpi=120)
 
