@@ -76,7 +76,8 @@ MISTAKES = {
     "no feature axis": (
         lambda: run(jnp.ones(5), cell=GRU, params=GRU.init(KEY, 1)),
         ValueError,
-        "z_keeps=True) needs (time, ..., features): add a feature axis",
+        "xs has shape (5,), GRU(hidden=4, reset_after=True, z_keeps=True) needs (time, ..., features): "
+        "add a feature axis",
     ),
     "no feature axis, batched": (
         lambda: run(XS[..., 0]),
@@ -281,12 +282,14 @@ MISTAKES = {
     "unknown activation": (
         lambda: jrnn.Elman(3, activation="gelu"),
         ValueError,
-        "hard_tanh, scaled_tanh, thresholded_relu, got 'gelu'",
+        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
+        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelu'",
     ),
     "function for an activation": (
         lambda: jrnn.Elman(3, activation=jnp.tanh),
         ValueError,
-        "hard_tanh, scaled_tanh, thresholded_relu, got <",
+        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
+        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got <",
     ),
     "rate above one": (
         lambda: jrnn.Dropout(LSTM, state=1.5),
