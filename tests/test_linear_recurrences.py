@@ -50,7 +50,7 @@ def test_states_at_every_length(length, reverse, tree):
     first[0] += turn(a)[0] * start
     with jax.enable_x64(True):
         found = solve(*map(jnp.asarray, (a, b, start)), tree=tree, reverse=reverse)
-    np.testing.assert_allclose(found, turn(sequential(turn(a), first)), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(found, turn(sequential(turn(a), first)), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("tree", [True, False, None])
