@@ -1,0 +1,3 @@
+"""Decoding: a model writes."""
+
+from jrnn.decoding.generating import generate as generate
