@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -182,51 +181,6 @@ def temporal_activation_regularization(ys: Any, mask: Any = None) -> Array:
     clean = _blank(mask, ys)
     pairs = None if mask is None else mask[1:] & mask[:-1]
     return _mean((clean[1:] - clean[:-1]) ** 2, pairs)
-
-
-def last(ys: Any, lengths: Any = None) -> Any:
-    """Output at the last valid step of each sequence.
-
-        y = ys[lengths − 1],   0 where lengths is 0
-
-    Args:
-      ys: (time, batch..., features), or a pytree of such arrays.
-      lengths: (batch...) or its leading axes, integers in [0, T]; all T steps if left out. Out of range
-        they are an error where they are concrete, and act as clipped under jit.
-
-    Returns:
-      (batch..., features), or a pytree of such arrays.
-
-    Raises:
-      ValueError: lengths of another batch, out of range, or no integers.
-
-    >>> import jax.numpy as jnp
-    >>> from jrnn.losses import last
-    >>> last(jnp.array([[1.0, 2.0], [3.0, 4.0]]), lengths=jnp.array([2, 1])).tolist()
-    [3.0, 2.0]
-    """
-
-    def pick(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.ndim == 0:
-            raise ValueError("ys must have a leading time axis, got a scalar")
-        steps = leaf.shape[0]
-        if lengths is None:
-            return leaf[-1] if steps else jnp.zeros_like(leaf, shape=leaf.shape[1:])
-        count = jnp.asarray(lengths)
-        if count.shape != leaf.shape[1 : 1 + count.ndim]:
-            raise ValueError(
-                f"lengths has shape {count.shape}, needs the leading batch axes of ys of shape {leaf.shape}: "
-                "(time, batch..., features)"
-            )
-        length_mask(count, steps)  # refuses lengths out of range
-        if steps == 0:
-            return jnp.zeros_like(leaf, shape=leaf.shape[1:])
-        index = expand(jnp.clip(count - 1, 0, steps - 1)[None], leaf.ndim)
-        picked = jnp.take_along_axis(leaf, index, axis=0)[0]
-        return jnp.where(expand(count > 0, picked.ndim), picked, jnp.zeros_like(picked))
-
-    return jax.tree.map(pick, ys)
 
 
 def length_mask(lengths: Any, steps: int) -> Array:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrnn.losses import bernoulli, cross_entropy, last, length_mask, mean_squared_error
+from jrnn.losses import bernoulli, cross_entropy, length_mask, mean_squared_error
+from jrnn.paradigms import last
 
 LENGTHS = np.array([4, 0, 2])
 VALID = np.arange(4)[:, None] < LENGTHS  # (4, 3)

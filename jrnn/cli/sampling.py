@@ -31,8 +31,8 @@ def sample(arguments: argparse.Namespace) -> int:
 def write_on(model: Any, params: Any, vocabulary: Any, prompt: str, length: int, **choice: Any) -> str:
     """Text after a prompt; after a line feed, or the first symbol, if the prompt is empty."""
     start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[:1])
-    tokens = jrnn.generate(model, params, vocabulary.encode(start), length, **choice)
-    return str(vocabulary.decode(tokens))
+    written = jrnn.generate(model, params, vocabulary.encode(start), length, **choice)
+    return str(vocabulary.decode(written.tokens))
 
 
 def load_run(run: Path, best: bool = False) -> Any:

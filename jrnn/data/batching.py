@@ -70,7 +70,7 @@ class Stream:
         return (len(self.tokens) - 1) // (self.batch_size * self.steps)
 
     def __getitem__(self, index: int) -> Batch:
-        index = _checked_index(index, len(self))
+        index = checked_index(index, len(self))
         return Batch(xs=self._cut(index, shift=0), targets=self._cut(index, shift=1))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -108,15 +108,15 @@ class PaddedBatches:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self.rows[_checked_index(index, len(self))]
+        rows = self.rows[checked_index(index, len(self))]
         steps = int(self.padded[rows].max())
         lengths = np.zeros(self.batch_size, np.int32)
         lengths[: len(rows)] = [len(self.sequences[row]) for row in rows]
-        xs = _pad([self.sequences[row] for row in rows], steps, self.batch_size)
+        xs = pad([self.sequences[row] for row in rows], steps, self.batch_size)
         targets = [self.targets[row] for row in rows]
         if self.per_step:
             mask = np.arange(steps)[:, None] < lengths
-            return Batch(xs, _pad(targets, steps, self.batch_size), lengths, mask)
+            return Batch(xs, pad(targets, steps, self.batch_size), lengths, mask)
         filler = [np.zeros_like(targets[0])] * (self.batch_size - len(rows))
         return Batch(xs, np.stack(targets + filler), lengths, np.arange(self.batch_size) < len(rows))
 
@@ -135,7 +135,7 @@ class PaddedBatches:
         if self.seed is None:
             return self
         random = np.random.default_rng((self.seed, number))
-        rows = _grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
+        rows = grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
         return replace(self, rows=tuple(rows[index] for index in random.permutation(len(rows))))
 
 
@@ -175,33 +175,35 @@ def padded_batches(
     check_width("batch_size", batch_size)
     if bucket is not None:
         check_width("bucket", bucket)
-    arrays = _alike("sequences", sequences)
+    arrays = alike("sequences", sequences)
     per_step, labels = _checked_targets(targets, arrays)
     lengths = [len(array) for array in arrays]
-    padded = np.array([min(_round_up(length, bucket), max(lengths)) for length in lengths])
-    rows = _grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
+    padded = np.array([min(round_up(length, bucket), max(lengths)) for length in lengths])
+    rows = grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
     return PaddedBatches(tuple(arrays), tuple(labels), padded, tuple(rows), batch_size, per_step, key_seed)
 
 
-def _checked_index(index: int, count: int) -> int:
+def checked_index(index: int, count: int) -> int:
+    """An index from the front, or an IndexError."""
     if not -count <= index < count:
         raise IndexError(f"batch {index} of {count}")
     return index % count
 
 
-def _round_up(length: int, bucket: int | None) -> int:
+def round_up(length: int, bucket: int | None) -> int:
+    """The next multiple of `bucket`, or power of two."""
     if bucket is None:
         return 1 << (length - 1).bit_length() if length else 0
     return -(-length // bucket) * bucket
 
 
-def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
+def grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
     """Sort by padded length, keeping `order` among equals, and cut into batches."""
     order = order[np.argsort(padded[order], kind="stable")]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]:
+def pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]:
     """Stack (Tᵢ, ...) arrays into (steps, batch_size, ...), zeros elsewhere."""
     stacked = np.zeros((steps, batch_size, *arrays[0].shape[1:]), arrays[0].dtype)
     for row, array in enumerate(arrays):
@@ -209,7 +211,7 @@ def _pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any
     return stacked
 
 
-def _alike(name: str, given: Any) -> list[NDArray[Any]]:
+def alike(name: str, given: Any) -> list[NDArray[Any]]:
     """`given` as (Tᵢ, ...) arrays of one dtype, once they differ in Tᵢ only."""
     arrays = [np.asarray(entry) for entry in given]
     if not arrays:
@@ -231,7 +233,7 @@ def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool,
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
     if hasattr(targets, "shape") or all(np.ndim(target) == 0 for target in targets):
         return False, list(np.asarray(targets))
-    arrays = _alike("targets", targets)
+    arrays = alike("targets", targets)
     for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):
         if len(target) != len(sequence):
             raise ValueError(

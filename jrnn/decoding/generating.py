@@ -1,16 +1,33 @@
-"""Decoding: a language model writes on."""
+"""Sampling: a language model, or a decoder, writes token by token."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from jrnn.cell import Cell, in_ndim
-from jrnn.losses import last
-from jrnn.unrolling import unroll
+from jrnn.cell import Cell
+from jrnn.decoding.prompting import (
+    Adjust,
+    adjusted,
+    checked_length,
+    checked_lengths,
+    checked_prompt,
+    checked_stop,
+    log_softmax,
+    open_loop,
+    read_prompt,
+    value_of,
+)
+
+
+class Generated(NamedTuple):
+    """What `generate` returns."""
+
+    tokens: Array  # (length, batch...), int32, without the prompt
+    log_probs: Array  # (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop
+    carry: Any  # has read all but the last token: with that as a prompt, generation goes on
 
 
 def generate(
@@ -26,12 +43,12 @@ def generate(
     stop: int | None = None,
     carry: Any = None,
     lengths: Any = None,
-) -> Array:
-    """Let a language model continue a prompt, in one compiled loop.
+    adjust: Adjust | None = None,
+) -> Generated:
+    """Let a language model continue a prompt, or a decoder write, in one compiled loop.
 
-        (carry, logits) = unroll(cell, prompt)
-        tokenₜ ~ softmax(logitsₜ₋₁ / temperature),   the arg max where temperature is 0
-        (carryₜ, logitsₜ) = step(params, carryₜ₋₁, tokenₜ)
+        (carryₜ, logitsₜ) = step(params, carryₜ₋₁, tokenₜ₋₁),   token₋₁ the last one of the prompt
+        tokenₜ ~ softmax(logitsₜ / temperature),   the arg max where temperature is 0
 
     `top_k` keeps the k most likely tokens; `top_p` then keeps, of those, the smallest set of the most
     likely ones whose probabilities, at this temperature, sum to at least top_p: always one or more.
@@ -39,9 +56,12 @@ def generate(
     the row and the step, so its tokens do not depend on its neighbours. Temperature, top_p, stop and key
     may change without compiling anew.
 
+    A decoder starts from `carry=model.encode(...)` and a prompt of the token that starts every target. To go
+    on where a call ended, give `tokens[-1:]` as the prompt and its `carry`.
+
     Args:
       cell: takes tokens and gives logits over the same tokens, as a `Stack` from `Embed`
-        to `Dense(vocabulary)`.
+        to `Dense(vocabulary)`; of a `Feedback` the cell inside.
       params: its parameters.
       prompt: (T,) or (T, batch...), integer tokens, T at least 1.
       length: how many tokens to generate.
@@ -52,9 +72,12 @@ def generate(
       stop: the token that ends a row; the rest of the row is filled with it.
       carry: of the same batch, to go on from; a new one if left out.
       lengths: (batch...), steps of each prompt, at least 1; all T if left out.
+      adjust: `(logits, tokens, t) -> logits`, a JAX function of one row: its logits (vocabulary,), what it
+        wrote (length,), of which the first t are there, and t. −∞ forbids a token. An equal function is
+        compiled once.
 
     Returns:
-      (length,) or (length, batch...), int32, the generated tokens without the prompt.
+      `Generated(tokens, log_probs, carry)`.
 
     Raises:
       ValueError: an argument out of range, no key to sample with, or a cell that takes no tokens.
@@ -67,18 +90,13 @@ def generate(
     >>> from jrnn.cells.maps import Embed, EmbedParams
     >>> bigram = EmbedParams(table=jnp.eye(3)[jnp.array([1, 2, 0])])  # 0 → 1 → 2 → 0
     >>> from jrnn.decoding import generate
-    >>> generate(Embed(3), bigram, jnp.array([0]), 5, temperature=0).tolist()
+    >>> generate(Embed(3), bigram, jnp.array([0]), 5, temperature=0).tokens.tolist()
     [1, 2, 0, 1, 2]
     """
-    prompt = _checked_prompt(cell, prompt)
-    lengths = None if lengths is None else _checked_lengths(lengths, len(prompt))
+    cell, carry = open_loop(cell, carry)
+    prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-        raise ValueError(f"length must be a whole number of tokens, got {length!r}")
-    last_token = cell.out_features - 1
-    if stop is not None and not 0 <= _value("stop", stop, unknown=0) <= last_token:
-        raise ValueError(f"stop must be a token of {cell}, from 0 to {last_token}, got {stop}")
-    tokens: Array = _decode(
+    return _generate(
         cell,
         params,
         prompt,
@@ -87,16 +105,16 @@ def generate(
         # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
         temperature=jnp.asarray(temperature, jnp.float32),
         top_p=None if top_p is None else jnp.asarray(top_p, jnp.float32),
-        stop=None if stop is None else jnp.asarray(stop, jnp.int32),
-        lengths=lengths,
-        length=length,
+        stop=checked_stop(cell, stop),
+        lengths=checked_lengths(lengths, len(prompt)),
+        length=checked_length(length),
         top_k=top_k,
+        adjust=adjust,
     )
-    return tokens
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "length", "top_k"))
-def _decode(
+@functools.partial(jax.jit, static_argnames=("cell", "length", "top_k", "adjust"))
+def _generate(
     cell: Any,
     params: Any,
     prompt: Array,
@@ -109,29 +127,35 @@ def _decode(
     lengths: Any,
     length: int,
     top_k: int | None,
-) -> Array:
-    carry, ys = unroll(cell, params, prompt, carry, lengths=lengths)
+    adjust: Adjust | None,
+) -> Generated:
+    carry, token = read_prompt(cell, params, prompt, carry, lengths)
     batch_shape = prompt.shape[1:]
     rows = jnp.arange(prompt[0].size).reshape(batch_shape)
 
-    def advance(loop: Any, t: Array) -> tuple[Any, Array]:
-        carry, logits, done = loop
+    def choose(logits: Array, row: Array, written: Any, t: Array) -> tuple[Array, Array]:
+        own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, row), t)
+        logits = adjusted(adjust, logits, written, t)
+        token = _choose(own, logits, temperature, top_k, top_p)
+        return token, log_softmax(logits)[token]
 
-        def choose(logits: Array, row: Array) -> Array:
-            own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, row), t)
-            return _choose(own, logits, temperature, top_k, top_p)
+    for _ in batch_shape:
+        choose = jax.vmap(choose, in_axes=(0, 0, 0, None))
 
-        for _ in batch_shape:
-            choose = jax.vmap(choose)
-        token = choose(logits, rows)
-        if stop is not None:
-            token = jnp.where(done, stop, token)
-            done = token == stop
+    def advance(loop: Any, t: Array) -> tuple[Any, Any]:
+        carry, token, done, written = loop
         carry, logits = cell.step(params, carry, token)
-        return (carry, logits, done), token
+        token, log_prob = choose(logits, rows, written, t)
+        if stop is not None:
+            token, log_prob = jnp.where(done, stop, token), jnp.where(done, 0, log_prob)
+            done = token == stop
+        written = written if adjust is None else written.at[..., t].set(token)
+        return (carry, token, done, written), (token, log_prob)
 
-    start = (carry, last(ys, lengths), jnp.zeros(batch_shape, bool))
-    return lax.scan(advance, start, jnp.arange(length))[1]
+    written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
+    start: Any = (carry, token, jnp.zeros(batch_shape, bool), written)
+    (carry, *_), (tokens, log_probs) = lax.scan(advance, start, jnp.arange(length))
+    return Generated(tokens, log_probs, carry)
 
 
 def _choose(
@@ -141,7 +165,6 @@ def _choose(
     most_likely = jnp.argmax(logits).astype(jnp.int32)
     if key is None:
         return most_likely
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     logits = logits / jnp.where(temperature == 0, 1, temperature)
     if top_k is None and top_p is None:
         token = jax.random.categorical(key, logits)
@@ -155,47 +178,13 @@ def _choose(
     return jnp.where(temperature == 0, most_likely, token).astype(jnp.int32)
 
 
-def _checked_prompt(cell: Any, prompt: Any) -> Array:
-    if in_ndim(cell) != 0:
-        raise ValueError(f"cell must take tokens, got {cell}: put Embed before it, in a Stack")
-    if isinstance(prompt, str):
-        raise TypeError("prompt is a str, needs integer tokens: encode it with the vocabulary of the model")
-    tokens = jnp.asarray(prompt)
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"prompt must hold integer tokens, got {tokens.dtype}")
-    if tokens.ndim == 0 or tokens.shape[0] == 0:
-        raise ValueError(f"prompt has shape {tokens.shape}, needs (time, batch...) and at least one step")
-    low, high = (_value("prompt", f(), unknown=0) for f in (tokens.min, tokens.max))
-    if tokens.size and not 0 <= low <= high < cell.out_features:
-        raise ValueError(f"prompt must hold tokens from 0 to {cell.out_features - 1}, got {low} to {high}")
-    return tokens.astype(jnp.int32)
-
-
-def _checked_lengths(given: Any, steps: int) -> Array:
-    lengths = jnp.asarray(given)
-    low = _value("lengths", lengths.min(initial=steps), unknown=steps)
-    high = _value("lengths", lengths.max(initial=1), unknown=1)
-    if low < 1 or high > steps:
-        raise ValueError(
-            f"lengths must lie between 1 and the {steps} steps of prompt, got {low:g} to {high:g}"
-        )
-    return lengths
-
-
 def _check_choice(key: Any, temperature: Any, top_k: int | None, top_p: Any) -> None:
-    heat = _value("temperature", temperature, unknown=1)
+    heat = value_of("temperature", temperature, unknown=1)
     if not heat >= 0:
         raise ValueError(f"temperature must be at least 0, got {heat:g}")
     if key is None and heat > 0:
         raise ValueError("key is missing: pass key=jax.random.key(seed), or temperature=0 not to sample")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k must be a whole number, at least 1, got {top_k!r}")
-    if top_p is not None and not 0 < _value("top_p", top_p, unknown=1) <= 1:
+    if top_p is not None and not 0 < value_of("top_p", top_p, unknown=1) <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-
-
-def _value(name: str, given: Any, unknown: float) -> float:
-    """The value of a scalar, `unknown` under jit."""
-    if np.ndim(given) != 0:
-        raise ValueError(f"{name} must be a scalar, got shape {np.shape(given)}")
-    return unknown if isinstance(given, jax.core.Tracer) else float(given)

@@ -5,6 +5,7 @@ from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
 from jrnn.training.progress import Progress as Progress
 from jrnn.training.steps import AtLast as AtLast
+from jrnn.training.steps import PerSequence as PerSequence
 from jrnn.training.steps import PerStep as PerStep
 from jrnn.training.steps import TrainState as TrainState
 from jrnn.training.steps import evaluate as evaluate

@@ -15,7 +15,8 @@ from jrnn.alignment import select
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
-from jrnn.losses import last, length_mask
+from jrnn.losses import length_mask
+from jrnn.paradigms import last
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
@@ -69,10 +70,10 @@ class PerStep:
 
 @dataclass(frozen=True)
 class AtLast:
-    """A loss on the last valid output of every sequence (many-to-one).
+    """A loss on the last valid output of every sequence (many-to-one): `PerSequence` behind `last`.
 
-    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there. What both
-    ends know is in the carry, for a model function `(params, batch, carry, key) -> (carry, ys)`.
+    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there; `ManyToOne`
+    reads both ends.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -88,18 +89,44 @@ class AtLast:
 
     def mean(self, ys: Any, batch: Batch) -> Array:
         """The mean over the sequences that count."""
-        return self.loss(last(ys, batch.lengths), batch.targets, self._mask(batch))
+        return PerSequence(self.loss).mean(last(ys, batch.lengths), batch)
 
     def count(self, batch: Batch) -> Any:
         """How many sequences count."""
-        mask = self._mask(batch)
+        return PerSequence(self.loss).count(batch)
+
+
+@dataclass(frozen=True)
+class PerSequence:
+    """A loss on one output for every sequence, as `ManyToOne` gives it.
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1)), lengths=jnp.array([4, 0]))
+    >>> float(jrnn.PerSequence(jrnn.losses.mean_squared_error).mean(jnp.array([[3.0], [5.0]]), batch))
+    9.0
+    """
+
+    loss: Callable[..., Array]
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the sequences that count."""
+        return self.loss(ys, batch.targets, _nonempty(batch))
+
+    def count(self, batch: Batch) -> Any:
+        """How many sequences count."""
+        mask = _nonempty(batch)
         return batch.targets.shape[0] if mask is None else jnp.sum(mask)
 
-    def _mask(self, batch: Batch) -> Any:
-        if batch.lengths is None:
-            return batch.mask
-        nonempty = jnp.asarray(batch.lengths) > 0
-        return nonempty if batch.mask is None else nonempty & batch.mask
+
+def _nonempty(batch: Batch) -> Any:
+    """The sequences that count: not masked, and of one step at least."""
+    if batch.lengths is None:
+        return batch.mask
+    nonempty = jnp.asarray(batch.lengths) > 0
+    return nonempty if batch.mask is None else nonempty & batch.mask
 
 
 def model_function(model: Any, method: Method = Scan()) -> ModelFunction:

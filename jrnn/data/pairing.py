@@ -1,0 +1,182 @@
+"""Batches for sequence to sequence: pairs of different lengths, and what the decoder is given."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jrnn.checks import check_width
+from jrnn.data.batching import Batch, alike, checked_index, grouped, pad, round_up
+from jrnn.seq2seq import Pair
+
+Schedule = Callable[[int], Any]  # step -> probability of the given token, an optax schedule
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatches:
+    """Pairs of sequences as batches of a few shapes, made by `pair_batches`.
+
+    `len(batches)` is their number and `batches[i]` a `Batch` whose xs is a `Pair`; `epoch(n)` gives the same
+    pairs in the order of epoch n.
+
+    >>> from jrnn.data import pair_batches
+    >>> batch = pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], batch_size=2, start=1, stop=2)[0]
+    >>> batch.xs.inputs.T.tolist(), batch.targets.T.tolist()
+    ([[1, 3, 0, 0], [1, 4, 4, 3]], [[3, 2, 0, 0], [4, 4, 3, 2]])
+    """
+
+    sources: tuple[NDArray[Any], ...] = field(repr=False)
+    targets: tuple[NDArray[np.int32], ...] = field(repr=False)  # without start and stop
+    padded: NDArray[np.int64] = field(repr=False)  # (n, 2), lengths of source and target, rounded up
+    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the pairs in it
+    batch_size: int
+    start: int
+    stop: int
+    seed: int | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.rows[checked_index(index, len(self))]
+        source_steps, steps = self.padded[rows].max(0).tolist()
+        sources, targets = ([side[row] for row in rows] for side in (self.sources, self.targets))
+        inputs = [np.append(np.int32(self.start), target) for target in targets]
+        outputs = [np.append(target, np.int32(self.stop)) for target in targets]
+        pair = Pair(
+            pad(sources, source_steps, self.batch_size),
+            pad(inputs, steps, self.batch_size),
+            np.arange(source_steps)[:, None] < self._lengths(sources),
+        )
+        lengths = self._lengths(outputs)
+        mask = np.arange(steps)[:, None] < lengths
+        return Batch(pair, pad(outputs, steps, self.batch_size), lengths, mask)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def epoch(self, number: int) -> "PairBatches":
+        """The same pairs, shuffled by (seed, number): which go together, and the order of batches.
+
+        Args:
+          number: of the epoch, from 0.
+
+        Returns:
+          Batches of the same shapes; without a seed, the very same.
+        """
+        if self.seed is None:
+            return self
+        random = np.random.default_rng((self.seed, number))
+        rows = _grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
+        return replace(self, rows=tuple(rows[index] for index in random.permutation(len(rows))))
+
+    def _lengths(self, arrays: list[NDArray[Any]]) -> NDArray[np.int32]:
+        lengths = np.zeros(self.batch_size, np.int32)
+        lengths[: len(arrays)] = [len(array) for array in arrays]
+        return lengths
+
+
+def pair_batches(
+    sources: Sequence[Any],
+    targets: Sequence[Any],
+    batch_size: int,
+    *,
+    start: int,
+    stop: int,
+    key_seed: int | None = None,
+    bucket: int | None = None,
+) -> PairBatches:
+    """Batch pairs with others of about their lengths, padded to one of a few shapes.
+
+    The decoder's inputs are `[start, *target]`, what it is to write `[*target, stop]`. Both sides are padded
+    with zeros to the next power of two or multiple of `bucket`, but never beyond the longest, so that only
+    a few shapes are compiled. The last batch is filled with pairs of length 0, masked out.
+
+    Args:
+      sources: arrays (Sᵢ, features...) or (Sᵢ,) of tokens, alike but for Sᵢ.
+      targets: lists or arrays (Tᵢ,) of tokens, without start and stop.
+      batch_size: B.
+      start: the token that every decoder input begins with.
+      stop: the token that every target ends with.
+      key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
+      bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
+
+    Returns:
+      Batches with `xs` a `Pair(source, inputs, source_mask)`, `targets` and `mask` (T, B), `lengths` (B,).
+
+    Raises:
+      ValueError: no pairs, another number of targets than of sources, or targets that are no tokens.
+
+    >>> from jrnn.data import pair_batches
+    >>> pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], 2, start=1, stop=2)[0].xs.source_mask.T.tolist()
+    [[True, True], [True, False]]
+    """
+    check_width("batch_size", batch_size)
+    if bucket is not None:
+        check_width("bucket", bucket)
+    read, written = alike("sources", sources), alike("targets", targets)
+    if len(read) != len(written):
+        raise ValueError(f"targets has {len(written)} entries, sources has {len(read)}")
+    if written[0].ndim != 1 or any(t.size and not np.issubdtype(t.dtype, np.integer) for t in written):
+        raise ValueError("targets must be lists of integer tokens: encode them with their vocabulary")
+    lengths = np.array([(len(s), len(t) + 1) for s, t in zip(read, written, strict=True)])
+    longest = lengths.max(0)
+    rounded = [
+        [min(round_up(n, bucket), most) for n, most in zip(pair, longest, strict=True)]
+        for pair in lengths.tolist()
+    ]
+    padded = np.array(rounded)
+    order = np.lexsort((lengths[:, 1], lengths[:, 0]))
+    rows = _grouped(padded, order, batch_size)
+    tokens = tuple(target.astype(np.int32) for target in written)
+    return PairBatches(tuple(read), tokens, padded, tuple(rows), batch_size, start, stop, key_seed)
+
+
+def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
+    """Pairs of one padded shape next to one another, in batches."""
+    return grouped(padded[:, 0] * (1 + padded[:, 1].max()) + padded[:, 1], order, batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduledSampling:
+    """Batches of pairs for a decoder `Feedback(cell, "argmax")`, which reads its own tokens more and more.
+
+        use_givenₜ ~ Bernoulli(schedule(s)) at training step s,   always given at t = 0
+
+    The decoder's inputs become `(given, use_given)`. Draws are made anew for every step and row of every
+    batch, by (seed, s), so that a resumed run gives the same. A schedule of 1 is teacher forcing, one of 0
+    leaves the decoder to itself.
+
+    Args:
+      batches: what `pair_batches` gives.
+      schedule: step → probability of the given token; any optax schedule, such as
+        `optax.linear_schedule(1.0, 0.25, 2000)`.
+      seed: of the draws.
+
+    Reference: Bengio, Vinyals, Jaitly, Shazeer, Scheduled sampling for sequence prediction with recurrent
+    neural networks, 2015, arXiv:1506.03099.
+
+    >>> import numpy as np
+    >>> from jrnn.data import ScheduledSampling, pair_batches
+    >>> batches = pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], 2, start=1, stop=2)
+    >>> sampled = ScheduledSampling(batches, lambda step: 0.0)
+    >>> given, use_given = next(iter(sampled.epoch(0))).xs.inputs
+    >>> use_given.T.tolist()
+    [[True, False, False, False], [True, False, False, False]]
+    """
+
+    batches: PairBatches
+    schedule: Schedule
+    seed: int = 0
+
+    def epoch(self, number: int) -> Iterable[Batch]:
+        """The batches of an epoch: give this method to `fit`."""
+        first = number * len(self.batches)
+        for step, batch in enumerate(self.batches.epoch(number), first):
+            inputs = batch.xs.inputs
+            random = np.random.default_rng((self.seed, step))
+            use_given = random.random(inputs.shape) < float(self.schedule(step))
+            use_given[:1] = True
+            yield batch._replace(xs=batch.xs._replace(inputs=(inputs, use_given)))

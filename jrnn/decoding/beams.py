@@ -1,0 +1,264 @@
+"""Beam search: the most likely sequences rather than the most likely tokens."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jrnn.alignment import expand
+from jrnn.attention.decoders import attached
+from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
+from jrnn.checks import check_width
+from jrnn.combinators import Tap
+from jrnn.decoding.prompting import (
+    Adjust,
+    adjusted,
+    checked_length,
+    checked_lengths,
+    checked_prompt,
+    checked_stop,
+    log_softmax,
+    open_loop,
+    read_prompt,
+    value_of,
+)
+
+TINY = 1e-30  # what a position counts as covered that no weight ever fell on
+
+
+class Beams(NamedTuple):
+    """What `beam_search` returns: the best sequences, best first."""
+
+    tokens: Array  # (length, batch..., width), int32; behind the end of a sequence `stop`
+    scores: Array  # (batch..., width); −∞ where there are fewer sequences than the beam is wide
+    log_probs: Array  # (batch..., width), of the whole sequence
+    lengths: Array  # (batch..., width), tokens of each sequence, its stop included
+
+
+class Beam(NamedTuple):
+    """Sequences that have not ended; the leading axes are batch and width."""
+
+    tokens: Array  # (..., length), behind what is written yet: `stop`
+    log_probs: Array  # (...)
+    coverage: (
+        Array  # (..., S), what attention gave each position of its memory; S = 0 where it does not count
+    )
+
+
+class Rule(NamedTuple):
+    """How sequences are scored."""
+
+    length_penalty: Array  # (), α
+    coverage_penalty: Array  # (), β
+    stop: Array | None  # (), the token that ends a sequence
+
+    def divisor(self, length: Any) -> Array:
+        """((5 + n) / 6)^α."""
+        return ((5 + length) / 6) ** self.length_penalty
+
+    def score(self, log_probs: Array, length: Any, coverage: Array, valid: Array) -> Array:
+        """Scores of sequences of one length."""
+        covered = jnp.where(valid, jnp.log(jnp.clip(coverage, TINY, 1)), 0).sum(-1)
+        return log_probs / self.divisor(length) + self.coverage_penalty * covered
+
+
+def beam_search(
+    cell: Cell[Any, Any],
+    params: Any,
+    prompt: Any,
+    length: int,
+    *,
+    width: int,
+    stop: int | None = None,
+    carry: Any = None,
+    lengths: Any = None,
+    length_penalty: Any = 0.0,
+    coverage_penalty: Any = 0.0,
+    adjust: Adjust | None = None,
+) -> Beams:
+    """Search for the most likely continuations of a prompt, in one compiled loop.
+
+        score = log p(tokens) / ((5 + n) / 6)^α + β Σᵢ log min(Σₜ aₜᵢ, 1)
+
+    α is `length_penalty`, β `coverage_penalty`, n the number of tokens with the stop, aₜᵢ the weight that
+    attention gives to position i of its memory at step t. At every step the `width` most likely sequences
+    that have not ended are kept, and beside them the `width` best-scored that have. A sequence ends with
+    `stop` or after `length` tokens. With a beam wider than there are prefixes it is exhaustive. A row is
+    left early when nothing in its beam can come to outscore what has ended.
+
+    Args:
+      cell: takes tokens and gives logits, as for `generate`.
+      params: its parameters.
+      prompt: (T,) or (T, batch...), integer tokens, T at least 1.
+      length: the most tokens that a sequence has.
+      width: of the beam, and how many sequences are returned.
+      stop: the token that ends a sequence; if left out all have `length` tokens.
+      carry: of the same batch, to go on from, such as `model.encode(...)`; a new one if left out.
+      lengths: (batch...), steps of each prompt, at least 1; all T if left out.
+      length_penalty: α, at least 0; 0 compares log-probabilities, which favours short sequences.
+      coverage_penalty: β, at least 0; other than 0 only for a cell with attention.
+      adjust: `(logits, tokens, t) -> logits`, as for `generate`; of one sequence of the beam.
+
+    Returns:
+      `Beams(tokens, scores, log_probs, lengths)`, best first.
+
+    Raises:
+      ValueError: an argument out of range, or coverage of a cell without attention.
+      TypeError: a prompt that holds no integers.
+
+    Reference: penalties: Wu et al., Google's neural machine translation system, 2016, arXiv:1609.08144,
+    equation 14.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> from jrnn.cells.maps import EmbedParams
+    >>> rows = [0.0, 0.6, 0.4, 0.0], [0.0, 0.4, 0.3, 0.3], [0.0, 0.0, 0.1, 0.9], [0.0, 0.0, 0.0, 1.0]
+    >>> bigram = EmbedParams(jnp.log(jnp.array(rows)))                       # greedy: 0 → 1 → 1 → 1
+    >>> found = jrnn.beam_search(jrnn.Embed(4), bigram, jnp.array([0]), 3, width=2, stop=3)
+    >>> found.tokens.T.tolist(), [f"{p:.2f}" for p in jnp.exp(found.log_probs)]
+    ([[2, 3, 3], [1, 3, 3]], ['0.36', '0.18'])
+    """
+    cell, carry = open_loop(cell, carry)
+    prompt = checked_prompt(cell, prompt)
+    check_width("width", width)
+    penalties = []
+    for name, given in (("length_penalty", length_penalty), ("coverage_penalty", coverage_penalty)):
+        if not value_of(name, given, unknown=0) >= 0:
+            raise ValueError(f"{name} must be at least 0, got {given}")
+        penalties.append(jnp.asarray(given, jnp.float32))
+    return _search(
+        cell,
+        params,
+        prompt,
+        carry,
+        Rule(*penalties, checked_stop(cell, stop)),
+        lengths=checked_lengths(lengths, len(prompt)),
+        length=checked_length(length),
+        width=width,
+        adjust=adjust,
+        covers=value_of("coverage_penalty", coverage_penalty, unknown=1) > 0,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "length", "width", "adjust", "covers"))
+def _search(
+    cell: Any,
+    params: Any,
+    prompt: Array,
+    carry: Any,
+    rule: Rule,
+    *,
+    lengths: Any,
+    length: int,
+    width: int,
+    adjust: Adjust | None,
+    covers: bool,
+) -> Beams:
+    batch_shape = prompt.shape[1:]
+    carry, token = read_prompt(cell, params, prompt, carry, lengths)
+    valid = _positions(cell, carry, batch_shape, covers)
+    spec = carry_spec(cell, params, batch_shape)
+    carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
+    step = _step(Tap(cell, ("attention",)) if covers else cell, params, spec, len(batch_shape))
+    advance_row = functools.partial(_advance_row, rule, adjust=adjust)
+    finish_row = functools.partial(_finish_row, rule, length)
+    for _ in batch_shape:
+        advance_row = jax.vmap(advance_row, in_axes=(0, 0, 0, 0, None))
+        finish_row = jax.vmap(finish_row, in_axes=(0, 0, 0, None))
+
+    def advance(loop: Any) -> Any:
+        t, carry, token, beam, ended = loop
+        carry, logits, weights = step(carry, token)
+        beam = beam._replace(coverage=beam.coverage + weights)
+        parent, token, beam, ended = advance_row(logits, beam, ended, valid, t)
+        take = functools.partial(_take, parent, axis=len(batch_shape))
+        return t + 1, map_state(take, spec, carry), token, beam, ended
+
+    def can_improve(loop: Any) -> Array:
+        t, _, _, beam, ended = loop  # log-probabilities only fall, and no divisor is above the last
+        best = beam.log_probs.max(-1) / rule.divisor(length)
+        return (t < length) & jnp.any(best > ended.scores.min(-1))
+
+    beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
+    start = (jnp.zeros((), jnp.int32), carry, _repeat(token, len(batch_shape), width), beam, ended)
+    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start)
+    found: Beams = finish_row(beam, ended, valid, t)
+    return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
+
+
+def _positions(cell: Any, carry: Any, batch_shape: Shape, covers: bool) -> Array:
+    """(batch..., S), the positions of all memories that there are to cover."""
+    if not covers:
+        return jnp.zeros((*batch_shape, 0), bool)
+    memories = attached(carry)
+    if not memories:
+        raise ValueError(f"coverage_penalty needs a cell with attention and its memory attached, got {cell}")
+    return jnp.concatenate([memory.valid for memory in memories], -1)
+
+
+def _repeat(leaf: Array, axis: int, width: int) -> Array:
+    return jnp.repeat(jnp.expand_dims(leaf, axis), width, axis)
+
+
+def _take(index: Array, leaf: Array, axis: int) -> Array:
+    return jnp.take_along_axis(leaf, expand(index, leaf.ndim), axis)
+
+
+def _step(cell: Any, params: Any, spec: Any, axis: int) -> Any:
+    """The step of a whole beam; its state has an axis for the width, what it reads in slots is shared."""
+    axes = jax.tree.map(lambda leaf: None if leaf is None else axis, spec, is_leaf=is_slot)
+
+    def step(carry: Any, token: Array) -> tuple[Any, Array, Array]:
+        carry, y = cell.step(params, carry, token)
+        if not isinstance(cell, Tap):
+            return carry, y, jnp.zeros((*y.shape[:-1], 0))
+        logits, inside = y
+        weights = inside["attention"]
+        return carry, logits, jnp.concatenate(weights, -1) if isinstance(weights, tuple) else weights
+
+    return jax.vmap(step, in_axes=(axes, axis), out_axes=(axes, axis, axis))
+
+
+def _nothing_yet(
+    batch_shape: Shape, width: int, length: int, stop: Array | None, valid: Array
+) -> tuple[Beam, Beams]:
+    """A beam that holds one empty sequence, and no sequence that has ended."""
+    shape, dtype = (*batch_shape, width), jnp.zeros(()).dtype
+    tokens = jnp.full((*shape, length), 0 if stop is None else stop, jnp.int32)
+    first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
+    none = jnp.full(shape, -jnp.inf, dtype)
+    beam = Beam(tokens, first, jnp.zeros((*shape, valid.shape[-1]), dtype))
+    return beam, Beams(tokens, none, none, jnp.zeros(shape, jnp.int32))
+
+
+def _advance_row(
+    rule: Rule, logits: Array, beam: Beam, ended: Beams, valid: Array, t: Array, *, adjust: Adjust | None
+) -> Any:
+    """One row's beam one token further; logits are (width, vocabulary)."""
+    own = jax.vmap(lambda z, tokens: log_softmax(adjusted(adjust, z, tokens, t)))(logits, beam.tokens)
+    log_probs = beam.log_probs[:, None] + own.astype(beam.log_probs.dtype)
+    if (stop := rule.stop) is not None:
+        ending = log_probs[:, stop]
+        scores = rule.score(ending, t + 1, beam.coverage, valid)
+        lengths = jnp.full_like(ended.lengths, t + 1)
+        ended = _best(ended, Beams(beam.tokens.at[:, t].set(stop), scores, ending, lengths))
+        log_probs = log_probs.at[:, stop].set(-jnp.inf)
+    kept, index = lax.top_k(log_probs.ravel(), len(log_probs))
+    parent, token = index // logits.shape[-1], index % logits.shape[-1]
+    tokens = beam.tokens[parent].at[:, t].set(token)
+    return parent, token, Beam(tokens, kept, beam.coverage[parent]), ended
+
+
+def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
+    """What has ended, and what is cut at the full length."""
+    scores = rule.score(beam.log_probs, length, beam.coverage, valid)
+    scores = jnp.where(t == length, scores, -jnp.inf)  # where it was left early, the beam has lost
+    return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
+
+
+def _best(ended: Beams, more: Beams) -> Beams:
+    """The best of both, as many as there are in each."""
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ended, more)
+    _, index = lax.top_k(joined.scores, len(ended.scores))
+    return jax.tree.map(lambda a: a[index], joined)

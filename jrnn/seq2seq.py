@@ -1,0 +1,299 @@
+"""Encoder-decoder: one sequence read, another one written."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.attention.decoders import AttentionCarry, attach
+from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_layer, key_or_none, quiet
+from jrnn.cells.activations import activation
+from jrnn.cells.maps import Dense, DenseParams
+from jrnn.checks import brief, check_width, require_cell
+from jrnn.combinators.carries import FeedbackCarry
+from jrnn.layers import apply
+from jrnn.paradigms import many_to_one
+from jrnn.unrolling import Scan, unroll
+from jrnn.unrolling.methods import Method
+
+
+class Pair(NamedTuple):
+    """What an `EncoderDecoder` reads; arrays are time first."""
+
+    source: Any  # (S, batch..., features), or (S, batch...) tokens
+    inputs: (
+        Any  # (T, batch..., ...), what the decoder is given: its targets one step late, or a Feedback's xs
+    )
+    source_mask: Any = None  # (S, batch...), False in the padding of the source; None: all valid
+
+
+@dataclass(frozen=True)
+class DenseBridge:
+    """The decoder starts from a map of all that the encoder ends with.
+
+        s₋₁ = f([encoder's state, all layers and directions] w + b)
+
+    Every float entry of the decoder's state gets its part, of whatever cell, the query of an attention
+    included; the output that a `Feedback` hands back stays zero.
+
+    Args:
+      activation: f.
+
+    Reference: Cho et al., Learning phrase representations using RNN encoder-decoder for statistical machine
+    translation, 2014, arXiv:1406.1078.
+
+    >>> import jrnn
+    >>> jrnn.DenseBridge("identity")
+    DenseBridge(activation='identity')
+    """
+
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        activation(self.activation)
+
+    def init(self, key: Array, end: Any, start: Any) -> DenseParams:
+        """Parameters, for the shapes of an encoder's last and a decoder's first carry without batch."""
+        sizes = [sum(leaf.size for leaf in _floats(tree)) for tree in (end, start)]
+        if 0 in sizes:
+            whose = "encoder ends with" if sizes[0] == 0 else "decoder starts from"
+            raise ValueError(f"the {whose} no float state: use bridge=None")
+        return Dense(sizes[1]).init(key, sizes[0])
+
+    def start(self, params: DenseParams, end: Any, carry: Any, batch_shape: Shape) -> Any:
+        """The decoder's carry, its state made of the encoder's last one."""
+        flat = jnp.concatenate([leaf.reshape(*batch_shape, -1) for leaf in _floats(end)], -1)
+        made, places = activation(self.activation)(flat @ params.w + params.b), _floats(carry)
+        sizes = [leaf[(0,) * len(batch_shape)].size if leaf.size else 0 for leaf in places]
+        ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+        parts = zip(jnp.split(made, ends[:-1], axis=-1), places, strict=True)
+        return _replaced(carry, [part.reshape(place.shape) for part, place in parts])
+
+
+@dataclass(frozen=True)
+class CopyBridge:
+    """The decoder starts from the very state that the encoder ends with.
+
+        s₋₁ = encoder's state
+
+    Entry by entry, so both have the same cells; what an attention or a `Feedback` hands round stays zero.
+
+    Reference: Sutskever, Vinyals, Le, Sequence to sequence learning with neural networks, 2014,
+    arXiv:1409.3215.
+
+    >>> import jrnn
+    >>> jrnn.CopyBridge()
+    CopyBridge()
+    """
+
+    def init(self, key: Array, end: Any, start: Any) -> tuple[()]:
+        """Nothing; raises where the two do not fit."""
+        given, needed = ([leaf.shape for leaf in _floats(tree, query=False)] for tree in (end, start))
+        if given != needed:
+            raise ValueError(
+                f"CopyBridge: the encoder ends with float state of {given}, the decoder starts from "
+                f"{needed}: use DenseBridge()"
+            )
+        return ()
+
+    def start(self, params: tuple[()], end: Any, carry: Any, batch_shape: Shape) -> Any:
+        """The decoder's carry, its state that of the encoder."""
+        return _replaced(carry, _floats(end, query=False), query=False)
+
+
+Bridge = DenseBridge | CopyBridge
+
+
+class EncoderDecoderParams(NamedTuple):
+    """Parameters of `EncoderDecoder`."""
+
+    encoder: Any
+    bridge: Any
+    decoder: Any
+
+
+@dataclass(frozen=True)
+class EncoderDecoder:
+    """Sequence to sequence: an encoder reads the source, a decoder writes the target.
+
+        (end, memory) = encoder(source)
+        s₋₁ = bridge(end),   attention of the decoder: memory
+        yₜ = decoder(inputsₜ),   t = 0 … T−1
+
+    `apply` takes a `Pair`; its `lengths` and `mask` are those of the target, its `carry` the one that the
+    encoder starts from, and what it returns the decoder's. `inputs` are the targets one step late (teacher
+    forcing); of a decoder `Feedback(cell, "argmax")` they are `(given, use_given)`, which makes scheduled
+    sampling. `encode` gives the carry from which `generate` and `beam_search` write.
+
+    Without attention in the decoder all that it knows is its start. With `summary` the memory is a single
+    position: the last output of the encoder, of a bidirectional one that of both ends. Attention to it is
+    the fixed context vector that is read at every step.
+
+    Args:
+      encoder: a cell or a layer, such as `Sequential((Embed(64), Bidirectional(GRU(64))))`.
+      decoder: a cell, such as `Stack((Embed(64), LuongAttention(...), Dense(vocabulary)))`.
+      bridge: `DenseBridge()`, `CopyBridge()`, or None: the decoder starts as it does by itself.
+      summary: whether the memory is the encoder's last output instead of all.
+      target_features: `in_features` of the decoder; `decoder.out_features`, as of a language model, if left
+        out.
+
+    Raises:
+      TypeError: the decoder is no cell.
+      ValueError: at `init`, a bridge that does not fit.
+
+    Reference: Cho et al., 2014, arXiv:1406.1078; Sutskever, Vinyals, Le, Sequence to sequence learning with
+    neural networks, 2014, arXiv:1409.3215.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> attention = jrnn.LuongAttention(jrnn.GRU(8), jrnn.attention.General(), memory_features=8, features=8)
+    >>> decoder = jrnn.Stack((jrnn.Embed(4), attention, jrnn.Dense(11)))
+    >>> model = jrnn.EncoderDecoder(jrnn.Stack((jrnn.Embed(4), jrnn.GRU(8))), decoder)
+    >>> params = model.init(jax.random.key(0), in_features=9)             # 9 words there, 11 here
+    >>> pair = jrnn.Pair(source=jnp.ones((7, 2), int), inputs=jnp.ones((5, 2), int))
+    >>> model.apply(params, pair)[1].shape
+    (5, 2, 11)
+    """
+
+    encoder: Any
+    decoder: Cell[Any, Any]
+    bridge: Bridge | None = DenseBridge()
+    summary: bool = False
+    target_features: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_layer(self.encoder):
+            require_cell("EncoderDecoder: encoder", self.encoder)
+        if is_layer(self.decoder):
+            raise TypeError(
+                f"EncoderDecoder: decoder must be a cell, which goes step by step, got {brief(self.decoder)}"
+            )
+        require_cell("EncoderDecoder: decoder", self.decoder)
+        if self.bridge is not None and not isinstance(self.bridge, Bridge):
+            raise TypeError(f"bridge must be DenseBridge(), CopyBridge() or None, got {brief(self.bridge)}")
+        if self.target_features is not None:
+            check_width("target_features", self.target_features)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.encoder)
+
+    @property
+    def out_features(self) -> int:
+        return self.decoder.out_features
+
+    def init(self, key: Array, in_features: int) -> EncoderDecoderParams:
+        k_encoder, k_bridge, k_decoder = jax.random.split(key, 3)
+        encoder = self.encoder.init(k_encoder, in_features)
+        decoder = self.decoder.init(k_decoder, self.target_features or self.out_features)
+        bridge: Any = ()
+        if self.bridge is not None:
+            end, start = carry_spec(self.encoder, encoder), carry_spec(self.decoder, decoder)
+            bridge = self.bridge.init(k_bridge, end, start)
+        return EncoderDecoderParams(encoder, bridge, decoder)
+
+    def initial_carry(
+        self, params: EncoderDecoderParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Any:
+        return self.encoder.initial_carry(params.encoder, batch_shape, key=key)
+
+    def encode(
+        self,
+        params: EncoderDecoderParams,
+        source: Any,
+        carry: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),
+    ) -> Any:
+        """Read the source: the carry from which the decoder starts, its attention filled.
+
+        Args:
+          params: those of the model.
+          source: (S, batch..., features) or (S, batch...) tokens.
+          carry: the encoder's; a new one if left out.
+          lengths: (batch...), valid steps of each source.
+          mask: (S, batch...), False at steps of the source to skip.
+          key: draws the noise of the encoder.
+          method: how the encoder's loop is run.
+
+        Returns:
+          A carry of the decoder, without noise.
+        """
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "key": key, "method": method}
+        leaf = jax.tree.leaves(source)[0]
+        batch_shape = leaf.shape[1 : leaf.ndim - in_ndim(self.encoder)]
+        start = self.decoder.initial_carry(params.decoder, batch_shape)
+        if self.summary:
+            end, last = many_to_one(self.encoder, params.encoder, source, carry, **options)
+            memory, ends, valid = last[None], None, None
+        else:
+            end, memory = apply(self.encoder, params.encoder, source, carry, **options)
+            ends, valid = lengths, mask
+        if self.bridge is not None:
+            start = self.bridge.start(
+                params.bridge, quiet(self.encoder, params.encoder, end), start, batch_shape
+            )
+        if not _attends(start):
+            return start
+        return attach(self.decoder, params.decoder, start, memory, lengths=ends, mask=valid)
+
+    def apply(
+        self,
+        params: EncoderDecoderParams,
+        xs: Pair,
+        carry: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),
+    ) -> tuple[Any, Any]:
+        """Write to a given target: see `jrnn.apply`; lengths and mask are those of the target."""
+        if resets is not None:
+            raise ValueError("EncoderDecoder takes no resets: a pair is one sequence")
+        source, inputs, source_mask = xs
+        k_encoder, k_decoder = key_or_none(key, 2)
+        start = self.encode(params, source, carry, mask=source_mask, key=k_encoder, method=method)
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "key": k_decoder, "method": method}
+        return unroll(self.decoder, params.decoder, inputs, start, **options)
+
+
+def _is_loop(node: Any) -> bool:
+    return isinstance(node, (FeedbackCarry, AttentionCarry))
+
+
+def _attends(carry: Any) -> bool:
+    """Whether there is attention inside."""
+    nodes = jax.tree.leaves(carry, is_leaf=_is_loop)
+    return any(isinstance(n, AttentionCarry) or (_is_loop(n) and _attends(n.cell)) for n in nodes)
+
+
+def _floats(carry: Any, query: bool = True) -> list[Any]:
+    """The float state that a bridge fills: not the y of `Feedback`; with `query` the one of attention."""
+    found: list[Any] = []
+    for node in jax.tree.leaves(carry, is_leaf=_is_loop):
+        if _is_loop(node):
+            found += _floats(node.cell, query)
+            found += [node.last] if query and isinstance(node, AttentionCarry) else []
+        elif jnp.issubdtype(node.dtype, jnp.floating):
+            found.append(node)
+    return found
+
+
+def _replaced(carry: Any, floats: list[Any], query: bool = True) -> Any:
+    """The carry with other arrays in the place of `_floats(carry)`."""
+    values = iter(floats)
+
+    def visit(node: Any) -> Any:
+        if _is_loop(node):
+            inner = jax.tree.map(visit, node.cell, is_leaf=_is_loop)
+            last = query and isinstance(node, AttentionCarry)
+            return node._replace(cell=inner, **({"last": next(values)} if last else {}))
+        return next(values) if jnp.issubdtype(node.dtype, jnp.floating) else node
+
+    return jax.tree.map(visit, carry, is_leaf=_is_loop)
