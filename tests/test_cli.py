@@ -158,7 +158,9 @@ def test_sample_repeats_for_a_seed(finished, capsys):
     stored = jrnn.load(finished / "best")
     vocabulary = jrnn.CharVocabulary(**stored.meta["vocabulary"])
     prompt = vocabulary.encode("the ")
-    by_hand = jrnn.generate(stored.cell, stored.params, prompt, 40, key=jax.random.key(3), temperature=0.8).tokens
+    by_hand = jrnn.generate(
+        stored.cell, stored.params, prompt, 40, key=jax.random.key(3), temperature=0.8
+    ).tokens
     assert sampled("--prompt", "the ", "--seed", "3") == "the " + vocabulary.decode(by_hand)
 
 

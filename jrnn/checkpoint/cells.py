@@ -38,7 +38,7 @@ def _field_to_json(value: Any, where: str | None) -> Any:
         return value
     if isinstance(value, tuple):
         return [_field_to_json(item, where) for item in value]
-    if hasattr(value, "initial_carry") or _is_form(type(value)):
+    if hasattr(value, "initial_carry") or _is_part(type(value)):
         return cell_to_json(value)
     if where:
         raise TypeError(f"{where} holds {show(value)}, which is no number, string, tuple or cell")
@@ -62,8 +62,8 @@ def cell_from_json(spec: Any) -> Any:
     GRU(hidden=3, reset_after=True, z_keeps=True)
     """
     cell = _from_json(spec)
-    if _is_form(type(cell)):
-        raise CheckpointError(f"{show(cell)} is a form of a weight, not one of jrnn's cells")
+    if _is_part(type(cell)):
+        raise CheckpointError(f"{show(cell)} is a part of a cell, not one of jrnn's cells")
     return cell
 
 
@@ -91,23 +91,24 @@ def _field_from_json(value: Any) -> Any:
 
 
 def exported(name: str) -> Any:
-    """Look up the class of cells, layers or forms that jrnn exports under this name, or None."""
+    """Look up the class of cells, layers or parts of them that jrnn exports under this name, or None."""
     import jrnn  # here, since jrnn imports this module
 
     try:
-        found = getattr(jrnn, name, None)
+        found = getattr(jrnn, name, None) or getattr(jrnn.attention, name, None)
     except ImportError:  # a name that needs what is not installed is that of no cell
         return None
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return None
     methods = ("init", "initial_carry", "step" if hasattr(found, "step") else "apply")
     is_cell = all(callable(getattr(found, method, None)) for method in methods)
-    return found if is_cell or _is_form(found) else None
+    return found if is_cell or _is_part(found) else None
 
 
-def _is_form(kind: Any) -> bool:
-    """Whether a class is that of a form, as `Reparametrise` takes it."""
-    return dataclasses.is_dataclass(kind) and callable(getattr(kind, "weight", None))
+def _is_part(kind: Any) -> bool:
+    """Whether a class is what cells hold beside cells: a form of a weight, a score, a bridge."""
+    methods = ("weight", "weights", "start")
+    return dataclasses.is_dataclass(kind) and any(callable(getattr(kind, m, None)) for m in methods)
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:

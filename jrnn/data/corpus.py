@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
+
+from jrnn.data.files import decode, read_bytes
 
 Text = TypeVar("Text", str, NDArray[Any])
 
@@ -31,7 +32,7 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     """Read text files and join them with line feeds, in the order given.
 
     Args:
-      paths: one or more UTF-8 files. Their line ends stay as they are.
+      paths: one or more UTF-8 files, plain or gzip. Their line ends stay as they are.
 
     Returns:
       The text.
@@ -39,7 +40,8 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     Raises:
       FileNotFoundError: a file is missing.
       IsADirectoryError: a path is a directory.
-      ValueError: no paths, an empty file, or one that is not UTF-8, with the offset of the first bad byte.
+      ValueError: no paths, an empty file, a damaged gzip, or one that is not UTF-8, with the offset and
+        line of the first bad byte.
 
     >>> from jrnn.data import read_text
     >>> read_text(["no/such/file.txt"])
@@ -48,26 +50,10 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     """
     if isinstance(paths, (str, PathLike)):
         raise ValueError(f"paths must be a list of paths, got the single {str(paths)!r}: put it in brackets")
-    texts = [_read(Path(path)) for path in paths]
+    texts = [decode(path, read_bytes(path, "text file")) for path in paths]
     if not texts:
         raise ValueError("paths is empty, needs at least one file")
     return "\n".join(texts)
-
-
-def _read(path: Path) -> str:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory, needs a text file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    data = path.read_bytes()
-    if not data:
-        raise ValueError(f"{path}: the file is empty")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not UTF-8, byte {data[error.start]:#04x} at offset {error.start}: {error.reason}"
-        ) from error
 
 
 def split(text: Text, held_out: float = 0.1) -> tuple[Text, Text]:

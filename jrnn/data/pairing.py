@@ -24,7 +24,7 @@ class PairBatches:
     >>> from jrnn.data import pair_batches
     >>> batch = pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], batch_size=2, start=1, stop=2)[0]
     >>> batch.xs.inputs.T.tolist(), batch.targets.T.tolist()
-    ([[1, 3, 0, 0], [1, 4, 4, 3]], [[3, 2, 0, 0], [4, 4, 3, 2]])
+    ([[1, 4, 4, 3], [1, 3, 0, 0]], [[4, 4, 3, 2], [3, 2, 0, 0]])
     """
 
     sources: tuple[NDArray[Any], ...] = field(repr=False)
@@ -111,7 +111,7 @@ def pair_batches(
 
     >>> from jrnn.data import pair_batches
     >>> pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], 2, start=1, stop=2)[0].xs.source_mask.T.tolist()
-    [[True, True], [True, False]]
+    [[True, False], [True, True]]
     """
     check_width("batch_size", batch_size)
     if bucket is not None:
@@ -122,12 +122,8 @@ def pair_batches(
     if written[0].ndim != 1 or any(t.size and not np.issubdtype(t.dtype, np.integer) for t in written):
         raise ValueError("targets must be lists of integer tokens: encode them with their vocabulary")
     lengths = np.array([(len(s), len(t) + 1) for s, t in zip(read, written, strict=True)])
-    longest = lengths.max(0)
-    rounded = [
-        [min(round_up(n, bucket), most) for n, most in zip(pair, longest, strict=True)]
-        for pair in lengths.tolist()
-    ]
-    padded = np.array(rounded)
+    padded = np.array([[round_up(n, bucket) for n in pair] for pair in lengths.tolist()])
+    padded = np.minimum(padded, lengths.max(0))
     order = np.lexsort((lengths[:, 1], lengths[:, 0]))
     rows = _grouped(padded, order, batch_size)
     tokens = tuple(target.astype(np.int32) for target in written)

@@ -1,10 +1,17 @@
-"""Characters as tokens."""
+"""Numbers for characters and for words."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jrnn.checks import check_width
+
+PAD, UNKNOWN, START, STOP = "<pad>", "<unk>", "<s>", "</s>"
 
 
 @dataclass(frozen=True)
@@ -88,19 +95,189 @@ class CharVocabulary:
         Raises:
           ValueError: more than one axis, no integers, or a token out of range.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim > 1:
-            raise ValueError(f"tokens has shape {tokens.shape}, needs one axis: decode one column at a time")
-        if tokens.size == 0:
-            return ""
-        if not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-        if tokens.min() < 0 or tokens.max() >= len(self):
+        return _string(_codes(self.unknown + self.symbols)[_checked_numbers(tokens, len(self))])
+
+
+@dataclass(frozen=True, repr=False)
+class Vocabulary:
+    """Numbers for words: first the special ones, then the words in their order.
+
+    A special word is a word like any other, so `encode(["<s>", *tokens, "</s>"])` marks where a target
+    begins and ends. A word that is not there becomes "<unk>"; without that one it is an error. Both fields
+    are tuples of strings, so `dataclasses.asdict` of it is JSON, and what JSON gives back makes it again.
+
+    Args:
+      words: the known words, each once.
+      specials: words that no text need hold, numbered from 0. "<pad>", "<unk>", "<s>" and "</s>" have
+        their numbers in `.pad`, `.unknown`, `.start` and `.stop`.
+
+    Raises:
+      ValueError: a word that is there twice.
+      TypeError: a field that is no tuple of strings.
+
+    >>> from jrnn.data import Vocabulary
+    >>> vocabulary = Vocabulary.from_tokens([["to", "be", "or"], ["not", "to", "be"]], min_count=2)
+    >>> vocabulary, vocabulary.encode(["to", "see"]).tolist()
+    (Vocabulary(words=('be', 'to'), specials=('<pad>', '<unk>')), [3, 1])
+    >>> vocabulary.decode([3, 1, 2])
+    ['to', '<unk>', 'be']
+    """
+
+    words: tuple[str, ...]
+    specials: tuple[str, ...] = (PAD, UNKNOWN)
+
+    def __post_init__(self) -> None:
+        for field in ("words", "specials"):
+            given = getattr(self, field)
+            if isinstance(given, str) or not all(isinstance(word, str) for word in given):
+                raise TypeError(f"{field} must be a tuple of strings, got {_short(given)}")
+            object.__setattr__(self, field, tuple(given))
+        if len(self._numbers) < len(self):
+            twice = next(word for word, count in Counter(self.specials + self.words).items() if count > 1)
+            raise ValueError(f"words and specials must hold every word once, got {twice!r} twice")
+
+    @classmethod
+    def from_tokens(
+        cls,
+        sentences: Iterable[Sequence[str]],
+        min_count: int = 1,
+        max_size: int | None = None,
+        specials: tuple[str, ...] = (PAD, UNKNOWN),
+    ) -> "Vocabulary":
+        """The words of a corpus, the most frequent first, equally frequent ones in the order of the alphabet.
+
+        Args:
+          sentences: lists of tokens; one list alone goes in brackets.
+          min_count: how often a word must occur, or be unknown.
+          max_size: how large the vocabulary may become, `specials` included.
+          specials: as above; where they stand in the corpus they are not counted.
+
+        Returns:
+          A vocabulary, the same for every order of the corpus.
+
+        Raises:
+          ValueError: no tokens, or a `max_size` with no room for a word.
+          TypeError: a string in place of a list of tokens.
+        """
+        check_width("min_count", min_count)
+        if max_size is not None and max_size <= len(specials):
             raise ValueError(
-                f"tokens must lie in [0, {len(self)}), got {tokens.min()} to {tokens.max()}: "
-                "do they belong to another vocabulary?"
+                f"max_size must be above {len(specials)}, the number of specials, got {max_size}"
             )
-        return _string(_codes(self.unknown + self.symbols)[tokens])
+        counts: Counter[str] = Counter()
+        for index, tokens in enumerate(sentences):
+            if isinstance(tokens, str):
+                raise TypeError(
+                    f"sentences[{index}] is the string {_short(tokens)}, needs a list of tokens: "
+                    "tokenise it, or put a single list in brackets"
+                )
+            counts.update(tokens)
+        if not counts:
+            raise ValueError("sentences hold no tokens, a vocabulary needs at least one")
+        known = [word for word, n in counts.items() if n >= min_count and word not in specials]
+        known.sort(key=lambda word: (-counts[word], word))
+        return cls(tuple(known if max_size is None else known[: max_size - len(specials)]), specials)
+
+    @property
+    def pad(self) -> int:
+        """Number of "<pad>"."""
+        return self._special(PAD)
+
+    @property
+    def unknown(self) -> int:
+        """Number of "<unk>"."""
+        return self._special(UNKNOWN)
+
+    @property
+    def start(self) -> int:
+        """Number of "<s>"."""
+        return self._special(START)
+
+    @property
+    def stop(self) -> int:
+        """Number of "</s>"."""
+        return self._special(STOP)
+
+    def __len__(self) -> int:
+        return len(self.specials) + len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._numbers
+
+    def __repr__(self) -> str:
+        words = repr(self.words)
+        if len(self.words) > 10:
+            words = f"({', '.join(map(repr, self.words[:5]))}, ... {len(self.words)} in all)"
+        return f"Vocabulary(words={words}, specials={self.specials})"
+
+    def encode(self, tokens: Iterable[str]) -> NDArray[np.int32]:
+        """Numbers of words.
+
+        Args:
+          tokens: n words.
+
+        Returns:
+          (n,), int32, in [0, len(self)).
+
+        Raises:
+          ValueError: a word that is not there, in a vocabulary without "<unk>".
+          TypeError: a string in place of a list of tokens.
+        """
+        if isinstance(tokens, str):
+            raise TypeError(f"tokens is the string {_short(tokens)}, needs a list of tokens: tokenise it")
+        tokens = list(tokens)
+        missing = self._numbers.get(UNKNOWN, -1)
+        numbers = np.array([self._numbers.get(word, missing) for word in tokens], np.int32)
+        if missing < 0 and (numbers < 0).any():
+            word = tokens[int(np.argmax(numbers < 0))]
+            raise ValueError(f"{word!r} is not in the vocabulary, which has no {UNKNOWN!r} in specials")
+        return numbers
+
+    def decode(self, tokens: Any) -> list[str]:
+        """Words of numbers.
+
+        Args:
+          tokens: (n,), integers in [0, len(self)), or a single one.
+
+        Returns:
+          n words, the special ones included.
+
+        Raises:
+          ValueError: more than one axis, no integers, or a number out of range.
+        """
+        words = self.specials + self.words
+        return [words[number] for number in np.atleast_1d(_checked_numbers(tokens, len(self)))]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.specials + self.words)}
+
+    def _special(self, word: str) -> int:
+        if word not in self._numbers:
+            raise AttributeError(f"the vocabulary has no {word!r}: put it in specials, given {self.specials}")
+        return self._numbers[word]
+
+
+def _checked_numbers(tokens: Any, size: int) -> NDArray[Any]:
+    """`tokens` as integers in [0, size) along one axis, or a single one."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim > 1:
+        raise ValueError(f"tokens has shape {tokens.shape}, needs one axis: decode one column at a time")
+    if tokens.size == 0:
+        return tokens.astype(np.int32)
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+    if tokens.min() < 0 or tokens.max() >= size:
+        raise ValueError(
+            f"tokens must lie in [0, {size}), got {tokens.min()} to {tokens.max()}: "
+            "do they belong to another vocabulary?"
+        )
+    return tokens
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _codes(text: str) -> NDArray[np.uint32]:

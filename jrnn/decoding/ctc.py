@@ -1,0 +1,297 @@
+"""Connectionist temporal classification: labels of a sequence that nobody aligned with its steps."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+
+from jrnn.alignment import select
+from jrnn.checks import check_lag, check_width
+from jrnn.data import Batch
+from jrnn.losses import length_mask
+
+# optax adds it to log-probabilities: far below any of them, but −inf would come back as NaN
+LOG_ZERO = -1e30
+
+
+@dataclass(frozen=True)
+class CTC:
+    """CTC as a loss of `fit`: outputs are logits of every step, targets the labels of every sequence.
+
+        loss = −Σ log p(labels | logits) / count,   over the sequences that count
+
+    Targets are (batch, n), each row filled up behind its labels with −1 or the blank. `lengths` of the batch
+    are those of the inputs; a sequence of length 0 or with a False in the mask (batch,) does not count. One
+    that has fewer steps than its labels need makes the mean inf, and adds nothing to the gradient.
+
+    Args:
+      blank: the class that stands for no label.
+
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> from jrnn.decoding.ctc import CTC
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.array([[1, -1]]), lengths=jnp.array([2]))
+    >>> print(f"{jnp.exp(-CTC().mean(jnp.zeros((3, 1, 2)), batch)):.2f}")  # 11, 01 and 10, of 4
+    0.75
+    """
+
+    blank: int = 0
+
+    def __post_init__(self) -> None:
+        check_lag("blank", self.blank)
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the sequences that count."""
+        counts = self._counts(batch)
+        steps = ys.shape[0] if batch.lengths is None else batch.lengths
+        losses = ctc_loss(ys, batch.targets, jnp.where(counts, steps, 0), blank=self.blank)
+        return jnp.where(counts, losses, 0).sum() / jnp.maximum(counts.sum(), 1).astype(losses.dtype)
+
+    def count(self, batch: Batch) -> Any:
+        """How many sequences count."""
+        return self._counts(batch).sum()
+
+    def _counts(self, batch: Batch) -> Array:
+        rows = batch.targets.shape[:-1]
+        if batch.mask is not None and np.shape(batch.mask) != rows:
+            raise ValueError(f"mask has shape {np.shape(batch.mask)}, CTC needs one entry a sequence, {rows}")
+        counts = jnp.ones(rows, bool) if batch.mask is None else jnp.asarray(batch.mask)
+        return counts if batch.lengths is None else counts & (jnp.asarray(batch.lengths) > 0)
+
+
+def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -> Array:
+    """Negative log-probability of labels, summed over all their alignments with the steps, in nats.
+
+        loss = −log Σ_π Πₜ softmax(logitsₜ)[πₜ],   π: repeats dropped, then blanks, leaves the labels
+
+    This is `optax.ctc_loss` with time first. In float32 at least. What stands in padding reaches neither the
+    value nor a gradient.
+
+    Args:
+      logits: (time, batch..., classes), finite floats.
+      labels: (batch..., n), integers in [0, classes), each row filled up behind its labels with the blank or
+        anything negative. A label outside, or one behind padding, gives NaN.
+      lengths: (batch...), valid steps of each sequence.
+      blank: the class that stands for no label.
+
+    Returns:
+      (batch...), inf with no gradient where there are fewer steps than the labels need: one for each, and one
+      between two that are equal.
+
+    Raises:
+      ValueError: a shape or dtype that does not fit; the message names the argument.
+
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.decoding.ctc import ctc_loss
+    >>> print(f"{jnp.exp(-ctc_loss(jnp.zeros((2, 2)), jnp.array([1]))):.2f}")  # 11, 01 and 10, of 4
+    0.75
+    """
+    logits, valid = _checked(logits, lengths, blank)
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.ndim == 0 or labels.shape[:-1] != logits.shape[1:-1]:
+        raise ValueError(
+            f"labels has shape {labels.shape}, logits of shape {logits.shape} need {logits.shape[1:-1]} and "
+            "an axis for the labels of a sequence"
+        )
+    return _losses(logits, valid, labels, blank=blank)
+
+
+@functools.partial(jax.jit, static_argnames="blank")
+def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
+    def loss(logits: Array, valid: Array, labels: Array) -> Array:
+        dtype = logits.dtype
+        is_label = (labels >= 0) & (labels != blank)
+        inside = jnp.arange(labels.size) < is_label.sum()
+        # one step and one label of padding more: optax takes no sequence without steps or without labels
+        with jax.default_matmul_precision("highest"):  # it picks labels by a product: no TF32
+            (found,) = optax.ctc_loss(
+                jnp.pad(logits, ((0, 1), (0, 0)))[None],
+                jnp.append(~valid, True)[None].astype(dtype),
+                jnp.append(jnp.where(inside, labels, blank), blank)[None],
+                jnp.append(~inside, True)[None].astype(dtype),
+                blank_id=blank,
+                log_epsilon=LOG_ZERO,
+            )
+        found = jnp.where(found > -LOG_ZERO / 2, jnp.inf, found)
+        wrong = jnp.any(inside & ~(is_label & (labels < logits.shape[-1])))
+        return jnp.where(wrong, jnp.nan, found).astype(dtype)
+
+    for _ in valid.shape[1:]:
+        loss = jax.vmap(loss, in_axes=(1, 1, 0))
+    return loss(logits, valid, labels)
+
+
+def ctc_greedy(logits: Any, lengths: Any = None, *, blank: int = 0) -> Array:
+    """Labels of the most likely alignment.
+
+        πₜ = arg max logitsₜ;   repeats dropped, then blanks
+
+    These need not be the most likely labels: those may have many alignments, none of them the best.
+
+    Args:
+      logits: (time, batch..., classes), floats.
+      lengths: (batch...), valid steps of each sequence.
+      blank: the class that stands for no label.
+
+    Returns:
+      (batch..., time), int32, each row filled up with −1 behind its labels.
+
+    Raises:
+      ValueError: a shape, dtype or blank that does not fit; the message names the argument.
+
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jrnn.decoding.ctc import ctc_greedy
+    >>> ctc_greedy(jax.nn.one_hot(jnp.array([1, 1, 0, 1, 2, 2]), 3)).tolist()
+    [1, 1, 2, -1, -1, -1]
+    """
+    logits, valid = _checked(logits, lengths, blank)
+    return _collapsed(logits, valid, blank=blank)
+
+
+@functools.partial(jax.jit, static_argnames="blank")
+def _collapsed(logits: Array, valid: Array, *, blank: int) -> Array:
+    path = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    before = jnp.concatenate([jnp.full_like(path[:1], blank), path[:-1]])
+    keep = jnp.moveaxis(valid & (path != before) & (path != blank), 0, -1)
+    first = jnp.argsort(~keep, axis=-1, stable=True)
+    return jnp.take_along_axis(jnp.where(keep, jnp.moveaxis(path, 0, -1), -1), first, axis=-1)
+
+
+def ctc_beam_search(logits: Any, lengths: Any = None, *, width: int, blank: int = 0) -> tuple[Array, Array]:
+    """The most likely labels, by prefix beam search, in one compiled loop.
+
+        blank(ℓ) ← p[blank] · (blank(ℓ) + label(ℓ))
+        label(ℓc) ← p[c] · (label(ℓc) + blank(ℓ) + label(ℓ)),   without the last where ℓ ends in c itself
+
+    Both are probabilities of a prefix, summed over its alignments that end in a blank, or in a label; after
+    each step the `width` prefixes of the greatest sum of the two are kept. What was dropped is missing in the
+    sums of others: log-probabilities are lower bounds, exact where there are no more than `width` prefixes.
+
+    Args:
+      logits: (time, batch..., classes), floats.
+      lengths: (batch...), valid steps of each sequence.
+      width: how many prefixes to keep.
+      blank: the class that stands for no label.
+
+    Returns:
+      `(labels, log_probabilities)`, best first: (batch..., width, time), int32, each row filled up with −1
+      behind its labels; (batch..., width), −inf where there are fewer label sequences than `width`.
+
+    Raises:
+      ValueError: a shape, dtype, width or blank that does not fit; the message names the argument.
+
+    Reference: Hannun, Maas, Jurafsky, Ng, First-pass large vocabulary continuous speech recognition using
+    bi-directional recurrent DNNs, 2014, arXiv:1408.2873 (without its language model).
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.decoding.ctc import ctc_beam_search, ctc_greedy
+    >>> logits = jnp.log(jnp.array([[0.6, 0.4], [0.6, 0.4]]))  # 00 has 0.36, but 01, 10 and 11 have 0.64
+    >>> labels, log_probabilities = ctc_beam_search(logits, width=2)
+    >>> print(ctc_greedy(logits), labels[0], f"{jnp.exp(log_probabilities[0]):.2f}")
+    [-1 -1] [ 1 -1] 0.64
+    """
+    check_width("width", width)
+    logits, valid = _checked(logits, lengths, blank)
+    return _search_all(jax.nn.log_softmax(logits), valid, width=width, blank=blank)
+
+
+@functools.partial(jax.jit, static_argnames=("width", "blank"))
+def _search_all(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+    search = functools.partial(_search, width=width, blank=blank)
+    for _ in valid.shape[1:]:
+        search = jax.vmap(search, in_axes=1)
+    return search(log_p, valid)
+
+
+class _Beam(NamedTuple):
+    prefixes: Array  # (width, time), −1 behind the labels; those of nonzero probability all differ
+    counts: Array  # (width,), labels of each
+    last: Array  # (width,), the last of them, −1 if there is none
+    blank: Array  # (width,), log-probability of alignments that end in a blank
+    label: Array  # (width,), log-probability of alignments that end in a label
+
+
+def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+    """Beam search over one (time, classes) sequence."""
+    nothing = jnp.full(width, -jnp.inf, log_p.dtype)
+    start = _Beam(
+        jnp.full((width, len(log_p)), -1, jnp.int32),
+        jnp.zeros(width, jnp.int32),
+        jnp.full(width, -1, jnp.int32),
+        nothing.at[0].set(0),  # the empty prefix
+        nothing,
+    )
+
+    def advance(beam: _Beam, step: tuple[Array, Array]) -> tuple[_Beam, None]:
+        now, is_valid = step
+        after = _extended(beam, now, blank)
+        return jax.tree.map(functools.partial(jnp.where, is_valid), after, beam), None
+
+    beam, _ = lax.scan(advance, start, (log_p, valid))
+    total = jnp.logaddexp(beam.blank, beam.label)
+    return jnp.where(total[:, None] > -jnp.inf, beam.prefixes, -1), total
+
+
+def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
+    """One step: each prefix stays as it is or goes on with a label; the best of all of them are kept."""
+    (width, steps), classes = beam.prefixes.shape, now.size
+    last, total = beam.last, jnp.logaddexp(beam.blank, beam.label)
+    stay_blank = total + now[blank]
+    stay_label = beam.label + now[last]  # an empty prefix has no last, and a label of −inf
+    longer = jnp.where(jnp.arange(classes) == last[:, None], beam.blank[:, None], total[:, None]) + now
+    # a prefix may go on to another one of the beam: that alignment belongs there
+    shorter = jnp.where(jnp.arange(steps) == beam.counts[:, None] - 1, -1, beam.prefixes)
+    grows = jnp.all(beam.prefixes[:, None] == shorter, axis=-1) & (beam.counts > 0) & (total > -jnp.inf)
+    gained = jnp.where(grows, longer[:, last], -jnp.inf).max(axis=0)
+    stay_label = jnp.logaddexp(stay_label, gained)
+    moved = jnp.any(grows[..., None] & (last[:, None] == jnp.arange(classes)), axis=1)  # (width, classes)
+    longer = jnp.where(moved, -jnp.inf, longer)
+    candidates = longer.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))  # where no label stands
+    scores, chosen = lax.top_k(candidates.reshape(-1), width)
+    source, label = jnp.divmod(chosen.astype(jnp.int32), classes)
+    stays, end = label == blank, beam.counts[source]
+    prefixes = beam.prefixes[source]
+    return _Beam(
+        jnp.where(stays[:, None] | (jnp.arange(steps) != end[:, None]), prefixes, label[:, None]),
+        end + ~stays,
+        jnp.where(stays, last[source], label),
+        jnp.where(stays, stay_blank[source], -jnp.inf),
+        jnp.where(stays, stay_label[source], scores),
+    )
+
+
+def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
+    """Logits in float32 or wider, zeros in padding, and the valid steps, (time, batch...)."""
+    logits = jnp.asarray(logits)
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits must be floats, got {logits.dtype}")
+    if logits.ndim < 2:
+        raise ValueError(f"logits has shape {logits.shape}, needs (time, batch..., classes)")
+    check_lag("blank", blank)
+    if blank >= logits.shape[-1]:
+        raise ValueError(f"blank must be one of the {logits.shape[-1]} classes of logits, got {blank}")
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    shape = logits.shape[:-1]
+    if lengths is None:
+        return logits, jnp.ones(shape, bool)
+    if np.shape(lengths) != shape[1:]:
+        raise ValueError(
+            f"lengths has shape {np.shape(lengths)}, logits of shape {logits.shape} need {shape[1:]}"
+        )
+    valid = length_mask(lengths, shape[0])
+    return select(valid, logits, jnp.zeros_like(logits)), valid

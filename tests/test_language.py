@@ -1,0 +1,473 @@
+"""Text preparation: nothing is lost between tokens, and the stemmers are the published ones."""
+
+import builtins
+import dataclasses
+import json
+import pickle
+import random
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrnn
+from jrnn.data.language import (
+    ENGLISH_ABBREVIATIONS,
+    ENGLISH_STOP_WORDS,
+    ngrams,
+    normalize,
+    remove_stop_words,
+    spans,
+    spell_out,
+    stem,
+    strip_accents,
+    strip_punctuation,
+    tokenize,
+)
+from jrnn.data.text import CharVocabulary, Vocabulary
+
+SNOWBALL = Path(__file__).parents[2] / "shared" / "data" / "snowball"
+
+
+def noise(count=400, seed=0):
+    """Texts of what a tokeniser may stumble over."""
+    draw = random.Random(seed)
+    parts = [*"abzÀéß09.,'’-_…!!##  \t\n\u00a0\u2028\x1c", "don't", "3.5", "1,000", "...", "हिन्दी", "❤️"]
+    parts += [
+        "e\u0301",
+        "\u0301",
+        "\u200d",
+        "\u200c",
+        "\ufe0f",
+        "\U0001f468\u200d\U0001f469",
+        "١.٢",
+        "²",
+        "ﬁ",
+        "İ",
+    ]
+    return ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(count)]
+
+
+# ---------------------------------------------------------------- normalisation
+
+
+def test_normalize_does_all_of_the_lecture():
+    text = "  Mr. O’Neil  DOESN'T like\tsemi-colons; they've cost $3.50 (or 1,000?)…\n"
+    expected = "mister oneil does not like semi colons they have cost 3.50 or 1,000"
+    assert normalize(text) == expected
+
+
+def test_every_part_of_normalize_can_be_left_out():
+    text = "Mr. Ｄéjà\u00a0vu isn’t\n“fine”, e\u0301h?"  # a full-width D, an accent set apart
+    assert normalize(text) == "mister déjà vu is not fine éh"
+    assert normalize(text, lower=False) == "Mister Déjà vu is not fine éh"
+    assert normalize(text, accents=False) == "mister deja vu is not fine eh"
+    assert normalize(text, punctuation=True) == "mister déjà vu is not “fine”, éh?"
+    assert normalize(text, abbreviations={}) == "mr déjà vu isnt fine éh"
+    kept = normalize(text, lower=False, punctuation=True, abbreviations={})
+    assert kept == "Mr. Déjà vu isn’t “fine”, éh?"
+    assert normalize("") == normalize(" \n") == normalize("?!") == ""
+
+
+def test_normalized_text_stays_as_it_is():
+    for text in noise():
+        once = normalize(text, abbreviations={})
+        assert normalize(once, abbreviations={}) == once == " ".join(once.split())
+        assert "".join(tokenize(once)) == once.replace(" ", "")
+
+
+def test_spell_out_takes_whole_words_only():
+    table = {"can't": "can not", "e.g.": "for example", "i.e.": "that is", "i.e": "ie"}
+    for text, expected in [
+        ("I can't, you CAN'T.", "I can not, you Can not."),
+        ("Can’t", "Can not"),
+        ("xe.g. e.g.x e.g.'s xcan't can'ts can't've", "xe.g. e.g.x e.g.'s xcan't can'ts can't've"),
+        ("i.e. i.e", "that is ie"),
+        ("(e.g. i.e., e.g.)", "(for example that is, for example)"),
+        ("", ""),
+    ]:
+        assert spell_out(text, table) == expected
+        assert spell_out(text, {}) == text
+
+
+def test_the_english_table_spells_out_fully():
+    assert not {"'m", "n't"} & ENGLISH_ABBREVIATIONS.keys()
+    for short, full in ENGLISH_ABBREVIATIONS.items():
+        assert short == short.lower() and spell_out(short) == full == spell_out(full)
+        assert full.replace(" ", "").isalpha()
+    for text, expected in {
+        "I'm sure we'll say they've won't": "I am sure we will say they have will not",
+        "You're who she'd be, it's Ann's": "You are who she would be, it is Ann's",
+        "Dr. No vs. Mrs. Smith etc.": "Doctor No versus Missus Smith and so on",
+    }.items():
+        assert spell_out(text) == expected
+
+
+def test_strip_accents_leaves_letters_of_their_own():
+    assert strip_accents("ÀÉîõüç ñ ǖ ά Å") == "AEiouc n u α A"
+    assert strip_accents("øßłđı æ e\u0301") == "øßłđı æ e"
+    assert strip_accents("한글") == "한글"
+
+
+def test_strip_punctuation_by_hand():
+    for text, expected in {
+        "a-b_c": "a b c",
+        "rock'n'roll 'tis dogs'": "rocknroll  tis dogs ",
+        "3.5 .5 5. 1,000,000 a,b 1.a v1.2": "3.5  5 5  1,000,000 a b 1 a v1.2",
+        "...!?": "   ",
+        "हिन्दी, தமிழ்।": "हिन्दी  தமிழ் ",
+        "\n\t": "\n\t",
+    }.items():
+        assert strip_punctuation(text) == expected
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My name is Ram.", ["My", "name", "is", "Ram", "."]),
+        ("Don't—stop, o’clock!", ["Don't", "—", "stop", ",", "o’clock", "!"]),
+        ("'tis the dogs' x''y", ["'", "tis", "the", "dogs", "'", "x", "''", "y"]),
+        (
+            "3.14 1,000.5 5. .5 1.2.3 v2.0 3,a",
+            ["3.14", "1,000.5", "5", ".", ".", "5", "1.2.3", "v2.0", "3", ",", "a"],
+        ),
+        ("state-of-the-art snake_case", ["state", "-", "of", "-", "the", "-", "art", "snake", "_", "case"]),
+        ("wait... what?! --", ["wait", "...", "what", "?", "!", "--"]),
+        ("C# B2B 10% $5", ["C", "#", "B2B", "10", "%", "$", "5"]),
+        ("हिन्दी में தமிழ்", ["हिन्दी", "में", "தமிழ்"]),
+        ("cafe\u0301 می\u200cخواهم", ["cafe\u0301", "می\u200cخواهم"]),
+        ("I ❤️ U", ["I", "❤️", "U"]),
+        ("a.5,b", ["a", ".", "5", ",", "b"]),
+        ("", []),
+        (" \n", []),
+    ],
+)
+def test_words_by_hand(text, expected):
+    assert tokenize(text) == expected
+
+
+def test_other_units():
+    assert tokenize(" a-b  c.\n", "space") == ["a-b", "c."]
+    assert tokenize("a\n b\u0301", "character") == ["a", "\n", " ", "b", "\u0301"]
+
+
+@pytest.mark.parametrize("unit", ["word", "space", "character"])
+def test_spans_are_where_the_tokens_stand_and_nothing_is_between_them(unit):
+    for text in noise():
+        found, tokens = spans(text, unit), tokenize(text, unit)
+        assert [text[start:end] for start, end in found] == tokens
+        ends = [0, *(place for span in found for place in span), len(text)]
+        assert ends == sorted(ends) and all(start < end for start, end in found)
+        between = "".join(text[end:start] for end, start in zip(ends[::2], ends[1::2], strict=True))
+        assert between == "" if unit == "character" else between.strip() == ""
+
+
+@pytest.mark.parametrize("unit", ["word", "space"])
+def test_joined_tokens_are_the_same_tokens_again(unit):
+    texts = [*noise(), "don't 3.5 ... ''' 1,,2 1.,2 a'b'c 1'2.3"]
+    for text in texts:
+        tokens = tokenize(text, unit)
+        assert tokenize(" ".join(tokens), unit) == tokens
+        assert all(token == "".join(tokenize(token, unit)) for token in tokens)
+
+
+def test_tokens_of_a_book_of_words_are_its_words():
+    """All letters of Unicode's first plane are words, all its punctuation is not."""
+    letters = [
+        chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in ("Lu", "Ll", "Lo", "Lm", "Nd")
+    ]
+    marks = [chr(c) for c in range(0x10000) if unicodedata.category(chr(c))[0] in "PS" and chr(c) not in "'’"]
+    assert tokenize("".join(letters)) == ["".join(letters)]
+    assert tokenize("a".join(marks))[::2] == marks and strip_punctuation("".join(marks)).isspace()
+
+
+# ---------------------------------------------------------------- stop words, stems, n-grams
+
+
+def test_stop_words_are_left_out_in_any_case():
+    tokens = ["The", "cat", "is", "NOT", "on", "a", "mat", ",", "US"]
+    assert remove_stop_words(tokens) == ["cat", "NOT", "mat", ","]
+    assert remove_stop_words(tokens, ["cat", "not"]) == ["The", "is", "on", "a", "mat", ",", "US"]
+    assert remove_stop_words(tokens, []) == tokens
+    assert 120 <= len(ENGLISH_STOP_WORDS) <= 180 and {"a", "an", "he", "is"} <= ENGLISH_STOP_WORDS
+    assert not {"no", "not", "never", "but"} & ENGLISH_STOP_WORDS
+    assert all(word.isalpha() and word.islower() for word in ENGLISH_STOP_WORDS)
+
+
+def snowball(name):
+    return (SNOWBALL / name).read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.skipif(not SNOWBALL.exists(), reason="the Snowball vocabularies are not beside the repository")
+@pytest.mark.parametrize(("algorithm", "count"), [("porter", 42_603), ("english", 42_649)])
+def test_stems_are_those_of_the_published_vocabularies(algorithm, count):
+    pytest.importorskip("snowballstemmer", reason="snowballstemmer is not installed")
+    words, stems = snowball(f"{algorithm}/voc.txt"), snowball(f"{algorithm}/output.txt")
+    assert len(words) == len(stems) == count
+    found = stem(words, algorithm)
+    assert [pair for pair in zip(words, found, stems, strict=True) if pair[1] != pair[2]] == []
+
+
+@pytest.mark.skipif(not SNOWBALL.exists(), reason="the Snowball vocabularies are not beside the repository")
+def test_every_word_of_the_published_vocabulary_without_an_apostrophe_at_its_ends_is_one_token():
+    words = [word for word in snowball("english/voc.txt") if word.strip("'") == word]
+    assert len(words) > 42_000
+    assert tokenize(" ".join(words)) == words
+
+
+def test_stems_by_hand():
+    pytest.importorskip("snowballstemmer", reason="snowballstemmer is not installed")
+    words = [
+        "caresses",
+        "ponies",
+        "ties",
+        "caress",
+        "cats",
+        "generously",
+        "generously",
+        "dying",
+        "skies",
+        "news",
+    ]
+    porter = ["caress", "poni", "ti", "caress", "cat", "gener", "gener", "dy", "ski", "new"]
+    english = ["caress", "poni", "tie", "caress", "cat", "generous", "generous", "die", "sky", "news"]
+    assert stem(words, "porter") == porter and stem(words) == stem(iter(words), "english") == english
+    assert stem(["mangerons", "chevaux"], "french") == ["mang", "cheval"] and stem([]) == []
+    with pytest.raises(ValueError, match=r"algorithm must be one of .*english.*porter.*, got 'lancaster'"):
+        stem(words, "lancaster")
+
+
+def test_a_missing_stemmer_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "snowballstemmer":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError) as caught:
+        stem(["a"])
+    assert str(caught.value) == "stem needs the package snowballstemmer: pip install 'jrnn[text]'"
+
+
+def test_ngrams_are_all_runs_of_n():
+    tokens = ["to", "be", "or", "not", "to", "be"]
+    for n in range(1, 9):
+        assert ngrams(tokens, n) == [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    assert Counter(ngrams(tokens, 2))[("to", "be")] == 2
+    assert ngrams("abc", 2) == [("a", "b"), ("b", "c")] and ngrams([], 1) == []
+    assert ngrams(np.array([5, 6, 7]), 2) == [(5, 6), (6, 7)]
+
+
+# ---------------------------------------------------------------- words as numbers
+
+
+def test_vocabulary_is_ordered_by_count_then_alphabet():
+    sentences = [["b", "a", "c"], ["c", "d", "a", "c"], [], ["é"]]
+    expected = Vocabulary(("c", "a", "b", "d", "é"))
+    assert Vocabulary.from_tokens(sentences) == Vocabulary.from_tokens(iter(sentences[::-1])) == expected
+    assert Vocabulary.from_tokens(sentences, min_count=2).words == ("c", "a")
+    assert Vocabulary.from_tokens(sentences, max_size=5).words == ("c", "a", "b")
+    assert Vocabulary.from_tokens(sentences, max_size=3, specials=("<unk>",)).words == ("c", "a")
+    assert len(Vocabulary.from_tokens(sentences, max_size=5)) == 5
+    assert Vocabulary.from_tokens(sentences, min_count=9).words == ()
+
+
+def test_special_words_come_first_and_have_names():
+    given = Vocabulary(("to", "be"), ("<pad>", "<unk>", "<s>", "</s>"))
+    assert (given.pad, given.unknown, given.start, given.stop, len(given)) == (0, 1, 2, 3, 6)
+    assert given.encode(["<s>", "be", "gone", "to", "</s>"]).tolist() == [2, 5, 1, 4, 3]
+    assert "be" in given and "<s>" in given and "gone" not in given
+    other = Vocabulary(("to",), ("<mask>", "</s>"))
+    assert (other.stop, other.encode(["<mask>", "to"]).tolist()) == (1, [0, 2])
+    for name, word in {"pad": "<pad>", "unknown": "<unk>", "start": "<s>"}.items():
+        with pytest.raises(AttributeError) as caught:
+            getattr(other, name)
+        found = f"the vocabulary has no {word!r}: put it in specials, given ('<mask>', '</s>')"
+        assert str(caught.value) == found and not hasattr(other, name)
+
+
+def test_special_words_in_a_corpus_are_not_counted_twice():
+    sentences = [["<unk>", "a", "<unk>"], ["</s>", "b"]]
+    assert Vocabulary.from_tokens(sentences).words == ("</s>", "a", "b")
+    assert Vocabulary.from_tokens(sentences).encode(["<unk>", "c"]).tolist() == [1, 1]
+
+
+def test_words_come_back():
+    words = [f"w{i}" for i in range(1000)]
+    vocabulary = Vocabulary(tuple(words))
+    tokens = vocabulary.encode(words)
+    assert tokens.dtype == np.int32 and tokens.tolist() == list(range(2, 1002))
+    assert vocabulary.decode(tokens) == vocabulary.decode(jnp.asarray(tokens)) == words
+    assert vocabulary.decode(3) == ["w1"] and vocabulary.decode([]) == []
+    assert vocabulary.encode([]).dtype == np.int32 and vocabulary.encode([]).shape == (0,)
+    assert vocabulary.decode(vocabulary.encode(["no", "w5", "<pad>"])) == ["<unk>", "w5", "<pad>"]
+
+
+def test_vocabulary_is_a_value():
+    given = Vocabulary.from_tokens([["naïve", "a", "\u2028"]], specials=("<unk>", "</s>"))
+    given.encode(["a"])  # what is looked up is no part of the value
+    again = Vocabulary(**json.loads(json.dumps(dataclasses.asdict(given))))
+    assert again == given == pickle.loads(pickle.dumps(given)) and hash(again) == hash(given)
+    assert again.encode(["a"]).tolist() == given.encode(["a"]).tolist()
+    assert eval(repr(given)) == given != Vocabulary(given.words)
+    assert repr(Vocabulary(tuple("abcdefghijkl"), ())) == (
+        "Vocabulary(words=('a', 'b', 'c', 'd', 'e', ... 12 in all), specials=())"
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        given.words = ()
+
+
+SEES = Vocabulary(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: Vocabulary(("a", "b", "a")),
+            ValueError,
+            "words and specials must hold every word once, got 'a' twice",
+        ),
+        (
+            lambda: Vocabulary(("a", "<unk>")),
+            ValueError,
+            "words and specials must hold every word once, got '<unk>' twice",
+        ),
+        (lambda: Vocabulary("ab"), TypeError, "words must be a tuple of strings, got 'ab'"),
+        (lambda: Vocabulary(("a",), "<s>"), TypeError, "specials must be a tuple of strings, got '<s>'"),
+        (lambda: Vocabulary(("a", 1)), TypeError, "words must be a tuple of strings, got ('a', 1)"),
+        (
+            lambda: Vocabulary.from_tokens(["to", "be"]),
+            TypeError,
+            "sentences[0] is the string 'to', needs a list of tokens: tokenise it, or put a single list in "
+            "brackets",
+        ),
+        (
+            lambda: Vocabulary.from_tokens([[], []]),
+            ValueError,
+            "sentences hold no tokens, a vocabulary needs at least one",
+        ),
+        (
+            lambda: Vocabulary.from_tokens([["a"]], max_size=2),
+            ValueError,
+            "max_size must be above 2, the number of specials, got 2",
+        ),
+        (
+            lambda: Vocabulary.from_tokens([["a"]], min_count=0),
+            ValueError,
+            "min_count must be at least 1, got 0",
+        ),
+        (
+            lambda: Vocabulary(("a",), ()).encode(["a", "b"]),
+            ValueError,
+            "'b' is not in the vocabulary, which has no '<unk>' in specials",
+        ),
+        (
+            lambda: SEES.encode("a b"),
+            TypeError,
+            "tokens is the string 'a b', needs a list of tokens: tokenise it",
+        ),
+        (
+            lambda: SEES.decode([0, 4]),
+            ValueError,
+            "tokens must lie in [0, 4), got 0 to 4: do they belong to another vocabulary?",
+        ),
+        (
+            lambda: SEES.decode(-1),
+            ValueError,
+            "tokens must lie in [0, 4), got -1 to -1: do they belong to another vocabulary?",
+        ),
+        (lambda: SEES.decode([0.5]), ValueError, "tokens must be integers, got float64"),
+        (
+            lambda: SEES.decode([[1], [2]]),
+            ValueError,
+            "tokens has shape (2, 1), needs one axis: decode one column at a time",
+        ),
+        (
+            lambda: normalize(["a"]),
+            TypeError,
+            "text must be a string, got ['a']: give one text at a time",
+        ),
+        (lambda: tokenize(b"a"), TypeError, "text must be a string, got b'a': give one text at a time"),
+        (lambda: strip_accents(1), TypeError, "text must be a string, got 1: give one text at a time"),
+        (lambda: strip_punctuation(1), TypeError, "text must be a string, got 1: give one text at a time"),
+        (lambda: spell_out(None, {}), TypeError, "text must be a string, got None: give one text at a time"),
+        (
+            lambda: tokenize("a", "sentence"),
+            ValueError,
+            "unit must be one of word, space, character, got 'sentence'",
+        ),
+        (
+            lambda: remove_stop_words("a cat"),
+            TypeError,
+            "tokens must be a list of words, got the string 'a cat': tokenise it",
+        ),
+        (
+            lambda: remove_stop_words(["a"], "the"),
+            TypeError,
+            "stop_words must be a list of words, got the string 'the': tokenise it",
+        ),
+        (
+            lambda: stem("running"),
+            TypeError,
+            "tokens must be a list of words, got the string 'running': tokenise it",
+        ),
+        (lambda: ngrams(["a"], 0), ValueError, "n must be at least 1, got 0"),
+    ],
+)
+def test_errors(make, error, message):
+    with pytest.raises(error) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+# ---------------------------------------------------------------- one-hot rows and embeddings
+
+
+def test_toy_sentences_of_the_lecture():
+    texts = ["My name is Ram.", "My city is Delhi."]
+    sentences = [tokenize(normalize(text)) for text in texts]
+    vocabulary = Vocabulary(
+        tuple(dict.fromkeys(word for tokens in sentences for word in tokens)), specials=()
+    )
+    assert vocabulary.words == ("my", "name", "is", "ram", "city", "delhi")
+    first, second = (np.asarray(jax.nn.one_hot(vocabulary.encode(tokens), 6)) for tokens in sentences)
+    assert first.tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+    ]
+    assert second.tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_an_embedding_is_a_product_with_one_hot_rows_and_so_is_its_gradient():
+    tokens = jnp.array([[3, 0], [3, 5], [1, 3]])
+    params = jrnn.Embed(4).init(jax.random.key(0), 7)
+    weights = jax.random.normal(jax.random.key(1), (3, 2, 4))
+    looked_up = lambda table: jrnn.unroll(jrnn.Embed(4), params._replace(table=table), tokens)[1]
+    product = lambda table: jnp.matmul(jax.nn.one_hot(tokens, 7), table, precision="highest")
+    np.testing.assert_array_equal(looked_up(params.table), product(params.table))
+    grads = [jax.grad(lambda t, f=f: (weights * f(t) ** 2).sum())(params.table) for f in (looked_up, product)]
+    np.testing.assert_allclose(*grads, rtol=1e-6)
+    assert [bool(row.any()) for row in grads[0]] == [i in (0, 1, 3, 5) for i in range(7)]
+
+
+def test_characters_are_tokens_too():
+    vocabulary = CharVocabulary.from_text(normalize("Ann's CAT", punctuation=True))
+    assert vocabulary.symbols == " 'acnst"
+    assert vocabulary.decode(vocabulary.encode("cats")) == "cats"
