@@ -1,4 +1,4 @@
-"""Plots of a run, drawn into figures of their own: pyplot's state is left alone and nothing is shown."""
+"""Losses of a run."""
 
 import json
 import math
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from jrnn.plots.figures import new_figure
 
 Records = Iterable[dict[str, Any]]
 
@@ -50,7 +50,7 @@ def loss_curve(
     epochs, held_out = _series(records, "validation", bits)
     if not len(steps):
         raise ValueError("loss_curve: no record has a step and its loss, need at least one")
-    ax = _figure().subplots() if ax is None else ax
+    ax = new_figure().subplots() if ax is None else ax
     window = max(1, len(steps) // 50)
     ax.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="train, every step")
     smooth = f"train, mean of {window} steps" if window > 1 else "train"
@@ -89,16 +89,9 @@ class LossCurve:
         """Draw if the record is that of an epoch, which has the mean training loss in "train"."""
         del state
         if "train" in record:
-            figure = _figure()
+            figure = new_figure()
             loss_curve(self.out, figure.subplots(), self.bits)
             figure.savefig(Path(self.out) / "loss.png")
-
-
-def _figure() -> Figure:
-    """A figure that can be written, of which pyplot knows nothing."""
-    figure = Figure(figsize=(7.0, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:

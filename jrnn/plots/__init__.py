@@ -1,0 +1,15 @@
+"""Plots, drawn into figures of their own: pyplot's state is left alone and nothing is shown.
+
+Every function draws into the axes given, or into those of a new figure, and returns them.
+`ax.figure.savefig("name.png")` writes what was drawn. In a notebook, `ax.figure` as the
+last line of a cell shows it, once `%matplotlib inline` has been run.
+"""
+
+from jrnn.plots.grids import pictures as pictures
+from jrnn.plots.lines import curves as curves
+from jrnn.plots.lines import forecasts as forecasts
+from jrnn.plots.losses import LossCurve as LossCurve
+from jrnn.plots.losses import loss_curve as loss_curve
+from jrnn.plots.matrices import confusion_matrix as confusion_matrix
+from jrnn.plots.matrices import heat_map as heat_map
+from jrnn.plots.matrices import piano_roll as piano_roll
