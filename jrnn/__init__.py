@@ -126,6 +126,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "NBRC": "jrnn.cells.bistable:NBRC",
     "one_to_many": "jrnn.paradigms:one_to_many",
     "OrthogonalRNN": "jrnn.cells.orthogonal:OrthogonalRNN",
+    "pad_sequences": "jrnn.data:pad_sequences",
     "padded_batches": "jrnn.data:padded_batches",
     "Pair": "jrnn.seq2seq:Pair",
     "pair_batches": "jrnn.data:pair_batches",

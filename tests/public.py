@@ -147,6 +147,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "metrics",
     "nearest",
     "one_to_many",
+    "pad_sequences",
     "padded_batches",
     "pair_batches",
     "plots",

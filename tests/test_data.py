@@ -6,7 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from jrnn.data import CharVocabulary, Stream, padded_batches, python_reference, read_text, split
+from jrnn.data import (
+    CharVocabulary,
+    Stream,
+    pad_sequences,
+    padded_batches,
+    python_reference,
+    read_text,
+    split,
+)
 
 # ---------------------------------------------------------------- vocabulary
 
@@ -253,3 +261,15 @@ def test_one_dtype_for_every_batch():
 def test_padded_batches_errors(sequences, targets, message):
     with pytest.raises(ValueError, match=message):
         padded_batches(sequences, targets, 2)
+
+
+def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
+    sequences = [np.full((n, 2), n, np.float32) for n in (2, 5, 0, 3)]
+    xs, lengths = pad_sequences(sequences)
+    assert xs.shape == (5, 4, 2) and xs.dtype == np.float32 and lengths.tolist() == [2, 5, 0, 3]
+    for row, sequence in enumerate(sequences):
+        np.testing.assert_array_equal(xs[: len(sequence), row], sequence)
+        assert (xs[len(sequence) :, row] == 0).all()
+    assert pad_sequences(sequences, bucket=4)[0].shape == (8, 4, 2)
+    with pytest.raises(ValueError, match=r"sequences is empty, needs at least one"):
+        pad_sequences([])

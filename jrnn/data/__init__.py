@@ -8,6 +8,7 @@ from jrnn.data.audio import read_wavs as read_wavs
 from jrnn.data.batching import Batch as Batch
 from jrnn.data.batching import PaddedBatches as PaddedBatches
 from jrnn.data.batching import Stream as Stream
+from jrnn.data.batching import pad_sequences as pad_sequences
 from jrnn.data.batching import padded_batches as padded_batches
 from jrnn.data.columns import Sentence as Sentence
 from jrnn.data.columns import TaggedSentence as TaggedSentence

@@ -86,8 +86,8 @@ class Stream:
 class PaddedBatches:
     """Sequences of different lengths as batches of a few shapes, made by `padded_batches`.
 
-    `len(batches)` is their number and `batches[i]` a `Batch`, in the order of length; `epoch(n)` gives
-    the same sequences in the order of epoch n.
+    `len(batches)` is their number and `batches[i]` a `Batch`, in the order of length; `batches.rows[i]` says
+    which sequences stand in it. `epoch(n)` gives the same sequences in the order of epoch n.
 
     >>> import numpy as np
     >>> from jrnn.data import padded_batches
@@ -181,6 +181,33 @@ def padded_batches(
     padded = np.array([min(round_up(length, bucket), max(lengths)) for length in lengths])
     rows = grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
     return PaddedBatches(tuple(arrays), tuple(labels), padded, tuple(rows), batch_size, per_step, key_seed)
+
+
+def pad_sequences(
+    sequences: Sequence[Any], *, bucket: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """One batch of sequences in the order given, padded with zeros: what a trained model is asked about.
+
+    Args:
+      sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
+      bucket: the longest length is rounded up to a multiple of it, so that few shapes are compiled; not
+        rounded if left out.
+
+    Returns:
+      `(xs, lengths)`, (T, n, features...) and (n,).
+
+    Raises:
+      ValueError: no sequences, or shapes that do not belong together.
+
+    >>> from jrnn.data import pad_sequences
+    >>> xs, lengths = pad_sequences([[1, 2, 3], [4]])
+    >>> xs.T.tolist(), lengths.tolist()
+    ([[1, 2, 3], [4, 0, 0]], [3, 1])
+    """
+    arrays = alike("sequences", sequences)
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    steps = round_up(int(lengths.max()), 1 if bucket is None else bucket)
+    return pad(arrays, steps, len(arrays)), lengths
 
 
 def checked_index(index: int, count: int) -> int:

@@ -18,8 +18,8 @@ Schedule = Callable[[int], Any]  # step -> probability of the given token, an op
 class PairBatches:
     """Pairs of sequences as batches of a few shapes, made by `pair_batches`.
 
-    `len(batches)` is their number and `batches[i]` a `Batch` whose xs is a `Pair`; `epoch(n)` gives the same
-    pairs in the order of epoch n.
+    `len(batches)` is their number and `batches[i]` a `Batch` whose xs is a `Pair`; `batches.rows[i]` says
+    which pairs stand in it. `epoch(n)` gives the same pairs in the order of epoch n.
 
     >>> from jrnn.data import pair_batches
     >>> batch = pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], batch_size=2, start=1, stop=2)[0]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from jrnn.cell import trainable
 from jrnn.checkpoint import checkpoints, load

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 from jax import Array
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,11 @@ class Meter:
 def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
     """A progress bar over the batches of an epoch; none where nobody watches (a file, a pipe)."""
     options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
-    return tqdm(total=total, initial=initial, desc=title, disable=None if progress.bar else True, **options)
+    if not progress.bar:
+        return tqdm(disable=True)
+    from tqdm import auto  # in a notebook this looks for widgets, and warns where there are none
+
+    return auto.tqdm(total=total, initial=initial, desc=title, disable=None, **options)
 
 
 def line(progress: Progress, entry: dict[str, Any]) -> str:
