@@ -1,5 +1,6 @@
 """Encoder-decoder: one sequence read, another one written."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from jrnn.cells.activations import activation
 from jrnn.cells.maps import Dense, DenseParams
 from jrnn.checks import brief, check_width, require_cell
 from jrnn.combinators.carries import FeedbackCarry
+from jrnn.initializers import default_float
 from jrnn.layers import apply
-from jrnn.paradigms import many_to_one
+from jrnn.paradigms import last, many_to_one
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
@@ -36,7 +38,8 @@ class DenseBridge:
         s₋₁ = f([encoder's state, all layers and directions] w + b)
 
     Every float entry of the decoder's state gets its part, of whatever cell, the query of an attention
-    included; the output that a `Feedback` hands back stays zero.
+    included; a complex one counts as two. Integers, and the output that a `Feedback` hands back, stay as they
+    start. Of an encoder without any state (`Dense`) the last output is mapped.
 
     Args:
       activation: f.
@@ -56,7 +59,7 @@ class DenseBridge:
 
     def init(self, key: Array, end: Any, start: Any) -> DenseParams:
         """Parameters, for the shapes of an encoder's last and a decoder's first carry without batch."""
-        sizes = [sum(leaf.size for leaf in _floats(tree)) for tree in (end, start)]
+        sizes = [sum(_size(leaf, 0) for leaf in _state(tree)) for tree in (end, start)]
         if 0 in sizes:
             whose = "encoder ends with" if sizes[0] == 0 else "decoder starts from"
             raise ValueError(f"the {whose} no float state: use bridge=None")
@@ -64,12 +67,11 @@ class DenseBridge:
 
     def start(self, params: DenseParams, end: Any, carry: Any, batch_shape: Shape) -> Any:
         """The decoder's carry, its state made of the encoder's last one."""
-        flat = jnp.concatenate([leaf.reshape(*batch_shape, -1) for leaf in _floats(end)], -1)
-        made, places = activation(self.activation)(flat @ params.w + params.b), _floats(carry)
-        sizes = [leaf[(0,) * len(batch_shape)].size if leaf.size else 0 for leaf in places]
+        flat = jnp.concatenate([_flat(leaf, len(batch_shape)) for leaf in _state(end)], -1)
+        made, places = activation(self.activation)(flat @ params.w + params.b), _state(carry)
+        sizes = [_size(place, len(batch_shape)) for place in places]
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-        parts = zip(jnp.split(made, ends[:-1], axis=-1), places, strict=True)
-        return _replaced(carry, [part.reshape(place.shape) for part, place in parts])
+        return _replaced(carry, jnp.split(made, ends[:-1], axis=-1))
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,17 @@ class CopyBridge:
 
     def init(self, key: Array, end: Any, start: Any) -> tuple[()]:
         """Nothing; raises where the two do not fit."""
-        given, needed = ([leaf.shape for leaf in _floats(tree, query=False)] for tree in (end, start))
+        given, needed = ([leaf.shape for leaf in _state(tree, copied=True)] for tree in (end, start))
         if given != needed:
             raise ValueError(
-                f"CopyBridge: the encoder ends with float state of {given}, the decoder starts from "
-                f"{needed}: use DenseBridge()"
+                f"CopyBridge: the encoder ends with state of {given}, the decoder starts from {needed}: "
+                "use DenseBridge()"
             )
         return ()
 
     def start(self, params: tuple[()], end: Any, carry: Any, batch_shape: Shape) -> Any:
         """The decoder's carry, its state that of the encoder."""
-        return _replaced(carry, _floats(end, query=False), query=False)
+        return _replaced(carry, _state(end, copied=True), copied=True)
 
 
 Bridge = DenseBridge | CopyBridge
@@ -190,6 +192,8 @@ class EncoderDecoder:
         bridge: Any = ()
         if self.bridge is not None:
             end, start = carry_spec(self.encoder, encoder), carry_spec(self.decoder, decoder)
+            if not jax.tree.leaves(end):
+                end = jax.ShapeDtypeStruct((self.encoder.out_features,), default_float())
             bridge = self.bridge.init(k_bridge, end, start)
         return EncoderDecoderParams(encoder, bridge, decoder)
 
@@ -228,15 +232,15 @@ class EncoderDecoder:
         batch_shape = leaf.shape[1 : leaf.ndim - in_ndim(self.encoder)]
         start = self.decoder.initial_carry(params.decoder, batch_shape)
         if self.summary:
-            end, last = many_to_one(self.encoder, params.encoder, source, carry, **options)
-            memory, ends, valid = last[None], None, None
+            end, read = many_to_one(self.encoder, params.encoder, source, carry, **options)
+            memory, ends, valid = read[None], None, None
         else:
             end, memory = apply(self.encoder, params.encoder, source, carry, **options)
             ends, valid = lengths, mask
         if self.bridge is not None:
-            start = self.bridge.start(
-                params.bridge, quiet(self.encoder, params.encoder, end), start, batch_shape
-            )
+            state = quiet(self.encoder, params.encoder, end)
+            state = state if jax.tree.leaves(state) else last(memory, ends, mask=valid)
+            start = self.bridge.start(params.bridge, state, start, batch_shape)
         if not _attends(start):
             return start
         return attach(self.decoder, params.decoder, start, memory, lengths=ends, mask=valid)
@@ -273,27 +277,50 @@ def _attends(carry: Any) -> bool:
     return any(isinstance(n, AttentionCarry) or (_is_loop(n) and _attends(n.cell)) for n in nodes)
 
 
-def _floats(carry: Any, query: bool = True) -> list[Any]:
-    """The float state that a bridge fills: not the y of `Feedback`; with `query` the one of attention."""
+def _filled(leaf: Any, copied: bool) -> bool:
+    """Whether a bridge fills an entry: a copy takes all, a map the floats."""
+    return copied or jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _state(carry: Any, copied: bool = False) -> list[Any]:
+    """The state that a bridge fills: not the y of `Feedback`, and by a map the query of attention as well."""
     found: list[Any] = []
     for node in jax.tree.leaves(carry, is_leaf=_is_loop):
         if _is_loop(node):
-            found += _floats(node.cell, query)
-            found += [node.last] if query and isinstance(node, AttentionCarry) else []
-        elif jnp.issubdtype(node.dtype, jnp.floating):
+            found += _state(node.cell, copied)
+            found += [node.last] if isinstance(node, AttentionCarry) and not copied else []
+        elif _filled(node, copied):
             found.append(node)
     return found
 
 
-def _replaced(carry: Any, floats: list[Any], query: bool = True) -> Any:
-    """The carry with other arrays in the place of `_floats(carry)`."""
-    values = iter(floats)
+def _replaced(carry: Any, given: list[Array], copied: bool = False) -> Any:
+    """The carry with other values in the place of `_state(carry)`."""
+    values = iter(given)
 
     def visit(node: Any) -> Any:
         if _is_loop(node):
             inner = jax.tree.map(visit, node.cell, is_leaf=_is_loop)
-            last = query and isinstance(node, AttentionCarry)
-            return node._replace(cell=inner, **({"last": next(values)} if last else {}))
-        return next(values) if jnp.issubdtype(node.dtype, jnp.floating) else node
+            query = isinstance(node, AttentionCarry) and not copied
+            return node._replace(cell=inner, **({"last": visit(node.last)} if query else {}))
+        return _shaped(next(values), node) if _filled(node, copied) else node
 
     return jax.tree.map(visit, carry, is_leaf=_is_loop)
+
+
+def _size(leaf: Any, batch_ndim: int) -> int:
+    """Real numbers in an entry of one sequence."""
+    return math.prod(leaf.shape[batch_ndim:]) * (2 if jnp.iscomplexobj(leaf) else 1)
+
+
+def _flat(leaf: Array, batch_ndim: int) -> Array:
+    """(batch..., n), the real and imaginary parts of a complex entry side by side."""
+    flat = leaf.reshape(*leaf.shape[:batch_ndim], math.prod(leaf.shape[batch_ndim:]))
+    return jnp.concatenate([flat.real, flat.imag], -1) if jnp.iscomplexobj(flat) else flat
+
+
+def _shaped(value: Array, like: Array) -> Array:
+    """A value in the shape and dtype of an entry; two real parts for a complex one."""
+    if jnp.iscomplexobj(like) and not jnp.iscomplexobj(value):
+        value = jax.lax.complex(*jnp.split(value, 2, axis=-1))
+    return value.reshape(like.shape).astype(like.dtype)

@@ -215,6 +215,104 @@ def test_under_jit_with_everything_traced(params):
     np.testing.assert_array_equal(run(*arguments), eager)
 
 
+def logits_by_hand(params, prompt, tokens):
+    """(length, batch, vocabulary) log-probabilities of what is written, each from a run of its own."""
+    logits = unroll(MODEL, params, np.concatenate([prompt, tokens[:-1]]))[1][len(prompt) - 1 :]
+    return jax.nn.log_softmax(logits)
+
+
+def picked(log_probs, tokens):
+    return np.take_along_axis(np.asarray(log_probs), np.asarray(tokens)[..., None], -1)[..., 0]
+
+
+def test_log_probs_are_those_of_the_model_whatever_was_chosen_from(params):
+    prompt = prompts(3, 4)
+    for choice in ({"temperature": 0}, {"key": KEY, "temperature": 3.0, "top_k": 4, "top_p": 0.9}):
+        tokens, log_probs, _ = jrnn.generate(MODEL, params, prompt, 6, **choice)
+        needed = picked(logits_by_hand(params, prompt, tokens), tokens)
+        np.testing.assert_allclose(log_probs, needed, rtol=1e-4, atol=1e-5)
+    stopped = jrnn.generate(MODEL, params, prompt, 6, **choice, stop=int(tokens[1, 0]))
+    ends = np.cumsum(np.asarray(stopped.tokens) == tokens[1, 0], 0) > 1  # behind the stop, not at it
+    np.testing.assert_array_equal(stopped.log_probs, np.where(ends, 0, log_probs))
+    assert ends.any() and not ends.all()
+
+
+def test_log_probs_of_ragged_prompts_are_those_of_each_alone(params):
+    prompt, lengths = prompts(4, 3, seed=2), np.array([4, 1, 2])
+    tokens, log_probs, _ = jrnn.generate(MODEL, params, prompt, 3, temperature=0, lengths=lengths)
+    for row, n in enumerate(lengths):
+        alone = jrnn.generate(MODEL, params, prompt[:n, row], 3, temperature=0)
+        np.testing.assert_array_equal(tokens[:, row], alone.tokens)
+        np.testing.assert_allclose(log_probs[:, row], alone.log_probs, rtol=1e-5)
+
+
+def test_adjust_forbids_and_forces_and_sees_what_was_written(params):
+    def adjust(logits, tokens, t):
+        """No token twice; the third is 2."""
+        written = jnp.where(jnp.arange(len(tokens)) < t, tokens, VOCABULARY)
+        allowed = ~jnp.isin(jnp.arange(VOCABULARY), written) & (jnp.arange(VOCABULARY) != 2)
+        return jnp.where(jnp.where(t == 2, jnp.arange(VOCABULARY) == 2, allowed), logits, -jnp.inf)
+
+    prompt = prompts(2, 5)
+    for choice in ({"temperature": 0}, {"key": KEY}, {"key": KEY, "top_k": 3, "top_p": 0.5}):
+        tokens, log_probs, _ = jrnn.generate(MODEL, params, prompt, VOCABULARY, **choice, adjust=adjust)
+        assert np.all(np.sort(tokens, 0) == np.arange(VOCABULARY)[:, None]) and np.all(tokens[2] == 2)
+        assert not np.any(np.asarray(log_probs)[[2, -1]])  # of what is left alone the probability is 1
+        assert np.all(log_probs[:2] < 0)
+    free = np.array(logits_by_hand(params, prompt, tokens))[0]
+    free[:, 2] = -np.inf  # renormalised over what is allowed
+    needed = picked(jax.nn.log_softmax(free), tokens[0])
+    np.testing.assert_allclose(log_probs[0], needed, rtol=1e-4)
+
+
+def test_adjust_is_given_the_stop_that_fills_a_row():
+    chain = bigram([0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0])  # 0 → 1 → 2 → 3 → 0
+
+    def adjust(logits, tokens, t):
+        """Whatever the model says, t comes after t tokens that were the numbers of their steps or a stop."""
+        fine = jnp.all(jnp.where(jnp.arange(5) < t, (tokens == jnp.arange(5)) | (tokens == 3), tokens == 0))
+        return jnp.where(jnp.arange(4) == jnp.where(fine, t, 0), 0.0, -jnp.inf)
+
+    tokens = generate(Embed(4), chain, jnp.array([[0, 2]]), 5, temperature=0, stop=3, adjust=adjust)
+    assert tokens.T.tolist() == [[0, 1, 2, 3, 3]] * 2
+
+
+def test_an_equal_function_is_compiled_once():
+    model, prompt = bigram([0.5, 0.5], [0.9, 0.1]).table, np.zeros((2, 3), np.int32)
+    run = lambda: generate(Counted(2), model, prompt, 4, temperature=0, adjust=keep)
+    first, before = run(), len(TRACES)
+    np.testing.assert_array_equal(run(), first)
+    assert len(TRACES) == before
+
+
+def keep(logits, tokens, t):
+    return logits
+
+
+@pytest.mark.parametrize("choice", [{"temperature": 0}, {"temperature": 0, "lengths": np.array([3, 1, 2])}])
+def test_going_on_where_a_call_ended(params, choice):
+    whole = jrnn.generate(MODEL, params, prompts(3, 3), 7, **choice)
+    first = jrnn.generate(MODEL, params, prompts(3, 3), 4, **choice)
+    second = jrnn.generate(MODEL, params, first.tokens[-1:], 3, temperature=0, carry=first.carry)
+    np.testing.assert_array_equal(np.concatenate([first.tokens, second.tokens]), whole.tokens)
+    np.testing.assert_allclose(
+        np.concatenate([first.log_probs, second.log_probs]), whole.log_probs, rtol=1e-5
+    )
+    for a, b in zip(jax.tree.leaves(second.carry), jax.tree.leaves(whole.carry), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_loop_is_opened_and_goes_on_from_either_carry(params):
+    loop, prompt = jrnn.Feedback(MODEL, "argmax"), prompts(3, 2)
+    whole = generate(MODEL, params, prompt, 6, temperature=0)
+    first = jrnn.generate(loop, params, prompt, 4, temperature=0)
+    np.testing.assert_array_equal(first.tokens, whole[:4])
+    closed = loop.initial_carry(params, (2,))._replace(cell=first.carry)
+    for carry in (first.carry, closed):  # what was returned, and what a Feedback holds
+        second = generate(loop, params, first.tokens[-1:], 2, temperature=0, carry=carry)
+        np.testing.assert_array_equal(second, whole[4:])
+
+
 ERRORS = [
     ({}, ValueError, r"key is missing: pass key=jax.random.key\(seed\), or temperature=0"),
     ({"temperature": -1}, ValueError, "temperature must be at least 0, got -1"),

@@ -225,15 +225,16 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
       params: its parameters.
       carry: its carry; state and noise stay as they are.
       memory: (S, batch..., features), the outputs of an encoder; a tuple of such where there are several.
-      lengths: (batch...), valid positions of each row; all if left out; a tuple where there are several.
-      mask: (S, batch...), boolean, False at positions to pass over; a tuple where there are several.
+      lengths: (batch...), valid positions of each row; all if left out. With several memories it holds for
+        all of them, or is a tuple with one for each.
+      mask: (S, batch...), boolean, False at positions to pass over; for several as lengths.
 
     Returns:
       The carry with its context filled.
 
     Raises:
-      ValueError: no attention inside the cell, another number of memories than it has, or a width that is
-        not `memory_features`.
+      ValueError: no attention inside the cell, params or a carry of another cell, another number of memories
+        than it reads, or a width that is not `memory_features`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Stack((jrnn.BahdanauAttention(jrnn.GRU(4), jrnn.attention.Dot(), 4), jrnn.Dense(2)))
@@ -243,9 +244,12 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
     (7,)
     """
     attentions = list(_inside(cell))
-    given = iter(zip(attentions, _nodes(params, AttentionParams), strict=True))
     if not attentions:
         raise ValueError(f"{brief(cell)} has no attention inside to attach a memory to")
+    for name, kind, tree in (("params", AttentionParams, params), ("carry", AttentionCarry, carry)):
+        if (found := len(_nodes(tree, kind))) != len(attentions):
+            raise ValueError(f"{name} has {found} attentions inside, {brief(cell)} has {len(attentions)}")
+    given = iter(zip(attentions, _nodes(params, AttentionParams), strict=True))
 
     def visit(node: Any) -> Any:
         if not isinstance(node, AttentionCarry):
@@ -293,10 +297,15 @@ def _memories(
         raise ValueError(
             f"memory holds {len(memories)} arrays, {type(attention).__name__} reads {len(scores)}"
         )
-    ends, masks = (
-        (value if several and value is not None else (value,) * len(scores)) for value in (lengths, mask)
-    )
-    parts = zip(scores, params.scores, memories, widths, ends, masks, strict=True)
+    flags = []
+    for name, value in (("lengths", lengths), ("mask", mask)):
+        each = value if several and isinstance(value, tuple) else (value,) * len(scores)
+        if len(each) != len(scores):
+            raise ValueError(
+                f"{name} holds {len(each)} entries, needs one for each of {len(scores)} memories"
+            )
+        flags.append(each)
+    parts = zip(scores, params.scores, memories, widths, *flags, strict=True)
     return tuple(_memory(*part) for part in parts)
 
 

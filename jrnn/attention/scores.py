@@ -277,11 +277,12 @@ class Local:
         return self.score.keys(params.score, memory)
 
     def weights(self, params: LocalParams, query: Array, keys: Array, valid: Array) -> Array:
-        count = valid.sum(-1).astype(query.dtype)
-        centre = count * jax.nn.sigmoid(jnp.tanh(query @ params.w) @ params.v)
-        distance = jnp.arange(valid.shape[-1], dtype=query.dtype) - centre[..., None]
+        wide = jnp.promote_types(query.dtype, jnp.float32)  # bfloat16 has no odd positions beyond 256
+        centre = jax.nn.sigmoid((jnp.tanh(query @ params.w) @ params.v).astype(wide))
+        centre = valid.sum(-1).astype(wide) * centre
+        distance = jnp.arange(valid.shape[-1], dtype=wide) - centre[..., None]
         near = valid & (jnp.abs(distance) <= self.window)
-        gaussian = jnp.exp(-2 * (distance / self.window) ** 2)
+        gaussian = jnp.exp(-2 * (distance / self.window) ** 2).astype(query.dtype)
         return self.score.weights(params.score, query, keys, near) * gaussian
 
 

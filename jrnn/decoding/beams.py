@@ -132,7 +132,7 @@ def beam_search(
         params,
         prompt,
         carry,
-        Rule(*penalties, checked_stop(cell, stop)),
+        Rule(penalties[0], penalties[1], checked_stop(cell, stop)),
         lengths=checked_lengths(lengths, len(prompt)),
         length=checked_length(length),
         width=width,
@@ -182,7 +182,7 @@ def _search(
 
     beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
     start = (jnp.zeros((), jnp.int32), carry, _repeat(token, len(batch_shape), width), beam, ended)
-    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start)
+    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
     found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
 

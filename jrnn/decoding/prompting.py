@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jrnn.cell import in_ndim
-from jrnn.combinators import Feedback
+from jrnn.combinators import Feedback, FeedbackCarry
 from jrnn.paradigms import last
 from jrnn.unrolling import unroll
 
@@ -17,9 +17,12 @@ Adjust = Callable[[Array, Array, Array], Array]  # (logits, tokens, t) -> logits
 
 
 def open_loop(cell: Any, carry: Any) -> tuple[Any, Any]:
-    """The cell inside a `Feedback`, and its part of the carry: what it said is handed to it from outside."""
+    """The cell inside a `Feedback`, and its part of the carry: what it said is handed to it from outside.
+
+    The carry may be that of the cell inside already, as decoding returns it.
+    """
     while isinstance(cell, Feedback):
-        cell, carry = cell.cell, None if carry is None else carry.cell
+        cell, carry = cell.cell, carry.cell if isinstance(carry, FeedbackCarry) else carry
     return cell, carry
 
 

@@ -163,6 +163,8 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     if needed is None:
         return None
     if structure_of(needed) != structure_of(params):
+        if width is None and _fits_some_width(cell, params):
+            return None
         say = _kind if type(params) is not type(needed) else _describe
         return f"params are {say(params)}, needs {say(needed)}: made by init of this very cell"
     if width is None:
@@ -173,6 +175,12 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
             name = jax.tree_util.keystr(path).lstrip(".") or "params"
             return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{_time_last(xs, given)}"
     return None
+
+
+def _fits_some_width(cell: Any, params: Any) -> bool:
+    """Whether `cell.init` gives this structure at a width that is the number of rows of one of `params`."""
+    rows = {leaf.shape[0] for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) and leaf.shape[0]}
+    return any(structure_of(_needed_params(cell, n)) == structure_of(params) for n in rows)
 
 
 def _time_last(xs: Any, given: Any) -> str:
