@@ -158,8 +158,8 @@ CASES = [
     Case(jrnn.Feedback(jrnn.Stack((jrnn.Elman(7), jrnn.Dense(4)))), 4, fed),
     Case(jrnn.Feedback(jrnn.Stack((jrnn.GRU(7), jrnn.Dense(4))), emit="softmax"), 6, driven),
     Case(jrnn.Feedback(jrnn.Stack((jrnn.Embed(4), jrnn.GRU(7), jrnn.Dense(6))), emit="argmax"), 6, words),
-    Case(Attending(jrnn.BahdanauAttention(jrnn.GRU(4), jrnn.attention.Additive(3), 5), 5), 2),
-    Case(Attending(jrnn.LuongAttention(jrnn.LSTM(4), jrnn.attention.General(), 5, 6), 5), 2),
+    Case(Attending(jrnn.BahdanauAttention(jrnn.GRU(4), jrnn.attention.Additive(6), 11), 11), 2),
+    Case(Attending(jrnn.LuongAttention(jrnn.LSTM(4), jrnn.attention.General(), 11, 6), 11), 2),
     Case(jrnn.Tap(jrnn.LSTM(4), ("i", "f")), 2),
     Case(jrnn.Tap(jrnn.GRU(4)), 2),
 ]

@@ -157,11 +157,10 @@ def test_a_dense_bridge_between_any_two_cells(case):
         params = model.init(key, case.in_features)
         return model.apply(params, pair, lengths=LENGTHS, key=key)[1]
 
-    for cell, whose in ((case.cell, "encoder ends with"), (after.cell, "decoder starts from")):
-        if isinstance(cell, jrnn.Dense):
-            with pytest.raises(ValueError, match=f"^the {whose} no float state: use bridge=None$"):
-                jax.eval_shape(run, jax.random.key(0), pair)
-            return
+    if isinstance(after.cell, jrnn.Dense):
+        with pytest.raises(ValueError, match=r"^the decoder starts from no float state: use bridge=None"):
+            jax.eval_shape(run, jax.random.key(0), pair)
+        return
     ys = jax.tree.leaves(jax.eval_shape(run, jax.random.key(0), pair))[0]
     assert ys.shape == (STEPS, BATCH, after.cell.out_features)
 
@@ -218,6 +217,18 @@ def test_a_copy_is_the_very_state(cell):
     carry, end = run(params)
     close(carry.cells[0].cell, end, tolerance=1e-7)
     assert not np.any(carry.cells[0].last) and np.any(jax.tree.leaves(end)[0])
+
+
+def test_an_encoder_without_state_ends_with_its_last_output():
+    """Such as an attention over inputs, or the features of an image: one source step."""
+    source = jax.random.normal(jax.random.key(1), (SPAN, BATCH, 2))
+    for summary in (False, True):
+        model = jrnn.EncoderDecoder(jrnn.Dense(3, "tanh"), jrnn.GRU(4), summary=summary)
+        params = moved(model, 2)
+        ends = jnp.stack([source[n - 1, row] for row, n in enumerate(SPANS)])
+        end = jnp.tanh(ends @ params.encoder.w + params.encoder.b)
+        needed = jnp.tanh(end @ params.bridge.w + params.bridge.b)
+        close(jax.jit(model.encode)(params, source, lengths=SPANS), needed)
 
 
 # decoders that read their own words

@@ -107,8 +107,9 @@ def exported(name: str) -> Any:
 
 def _is_part(kind: Any) -> bool:
     """Whether a class is what cells hold beside cells: a form of a weight, a score, a bridge."""
-    methods = ("weight", "weights", "start")
-    return dataclasses.is_dataclass(kind) and any(callable(getattr(kind, m, None)) for m in methods)
+    if not dataclasses.is_dataclass(kind) or hasattr(kind, "initial_carry"):
+        return False
+    return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start"))
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jrnn.alignment import expand, select
@@ -50,6 +51,11 @@ def _end(ys: Any, lengths: Any, mask: Any, first: bool) -> Any:
         if leaf.ndim == 0:
             raise ValueError("ys must have a leading time axis, got a scalar")
         steps = leaf.shape[0]
+        if lengths is not None and np.shape(lengths) != leaf.shape[1 : 1 + np.ndim(lengths)]:
+            raise ValueError(
+                f"lengths has shape {np.shape(lengths)}, needs the leading batch axes of ys of shape "
+                f"{leaf.shape}: (time, batch..., features)"
+            )
         valid = schedule(steps, leaf.shape[1:], lengths, mask, None, reverse=False).valid
         if steps == 0:
             return jnp.zeros_like(leaf, shape=leaf.shape[1:])
