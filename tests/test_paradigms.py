@@ -377,6 +377,7 @@ def everything(cell, params, xs, key=None):
     return sum(jnp.sum(jnp.sin(leaf)) for _, ys in outputs for leaf in jax.tree.leaves(ys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: repr(case.cell))
 def test_every_cell_is_traced_and_differentiated_in_every_paradigm(case):
     width, key = case.in_features, jax.random.key(0)

@@ -146,6 +146,7 @@ PLAIN = [case for case in CASES if plain(case)]
 NEXT = dict(zip(PLAIN, [*PLAIN[1:], PLAIN[0]], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: repr(case.cell))
 def test_a_dense_bridge_between_any_two_cells(case):
     """Every cell as an encoder, and as the decoder of the one before it; some are run for real below."""
