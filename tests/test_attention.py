@@ -320,6 +320,8 @@ ERRORS = [
     (lambda: attach(jnp.ones((SPAN, 2, 4))), ValueError,
      "memory has shape (6, 2, 4), needs (positions, batch..., 5)"),
     (lambda: attach((MEMORY, MEMORY)), ValueError, "memory holds 2 arrays, BahdanauAttention reads 1"),
+    (lambda: attach(MEMORY[:, :2]), ValueError,
+     "memory and carry must have one batch shape, got [(2,), (4,)]"),
     (lambda: attach(MEMORY, lengths=np.array([1, 2])), ValueError,
      "lengths has shape (2,), needs the batch shape (4,) of xs: one length per sequence"),
     (lambda: attach((MEMORY,), lengths=(LENGTHS, LENGTHS)), ValueError,

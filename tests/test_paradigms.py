@@ -396,3 +396,13 @@ def test_cells_of_each_kind_run_in_every_paradigm(cell):
     assert np.isfinite(value)
     for leaf in jax.tree.leaves(gradient):
         assert np.all(np.isfinite(leaf)) and np.any(leaf)
+
+
+def test_a_forecast_keeps_one_mask_for_past_and_future():
+    cell = jrnn.Dropout(jrnn.Elman(IN), state=0.5)
+    params, key = drawn(cell), jax.random.key(3)
+    carry, ys = cell.initial_carry(params, XS.shape[1:2], key=key), []
+    for x in [*XS, None, None]:
+        carry, y = cell.step(params, carry, ys[-1] if x is None else x)
+        ys.append(y)
+    close(jrnn.forecast(cell, params, jnp.asarray(XS), 3, key=key)[1], jnp.stack(ys[-3:]))

@@ -260,7 +260,11 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
             if (any(_inside(attention.cell)))
             else node.cell
         )
-        return AttentionCarry(inner, node.last, _memories(attention, own, memory, lengths, mask))
+        memories = _memories(attention, own, memory, lengths, mask)
+        batches = {read.valid.shape[:-1] for read in memories} | {node.last.shape[:-1]}
+        if len(batches) > 1:
+            raise ValueError(f"memory and carry must have one batch shape, got {sorted(batches)}")
+        return AttentionCarry(inner, node.last, memories)
 
     return jax.tree.map(visit, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jrnn.alignment import expand, select
-from jrnn.cell import Cell, key_or_none
+from jrnn.cell import Cell
 from jrnn.checks import check_choice, check_lag, check_width, require_cell
 from jrnn.combinators.carries import Feedback, FeedbackCarry
 from jrnn.layers import apply
@@ -209,8 +209,7 @@ def forecast(
     (4, 2, 3)
     """
     check_width("steps", steps)
-    k_past, k_future = key_or_none(key, 2)
-    carry, past = unroll(cell, params, xs, carry, lengths=lengths, key=k_past, method=method)
+    carry, past = unroll(cell, params, xs, carry, lengths=lengths, key=key, method=method)
     first = last(past, lengths)
     if first.shape != jnp.shape(xs)[1:]:
         raise ValueError(
@@ -219,5 +218,5 @@ def forecast(
         )
     own = (jnp.zeros((steps - 1, *first.shape), first.dtype), jnp.zeros((steps - 1, *first.shape[:-1]), bool))
     start = FeedbackCarry(carry, first)
-    end, ys = unroll(Feedback(cell), params, own, start, key=k_future, method=method)
+    end, ys = unroll(Feedback(cell), params, own, start, method=method)  # the noise of the past goes on
     return end.cell, jnp.concatenate([first[None], ys])
