@@ -42,6 +42,7 @@ from jrnn.unrolling import unroll as unroll
 
 _LAZY = {  # what a plain recurrence does not need is imported on first use
     "ablations": "jrnn.cells.ablations",
+    "analysis": "jrnn.analysis",
     "AntisymmetricRNN": "jrnn.cells.continuous:AntisymmetricRNN",
     "AtLast": "jrnn.training:AtLast",
     "ATR": "jrnn.cells.additive:ATR",

@@ -1,7 +1,7 @@
 """The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -241,6 +241,36 @@ def replaced_values(
         begin = place + 1
     flat = [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
     return jax.tree.unflatten(jax.tree.structure(out_shape), flat)
+
+
+def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -> Any:
+    """Call `function(*args)` with something added to leaves of its result, where they are computed.
+
+    All that the function computes of such a leaf afterwards sees the sum.
+
+    Args:
+      function: any traceable function.
+      by: what is added to the leaf of each number.
+      *args: its arguments.
+
+    Returns:
+      The result.
+    """
+    program, constants, result = trace(function, *args)
+    values = dict(program.known)
+    values.update(zip(program.inputs, [*constants, *jax.tree.leaves(args)], strict=True))
+    inside: dict[int, int] = {}  # value -> place; of two leaves that are one value, the first
+    for place in by:
+        inside.setdefault(program.outputs[place], place)
+    waiting = {value: by[place] for value, place in inside.items()}
+    for op in program.ops:
+        values.update(zip(op.outputs, op.run(*(values[i] for i in op.inputs)), strict=True))
+        values.update({o: values[o] + waiting.pop(o) for o in op.outputs if o in waiting})
+    after = {inside[value]: shift for value, shift in waiting.items()}  # handed on as it came
+    after |= {place: shift for place, shift in by.items() if place not in inside.values()}
+    leaves = [values[o] for o in program.outputs]
+    leaves = [leaf + after[i] if i in after else leaf for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 
 def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:

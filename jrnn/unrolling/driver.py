@@ -75,7 +75,7 @@ def unroll(
     carry = align(cell, params, carry, xs, steps)
     start = None if reset is None else _start(cell, params, batch_shape, carry)
     xs = (xs, valid, reset)
-    return method.run(Loop(cell, _body(cell), (params, start), carry, xs, length=steps, reverse=reverse))
+    return method.run(Loop(cell, body_of(cell), (params, start), carry, xs, length=steps, reverse=reverse))
 
 
 def gradient_memory(
@@ -148,7 +148,7 @@ def _start(cell: Any, params: Any, batch_shape: tuple[int, ...], carry: Any) -> 
 
 
 @functools.lru_cache(maxsize=1024)
-def _body(cell: Any) -> Body:
+def body_of(cell: Any) -> Body:
     """The loop body; cached, since `lax.scan` compiles anew for every new function."""
 
     def body(constants: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:

@@ -1,0 +1,324 @@
+"""Gradients through time: of any loss by every state, of the last state by all before it, and a verdict."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from jrnn.analysis.probing import gradients_of_states, loop_names
+from jrnn.analysis.states import begin, from_vector, to_vector
+from jrnn.cell import is_layer
+from jrnn.checks import check_choice, check_width, require_cell
+from jrnn.data import Batch
+from jrnn.training import steps as training
+from jrnn.unrolling import Scan
+
+STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
+
+
+class GradientFlow(NamedTuple):
+    """What `gradient_flow` returns."""
+
+    loss: Array  # ()
+    norms: dict[str, Array]  # of each state, by its path: (time, batch...)
+
+    @property
+    def verdicts(self) -> "dict[str, Verdict]":
+        """What becomes of the gradient of each state, of all sequences together."""
+        squares = {name: np.square(np.asarray(n, np.float64)) for name, n in self.norms.items()}
+        totals = {name: s.sum(tuple(range(1, s.ndim))) for name, s in squares.items()}
+        with np.errstate(divide="ignore"):
+            return {name: verdict(np.log(total) / 2) for name, total in totals.items()}
+
+
+def gradient_flow(
+    model: Any,
+    params: Any,
+    batch: Batch,
+    loss: training.Loss,
+    carry: Any = None,
+    *,
+    key: Array | None = None,
+    method: Scan = Scan(),
+) -> GradientFlow:
+    """How much the loss depends on every state of every layer at every step: norms of the adjoints.
+
+        λₜ = ∂L/∂hₜ = ∂L/∂yₜ · ∂yₜ/∂hₜ + λₜ₊₁ · ∂hₜ₊₁/∂hₜ,   norms = ‖λₜ‖₂
+
+    The derivative is total: through the output of the same step, the layers above and all later steps.
+    It is that of the mean loss, by the state of each sequence. At a step that is no step of its sequence it
+    is 0. One forward and one backward pass, of any model that is trained by this loss.
+
+    Args:
+      model: a cell or a layer.
+      params: its parameters.
+      batch: inputs and targets, (time, batch..., features).
+      loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
+      carry: carry to start from.
+      key: draws the noise; without one there is none.
+      method: how the recurrence is run.
+
+    Returns:
+      The loss, and for each state the norms of its adjoints, (time, batch...): of an LSTM "h" and "c", of a
+      `Stack` "cells[0].h", of a `Bidirectional` "forward.h" and "backward.h", at the place of their input.
+
+    Raises:
+      TypeError: the model is neither a cell nor a layer.
+      ValueError: it holds no state.
+
+    Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
+    arXiv:1211.5063.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Elman(1, activation="identity")  # w_hh is 1 or -1
+    >>> params, ones = cell.init(jax.random.key(0), 1), jnp.ones((3, 1, 1))
+    >>> loss = jrnn.AtLast(lambda ys, targets, mask: ys.sum())
+    >>> jrnn.analysis.gradient_flow(cell, params, jrnn.Batch(ones, ones), loss).norms["h"].ravel().tolist()
+    [1.0, 1.0, 1.0]
+    """
+    if not is_layer(model):
+        require_cell("model", model)
+    found: GradientFlow = _flow(model, loss, method)(params, batch, carry, key)
+    if not found.norms:
+        raise ValueError(f"{model} has no state of real numbers to look at")
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _flow(model: Any, loss: training.Loss, method: Scan) -> Callable[..., GradientFlow]:
+    def flow(params: Any, batch: Batch, carry: Any, key: Any) -> GradientFlow:
+        def run(by: Any) -> Array:
+            ys = training.model_function(model, by)(params, batch, carry, key)[1]
+            return loss.mean(ys, batch)
+
+        value, loops, ranks = gradients_of_states(run, method)
+        norms = {
+            f"{name}.{leaf}".lstrip("."): _norms(gradients[leaf], rank)
+            for name, gradients, of_loop in zip(loop_names(model, len(loops)), loops, ranks, strict=True)
+            for leaf, rank in of_loop.items()
+        }
+        return GradientFlow(value, norms)
+
+    return jax.jit(flow)
+
+
+def _norms(gradients: Array, rank: int) -> Array:
+    squares = jnp.square(jnp.abs(gradients))
+    return jnp.sqrt(squares.sum(tuple(range(squares.ndim - rank, squares.ndim))))
+
+
+class Sensitivity(NamedTuple):
+    """What `sensitivity` returns: natural logarithms, since the norms soon leave the range of floats."""
+
+    log_state: Array  # (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T
+    log_inputs: Array | None  # (T,), log ‖∂h_T/∂x_t‖; None of tokens
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """‖∂h_T/∂h_t‖, (T,)."""
+        return np.exp(np.asarray(self.log_state, np.float64))
+
+    @property
+    def inputs(self) -> NDArray[np.float64] | None:
+        """‖∂h_T/∂x_t‖, (T,)."""
+        return None if self.log_inputs is None else np.exp(np.asarray(self.log_inputs, np.float64))
+
+    @property
+    def verdict(self) -> "Verdict":
+        """What becomes of the gradient of the state on its way back."""
+        return verdict(self.log_state)
+
+
+def sensitivity(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    norm: str = "frobenius",
+    probes: int | None = None,
+    key: Array | None = None,
+) -> Sensitivity:
+    """How much the last state depends on every state and input before it.
+
+        ∂h_T/∂h_t = J_T J_T₋₁ … J_t₊₁,   ∂h_T/∂x_t = ∂h_T/∂h_t · ∂h_t/∂x_t
+
+    The product is carried backwards, from the last step to the first, scaled as it goes; no Jacobian is
+    built, and T·D numbers are kept. With `probes` it is not the product of D rows that is carried but of k
+    Gaussian vectors v, with E‖v M‖² = ‖M‖²_F: an estimate, off by about √(2/k) in the worst case.
+
+    Args:
+      cell: any cell.
+      params: its parameters.
+      xs: inputs of one sequence, (time, features).
+      carry: carry to start from.
+      norm: "frobenius", or "spectral" (the largest singular value, D³ a step), which the bound of
+        Pascanu, `log_bound`, is for.
+      probes: k; None: exact.
+      key: draws the noise of the cell; without one there is none.
+
+    Returns:
+      `Sensitivity(log_state, log_inputs)`; with `.state` and `.inputs` the norms themselves in float64.
+
+    Raises:
+      ValueError: xs with a batch axis, a cell without state, or spectral norms of probes.
+
+    Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
+    arXiv:1211.5063, equation 5.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Elman(4, activation="identity")
+    >>> params = cell.init(jax.random.key(0), 2)
+    >>> params = params._replace(w_hh=0.5 * params.w_hh)
+    >>> jrnn.analysis.sensitivity(cell, params, jnp.ones((4, 2)), norm="spectral").state.round(4).tolist()
+    [0.125, 0.25, 0.5, 1.0]
+    """
+    check_choice("norm", norm, ("frobenius", "spectral"))
+    if probes is not None:
+        check_width("probes", probes)
+        if norm == "spectral":
+            raise ValueError("spectral norms need all directions: probes must be None")
+    return _sensitivity(cell, norm, probes)(params, xs, begin(cell, params, xs, carry, key))
+
+
+@functools.lru_cache(maxsize=64)
+def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sensitivity]:
+    def run(params: Any, xs: Any, carry: Any) -> Sensitivity:
+        size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
+        rows = jnp.eye(size, dtype=dtype)
+        if probes is not None:
+            rows = jax.random.normal(jax.random.key(0), (probes, size), dtype) / math.sqrt(probes)
+
+        def forward(carry: Any, x: Any) -> tuple[Any, Any]:
+            return cell.step(params, carry, x)[0], carry
+
+        def backward(state: tuple[Array, Array], step: Any) -> tuple[Any, Any]:
+            rows, log_scale = state
+            logs = [_log_norm(rows, norm) + log_scale]
+            rows, by_x = _pull(cell, params, step, rows)
+            logs += [] if by_x is None else [_log_norm(by_x, norm) + log_scale]
+            largest = jnp.max(jnp.abs(rows))
+            scale = jnp.where(largest > 0, largest, 1)
+            return (rows / scale, log_scale + jnp.log(scale)), logs
+
+        before = jax.lax.scan(forward, carry, xs)[1]
+        _, logs = jax.lax.scan(backward, (rows, jnp.zeros((), dtype)), (before, xs), reverse=True)
+        return Sensitivity(*logs, *[None] * (2 - len(logs)))
+
+    return jax.jit(run)
+
+
+def _pull(cell: Any, params: Any, at: tuple[Any, Any], rows: Array) -> tuple[Array, Array | None]:
+    """Rows v to v ∂hₜ/∂hₜ₋₁ and v ∂hₜ/∂xₜ; None where no entry of x is real."""
+    carry, x = at
+    leaves, structure = jax.tree.flatten(x)
+    real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def advance(h: Array, moved: list[Array]) -> Array:
+        given = dict(zip(real, moved, strict=True))
+        moved_x = jax.tree.unflatten(structure, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+        after, _ = cell.step(params, from_vector(cell, params, h, carry), moved_x)
+        return to_vector(cell, params, after)
+
+    _, pull = jax.vjp(advance, to_vector(cell, params, carry), [leaves[i] for i in real])
+    rows, by_x = jax.vmap(pull)(rows)
+    return rows, jnp.concatenate([b.reshape(len(b), -1) for b in by_x], 1) if real else None
+
+
+def _log_norm(matrix: Array, norm: str) -> Array:
+    return jnp.log(jnp.linalg.norm(matrix, "fro" if norm == "frobenius" else 2))
+
+
+def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.float64]:
+    """What ‖∂h_T/∂h_t‖ of a simple recurrent network cannot exceed.
+
+        log ‖∂h_T/∂h_t‖₂ ≤ (T − t) log(γ σ_max)
+
+    γσ_max < 1 is enough for gradients to vanish, γσ_max > 1 is needed for them to explode.
+
+    Args:
+      recurrent: (hidden, hidden), w_hh of an `Elman`; σ_max is its largest singular value.
+      steps: T.
+      slope: γ, the largest slope of the activation: 1 of tanh and relu, 1/4 of the sigmoid.
+
+    Returns:
+      (T,), the bound for t = 1 … T, to be drawn beside `sensitivity(..., norm="spectral").log_state`.
+
+    Raises:
+      ValueError: a matrix that is not square.
+
+    Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
+    arXiv:1211.5063, section 2.1.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.analysis import log_bound
+    >>> log_bound(2 * jnp.eye(3), 3, slope=0.25).round(3).tolist()
+    [-1.386, -0.693, 0.0]
+    """
+    matrix = np.asarray(recurrent, np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"recurrent must be a square matrix, got shape {matrix.shape}")
+    with np.errstate(divide="ignore"):
+        per_step = np.log(slope * np.linalg.norm(matrix, 2))
+    lags = np.arange(steps - 1, -1, -1)
+    return np.where(lags > 0, lags * per_step, 0.0)
+
+
+class Verdict(NamedTuple):
+    """What becomes of a gradient on its way back through time.
+
+    Printed, it says so in words.
+    """
+
+    kind: str  # "vanishing", "exploding", "steady", or "none": nothing flows at all
+    rate: float  # factor per step backwards
+
+    def __str__(self) -> str:
+        if self.kind == "none":
+            return "no gradient at all"
+        if self.kind == "steady" or self.rate == 0:
+            return f"{self.kind}: times {self.rate:.3g} a step backwards"
+        steps, change = math.log(10) / abs(math.log(self.rate)), "a tenth" if self.rate < 1 else "tenfold"
+        return f"{self.kind}: times {self.rate:.3g} a step backwards, {change} every {steps:.3g} steps"
+
+
+def verdict(log_norms: Any) -> Verdict:
+    """Whether a gradient vanishes, explodes or is steady on its way back through time, and how fast.
+
+        log norm_t ≈ a − (T − t) · log(1 / rate)   by least squares over the t where the norm is not 0
+
+    Steady is what changes by less than a factor of 10 in 100 steps.
+
+    Args:
+      log_norms: (T,), natural logarithms of norms at t = 1 … T, such as `sensitivity(...).log_state`.
+
+    Returns:
+      The kind and the rate per step, which `str` puts in words.
+
+    Raises:
+      ValueError: no vector of at least two steps, or a norm that is not a number or infinite.
+
+    >>> import jax.numpy as jnp
+    >>> from jrnn.analysis import verdict
+    >>> print(verdict(jnp.arange(50) * jnp.log(2)))
+    vanishing: times 0.5 a step backwards, a tenth every 3.32 steps
+    """
+    logs = np.asarray(log_norms, np.float64)
+    if logs.ndim != 1 or logs.size < 2:
+        raise ValueError(f"log_norms has shape {logs.shape}, needs (T,) with two steps at least")
+    if np.isnan(logs).any() or (logs == np.inf).any():
+        raise ValueError(f"log_norms is not finite at step {np.flatnonzero(~(logs < np.inf))[0]}")
+    steps = np.flatnonzero(np.isfinite(logs))
+    if not steps.size:
+        return Verdict("none", math.nan)
+    if steps.size == 1:
+        return Verdict("vanishing", 0.0)
+    slope = np.polyfit(steps, logs[steps], 1)[0]
+    kind = "steady" if abs(slope) < STEADY else "vanishing" if slope > 0 else "exploding"
+    return Verdict(kind, float(np.exp(-slope)))
