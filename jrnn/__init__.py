@@ -60,6 +60,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "CharVocabulary": "jrnn.data:CharVocabulary",
     "checkpoint": "jrnn.checkpoint",
     "CheckpointError": "jrnn.checkpoint:CheckpointError",
+    "ClipGradient": "jrnn.combinators:ClipGradient",
     "ClockworkRNN": "jrnn.cells.timescales:ClockworkRNN",
     "ConvGRU": "jrnn.cells.convolutional:ConvGRU",
     "ConvLSTM": "jrnn.cells.convolutional:ConvLSTM",

@@ -285,3 +285,12 @@ def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
     parts = {"constvars": [], "invars": given, "outvars": made, "eqns": eqns}
     run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, debug_info=info), ()))
     values.update(zip(made, run(*(values[v] for v in given)), strict=True))
+
+
+def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
+    """What `function(*args)` names with `checkpoint_name`: names and types, in order of appearance.
+
+    Names inside a nested `jit` or loop of the function are not seen.
+    """
+    eqns = jax.make_jaxpr(function)(*args).jaxpr.eqns
+    return [(eqn.params["name"], eqn.outvars[0].aval) for eqn in eqns if eqn.primitive.name == "name"]

@@ -148,6 +148,7 @@ CASES = [
     Case(jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.DropConnect(0.5)), 2),
     Case(jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)), 2),
     Case(jrnn.LearnedCarry(jrnn.LSTM(4)), 2),
+    Case(jrnn.ClipGradient(jrnn.LSTM(4), max_norm=1e6), 2),  # where it clips: tests/test_clipping.py
     # the step computes in the dtype that Cast says: outputs do not follow the dtype of params, and finite
     # differences in x64 see float32 rounding; tests/test_combinators.py has its dtypes and gradients
     Case(

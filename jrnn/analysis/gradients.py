@@ -84,7 +84,7 @@ def gradient_flow(
     """
     if not is_layer(model):
         require_cell("model", model)
-    found: GradientFlow = _flow(model, loss, method)(params, batch, carry, key)
+    found = _flow(model, loss, method)(params, batch, carry, key)
     if not found.norms:
         raise ValueError(f"{model} has no state of real numbers to look at")
     return found
@@ -92,20 +92,28 @@ def gradient_flow(
 
 @functools.lru_cache(maxsize=64)
 def _flow(model: Any, loss: training.Loss, method: Scan) -> Callable[..., GradientFlow]:
-    def flow(params: Any, batch: Batch, carry: Any, key: Any) -> GradientFlow:
+    names: list[str] = []  # set by the trace, and in the order of the model: jit sorts the names of a dict
+
+    @jax.jit
+    def flow(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Array, list[Array]]:
         def run(by: Any) -> Array:
             ys = training.model_function(model, by)(params, batch, carry, key)[1]
             return loss.mean(ys, batch)
 
         value, loops, ranks = gradients_of_states(run, method)
-        norms = {
+        found = {
             f"{name}.{leaf}".lstrip("."): _norms(gradients[leaf], rank)
             for name, gradients, of_loop in zip(loop_names(model, len(loops)), loops, ranks, strict=True)
             for leaf, rank in of_loop.items()
         }
-        return GradientFlow(value, norms)
+        names[:] = found
+        return value, list(found.values())
 
-    return jax.jit(flow)
+    def named(*arguments: Any) -> GradientFlow:
+        value, norms = flow(*arguments)
+        return GradientFlow(value, dict(zip(names, norms, strict=True)))
+
+    return named
 
 
 def _norms(gradients: Array, rank: int) -> Array:

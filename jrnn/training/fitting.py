@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
 from jrnn.training.progress import Meter, Progress, bar, line
 from jrnn.training.steps import (
     Loss,
+    Penalty,
     TrainState,
     batch_shape,
     init_state,
@@ -38,7 +39,7 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
 Batches = Iterable[Batch]
-Monitor = Callable[[dict[str, Any], TrainState], None]
+Monitor = Callable[[dict[str, Any], TrainState], Mapping[str, Any] | None]
 
 
 class FitResult(NamedTuple):
@@ -63,6 +64,7 @@ def fit(
     validation: Batches | None = None,
     stateful: bool = False,
     patience: int | None = None,
+    penalties: tuple[Penalty, ...] = (),
     monitors: tuple[Monitor, ...] = (),
     out: str | Path | None = None,
     resume: bool = False,
@@ -96,8 +98,10 @@ def fit(
       validation: batches to evaluate on after every epoch.
       stateful: hand the carry on from batch to batch of an epoch (truncated BPTT on a stream).
       patience: stop after so many epochs without a better validation loss.
+      penalties: functions `(params, batch)` of which the values are added to the loss while training.
       monitors: functions `(record, state)`, called after every step with its step, epoch, loss and
-        grad_norm, and after every epoch with its entry of the history.
+        grad_norm, and after every epoch with its entry of the history. Numbers that one returns after a
+        step, by name, are shown by the bar and join the record, and so the metrics file.
       out: directory for checkpoints, the parameters of the best epoch (`best`) and `metrics.jsonl` (losses
         in nats); None: nothing is written.
       resume: go on from the newest checkpoint in `out`.
@@ -112,7 +116,9 @@ def fit(
     Raises:
       ValueError: options that contradict each other, or no batches; the message names them.
     """
-    plan = Plan(model, loss, optimizer, stateful, patience, monitors, save_every, progress, method)
+    plan = Plan(
+        model, loss, optimizer, stateful, patience, penalties, monitors, save_every, progress, method
+    )
     plan.check(in_features, params, validation, out, resume)
     if params is None:
         key, draw = jax.random.split(key)
@@ -142,6 +148,7 @@ class Plan:
     optimizer: optax.GradientTransformation
     stateful: bool
     patience: int | None
+    penalties: tuple[Penalty, ...]
     monitors: tuple[Monitor, ...]
     save_every: int
     progress: Progress
@@ -154,6 +161,9 @@ class Plan:
             raise TypeError(
                 f"loss must be PerStep(...) or AtLast(...), got {brief(self.loss)}: wrap it in one"
             )
+        for name, functions in (("penalties", self.penalties), ("monitors", self.monitors)):
+            if not isinstance(functions, tuple) or not all(map(callable, functions)):
+                raise TypeError(f"{name} must be a tuple of functions, got {brief(functions)}")
         if not hasattr(self.optimizer, "update"):
             raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
         if in_features is None and params is None:
@@ -221,7 +231,9 @@ class Run:
     def settle(self, rows: int) -> Callable[..., Any]:
         """Choose devices for batches of so many rows, bring the state there, and compile the step."""
         plan, self.rows = self.plan, rows
-        step = train_step(plan.model, plan.loss, self.optimizer, method=plan.method)
+        step = train_step(
+            plan.model, plan.loss, self.optimizer, penalties=plan.penalties, method=plan.method
+        )
         self.split = None if is_placed(self.params) else split_over(plan.model, rows)
         if self.split is None:
             self.step = jax.jit(step)
@@ -237,6 +249,7 @@ class Run:
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
         """Go through the batches of one epoch, from where the run stands; False if `stop` cut it short."""
         plan, meter = self.plan, self.meter
+        watched: dict[str, float] = {}  # the last numbers of the monitors
         meter.begin()
         total = len(batches) if isinstance(batches, Sized) else None
         title = f"epoch {self.epoch + 1}/{epochs}"
@@ -244,13 +257,10 @@ class Run:
             for batch in itertools.islice(batches, self.batch, None):
                 record = self.advance(batch)
                 meter.count(plan.loss.count(batch), record)
-                for monitor in plan.monitors:
-                    monitor(record, self.state)
+                watched |= self.watch(record)
                 shown.update()
                 if meter.due():
-                    shown.set_postfix_str(
-                        f"{plan.progress.describe(float(record['loss']))}, {meter.rate(plan.progress.unit)}"
-                    )
+                    shown.set_postfix_str(plan.progress.postfix(record, watched, meter))
                 if self.steps % plan.save_every == 0:
                     self.save()
                 if stop.is_set():
@@ -275,6 +285,16 @@ class Run:
         record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
         self.records.append(record)
         return record
+
+    def watch(self, record: dict[str, Any]) -> dict[str, float]:
+        """Call the monitors after a step, and add the numbers that they return to its record."""
+        numbers: dict[str, float] = {}
+        for monitor in self.plan.monitors:
+            numbers |= {name: float(value) for name, value in (monitor(record, self.state) or {}).items()}
+        if taken := numbers.keys() & record.keys():
+            raise ValueError(f"monitors return {sorted(taken)}, which the record of a step has already")
+        record |= numbers
+        return numbers
 
     def finish_epoch(self, validation: Batches | None) -> None:
         """Evaluate, remember the best, log, save, and stand at the start of the next epoch."""

@@ -33,6 +33,12 @@ class Progress:
         """A loss as it is shown."""
         return f"{nats / math.log(2):.3f} bits/{self.unit}" if self.bits else f"loss {nats:.4g}"
 
+    def postfix(self, record: dict[str, Any], watched: dict[str, float], meter: "Meter") -> str:
+        """What stands behind the bar: the loss and the gradient of a step, speed, and what is watched."""
+        parts = [self.describe(float(record["loss"])), f"gradient {float(record['grad_norm']):.3g}"]
+        parts += [f"{name} {value:.3g}" for name, value in watched.items()]
+        return ", ".join([*parts, meter.rate(self.unit)])
+
 
 class Meter:
     """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""

@@ -21,6 +21,7 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
+Penalty = Callable[[Any, Batch], Array]  # (params, batch) -> what is added to the loss
 
 
 class Loss(Protocol):
@@ -182,11 +183,12 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
+    penalties: tuple[Penalty, ...] = (),
     method: Method = Scan(),
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Make one training step, a pure function; the caller compiles it.
 
-        L, g = ∇_params loss(model(params, batch, carry, key), batch)
+        L = loss(model(params, batch, carry, key), batch),   g = ∇_params (L + Σ penalty(params, batch))
         params ← params + optimizer(g)
 
     Where `state.carry` is not None it is handed on to the next batch with its gradient cut (truncated
@@ -196,10 +198,13 @@ def train_step(
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       optimizer: any optax transformation.
+      penalties: functions `(params, batch)` of which the values are added to the loss, such as
+        `jrnn.analysis.GradientFlossing`.
       method: how the recurrence is run.
 
     Returns:
-      `step(state, batch, fresh=False) -> (state, {"loss": nats, "grad_norm": norm})`.
+      `step(state, batch, fresh=False) -> (state, {"loss": nats, "grad_norm": norm})`, with "penalty", the
+      sum of the penalties, where there are any.
 
     >>> import jax, jax.numpy as jnp, jrnn, optax
     >>> cell, opt = jrnn.Elman(1), optax.sgd(0.1)
@@ -214,18 +219,22 @@ def train_step(
     def step(state: TrainState, batch: Batch, fresh: Any = False) -> tuple[TrainState, dict[str, Array]]:
         key, noise = jax.random.split(state.key)
 
-        def objective(params: Any) -> tuple[Array, Any]:
+        def objective(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             carry = state.carry
             if carry is not None:
                 carry = _restart(model, params, batch, carry, fresh)
             carry, ys = function(params, batch, carry, noise)
-            return loss.mean(ys, batch), carry
+            value = loss.mean(ys, batch)
+            if not penalties:
+                return value, (carry, {"loss": value})
+            penalty = sum((penalty(params, batch) for penalty in penalties), jnp.zeros(()))
+            return value + penalty, (carry, {"loss": value, "penalty": penalty})
 
-        (value, carry), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        (_, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         kept = None if state.carry is None else quiet(model, params, carry)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(params, opt_state, kept, key, state.step + 1), metrics
 
     return step
