@@ -17,6 +17,7 @@ GENERATORS = {
     "adding_problem": lambda seed: synthetic.adding_problem(5, 9, seed),
     "copy_memory": lambda seed: synthetic.copy_memory(5, 9, seed),
     "delayed_echo": lambda seed: synthetic.delayed_echo(5, 9, 2, seed),
+    "flip_flop": lambda seed: synthetic.flip_flop(5, 9, seed),
     "temporal_order": lambda seed: synthetic.temporal_order(5, 20, seed),
     "copies": lambda seed: synthetic.copies(5, 6, 2, 7, seed),
     "reversals": lambda seed: synthetic.reversals(5, 6, 2, 7, seed),

@@ -29,12 +29,16 @@ class GradientFlow(NamedTuple):
     norms: dict[str, Array]  # of each state, by its path: (time, batch...)
 
     @property
+    def totals(self) -> dict[str, NDArray[np.float64]]:
+        """Of each state, (time,): the norms of all sequences together, √ Σ norms²."""
+        squares = {name: np.square(np.asarray(n, np.float64)) for name, n in self.norms.items()}
+        return {name: np.sqrt(s.sum(tuple(range(1, s.ndim)))) for name, s in squares.items()}
+
+    @property
     def verdicts(self) -> "dict[str, Verdict]":
         """What becomes of the gradient of each state, of all sequences together."""
-        squares = {name: np.square(np.asarray(n, np.float64)) for name, n in self.norms.items()}
-        totals = {name: s.sum(tuple(range(1, s.ndim))) for name, s in squares.items()}
         with np.errstate(divide="ignore"):
-            return {name: verdict(np.log(total) / 2) for name, total in totals.items()}
+            return {name: verdict(np.log(total)) for name, total in self.totals.items()}
 
 
 def gradient_flow(

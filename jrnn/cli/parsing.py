@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from jrnn.cli.diagnosis import doctor
+from jrnn.cli.inspecting import inspect
 from jrnn.cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
 from jrnn.cli.sampling import one_line, sample
 from jrnn.cli.tables import cells
@@ -39,6 +40,8 @@ def parser() -> Parser:
     _add_train(command("train", train, line, "jrnn train", example, "jrnn train --resume runs/1"))
     example = "jrnn sample runs/1 --prompt 'The ' --temperature 0.5 --length 1000"
     _add_sample(command("sample", sample, "let a trained model write", "jrnn sample runs/1", example))
+    line = "look inside a trained model: gradients, dynamics, gates, memory"
+    _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1", "jrnn inspect runs/1 --steps 200"))
     line = "list the recurrent cells, their sizes and papers"
     _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
     command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
@@ -67,6 +70,13 @@ def _add_sample(added: Parser) -> None:
     added.add_argument("--top-k", type=SIZE, metavar="N", help="choose among the N most likely only")
     line = "choose among the most likely only that make up this probability"
     added.add_argument("--top-p", type=SHARE, metavar="X", help=line)
+
+
+def _add_inspect(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run; the page is written there")
+    added.add_argument("--text", metavar="FILE", help="UTF-8 text to look at (default: what was held out)")
+    line = "characters of a sequence (default: 500)"
+    added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
 
 
 def _add_cells(added: Parser) -> None:

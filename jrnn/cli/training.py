@@ -11,6 +11,7 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
     if config.cell not in names.values():
         nearest = difflib.get_close_matches(config.cell.lower(), names, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown cell {config.cell!r}, did you mean {names[nearest]}? jrnn cells lists all")
-    text = _read(files)
+    text = read(files)
     held_out, needed = round(len(text) / 10), config.batch * config.steps + 1
     if held_out < needed:
         rows = (held_out - 1) // config.steps
@@ -105,7 +106,7 @@ def _check_model(config: TrainConfig) -> None:
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     meta = load_run(run).meta
     files = files or tuple(meta["files"])
-    text = _read(files)
+    text = read(files)
     if _sha256(text) != meta["sha256"]:
         hint = "" if files else " (the embedded one differs between versions of Python)"
         raise ValueError(f"{run}: the text is not the one that the run was started on{hint}: start a new run")
@@ -113,7 +114,8 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     return Job(run, config, files, text, vocabulary, resume=True)
 
 
-def _read(files: tuple[str, ...]) -> str:
+def read(files: Sequence[str]) -> str:
+    """The text of files; without any, the reference of the Python language."""
     return str(jrnn.data.read_text(files) if files else jrnn.data.python_reference())
 
 

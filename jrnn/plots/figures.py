@@ -29,6 +29,16 @@ def line_style(index: int, points: int) -> dict[str, Any]:
     }
 
 
+def point_style(index: int) -> dict[str, Any]:
+    """Marker and colour of the set of points `index`: hollow, told apart without the colour."""
+    return {
+        "marker": MARKERS[index % len(MARKERS)],
+        "edgecolor": f"C{index % 10}",
+        "facecolor": "none",
+        "linewidth": 0.9,
+    }
+
+
 def add_legend(ax: Axes) -> None:
     """A legend to the right of the axes, where it covers no data."""
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3.2)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from jrnn.plots.figures import new_figure
+from jrnn.plots.lines import curves
 
 Records = Iterable[dict[str, Any]]
 
@@ -62,6 +63,42 @@ def loss_curve(
     ax.grid(alpha=0.3)
     ax.legend()
     return ax
+
+
+def training_curves(
+    path_or_records: str | os.PathLike[str] | Records,
+    names: tuple[str, ...] = ("grad_norm",),
+    ax: Axes | None = None,
+    *,
+    log: bool = True,
+) -> Axes:
+    """Draw numbers of a run over its steps: norms of gradients, and what monitors have measured.
+
+    Args:
+      path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves.
+      names: what to draw: "grad_norm", "penalty", the numbers of a `jrnn.analysis.Watch`.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      log: logarithmic y axis, on which values of 0 and below leave a gap.
+
+    Returns:
+      The axes; `.figure.savefig("training.png")` writes them.
+
+    Raises:
+      ValueError: a number that no record has, or a line of the file is no record.
+      OSError: the file is missing or cannot be read.
+
+    >>> from jrnn.plots import training_curves
+    >>> ax = training_curves([{"step": 1, "radius": 1.0}, {"step": 3, "radius": 1.5}], ("radius",))
+    >>> ax.lines[0].get_xdata().tolist()
+    [1.0, 3.0]
+    """
+    records = _records(path_or_records)
+    series = {name: _series(records, name, bits=False) for name in names}
+    for name, (steps, _) in series.items():
+        if not len(steps):
+            known = sorted({key for record in records for key in record} - {"step", "epoch"})
+            raise ValueError(f"no record has {name!r}, they have {known}")
+    return curves(series, ax, xlabel="training step", ylabel="value", log=log)
 
 
 @dataclass(frozen=True)

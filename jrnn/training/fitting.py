@@ -116,9 +116,7 @@ def fit(
     Raises:
       ValueError: options that contradict each other, or no batches; the message names them.
     """
-    plan = Plan(
-        model, loss, optimizer, stateful, patience, penalties, monitors, save_every, progress, method
-    )
+    plan = Plan(model, loss, optimizer, stateful, patience, penalties, monitors, save_every, progress, method)
     plan.check(in_features, params, validation, out, resume)
     if params is None:
         key, draw = jax.random.split(key)
@@ -162,7 +160,7 @@ class Plan:
                 f"loss must be PerStep(...) or AtLast(...), got {brief(self.loss)}: wrap it in one"
             )
         for name, functions in (("penalties", self.penalties), ("monitors", self.monitors)):
-            if not isinstance(functions, tuple) or not all(map(callable, functions)):
+            if not isinstance(functions, tuple | list) or not all(map(callable, functions)):
                 raise TypeError(f"{name} must be a tuple of functions, got {brief(functions)}")
         if not hasattr(self.optimizer, "update"):
             raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
@@ -231,9 +229,7 @@ class Run:
     def settle(self, rows: int) -> Callable[..., Any]:
         """Choose devices for batches of so many rows, bring the state there, and compile the step."""
         plan, self.rows = self.plan, rows
-        step = train_step(
-            plan.model, plan.loss, self.optimizer, penalties=plan.penalties, method=plan.method
-        )
+        step = train_step(plan.model, plan.loss, self.optimizer, penalties=plan.penalties, method=plan.method)
         self.split = None if is_placed(self.params) else split_over(plan.model, rows)
         if self.split is None:
             self.step = jax.jit(step)

@@ -7,6 +7,7 @@ from jrnn.data.synthetic.images import digits as digits
 from jrnn.data.synthetic.memory import adding_problem as adding_problem
 from jrnn.data.synthetic.memory import copy_memory as copy_memory
 from jrnn.data.synthetic.memory import delayed_echo as delayed_echo
+from jrnn.data.synthetic.memory import flip_flop as flip_flop
 from jrnn.data.synthetic.memory import temporal_order as temporal_order
 from jrnn.data.synthetic.music import chorales as chorales
 from jrnn.data.synthetic.sentiment import reviews as reviews

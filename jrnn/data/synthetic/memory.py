@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_lag, check_width
+from jrnn.checks import check_lag, check_rate, check_width
 from jrnn.data.synthetic.drawing import seeded
 
 Floats = NDArray[np.float32]
@@ -117,6 +117,51 @@ def delayed_echo(count: int, steps: int, delay: int, seed: int) -> tuple[list[In
     targets = np.zeros_like(xs)
     targets[:, delay:] = xs[:, : steps - delay]
     return list(xs), list(targets)
+
+
+def flip_flop(
+    count: int, steps: int, seed: int, bits: int = 3, rate: float = 0.1
+) -> tuple[list[Floats], list[Floats]]:
+    """Hold the sign of the last pulse of every channel.
+
+        xs[t, i]      = ±1 with probability rate, each sign half of the time, else 0;   ±1 at t = 0
+        targets[t, i] = the last of xs[0, i], …, xs[t, i] that is not 0
+
+    A network that has learned it holds 2^bits states. The pulses at the first step make every target ±1; a
+    guess is right half of the time.
+
+    Args:
+      count: sequences.
+      steps: T.
+      seed: of the draws.
+      bits: channels.
+      rate: of the pulses, in [0, 1).
+
+    Returns:
+      `(xs, targets)`, two lists of (T, bits) arrays, −1, 0 or 1, and −1 or 1.
+
+    Raises:
+      ValueError: a width below 1, or a rate outside [0, 1).
+
+    Reference: Sussillo, Barak, Opening the black box: low-dimensional dynamics in high-dimensional recurrent
+    neural networks, 2013, doi:10.1162/NECO_a_00409.
+
+    >>> from jrnn.data.synthetic import flip_flop
+    >>> xs, targets = flip_flop(count=1, steps=8, seed=5, bits=1, rate=0.3)
+    >>> xs[0][:, 0].astype(int).tolist(), targets[0][:, 0].astype(int).tolist()
+    ([-1, 0, 0, 1, -1, 0, 0, -1], [-1, -1, -1, 1, -1, -1, -1, -1])
+    """
+    check_width("count", count)
+    check_width("steps", steps)
+    check_width("bits", bits)
+    check_rate("rate", rate)
+    random, shape = seeded(seed), (count, steps, bits)
+    pulses = random.random(shape) < rate
+    pulses[:, 0] = True
+    xs = np.where(pulses, random.choice(np.array([-1, 1], np.float32), shape), np.float32(0))
+    times = np.where(pulses, np.arange(steps)[:, None], 0)
+    last = np.maximum.accumulate(times, axis=1)  # (count, steps, bits), when the last pulse was
+    return list(xs), list(np.take_along_axis(xs, last, axis=1))
 
 
 def temporal_order(count: int, steps: int, seed: int) -> tuple[list[Integers], Integers]:

@@ -1,0 +1,350 @@
+"""Where a cell stands still: fixed and slow points at a held input, and what kinds they are."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from numpy.typing import NDArray
+
+from jrnn.analysis.projections import rows_of
+from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
+from jrnn.cell import carry_spec, is_slot, structure_of
+from jrnn.checks import check_lag, check_positive, check_width
+
+NEWTON = 1e-5  # damping below which a step is Newton's
+FLAT = 0.01  # greatest slope of the speed at a slow point
+AT_ONCE = 2**22  # numbers in the Jacobians of the starts that are worked on side by side
+
+
+class FixedPoints(NamedTuple):
+    """Fixed and slow points of h ↦ F(h, x), each once, as found by `find_fixed_points`.
+
+        τ = −1 / ln |λ|
+
+    The stable ones come first, then saddles, the fewest unstable directions first, then the unstable and
+    the slow ones; `states[kinds == "saddle"]` takes one kind.
+    """
+
+    states: NDArray[Any]  # (n, D), h as a vector
+    speeds: NDArray[Any]  # (n,), ‖F(h, x) − h‖: how far one step moves the state
+    eigenvalues: NDArray[Any]  # (n, D), λ of ∂F/∂h, complex, the largest |λ| first
+    kinds: NDArray[np.str_]  # (n,), "stable", "saddle", "unstable" or "slow"
+    starts: NDArray[Any]  # (n,), how many of the starts ended there
+    missed: int  # starts that ended nowhere
+
+    @property
+    def unstable(self) -> NDArray[Any]:
+        """(n,), directions in which a small deviation does not shrink: those of |λ| ≥ 1."""
+        return _unstable(self.eigenvalues)
+
+    @property
+    def time_constants(self) -> NDArray[Any]:
+        """(n, D), τ in steps, in which a deviation shrinks to 1/e; negative where it grows by e instead."""
+        with np.errstate(divide="ignore"):
+            return -1 / np.log(np.abs(self.eigenvalues))
+
+
+def find_fixed_points(
+    cell: Any,
+    params: Any,
+    x: Any,
+    starts: Any,
+    carry: Any = None,
+    *,
+    tolerance: float = 1e-5,
+    slow: float = 1e-2,
+    distance: float = 1e-2,
+    steps: int = 200,
+) -> FixedPoints:
+    """Find the states that a step leaves where they are, and those it moves least, at a held input.
+
+        F(h, x) = h,   q(h) = ½ ‖F(h, x) − h‖²,   J = ∂F/∂h
+        δ = −(AᵀA + μ I)⁻¹ Aᵀ (F(h, x) − h),   A = J − I
+
+    From every start, Levenberg-Marquardt steps δ go down q, of which saddles are minima as well; μ falls
+    until they are those of Newton's method, δ = −A⁻¹ (F(h, x) − h). What they end at counts as
+
+        stable      speed ‖F(h, x) − h‖ ≤ tolerance, and all |λ| < 1
+        unstable    speed ≤ tolerance, and all |λ| ≥ 1
+        saddle      speed ≤ tolerance, and some of both
+        slow        tolerance < speed ≤ slow, and ‖∂speed/∂h‖ ≤ 0.01: no state near by is much slower
+
+    λ are the eigenvalues of J; one of modulus 1 up to rounding may count either way. Every other start is
+    missed. In float32 the speed of an exact fixed point is about 1e-7 ‖h‖. Where fixed points form a line
+    or a sheet, points of it are found as far apart as `distance`.
+
+    Integers in the state and slots are held. A step that changes an integer, as the clock of a
+    `ClockworkRNN`, makes another map of every step: it has no fixed points, and is refused.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      x: the input of one step, without batch axes.
+      starts: (N, D), states as `to_vector` gives them; `trajectory` and `draw_starts` make some.
+      carry: carry of one sequence that holds what is no part of the state; a new one if left out.
+      tolerance: greatest speed of a fixed point.
+      slow: greatest speed of a slow point.
+      distance: points that are nearer than this to a slower one are that one.
+      steps: of Levenberg and Marquardt, at most, from every start.
+
+    Returns:
+      `FixedPoints`, NumPy arrays: the eigenvalues are computed on the host, so not under `jit`.
+
+    Raises:
+      TypeError: a layer, or what is no cell.
+      ValueError: shapes that do not fit, starts that are not finite, a clock, or as of `unroll`.
+
+    Reference: Sussillo, Barak, Opening the black box: low-dimensional dynamics in high-dimensional recurrent
+    neural networks, 2013, doi:10.1162/NECO_a_00409; Golub, Sussillo, FixedPointFinder, 2018,
+    doi:10.21105/joss.01003.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> from jrnn.analysis import find_fixed_points
+    >>> cell, two = jrnn.Elman(1), jnp.full((1, 1), 2.0)  # h = tanh(2 h)
+    >>> params = cell.init(jax.random.key(0), 1)._replace(w_hh=two)
+    >>> found = find_fixed_points(cell, params, jnp.zeros(1), jnp.array([[-0.9], [0.1], [0.9]]))
+    >>> f"{found.states[1, 0]:.3f}", found.kinds.tolist()
+    ('0.958', ['stable', 'stable', 'unstable'])
+    """
+    for name, given in (("tolerance", tolerance), ("slow", slow), ("distance", distance)):
+        check_positive(name, given)
+    check_lag("steps", steps)
+    carry = _held(cell, params, x, carry)
+    starts = _checked_starts(cell, starts, to_vector(cell, params, carry))
+    ends = jax.device_get(_search(cell, steps)(params, x, carry, starts))
+    fixed = ends.speed <= tolerance
+    resting = ~fixed & (ends.speed <= slow) & (ends.slope <= FLAT)
+    reached = np.flatnonzero((fixed | resting) & np.isfinite(ends.slope))  # NaN if anything was
+    chosen, counts = _distinct(ends.state, ends.speed, reached, distance)
+    states, width = ends.state[chosen], starts.shape[1]
+    eigenvalues = np.zeros(states.shape, np.result_type(states, np.complex64))
+    for place, state in enumerate(states):
+        values = np.linalg.eigvals(_jacobian(cell)(params, x, carry, state))
+        eigenvalues[place] = values[np.lexsort((values.imag, -np.abs(values)))]
+    rank = np.where(fixed[chosen], _unstable(eigenvalues), width + 1)
+    kinds = np.array(["stable", *["saddle"] * (width - 1), "unstable", "slow"])[rank]
+    order = np.lexsort((*np.round(states / distance).T[::-1], rank))
+    speeds, missed = ends.speed[chosen], len(starts) - len(reached)
+    return FixedPoints(states[order], speeds[order], eigenvalues[order], kinds[order], counts[order], missed)
+
+
+def trajectory(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None = None) -> Array:
+    """The states that a sequence leads through, as vectors.
+
+        hₜ = F(hₜ₋₁, xₜ)
+
+    Of a batch: `jax.vmap(lambda xs: trajectory(cell, params, xs), in_axes=1)(xs)`.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      xs: inputs of one sequence, (T, features).
+      carry: carry to start from; a new one if left out.
+      key: draws the noise; without one there is none.
+
+    Returns:
+      (T, D), the state after every step, as `to_vector` gives it.
+
+    Raises:
+      TypeError: a layer, or what is no cell.
+      ValueError: xs has a batch axis, or as of `unroll`.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> from jrnn.analysis import trajectory
+    >>> cell = jrnn.LSTM(4)
+    >>> trajectory(cell, cell.init(jax.random.key(0), 2), jnp.ones((7, 2))).shape  # h and c
+    (7, 8)
+    """
+    return _trajectory(cell)(params, begin(cell, params, xs, carry, key), xs)
+
+
+def draw_starts(states: Any, count: int, key: Array, noise: float = 0.1) -> Array:
+    """Draw states to start a search from: between two of those given, and some noise around it.
+
+        start = a + u (b − a) + noise · ε,   a, b drawn from the states,   u ~ U[0, 1),   ε ~ N(0, I)
+
+    Saddles lie between the states that a trajectory rests at.
+
+    Args:
+      states: (..., D), such as those of `trajectory`.
+      count: N.
+      key: the randomness.
+      noise: standard deviation of what is added to every entry.
+
+    Returns:
+      (count, D).
+
+    Raises:
+      ValueError: no states, or a count below 1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jrnn.analysis import draw_starts
+    >>> draw_starts(jnp.ones((7, 2)), 3, jax.random.key(0), noise=0.0).tolist()
+    [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
+    """
+    check_width("count", count)
+    rows = rows_of(states)
+    ends, between, around = jax.random.split(key, 3)
+    a, b = jax.random.choice(ends, rows, (2, count))  # (count, D) each
+    u = jax.random.uniform(between, (count, 1), rows.dtype)
+    return a + u * (b - a) + noise * jax.random.normal(around, a.shape, rows.dtype)
+
+
+class End(NamedTuple):
+    """Where a search ended."""
+
+    state: Any  # (..., D)
+    speed: Any  # (...), ‖r‖
+    slope: Any  # (...), ‖Aᵀ r‖ / ‖r‖, of the speed as a function of h
+
+
+class Descent(NamedTuple):
+    """Where a search stands, and the step that it tries next."""
+
+    h: Array  # (D,)
+    r: Array  # (D,), F(h) − h
+    a: Array  # (D, D), J − I
+    delta: Array  # (D,)
+    damping: Array  # μ, in units of the mean of the diagonal of AᵀA
+    tried: Array  # steps so far
+
+
+@functools.lru_cache(maxsize=64)
+def _search(cell: Any, steps: int) -> Callable[..., End]:
+    """Search from many starts: `(params, x, carry, starts) -> End`."""
+
+    def search(params: Any, x: Any, carry: Any, starts: Array) -> End:
+        width = starts.shape[1]
+        eye = jnp.eye(width, dtype=starts.dtype)
+
+        def residual(h: Array) -> tuple[Array, Array]:
+            f, j = _linearised(cell, params, x, carry, h)
+            return f - h, j - eye
+
+        def advance(at: Descent) -> Descent:
+            h = at.h + at.delta
+            r, a = residual(h)
+            better = _norm(r) < _norm(at.r)  # not so if NaN
+            h, r, a = (jnp.where(better, *pair) for pair in ((h, at.h), (r, at.r), (a, at.a)))
+            damping = jnp.where(better, at.damping / 10, at.damping * 10)
+            return Descent(h, r, a, _next_step(r, a, damping), damping, at.tried + 1)
+
+        def moves(at: Descent) -> Array:
+            still = _norm(at.delta) <= np.finfo(starts.dtype).eps * _norm(at.h)
+            return (at.tried == 0) | (~still & (at.tried <= steps))
+
+        def descend(start: Array) -> End:
+            zero, damping = jnp.zeros_like(start), jnp.asarray(0.1, start.dtype)
+            at = Descent(start, zero + jnp.inf, eye, zero, damping, jnp.asarray(0))  # any r is better
+            at = lax.while_loop(moves, advance, at)
+            speed = _norm(at.r)
+            return End(at.h, speed, _norm(at.r @ at.a) / jnp.where(speed > 0, speed, 1))
+
+        return lax.map(descend, starts, batch_size=min(len(starts), max(1, AT_ONCE // width**2)))
+
+    return jax.jit(search)
+
+
+def _next_step(r: Array, a: Array, damping: Array) -> Array:
+    """The step of Levenberg and Marquardt, or Newton's once AᵀA would lose the damping to rounding."""
+    square = a.T @ a
+    mu = damping * jnp.trace(square) / len(square)
+    matrix = square + mu * jnp.eye(len(square), dtype=square.dtype)
+    damped = jax.scipy.linalg.solve(matrix, -a.T @ r, assume_a="pos")
+    return jnp.where(damping < NEWTON, jnp.linalg.solve(a, -r), damped)
+
+
+def _linearised(cell: Any, params: Any, x: Any, carry: Any, h: Array) -> tuple[Array, Array]:
+    """F(h), (D,), and its Jacobian, (D, D)."""
+    after, push = linear_step(cell, params, from_vector(cell, params, h, carry), x)
+    f = to_vector(cell, params, after)
+    j = jax.vmap(push, out_axes=1)(jnp.eye(len(h), dtype=f.dtype))
+    return f.astype(h.dtype), j.astype(h.dtype)
+
+
+def _norm(values: Array) -> Array:
+    return jnp.sqrt(jnp.sum(values**2))
+
+
+@functools.lru_cache(maxsize=64)
+def _jacobian(cell: Any) -> Callable[..., Array]:
+    """J at a state: `(params, x, carry, state) -> (D, D)`."""
+    return jax.jit(lambda *given: _linearised(cell, *given)[1])
+
+
+@functools.lru_cache(maxsize=64)
+def _trajectory(cell: Any) -> Callable[..., Array]:
+    def run(params: Any, carry: Any, xs: Any) -> Array:
+        def step(carry: Any, x: Any) -> tuple[Any, Array]:
+            carry, _ = cell.step(params, carry, x)
+            return carry, to_vector(cell, params, carry)
+
+        return lax.scan(step, carry, xs)[1]
+
+    return jax.jit(run)
+
+
+def _held(cell: Any, params: Any, x: Any, carry: Any) -> Any:
+    """The carry whose integers and slots are held; refused if a step changes an integer."""
+    try:
+        carry = begin(cell, params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x), carry)
+    except ValueError as error:
+        raise ValueError(f"x is the input of one step, to which a time axis is added: {error}") from error
+    counters = _counters(cell, params, carry)
+    after = _counters(cell, params, cell.step(params, carry, x)[0]) if counters else {}
+    for name, given in counters.items():
+        if bool(jnp.any(after[name] != given)):
+            raise ValueError(
+                f"{cell} has no fixed points: a step takes {name} of its state, an integer, from {given} to "
+                f"{after[name]}, so that every step is another map"
+            )
+    return carry
+
+
+def _counters(cell: Any, params: Any, carry: Any) -> dict[str, Any]:
+    """The leaves of the state that are no real or complex numbers, by their paths."""
+    spec = carry_spec(cell, params)
+    paths = jax.tree_util.tree_leaves_with_path(spec, is_leaf=is_slot)
+    leaves = structure_of(spec, slots=True).flatten_up_to(carry)
+    return {
+        jax.tree_util.keystr(path).lstrip("."): leaf
+        for (path, state), leaf in zip(paths, leaves, strict=True)
+        if state is not None and not jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+
+
+def _checked_starts(cell: Any, starts: Any, state: Array) -> Array:
+    """The starts in the precision that is worked in."""
+    starts = jnp.asarray(starts)
+    if starts.ndim != 2 or starts.shape[1] != len(state) or len(starts) == 0:
+        raise ValueError(
+            f"starts has shape {starts.shape}, {cell} needs (N, {len(state)}): states as vectors, "
+            "such as draw_starts gives"
+        )
+    if not bool(jnp.isfinite(starts).all()):
+        raise ValueError("starts must be finite, got NaN or inf")
+    return starts.astype(jnp.promote_types(state.dtype, jnp.float32))
+
+
+def _distinct(
+    states: NDArray[Any], speeds: NDArray[Any], places: NDArray[Any], distance: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of the places of states, those of the slowest among neighbours, and how many each stands for."""
+    chosen: list[int] = []
+    counts: list[int] = []
+    for place in places[np.argsort(speeds[places], kind="stable")]:
+        apart = np.linalg.norm(states[chosen] - states[place], axis=-1)
+        if chosen and apart.min() < distance:
+            counts[int(apart.argmin())] += 1
+        else:
+            chosen.append(int(place))
+            counts.append(1)
+    return np.array(chosen, int), np.array(counts, int)
+
+
+def _unstable(eigenvalues: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray((np.abs(eigenvalues) >= 1).sum(axis=-1))

@@ -1,0 +1,215 @@
+"""How open gates stand: their means, how often they are as good as shut or open, and what they keep."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn.analysis.memory import steps_of_rate
+from jrnn.cell import Shape, in_ndim, is_layer
+from jrnn.cells.gating import widened
+from jrnn.jaxprs import named_types, named_values
+from jrnn.unrolling import unroll
+from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling.engine import plain
+from jrnn.unrolling.methods import Loop
+
+
+class GateStatistics(NamedTuple):
+    """What `gate_statistics` finds of one gate: for each unit, over all valid steps of all sequences."""
+
+    mean: Array  # (units...)
+    low: Array  # (units...), the share of steps with |v| < low; of a gate: shut
+    high: Array  # (units...), the share with |v| > high: open; of a candidate in (−1, 1): saturated
+    mean_log: Array  # (units...), the mean of ln |v|
+    mean_log_rest: Array  # (units...), the mean of ln |1 − v|
+
+    @property
+    def time_scale(self) -> Array:
+        """τ = −1 / mean ln |v|, in steps: how long a state that is multiplied by v is kept.
+
+        What is left after n steps is the product of n gates, exp Σ ln vₜ, so the rate is the mean of the
+        logarithms. −1 / ln of the mean gate is never less, and too long: it takes no notice of a gate
+        that shuts now and then, and with a single 0 all is forgotten.
+        """
+        return steps_of_rate(self.mean_log)
+
+    @property
+    def time_scale_of_rest(self) -> Array:
+        """The same of 1 − v, where that is what keeps the state: (1 − z) hₜ₋₁ + z nₜ."""
+        return steps_of_rate(self.mean_log_rest)
+
+
+def gate_statistics(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    names: tuple[str, ...] | None = None,
+    low: float = 0.1,
+    high: float = 0.9,
+    lengths: Any = None,
+    reverse: bool = False,
+    key: Array | None = None,
+) -> dict[str, GateStatistics]:
+    """Statistics of all that the step of a cell names: gates and candidates, unit by unit.
+
+        mean = E v,   low = P(|v| < 0.1),   high = P(|v| > 0.9),   mean_log = E ln |v|
+
+    E and P are over all valid steps of all sequences. A point (low, high) for each unit shows which gates are
+    as good as binary, and which never move; over all units, `.high.mean()`. Of a candidate in (−1, 1), which
+    may be negative, low is near 0 and high is saturated. Sums run along with the steps: nothing is kept of
+    them. Of a `Bidirectional`, take its cells one by one, the backward one with `reverse`.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      xs: inputs, (time, ..., features), any number of batch axes, as of `unroll`.
+      carry: carry to start from; a new one if left out.
+      names: which to look at, such as ("f",); all if left out.
+      low: below it a gate counts as shut.
+      high: above it a gate counts as open.
+      lengths: (...), valid steps of each sequence.
+      reverse: visit the steps from the last to the first.
+      key: draws the noise; without one there is none.
+
+    Returns:
+      For each name its statistics, NaN if no step is valid. A name that occurs several times, as in a
+      `Stack`, counts its places, the bottom first: "f[0]", "f[1]".
+
+    Raises:
+      ValueError: the step names nothing, or not what is asked for; low and high that are not in order; or as
+        of `unroll`.
+      TypeError: a layer, what is no cell, or names that are one string.
+
+    Reference: Karpathy, Johnson, Fei-Fei, Visualizing and understanding recurrent networks, 2015,
+    arXiv:1506.02078.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> from jrnn.analysis import gate_statistics
+    >>> cell = jrnn.LSTM(3, forget_bias=5.0)
+    >>> gates = gate_statistics(cell, cell.init(jax.random.key(0), 2), jnp.zeros((50, 4, 2)))
+    >>> print(list(gates), gates["i"].mean, gates["f"].high, jnp.round(gates["f"].time_scale))
+    ['i', 'f', 'g', 'o'] [0.5 0.5 0.5] [1. 1. 1.] [149. 149. 149.]
+    """
+    if is_layer(cell):
+        raise TypeError(f"gate_statistics takes cells, and {cell} is a layer: give one of its cells")
+    if isinstance(names, str):
+        raise TypeError(f"names must be a tuple of names, got the string {names!r}")
+    if not 0 <= low <= high:
+        raise ValueError(f"low and high must be in order, 0 ≤ low ≤ high, got {low} and {high}")
+    check_runs(cell, _StepByStep(), key)
+    steps, batch_shape = check_inputs(cell, xs)
+    start = align(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
+    places = _places(cell, (params, start, _first(xs)), batch_shape, names)
+    measured = _Measured(cell, places, low, high)
+    (_, visited, sums), _ = unroll(
+        measured,
+        params,
+        xs,
+        measured.around(start, batch_shape),
+        lengths=lengths,
+        reverse=reverse,
+        method=_StepByStep(),
+    )
+    axes = tuple(range(len(batch_shape)))
+    total = visited.sum()
+    return {p.label: GateStatistics(*(s.sum(axes) / total for s in sums[p.label])) for p in places}
+
+
+class _Place(NamedTuple):
+    """Where a step names something."""
+
+    label: str  # as the user sees it
+    name: str
+    number: int  # among those of this name
+    units: Shape
+
+
+class _MeasuredCarry(NamedTuple):
+    """Carry of `_Measured`: that of the cell, and what has been summed so far, sequence by sequence."""
+
+    cell: Any
+    steps: Array  # (...), how many were valid
+    sums: dict[str, GateStatistics]  # (..., units...)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A cell with sums of what it names: state, so that lengths and masks hold for them as for the cell."""
+
+    cell: Any
+    places: tuple[_Place, ...]
+    low: float
+    high: float
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return 0
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.around(self.cell.initial_carry(params, batch_shape, key=key), batch_shape)
+
+    def around(self, carry: Any, batch_shape: Shape) -> _MeasuredCarry:
+        """A carry of the cell, and sums of nothing yet."""
+
+        def zeros(place: _Place) -> GateStatistics:
+            return GateStatistics(*(jnp.zeros((*batch_shape, *place.units)) for _ in GateStatistics._fields))
+
+        return _MeasuredCarry(carry, jnp.zeros(batch_shape), {p.label: zeros(p) for p in self.places})
+
+    def step(self, params: Any, carry: _MeasuredCarry, x: Any) -> tuple[_MeasuredCarry, tuple[()]]:
+        names = tuple(dict.fromkeys(place.name for place in self.places))
+        (after, _), inside = named_values(self.cell.step, names, params, carry.cell, x)
+        values = {p.label: self._measure(inside[p.name][p.number]) for p in self.places}
+        return _MeasuredCarry(after, carry.steps + 1, jax.tree.map(jnp.add, carry.sums, values)), ()
+
+    def _measure(self, value: Array) -> GateStatistics:
+        value = widened(value)
+        size = jnp.abs(value)
+        low, high = (flags.astype(size.dtype) for flags in (size < self.low, size > self.high))
+        return GateStatistics(value, low, high, jnp.log(size), jnp.log(jnp.abs(1 - value)))
+
+
+@dataclass(frozen=True)
+class _StepByStep:
+    """The loop as it is: `Scan` takes what does not depend on the state ahead, and keeps it of all steps."""
+
+    def run(self, loop: Loop) -> tuple[Any, Any]:
+        return plain(loop.body, loop.reverse)(loop.constants, loop.carry, loop.xs)
+
+
+def _first(xs: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+
+
+def _places(
+    cell: Any, arguments: tuple[Any, ...], batch_shape: Shape, names: tuple[str, ...] | None
+) -> tuple[_Place, ...]:
+    """What the step names, in order; of equal names each by its number."""
+    found = named_types(cell.step, *arguments)
+    present = [name for name, _ in found]
+    if not present:
+        raise ValueError(f"{cell} names nothing inside its step (checkpoint_name): it shows no gates")
+    for name in names or ():
+        if name not in present:
+            raise ValueError(f"{cell} names no {name!r}; it names {list(dict.fromkeys(present))}")
+    places = []
+    for i, (name, value) in enumerate(found):
+        number, lead = present[:i].count(name), len(batch_shape)
+        label = name if present.count(name) == 1 else f"{name}[{number}]"
+        # what is made of parameters alone has no batch axes
+        units = value.shape[lead:] if value.shape[:lead] == batch_shape else value.shape
+        if names is None or name in names:
+            places.append(_Place(label, name, number, units))
+    return tuple(places)

@@ -1,0 +1,235 @@
+"""Cures that train: penalties for `fit(penalties=...)` that keep gradients from vanishing and exploding."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jrnn.analysis.exponents import lyapunov
+from jrnn.analysis.probing import gradients_of_states
+from jrnn.analysis.states import state_leaves, state_places
+from jrnn.cell import in_ndim
+from jrnn.checks import check_width, require_cell
+from jrnn.data import Batch
+from jrnn.training import steps as training
+from jrnn.unrolling import Scan, unroll
+
+
+def recurrent_matrices(params: Any) -> dict[str, Array]:
+    """The recurrent matrices of a model: what its cells name `w_hh`, one square block per gate.
+
+    Args:
+      params: parameters of a cell or a layer.
+
+    Returns:
+      By path, (gates, hidden, hidden); what is no matrix (a convolution, heads) is left out.
+
+    >>> import jax, jrnn
+    >>> model = jrnn.Stack((jrnn.LSTM(4), jrnn.Elman(3)))
+    >>> found = jrnn.analysis.recurrent_matrices(model.init(jax.random.key(0), 2))
+    >>> {path: blocks.shape for path, blocks in found.items()}
+    {'[0].w_hh': (4, 4, 4), '[1].w_hh': (1, 3, 3)}
+    """
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        if name.endswith("w_hh") and leaf.ndim == 2 and leaf.shape[1] % leaf.shape[0] == 0:
+            found[name] = jnp.stack(jnp.split(leaf, leaf.shape[1] // leaf.shape[0], 1))
+    return found
+
+
+@dataclass(frozen=True)
+class OrthogonalPenalty:
+    """Recurrent matrices that keep lengths: a soft form of orthogonality.
+
+        penalty = weight · Σ ‖Uᵀ U − I‖²_F   over the square blocks U of every `w_hh`
+
+    All singular values are drawn to 1. It sees the weights alone, and so neither the slopes of activations
+    nor gates.
+
+    Args:
+      weight: of the penalty.
+
+    Raises:
+      ValueError: when called, params hold no `w_hh`.
+
+    Reference: Vorontsov, Trabelsi, Kadoury, Pal, On orthogonality and learning recurrent networks with long
+    term dependencies, 2017, arXiv:1702.00071.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> params = jrnn.Elman(2).init(jax.random.key(0), 1)._replace(w_hh=2 * jnp.eye(2))
+    >>> float(jrnn.analysis.OrthogonalPenalty(0.5)(params, None))
+    9.0
+    """
+
+    weight: float
+
+    def __call__(self, params: Any, batch: Any) -> Array:
+        """The penalty of parameters."""
+        blocks = recurrent_matrices(params)
+        if not blocks:
+            raise ValueError("OrthogonalPenalty: params hold no recurrent matrix named w_hh")
+        grams = [jnp.swapaxes(u, 1, 2) @ u - jnp.eye(u.shape[1], dtype=u.dtype) for u in blocks.values()]
+        return self.weight * jnp.stack([jnp.square(gram).sum() for gram in grams]).sum()
+
+
+@dataclass(frozen=True)
+class VanishingGradientPenalty:
+    """Gradients that neither grow nor fade from a step to the one before.
+
+        Ω = weight · mean over t of (‖λₜ Jₜ‖ / ‖λₜ‖ − 1)²,   λₜ = ∂L/∂hₜ,   Jₜ = ∂hₜ/∂hₜ₋₁
+
+    Only the directions of the gradient of the loss count, unlike with an orthogonal matrix. As in the paper
+    λₜ and hₜ₋₁ count as constants, so that the gradient of Ω is that of Jₜ by the weights in it, without a
+    second pass through time; the paper sums over t. Steps at which the gradient is exactly 0, such as
+    padding, do not count. Costs about two training steps, and T · B · D numbers.
+
+    Args:
+      cell: the cell that is trained.
+      loss: the loss that it is trained by, `PerStep(...)`, `AtLast(...)` or any `Loss`.
+      weight: of the penalty.
+
+    Raises:
+      TypeError: no cell.
+
+    Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
+    arXiv:1211.5063, section 3.3.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell, loss = jrnn.Elman(2, "identity"), jrnn.AtLast(jrnn.losses.mean_squared_error)
+    >>> params = cell.init(jax.random.key(0), 1)
+    >>> params = params._replace(w_hh=0.5 * params.w_hh)
+    >>> batch = jrnn.Batch(jnp.ones((5, 3, 1)), jnp.ones((3, 2)))
+    >>> float(jrnn.analysis.VanishingGradientPenalty(cell, loss, 4.0)(params, batch).round(6))
+    1.0
+    """
+
+    cell: Any
+    loss: training.Loss
+    weight: float
+
+    def __post_init__(self) -> None:
+        require_cell("VanishingGradientPenalty: cell", self.cell)
+
+    def __call__(self, params: Any, batch: Batch) -> Array:
+        """The penalty of parameters on a batch."""
+        held = lax.stop_gradient(params)
+
+        def run(method: Any) -> Array:
+            function = training.model_function(self.cell, method)
+            return self.loss.mean(function(held, batch, None, None)[1], batch)
+
+        _, (adjoints,), (ranks,) = gradients_of_states(run, Scan())
+        seen = unroll(_Seen(self.cell), held, batch.xs, lengths=batch.lengths, resets=batch.resets)[1]
+
+        def ratio(step: tuple[Any, Any], adjoint: dict[str, Array]) -> tuple[Array, Array]:
+            by = _pulled(self.cell, params, *step, adjoint)
+            before, after = (_norm(leaves, ranks) for leaves in (by, adjoint))
+            return jnp.square(before / jnp.where(after > 0, after, 1) - 1), after > 0
+
+        errors, counts = jax.vmap(ratio)(seen, adjoints)
+        return self.weight * jnp.where(counts, errors, 0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A cell that emits what its step is given: the carry, and x."""
+
+    cell: Any
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.cell.out_features)
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Any = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        return self.cell.step(params, carry, x)[0], (carry, x)
+
+
+def _pulled(cell: Any, params: Any, carry: Any, x: Any, adjoint: dict[str, Array]) -> dict[str, Array]:
+    """λ J: the gradients by the leaves of the state after a step to those by the leaves before it."""
+    leaves, structure = jax.tree.flatten(carry)
+    places = state_places(cell, params, carry)
+
+    def advance(moved: dict[str, Array]) -> dict[str, Array]:
+        given = {places[name]: leaf for name, leaf in moved.items()}
+        start = jax.tree.unflatten(structure, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return state_leaves(cell, params, cell.step(params, start, x)[0])
+
+    (by,) = jax.vjp(advance, {name: leaves[place] for name, place in places.items()})[1](adjoint)
+    return dict(by)
+
+
+def _norm(leaves: dict[str, Array], ranks: dict[str, int]) -> Array:
+    """Norm of the whole state of each sequence; its derivative at 0 is 0."""
+    squares = {name: jnp.square(jnp.abs(leaf)) for name, leaf in leaves.items()}
+    total = sum(s.sum(tuple(range(s.ndim - ranks[name], s.ndim))) for name, s in squares.items())
+    return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
+
+
+@dataclass(frozen=True)
+class GradientFlossing:
+    """Lyapunov exponents drawn to 0, so that gradients cross long times.
+
+        penalty = weight · mean over sequences of Σᵢ λᵢ²,   i = 1 … exponents
+
+    λᵢ are the exponents of `lyapunov` along the first sequences of each batch, through whose QR the gradient
+    goes. A few suffice: as many directions as are to be remembered. Often it is only used before training,
+    as a loss of its own: `fit` takes it beside a loss, and jax.grad alone.
+
+    Args:
+      cell: the cell that is trained.
+      weight: of the penalty.
+      exponents: how many, from the largest.
+      sequences: how many sequences of a batch, all of their steps, padding included.
+      discard: first steps that do not count.
+      every: steps from one QR to the next.
+
+    Raises:
+      TypeError: no cell.
+      ValueError: a width below 1; when called, what `lyapunov` raises.
+
+    Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians,
+    2023, arXiv:2312.17306.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.IndRNN(1, activation="identity")
+    >>> params = cell.init(jax.random.key(0), 1)._replace(w_hh=jnp.array([0.5]))
+    >>> penalty = jrnn.analysis.GradientFlossing(cell, 1.0)(params, jrnn.Batch(jnp.ones((9, 2, 1)), None))
+    >>> f"{penalty:.4f}"  # (ln 2)²
+    '0.4805'
+    """
+
+    cell: Any
+    weight: float
+    exponents: int = 1
+    sequences: int = 1
+    discard: int = 0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        require_cell("GradientFlossing: cell", self.cell)
+        check_width("exponents", self.exponents)
+        check_width("sequences", self.sequences)
+
+    def __call__(self, params: Any, batch: Batch) -> Array:
+        """The penalty of parameters on a batch."""
+        options: dict[str, Any] = {"exponents": self.exponents, "discard": self.discard, "every": self.every}
+
+        def squares(xs: Any) -> Array:
+            found = lyapunov(self.cell, params, xs, **options).exponents
+            return jnp.square(jnp.where(jnp.isfinite(found), found, 0)).sum()
+
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, : self.sequences], batch.xs)
+        return self.weight * jax.vmap(squares, in_axes=1)(first).mean()

@@ -1,0 +1,193 @@
+"""One page about a trained model: gradients, spectra, gates, memory, and what they mean in words."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from jrnn.analysis.exponents import Lyapunov, Predictability, lyapunov, predictability
+from jrnn.analysis.gates import GateStatistics, gate_statistics
+from jrnn.analysis.gradients import GradientFlow, Sensitivity, gradient_flow, sensitivity
+from jrnn.analysis.jacobians import Spectrum, spectra, spectrum
+from jrnn.analysis.penalties import recurrent_matrices
+from jrnn.analysis.states import begin, to_vector
+from jrnn.checks import require_cell
+from jrnn.data import Batch
+from jrnn.training import steps as training
+
+PROBES = 32  # of the sensitivity of a state of more entries than
+EXACT = 128
+JACOBIANS = 5  # at so many steps
+EXPONENTS = 8
+
+
+class Report(NamedTuple):
+    """What `inspect` finds."""
+
+    model: Any
+    steps: int
+    flow: GradientFlow  # of the loss, by the states of all sequences
+    sensitivity: Sensitivity  # of the first sequence, as all that follows
+    lyapunov: Lyapunov
+    predictability: Predictability
+    matrices: dict[str, Spectrum]  # recurrent matrices, by path: (gates, hidden)
+    jacobians: Spectrum  # of the state, at a few steps
+    gates: dict[str, GateStatistics]  # none of a cell that names nothing
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What the numbers mean, a sentence for each."""
+        found = {f"gradient of the loss by {name}": str(v) for name, v in self.flow.verdicts.items()}
+        found["gradient of the last state"] = str(self.sensitivity.verdict)
+        found["memory"] = self._memory()
+        found["dynamics"] = self._dynamics()
+        for name, one in self.matrices.items():
+            radii = ", ".join(f"{radius:.3g}" for radius in np.atleast_1d(one.spectral_radius))
+            norms = ", ".join(f"{norm:.3g}" for norm in np.atleast_1d(one.norm))
+            found[f"recurrent matrix {name}"] = f"spectral radius {radii}; largest singular value {norms}"
+        radius = np.asarray(self.jacobians.spectral_radius)
+        found["Jacobian of a step"] = (
+            f"spectral radius {radius.min():.3g} to {radius.max():.3g}, stretches by "
+            f"{np.max(self.jacobians.norm):.3g} at most"
+        )
+        for name, gate in self.gates.items():
+            found[f"gate {name}"] = _gate(gate)
+        if not self.gates:
+            found["gates"] = "the cells name none, so nothing is known of them"
+        return found
+
+    def _memory(self) -> str:
+        log = np.asarray(self.sensitivity.log_state, np.float64)
+        faded = np.flatnonzero(log[::-1] < log[-1] - math.log(100))
+        if not faded.size:
+            return f"after {len(log) - 1} steps the last state still depends on a state by more than 1 %"
+        return f"the last state depends on one {faded[0]} steps before by less than 1 %"
+
+    def _dynamics(self) -> str:
+        exponent, error = (float(values[0]) for values in self.lyapunov[:2])
+        rate = f"largest Lyapunov exponent {exponent:.3g} ± {error:.1g} nats per step"
+        if exponent > 2 * error:
+            ahead = float(self.predictability.horizon)
+            return f"chaotic: {rate}; a rounding error is as large as the state after {ahead:.0f} steps"
+        if exponent < -2 * error:
+            return f"contracting: {rate}; how a sequence began is forgotten, all steps could run in parallel"
+        return f"neutral: {rate}; neighbouring states neither part nor meet"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as numbers, lists and strings; what is not finite as None."""
+        gates = {
+            name: {"mean": g.mean, "low": g.low, "high": g.high, "time_scale": g.time_scale}
+            for name, g in self.gates.items()
+        }
+        state, inputs = self.sensitivity
+        exponents, error, _ = self.lyapunov
+        found = {
+            "model": str(self.model),
+            "steps": self.steps,
+            "verdicts": self.verdicts,
+            "loss": self.flow.loss,
+            "gradient_norms": self.flow.totals,
+            "sensitivity": {"log_state": state, "log_inputs": inputs},
+            "lyapunov": {"exponents": exponents, "standard_error": error},
+            "recurrent_matrices": {name: _spectrum(one) for name, one in self.matrices.items()},
+            "jacobians": _spectrum(self.jacobians),
+            "gates": gates,
+        }
+        return dict(_plain(found))
+
+
+def inspect(
+    cell: Any,
+    params: Any,
+    batch: Batch,
+    loss: training.Loss,
+    carry: Any = None,
+    *,
+    exponents: int = EXPONENTS,
+) -> Report:
+    """Look inside a trained model: all that `jrnn inspect` prints and draws.
+
+    The gradient of the loss is of all sequences of the batch, the gates as well; all else is of the first.
+    States of more than 128 entries are probed by 32 random directions where all would be too dear, and
+    Jacobians are taken at 5 steps.
+
+    Args:
+      cell: a cell, such as a `Stack`.
+      params: its parameters.
+      batch: inputs and targets, (time, batch, features), without lengths.
+      loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
+      carry: carry to start from, of one sequence; a new one if left out.
+      exponents: how many Lyapunov exponents, from the largest.
+
+    Returns:
+      A `Report`: `.verdicts` in words, `.as_json()` for a file, `jrnn.plots.report` draws it.
+
+    Raises:
+      TypeError: a layer, or what is no cell.
+      ValueError: as of the functions that it calls.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.Stack((jrnn.Elman(4), jrnn.Dense(1)))
+    >>> batch = jrnn.Batch(jax.random.normal(jax.random.key(1), (30, 2, 3)), jnp.zeros((30, 2, 1)))
+    >>> loss = jrnn.PerStep(jrnn.losses.mean_squared_error)
+    >>> report = jrnn.analysis.inspect(cell, cell.init(jax.random.key(0), 3), batch, loss)
+    >>> report.verdicts["dynamics"].split(":")[0]
+    'contracting'
+    """
+    require_cell("inspect: cell", cell)
+    if batch.lengths is not None:
+        raise ValueError("inspect: lengths must be None, give sequences of one length")
+    xs = jax.tree.map(lambda leaf: leaf[:, 0], batch.xs)
+    start = begin(cell, params, xs, carry)
+    steps, size = len(jax.tree.leaves(xs)[0]), to_vector(cell, params, start).size
+    found = lyapunov(cell, params, xs, carry, exponents=min(exponents, size), discard=steps // 5)
+    matrices = {name: spectrum(blocks) for name, blocks in recurrent_matrices(params).items()}
+    return Report(
+        cell,
+        steps,
+        gradient_flow(cell, params, batch, loss),
+        sensitivity(cell, params, xs, carry, probes=PROBES if size > EXACT else None),
+        found,
+        predictability(found.exponents[0], steps),
+        matrices,
+        spectra(cell, params, xs, carry, every=max(1, steps // JACOBIANS)),
+        _gates(cell, params, batch.xs),
+    )
+
+
+def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
+    try:
+        return gate_statistics(cell, params, xs)
+    except ValueError as error:
+        if "names no" in str(error):
+            return {}
+        raise
+
+
+def _gate(gate: GateStatistics) -> str:
+    low, high, mean = (float(np.mean(given)) for given in (gate.low, gate.high, gate.mean))
+    text = (
+        f"{mean:.2f} in the mean, below a tenth at {low:.0%} and above nine tenths at {high:.0%} of the steps"
+    )
+    scale = np.asarray(gate.time_scale, np.float64)
+    if (np.asarray(gate.mean) > 0).all() and np.isfinite(scale).any():
+        text += f"; as a factor it keeps for {np.median(scale):.3g} steps, at most {np.max(scale):.3g}"
+    return text.replace("%", " %")
+
+
+def _spectrum(one: Spectrum) -> dict[str, Any]:
+    values = np.asarray(one.eigenvalues)
+    return {"real": values.real, "imag": values.imag, "singular_values": one.singular_values}
+
+
+def _plain(value: Any) -> Any:
+    """A tree of arrays as JSON has it."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, Array | np.ndarray | np.generic):
+        return _plain(np.asarray(value, np.float64).tolist())
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

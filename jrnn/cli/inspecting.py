@@ -1,0 +1,40 @@
+"""`jrnn inspect`: look inside a trained model."""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import jrnn
+from jrnn.cli.sampling import load_run
+from jrnn.cli.training import read
+
+ROWS = 8  # sequences for what takes a batch
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Run `jrnn inspect`: measure the best model of a run on its held-out text, print, draw and write."""
+    run = Path(arguments.run_directory)
+    snapshot = load_run(run, best=True)
+    vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
+    text = read((arguments.text,)) if arguments.text else jrnn.data.split(read(snapshot.meta["files"]))[1]
+    steps = min(arguments.steps, (len(text) - 1) // ROWS)
+    if steps < 10:
+        raise ValueError(f"the text is too short: it has {len(text)} characters, needs {10 * ROWS + 1}")
+    batch = jrnn.Stream(vocabulary.encode(text), ROWS, steps)[0]
+    loss = jrnn.PerStep(jrnn.losses.cross_entropy)
+    report = jrnn.analysis.inspect(snapshot.cell, snapshot.params, jax.tree.map(jnp.asarray, batch), loss)
+    for name, verdict in report.verdicts.items():
+        print(f"{name}: {verdict}")
+    written = run / "inspect.json"
+    written.write_text(json.dumps(report.as_json(), ensure_ascii=False), encoding="utf-8")
+    print(f"\nnumbers: {written}")
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no inspect.png: matplotlib is not installed, pip install 'jrnn[plots]'")
+        return 0
+    jrnn.plots.report(report).savefig(run / "inspect.png")
+    print(f"page:    {run / 'inspect.png'}")
+    return 0

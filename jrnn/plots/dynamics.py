@@ -1,0 +1,258 @@
+"""What `jrnn.analysis` finds: gradients through time, spectra, gates, phase portraits."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from jrnn.analysis import FixedPoints, GateStatistics, GradientFlow, Lyapunov, Projection, Sensitivity
+from jrnn.plots.figures import DASHES, MARKERS, add_legend, new_figure, point_style
+from jrnn.plots.lines import curves
+
+KINDS = {  # marker, whether it is filled
+    "stable": ("o", True),
+    "saddle": ("X", True),
+    "unstable": ("s", False),
+    "slow": ("D", False),
+}
+
+
+def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
+    """Draw how long the gradient of each state is at every step, on a logarithmic scale.
+
+        normₜ = √ Σ over sequences of ‖∂L/∂hₜ‖²
+
+    Args:
+      flow: what `gradient_flow` returns.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+
+    Returns:
+      The axes; `.figure.savefig("flow.png")` writes them.
+
+    >>> import numpy as np
+    >>> from jrnn.analysis import GradientFlow
+    >>> from jrnn.plots import gradient_norms
+    >>> ax = gradient_norms(GradientFlow(0.0, {"h": 0.5 ** np.arange(9.0)[::-1, None]}))
+    >>> [line.get_label() for line in ax.lines]
+    ['h (vanishing, ×0.5 a step)']
+    """
+    series = {}
+    for (name, total), (kind, rate) in zip(flow.totals.items(), flow.verdicts.values(), strict=True):
+        series[f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} a step)"] = total
+    ax = curves(series, ax, xlabel="step t", ylabel="‖∂L/∂h$_t$‖ (loss per unit of state)", log=True)
+    ax.set_title("Gradient of the loss by each state")
+    return ax
+
+
+def sensitivities(
+    found: Mapping[str, Sensitivity],
+    ax: Axes | None = None,
+    *,
+    bounds: Mapping[str, Any] | None = None,
+) -> Axes:
+    """Draw how much the last state depends on the states before it, by lag, on a logarithmic scale.
+
+    Args:
+      found: for each name, what `sensitivity` returns.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      bounds: for each name, the logarithm of a bound, as `log_bound` gives it.
+
+    Returns:
+      The axes; `.figure.savefig("sensitivity.png")` writes them.
+
+    Raises:
+      ValueError: nothing to draw.
+
+    >>> import numpy as np
+    >>> from jrnn.analysis import Sensitivity
+    >>> from jrnn.plots import sensitivities
+    >>> ax = sensitivities({"Elman": Sensitivity(np.log([0.25, 0.5, 1.0]), None)})
+    >>> ax.lines[0].get_ydata().round(2).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    series = {name: one.state[::-1] for name, one in found.items()}
+    series |= {name: np.exp(np.asarray(logs, np.float64))[::-1] for name, logs in (bounds or {}).items()}
+    ax = curves(series, ax, xlabel="lag T − t (steps)", ylabel="‖∂h$_T$/∂h$_t$‖", log=True)
+    ax.set_title("What the last state keeps of those before it")
+    return ax
+
+
+def eigenvalues(spectra: Mapping[str, Any], ax: Axes | None = None) -> Axes:
+    """Draw eigenvalues in the complex plane, beside the unit circle within which they shrink a state.
+
+    Args:
+      spectra: for each name, complex numbers of any shape: of a matrix, of a Jacobian, of all steps.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+
+    Returns:
+      The axes; `.figure.savefig("eigenvalues.png")` writes them.
+
+    Raises:
+      ValueError: nothing to draw.
+
+    >>> from jrnn.plots import eigenvalues
+    >>> ax = eigenvalues({"rotation": [1j, 1 - 1j]})
+    >>> ax.collections[0].get_offsets().tolist()
+    [[0.0, 1.0], [1.0, -1.0]]
+    """
+    if not spectra:
+        raise ValueError("spectra is empty, needs at least one set of eigenvalues")
+    ax = new_figure(5.6, 4.2).subplots() if ax is None else ax
+    turn = np.exp(2j * np.pi * np.linspace(0, 1, 200))
+    ax.plot(turn.real, turn.imag, color="black", linewidth=0.8, linestyle=":", label="|λ| = 1")
+    for index, (name, values) in enumerate(spectra.items()):
+        points = np.asarray(values, np.complex128).ravel()
+        style: dict[str, Any] = {
+            "marker": MARKERS[index % len(MARKERS)],
+            "edgecolor": f"C{index % 10}",
+            "facecolor": "none",
+        }
+        ax.scatter(points.real, points.imag, s=18, label=name, **point_style(index))
+    ax.set(title="Eigenvalues", xlabel="Re λ", ylabel="Im λ")
+    ax.set_aspect("equal")
+    ax.grid(alpha=0.3)
+    add_legend(ax)
+    return ax
+
+
+def lyapunov_spectrum(found: Mapping[str, Lyapunov], ax: Axes | None = None) -> Axes:
+    """Draw Lyapunov exponents from the largest on, with bars of two standard errors.
+
+    Args:
+      found: for each name, what `lyapunov` returns.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+
+    Returns:
+      The axes; `.figure.savefig("lyapunov.png")` writes them.
+
+    Raises:
+      ValueError: nothing to draw.
+
+    >>> import numpy as np
+    >>> from jrnn.analysis import Lyapunov
+    >>> from jrnn.plots import lyapunov_spectrum
+    >>> ax = lyapunov_spectrum({"GRU": Lyapunov(np.array([0.1, -0.2]), np.array([0.01, 0.02]), None)})
+    >>> ax.get_legend_handles_labels()[1]
+    ['GRU']
+    """
+    if not found:
+        raise ValueError("found is empty, needs at least one spectrum")
+    ax = new_figure().subplots() if ax is None else ax
+    ax.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    for index, (name, one) in enumerate(found.items()):
+        values, errors = (np.asarray(given, np.float64) for given in one[:2])
+        values = np.where(np.isfinite(values), values, np.nan)
+        style: dict[str, Any] = {"color": f"C{index % 10}", "linestyle": DASHES[index % len(DASHES)]}
+        style |= {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.0, "linewidth": 1.2}
+        ax.errorbar(np.arange(1, len(values) + 1), values, 2 * np.nan_to_num(errors), label=name, **style)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.set(title="Lyapunov spectrum", xlabel="exponent", ylabel="λ (nats per step)")
+    ax.grid(alpha=0.3)
+    add_legend(ax)
+    return ax
+
+
+def gate_saturation(gates: Mapping[str, GateStatistics], ax: Axes | None = None) -> Axes:
+    """Draw for every unit how often its gate is shut, and how often open: one point a unit.
+
+    On the diagonal from (0, 1) to (1, 0) a gate is as good as binary; at (0, 0) it never saturates.
+
+    Args:
+      gates: what `gate_statistics` returns, or a part of it.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+
+    Returns:
+      The axes; `.figure.savefig("gates.png")` writes them.
+
+    Raises:
+      ValueError: nothing to draw.
+
+    Reference: Karpathy, Johnson, Fei-Fei, Visualizing and understanding recurrent networks, 2015,
+    arXiv:1506.02078, whose figure 3 it is.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.GRU(3)
+    >>> found = jrnn.analysis.gate_statistics(cell, cell.init(jax.random.key(0), 2), jnp.ones((5, 2)))
+    >>> jrnn.plots.gate_saturation(found).get_xlabel()
+    'share of steps at which the gate is shut'
+    """
+    if not gates:
+        raise ValueError("gates is empty, needs at least one gate")
+    ax = new_figure(5.6, 4.2).subplots() if ax is None else ax
+    ax.plot([0, 1], [1, 0], color="black", linewidth=0.8, linestyle=":")
+    for index, (name, found) in enumerate(gates.items()):
+        style: dict[str, Any] = {
+            "marker": MARKERS[index % len(MARKERS)],
+            "edgecolor": f"C{index % 10}",
+            "facecolor": "none",
+        }
+        low, high = (np.asarray(share, np.float64).ravel() for share in (found.low, found.high))
+        ax.scatter(low, high, s=22, label=name, clip_on=False, **point_style(index))
+    ax.set(xlabel="share of steps at which the gate is shut", ylabel="share at which it is open")
+    ax.set(title="Saturation of gates, unit by unit", xlim=(0, 1), ylim=(0, 1))
+    ax.grid(alpha=0.3)
+    add_legend(ax)
+    return ax
+
+
+def phase_portrait(
+    projection: Projection,
+    trajectories: Iterable[Any] = (),
+    points: FixedPoints | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw trajectories and fixed points in the plane of the first two principal components.
+
+    Args:
+      projection: what `principal_components` returns, of two components at least.
+      trajectories: states as vectors, (T, D) each; a circle marks where one begins.
+      points: what `find_fixed_points` returns.
+      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+
+    Returns:
+      The axes; `.figure.savefig("portrait.png")` writes them.
+
+    Raises:
+      ValueError: a projection to less than two components, or states of another width.
+
+    >>> import numpy as np
+    >>> from jrnn.analysis import principal_components
+    >>> from jrnn.plots import phase_portrait
+    >>> path = np.stack([np.cos(np.arange(9.0)), np.sin(np.arange(9.0)), np.zeros(9)], 1)
+    >>> phase_portrait(principal_components(path), [path]).get_xlabel().split(",")[0]
+    'component 1'
+    """
+    if len(projection.axes) < 2:
+        raise ValueError(f"projection has {len(projection.axes)} components, needs 2")
+    ax = new_figure(6.4, 4.8).subplots() if ax is None else ax
+    for path in trajectories:
+        x, y = _plane(projection, path)
+        ax.plot(x, y, color="0.6", linewidth=0.7, zorder=1)
+        ax.plot(x[0], y[0], color="0.45", marker="o", markersize=3, markerfacecolor="none", zorder=1)
+    for index, (kind, (marker, filled)) in enumerate(KINDS.items()):
+        if points is None or not (chosen := points.kinds == kind).any():
+            continue
+        x, y = _plane(projection, points.states[chosen])
+        style: dict[str, Any] = {
+            "edgecolor": f"C{index}",
+            "facecolor": f"C{index}" if filled else "white",
+            "marker": marker,
+        }
+        ax.scatter(
+            x, y, s=46, edgecolor=colour, linewidth=1.1, zorder=3, label=f"{kind} ({chosen.sum()})", **style
+        )
+    share = np.asarray(projection.explained)
+    names = [f"component {i + 1}, {100 * share[i]:.0f} % of the variance" for i in (0, 1)]
+    ax.set(title="Phase portrait", xlabel=names[0], ylabel=names[1])
+    ax.grid(alpha=0.3)
+    if points is not None and len(points.kinds):
+        add_legend(ax)
+    return ax
+
+
+def _plane(projection: Projection, states: Any) -> NDArray[np.float64]:
+    """The first two components of states, (2, n)."""
+    return np.asarray(projection.project(states), np.float64)[..., :2].T
