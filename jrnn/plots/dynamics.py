@@ -105,11 +105,6 @@ def eigenvalues(spectra: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     ax.plot(turn.real, turn.imag, color="black", linewidth=0.8, linestyle=":", label="|λ| = 1")
     for index, (name, values) in enumerate(spectra.items()):
         points = np.asarray(values, np.complex128).ravel()
-        style: dict[str, Any] = {
-            "marker": MARKERS[index % len(MARKERS)],
-            "edgecolor": f"C{index % 10}",
-            "facecolor": "none",
-        }
         ax.scatter(points.real, points.imag, s=18, label=name, **point_style(index))
     ax.set(title="Eigenvalues", xlabel="Re λ", ylabel="Im λ")
     ax.set_aspect("equal")
@@ -184,11 +179,6 @@ def gate_saturation(gates: Mapping[str, GateStatistics], ax: Axes | None = None)
     ax = new_figure(5.6, 4.2).subplots() if ax is None else ax
     ax.plot([0, 1], [1, 0], color="black", linewidth=0.8, linestyle=":")
     for index, (name, found) in enumerate(gates.items()):
-        style: dict[str, Any] = {
-            "marker": MARKERS[index % len(MARKERS)],
-            "edgecolor": f"C{index % 10}",
-            "facecolor": "none",
-        }
         low, high = (np.asarray(share, np.float64).ravel() for share in (found.low, found.high))
         ax.scatter(low, high, s=22, label=name, clip_on=False, **point_style(index))
     ax.set(xlabel="share of steps at which the gate is shut", ylabel="share at which it is open")
@@ -236,14 +226,9 @@ def phase_portrait(
         if points is None or not (chosen := points.kinds == kind).any():
             continue
         x, y = _plane(projection, points.states[chosen])
-        style: dict[str, Any] = {
-            "edgecolor": f"C{index}",
-            "facecolor": f"C{index}" if filled else "white",
-            "marker": marker,
-        }
-        ax.scatter(
-            x, y, s=46, edgecolor=colour, linewidth=1.1, zorder=3, label=f"{kind} ({chosen.sum()})", **style
-        )
+        face = f"C{index}" if filled else "white"
+        style: dict[str, Any] = point_style(index) | {"marker": marker, "facecolor": face, "linewidth": 1.1}
+        ax.scatter(x, y, s=46, zorder=3, label=f"{kind} ({chosen.sum()})", **style)
     share = np.asarray(projection.explained)
     names = [f"component {i + 1}, {100 * share[i]:.0f} % of the variance" for i in (0, 1)]
     ax.set(title="Phase portrait", xlabel=names[0], ylabel=names[1])
