@@ -7,7 +7,6 @@ import pytest
 
 import jrnn
 from jrnn.analysis import gradient_flow, log_bound, sensitivity, verdict
-from tests.cases import CASES
 
 T, B, IN = 5, 3, 2
 LENGTHS = np.array([5, 3, 1])
@@ -184,39 +183,6 @@ def test_verdicts_of_a_flow_are_of_all_sequences_together():
     loss = jrnn.AtLast(lambda ys, targets, mask: ys.sum())
     found = gradient_flow(cell, params, jrnn.Batch(XS, XS), loss).verdicts
     assert list(found) == ["h"] and found["h"].rate == pytest.approx(0.5)
-
-
-def inputs_of(case):
-    if case.inputs:
-        return case.inputs(jax.random.key(1), (T,))
-    if getattr(case.cell, "in_ndim", 1) == 0:
-        return jnp.zeros(T, int)
-    return jax.random.normal(jax.random.key(1), (T, case.in_features))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
-def test_every_cell_has_a_flow_and_a_sensitivity(case):
-    cell, xs = case.cell, inputs_of(case)
-    params = cell.init(jax.random.key(0), case.in_features)
-    batch = jrnn.Batch(jax.tree.map(lambda x: x[:, None], xs), jnp.zeros((T, 1)))
-    loss = jrnn.PerStep(total)
-    if isinstance(cell, jrnn.Dense | jrnn.Embed):
-        for call in (lambda: gradient_flow(cell, params, batch, loss), lambda: sensitivity(cell, params, xs)):
-            with pytest.raises(ValueError) as caught:
-                call()
-            assert str(caught.value) == f"{cell} has no state of real numbers to look at"
-        return
-    flow = jax.eval_shape(lambda p: gradient_flow(cell, p, batch, loss), params)
-    assert flow.norms and all(norms.shape[:2] == (T, 1) for norms in flow.norms.values())
-    with jax.disable_jit():  # saves a compilation for every cell
-        found = sensitivity(cell, params, jax.tree.map(lambda x: x[:2], xs))
-    assert np.isfinite(found.log_state[-1]) and not np.isnan(found.log_state).any()
-
-
-def total(ys, targets, mask):
-    return sum(
-        jnp.square(leaf).sum() for leaf in jax.tree.leaves(ys) if jnp.issubdtype(leaf.dtype, jnp.inexact)
-    )
 
 
 ERRORS = [

@@ -6,7 +6,6 @@ import pytest
 import jrnn
 from jrnn.analysis import from_vector, jacobians, to_vector
 from jrnn.analysis.jacobians import growth, jacobian, spectra, spectrum, transient_growth
-from tests.cases import CASES
 
 RNG = np.random.default_rng(0)
 
@@ -195,36 +194,3 @@ def test_powers_grow_before_they_fade():
     np.testing.assert_allclose(transient_growth(normal, 5), 0.8 ** np.arange(6))
     assert transient_growth([[2]], 0).tolist() == [1]
     assert transient_growth(jnp.eye(1, dtype=jnp.float32) * 1e30, 3)[-1] == jnp.inf
-
-
-# every cell
-
-STATELESS = (jrnn.Dense, jrnn.Embed)
-
-
-def sequence(case, steps):
-    key = jax.random.key(1)
-    if case.inputs:
-        return case.inputs(key, (steps,))
-    if getattr(case.cell, "in_ndim", 1) == 0:
-        return jax.random.randint(key, (steps,), 0, case.in_features)
-    return jax.random.normal(key, (steps, case.in_features))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
-def test_every_cell(case):
-    with jax.enable_x64(False):
-        params = case.cell.init(jax.random.key(0), case.in_features)
-        xs = sequence(case, 3)
-        if isinstance(case.cell, STATELESS):
-            with pytest.raises(ValueError, match=r"has no state of real numbers to look at$"):
-                spectra(case.cell, params, xs)
-            return
-        found = spectra(case.cell, params, xs)
-    assert found.singular_values.shape[0] == 3 and found.norm.max() > 1e-3
-    # |det| is the product of both
-    np.testing.assert_allclose(
-        np.abs(found.eigenvalues.prod(-1)), found.singular_values.prod(-1), rtol=1e-6, atol=1e-30
-    )
-    assert (found.spectral_radius <= found.norm * (1 + 1e-9)).all()

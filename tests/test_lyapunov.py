@@ -8,8 +8,7 @@ import pytest
 import jrnn
 from jrnn.analysis import exponents
 from jrnn.analysis.exponents import Lyapunov, lyapunov, orthonormalise, predictability
-from tests.cases import CASES
-from tests.test_jacobians import STATELESS, linear, sequence
+from tests.test_jacobians import linear
 
 RNG = np.random.default_rng(0)
 
@@ -347,21 +346,3 @@ def test_newton_converges_where_it_should():
         assert bool(predictability(found.exponents[0], 150).converges) == fast
         iterations = newton(gain * w, drive)
         assert iterations < 20 if fast else iterations > 75
-
-
-# every cell
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
-def test_every_cell(case):
-    with jax.enable_x64(False):
-        params = case.cell.init(jax.random.key(0), case.in_features)
-        xs = sequence(case, 4)
-        if isinstance(case.cell, STATELESS):
-            with pytest.raises(ValueError, match=r"has no state of real numbers to look at$"):
-                lyapunov(case.cell, params, xs)
-            return
-        found = lyapunov(case.cell, params, xs, discard=1, exponents=2)
-    assert found.exponents.shape == (2,) and not np.isnan(found.exponents).any()
-    assert found.exponents[0] < 3 and found.exponents[0] >= found.exponents[1]

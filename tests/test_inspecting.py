@@ -1,0 +1,440 @@
+"""The report about a model, its verdicts on known dynamics, and the command that writes it."""
+
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import matplotlib.pyplot
+import numpy as np
+import pytest
+
+import jrnn
+from jrnn.analysis import (
+    gate_statistics,
+    gradient_flow,
+    inspect,
+    lyapunov,
+    predictability,
+    sensitivity,
+    spectra,
+)
+from jrnn.cli import TrainConfig, main
+
+STEPS = 40
+CROSS_ENTROPY = jrnn.PerStep(jrnn.losses.cross_entropy)
+SQUARES = jrnn.PerStep(jrnn.losses.mean_squared_error)
+
+
+@pytest.fixture(autouse=True)
+def no_pyplot():
+    yield
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def language():
+    """A character model, its parameters, a batch, and the report about them."""
+    model = jrnn.Stack((jrnn.Embed(3), jrnn.LSTM(4), jrnn.Dense(5)))
+    tokens = np.random.default_rng(0).integers(5, size=(STEPS + 1, 3))
+    batch = jrnn.Batch(jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:]))
+    params = model.init(jax.random.key(0), 5)
+    return model, params, batch, inspect(model, params, batch, CROSS_ENTROPY)
+
+
+@pytest.fixture(scope="module")
+def nameless():
+    """A model without gates and without w_hh, and the report about it."""
+    model = jrnn.Stack((jrnn.LRU(3), jrnn.Dense(2)))
+    xs = jax.random.normal(jax.random.key(1), (STEPS, 2, 2))
+    params = model.init(jax.random.key(0), 2)
+    return model, params, inspect(model, params, jrnn.Batch(xs, xs), SQUARES)
+
+
+def assert_same(left, right):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), left, right)
+
+
+# what a report holds
+
+
+def test_a_report_holds_what_each_function_finds(language):
+    model, params, batch, found = language
+    first = batch.xs[:, 0]
+    assert (found.model, found.steps) == (model, STEPS)
+    assert_same(found.flow, gradient_flow(model, params, batch, CROSS_ENTROPY))
+    assert {name: norms.shape for name, norms in found.flow.norms.items()} == {
+        "cells[1].h": (STEPS, 3), "cells[1].c": (STEPS, 3)
+    }  # fmt: skip
+    assert_same(found.sensitivity, sensitivity(model, params, first))
+    assert_same(found.lyapunov, lyapunov(model, params, first, exponents=8, discard=8))
+    assert_same(found.predictability, predictability(found.lyapunov.exponents[0], STEPS))
+    assert_same(found.jacobians, spectra(model, params, first, every=8))
+    assert found.jacobians.eigenvalues.shape == (5, 8)
+    assert_same(found.gates, gate_statistics(model, params, batch.xs))
+    assert list(found.gates) == ["i", "f", "g", "o"]
+    assert list(found.matrices) == ["[1].w_hh"]
+    blocks = np.split(np.asarray(params[1].w_hh), 4, axis=1)
+    radii = [np.abs(np.linalg.eigvals(block)).max() for block in blocks]
+    np.testing.assert_allclose(found.matrices["[1].w_hh"].spectral_radius, radii, rtol=1e-5)
+
+
+def test_a_carry_and_fewer_exponents(language):
+    model, params, batch, found = language
+    carry = jax.tree.map(lambda leaf: leaf + 0.9, model.initial_carry(params))
+    other = inspect(model, params, batch, CROSS_ENTROPY, carry, exponents=2)
+    first = batch.xs[:, 0]
+    assert_same(other.lyapunov, lyapunov(model, params, first, carry, exponents=2, discard=8))
+    assert_same(other.sensitivity, sensitivity(model, params, first, carry))
+    assert_same(other.jacobians, spectra(model, params, first, carry, every=8))
+    assert np.abs(other.jacobians.eigenvalues - found.jacobians.eigenvalues)[0].max() > 0.01
+    assert_same(other.flow, found.flow)  # of all sequences, which start anew
+
+
+def test_a_large_state_is_probed():
+    cell = jrnn.IndRNN(129)
+    params, xs = cell.init(jax.random.key(0), 1), jnp.ones((10, 1, 1))
+    found = inspect(cell, params, jrnn.Batch(xs, jnp.zeros((10, 1, 129))), SQUARES, exponents=1)
+    exact, probed = (sensitivity(cell, params, xs[:, 0], probes=probes).log_state for probes in (None, 32))
+    assert_same(found.sensitivity.log_state, probed)
+    assert np.abs(found.sensitivity.log_state - exact).max() > 1e-3
+
+
+def test_verdicts_in_words(language):
+    found, words = language[3], language[3].verdicts
+    assert list(words) == [
+        "gradient of the loss by cells[1].h",
+        "gradient of the loss by cells[1].c",
+        "gradient of the last state",
+        "memory",
+        "dynamics",
+        "recurrent matrix [1].w_hh",
+        "Jacobian of a step",
+        *(f"gate {name}" for name in "ifgo"),
+    ]
+    assert words["gradient of the loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
+    assert words["gradient of the last state"] == str(found.sensitivity.verdict)
+    assert words["recurrent matrix [1].w_hh"] == (
+        "spectral radius 1, 1, 1, 1; largest singular value 1, 1, 1, 1"  # orthogonal at the start
+    )
+    radii = np.abs(found.jacobians.eigenvalues).max(1)
+    assert words["Jacobian of a step"] == (
+        f"spectral radius {radii.min():.3g} to {radii.max():.3g}, "
+        f"stretches by {found.jacobians.singular_values.max():.3g} at most"
+    )
+    gate = found.gates["f"]
+    shares = (f"{100 * np.mean(share):.0f} %" for share in (gate.low, gate.high))
+    scale = np.asarray(gate.time_scale)
+    expected = "mean {:.2f}, below a tenth at {} of the steps and above nine tenths at {}".format(
+        np.mean(gate.mean), *shares
+    )
+    kept = f"; keeps for {np.median(scale):.3g} steps (the median unit), at most {scale.max():.3g}"
+    assert words["gate f"] == expected + kept
+    assert "keeps" not in words["gate i"] + words["gate g"] + words["gate o"]
+
+
+def test_a_cell_that_names_nothing(nameless):
+    model, params, found = nameless
+    assert found.matrices == found.gates == {}
+    assert found.verdicts["gates"] == "the cells name none, so nothing is known of them"
+    assert not any(name.startswith(("gate ", "recurrent")) for name in found.verdicts)
+    lambdas = np.exp(-np.exp(np.asarray(params[0].nu_log)))  # moduli
+    np.testing.assert_allclose(np.unique(found.jacobians.spectral_radius.round(5)), lambdas.max(), atol=2e-5)
+    assert len(found.lyapunov.exponents) == 6  # as many as 3 complex numbers have
+    assert found.as_json()["gates"] == found.as_json()["recurrent_matrices"] == {}
+
+
+# known dynamics
+
+
+def linear(matrix, steps=60, drive=1.0):
+    """A report about hₜ = A hₜ₋₁ + 1 · drive xₜ, of two sequences."""
+    cell = jrnn.Elman(len(matrix), activation="identity")
+    params = cell.init(jax.random.key(0), 1)
+    params = params._replace(w_hh=jnp.asarray(matrix, jnp.float32).T, w_ih=jnp.ones_like(params.w_ih))
+    xs = drive * jax.random.normal(jax.random.key(1), (steps, 2, 1))
+    return inspect(cell, params, jrnn.Batch(xs, jnp.zeros((steps, 2, len(matrix)))), SQUARES)
+
+
+TURN = np.array([[math.cos(0.7), -math.sin(0.7)], [math.sin(0.7), math.cos(0.7)]])
+
+
+def test_a_contraction():
+    found = linear(0.5 * TURN)
+    np.testing.assert_allclose(found.lyapunov.exponents, -math.log(2), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.sensitivity.log_state, np.log(2) * np.arange(-59, 1) + np.log(2) / 2, rtol=1e-5
+    )
+    words = found.verdicts
+    assert words["gradient of the last state"] == (
+        "vanishing: times 0.5 a step backwards, a tenth every 3.32 steps"
+    )
+    assert words["memory"] == "the last state depends on one 7 steps before by less than 1 %"  # 2⁻⁷ < 0.01
+    assert re.fullmatch(
+        r"contracting: largest Lyapunov exponent -0\.693 ± \S+ nats per step; how a sequence began is "
+        r"forgotten, all steps could run in parallel",
+        words["dynamics"],
+    )
+    assert words["recurrent matrix w_hh"] == "spectral radius 0.5; largest singular value 0.5"
+
+
+@pytest.mark.parametrize(
+    "steps", [60, 400]
+)  # in float32 the estimate is 1e-8 at last, and more than its error
+def test_a_rotation_keeps_distances(steps):
+    words = linear(TURN, steps).verdicts
+    assert words["dynamics"].startswith("neutral: largest Lyapunov exponent ")
+    assert words["dynamics"].endswith("nats per step; neighbouring states neither part nor meet")
+    assert words["gradient of the last state"] == "steady: times 1 a step backwards"
+    assert (
+        words["memory"] == f"after {steps - 1} steps the last state still depends on a state by more than 1 %"
+    )
+
+
+def test_an_explosion_is_chaos_at_most():
+    found = linear(1.5 * TURN)
+    np.testing.assert_allclose(found.lyapunov.exponents, math.log(1.5), rtol=1e-5)
+    steps = round(math.log(1 / np.finfo(np.float32).eps) / math.log(1.5))
+    assert re.fullmatch(
+        r"chaotic, as long as states stay bounded: largest Lyapunov exponent 0\.405 ± \S+ nats per step; "
+        rf"a rounding error is then as large as the state after {steps} steps",
+        found.verdicts["dynamics"],
+    )
+    assert found.verdicts["gradient of the last state"] == (
+        "exploding: times 1.5 a step backwards, tenfold every 5.68 steps"
+    )
+
+
+def test_a_step_that_forgets_all():
+    found = linear(0 * TURN, 10)
+    assert found.verdicts["dynamics"].startswith("contracting: largest Lyapunov exponent -inf ± ")
+    assert found.verdicts["memory"] == "the last state depends on one 1 steps before by less than 1 %"
+    assert found.as_json()["lyapunov"]["exponents"] == [None, None]
+    assert found.as_json()["sensitivity"]["log_state"] == [None] * 9 + [pytest.approx(math.log(2) / 2)]
+
+
+def tents(steps):
+    """A report about the tent map of slope 1.9, which is chaotic: λ = ln 1.9."""
+    cell = jrnn.from_functions(
+        init=lambda key, in_features: (),
+        initial_carry=lambda params, batch_shape=(), *, key=None: jnp.full((*batch_shape, 1), 0.3),
+        step=lambda params, h, x: (after := 1.9 * jnp.minimum(h, 1 - h), after),
+        out_features=1,
+    )
+    return inspect(cell, (), jrnn.Batch(*2 * (jnp.zeros((steps, 1, 1)),)), SQUARES)
+
+
+def test_chaos():
+    words = tents(50).verdicts
+    steps = round(math.log(1 / np.finfo(np.float32).eps) / math.log(1.9))
+    assert words["dynamics"].startswith(
+        "chaotic, as long as states stay bounded: largest Lyapunov exponent 0.642 ± "
+    )
+    assert words["dynamics"].endswith(f"as large as the state after {steps} steps")
+    assert re.fullmatch(r"exploding: times 1\.\d+ a step backwards, tenfold every 3\.\d+ steps",
+                        words["gradient of the loss by h"])  # fmt: skip
+
+
+def test_chaos_that_no_float_holds():
+    """1.9²⁰⁰ is above the largest float32: what is left of the gradient is looked at."""
+    found = tents(200)
+    lost = int(np.flatnonzero(~np.isfinite(found.flow.totals["h"]))[-1])
+    assert 60 < lost < 190
+    said = found.verdicts["gradient of the loss by h"]
+    assert said.startswith("exploding: times 1.") and said.endswith(f"; no float holds it up to step {lost}")
+    norms = strict(found)["gradient_norms"]["h"]
+    assert norms[: lost + 1] == [None] * (lost + 1) and None not in norms[lost + 1 :]
+    ax = jrnn.plots.report(found).axes[0]
+    assert ax.get_lines()[0].get_label().startswith("h (exploding, ×1.")
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata()[lost + 1 :], norms[lost + 1 :])
+
+
+# JSON
+
+
+def strict(found):
+    return json.loads(json.dumps(found.as_json(), allow_nan=False))
+
+
+def test_json_is_the_arrays(language):
+    found, written = language[3], strict(language[3])
+    assert written["model"] == str(found.model) and written["steps"] == STEPS
+    assert written["verdicts"] == found.verdicts
+    assert written["loss"] == float(found.flow.loss)
+    assert_same(written["gradient_norms"], {n: v.tolist() for n, v in found.flow.totals.items()})
+    assert written["sensitivity"] == {"log_state": found.sensitivity.log_state.tolist(), "log_inputs": None}
+    exponents, error, _ = found.lyapunov
+    assert written["lyapunov"] == {"exponents": exponents.tolist(), "standard_error": error.tolist()}
+    one = found.matrices["[1].w_hh"]
+    for name, values in {"jacobians": found.jacobians, "recurrent_matrices": one}.items():
+        parts = written[name] if name == "jacobians" else written[name]["[1].w_hh"]
+        assert parts == {
+            "real": values.eigenvalues.real.tolist(),
+            "imag": values.eigenvalues.imag.tolist(),
+            "singular_values": values.singular_values.tolist(),
+        }
+    assert list(written["gates"]) == ["i", "f", "g", "o"]
+    for name, gate in found.gates.items():
+        assert written["gates"][name] == {
+            key: np.asarray(getattr(gate, key), np.float64).tolist()
+            for key in ("mean", "low", "high", "time_scale")
+        }
+    assert len(written) == 10
+
+
+def test_json_of_inputs_and_of_nothing(nameless):
+    written, found = strict(nameless[2]), nameless[2].sensitivity
+    assert written["sensitivity"]["log_inputs"] == found.log_inputs.tolist()
+    assert written["gates"] == written["recurrent_matrices"] == {}
+
+
+# the page
+
+
+def test_the_page_has_a_panel_for_each_and_all_verdicts(language, nameless):
+    for found, absent in ((language[3], {}), (nameless[2], {4: "no recurrent matrix is named w_hh",
+                                                            5: "the cells name no gates"})):  # fmt: skip
+        figure = jrnn.plots.report(found)
+        figure.canvas.draw()
+        assert len(figure.axes) == 6
+        for index, ax in enumerate(figure.axes):
+            assert [text.get_text() for text in ax.texts] == ([absent[index]] if index in absent else [])
+            assert ax.has_data() == (index not in absent) == ax.axison
+            assert index in absent or (ax.get_title() and ax.get_xlabel() and ax.get_ylabel())
+        (words,) = figure.subfigs[1].texts
+        assert " ".join(words.get_text().split()) == " ".join(f"{n}: {v}" for n, v in found.verdicts.items())
+        box = words.get_window_extent()
+        assert box.y0 >= figure.bbox.y0 and box.x1 <= figure.bbox.x1
+        for legend in (ax.get_legend() for ax in figure.axes if ax.get_legend()):
+            assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in figure.axes)
+            assert not legend.get_window_extent().overlaps(legend.axes.xaxis.label.get_window_extent())
+    np.testing.assert_array_equal(
+        figure.axes[2].get_lines()[1].get_ydata(), np.asarray(found.lyapunov.exponents, np.float64)
+    )
+
+
+# errors
+
+
+def test_errors(language):
+    model, params, batch, _ = language
+    forwards = jrnn.Bidirectional(jrnn.Elman(2), jrnn.Elman(2))
+    xs, short = batch.xs, jrnn.Batch(batch.xs[:1], batch.targets[:1])
+    for given, kind, message in (
+        ((forwards, params, batch), TypeError, "inspect: cell must be a cell, got Bidirectional("),
+        (("LSTM", params, batch), TypeError, "inspect: cell must be a cell, got 'LSTM', which has no init"),
+        (
+            (model, params, batch._replace(lengths=jnp.array([3, 4, 5]))),
+            ValueError,
+            "inspect: lengths must be None, give sequences of one length",
+        ),
+        (
+            (model, params, jrnn.Batch(xs[:, 0], xs[:, 0])),
+            ValueError,
+            "inspect: xs has shape (40,), needs (time, batch, ...), two steps at least",
+        ),
+        (
+            (model, params, short),
+            ValueError,
+            "inspect: xs has shape (1, 3), needs (time, batch, ...), two steps at least",
+        ),
+    ):
+        with pytest.raises(kind, match="^" + re.escape(message)):
+            inspect(*given, CROSS_ENTROPY)
+    with pytest.raises(
+        ValueError, match=r"^inspect: the gradient by h is NaN or inf: does the state diverge\?$"
+    ):
+        linear(5 * TURN, 70)
+
+
+# the command
+
+
+TEXT = "".join(np.random.default_rng(0).choice(list("abc \n"), 1500))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run as `jrnn train` leaves it; tests write the page into it, and nothing else."""
+    run = tmp_path_factory.mktemp("runs") / "first run"
+    (text := run.parent / "text.txt").write_text(TEXT, encoding="utf-8")
+    vocabulary, config = jrnn.CharVocabulary.from_text(TEXT), TrainConfig(hidden=4, embed=3)
+    model = config.model(len(vocabulary))
+    params = model.init(jax.random.key(0), len(vocabulary))
+    settings = {"config": vars(config), "vocabulary": vars(vocabulary), "files": [str(text)], "sha256": ""}
+    jrnn.save(run, jrnn.Snapshot(model, len(vocabulary), params, meta=settings))
+    return run
+
+
+def refusal(capsys, *argv):
+    assert main(["inspect", *argv]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("jrnn: ") and said.count("\n") == 1
+    return said[len("jrnn: ") : -1]
+
+
+def expected(run, text, steps):
+    """The report about the text, by hand."""
+    stored = jrnn.load(run)
+    ids = jrnn.CharVocabulary(**stored.meta["vocabulary"]).encode(text)
+    xs, targets = (np.stack(np.split(part, 8), 1) for part in (ids[: 8 * steps], ids[1 : 8 * steps + 1]))
+    batch = jrnn.Batch(jnp.asarray(xs), jnp.asarray(targets))
+    return inspect(stored.cell, stored.params, batch, CROSS_ENTROPY)
+
+
+def test_inspect_prints_and_writes(trained, capsys):
+    assert main(["inspect", str(trained)]) == 0
+    out = capsys.readouterr().out
+    found = expected(trained, TEXT[-150:], 18)  # of 150 characters held out, 8 rows of 18 and one more
+    written = json.loads((trained / "inspect.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert written == strict(found)
+    lines = [f"{name}: {verdict}" for name, verdict in found.verdicts.items()]
+    ends = ["", f"numbers: {trained / 'inspect.json'}", f"page:    {trained / 'inspect.png'}"]
+    assert out.splitlines() == lines + ends
+    page = matplotlib.image.imread(trained / "inspect.png")
+    assert page.shape[1] > 1500 and page[..., :3].min() < 0.1 and page[..., :3].max() == 1
+
+
+def test_inspect_another_text_and_fewer_steps(trained, tmp_path, capsys):
+    other = TEXT[300:500]
+    (tmp_path / "other.txt").write_text(other, encoding="utf-8")
+    assert main(["inspect", str(trained), "--text", str(tmp_path / "other.txt"), "--steps", "18"]) == 0
+    found = expected(trained, other, 18)
+    assert json.loads((trained / "inspect.json").read_text(encoding="utf-8")) == strict(found)
+    assert f"memory: {found.verdicts['memory']}\n" in capsys.readouterr().out
+
+
+def test_inspect_without_matplotlib(trained, monkeypatch, capsys):
+    monkeypatch.setattr("jrnn.cli.inspecting.importlib.util.find_spec", lambda name: None)
+    (trained / "inspect.png").unlink(missing_ok=True)
+    assert main(["inspect", str(trained)]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "no inspect.png: matplotlib is not installed, pip install 'jrnn[plots]'"
+    assert not (trained / "inspect.png").exists()
+
+
+def test_inspect_refuses(trained, tmp_path, capsys):
+    run = str(trained)
+    for name, content in {"short.txt": TEXT[:80], "enough.txt": TEXT[:81], "empty.txt": ""}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    text = lambda name: ("--text", str(tmp_path / name))
+    short = "the text is too short: it has 80 characters, needs 81"
+    assert refusal(capsys, run, *text("short.txt")) == short
+    assert refusal(capsys, run, *text("empty.txt")) == f"{tmp_path}/empty.txt: the file is empty"
+    assert refusal(capsys, run, *text("no.txt")) == f"{tmp_path}/no.txt: no such file"
+    assert refusal(capsys, run, "--steps", "9") == "--steps must be at least 10, got 9"
+    assert refusal(capsys, str(tmp_path / "x")) == (
+        f"{tmp_path}/x: not the directory of a run: there is nothing of that name"
+    )
+    nothing = "not the directory of a run: it holds no complete checkpoint"
+    assert refusal(capsys, str(tmp_path)) == f"{tmp_path}: {nothing}"
+    unknown = "unrecognized arguments: --layers 2 (see jrnn --help)"
+    assert refusal(capsys, run, "--layers", "2") == unknown
+    assert refusal(capsys, run, "--steps", "0").startswith(
+        "argument --steps: needs a whole number of at least 1, got '0'"
+    )
+    assert not list(tmp_path.glob("inspect.*"))
+    assert main(["inspect", run, *text("enough.txt")]) == 0
+    assert json.loads((trained / "inspect.json").read_text(encoding="utf-8"))["steps"] == 10
