@@ -168,6 +168,7 @@ def test_exponents_have_bars_of_two_standard_errors():
     assert [line.get_xydata().tolist() for line in lines] == [[[1, 0.2], [2, -0.1]], [[1, -0.5]]]
     np.testing.assert_allclose(bars[0].get_segments(), [[[1, 0.1], [1, 0.3]], [[2, -0.12], [2, -0.08]]])
     np.testing.assert_allclose(bars[1].get_segments(), [[[1, -0.7], [1, -0.3]]])
+    assert repr(lines[0]._dash_pattern) != repr(lines[1]._dash_pattern)
     assert [line.get_ydata() for line in ax.lines if line not in lines] == [[0, 0]]
     assert labels(ax) == ("Lyapunov spectrum", "exponent, the largest first", "λ (nats per step)")
     assert all(tick == round(tick) for tick in ax.get_xticks())
@@ -309,7 +310,7 @@ def test_all_is_told_apart_without_colour(draw):
 
 
 def test_names_with_dollars_are_no_formulas():
-    name = "$\\x$ $"
+    name = "$\\x$"  # which matplotlib cannot read
     for ax in (
         sensitivities({name: sensed([0.0, 0.0])}),
         eigenvalues({name: [1]}),

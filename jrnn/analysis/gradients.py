@@ -36,9 +36,10 @@ class GradientFlow(NamedTuple):
 
     @property
     def verdicts(self) -> "dict[str, Verdict]":
-        """What becomes of the gradient of each state, of all sequences together."""
+        """What becomes of the gradient of each state, of all sequences together, where floats hold it."""
+        totals = {name: np.where(np.isfinite(total), total, 0) for name, total in self.totals.items()}
         with np.errstate(divide="ignore"):
-            return {name: verdict(np.log(total)) for name, total in self.totals.items()}
+            return {name: verdict(np.log(total)) for name, total in totals.items()}
 
 
 def gradient_flow(
@@ -121,8 +122,11 @@ def _flow(model: Any, loss: training.Loss, method: Scan) -> Callable[..., Gradie
 
 
 def _norms(gradients: Array, rank: int) -> Array:
-    squares = jnp.square(jnp.abs(gradients))
-    return jnp.sqrt(squares.sum(tuple(range(squares.ndim - rank, squares.ndim))))
+    lengths = jnp.abs(gradients)
+    largest = lengths.max()
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares leave the range of floats
+    axes = tuple(range(lengths.ndim - rank, lengths.ndim))
+    return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))
 
 
 class Sensitivity(NamedTuple):

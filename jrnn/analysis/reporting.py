@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from jrnn.analysis.exponents import Lyapunov, Predictability, lyapunov, predictability
 from jrnn.analysis.gates import GateStatistics, gate_statistics
@@ -16,6 +17,7 @@ from jrnn.analysis.states import begin, to_vector
 from jrnn.checks import require_cell
 from jrnn.data import Batch
 from jrnn.training import steps as training
+from jrnn.unrolling.boundary import check_inputs
 
 PROBES = 32  # of the sensitivity of a state of more entries than
 EXACT = 128
@@ -39,7 +41,8 @@ class Report(NamedTuple):
     @property
     def verdicts(self) -> dict[str, str]:
         """What the numbers mean, a sentence for each."""
-        found = {f"gradient of the loss by {name}": str(v) for name, v in self.flow.verdicts.items()}
+        flows, totals = self.flow.verdicts, self.flow.totals
+        found = {f"gradient of the loss by {n}": f"{flows[n]}{_beyond(totals[n])}" for n in flows}
         found["gradient of the last state"] = str(self.sensitivity.verdict)
         found["memory"] = self._memory()
         found["dynamics"] = self._dynamics()
@@ -53,7 +56,7 @@ class Report(NamedTuple):
             f"{np.max(self.jacobians.norm):.3g} at most"
         )
         for name, gate in self.gates.items():
-            found[f"gate {name}"] = _gate(gate)
+            found[f"gate {name}"] = _gate(name, gate)
         if not self.gates:
             found["gates"] = "the cells name none, so nothing is known of them"
         return found
@@ -68,10 +71,12 @@ class Report(NamedTuple):
     def _dynamics(self) -> str:
         exponent, error = (float(values[0]) for values in self.lyapunov[:2])
         rate = f"largest Lyapunov exponent {exponent:.3g} ± {error:.1g} nats per step"
-        if exponent > 2 * error:
-            ahead = float(self.predictability.horizon)
-            return f"chaotic: {rate}; a rounding error is as large as the state after {ahead:.0f} steps"
-        if exponent < -2 * error:
+        still = max(1 / self.steps, 2 * error)  # less than a factor of e in all steps is none, however sure
+        if exponent > still:
+            ahead = f"after {float(self.predictability.horizon):.0f} steps"
+            bounded = "chaotic, as long as states stay bounded"
+            return f"{bounded}: {rate}; a rounding error is then as large as the state {ahead}"
+        if exponent < -still:
             return f"contracting: {rate}; how a sequence began is forgotten, all steps could run in parallel"
         return f"neutral: {rate}; neighbouring states neither part nor meet"
 
@@ -118,7 +123,7 @@ def inspect(
       params: its parameters.
       batch: inputs and targets, (time, batch, features), without lengths.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      carry: carry to start from, of one sequence; a new one if left out.
+      carry: what the first sequence starts from where it is looked at alone; a new one if left out.
       exponents: how many Lyapunov exponents, from the largest.
 
     Returns:
@@ -126,7 +131,8 @@ def inspect(
 
     Raises:
       TypeError: a layer, or what is no cell.
-      ValueError: as of the functions that it calls.
+      ValueError: lengths, less than two steps, no batch axis, a gradient that is not finite, or as of the
+        functions that it calls.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Stack((jrnn.Elman(4), jrnn.Dense(1)))
@@ -139,15 +145,22 @@ def inspect(
     require_cell("inspect: cell", cell)
     if batch.lengths is not None:
         raise ValueError("inspect: lengths must be None, give sequences of one length")
+    steps, shape = check_inputs(cell, batch.xs)
+    if steps < 2 or not shape:
+        given = jax.tree.leaves(batch.xs)[0].shape
+        raise ValueError(f"inspect: xs has shape {given}, needs (time, batch, ...), two steps at least")
     xs = jax.tree.map(lambda leaf: leaf[:, 0], batch.xs)
-    start = begin(cell, params, xs, carry)
-    steps, size = len(jax.tree.leaves(xs)[0]), to_vector(cell, params, start).size
+    size = to_vector(cell, params, begin(cell, params, xs, carry)).size
+    flow = gradient_flow(cell, params, batch, loss)
+    for name, total in flow.totals.items():
+        if not np.isfinite(total[-1]):
+            raise ValueError(f"inspect: the gradient by {name} is NaN or inf: does the state diverge?")
     found = lyapunov(cell, params, xs, carry, exponents=min(exponents, size), discard=steps // 5)
     matrices = {name: spectrum(blocks) for name, blocks in recurrent_matrices(params).items()}
     return Report(
         cell,
         steps,
-        gradient_flow(cell, params, batch, loss),
+        flow,
         sensitivity(cell, params, xs, carry, probes=PROBES if size > EXACT else None),
         found,
         predictability(found.exponents[0], steps),
@@ -166,14 +179,18 @@ def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
         raise
 
 
-def _gate(gate: GateStatistics) -> str:
+def _beyond(norms: NDArray[np.float64]) -> str:
+    """In a long chaotic sequence a gradient leaves the range of floats."""
+    lost = np.flatnonzero(~np.isfinite(norms))
+    return f"; no float holds it up to step {lost[-1]}" if lost.size else ""
+
+
+def _gate(name: str, gate: GateStatistics) -> str:
     low, high, mean = (float(np.mean(given)) for given in (gate.low, gate.high, gate.mean))
-    text = (
-        f"{mean:.2f} in the mean, below a tenth at {low:.0%} and above nine tenths at {high:.0%} of the steps"
-    )
-    scale = np.asarray(gate.time_scale, np.float64)
-    if (np.asarray(gate.mean) > 0).all() and np.isfinite(scale).any():
-        text += f"; as a factor it keeps for {np.median(scale):.3g} steps, at most {np.max(scale):.3g}"
+    text = f"mean {mean:.2f}, below a tenth at {low:.0%} of the steps and above nine tenths at {high:.0%}"
+    if name.startswith("f"):  # what a forget gate multiplies is the memory
+        scale = np.asarray(gate.time_scale, np.float64)
+        text += f"; keeps for {np.median(scale):.3g} steps (the median unit), at most {np.max(scale):.3g}"
     return text.replace("%", " %")
 
 

@@ -13,6 +13,7 @@ from jrnn.cli.sampling import load_run
 from jrnn.cli.training import read
 
 ROWS = 8  # sequences for what takes a batch
+LEAST = 10  # characters of a sequence
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -21,9 +22,11 @@ def inspect(arguments: argparse.Namespace) -> int:
     snapshot = load_run(run, best=True)
     vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
     text = read((arguments.text,)) if arguments.text else jrnn.data.split(read(snapshot.meta["files"]))[1]
+    if arguments.steps < LEAST:
+        raise ValueError(f"--steps must be at least {LEAST}, got {arguments.steps}")
     steps = min(arguments.steps, (len(text) - 1) // ROWS)
-    if steps < 10:
-        raise ValueError(f"the text is too short: it has {len(text)} characters, needs {10 * ROWS + 1}")
+    if steps < LEAST:
+        raise ValueError(f"the text is too short: it has {len(text)} characters, needs {LEAST * ROWS + 1}")
     batch = jrnn.Stream(vocabulary.encode(text), ROWS, steps)[0]
     loss = jrnn.PerStep(jrnn.losses.cross_entropy)
     report = jrnn.analysis.inspect(snapshot.cell, snapshot.params, jax.tree.map(jnp.asarray, batch), loss)

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from jrnn.analysis import FixedPoints, GateStatistics, GradientFlow, Lyapunov, Projection, Sensitivity
+from jrnn.analysis import (
+    FixedPoints,
+    GateStatistics,
+    GradientFlow,
+    Lyapunov,
+    Projection,
+    Sensitivity,
+    verdict,
+)
 from jrnn.plots.figures import DASHES, MARKERS, add_legend, new_figure, point_style
 from jrnn.plots.lines import curves
 
@@ -25,6 +33,8 @@ def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
 
         normₜ = √ Σ over sequences of ‖∂L/∂hₜ‖²
 
+    What has left the range of floats on its way back leaves a gap.
+
     Args:
       flow: what `gradient_flow` returns.
       ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
@@ -40,7 +50,9 @@ def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     ['h (vanishing, ×0.5 a step)']
     """
     series = {}
-    for (name, total), (kind, rate) in zip(flow.totals.items(), flow.verdicts.values(), strict=True):
+    for name, total in flow.totals.items():
+        with np.errstate(divide="ignore"):
+            kind, rate = verdict(np.where(np.isfinite(total), np.log(total), -np.inf))
         series[f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} a step)"] = total
     ax = curves(series, ax, xlabel="step t", ylabel="‖∂L/∂h$_t$‖ (loss per unit of state)", log=True)
     ax.set_title("Gradient of the loss by each state")
@@ -58,13 +70,13 @@ def sensitivities(
     Args:
       found: for each name, what `sensitivity` returns.
       ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      bounds: for each name, the logarithm of a bound, as `log_bound` gives it.
+      bounds: for each name, none of them in `found`, the logarithm of a bound, as `log_bound` gives it.
 
     Returns:
       The axes; `.figure.savefig("sensitivity.png")` writes them.
 
     Raises:
-      ValueError: nothing to draw.
+      ValueError: nothing to draw, or a bound that is named like what it bounds.
 
     >>> import numpy as np
     >>> from jrnn.analysis import Sensitivity
@@ -73,8 +85,11 @@ def sensitivities(
     >>> ax.lines[0].get_ydata().round(2).tolist()
     [1.0, 0.5, 0.25]
     """
-    series = {name: one.state[::-1] for name, one in found.items()}
-    series |= {name: np.exp(np.asarray(logs, np.float64))[::-1] for name, logs in (bounds or {}).items()}
+    if twice := found.keys() & (bounds or {}).keys():
+        raise ValueError(f"bounds has {sorted(twice)}, which found has too: give a bound a name of its own")
+    logs = {name: one.log_state for name, one in found.items()} | dict(bounds or {})
+    with np.errstate(over="ignore"):  # what no float can hold leaves a gap
+        series = {name: np.exp(np.asarray(values, np.float64))[::-1] for name, values in logs.items()}
     ax = curves(series, ax, xlabel="lag T − t (steps)", ylabel="‖∂h$_T$/∂h$_t$‖", log=True)
     ax.set_title("What the last state keeps of those before it")
     return ax
@@ -102,12 +117,13 @@ def eigenvalues(spectra: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         raise ValueError("spectra is empty, needs at least one set of eigenvalues")
     ax = new_figure(5.6, 4.2).subplots() if ax is None else ax
     turn = np.exp(2j * np.pi * np.linspace(0, 1, 200))
-    ax.plot(turn.real, turn.imag, color="black", linewidth=0.8, linestyle=":", label="|λ| = 1")
+    circle: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": ":", "zorder": 3}
+    ax.plot(turn.real, turn.imag, label="|λ| = 1", **circle)
     for index, (name, values) in enumerate(spectra.items()):
         points = np.asarray(values, np.complex128).ravel()
         ax.scatter(points.real, points.imag, s=18, label=name, **point_style(index))
     ax.set(title="Eigenvalues", xlabel="Re λ", ylabel="Im λ")
-    ax.set_aspect("equal")
+    ax.set_aspect("equal", adjustable="datalim")  # the axes keep their size, and the legend its place
     ax.grid(alpha=0.3)
     add_legend(ax)
     return ax
@@ -144,7 +160,7 @@ def lyapunov_spectrum(found: Mapping[str, Lyapunov], ax: Axes | None = None) -> 
         style |= {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.0, "linewidth": 1.2}
         ax.errorbar(np.arange(1, len(values) + 1), values, 2 * np.nan_to_num(errors), label=name, **style)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set(title="Lyapunov spectrum", xlabel="exponent", ylabel="λ (nats per step)")
+    ax.set(title="Lyapunov spectrum", xlabel="exponent, the largest first", ylabel="λ (nats per step)")
     ax.grid(alpha=0.3)
     add_legend(ax)
     return ax
@@ -206,7 +222,7 @@ def phase_portrait(
       The axes; `.figure.savefig("portrait.png")` writes them.
 
     Raises:
-      ValueError: a projection to less than two components, or states of another width.
+      ValueError: a projection to less than two components, states of another width, or no rows of them.
 
     >>> import numpy as np
     >>> from jrnn.analysis import principal_components
@@ -218,14 +234,14 @@ def phase_portrait(
     if len(projection.axes) < 2:
         raise ValueError(f"projection has {len(projection.axes)} components, needs 2")
     ax = new_figure(6.4, 4.8).subplots() if ax is None else ax
-    for path in trajectories:
-        x, y = _plane(projection, path)
+    for number, path in enumerate(trajectories):
+        x, y = _plane(projection, path, f"trajectories[{number}]")
         ax.plot(x, y, color="0.6", linewidth=0.7, zorder=1)
-        ax.plot(x[0], y[0], color="0.45", marker="o", markersize=3, markerfacecolor="none", zorder=1)
+        ax.plot(x[0], y[0], color="0.2", marker="o", markersize=4, markerfacecolor="none", zorder=2)
     for index, (kind, (marker, filled)) in enumerate(KINDS.items()):
         if points is None or not (chosen := points.kinds == kind).any():
             continue
-        x, y = _plane(projection, points.states[chosen])
+        x, y = _plane(projection, points.states[chosen], "points.states")
         face = f"C{index}" if filled else "white"
         style: dict[str, Any] = point_style(index) | {"marker": marker, "facecolor": face, "linewidth": 1.1}
         ax.scatter(x, y, s=46, zorder=3, label=f"{kind} ({chosen.sum()})", **style)
@@ -238,6 +254,9 @@ def phase_portrait(
     return ax
 
 
-def _plane(projection: Projection, states: Any) -> NDArray[np.float64]:
+def _plane(projection: Projection, states: Any, name: str) -> NDArray[np.float64]:
     """The first two components of states, (2, n)."""
-    return np.asarray(projection.project(states), np.float64)[..., :2].T
+    shape, width = np.shape(states), len(projection.mean)
+    if len(shape) != 2 or not shape[0] or shape[1] != width:
+        raise ValueError(f"{name} has shape {shape}, needs (T, {width}), a state or more")
+    return np.asarray(projection.project(states), np.float64)[:, :2].T

@@ -1,17 +1,17 @@
 """A page about a trained model."""
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jrnn.analysis import Report
+from jrnn.analysis import Report, Spectrum
 from jrnn.plots.dynamics import eigenvalues, gate_saturation, gradient_norms, lyapunov_spectrum, sensitivities
 from jrnn.plots.figures import new_figure
 
-WIDTH = 118  # characters of a line of verdicts
+WIDTH = 165  # characters of a line of verdicts
 
 
 def report(found: Report) -> Figure:
@@ -44,26 +44,33 @@ def report(found: Report) -> Figure:
     gradient_norms(found.flow, axes[0])
     sensitivities({"this model": found.sensitivity}, axes[1])
     lyapunov_spectrum({"this model": found.lyapunov}, axes[2])
-    jacobians = {"at a few steps": found.jacobians.eigenvalues}
-    eigenvalues(jacobians, axes[3]).set_title("Eigenvalues of ∂h$_t$/∂h$_{t-1}$")
-    matrices = {name: np.asarray(one.eigenvalues) for name, one in found.matrices.items()}
-    if matrices:
-        eigenvalues(matrices, axes[4]).set_title("Eigenvalues of recurrent matrices")
+    _draw_eigenvalues(axes[3], {"at a few steps": found.jacobians}, "∂h$_t$/∂h$_{t-1}$")
+    if found.matrices:
+        _draw_eigenvalues(axes[4], found.matrices, "recurrent matrices")
     else:
         _leave_empty(axes[4], "no recurrent matrix is named w_hh")
     if found.gates:
         gate_saturation(found.gates, axes[5])
     else:
         _leave_empty(axes[5], "the cells name no gates")
-    for ax, drawn_there, reason in (
-        (axes[4], matrices, "no matrix named w_hh"),
-        (axes[5], found.gates, "no gate named"),
-    ):
-        if not drawn_there:
-            ax.text(0.5, 0.5, reason, ha="center", va="center", transform=ax.transAxes)
-            ax.set_axis_off()
+    for ax in axes[:5]:
+        _put_legend_below(ax)
     parts[1].text(0.02, 0.98, "\n".join(lines), va="top", fontsize=9.5, family="monospace", parse_math=False)
     return figure
+
+
+def _draw_eigenvalues(ax: Axes, spectra: Mapping[str, Spectrum], of: str) -> None:
+    eigenvalues({name: one.eigenvalues for name, one in spectra.items()}, ax)
+    ax.set_title(f"Eigenvalues of {of}")
+
+
+def _put_legend_below(ax: Axes) -> None:
+    """Where columns are narrow there is room below; a single name says nothing new on a page of one model."""
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
+    handles, names = ax.get_legend_handles_labels()
+    if len(handles) > 1:
+        ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
 
 
 def _leave_empty(ax: Axes, reason: str) -> None:
