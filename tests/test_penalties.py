@@ -156,7 +156,7 @@ def test_penalties_are_added_and_recorded(tmp_path):
     seen = []
     fitted = jrnn.fit(
         cell, [batch] * 3, SQUARES, optimizer=optax.sgd(0.1), key=jax.random.key(0), in_features=IN,
-        monitors=(watch, lambda record, state: seen.append(dict(record))), out=tmp_path / "run",
+        monitors=(watch, lambda record, state: (seen.append(dict(record)), None)), out=tmp_path / "run",
         progress=jrnn.Progress(bar=False), penalties=(OrthogonalPenalty(0.1),),
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

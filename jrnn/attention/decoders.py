@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -261,12 +262,18 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
             else node.cell
         )
         memories = _memories(attention, own, memory, lengths, mask)
-        batches = {read.valid.shape[:-1] for read in memories} | {node.last.shape[:-1]}
-        if len(batches) > 1:
-            raise ValueError(f"memory and carry must have one batch shape, got {sorted(batches)}")
+        _check_batches({read.valid.shape[:-1] for read in memories} | {node.last.shape[:-1]})
         return AttentionCarry(inner, node.last, memories)
 
     return jax.tree.map(visit, carry, is_leaf=lambda node: isinstance(node, AttentionCarry))
+
+
+def _check_batches(shapes: set[tuple[int, ...]]) -> None:
+    """Refuse memories of another batch than the carry; one memory for all sequences has no batch axis."""
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise ValueError(f"memory and carry must have one batch shape, got {sorted(shapes)}") from error
 
 
 def attached(carry: Any) -> list[Memory]:

@@ -88,7 +88,7 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
     """Leaves as they are, whose gradients are scaled together to `max_norm` at most, each sequence alone."""
 
     def backwards(_: Any, gradients: list[Array]) -> list[Array]:
-        squares = [jnp.square(jnp.abs(g)) for g in gradients]
+        squares = [jnp.square(_wide(jnp.abs(g))) for g in gradients]
         own = zip(squares, ranks, strict=True)
         norm = jnp.sqrt(sum(s.sum(tuple(range(s.ndim - rank, s.ndim))) for s, rank in own))
         scale = jnp.where(norm > max_norm, max_norm / jnp.where(norm > max_norm, norm, 1), 1)
@@ -96,3 +96,8 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
 
     # a linear map with a transpose of one's own that works in all modes: custom_vjp has no forward mode
     return list(lax.custom_linear_solve(lambda x: x, leaves, lambda _, x: x, backwards)) if leaves else []
+
+
+def _wide(lengths: Array) -> Array:
+    """In a float whose range holds their squares."""
+    return lengths.astype(jnp.float32) if jnp.finfo(lengths.dtype).bits < 32 else lengths

@@ -39,7 +39,7 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
 Batches = Iterable[Batch]
-Monitor = Callable[[dict[str, Any], TrainState], Mapping[str, Any] | None]
+Monitor = Callable[[dict[str, Any], TrainState], Any]
 
 
 class FitResult(NamedTuple):
@@ -100,8 +100,8 @@ def fit(
       patience: stop after so many epochs without a better validation loss.
       penalties: functions `(params, batch)` of which the values are added to the loss while training.
       monitors: functions `(record, state)`, called after every step with its step, epoch, loss and
-        grad_norm, and after every epoch with its entry of the history. Numbers that one returns after a
-        step, by name, are shown by the bar and join the record, and so the metrics file.
+        grad_norm, and after every epoch with its entry of the history. A mapping of names to numbers that
+        one returns after a step is shown by the bar and joins the record, and so the metrics file.
       out: directory for checkpoints, the parameters of the best epoch (`best`) and `metrics.jsonl` (losses
         in nats); None: nothing is written.
       resume: go on from the newest checkpoint in `out`.
@@ -286,7 +286,9 @@ class Run:
         """Call the monitors after a step, and add the numbers that they return to its record."""
         numbers: dict[str, float] = {}
         for monitor in self.plan.monitors:
-            numbers |= {name: float(value) for name, value in (monitor(record, self.state) or {}).items()}
+            found = monitor(record, self.state)
+            if isinstance(found, Mapping):  # a lambda may return anything
+                numbers |= {name: float(value) for name, value in found.items()}
         if taken := numbers.keys() & record.keys():
             raise ValueError(f"monitors return {sorted(taken)}, which the record of a step has already")
         record |= numbers
