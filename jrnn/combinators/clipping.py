@@ -100,4 +100,4 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
 
 def _wide(lengths: Array) -> Array:
     """In a float whose range holds their squares."""
-    return lengths.astype(jnp.float32) if jnp.finfo(lengths.dtype).bits < 32 else lengths
+    return lengths.astype(jnp.float32) if lengths.dtype.itemsize < 4 else lengths
