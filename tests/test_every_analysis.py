@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.analysis import gradient_flow, growth, jacobian, lyapunov, sensitivity, spectra
+from jrnn.analysis import (
+    from_vector,
+    gradient_flow,
+    growth,
+    jacobian,
+    lyapunov,
+    sensitivity,
+    spectra,
+    to_vector,
+)
 from jrnn.analysis.states import begin
 from tests.cases import CASES
 
@@ -93,3 +102,22 @@ def test_spectra_are_those_of_the_jacobians(cell):
     np.testing.assert_allclose(found.singular_values, np.linalg.svd(jacobians, compute_uv=False), atol=1e-10)
     determinants = np.linalg.det(jacobians)
     np.testing.assert_allclose(found.eigenvalues.prod(-1), determinants, atol=1e-10)
+
+
+def test_a_state_as_a_vector_and_back():
+    cell = jrnn.Stack((jrnn.ClockworkRNN(4, periods=(1, 2)), jrnn.LRU(3), jrnn.LSTM(2)), dropout=0.5)
+    params = cell.init(jax.random.key(0), 2)
+    carry = cell.initial_carry(params, key=jax.random.key(3))
+    for x in np.random.default_rng(0).normal(size=(T, 2)):
+        carry, _ = cell.step(params, carry, jnp.asarray(x))
+    vector = to_vector(cell, params, carry)
+    clock, complex_state, lstm = carry.cells
+    parts = (clock.h, complex_state.real, complex_state.imag, lstm.h, lstm.c)
+    np.testing.assert_array_equal(vector, np.concatenate(parts))
+    start = cell.initial_carry(params, key=jax.random.key(4))
+    back = from_vector(cell, params, vector, start)
+    for new, old in zip(jax.tree.leaves(back.cells), jax.tree.leaves(carry.cells), strict=True):
+        if jnp.issubdtype(new.dtype, jnp.inexact):
+            np.testing.assert_array_equal(new, old)
+    assert back.key is start.key and complex_state.imag.any()
+    assert jax.tree.structure(back) == jax.tree.structure(carry)
