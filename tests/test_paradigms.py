@@ -329,6 +329,8 @@ def test_noise_of_a_forecast_follows_from_its_key():
 
 
 ERRORS = [
+    (lambda: jrnn.autoregressive(jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(2)),)), None, XS), ValueError,
+     r"^autoregressive: Sequential\(.* looks ahead, and sees what is to be predicted$"),
     (lambda: jrnn.one_to_many(jrnn.Bidirectional(LOOP), None, XS[0], 3), TypeError,
      r"^one_to_many: cell must be a cell, got Bidirectional"),
     (lambda: jrnn.one_to_many(LOOP, None, XS[0], -1), ValueError, "^steps must be .* 0 or more, got -1$"),

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jrnn.cell import carry_spec, in_ndim, is_layer, is_slot
+from jrnn.unrolling import Scan
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 
 Push = Callable[[Array], Array]  # (D,) -> (D,)
@@ -35,7 +36,7 @@ def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None 
     """
     if is_layer(cell):
         raise TypeError(f"analysis of states takes cells, and {cell} is a layer: give one of its cells")
-    check_runs(cell, _Any(), key)
+    check_runs(cell, Scan(), key)
     steps, shape = check_inputs(cell, xs)
     if len(shape) != _spatial(cell):
         given = jax.tree.leaves(xs)[0].shape
@@ -176,10 +177,3 @@ def _spatial(cell: Any) -> int:
     values = [getattr(cell, field.name) for field in dataclasses.fields(cell)]
     inner = [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
     return max([int(getattr(cell, "spatial", 0)), *map(_spatial, inner)])
-
-
-class _Any:
-    """Stands for a method where none is run."""
-
-    def run(self, loop: Any) -> Any:
-        raise NotImplementedError

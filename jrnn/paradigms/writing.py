@@ -11,7 +11,7 @@ from jrnn.alignment import expand, select
 from jrnn.cell import Cell
 from jrnn.checks import check_choice, check_lag, check_width, require_cell
 from jrnn.combinators.carries import Feedback, FeedbackCarry
-from jrnn.layers import apply
+from jrnn.layers import apply, looks_ahead
 from jrnn.paradigms.reading import last
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
@@ -155,6 +155,9 @@ def autoregressive(
     Returns:
       `(carry, ys)`; the carry has not read the last step.
 
+    Raises:
+      ValueError: a layer that looks ahead, or as of `jrnn.apply`.
+
     >>> import jax, jax.numpy as jnp, jrnn
     >>> model = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(8), jrnn.Dense(6)))
     >>> tokens = jnp.array([3, 1, 4, 1, 5])
@@ -162,6 +165,8 @@ def autoregressive(
     >>> bool(jrnn.losses.cross_entropy(logits, tokens) > 0)                     # −log p(tokens) / 5
     True
     """
+    if looks_ahead(model):
+        raise ValueError(f"autoregressive: {model} looks ahead, and sees what is to be predicted")
 
     def late(x: Any) -> Array:
         x = jnp.asarray(x)
