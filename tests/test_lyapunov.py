@@ -346,3 +346,13 @@ def test_newton_converges_where_it_should():
         assert bool(predictability(found.exponents[0], 150).converges) == fast
         iterations = newton(gain * w, drive)
         assert iterations < 20 if fast else iterations > 75
+
+
+def test_a_dead_column_is_a_constant_of_the_columns_after_it():
+    z = np.random.default_rng(3).normal(size=(5, 3))
+    z[:, 1] = 2 * z[:, 0]
+    growth = lambda z: orthonormalise(z)[1]
+    assert np.isneginf(growth(jnp.array(z))[1])
+    gradient = np.asarray(jax.grad(lambda z: growth(z)[2])(jnp.array(z)))
+    assert np.isfinite(gradient).all() and gradient[:, 2].any()
+    np.testing.assert_array_equal(gradient[:, 1], 0)
