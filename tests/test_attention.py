@@ -287,6 +287,7 @@ def test_scaled_dot_is_that_of_torch():
 # errors
 
 PLAIN = Bahdanau(jrnn.GRU(3), Additive(2), FEATURES)
+NORMED = jrnn.Reparametrise(PLAIN, "w_memory", jrnn.WeightNorm())
 XS = jax.random.normal(jax.random.key(1), (STEPS, BATCH, IN))
 MEMORY = jax.random.normal(jax.random.key(2), (SPAN, BATCH, FEATURES))
 
@@ -332,6 +333,9 @@ ERRORS = [
      f"params has 0 attentions inside, {brief(PLAIN)} has 1"),
     (lambda: jrnn.attach(jrnn.GRU(3), None, None, MEMORY), ValueError,
      "GRU(hidden=3, reset_after=True, z_keeps=True) has no attention inside to attach a memory to"),
+    (lambda: jrnn.attach(NORMED, moved(NORMED), NORMED.initial_carry(moved(NORMED), (BATCH,)), MEMORY),
+     TypeError, f"attach projects the memory by a weight of {brief(PLAIN.score)} before the first step, but "
+     "Reparametrise computes that weight within the step: reparametrise another one"),
     (lambda: jrnn.unroll(PLAIN, moved(PLAIN), XS), ValueError,
      NOT_FED + "memory_features=5) cannot take its step on xs of float32(4, 4, 2): no memory is attached: "
      "before the first step, carry = jrnn.attach(cell, params, cell.initial_carry(params, batch_shape), "

@@ -355,3 +355,19 @@ def test_errors(given, message):
     with pytest.raises(ValueError) as caught:
         beam(**{"prompt": PROMPT, "length": 4, "width": 2} | given)
     assert str(caught.value) == message
+
+
+def test_logits_that_are_no_numbers_give_scores_that_are_none():
+    def adjust(logits, tokens, t):
+        return jnp.where(t < 1, logits, jnp.nan)
+
+    found = jrnn.beam_search(
+        CELL,
+        CELL.init(jax.random.key(0), VOCABULARY),
+        jnp.array([[0, 1]]),
+        4,
+        width=2,
+        stop=STOP,
+        adjust=adjust,
+    )
+    assert np.isnan(found.scores[:, 0]).all()

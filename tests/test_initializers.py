@@ -138,3 +138,10 @@ def test_identity_elman():
 def test_embed_scale():
     table = jrnn.Embed(16).init(jax.random.key(8), in_features=500).table
     np.testing.assert_allclose([np.mean(table), np.std(table)], [0, 1], atol=0.04)
+
+
+@pytest.mark.parametrize("cell", [jrnn.Elman(4), jrnn.GRU(4), jrnn.LSTM(4), jrnn.Dense(3)], ids=repr)
+def test_a_cell_without_inputs_runs(cell):
+    params = cell.init(jax.random.key(0), 0)
+    ys = jrnn.unroll(cell, params, jnp.zeros((5, 2, 0)))[1]
+    assert ys.shape == (5, 2, cell.out_features) and jnp.isfinite(ys).all()

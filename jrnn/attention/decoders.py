@@ -15,6 +15,7 @@ from jrnn.alignment import expand
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Cell, Shape, zero_state
 from jrnn.checks import brief, check_width, require_cell
+from jrnn.combinators.reparametrising import Computed
 from jrnn.initializers import glorot
 from jrnn.unrolling.masking import schedule
 
@@ -332,4 +333,17 @@ def _memory(score: Score, params: Any, memory: Any, width: int, lengths: Any, ma
         else (jnp.broadcast_to(expand(valid, memory.ndim - 1), memory.shape[:-1]))
     )
     values = jnp.moveaxis(jnp.where(valid[..., None], memory, 0), 0, -2)
-    return Memory(values, score.keys(params, values), jnp.moveaxis(valid, 0, -1))
+    return Memory(values, _keys(score, params, values), jnp.moveaxis(valid, 0, -1))
+
+
+def _keys(score: Score, params: Any, values: Array) -> Array:
+    """What the score makes of the memory, once; a weight that is computed is there in the step alone."""
+    try:
+        return score.keys(params, values)
+    except TypeError as error:
+        if not _nodes(params, Computed):
+            raise
+        raise TypeError(
+            f"attach projects the memory by a weight of {score} before the first step, but Reparametrise "
+            "computes that weight within the step: reparametrise another one"
+        ) from error

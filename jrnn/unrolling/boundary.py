@@ -159,7 +159,7 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     """What is wrong with params, compared with `cell.init` at the width of `xs`; None if nothing is."""
     single = in_ndim(cell) > 0 and isinstance(xs, (jax.Array, np.ndarray))
     width = xs.shape[-1] if single else None
-    needed = _needed_params(cell, width or 1)
+    needed = _needed_params(cell, 1 if width is None else width)
     if needed is None:
         return None
     if structure_of(needed) != structure_of(params):
