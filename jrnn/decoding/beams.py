@@ -254,7 +254,7 @@ def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array)
     """What has ended, and what is cut at the full length."""
     scores = rule.score(
         beam.log_probs, length, beam.coverage, valid
-    )  # left early, it is below what has ended
+    )  # a beam left early is below
     return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
 
 
