@@ -361,13 +361,6 @@ def test_logits_that_are_no_numbers_give_scores_that_are_none():
     def adjust(logits, tokens, t):
         return jnp.where(t < 1, logits, jnp.nan)
 
-    found = jrnn.beam_search(
-        CELL,
-        CELL.init(jax.random.key(0), VOCABULARY),
-        jnp.array([[0, 1]]),
-        4,
-        width=2,
-        stop=STOP,
-        adjust=adjust,
-    )
+    params, prompt = CELL.init(jax.random.key(0), VOCABULARY), jnp.array([[0, 1]])
+    found = jrnn.beam_search(CELL, params, prompt, 4, width=2, stop=STOP, adjust=adjust)
     assert np.isnan(found.scores[:, 0]).all()

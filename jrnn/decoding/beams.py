@@ -252,9 +252,7 @@ def _advance_row(
 
 def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array) -> Beams:
     """What has ended, and what is cut at the full length."""
-    scores = rule.score(
-        beam.log_probs, length, beam.coverage, valid
-    )  # a beam left early is below
+    scores = rule.score(beam.log_probs, length, beam.coverage, valid)  # a beam left early is below
     return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
 
 
