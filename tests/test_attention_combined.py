@@ -5,10 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jrnn
 from jrnn.attention import AttentionCarry, General
+from jrnn.data.synthetic import copies, reversals
 from tests.test_attention import BATCH, FEATURES, IN, LENGTHS, MEMORY, PLAIN, SPAN, STEPS, VALID, XS, moved
 
 Bahdanau, Luong = jrnn.BahdanauAttention, jrnn.LuongAttention
@@ -194,3 +196,32 @@ def test_derivatives_of_every_kind_agree(x64):
     slope, twice, slopes = derivatives(memory)
     np.testing.assert_allclose(slopes, slope, rtol=1e-12)
     assert np.all(np.isfinite(twice)) and np.any(twice)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "order"), [(copies, 1), (reversals, -1)])
+def test_attention_learns_where_to_look(task, order):
+    """What is written at step t stands at position t of a copy's source, at n − 1 − t of a reversal's."""
+    sources, targets = ([a + 2 for a in side] for side in task(1600, 6, 5, 5, 0))
+    batches = jrnn.pair_batches(sources, targets, 64, key_seed=0, bucket=16, start=0, stop=1)
+    attention = jrnn.LuongAttention(jrnn.GRU(24), General(), memory_features=32, features=24)
+    model = jrnn.EncoderDecoder(
+        jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.GRU(16)))),
+        jrnn.Stack((jrnn.Embed(8), attention, jrnn.Dense(8))),
+    )
+    params = jrnn.fit(
+        model,
+        batches.epoch,
+        jrnn.PerStep(jrnn.losses.cross_entropy),
+        optimizer=optax.adam(1e-2),
+        key=jax.random.key(0),
+        in_features=8,
+        epochs=8,
+        progress=jrnn.Progress(bar=False),
+    ).params
+    xs = batches[0].xs
+    carry = model.encode(params, xs.source, lengths=xs.source_mask.sum(0))
+    _, (_, inside) = jrnn.unroll(jrnn.Tap(model.decoder, ("attention",)), params.decoder, xs.inputs, carry)
+    weights = inside["attention"][:5].mean(1)  # (step, position), the mean over the batch
+    np.testing.assert_array_equal(weights.argmax(-1), np.arange(5)[::order])
+    assert weights.max(-1).min() > 0.7

@@ -1,20 +1,14 @@
 """Text preparation: nothing is lost between tokens, and the stemmers are the published ones."""
 
 import builtins
-import dataclasses
-import json
-import pickle
 import random
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jrnn
 from jrnn.data.language import (
     ENGLISH_ABBREVIATIONS,
     ENGLISH_STOP_WORDS,
@@ -28,7 +22,7 @@ from jrnn.data.language import (
     strip_punctuation,
     tokenize,
 )
-from jrnn.data.text import CharVocabulary, Vocabulary
+from jrnn.data.text import Vocabulary
 
 SNOWBALL = Path(__file__).parents[2] / "shared" / "data" / "snowball"
 
@@ -267,65 +261,6 @@ def test_ngrams_are_all_runs_of_n():
     assert ngrams(np.array([5, 6, 7]), 2) == [(5, 6), (6, 7)]
 
 
-# ---------------------------------------------------------------- words as numbers
-
-
-def test_vocabulary_is_ordered_by_count_then_alphabet():
-    sentences = [["b", "a", "c"], ["c", "d", "a", "c"], [], ["é"]]
-    expected = Vocabulary(("c", "a", "b", "d", "é"))
-    assert Vocabulary.from_tokens(sentences) == Vocabulary.from_tokens(iter(sentences[::-1])) == expected
-    assert Vocabulary.from_tokens(sentences, min_count=2).words == ("c", "a")
-    assert Vocabulary.from_tokens(sentences, max_size=5).words == ("c", "a", "b")
-    assert Vocabulary.from_tokens(sentences, max_size=3, specials=("<unk>",)).words == ("c", "a")
-    assert len(Vocabulary.from_tokens(sentences, max_size=5)) == 5
-    assert Vocabulary.from_tokens(sentences, min_count=9).words == ()
-
-
-def test_special_words_come_first_and_have_names():
-    given = Vocabulary(("to", "be"), ("<pad>", "<unk>", "<s>", "</s>"))
-    assert (given.pad, given.unknown, given.start, given.stop, len(given)) == (0, 1, 2, 3, 6)
-    assert given.encode(["<s>", "be", "gone", "to", "</s>"]).tolist() == [2, 5, 1, 4, 3]
-    assert "be" in given and "<s>" in given and "gone" not in given
-    other = Vocabulary(("to",), ("<mask>", "</s>"))
-    assert (other.stop, other.encode(["<mask>", "to"]).tolist()) == (1, [0, 2])
-    for name, word in {"pad": "<pad>", "unknown": "<unk>", "start": "<s>"}.items():
-        with pytest.raises(AttributeError) as caught:
-            getattr(other, name)
-        found = f"the vocabulary has no {word!r}: put it in specials, given ('<mask>', '</s>')"
-        assert str(caught.value) == found and not hasattr(other, name)
-
-
-def test_special_words_in_a_corpus_are_not_counted_twice():
-    sentences = [["<unk>", "a", "<unk>"], ["</s>", "b"]]
-    assert Vocabulary.from_tokens(sentences).words == ("</s>", "a", "b")
-    assert Vocabulary.from_tokens(sentences).encode(["<unk>", "c"]).tolist() == [1, 1]
-
-
-def test_words_come_back():
-    words = [f"w{i}" for i in range(1000)]
-    vocabulary = Vocabulary(tuple(words))
-    tokens = vocabulary.encode(words)
-    assert tokens.dtype == np.int32 and tokens.tolist() == list(range(2, 1002))
-    assert vocabulary.decode(tokens) == vocabulary.decode(jnp.asarray(tokens)) == words
-    assert vocabulary.decode(3) == ["w1"] and vocabulary.decode([]) == []
-    assert vocabulary.encode([]).dtype == np.int32 and vocabulary.encode([]).shape == (0,)
-    assert vocabulary.decode(vocabulary.encode(["no", "w5", "<pad>"])) == ["<unk>", "w5", "<pad>"]
-
-
-def test_vocabulary_is_a_value():
-    given = Vocabulary.from_tokens([["naïve", "a", "\u2028"]], specials=("<unk>", "</s>"))
-    given.encode(["a"])  # what is looked up is no part of the value
-    again = Vocabulary(**json.loads(json.dumps(dataclasses.asdict(given))))
-    assert again == given == pickle.loads(pickle.dumps(given)) and hash(again) == hash(given)
-    assert again.encode(["a"]).tolist() == given.encode(["a"]).tolist()
-    assert eval(repr(given)) == given != Vocabulary(given.words)
-    assert repr(Vocabulary(tuple("abcdefghijkl"), ())) == (
-        "Vocabulary(words=('a', 'b', 'c', 'd', 'e', ... 12 in all), specials=())"
-    )
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        given.words = ()
-
-
 SEES = Vocabulary(("a", "b"))
 
 
@@ -428,46 +363,3 @@ def test_errors(make, error, message):
     with pytest.raises(error) as caught:
         make()
     assert str(caught.value) == message
-
-
-# ---------------------------------------------------------------- one-hot rows and embeddings
-
-
-def test_toy_sentences_of_the_lecture():
-    texts = ["My name is Ram.", "My city is Delhi."]
-    sentences = [tokenize(normalize(text)) for text in texts]
-    vocabulary = Vocabulary(
-        tuple(dict.fromkeys(word for tokens in sentences for word in tokens)), specials=()
-    )
-    assert vocabulary.words == ("my", "name", "is", "ram", "city", "delhi")
-    first, second = (np.asarray(jax.nn.one_hot(vocabulary.encode(tokens), 6)) for tokens in sentences)
-    assert first.tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0, 0],
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0],
-    ]
-    assert second.tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-
-
-def test_an_embedding_is_a_product_with_one_hot_rows_and_so_is_its_gradient():
-    tokens = jnp.array([[3, 0], [3, 5], [1, 3]])
-    params = jrnn.Embed(4).init(jax.random.key(0), 7)
-    weights = jax.random.normal(jax.random.key(1), (3, 2, 4))
-    looked_up = lambda table: jrnn.unroll(jrnn.Embed(4), params._replace(table=table), tokens)[1]
-    product = lambda table: jnp.matmul(jax.nn.one_hot(tokens, 7), table, precision="highest")
-    np.testing.assert_array_equal(looked_up(params.table), product(params.table))
-    grads = [jax.grad(lambda t, f=f: (weights * f(t) ** 2).sum())(params.table) for f in (looked_up, product)]
-    np.testing.assert_allclose(*grads, rtol=1e-6)
-    assert [bool(row.any()) for row in grads[0]] == [i in (0, 1, 3, 5) for i in range(7)]
-
-
-def test_characters_are_tokens_too():
-    vocabulary = CharVocabulary.from_text(normalize("Ann's CAT", punctuation=True))
-    assert vocabulary.symbols == " 'acnst"
-    assert vocabulary.decode(vocabulary.encode("cats")) == "cats"

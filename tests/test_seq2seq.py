@@ -10,7 +10,6 @@ import pytest
 
 import jrnn
 from jrnn.attention import Additive, Dot, General
-from jrnn.data.synthetic import copies, reversals
 from tests.attending import Attending
 from tests.cases import CASES
 
@@ -373,32 +372,3 @@ def test_the_bridge_maps_the_last_output_of_an_encoder_without_a_state():
     ends = source[SPANS - 1, np.arange(BATCH)] @ params.encoder.w + params.encoder.b
     start = model.encode(params, source, lengths=SPANS).cells[1]
     close(start, np.tanh(ends @ params.bridge.w + params.bridge.b))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("task", "order"), [(copies, 1), (reversals, -1)])
-def test_attention_learns_where_to_look(task, order):
-    """What is written at step t stands at position t of a copy's source, at n − 1 − t of a reversal's."""
-    sources, targets = ([a + 2 for a in side] for side in task(1600, 6, 5, 5, 0))
-    batches = jrnn.pair_batches(sources, targets, 64, key_seed=0, bucket=16, start=0, stop=1)
-    attention = jrnn.LuongAttention(jrnn.GRU(24), General(), memory_features=32, features=24)
-    model = jrnn.EncoderDecoder(
-        jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.GRU(16)))),
-        jrnn.Stack((jrnn.Embed(8), attention, jrnn.Dense(8))),
-    )
-    params = jrnn.fit(
-        model,
-        batches.epoch,
-        jrnn.PerStep(jrnn.losses.cross_entropy),
-        optimizer=optax.adam(1e-2),
-        key=jax.random.key(0),
-        in_features=8,
-        epochs=8,
-        progress=jrnn.Progress(bar=False),
-    ).params
-    xs = batches[0].xs
-    carry = model.encode(params, xs.source, lengths=xs.source_mask.sum(0))
-    _, (_, inside) = jrnn.unroll(jrnn.Tap(model.decoder, ("attention",)), params.decoder, xs.inputs, carry)
-    weights = inside["attention"][:5].mean(1)  # (step, position), the mean over the batch
-    np.testing.assert_array_equal(weights.argmax(-1), np.arange(5)[::order])
-    assert weights.max(-1).min() > 0.7

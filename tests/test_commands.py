@@ -1,0 +1,87 @@
+"""The commands that train nothing: cells, doctor, help."""
+
+import importlib.metadata
+import re
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+import jrnn
+from jrnn.cli import TrainConfig, cell_table, main
+from jrnn.cli.diagnosis import gpu_advice
+from jrnn.cli.parsing import parser
+from jrnn.cli.tables import recurrent_cells
+from tests.test_cli import start
+
+
+def test_cells_lists_what_there_is(capsys):
+    assert main(["cells", "--hidden", "6", "--in-features", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == cell_table(6, 3) + "\n"
+    listed = dict(re.findall(r"^(\w+) +([\d,]+|-)  ", shown, re.MULTILINE))
+    assert listed.keys() == recurrent_cells().keys() >= {"Elman", "Jordan", "LSTM", "GRU"}
+    rows = cell_table(6, 3, markdown=True).splitlines()
+    assert len(rows) == 2 + len(listed)
+    for row, (name, number) in zip(rows[2:], listed.items(), strict=True):
+        if number == "-":
+            with pytest.raises(ValueError, match=r"must be a multiple|needs in_features"):
+                getattr(jrnn, name)(6).init(jax.random.key(0), 3)
+        else:
+            params = getattr(jrnn, name)(6).init(jax.random.key(0), 3)
+            trained = jax.tree.map(lambda leaf, trains: leaf.size * trains, params, jrnn.trainable(params))
+            assert int(number.replace(",", "")) == sum(jax.tree.leaves(trained))
+        _, shown_name, line, count, kind, paper, _ = (entry.strip() for entry in row.split(" | ".strip()))
+        assert (shown_name, count) == (f"`{name}`", number) and line and re.search(r"\b(19|20)\d\d\b", paper)
+        assert kind == {"MinGRU": "linear", "IndRNN": "diagonal", "GRU": ""}.get(name, kind)
+        assert line in shown and paper in shown
+    ends = [re.search(r"^\w+ +([\d,]+|-)(?=  )", line).end() for line in shown.splitlines()[1::2]]
+    assert len(set(ends)) == 1  # numbers end in one column
+
+
+def test_help_states_the_defaults_and_has_examples_that_parse(capsys):
+    shown = {}
+    for command in ("train", "sample", "cells", "doctor"):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([command, "--help"])
+        shown[command] = capsys.readouterr().out
+        examples = re.findall(r"^  (jrnn .*)$", shown[command], re.MULTILINE)
+        assert examples and all(shlex.split(line)[1] == command for line in examples)
+        assert all(callable(parser().parse_args(shlex.split(line)[1:]).run) for line in examples)
+    text = " ".join(shown["train"].split())
+    for name, default in vars(TrainConfig()).items():
+        assert re.search(rf"--{name} [A-Z]+ [^()]*\(default: {re.escape(str(default))}\)", text), name
+
+
+def test_doctor(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+        assert re.search(rf"^{name} +{re.escape(importlib.metadata.version(name))}$", shown, re.MULTILINE)
+    assert all(str(device) in shown for device in jax.devices())
+    assert "of a jitted GRU: finite, as it should be" in shown
+
+
+def test_gpu_advice(monkeypatch):
+    cpu, gpu = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert gpu_advice(False, [cpu]) == "" == gpu_advice(True, [gpu, cpu])
+    assert gpu_advice(True, [cpu]).startswith(
+        "There is an NVIDIA GPU in this machine, but jax does not see it: "
+    )
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert "JAX_PLATFORMS=cpu keeps it from looking: unset it" in gpu_advice(True, [cpu])
+
+
+def test_the_real_command_is_quick_to_help_and_shows_no_traceback(tmp_path):
+    heavy = "{'flax', 'optax', 'orbax', 'matplotlib', 'tqdm'} & {m.partition('.')[0] for m in sys.modules}"
+    code = f"import sys, jrnn.cli as c\ntry: c.main(['--help'])\nfinally: print('loaded', sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("loaded []\n") and "doctor" in done.stdout
+    process = start("sample", str(tmp_path / "nothing"))
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (2, "")
+    assert err == f"jrnn: {tmp_path}/nothing: not the directory of a run: there is nothing of that name\n"
