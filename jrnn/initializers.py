@@ -196,7 +196,7 @@ def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Arra
 def _per_block(draw: Initializer, key: Array, shape: Shape, blocks: int, dtype: Any) -> Array:
     if blocks < 1 or shape[1] % blocks:
         raise ValueError(f"shape {shape} cannot be split into {blocks} blocks of columns of equal width")
-    if not shape[0]:  # of a cell without inputs
+    if 0 in shape:  # of a cell without inputs
         return jnp.zeros(shape, dtype or default_float())
     keys = jax.random.split(key, blocks)
     parts = [draw(k, (shape[0], shape[1] // blocks), default_float()) for k in keys]

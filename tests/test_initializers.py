@@ -140,7 +140,11 @@ def test_embed_scale():
     np.testing.assert_allclose([np.mean(table), np.std(table)], [0, 1], atol=0.04)
 
 
-@pytest.mark.parametrize("cell", [jrnn.Elman(4), jrnn.GRU(4), jrnn.LSTM(4), jrnn.Dense(3)], ids=repr)
+@pytest.mark.parametrize(
+    "cell",
+    [jrnn.Elman(4), jrnn.GRU(4), jrnn.LSTM(4), jrnn.Dense(3), jrnn.QRNN(4), jrnn.MogrifierLSTM(4, rounds=3)],
+    ids=repr,
+)
 def test_a_cell_without_inputs_runs(cell):
     params = cell.init(jax.random.key(0), 0)
     ys = jrnn.unroll(cell, params, jnp.zeros((5, 2, 0)))[1]

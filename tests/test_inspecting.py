@@ -1,4 +1,4 @@
-"""The report about a model, its verdicts on known dynamics, and the command that writes it."""
+"""The report about a model, and its verdicts on known dynamics."""
 
 import json
 import math

@@ -72,7 +72,9 @@ class QRNN:
     def init(self, key: Array, in_features: int) -> QRNNParams:
         count = len(GATES[self.pooling])
         w = glorot(key, (self.window * in_features, count * self.hidden), blocks=count)
-        return QRNNParams(w.reshape(self.window, in_features, -1), zeros(count * self.hidden))
+        return QRNNParams(
+            w.reshape(self.window, in_features, count * self.hidden), zeros(count * self.hidden)
+        )
 
     def initial_carry(
         self, params: QRNNParams, batch_shape: Shape = (), *, key: Array | None = None

@@ -165,7 +165,7 @@ def _search(
     finish_row = functools.partial(_finish_row, rule, length)
     for _ in batch_shape:
         advance_row = jax.vmap(advance_row, in_axes=(0, 0, 0, 0, None))
-        finish_row = jax.vmap(finish_row)
+        finish_row = jax.vmap(finish_row, in_axes=(0, 0, 0, None))
 
     def advance(loop: Any) -> Any:
         t, carry, token, beam, ended = loop
@@ -182,8 +182,8 @@ def _search(
 
     beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
     start = (jnp.zeros((), jnp.int32), carry, _repeat(token, len(batch_shape), width), beam, ended)
-    _, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
-    found: Beams = finish_row(beam, ended, valid)
+    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
+    found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
 
 
@@ -250,9 +250,10 @@ def _advance_row(
     return parent, token, Beam(tokens, kept, beam.coverage[parent]), ended
 
 
-def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array) -> Beams:
+def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
     """What has ended, and what is cut at the full length."""
-    scores = rule.score(beam.log_probs, length, beam.coverage, valid)  # a beam left early is below
+    scores = rule.score(beam.log_probs, length, beam.coverage, valid)
+    scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # left early, the beam has lost
     return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
 
 
