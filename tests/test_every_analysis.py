@@ -17,7 +17,7 @@ from jrnn.analysis import (
     to_vector,
 )
 from jrnn.analysis.states import begin
-from tests.cases import CASES
+from tests.cases import CASES, subject_of
 
 T = 3
 
@@ -28,13 +28,8 @@ def _x64():
         yield
 
 
-def inputs(case):
-    key = jax.random.key(1)
-    if case.inputs:
-        return case.inputs(key, (T,))
-    if getattr(case.cell, "in_ndim", 1) == 0:
-        return jax.random.randint(key, (T,), 0, case.in_features)
-    return jax.random.normal(key, (T, case.in_features))
+def drawn(case):
+    return case.cell, subject_of(case).params("float64"), subject_of(case).xs(T, dtype="float64")
 
 
 def energy(ys, targets, mask):
@@ -56,8 +51,7 @@ def looks(cell, params, xs):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
 def test_jacobians_products_and_exponents_agree(case):
-    cell, xs = case.cell, inputs(case)
-    params = cell.init(jax.random.key(0), case.in_features)
+    cell, params, xs = drawn(case)
     if isinstance(cell, jrnn.Dense | jrnn.Embed):
         for call in (growth, sensitivity, lyapunov, spectra):
             with pytest.raises(ValueError, match=r"has no state of real numbers to look at$"):
@@ -77,8 +71,7 @@ def test_jacobians_products_and_exponents_agree(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
 def test_gradients_flow_through_every_cell(case):
-    cell, xs = case.cell, inputs(case)
-    params = cell.init(jax.random.key(0), case.in_features)
+    cell, params, xs = drawn(case)
     batch = jrnn.Batch(jax.tree.map(lambda x: x[:, None], xs), jnp.zeros((T, 1)))
     loss = jrnn.PerStep(energy)
     if isinstance(cell, jrnn.Dense | jrnn.Embed):

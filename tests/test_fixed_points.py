@@ -22,7 +22,7 @@ from jrnn.analysis.fixed_points import (
 from jrnn.analysis.projections import principal_components
 from jrnn.analysis.states import begin, from_vector, to_vector
 from jrnn.data.synthetic import flip_flop
-from tests.cases import CASES
+from tests.cases import CASES, subject_of
 
 GRID = jnp.linspace(-1.5, 1.5, 31)[:, None]
 
@@ -229,14 +229,6 @@ def test_a_gru_on_the_flip_flop_has_a_cube_of_27_points(seed):
 # ---------------------------------------------------------------- every cell
 
 
-def inputs_of(case, key, steps):
-    if case.inputs is not None:
-        return case.inputs(key, (steps,))
-    if jrnn.cell.in_ndim(case.cell) == 0:
-        return jax.random.randint(key, (steps,), 0, case.in_features)
-    return jax.random.normal(key, (steps, case.in_features))
-
-
 REFUSED = {
     "ClockworkRNN": "ClockworkRNN(hidden=4, periods=(1, 2)) has no fixed points: a step takes t of its "
     "state, an integer, from 0 to 1, so that every step is another map",
@@ -249,8 +241,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
 def test_every_cell(case):
     cell, key = case.cell, jax.random.key(0)
-    params = cell.init(key, case.in_features)
-    xs = inputs_of(case, jax.random.key(1), 6)
+    params, xs = subject_of(case).params(), subject_of(case).xs(6)
     x = jax.tree.map(lambda leaf: leaf[0], xs)
     if message := REFUSED.get(type(cell).__name__):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -9,8 +9,7 @@ import jrnn
 from jrnn.analysis.gates import GateStatistics, gate_statistics
 from jrnn.cell import batch_shape_of
 from jrnn.jaxprs import named_types
-from jrnn.testing.subject import Subject, default_inputs
-from tests.cases import CASES
+from tests.cases import CASES, subject_of
 
 KEY = jax.random.key(0)
 STEPS, BATCH, IN = 9, 5, 2
@@ -152,8 +151,7 @@ def filled(case):
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: case.cell.init(KEY, case.in_features))
     params = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), s.dtype), shapes)
-    draw = default_inputs(case.cell, case.in_features)
-    return params, Subject(case.cell, case.in_features, case.inputs or draw).xs(2, 3)
+    return params, subject_of(case).xs(2, 3)
 
 
 @pytest.mark.slow

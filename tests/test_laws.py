@@ -3,17 +3,14 @@ import inspect
 import pytest
 
 import jrnn
-from jrnn.testing import LAWS, check_cell
+from jrnn.testing import check_cell
 from tests.attending import Attending
 from tests.cases import CASES
 
 
-@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
-def test_law(case, law):
-    if law in case.exempt:
-        pytest.skip("exempt; the reason stands in cases.py")
-    check_cell(case.cell, case.in_features, inputs=case.inputs, laws=(law,), exempt=case.exempt)
+def test_laws(case):
+    check_cell(case.cell, case.in_features, inputs=case.inputs, exempt=case.exempt)
 
 
 def test_every_public_cell_is_in_the_list():

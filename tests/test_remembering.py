@@ -10,8 +10,7 @@ from jrnn.analysis import linear_step, to_vector
 from jrnn.analysis.memory import forgetting_curve, memory_capacity, pulse_response, retention, time_scale
 from jrnn.cells.elman import ElmanParams
 from jrnn.cells.lstm import LSTMCarry, LSTMParams
-from jrnn.testing.subject import Subject, default_inputs
-from tests.cases import CASES
+from tests.cases import CASES, subject_of
 
 KEY = jax.random.key(0)
 STATELESS = jrnn.Dense, jrnn.Embed
@@ -213,7 +212,7 @@ def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
     cell, steps, rng = case.cell, 3, np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: cell.init(KEY, case.in_features))
     params = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), s.dtype), shapes)
-    subject = Subject(cell, case.in_features, case.inputs or default_inputs(cell, case.in_features))
+    subject = subject_of(case)
     pulse, rest = (subject.xs(seed=seed) for seed in (3, 2))
     if isinstance(cell, STATELESS):
         with pytest.raises(ValueError, match="has no state of real numbers to look at"):

@@ -1,5 +1,6 @@
-"""What the laws are checked on, and how trees are compared."""
+"""What the laws are checked on, how its programs are run, and how trees are compared."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,11 @@ from jrnn.cell import batch_shape_of, carry_spec, in_ndim, map_state, structure_
 from jrnn.unrolling import unroll
 
 STEPS, BATCH = 5, 3
-Inputs = Callable[[Array, tuple[int, ...]], Any]
+Inputs = Callable[[np.random.Generator, tuple[int, ...]], Any]
+
+# A law's program runs once, on a few numbers: nearly all its time is compilation, a fifth of it with these.
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+READS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)  # raised where NumPy is given a tracer
 
 
 class LawError(AssertionError):
@@ -22,50 +27,93 @@ class LawError(AssertionError):
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell under test, with the width it is tested at and how its inputs are drawn."""
+    """A cell under test, with the width it is tested at and how its inputs are drawn.
+
+    Arrays are drawn in NumPy and compared in NumPy: eager jax compiles a program for every new operation
+    and shape. What jax has to compute is one call of `run`, one program.
+    """
 
     cell: Any
     in_features: int
     inputs: Inputs
     ignore: tuple[str, ...] = field(default=())  # names of parameters that need no gradient
 
-    def params(self, dtype: Any = None) -> Any:
+    @functools.cached_property
+    def _params(self) -> Any:
         """Parameters moved away from their start, so that zero biases hide nothing."""
-        params = self.cell.init(jax.random.key(1), self.in_features)
-        keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
+        try:
+            params = self.run(lambda key: self.cell.init(key, self.in_features), jax.random.key(1))
+        except READS_VALUES:
+            params = jax.device_get(self.cell.init(jax.random.key(1), self.in_features))
+        rng = np.random.default_rng(2)
 
-        def move(leaf: Array, free: bool) -> Array:
-            key = next(keys)
-            if free and jnp.issubdtype(leaf.dtype, jnp.floating):
-                leaf = leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
-            return cast(leaf, dtype)
+        def move(leaf: Any, free: bool) -> Any:
+            noise = 0.2 * rng.standard_normal(leaf.shape)
+            return (leaf + noise).astype(leaf.dtype) if free and is_float(leaf) else leaf
 
         return jax.tree.map(move, params, trainable(params))
 
-    def xs(self, *lead: int, dtype: Any = None, seed: int = 3) -> Any:
+    def params(self, dtype: Any = None) -> Any:
+        """The parameters, their floats in the given dtype."""
+        return jax.tree.map(lambda leaf: cast(leaf, dtype), self._params)
+
+    def xs(self, *lead: int, dtype: Any = "float32", seed: int = 3) -> Any:
         """Random inputs with the given leading axes."""
-        drawn = self.inputs(jax.random.key(seed), lead)
-        return jax.tree.map(lambda leaf: cast(leaf, dtype), drawn)
+        drawn = self.inputs(np.random.default_rng(seed), lead)
+        return jax.tree.map(lambda leaf: cast(np.asarray(leaf), dtype), drawn)
 
     def start(self, params: Any, x: Any, key: Array | None = None) -> Any:
         """The initial carry for the batch of one step's inputs."""
         return self.cell.initial_carry(params, batch_shape_of(self.cell, x), key=key)
 
-    def carry(self, params: Any, *batch: int, dtype: Any = None) -> Any:
+    def carry(self, params: Any, *batch: int, dtype: Any = "float32") -> Any:
         """A state away from the initial one: that after two steps on other inputs."""
         return unroll(self.cell, params, self.xs(2, *batch, dtype=dtype, seed=4))[0]
+
+    def abstractly(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Shapes and dtypes of what a function returns; one that reads values is run instead."""
+        try:
+            return jax.eval_shape(function, *args)
+        except READS_VALUES:
+            return function(*args)
+
+    def eagerly(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function as it is called at a prompt; its results in NumPy."""
+        return jax.device_get(jax.tree.map(_data, function(*args)))
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function as one program; its results in NumPy."""
+        return self.run_each(function, [args[0]], *args[1:])[0]
+
+    def run_each(self, function: Callable[..., Any], calls: list[Any], *args: Any) -> list[Any]:
+        """Run a function on several first arguments of one shape, as one program; its results in NumPy."""
+        lowered = jax.jit(lambda *given: jax.tree.map(_data, function(*given))).lower(calls[0], *args)
+        program = _compiled(lowered)
+        return [jax.device_get(program(first, *args)) for first in calls]
+
+
+def _compiled(lowered: Any) -> Callable[..., Any]:
+    try:
+        return lowered.compile(compiler_options=QUICK)
+    except jax.errors.JaxRuntimeError:  # an XLA that does not know these options
+        return lowered.compile()
+
+
+def _data(leaf: Any) -> Any:
+    """The numbers of a random key; anything else as it is."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
 def default_inputs(cell: Any, in_features: int) -> Inputs:
     """Standard normal floats, or uniform tokens for a cell without a feature axis."""
     if in_ndim(cell) == 0:
-        return lambda key, lead: jax.random.randint(key, lead, 0, in_features)
-    return lambda key, lead: jax.random.normal(key, (*lead, in_features))
+        return lambda rng, lead: rng.integers(0, in_features, lead, np.int32)
+    return lambda rng, lead: rng.standard_normal((*lead, in_features))
 
 
-def cast(leaf: Array, dtype: Any) -> Array:
+def cast(leaf: Any, dtype: Any) -> Any:
     """Cast a float array; others stay."""
-    return leaf if dtype is None or not jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(dtype)
+    return leaf if dtype is None or not is_float(leaf) else leaf.astype(dtype)
 
 
 def assert_close(given: Any, needed: Any, what: str, tolerance: float = 2e-5) -> None:
@@ -75,8 +123,6 @@ def assert_close(given: Any, needed: Any, what: str, tolerance: float = 2e-5) ->
     for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
         if a.shape != b.shape:
             raise LawError(f"{what}: shapes {a.shape} and {b.shape} differ")
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
         wide = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64
         left, right = np.asarray(a, wide), np.asarray(b, wide)
         if not np.allclose(left, right, rtol=tolerance, atol=tolerance):
@@ -86,6 +132,11 @@ def assert_close(given: Any, needed: Any, what: str, tolerance: float = 2e-5) ->
 def take(tree: Any, index: Any) -> Any:
     """Index every array of a tree."""
     return jax.tree.map(lambda a: a[index], tree)
+
+
+def joined(*trees: Any) -> Any:
+    """Trees of arrays, one after the other along their first axis."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *trees)
 
 
 def avals(tree: Any) -> Any:
@@ -104,11 +155,11 @@ def identical(a: Any, b: Any) -> bool:
     return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=False) for x, y in pairs)
 
 
-def poison_padding(leaf: Array, mask: Array, poison: float) -> Array:
+def poison_padding(leaf: Any, mask: Any, poison: float) -> Any:
     """A float array with `poison` where `mask` is False."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not is_float(leaf):
         return leaf
-    return jnp.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf, poison)
+    return np.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf, leaf.dtype.type(poison))
 
 
 def is_float(leaf: Any) -> bool:
@@ -138,10 +189,10 @@ def weighted_sum(tree: Any) -> Array:
     return jnp.sum(jnp.stack([jnp.vdot(w, a) for w, a in zip(weights, float_leaves(tree), strict=True)]))
 
 
-def smooth_loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[Array]], Array], list[Array]]:
+def smooth_loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[Array]], Array], list[Any]]:
     """A smooth function of all float leaves of (params, xs), and those leaves."""
 
-    @jax.jit
+    @jax.jit  # so that it is traced once, however many derivatives are taken
     def loss(floats: list[Array]) -> Array:
         p, x = refill((params, xs), floats)
         end, ys = unroll(subject.cell, p, x)
@@ -150,14 +201,14 @@ def smooth_loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[
     return loss, float_leaves((params, xs))
 
 
-def direction(tree: Any) -> list[Array]:
+def direction(tree: Any) -> list[Any]:
     """A direction to move the float arrays of a tree in; those that are fixed stay where they are."""
-
-    def cosines(leaf: Array, free: bool) -> Array:
-        return free * jnp.cos(1.7 * jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
-
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(trainable(tree)), strict=True)
-    return [cosines(leaf, free) for leaf, free in pairs if is_float(leaf)]
+    return [
+        np.asarray(free * np.cos(1.7 * np.arange(leaf.size)).reshape(leaf.shape), leaf.dtype)
+        for leaf, free in pairs
+        if is_float(leaf)
+    ]
 
 
 def dot(a: list[Array], b: list[Array]) -> Array:
