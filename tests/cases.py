@@ -3,8 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import jrnn
 from jrnn.testing.subject import Subject, default_inputs
 from tests.attending import Attending
@@ -33,7 +31,7 @@ def fed(rng, lead):
 
 def words(rng, lead):
     """`(given, use_given)` for a loop of 6 tokens."""
-    return rng.integers(0, 6, lead, np.int32), rng.random(lead) < 0.5
+    return rng.integers(0, 6, lead), rng.random(lead) < 0.5
 
 
 def driven(rng, lead):

@@ -1,5 +1,6 @@
 """What all tests share: programs that compile quickly, are kept for the next run, and can be counted."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 # Most of the suite's time is compilation, which these flags make five times cheaper. XLA_FLAGS in the
 # environment come first: with `XLA_FLAGS= pytest` tests compile what users run, as the slow ones do in CI.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 PROGRAMS = 3000  # kept at most: each takes six to twelve memory maps, and Linux grants a process 65,530
 
 compiled = 0  # by this process, since it last let its programs go
@@ -23,6 +24,11 @@ def pytest_configure(config):
     """Before anything is compiled; worker processes and those that tests start inherit the environment."""
     if "XLA_FLAGS" not in os.environ and known(QUICK):
         os.environ["XLA_FLAGS"] = QUICK
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # tracing makes many small objects: full collections of all that was imported took an eighth
+    gc.set_threshold(50_000, 20, 20)
 
 
 def known(flags):
@@ -49,6 +55,7 @@ def count_and_forget_programs(request):
     if compiled > PROGRAMS:
         compiled = 0
         jax.clear_caches()
+        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -146,18 +146,11 @@ def test_nothing_of_the_steps_is_kept():
 # every cell
 
 
-def filled(case):
-    """Random parameters, drawn without compiling anything, and one sequence per row of inputs."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: case.cell.init(KEY, case.in_features))
-    params = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), s.dtype), shapes)
-    return params, subject_of(case).xs(2, 3)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
 def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(case):
-    cell, (params, xs) = case.cell, filled(case)
+    cell, subject = case.cell, subject_of(case)
+    params, xs = subject.params(), subject.xs(2, 3)
     if isinstance(cell, NAMELESS):
         with pytest.raises(ValueError, match="names nothing inside its step"):
             gate_statistics(cell, params, xs)
@@ -168,8 +161,7 @@ def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(ca
     def both(params, xs):
         return gate_statistics(cell, params, xs), jrnn.unroll(tapped, params, xs)[1][1]
 
-    with jax.disable_jit():  # saves a compilation for every cell
-        found, inside = both(params, xs)
+    found, inside = subject.run(both, params, xs)
     labels = []
     for name in names:
         values = inside[name] if isinstance(inside[name], tuple) else (inside[name],)

@@ -194,15 +194,17 @@ def reaches_others(case):
     """Whether a unit's next state depends on another unit's: the last axis of every entry names the units."""
     cell, subject = case.cell, subject_of(case)
 
-    def after(x, params, first):
+    def run(x, params, moved):
         leaves, structure = jax.tree.flatten(cell.initial_carry(params))
-        carry = jax.tree.unflatten(structure, [(a + 0.3).at[..., 0].add(first) for a in leaves])
-        return jax.tree.leaves(cell.step(params, carry, x)[0])
 
-    inputs = [subject.xs(seed=seed) for seed in range(4)]
-    without, moved = (subject.run_each(after, inputs, subject.params(), first) for first in (0.0, 0.5))
-    pairs = zip(jax.tree.leaves(without), jax.tree.leaves(moved), strict=True)
-    return any(np.any(a[..., 1:] != b[..., 1:]) for a, b in pairs)
+        def after(first):
+            carry = jax.tree.unflatten(structure, [(a + 0.3).at[..., 0].add(first) for a in leaves])
+            return jax.tree.leaves(cell.step(params, carry, x)[0])
+
+        return after(0.0), after(moved)
+
+    ran = subject.run_each(run, [subject.xs(seed=seed) for seed in range(4)], subject.params(), 0.5)
+    return any(np.any(a[..., 1:] != b[..., 1:]) for pair in ran for a, b in zip(*pair, strict=True))
 
 
 NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "MLSTM", "NARX"  # their carry has other axes than units

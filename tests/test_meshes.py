@@ -68,7 +68,7 @@ def compare():
 
 
 def test_explicit_axes_change_nothing():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     command = [sys.executable, "-W", "error", "-c", "from tests.test_meshes import compare; compare()"]
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
@@ -126,10 +126,6 @@ print("equal")
 
 def test_several_devices_equal_one():
     """Explicit meshes of two and four devices, and `shard_map`, with every option, forward and gradient."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", ON_DEVICES], env=environment, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr[-3000:]

@@ -209,24 +209,21 @@ def test_noise_in_the_state_costs_memory():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
 def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
-    cell, steps, rng = case.cell, 3, np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: cell.init(KEY, case.in_features))
-    params = jax.tree.map(lambda s: jnp.asarray(0.4 * rng.normal(size=s.shape), s.dtype), shapes)
-    subject = subject_of(case)
-    pulse, rest = (subject.xs(seed=seed) for seed in (3, 2))
+    cell, steps, subject = case.cell, 3, subject_of(case)
+    params = subject.params("float64")
+    pulse, rest = (subject.xs(dtype="float64", seed=seed) for seed in (3, 5))
     if isinstance(cell, STATELESS):
         with pytest.raises(ValueError, match="has no state of real numbers to look at"):
             pulse_response(cell, params, pulse, steps)
         return
-    xs, others = (jax.tree.map(lambda a, b: jnp.stack([a, b, b]), first, rest) for first in (pulse, rest))
-    states = lambda xs: jrnn.unroll(jrnn.Tap(cell), params, xs)[1][1]
+    xs, others = (jax.tree.map(lambda a, b: np.stack([a, b, b]), first, rest) for first in (pulse, rest))
 
-    def both(pulse, xs, others):
-        h, other = (jax.vmap(lambda c: to_vector(cell, params, c))(states(given)) for given in (xs, others))
+    def both(params, pulse, rest):
+        states = (jrnn.unroll(jrnn.Tap(cell), params, given)[1][1] for given in (xs, others))
+        h, other = (jax.vmap(lambda c: to_vector(cell, params, c))(state) for state in states)
         return pulse_response(cell, params, pulse, steps, background=rest), jnp.linalg.norm(h - other, axis=1)
 
-    with jax.disable_jit():  # saves a compilation for every cell
-        found, needed = both(pulse, xs, others)
+    found, needed = subject.run(both, params, pulse, rest)
     np.testing.assert_allclose(found, needed, rtol=1e-6, atol=1e-9)
     assert found[0] > 0 or "relu" in str(cell)  # all units may be off
 
