@@ -277,19 +277,12 @@ def start(code, **environment):
     )
 
 
-SHARE_PROGRAMS = {  # among the processes that the fixture starts
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     """What the checks say, by number of devices and name."""
     code = "from tests.test_devices import run_checks; run_checks({}, {!r})"
     folder = str(tmp_path_factory.mktemp("runs"))
-    options = {"JAX_ENABLE_X64": "1"} | SHARE_PROGRAMS | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/programs"}
-    processes = {n: start(code.format(n, f"{folder}/{n}"), **options) for n in (2, 4)}
+    processes = {n: start(code.format(n, f"{folder}/{n}"), JAX_ENABLE_X64="1") for n in (2, 4)}
     said = {}
     for count, process in processes.items():
         with process:

@@ -43,7 +43,7 @@ def test_gates_of_any_size_stay_finite(cell, dtype):
         end, ys = jrnn.unroll(cell, with_gates(params), xs)
         return jnp.sum(jnp.sin(ys.astype(jnp.float32))), (end, ys)
 
-    (_, out), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, xs.astype(dtype))
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, xs.astype(dtype))
     for leaf in jax.tree.leaves((out, grads)):
         assert np.all(np.isfinite(np.asarray(leaf, np.float64)))
 

@@ -1,0 +1,142 @@
+"""What the suite can find: run it against small faults, one at a time.
+
+    python tests/mutants.py                     all of mutants.txt, two at a time
+    python tests/mutants.py masking lstm.py     those of a subject, or of files
+    python tests/mutants.py --tree ../old       the same faults, by the tests of another checkout
+
+A line of mutants.txt is `path :: old => new`, `old` standing once in that file. Each fault is made in a copy
+of the tree, where the tests named below for its part of the library run until one fails. A change to the
+suite must find what the suite before it found.
+"""
+
+import argparse
+import ast
+import collections
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+UNROLLING = "contract unrolling engine slots linear_recurrences associative memory laws meshes"
+TESTS = {  # the first that a path starts with
+    "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences laws combinators",
+    "jrnn/initializers": "initializers cells special_cells",
+    "jrnn/combinators": "combinators clipping reparametrising slots taps history laws every_paradigm seq2seq",
+    "jrnn/unrolling/associative": "associative linear_recurrences laws",
+    "jrnn/unrolling/memory": "memory unrolling",
+    "jrnn/unrolling": UNROLLING,
+    "jrnn/jaxprs": f"taps gates {UNROLLING} reparametrising combinators attention_combined gradient_flow",
+    "jrnn/alignment": f"{UNROLLING} combinators",
+    "jrnn/cell": f"{UNROLLING} combinators reparametrising training modules decoding",
+    "jrnn/layers": "layers paradigms modules",
+    "jrnn/modules": "modules",
+    "jrnn/linen": "modules",
+    "jrnn/paradigms": "paradigms every_paradigm forecasting",
+    "jrnn/checkpoint": "checkpoint checkpoint_structure hostile_checkpoints training cli",
+    "jrnn/decoding": "decoding beams ctc paradigms",
+    "jrnn/crf": "crf spans",
+    "jrnn/attention": "attention attention_combined seq2seq beams",
+    "jrnn/seq2seq": "seq2seq attention_combined",
+    "jrnn/analysis": "jacobians lyapunov fixed_points gates gradient_flow remembering penalties inspecting "
+    "every_analysis backpropagation flip_flop",
+    "jrnn/training": "training devices word2vec penalties cli",
+    "jrnn/losses": "losses training",
+    "jrnn/metrics": "metrics spans training",
+    "jrnn/data": "data pairing vocabulary language training",
+}
+
+
+class Mutant(NamedTuple):
+    """A fault: in `path`, `old` becomes `new`."""
+
+    subject: str
+    path: str
+    old: str
+    new: str
+
+
+def mutants():
+    """All of the list."""
+    subject = ""
+    for line in (ROOT / "tests/mutants.txt").read_text().splitlines():
+        if line.startswith("# "):
+            subject = line[2:]
+        elif line:
+            path, change = line.split(" :: ")
+            yield Mutant(subject, path, *change.split(" => "))
+
+
+def commands(mutant, tree):
+    """Arguments of pytest: first what names the classes of the file, then all tests of that part."""
+    names = next(names for part, names in TESTS.items() if mutant.path.startswith(part))
+    files = [f"tests/test_{name}.py" for name in names.split() if (tree / f"tests/test_{name}.py").exists()]
+    parsed = ast.parse((tree / mutant.path).read_text())
+    classes = [node.name for node in parsed.body if isinstance(node, ast.ClassDef)]
+    classes = [name for name in classes if not name.endswith(("Params", "Carry"))]
+    if classes and mutant.path.startswith(("jrnn/cells", "jrnn/combinators")):
+        yield [*files, "-k", " or ".join(classes)]
+    yield [*files, mutant.path]
+
+
+def is_found(mutant, copy):
+    """Whether a test fails once the fault is made in a copy of the tree; the copy is mended again."""
+    path = copy / mutant.path
+    source = path.read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.path} has {source.count(mutant.old)} times: {mutant.old}"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    try:
+        for arguments in commands(mutant, copy):
+            pytest = [sys.executable, "-m", "pytest", "-qx", *arguments]
+            ran = subprocess.run(pytest, cwd=copy, capture_output=True, text=True)
+            if ran.returncode not in (0, 5):  # 5: the names select no test
+                return True
+        return False
+    finally:
+        path.write_text(source)
+
+
+def main():
+    """Print every fault and whether it is found, then a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("only", nargs="*", help="subjects, or parts of paths; all if left out")
+    parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose tests are run")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    chosen = [
+        m
+        for m in mutants()
+        if not options.only or any(o in (m.subject, m.path) or o in m.path for o in options.only)
+    ]
+    copies = threading.local()
+    table = collections.defaultdict(lambda: [0, 0])
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/programs")
+
+        def run(mutant):
+            if not hasattr(copies, "tree"):
+                copies.tree = Path(tempfile.mkdtemp(dir=folder))
+                unwanted = shutil.ignore_patterns(".*", "__pycache__", "runs", "notebooks")
+                shutil.copytree(options.tree, copies.tree, ignore=unwanted, dirs_exist_ok=True)
+            return mutant, is_found(mutant, copies.tree)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, found in pool.map(run, chosen):
+                table[mutant.subject][0] += found
+                table[mutant.subject][1] += 1
+                print(
+                    "found " if found else "PASSES",
+                    f"{mutant.path} :: {mutant.old} => {mutant.new}",
+                    flush=True,
+                )
+    for subject, (found, count) in table.items():
+        print(f"{subject:12} {found:4} of {count:4}")
+
+
+if __name__ == "__main__":
+    main()
