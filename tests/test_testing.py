@@ -1,10 +1,12 @@
 """`check_cell` certifies what keeps the laws and names the law that is broken."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jrnn
@@ -52,6 +54,36 @@ def refuses(cell: Any, law: str, why: str, **options: Any) -> None:
     with pytest.raises(LawError, match=why) as caught:
         check_cell(cell, 2, laws=(law,), **options)
     assert str(caught.value).startswith(f"{law}: ")
+
+
+def test_each_law_is_printed_with_its_time(capsys):
+    check_cell(Leaky(3), 2, laws=("value", "padding"), verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r" +\d+\.\d\d s$", "", line) for line in lines] == ["value", "padding"]
+
+
+def test_an_init_that_reads_values_is_run_as_it_is():
+    leaky = user_cell(Leaky(3).step)
+    drawn = lambda key, n: {name: jnp.asarray(np.asarray(p)) for name, p in leaky.init(key, n).items()}
+    check_cell(replace(leaky, init=drawn), 2, laws=("interface", "scan = loop"))
+
+
+def test_members_that_are_not_as_the_contract_says():
+    leaky = user_cell(Leaky(3).step)
+    numbers = replace(leaky, init=lambda key, n: leaky.init(key, n) | {"rate": 0.1})
+    refuses(numbers, "interface", "init returns leaves that are no arrays")
+    shared = replace(
+        leaky, initial_carry=lambda p, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 3)),) * 2
+    )
+    refuses(shared, "interface", "initial_carry returns one array in two places")
+    refuses(user_cell(lambda p, h, x: h), "interface", r"step must return \(carry, y\)")
+    refuses(replace(leaky, out_features=4), "interface", r"out_features is 4, but y has shape \(3, 3\)")
+
+
+def test_an_init_that_gives_float32_whatever_is_enabled():
+    leaky = user_cell(Leaky(3).step)
+    single = lambda key, n: jax.tree.map(lambda leaf: leaf.astype("float32"), leaky.init(key, n))
+    refuses(replace(leaky, init=single), "dtypes are kept", r"init returns .*'w': 'float32\(2, 3\)'")
 
 
 def test_rows_that_leak_into_each_other():

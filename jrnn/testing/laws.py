@@ -47,9 +47,9 @@ def interface(subject: Subject) -> None:
     start = jax.eval_shape(lambda p: _distinct_arrays("initial_carry", subject.start(p, xs)), params)
     jax.eval_shape(lambda p, k: subject.start(p, xs, k), params, key)
     returned = jax.eval_shape(lambda p, c: _pair(cell.step(p, c, xs)), params, start)
-    width = jax.tree.leaves(returned[1])[0].shape[-1:]
-    if width != (cell.out_features,):
-        raise LawError(f"out_features is {cell.out_features}, the output is {width} wide")
+    shape = jax.tree.leaves(returned[1])[0].shape
+    if shape[-1:] != (cell.out_features,):
+        raise LawError(f"out_features is {cell.out_features}, but y has shape {shape}")
 
 
 def _distinct_arrays(what: str, tree: Any) -> Any:
