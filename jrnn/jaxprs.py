@@ -22,6 +22,7 @@ class Op:
     cheap: bool  # fuses into its neighbours; a product, a gather or anything unknown is not
     quick: bool  # besides, its result is sooner computed again than read back; a tanh is not
     product: bool  # of matrices
+    reverse_only: bool  # differentiated in reverse mode alone, as a custom_vjp is
     part: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
 
 
@@ -162,8 +163,18 @@ def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...])
         kind in _CHEAP,
         kind in _QUICK,
         kind == "dot_general",
+        _is_reverse_only(eqn),
         _part(eqn),
     )
+
+
+def _is_reverse_only(eqn: Any) -> bool:
+    """Whether an equation is a custom_vjp, or holds one: in a branch, in the body of a loop, in a call."""
+    if eqn.primitive.name.startswith("custom_vjp_call"):
+        return True
+    params = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr"))
+    inner = [getattr(value, "jaxpr", value) for value in params]
+    return any(_is_reverse_only(eqn) for jaxpr in inner for eqn in getattr(jaxpr, "eqns", ()))
 
 
 def named_values(

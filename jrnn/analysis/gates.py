@@ -13,7 +13,7 @@ from jrnn.cells.gating import widened
 from jrnn.jaxprs import named_types, named_values
 from jrnn.unrolling import unroll
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
-from jrnn.unrolling.engine import plain
+from jrnn.unrolling.loops import plain
 from jrnn.unrolling.methods import Loop
 
 

@@ -158,6 +158,8 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
 
     def scan(a: Array, b: Array, reverse: bool) -> Array:
         loop, join = _loop(reverse), _tree(reverse)
+        if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, of which a tree cannot be made
+            return loop(a, b)
         if tree is None:
             return lax.platform_dependent(a, b, cpu=loop, default=join)
         return (join if tree else loop)(a, b)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import lax
 
 from jrnn.jaxprs import Program, trace
-from jrnn.unrolling.loops import Values, first, pick, run_loop, run_ops, spread, step_bytes, turn
+from jrnn.unrolling.loops import Values, first, pick, plain, run_loop, run_ops, spread, step_bytes, turn
 from jrnn.unrolling.memory import Footprint
 from jrnn.unrolling.methods import Loop
 from jrnn.unrolling.planning import Plan, Stage, plan, size_of
@@ -98,22 +97,6 @@ def _footprint(program: Program, schedule: Plan, closed_over: int, given: int) -
         out=size_of(schedule.outputs, program),
         weights=size_of(schedule.held, program),
     )
-
-
-@functools.lru_cache(maxsize=1024)
-def plain(body: Any, reverse: bool) -> Callable[..., Any]:
-    """`lax.scan` as it is: `run(constants, carry, xs)`, for a body that must not be reordered."""
-
-    def threaded(loop: Any, x: Any) -> Any:
-        constants, carry = loop  # handed on unchanged, `lax.scan` takes the constants out of its carry
-        carry, y = body(constants, carry, x)
-        return (constants, carry), y
-
-    def run(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        (_, carry), ys = lax.scan(threaded, (constants, carry), xs, reverse=reverse)
-        return carry, ys
-
-    return run
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,14 +1,13 @@
 """What the backward pass keeps of a step: the fewest bytes that spare it what is costly to repeat."""
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from jrnn.jaxprs import Op, Program
-from jrnn.unrolling.planning import live, spreads
+from jrnn.unrolling.planning import entries, live, size_of, spreads
 
 UNBOUNDED = 2**30
 
@@ -80,7 +79,7 @@ def split(program: Program, constants: int, carried: int, given: int, primal: in
 
 
 def _rows(program: Program, value: int) -> int:
-    return math.prod(program.types[value].shape[:-1])
+    return entries(program.types[value].shape[:-1])
 
 
 def _cheapest(
@@ -98,7 +97,7 @@ def _cheapest(
     place = {value: 2 + 2 * i for i, value in enumerate(values)}  # entry; exit = entry + 1
     source, sink = 0, 1
     edges = {(source, place[c]): UNBOUNDED for c in carry}
-    sizes = {v: math.prod(program.types[v].shape) * program.types[v].dtype.itemsize for v in values}
+    sizes = {v: size_of([v], program) for v in values}
     unit = 1 + sum(sizes.values()) // (UNBOUNDED // 4)
     for v, entry in place.items():
         edges[entry, entry + 1] = 1 if v in stacked else 2 + sizes[v] // unit

@@ -71,15 +71,35 @@ def run_ops(ops: Iterable[Op], values: Values) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
+def plain(body: Any, reverse: bool, length: int | None = None) -> Callable[..., Any]:
+    """`lax.scan` as it is: `run(constants, carry, xs)`, for a body that must not be reordered."""
+
+    def threaded(loop: Any, x: Any) -> Any:
+        constants, carry = loop  # handed on unchanged, `lax.scan` takes the constants out of its carry
+        carry, y = body(constants, carry, x)
+        return (constants, carry), y
+
+    def run(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        known = None if jax.tree.leaves(xs) else length  # beside xs a symbolic one is refused
+        (_, carry), ys = lax.scan(threaded, (constants, carry), xs, length=known, reverse=reverse)
+        return carry, ys
+
+    return run
+
+
+@functools.lru_cache(maxsize=1024)
 def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """A stage with a carry: `(constants, carry, given) -> (carry, emitted)`."""
     emitted_types = pick(program.types, stage.emitted)
+    if any(op.reverse_only for op in stage.ops):  # left to lax.scan, as below it would be taken forward
+        return plain(step_of(stage), reverse, length)
 
     def scan(step: Any, constants: Any, carry: Any, xs: tuple[Any, ...], out: Iterable[Any]) -> Any:
         start = (constants, carry)  # handed on unchanged, `lax.scan` takes the constants out of its carry
         units = tuple(_units(x.shape[1:]) for x in xs)
         thin = [lax.squeeze(x, [axis + 1 for axis in u]) for x, u in zip(xs, units, strict=True)]
-        (_, carry), ys = lax.scan(_body(step, units), start, thin, length=length, reverse=reverse)
+        known = None if thin else length  # beside xs a symbolic one is refused
+        (_, carry), ys = lax.scan(_body(step, units), start, thin, length=known, reverse=reverse)
         wide = [[axis + 1 for axis in _units(o.shape)] for o in out]
         return carry, tuple(lax.expand_dims(y, axes) for y, axes in zip(ys, wide, strict=True))
 
@@ -98,8 +118,9 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
         known = dict(zip(stage.constants, constants, strict=True))
         seen = dict(zip((*stage.given, *_handed_out(stage, cuts)), (*given, *out), strict=False))
         own = {g: t for g, t in moving.items() if stage.given.index(g) not in moved}
-        push = _push(cuts, program, known, {w: turned(t) for w, t in weights.items()}, tuple(own))
-        pushes = jax.vmap(push, axis_size=length)(pick(seen, _recorded(cuts)), tuple(own.values()))
+        met = dict(zip(_recorded(cuts), pick(seen, _recorded(cuts)), strict=True))
+        turned_weights = {w: turned(t) for w, t in weights.items()}
+        pushes = _pushes(cuts, program, known, turned_weights, met, own, length)
         start = tuple(_dense(t, c) for t, c in zip(tangents[1], carry, strict=True) if _moves(c))
         xs = (*halves.read(given, out), *(tangents[2][i] for i in moved), *pushes)
         emitted = out[: len(stage.emitted)]
@@ -112,10 +133,12 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
 
 def step_bytes(stage: Stage, program: Program, still: Container[int]) -> tuple[int, int]:
     """Bytes of a step that its derivative takes, in the loop and behind it, if all moves but `still`."""
-    moving = {v for v in (*stage.constants, *stage.given) if v not in still and _moves(program.types[v])}
-    cuts, moved = _ways(stage, moving, moving)
     if not stage.carried:
         return size_of(stage.emitted, program), 0
+    if any(op.reverse_only for op in stage.ops):
+        return size_of((o for op in stage.ops for o in op.outputs), program), 0
+    moving = {v for v in (*stage.constants, *stage.given) if v not in still and _moves(program.types[v])}
+    cuts, moved = _ways(stage, moving, moving)
     values = {cut.value for cut in cuts}
     adjoints = size_of([*values, *(stage.given[i] for i in moved)], program)
     # products of an adjoint with what the weights met read a copy of it; cuts of one product are put together
@@ -318,16 +341,24 @@ def _recorded(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(r for cut in cuts for r in cut.recorded))
 
 
-def _push(
-    cuts: tuple[Cut, ...], program: Program, constants: Values, weights: Values, own: tuple[int, ...]
-) -> Callable[..., Any]:
-    """ε̇ of all cuts at one step: what the tangents of the weights, and of given values of their own, do."""
-    at = tuple(constants[w] for w in weights), tuple(_zeros(program.types[g]) for g in own)
+def _pushes(
+    cuts: tuple[Cut, ...],
+    program: Program,
+    constants: Values,
+    weights: Values,
+    met: Values,
+    own: Values,
+    length: int,
+) -> tuple[Array, ...]:
+    """ε̇ of all cuts at all steps: what the tangents of the weights, and of given values of their own, do.
+
+    The tangents are taken of all steps at once, rather than of each step and then of all: what vmap makes of
+    a `cond` in a function that is linear already cannot be transposed.
+    """
 
     def cut_values(met: Any, moving: Any, owned: Any) -> tuple[Array, ...]:
-        known = constants | dict(zip((*weights, *_recorded(cuts)), (*moving, *met), strict=True))
-        summands = {s: _zeros(program.types[s]) for cut in cuts for s in cut.summands}
-        summands |= dict(zip(own, owned, strict=True))
+        known = constants | met | moving
+        summands = {s: _zeros(program.types[s]) for cut in cuts for s in cut.summands} | owned
         results: dict[Any, Any] = {}  # an op that several cuts share is run once
 
         def value(cut: Cut) -> Array:
@@ -341,8 +372,8 @@ def _push(
 
         return tuple(map(value, cuts))
 
-    def push(met: Any, steps: Any) -> tuple[Array, ...]:
-        moved = tuple(weights.values()), steps
-        return jax.jvp(functools.partial(cut_values, met), at, moved)[1]
+    def at_all_steps(moving: Any, owned: Any) -> tuple[Array, ...]:
+        return jax.vmap(cut_values, in_axes=(0, None, 0), axis_size=length)(met, moving, owned)
 
-    return push
+    at = {w: constants[w] for w in weights}, jax.tree.map(jnp.zeros_like, own)
+    return jax.jvp(at_all_steps, at, (weights, own))[1]

@@ -87,9 +87,9 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
             f"{_swapped(lengths.shape, steps)}"
         )
     low, high = _range(lengths)
-    if low < 0 or high > steps:
+    if low < 0 or (isinstance(steps, int) and high > steps):
         raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
-    most = min(steps, int(np.iinfo(lengths.dtype).max))
+    most = min(steps, int(np.iinfo(lengths.dtype).max)) if isinstance(steps, int) else steps
     return jnp.minimum(lengths, most).astype(jnp.int32)
 
 

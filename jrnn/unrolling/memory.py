@@ -30,6 +30,10 @@ class Footprint:
 
 def blocks(memory: int | str, footprint: Footprint, length: int) -> tuple[int, ...]:
     """Lengths of blocks, the outermost first: as few levels as `memory` allows, then as long ones."""
+    if not isinstance(length, int):  # a symbolic axis of jax.export, which nothing is known to divide
+        if isinstance(memory, int):
+            raise ValueError(f"memory={memory} bytes needs a known number of steps, xs has {length}")
+        return ()
     if length < 4:
         return ()
     if not isinstance(memory, int):

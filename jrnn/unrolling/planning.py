@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jrnn.jaxprs import Op, Program, joined
 
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before, after)
+UNKNOWN = 32  # what a symbolic axis of jax.export counts for, where sizes are weighed: the speed, no result
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +87,18 @@ def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
     return Plan(tuple(once), tuple(stages), tuple(held), pairs, varying)
 
 
+def entries(shape: Iterable[Any]) -> int:
+    """Entries of an array of this shape."""
+    return math.prod(n if isinstance(n, int) else UNKNOWN for n in shape)
+
+
 def _size(values: Iterable[int], program: Program) -> int:
-    return sum(math.prod(program.types[v].shape) for v in values)
+    return sum(entries(program.types[v].shape) for v in values)
 
 
 def size_of(values: Iterable[int], program: Program) -> int:
     """Bytes of values."""
-    return sum(math.prod(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
+    return sum(entries(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
 
 
 def live(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
@@ -159,7 +165,7 @@ def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> boo
     weight of more than half a million numbers, which a core's cache does not hold.
     """
     weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
-    rows = min((math.prod(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
+    rows = min((entries(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
     few = rows < 8 or rows * weight < 2**20
     return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight > 2**19)
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from jrnn.unrolling.engine import Prepared, plain, prepare
+from jrnn.unrolling.engine import Prepared, prepare
+from jrnn.unrolling.loops import plain
 from jrnn.unrolling.memory import blocks
 from jrnn.unrolling.methods import Body, Loop
 
