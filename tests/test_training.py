@@ -254,3 +254,36 @@ def test_kill_9_at_twenty_random_moments(tmp_path):
             break
     assert kills == 20
     assert_identical(jrnn.load(out, optimizer=optax.adam(1e-2)).params, run(epochs=40).state.params)
+
+
+def test_a_second_run_of_equal_arguments_compiles_nothing():
+    """Equal by value: the cell and the loss are made anew, the optimizer is the same object."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    optimizer, batches = optax.sgd(0.1), [jrnn.Batch(jnp.ones((5, 2, 3)), jnp.zeros((5, 2, 4)))]
+
+    def run(model, seed):
+        compiled.clear()
+        loss, key = jrnn.PerStep(mean_squared_error), jax.random.key(seed)
+        options = {"optimizer": optimizer, "in_features": 3, "validation": batches, "progress": QUIET}
+        return jrnn.fit(model, batches, loss, key=key, **options).params
+
+    for model in (jrnn.GRU(4), jrnn.EchoState(4)):  # whose reservoir the optimizer does not see
+        first = run(model, 0)
+        assert compiled
+        second = run(type(model)(4), 1)
+        assert not compiled
+        assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True))
+    jrnn.fit(
+        jrnn.GRU(4), batches, jrnn.PerStep(mean_squared_error), optimizer=optimizer, key=jax.random.key(0),
+        in_features=3, penalties=(Unhashable(),), progress=QUIET,
+    )  # fmt: skip
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, params, batch):
+        return 0.1 * jnp.sum(params.w_hh**2)

@@ -1,5 +1,6 @@
 """`fit`: the loop around the training step."""
 
+import functools
 import itertools
 import math
 import signal
@@ -229,7 +230,7 @@ class Run:
     def settle(self, rows: int) -> Callable[..., Any]:
         """Choose devices for batches of so many rows, bring the state there, and compile the step."""
         plan, self.rows = self.plan, rows
-        step = train_step(plan.model, plan.loss, self.optimizer, penalties=plan.penalties, method=plan.method)
+        step = _step(plan.model, plan.loss, self.optimizer, tuple(plan.penalties), plan.method)
         self.split = None if is_placed(self.params) else split_over(plan.model, rows)
         if self.split is None:
             self.step = jax.jit(step)
@@ -339,6 +340,23 @@ class Run:
         return len(losses) - 1 - losses.index(min(losses)) >= self.plan.patience
 
 
+def _step(*arguments: Any) -> Callable[..., Any]:
+    """The training step, the same function for equal arguments: so jax compiles it once for many runs."""
+    try:
+        hash(arguments)
+    except TypeError:  # a penalty that is no value
+        return _new_step(*arguments)
+    return _kept_step(*arguments)
+
+
+def _new_step(model: Any, loss: Any, optimizer: Any, penalties: Any, method: Any) -> Callable[..., Any]:
+    return train_step(model, loss, optimizer, penalties=penalties, method=method)
+
+
+_kept_step = functools.lru_cache(maxsize=8)(_new_step)
+
+
+@functools.lru_cache(maxsize=8)
 def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The optimizer on what is trainable; nothing moves the rest."""
 
