@@ -1,7 +1,7 @@
 """What the suite can find: run it against small faults, one at a time.
 
     python tests/mutants.py                     all of mutants.txt, two at a time
-    python tests/mutants.py masking lstm.py     those of a subject, or of files
+    python tests/mutants.py masking lstm.py     those of a subject, or whose line holds a word
     python tests/mutants.py --tree ../old       the same faults, by the tests of another checkout
 
 A line of mutants.txt is `path :: old => new`, `old` standing once in that file. Each fault is made in a copy
@@ -27,6 +27,7 @@ UNROLLING = "contract unrolling engine slots linear_recurrences associative memo
 TESTS = {  # the first that a path starts with
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",
+    "jrnn/combinators/narx": "cells combinators",
     "jrnn/combinators": "combinators clipping reparametrising slots taps history every_paradigm seq2seq",
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/memory": "memory unrolling",
@@ -59,6 +60,9 @@ class Mutant(NamedTuple):
     path: str
     old: str
     new: str
+
+    def __str__(self):
+        return f"{self.path} :: {self.old} => {self.new}"
 
 
 def mutants():
@@ -104,14 +108,12 @@ def is_found(mutant, copy):
 def main():
     """Print every fault and whether it is found, then a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("only", nargs="*", help="subjects, or parts of paths; all if left out")
+    parser.add_argument("only", nargs="*", help="subjects, or parts of lines; all if left out")
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose tests are run")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     chosen = [
-        m
-        for m in mutants()
-        if not options.only or any(o in (m.subject, m.path) or o in m.path for o in options.only)
+        m for m in mutants() if not options.only or any(o == m.subject or o in str(m) for o in options.only)
     ]
     copies = threading.local()
     table = collections.defaultdict(lambda: [0, 0])

@@ -135,6 +135,19 @@ def test_identity_elman():
     np.testing.assert_array_equal(jrnn.unroll(cell, params, jnp.zeros((9, 3)), h)[0], h)
 
 
+def test_cells_of_a_stack_are_drawn_one_by_one():
+    first, second = jrnn.Stack((jrnn.Elman(4), jrnn.Elman(4))).init(jax.random.key(7), in_features=4)
+    assert np.any(first.w_ih != second.w_ih) and np.any(first.w_hh != second.w_hh)
+
+
+def test_weights_of_independent_units():
+    """Uniform from 0 to the bound under which a step of max_lag stays below 2."""
+    w_hh = jrnn.IndRNN(2000, max_lag=3).init(jax.random.key(7), in_features=2).w_hh
+    np.testing.assert_allclose(
+        [w_hh.min(), w_hh.mean(), w_hh.max()], np.cbrt(2) * np.array([0, 0.5, 1]), atol=0.02
+    )
+
+
 def test_embed_scale():
     table = jrnn.Embed(16).init(jax.random.key(8), in_features=500).table
     np.testing.assert_allclose([np.mean(table), np.std(table)], [0, 1], atol=0.04)

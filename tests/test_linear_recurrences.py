@@ -105,17 +105,22 @@ DROPPED = jrnn.Dropout(jrnn.TRNN(5), state=0.3, output=0.3)
 NOISY = jrnn.Stack((jrnn.MinGRU(4), DROPPED, jrnn.LRU(4)), dropout=0.4)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("method", [jrnn.Associative(), jrnn.Associative(tree=True)], ids=str)
-def test_noise_is_that_of_a_scan(method):
+def test_noise_is_that_of_a_scan(method, reverse):
     """Keys that advance from step to step are carried beside the states that are solved for."""
     params, xs = shaken(NOISY, 3), jax.random.normal(jax.random.key(1), (9, 2, 3))
     lengths = jnp.array([9, 4])
-    found, expected = (
-        jrnn.unroll(NOISY, params, xs, key=jax.random.key(2), lengths=lengths, method=m)[1]
-        for m in (method, jrnn.Scan())
-    )
+
+    @jax.jit
+    def run(params, key):
+        options = {"lengths": lengths, "reverse": reverse, "key": key}
+        noisy = [jrnn.unroll(NOISY, params, xs, **options, method=m)[1] for m in (method, jrnn.Scan())]
+        return *noisy, jrnn.unroll(NOISY, params, xs, lengths=lengths, reverse=reverse)[1]
+
+    found, expected, quiet = run(params, jax.random.key(2))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert np.any(found != jrnn.unroll(NOISY, params, xs, lengths=lengths)[1])
+    assert np.any(found != quiet)
 
 
 @pytest.mark.parametrize(

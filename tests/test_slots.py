@@ -135,6 +135,39 @@ def test_slots_are_constants_of_the_loop(flagged):
     np.testing.assert_array_equal(end.h[:, 0], [35, 0, 10, 15] if flagged else [35] * 4)
 
 
+@dataclass(frozen=True)
+class Two:
+    """A cell whose state is two entries, which it hands on and shows."""
+
+    out_features: int = 400
+
+    def init(self, key, in_features):
+        return jnp.zeros(())
+
+    def initial_carry(self, params, batch_shape=(), *, key=None):
+        return (jnp.ones((*batch_shape, 200)),) * 2
+
+    def step(self, params, carry, x):
+        return carry, jnp.concatenate(carry, -1)
+
+
+def test_every_entry_of_the_state_has_a_mask_of_its_own():
+    _, ys = jrnn.unroll(
+        jrnn.Dropout(Two(), state=(0.5, 0.5)), jnp.zeros(()), jnp.ones((1, 1)), key=jax.random.key(1)
+    )
+    first, second = np.split(ys[0] == 0, 2)
+    assert 60 < first.sum() < 140 and 60 < second.sum() < 140
+    assert 60 < (first != second).sum() < 140
+
+
+def test_a_learned_start_hands_the_key_on():
+    cell = jrnn.LearnedCarry(jrnn.Dropout(jrnn.Elman(3), output=0.5))
+    params = cell.init(jax.random.key(0), 2)
+    assert cell.initial_carry(params).key is None
+    run = lambda key: jrnn.unroll(cell, params, jnp.ones((4, 2)), key=key)[1]
+    assert (run(jax.random.key(1)) == 0).any() and not (run(None) == 0).any()
+
+
 def test_state_that_the_step_hands_on_is_a_constant_of_the_loop():
     program = jax.make_jaxpr(
         lambda m: jrnn.unroll(HANDS_ON, (), jnp.ones((STEPS, 4, 1)), (m, m), lengths=jnp.array([7, 0, 2, 3]))
