@@ -132,11 +132,7 @@ def main():
                 mutant, found = done.result()
                 table[mutant.subject][0] += found
                 table[mutant.subject][1] += 1
-                print(
-                    "found " if found else "PASSES",
-                    f"{mutant.path} :: {mutant.old} => {mutant.new}",
-                    flush=True,
-                )
+                print("found " if found else "PASSES", mutant, flush=True)
     for subject, (found, count) in table.items():
         print(f"{subject:12} {found:4} of {count:4}")
 

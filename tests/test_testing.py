@@ -80,6 +80,14 @@ def test_members_that_are_not_as_the_contract_says():
     refuses(replace(leaky, out_features=4), "interface", r"out_features is 4, but y has shape \(3, 3\)")
 
 
+def test_parameters_that_follow_neither_key_nor_width():
+    leaky = user_cell(Leaky(3).step)
+    same = replace(leaky, init=lambda key, n: leaky.init(jax.random.key(0), n))
+    refuses(same, "interface", "init ignores its key: two keys give the same parameters")
+    two = replace(leaky, init=lambda key, n: leaky.init(key, 2))
+    refuses(two, "interface", "init ignores in_features: its parameters do not fit width 3")
+
+
 def test_an_init_that_gives_float32_whatever_is_enabled():
     leaky = user_cell(Leaky(3).step)
     single = lambda key, n: jax.tree.map(lambda leaf: leaf.astype("float32"), leaky.init(key, n))
@@ -139,7 +147,9 @@ def test_a_gradient_that_is_wrong():
     def step(p, h, x):
         return (h + p["rate"] * (squash(x @ p["w"]) - h),) * 2
 
-    refuses(user_cell(step), "gradients", "against finite differences")
+    refuses(
+        user_cell(step), "gradients", r"against finite differences \(of params\['w'\], xs\): values differ"
+    )
 
 
 def test_hidden_python_state():

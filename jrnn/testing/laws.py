@@ -4,7 +4,6 @@ A law is a few abstract traces (structure, shapes, dtypes), and one program that
 runs; what that program returns is compared in NumPy.
 """
 
-import functools
 import pickle
 import re
 from collections.abc import Callable
@@ -15,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import FunctionCell, carry_spec, is_linear, map_state, trainable
+from jrnn.cell import FunctionCell, carry_spec, in_ndim, map_state, trainable
+from jrnn.testing.derivatives import gradients, linearity, transforms
 from jrnn.testing.subject import (
     BATCH,
     STEPS,
@@ -23,24 +23,21 @@ from jrnn.testing.subject import (
     Subject,
     assert_close,
     avals,
-    direction,
-    dot,
     float_leaves,
     identical,
     joined,
     poison_padding,
     refill,
     same_avals,
-    smooth_loss,
     take,
     visible_state,
     weighted_sum,
 )
-from jrnn.unrolling import Associative, Scan, unroll
+from jrnn.unrolling import Scan, unroll
 
 
 def interface(subject: Subject) -> None:
-    """The members can be called as the contract says, and the output is `out_features` wide."""
+    """The members can be called as the contract says; parameters follow key and width, y `out_features`."""
     cell, key = subject.cell, jax.random.key(0)
     subject.abstractly(lambda k: _distinct_arrays("init", cell.init(k, subject.in_features)), key)
     params, xs = subject.params(), subject.xs(BATCH)
@@ -50,6 +47,33 @@ def interface(subject: Subject) -> None:
     shape = jax.tree.leaves(returned[1])[0].shape
     if shape[-1:] != (cell.out_features,):
         raise LawError(f"out_features is {cell.out_features}, but y has shape {shape}")
+    matrices = [leaf for leaf, free in _with_free(params) if free and leaf.ndim > 1]
+    if matrices and identical(*subject.draws):
+        raise LawError("init ignores its key: two keys give the same parameters")
+    if in_ndim(cell) == 1 and isinstance(xs, np.ndarray):
+        _check_width(subject, params, xs)
+
+
+def _with_free(params: Any) -> list[tuple[Any, bool]]:
+    return list(zip(jax.tree.leaves(params), jax.tree.leaves(trainable(params)), strict=True))
+
+
+def _check_width(subject: Subject, params: Any, xs: Any) -> None:
+    """Where another width gives parameters of the same shapes, they must be good for inputs of that width."""
+    cell, width = subject.cell, subject.in_features + 1
+    try:
+        wider = subject.abstractly(lambda key: cell.init(key, width), jax.random.key(0))
+    except (TypeError, ValueError):  # a cell that takes inputs of one width only
+        return
+    if not same_avals(wider, params):
+        return
+    wide = np.concatenate([xs, xs[..., :1]], -1)
+    try:
+        jax.eval_shape(lambda p: cell.step(p, subject.start(p, wide), wide), params)
+    except Exception as error:
+        raise LawError(
+            f"init ignores in_features: its parameters do not fit width {width}: {error}"
+        ) from error
 
 
 def _distinct_arrays(what: str, tree: Any) -> Any:
@@ -228,73 +252,6 @@ def _program(cell: Any, params: Any, carry: Any, x: Any) -> str:
     return re.sub("0x[0-9a-f]+", "", str(traced))
 
 
-def gradients(subject: Subject) -> None:
-    """Gradients equal finite differences to second order; every parameter has a finite, non-zero one."""
-    with jax.enable_x64(True):
-        params, xs = subject.params("float64"), subject.xs(3, 2, dtype="float64")
-        loss, leaves = smooth_loss(subject, params, xs)
-        v = direction((params, xs))
-
-        def derivatives(x: list[Array]) -> Any:
-            grad = jax.grad(loss)
-            forward = jax.jvp(loss, (x,), (v,))[1]
-            _, twice = jax.jvp(grad, (x,), (v,))  # forward over reverse
-            return loss(x), grad(x), forward, twice, jax.grad(lambda z: dot(grad(z), v))(x)
-
-        step = 1e-5
-        points = [[a + s * d for a, d in zip(leaves, v, strict=True)] for s in (-step, 0.0, step)]
-        below, here, above = subject.run_each(derivatives, points)
-    _, grad, forward, twice, reverse_twice = here
-    slope = (above[0] - below[0]) / (2 * step)
-    curve = [(a - b) / (2 * step) for a, b in zip(above[1], below[1], strict=True)]
-    along = sum(np.vdot(g, d) for g, d in zip(grad, v, strict=True))
-    assert_close(forward, slope, "forward mode against finite differences", 1e-6)
-    assert_close(along, slope, "reverse mode against finite differences", 1e-6)
-    assert_close(twice, curve, "second order against finite differences", 1e-6)
-    assert_close(reverse_twice, twice, "second order, reverse over reverse", 1e-9)
-    _check_reach(subject, params, refill((params, xs), grad)[0])
-
-
-def _check_reach(subject: Subject, params: Any, grads: Any) -> None:
-    """Every parameter has a finite gradient, that of a trainable one is not zero, of a fixed one is."""
-    named = jax.tree_util.tree_leaves_with_path(grads)
-    for (path, grad), trains in zip(named, jax.tree.leaves(trainable(params)), strict=True):
-        name = jax.tree_util.keystr(path).strip(".[]'") or "params"
-        if not np.all(np.isfinite(grad)):
-            raise LawError(f"the gradient of {name} is not finite")
-        if trains and not np.any(grad) and name not in subject.ignore:
-            raise LawError(f"the gradient of {name} is zero: the parameter is never used")
-        if not trains and np.any(grad):
-            raise LawError(f"the gradient of {name}, which is fixed, is not zero")
-
-
-def transforms(subject: Subject) -> None:
-    """jvp, jacfwd, hessian, vmap, checkpoint and linearize work and agree with grad."""
-    with jax.enable_x64(True):
-        params, xs = subject.params("float64"), subject.xs(3, 2, dtype="float64")
-        loss, (small, *rest) = smooth_loss(subject, params, xs)
-
-        def run(a: Array) -> Any:
-            def f(leaf: Array) -> Array:
-                return loss([leaf, *rest])
-
-            ones = jnp.ones_like(a)
-            grad = jax.grad(f)(a)
-            slopes = jnp.vdot(grad, ones), jax.jvp(f, (a,), (ones,))[1], jax.linearize(f, a)[1](ones)
-            grads = grad, jax.jacfwd(f)(a), jax.grad(jax.checkpoint(f))(a)
-            pair = jnp.stack([a, 0.5 * a])
-            return slopes, grads, jax.hessian(f)(a), jax.vmap(f)(pair), jax.lax.map(f, pair)
-
-        (slope, *slopes), (grad, *grads), hessian, mapped, looped = subject.run(run, small)
-    for name, given in zip(("jvp", "linearize"), slopes, strict=True):
-        assert_close(given, slope, name, 1e-10)
-    for name, given in zip(("jacfwd", "checkpoint"), grads, strict=True):
-        assert_close(given, grad, name, 1e-10)
-    square = hessian.reshape(small.size, small.size)
-    assert_close(square, square.T, "symmetry of the hessian", 1e-9)
-    assert_close(mapped, looped, "vmap over params", 1e-10)
-
-
 def resetting(subject: Subject) -> None:
     """A reset at t equals a fresh start at t, whatever the state was; it goes with noise."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
@@ -342,38 +299,6 @@ def padding(subject: Subject) -> None:
     for poison, found in zip(poisons, ran, strict=True):
         if not identical(found, clean):
             raise LawError(f"{poison} in padding changes an output or a gradient")
-
-
-def linearity(subject: Subject) -> None:
-    """A cell that says `linear = True` is solved by `Associative` as it is run by `Scan`, derivatives too."""
-    cell = subject.cell
-    if not is_linear(cell):
-        return
-    resets = np.zeros((STEPS, BATCH), bool)
-    resets[2] = True
-
-    def run(params: Any, xs: Any) -> Any:
-        start = jax.tree.map(
-            lambda a: a + jnp.asarray(0.3, a.dtype), subject.carry(params, BATCH, dtype="float64")
-        )
-
-        def loss(floats: list[Array], method: Any, reverse: bool) -> Any:
-            p, x, carry = refill((params, xs, start), floats)
-            given = functools.partial(unroll, cell, p, x, carry, reverse=reverse, method=method)
-            end, ys = given(lengths=np.array([STEPS, 2, 4]), resets=resets)
-            return weighted_sum((end, ys)), (end, ys)
-
-        derivatives = jax.value_and_grad(loss, has_aux=True)
-        floats = float_leaves((params, xs, start))
-        return [
-            [derivatives(floats, method, reverse) for method in (Associative(tree=tree), Scan())]
-            for reverse, tree in ((False, True), (True, False))
-        ]
-
-    with jax.enable_x64(True):
-        both = subject.run(run, subject.params("float64"), subject.xs(STEPS, BATCH, dtype="float64"))
-    for solved, scanned in both:
-        assert_close(solved, scanned, "Associative against Scan", 1e-11)
 
 
 LAWS: dict[str, Callable[[Subject], None]] = {

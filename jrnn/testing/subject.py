@@ -43,21 +43,29 @@ class Subject:
     ignore: tuple[str, ...] = field(default=())  # names of parameters that need no gradient
 
     @functools.cached_property
+    def draws(self) -> list[Any]:
+        """What `init` draws of two keys."""
+
+        def init(key: Array) -> Any:
+            return self.cell.init(key, self.in_features)
+
+        with jax.enable_x64(False):  # so that a law in float64 does not depend on which came first
+            keys = [jax.random.key(1), jax.random.key(2)]
+            try:
+                return self.run_each(init, keys)
+            except READS_VALUES:
+                return [jax.device_get(init(key)) for key in keys]
+
+    @functools.cached_property
     def _params(self) -> Any:
         """Parameters moved away from their start, so that zero biases hide nothing."""
-        with jax.enable_x64(False):  # so that a law in float64 does not depend on which came first
-            key = jax.random.key(1)
-            try:
-                params = self.run(lambda key: self.cell.init(key, self.in_features), key)
-            except READS_VALUES:
-                params = jax.device_get(self.cell.init(key, self.in_features))
         rng = np.random.default_rng(2)
 
         def move(leaf: Any, free: bool) -> Any:
             noise = 0.2 * rng.standard_normal(leaf.shape)
             return (leaf + noise).astype(leaf.dtype) if free and is_float(leaf) else leaf
 
-        return jax.tree.map(move, params, trainable(params))
+        return jax.tree.map(move, self.draws[0], trainable(self.draws[0]))
 
     def params(self, dtype: Any = None) -> Any:
         """The parameters, their floats in the given dtype."""
@@ -97,9 +105,14 @@ class Subject:
 
     def run_each(self, function: Callable[..., Any], calls: list[Any], *args: Any) -> list[Any]:
         """Run a function on several first arguments of one shape, as one program; its results in NumPy."""
-        lowered = jax.jit(lambda *given: jax.tree.map(_data, function(*given))).lower(calls[0], *args)
-        program = _compiled(lowered)
-        return [jax.device_get(program(first, *args)) for first in calls]
+        program = self.program(function, calls[0], *args)
+        return [program(first, *args) for first in calls]
+
+    def program(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+        """A function compiled for arguments of these shapes; its results in NumPy."""
+        lowered = jax.jit(lambda *given: jax.tree.map(_data, function(*given))).lower(*args)
+        compiled = _compiled(lowered)
+        return lambda *given: jax.device_get(compiled(*given))
 
 
 def _compiled(lowered: Any) -> Callable[..., Any]:
