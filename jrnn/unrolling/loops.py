@@ -119,8 +119,8 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
         seen = dict(zip((*stage.given, *_handed_out(stage, cuts)), (*given, *out), strict=False))
         own = {g: t for g, t in moving.items() if stage.given.index(g) not in moved}
         met = dict(zip(_recorded(cuts), pick(seen, _recorded(cuts)), strict=True))
-        turned_weights = {w: turned(t) for w, t in weights.items()}
-        pushes = _pushes(cuts, program, known, turned_weights, met, own, length)
+        moving_in = {w: turned(t) for w, t in weights.items()}, own
+        pushes = _pushes(cuts, program, length, known, met, moving_in)
         start = tuple(_dense(t, c) for t, c in zip(tangents[1], carry, strict=True) if _moves(c))
         xs = (*halves.read(given, out), *(tangents[2][i] for i in moved), *pushes)
         emitted = out[: len(stage.emitted)]
@@ -344,11 +344,10 @@ def _recorded(cuts: tuple[Cut, ...]) -> tuple[int, ...]:
 def _pushes(
     cuts: tuple[Cut, ...],
     program: Program,
-    constants: Values,
-    weights: Values,
-    met: Values,
-    own: Values,
     length: int,
+    constants: Values,
+    met: Values,
+    tangents: tuple[Values, Values],
 ) -> tuple[Array, ...]:
     """ε̇ of all cuts at all steps: what the tangents of the weights, and of given values of their own, do.
 
@@ -375,5 +374,6 @@ def _pushes(
     def at_all_steps(moving: Any, owned: Any) -> tuple[Array, ...]:
         return jax.vmap(cut_values, in_axes=(0, None, 0), axis_size=length)(met, moving, owned)
 
+    weights, own = tangents
     at = {w: constants[w] for w in weights}, jax.tree.map(jnp.zeros_like, own)
-    return jax.jvp(at_all_steps, at, (weights, own))[1]
+    return jax.jvp(at_all_steps, at, tangents)[1]
