@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-UNROLLING = "contract unrolling engine slots linear_recurrences associative memory laws meshes"
+UNROLLING = "unrolling primitives contract slots engine linear_recurrences associative memory laws meshes"
 TESTS = {  # the first that a path starts with
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",

@@ -210,7 +210,10 @@ def derivatives(f):
     }
 
 
-@pytest.mark.parametrize("ragged", [False, True], ids=["bare", "ragged, in blocks"])
+SHAPES = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("ragged", SHAPES, ids=["bare", "ragged, in blocks"])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_of_any_primitive_is_differentiated_as_by_scan(name, ragged):
     cell, method = cell_of(STEPS[name]), jrnn.Scan("sqrt") if ragged else jrnn.Scan()
