@@ -1,5 +1,7 @@
 """What all tests share: programs that compile quickly, are kept for the next run, and can be counted."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import subprocess
@@ -14,7 +16,7 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1"
 )
-PROGRAMS = 3000  # kept at most: each takes six to twelve memory maps, and Linux grants a process 65,530
+PROGRAMS = 1000  # kept at most: each takes a megabyte, and twelve of the 65,530 memory maps of a process
 
 
 def pytest_addoption(parser):
@@ -70,6 +72,8 @@ class Programs:
             self.kept = self.count
             jax.clear_caches()
             gc.collect()
+            with contextlib.suppress(OSError, AttributeError):  # where the C library is glibc, which keeps
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # what XLA's compiler gives back
 
     def pytest_terminal_summary(self, terminalreporter, config):
         if not config.getoption("--compilations"):
