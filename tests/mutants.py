@@ -52,7 +52,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/analysis/gradients": "gradient_flow inspecting",
     "jrnn/analysis/memory": "remembering",
     "jrnn/analysis/penalties": "penalties",
-    "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command dynamics_plots jacobians penalties",
+    "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command jacobians penalties",
     "jrnn/training/word2vec": "word2vec",
     "jrnn/training": "training losses devices penalties cli",
     "jrnn/losses": "losses training",
