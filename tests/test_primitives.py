@@ -131,7 +131,6 @@ STEPS = {
         @ jnp.linalg.qr(w["h"] + 2 * jnp.eye(H))[0]
     ),
     "eigh": lambda w, h, x: 0.1 * jnp.linalg.eigh(w["h"] + w["h"].T)[0] + mix(w, h, x),
-    "expm of the state": lambda w, h, x: mix(w, h, x) @ jax.scipy.linalg.expm(0.1 * (h.T @ h)),
     "gather": lambda w, h, x: mix(w, h, x) + w["h"][jnp.argmax(h, axis=-1)],
     "scatter": lambda w, h, x: mix(w, h, x).at[..., jnp.array([0, 2])].add(0.5 * h[..., :2]),
     "dynamic slice": lambda w, h, x: (
