@@ -133,6 +133,9 @@ def test_another_blank():
         close(log_p[row, 0], np.log(sums[best]))
         close(ctc_loss(logits[:, row], np.array(padded(best, T)), blank=2), -np.log(sums[best]))
         assert strip(ctc_greedy(logits[:, row], blank=2)) == collapse(logits[:, row].argmax(-1), blank=2)
+    shorter = ctc_greedy(logits, np.array([1, 2, 3, 0, 2]), blank=2)
+    for row, length in enumerate((1, 2, 3, 0, 2)):
+        assert strip(shorter[row]) == collapse(logits[:length, row].argmax(-1), blank=2)
 
 
 # greedy

@@ -237,8 +237,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
+SWEEP = [
+    pytest.param(
+        case, id=str(case.cell), marks=[] if type(case.cell).__name__ in REFUSED else pytest.mark.slow
+    )
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize("case", SWEEP)
 def test_every_cell(case):
     cell, key = case.cell, jax.random.key(0)
     params, xs = subject_of(case).params(), subject_of(case).xs(6)

@@ -138,6 +138,14 @@ def test_arrays_that_are_not_as_described_are_named(tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_another_format_is_refused(tmp_path, number):
+    path = save(tmp_path, snapshot())
+    forge(path, lambda description: description.update(format=number))
+    with pytest.raises(CheckpointError, match=f"format {number} is unknown to this jrnn"):
+        load(path)
+
+
 def test_a_folder_renamed_to_another_step_is_refused(tmp_path):
     path = save(tmp_path, snapshot(step=5)).rename(tmp_path / "step_00000006")
     with pytest.raises(CheckpointError, match="step is 5"):

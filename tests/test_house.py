@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import jrnn
+from tests.mutants import mutants
 from tests.public import PUBLIC
 
 # what stands left of what: a module imports only from its own rank and those before it
@@ -301,3 +302,11 @@ def test_names_of_files(path):
     module = ".".join(("jrnn", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     if module != "jrnn.__main__":
         assert importlib.import_module(module).__name__ == module  # no function shadows a module
+
+
+def test_every_mutant_stands_once_in_its_file():
+    listed = list(mutants())
+    assert len(listed) >= 150
+    for mutant in listed:
+        source = (ROOT.parent / mutant.path).read_text()
+        assert source.count(mutant.old) == 1 and mutant.new != mutant.old, str(mutant)

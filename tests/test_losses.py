@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrnn.losses import bernoulli, cross_entropy, length_mask, mean_squared_error
+from jrnn.losses import (
+    bernoulli,
+    cross_entropy,
+    length_mask,
+    mean_squared_error,
+    temporal_activation_regularization,
+)
 from jrnn.paradigms import last
 
 LENGTHS = np.array([4, 0, 2])
@@ -150,6 +156,11 @@ def test_lengths_out_of_range_clip_under_jit():
     picked = jax.jit(last)(ys, np.array([9, -3, 2]))
     np.testing.assert_array_equal(picked, last(ys, LENGTHS))
     np.testing.assert_array_equal(jax.jit(length_mask, static_argnums=1)(np.array([9, -3, 2]), 4), VALID)
+
+
+def test_steps_on_both_sides_of_a_hole_make_no_pair():
+    ys, mask = np.array([[1.0], [9.0], [2.0], [4.0]]), np.array([True, False, True, True])
+    assert temporal_activation_regularization(ys[:, None], mask[:, None]) == 4
 
 
 def test_length_mask():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,16 @@ def test_gradients_of_parameters_equal_the_function(graph_mode, cell, grad):
         given = rnn
     for a, b in zip(jax.tree.leaves(given.params), jax.tree.leaves(needed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_key_draws_noise():
+    cell, key = jrnn.Dropout(jrnn.GRU(4), output=0.5), jax.random.key(5)
+    rnn, linen = module(cell), jrnn.linen.RNN(cell, 2)
+    variables = linen.init(jax.random.key(0), XS)
+    for run, params in ((rnn, rnn.params), (functools.partial(linen.apply, variables), variables["params"])):
+        params = type(rnn.params)(**params) if isinstance(params, dict) else params
+        np.testing.assert_array_equal(run(XS, key=key)[1], jrnn.unroll(cell, params, XS, key=key)[1])
+        assert not np.any(run(XS)[1] == 0)
 
 
 def test_the_hessian_of_a_closure(graph_mode):
