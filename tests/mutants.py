@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-UNROLLING = "unrolling primitives contract slots engine linear_recurrences associative memory laws meshes"
+UNROLLING = "unrolling contract slots linear_recurrences memory associative primitives engine laws meshes"
 TESTS = {  # the first that a path starts with
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",
@@ -32,8 +32,8 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/memory": "memory unrolling",
     "jrnn/unrolling": UNROLLING,
-    "jrnn/jaxprs": f"taps gates {UNROLLING} reparametrising combinators attention_combined gradient_flow",
-    "jrnn/alignment": f"contract special_cells {UNROLLING} combinators",
+    "jrnn/jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",
+    "jrnn/alignment": f"errors contract special_cells {UNROLLING} combinators",
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",
     "jrnn/modules": "modules",

@@ -7,6 +7,7 @@ import pytest
 
 import jrnn
 from jrnn.analysis import gradient_flow, log_bound, sensitivity, verdict
+from jrnn.jaxprs import shifted
 
 T, B, IN = 5, 3, 2
 LENGTHS = np.array([5, 3, 1])
@@ -209,3 +210,9 @@ def test_errors(call, error, message):
     with pytest.raises(error) as caught:
         call(cell, cell.init(jax.random.key(0), IN))
     assert str(caught.value).startswith(message)
+
+
+def test_something_added_to_two_leaves_of_one_value():
+    """All that is computed of the first sees what is added there, the second its own as well."""
+    doubled = lambda x: ((y := 2 * x), y, 3 * y)
+    assert [float(leaf) for leaf in shifted(doubled, {0: 10.0, 1: 100.0}, 1.0)] == [12, 112, 36]

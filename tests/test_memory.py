@@ -59,6 +59,12 @@ def test_a_gradient_takes_what_was_predicted(model, size, memory):
         assert predicted <= memory
 
 
+def test_bytes_that_just_suffice_do():
+    given = (jrnn.LSTM(3), *arguments(jrnn.LSTM(3), 2, 100, 2))
+    least = jrnn.gradient_memory(*given, method=jrnn.Scan("sqrt"))
+    assert jrnn.gradient_memory(*given, method=jrnn.Scan(least)) == least
+
+
 def test_a_million_steps_train_within_64_mib():
     taken = measured(jrnn.LSTM(64), jrnn.Scan(64 * MIB), 1, 1_000_000, 64)
     assert taken <= 64 * MIB

@@ -143,6 +143,9 @@ STEPS = {
     "convolution": lambda w, h, x: jnp.tanh(
         lax.conv_general_dilated(h[:, None], w["h"][None, :1], (1,), "SAME")[:, 0] + x @ w["i"]
     ),
+    "a state that meets a weight and is added": lambda w, h, x: jnp.tanh(h @ w["h"] + h + x),
+    "an outer product of weights": lambda w, h, x: jnp.tanh(h @ (w["b"][:, None] * w["b"]) + x @ w["i"]),
+    "weights spread out": lambda w, h, x: jnp.tanh(h * jnp.broadcast_to(w["b"], h.shape) + x @ w["i"]),
     "einsum": lambda w, h, x: jnp.tanh(jnp.einsum("bi,ij,bj->bj", h, w["h"], h) + x @ w["i"]),
     "logsumexp and softmax": lambda w, h, x: jax.nn.softmax(mix(w, h, x)) + jax.nn.logsumexp(h @ w["h"]),
     "stop_gradient": lambda w, h, x: mix(w, lax.stop_gradient(h), x) + 0.1 * h @ lax.stop_gradient(w["h"]),
