@@ -28,7 +28,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",
     "jrnn/combinators/narx": "cells combinators",
-    "jrnn/combinators": "combinators clipping reparametrising slots taps history every_paradigm seq2seq",
+    "jrnn/combinators": "combinators initializers clipping reparametrising slots taps history seq2seq",
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/memory": "memory unrolling",
     "jrnn/unrolling": UNROLLING,

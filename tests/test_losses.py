@@ -159,8 +159,8 @@ def test_lengths_out_of_range_clip_under_jit():
 
 
 def test_steps_on_both_sides_of_a_hole_make_no_pair():
-    ys, mask = np.array([[1.0], [9.0], [2.0], [4.0]]), np.array([True, False, True, True])
-    assert temporal_activation_regularization(ys[:, None], mask[:, None]) == 4
+    ys, mask = np.array([[1.0], [9.0], [2.0], [5.0]]), np.array([True, False, True, True])
+    assert temporal_activation_regularization(ys[:, None], mask[:, None]) == 9
 
 
 def test_length_mask():
