@@ -11,16 +11,9 @@ from jax import lax
 import jrnn
 from jrnn.testing.subject import dot
 from tests.cases import CASES, subject_of
+from tests.plain import Plain
 
 T, B = 9, 5
-
-
-class Plain:
-    """`lax.scan` over the step as it is written."""
-
-    def run(self, loop):
-        step = lambda carry, x: loop.body(loop.constants, carry, x)
-        return lax.scan(step, loop.carry, loop.xs, length=loop.length, reverse=loop.reverse)
 
 
 def floats(tree):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import jrnn
+from tests.plain import Plain
 
 MIB = 2**20
 SIZES = {"batch": (8, 1000, 24, 64), "one row": (1, 40_000, 16, 32), "prime": (3, 997, 20, 50)}  # B T I H
@@ -17,14 +17,6 @@ MODELS = {
     "LSTM": lambda h: jrnn.LSTM(h),
     "two layers": lambda h: jrnn.Stack((jrnn.LSTM(h), jrnn.GRU(h))),
 }
-
-
-class Plain:
-    """`lax.scan` over the step as it is written."""
-
-    def run(self, loop):
-        step = lambda carry, x: loop.body(loop.constants, carry, x)
-        return lax.scan(step, loop.carry, loop.xs, length=loop.length, reverse=loop.reverse)
 
 
 def gradient(cell, method):

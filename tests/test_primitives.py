@@ -14,16 +14,9 @@ from jax import lax
 
 import jrnn
 from jrnn.testing.subject import Subject, default_inputs
+from tests.plain import Plain
 
 H, T, B = 3, 5, 2
-
-
-class Plain:
-    """`lax.scan` over the step as it is written."""
-
-    def run(self, loop):
-        step = lambda carry, x: loop.body(loop.constants, carry, x)
-        return lax.scan(step, loop.carry, loop.xs, length=loop.length, reverse=loop.reverse)
 
 
 def mix(w, h, x):
