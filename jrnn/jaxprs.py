@@ -169,7 +169,7 @@ def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...])
 
 
 def _is_reverse_only(eqn: Any) -> bool:
-    """Whether an equation is a custom_vjp, or holds one: in a branch, in the body of a loop, in a call."""
+    """True for a custom_vjp, and for what holds one: in a branch, in the body of a loop, in a call."""
     if eqn.primitive.name.startswith("custom_vjp_call"):
         return True
     params = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr"))

@@ -59,7 +59,7 @@ def _with_free(params: Any) -> list[tuple[Any, bool]]:
 
 
 def _check_width(subject: Subject, params: Any, xs: Any) -> None:
-    """Where another width gives parameters of the same shapes, they must be good for inputs of that width."""
+    """Parameters of the same shapes at another width must be good for inputs of that width."""
     cell, width = subject.cell, subject.in_features + 1
     try:
         wider = subject.abstractly(lambda key: cell.init(key, width), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What the laws are checked on, how its programs are run, and how trees are compared."""
+"""The subject of the laws: its draws, its programs, and the comparison of trees."""
 
 import functools
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Subject:
 
     @functools.cached_property
     def draws(self) -> list[Any]:
-        """What `init` draws of two keys."""
+        """Two draws of `init`, with two keys."""
 
         def init(key: Array) -> Any:
             return self.cell.init(key, self.in_features)
