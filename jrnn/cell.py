@@ -1,6 +1,5 @@
 """The contract: what a cell is, and the words that the rest of the library uses about one."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.caching import cached
 from jrnn.checks import require_key
 
 PyTree = Any
@@ -29,8 +29,10 @@ class Cell(Protocol[P, C]):
     has no feature axis (tokens) has a field or class attribute `in_ndim = 0`.
 
     **Carry.** What `initial_carry(params, batch_shape)` fills is *state*; every state leaf leads with
-    `batch_shape`. A field that it leaves `None` is a *slot*: *noise*, filled when a key is given, or
-    *context*, filled by a combinator. Masks and resets touch state only.
+    `batch_shape`, the batch shape of `x`. `unroll` refuses a carry of another batch shape, of 1 too; a bare
+    `step` checks nothing, and broadcasts as its operations do. A field that it leaves `None` is a *slot*:
+    *noise*, filled when a key is given, or *context*, filled by a combinator. Masks and resets touch state
+    only.
 
     **More can be said.** `linear = True`: the next state is elementwise affine in the state, and
     `Associative` solves for all steps at once. `diagonal = True`: no unit's next state depends on another's.
@@ -127,7 +129,7 @@ def is_slot(leaf: Any) -> bool:
     return leaf is None
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _carry_function(cell: Any, batch_shape: Shape) -> Callable[..., Any]:
     return lambda params, key: cell.initial_carry(params, batch_shape, key=key)
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from jrnn.caching import cached
+
 
 @dataclass(frozen=True, eq=False)
 class Op:
@@ -69,7 +71,7 @@ def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any]
     return _program(closed.jaxpr), list(closed.consts), result
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _program(jaxpr: Any) -> Program:
     """Number the values of a jaxpr."""
     ops: list[Op] = []

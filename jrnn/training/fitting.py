@@ -1,6 +1,5 @@
 """`fit`: the loop around the training step."""
 
-import functools
 import itertools
 import math
 import signal
@@ -18,6 +17,7 @@ import optax
 from jax import Array
 from tqdm import tqdm
 
+from jrnn.caching import cached
 from jrnn.cell import trainable
 from jrnn.checkpoint import checkpoints, load
 from jrnn.checks import brief
@@ -353,10 +353,10 @@ def _new_step(model: Any, loss: Any, optimizer: Any, penalties: Any, method: Any
     return train_step(model, loss, optimizer, penalties=penalties, method=method)
 
 
-_kept_step = functools.lru_cache(maxsize=8)(_new_step)
+_kept_step = cached(_new_step, maxsize=8)
 
 
-@functools.lru_cache(maxsize=8)
+@cached
 def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The optimizer on what is trainable; nothing moves the rest."""
 

@@ -1,6 +1,5 @@
 """One step of training, one of evaluation."""
 
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +11,7 @@ import optax
 from jax import Array
 
 from jrnn.alignment import select
+from jrnn.caching import cached
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
@@ -294,7 +294,7 @@ def mean_loss(
     return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _evaluation(model: Any, loss: Any) -> Callable[..., tuple[Any, Array]]:
     function = model_function(model)
 

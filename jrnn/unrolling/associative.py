@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn.caching import cached
 from jrnn.cell import is_linear
 from jrnn.checks import brief
 from jrnn.jaxprs import Program
@@ -72,7 +73,7 @@ class Associative:
         return prepared.finish(*prepared.run(prepared.held, prepared.state, prepared.given))
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
     """`(constants, carry, given) -> (carry, emitted)` of a stage: entry by entry, then what it hands out."""
     parts = _parts(stage, program)

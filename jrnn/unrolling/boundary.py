@@ -1,6 +1,5 @@
 """The boundary of `unroll`: what is checked and aligned before the loop starts."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from jrnn.alignment import match, same_type
+from jrnn.caching import cached
 from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, structure_of
 from jrnn.checks import Text, brief, require_cell, require_key
 
@@ -94,7 +94,7 @@ def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any], Any]:
     def first(x: Any) -> Any:
         return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
@@ -146,7 +146,7 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
         raise ValueError(f"{cell} cannot take its {what}{given}: {reason}") from error
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _needed_params(cell: Any, width: int) -> Any:
     """Shapes that `cell.init` gives at a width; None if it gives none, or cannot be traced."""
     try:

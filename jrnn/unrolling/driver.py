@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import match, select
+from jrnn.caching import cached
 from jrnn.cell import carry_spec, map_state
 from jrnn.checks import brief
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
@@ -147,7 +148,7 @@ def _start(cell: Any, params: Any, batch_shape: tuple[int, ...], carry: Any) -> 
     return map_state(lambda s, c: match(s, jax.typeof(c)), spec, fresh, carry)
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def body_of(cell: Any) -> Body:
     """The loop body; cached, since `lax.scan` compiles anew for every new function."""
 

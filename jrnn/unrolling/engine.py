@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jrnn.caching import cached
 from jrnn.jaxprs import Program, trace
 from jrnn.unrolling.loops import Values, first, pick, plain, run_loop, run_ops, spread, step_bytes, turn
 from jrnn.unrolling.memory import Footprint
@@ -81,7 +82,7 @@ def _as_written(loop: Loop, step: int) -> Prepared:
     return Prepared(run, loop.constants, loop.carry, loop.xs, lambda *result: result, lambda: footprint)
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _footprint(program: Program, schedule: Plan, closed_over: int, given: int) -> Footprint:
     """Of the gradient with respect to the constants that are not closed over."""
     inputs = program.inputs[len(program.inputs) - given :]
@@ -99,7 +100,7 @@ def _footprint(program: Program, schedule: Plan, closed_over: int, given: int) -
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _staged(program: Program, schedule: Plan, reverse: bool, run_stage: RunStage) -> Callable[..., Any]:
     def run(held: Any, state: Any, given: Any) -> tuple[Any, Any]:
         length = given[0].shape[0]
@@ -121,7 +122,7 @@ def _staged(program: Program, schedule: Plan, reverse: bool, run_stage: RunStage
     return run
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _at_once(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, to be mapped over all steps."""
 

@@ -1,11 +1,11 @@
 """What the backward pass keeps of a step: the fewest bytes that spare it what is costly to repeat."""
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from jrnn.caching import cached
 from jrnn.jaxprs import Op, Program
 from jrnn.unrolling.planning import entries, live, size_of, spreads
 
@@ -26,7 +26,7 @@ class Split:
     linear: tuple[Op, ...]
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def split(program: Program, constants: int, carried: int, given: int, primal: int) -> Split:
     """Take the derivative of a step apart from the step.
 

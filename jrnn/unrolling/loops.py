@@ -20,6 +20,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn.alignment import align_leaf
+from jrnn.caching import cached
 from jrnn.jaxprs import Op, Program, trace
 from jrnn.unrolling.keeping import split
 from jrnn.unrolling.planning import Cut, Stage, size_of
@@ -70,7 +71,7 @@ def run_ops(ops: Iterable[Op], values: Values) -> None:
         values.update(zip(op.outputs, op.run(*(values[i] for i in op.inputs)), strict=True))
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def plain(body: Any, reverse: bool, length: int | None = None) -> Callable[..., Any]:
     """`lax.scan` as it is: `run(constants, carry, xs)`, for a body that must not be reordered."""
 
@@ -87,7 +88,7 @@ def plain(body: Any, reverse: bool, length: int | None = None) -> Callable[..., 
     return run
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """A stage with a carry: `(constants, carry, given) -> (carry, emitted)`."""
     emitted_types = pick(program.types, stage.emitted)
@@ -196,7 +197,7 @@ def _units(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _body(step: Callable[..., Any], units: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
     """A loop body that is given arrays without axes of length 1, and hands them out without.
 
@@ -216,7 +217,7 @@ def _body(step: Callable[..., Any], units: tuple[tuple[int, ...], ...]) -> Calla
     return body
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def step_of(stage: Stage) -> Callable[..., Any]:
     """One step of a stage: `(constants, carry, given) -> (carry, emitted)`."""
 
@@ -250,7 +251,7 @@ class Halves:
     kept: int  # its bytes
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _halves(stage: Stage, program: Program, cuts: tuple[Cut, ...], moved: tuple[int, ...]) -> Halves:
     inputs = stage.constants, tuple(a for a, _ in stage.carried), stage.given
     types = [pick(program.types, names) for names in inputs]
@@ -293,7 +294,7 @@ def _halves(stage: Stage, program: Program, cuts: tuple[Cut, ...], moved: tuple[
     return Halves(forward, linear, held, read, pick(whole.types, handed_out), size_of(handed_out, whole))
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _with_tangents(
     stage: Stage, program: Program, cuts: tuple[Cut, ...], moved: tuple[int, ...]
 ) -> Callable[..., Any]:

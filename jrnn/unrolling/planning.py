@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jrnn.caching import cached
 from jrnn.jaxprs import Op, Program, joined
 
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before, after)
@@ -48,7 +49,7 @@ class Plan:
     outputs: tuple[int, ...]  # what changes of the outputs
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def plan(program: Program, constants: int, carried: int, ahead: bool) -> Plan:
     """Order the ops of a step.
 

@@ -1,12 +1,12 @@
 """The method by default: one step after the other."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax import lax
 
+from jrnn.caching import cached
 from jrnn.unrolling.engine import Prepared, prepare
 from jrnn.unrolling.loops import plain
 from jrnn.unrolling.memory import blocks
@@ -65,7 +65,7 @@ class Scan:
         return () if self.memory is None else blocks(self.memory, loop.footprint(), length)
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
     """`run` in blocks, each computed again when the backward pass reaches it."""
     again: Body = jax.checkpoint(run, prevent_cse=False)
@@ -89,7 +89,7 @@ def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
     return in_blocks
 
 
-@functools.lru_cache(maxsize=1024)
+@cached
 def _with_shapes(run: Body, structure: Any, shapes: tuple[Any, ...]) -> Body:
     def shaped(constants: Any, carry: Any, leaves: Any) -> tuple[Any, Any]:
         whole = [a.reshape(a.shape[0], *shape) for a, shape in zip(leaves, shapes, strict=True)]

@@ -1,0 +1,109 @@
+"""Caches that keep nothing alive: a result lives as long as what it was computed for."""
+
+import dataclasses
+import functools
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar, cast
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_CACHES = "_jrnn_caches"  # attribute of an owner: function -> its cache
+_SLOTTED: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # the caches of jaxprs
+_IDENTITY: Any = object.__eq__
+_ATOMS = {int, float, complex, bool, str, bytes, type(None)}
+_VALUES = {tuple}  # and the dataclasses that were seen to compare by their fields, and to stay
+
+
+class Caches(dict[Any, Any]):
+    """The caches of an owner: function -> its cache. A copy of the owner, and its pickle, hold none."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Caches, ()
+
+
+def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callable[Arguments, Result]:
+    """Call a function once for equal arguments, which are given by place.
+
+    `LSTM(8)` is equal to another `LSTM(8)`, and holds nothing: what was computed for it is kept for good. A
+    function of a notebook is equal to itself alone, and may close over arrays: what was computed for a cell
+    that holds one is kept on that very function, and goes with it. `functools.lru_cache` would keep both.
+
+    Args:
+      function: the function.
+      maxsize: how many results are kept for each owner, the latest ones.
+    """
+    for_good = functools.lru_cache(maxsize)(function)
+
+    @functools.wraps(function)
+    def look_up(*arguments: Any) -> Any:
+        owner = owner_of(arguments)
+        if owner is None:
+            return for_good(*arguments)
+        caches = _caches_of(owner)
+        if function not in caches:
+            caches[function] = functools.lru_cache(maxsize)(function)
+        return caches[function](*arguments)
+
+    return cast(Callable[Arguments, Result], look_up)
+
+
+def owner_of(value: Any) -> Any:
+    """The first thing in a value that may go one day: it is only equal to itself, and no module holds it.
+
+    >>> import jrnn
+    >>> def step(params, h, x):
+    ...     return h, h
+    >>> print(owner_of(jrnn.Stack((jrnn.LSTM(8), jrnn.Dense(2)))))
+    None
+    >>> owner_of(jrnn.Stack((jrnn.from_functions(None, None, step, 3),))) is step
+    True
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return None
+    if kind not in _VALUES:  # not seen before: is it one, and of which sort?
+        if isinstance(value, types.MethodType):
+            return owner_of((value.__self__, value.__func__))
+        if isinstance(value, type) or kind.__eq__ is _IDENTITY:
+            return None if _is_importable(value) else value
+        if not isinstance(value, tuple) and not dataclasses.is_dataclass(value):
+            return None  # a dtype, a date, ...
+        if not _is_importable(kind):
+            return kind
+        _VALUES.add(kind)
+    for part in value if isinstance(value, tuple) else _fields(value):
+        if (owner := owner_of(part)) is not None:
+            return owner
+    return None
+
+
+def _fields(value: Any) -> Iterable[Any]:
+    if hasattr(value, "__dict__"):
+        return vars(value).values()
+    return [getattr(value, field.name) for field in dataclasses.fields(value)]
+
+
+def _is_importable(value: Any) -> bool:
+    """Whether a function or a class stands in a module, under its name, for as long as the process lives."""
+    name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", None)
+    if module == "__main__":  # of a notebook, where it is replaced when its lines are run again
+        return False
+    return getattr(sys.modules.get(module or ""), name, None) is value
+
+
+def _caches_of(owner: Any) -> Caches:
+    """The caches of an owner, in an attribute of its own, so that they and it are collected together."""
+    try:
+        held = vars(owner)
+    except TypeError:  # a jaxpr: nothing that is computed for one refers to it
+        caches: Caches = _SLOTTED.setdefault(owner, Caches())
+        return caches
+    if _CACHES not in held:
+        set_attribute = type.__setattr__ if isinstance(owner, type) else object.__setattr__
+        set_attribute(owner, _CACHES, Caches())
+    caches = vars(owner)[_CACHES]
+    return caches
