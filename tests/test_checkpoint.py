@@ -273,7 +273,8 @@ def test_old_checkpoints_go_and_the_newest_stay(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000004"]
     save(tmp_path, snapshot(step=4, position={"batch": 6}), keep=1)
     assert load(tmp_path).position == {"batch": 6}
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000004"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000004_1"]
+    assert load(tmp_path, step=4).position == load(tmp_path / "step_00000004_1").position == {"batch": 6}
 
 
 def test_no_space_left_is_an_os_error_and_harms_nothing(tmp_path, caplog):

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,24 +47,29 @@ def write_arrays(folder: Path, leaves: Leaves) -> None:
         return
     _require_space(folder.parent, sum(array.nbytes for array in arrays.values()))
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(folder.absolute(), args=ocp.args.StandardSave(arrays))
+        with _checkpointer() as checkpointer, _plain(folder) as path:
+            checkpointer.save(path, args=ocp.args.StandardSave(arrays))
+            stored = _restore(checkpointer, path)
+    except CheckpointError:
+        raise
     except ValueError as error:  # what tensorstore makes of an OSError
         code = re.search(r"os.error\D*(\d+)", str(error), re.IGNORECASE)
-        if not code:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder.parent)) from error
+        number, what = (int(code[1]), os.strerror(int(code[1]))) if code else (errno.EIO, show(error))
+        raise OSError(number, what, str(folder.parent)) from error
+    for name, array in arrays.items():
+        if name not in stored or np.asarray(stored[name]).tobytes() != array.tobytes():
+            raise OSError(errno.EIO, f"{name} was written, but is not read as it was", str(folder.parent))
 
 
 def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
     """Read the leaves that are described, and compare each with its description."""
-    import orbax.checkpoint as ocp
-
     try:
         stored = {}
         if folder.exists():
-            with _checkpointer() as checkpointer:
-                stored = checkpointer.restore(folder.absolute(), args=ocp.args.StandardRestore())
+            with _checkpointer() as checkpointer, _plain(folder) as path:
+                stored = _restore(checkpointer, path)
+    except CheckpointError:
+        raise
     except Exception as error:  # orbax has no error of its own
         raise CheckpointError(f"{ARRAYS}: {show(error)}") from error
     return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
@@ -74,6 +81,39 @@ def _require_space(folder: Path, size: int) -> None:
     if free < size + 2**18:  # and what else a checkpoint takes
         what = f"{os.strerror(errno.ENOSPC)}: {size} bytes needed, {free} free"
         raise OSError(errno.ENOSPC, what, str(folder))
+
+
+def _restore(checkpointer: Any, path: Path) -> dict[str, Any]:
+    """Read all arrays, unless the files are far too small for them: a bomb is not unpacked."""
+    import orbax.checkpoint as ocp
+
+    described = checkpointer.metadata(path).item_metadata
+    shapes = described.tree.values() if described else ()
+    size = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in shapes)
+    files = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if size > 2**26 + 2**10 * files:  # the zeros that optimizers start from lie beside random parameters
+        raise CheckpointError(
+            f"{ARRAYS}: {files} bytes hold arrays of {size} bytes, nearly all of them zeros"
+        )
+    stored: dict[str, Any] = checkpointer.restore(path, args=ocp.args.StandardRestore())
+    return stored
+
+
+@contextlib.contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """The absolute path of a folder, by way of a link where it holds what orbax takes for a pattern.
+
+    Under `lr[0.1]` orbax finds none of its own files, tensorstore makes slashes of backslashes, and `gs:` is
+    another kind of path to them.
+    """
+    path = folder.absolute()
+    if not re.search(r"[\[\]\\*?{}:%]", path.relative_to(path.anchor).as_posix()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as short:
+        link = Path(short) / "run"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 def _host(leaf: Any) -> np.ndarray[Any, Any]:

@@ -1,11 +1,14 @@
 """Files and folders: complete or absent, and verified. Nothing here knows about arrays."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,13 +40,24 @@ def checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
       Their folders; none if the run has no folder.
     """
     found = [path for path in Path(directory).glob("step_*") if (path / MANIFEST).is_file()]
-    return sorted((path for path in found if step_of(path) >= 0), key=step_of, reverse=True)
+    return sorted((path for path in found if step_of(path) >= 0), key=_number, reverse=True)
 
 
 def step_of(path: Path) -> int:
     """Step in the name of a checkpoint; −1 for other names."""
-    name = re.fullmatch(r"step_([0-9]{8,18})", path.name)
-    return int(name[1]) if name else -1
+    return _number(path)[0]
+
+
+def _name_beside(directory: Path, step: int) -> Path:
+    """Find a free name for a checkpoint of this step: saved again, it is complete before the other goes."""
+    taken = [_number(path)[1] for path in directory.glob("step_*") if step_of(path) == step]
+    return directory / (f"step_{step:08d}" + (f"_{max(taken) + 1}" if taken else ""))
+
+
+def _number(path: Path) -> tuple[int, int]:
+    """Step, and how often it had been saved before, in the name of a checkpoint; −1 for other names."""
+    name = re.fullmatch(r"step_([0-9]{8,18})(?:_([0-9]{1,9}))?", path.name)
+    return (int(name[1]), int(name[2] or 0)) if name else (-1, 0)
 
 
 def choose(path: Path, step: int | None) -> Path:
@@ -52,7 +66,9 @@ def choose(path: Path, step: int | None) -> Path:
     if single and step is None:
         return path
     run = path.parent if single else path
-    found = checkpoints(run)
+    found = checkpoints(run) or checkpoints(
+        run
+    )  # listed while one took the place of another, it may be missed
     for checkpoint in found:
         if step is None or step_of(checkpoint) == step:
             return checkpoint
@@ -62,29 +78,90 @@ def choose(path: Path, step: int | None) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a new folder to write to; seal it and rename it to `path` if all went well, else remove it."""
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, which says who holds it; it is free again when its process ends, however it does.
+
+    Args:
+      path: the file; its folder is made.
+      what: what the lock is on, for the message.
+
+    Raises:
+      ValueError: another one holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for unfinished in path.parent.glob(".step_*.tmp"):  # of a process that was killed
-        shutil.rmtree(unfinished)
-    temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old.tmp")
+    with path.open("a+", encoding="utf-8") as file:
+        if not _lock(file):
+            file.seek(0)
+            raise ValueError(f"{what} is being written by {file.read(200).strip() or 'another process'}")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _lock(file: Any) -> bool:
+    """Lock an open file; False if another one has. A file system that knows no locks is let be."""
     try:
-        temporary.mkdir()
-        yield temporary
-        (temporary / MANIFEST).write_bytes(_manifest(_measure(temporary)))
-        _sync([*temporary.rglob("*"), temporary])
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
-        _sync([path.parent])
-        shutil.rmtree(replaced, ignore_errors=True)
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**30)  # behind the text, which others may read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+    return True
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Wait for other processes that write a checkpoint to a folder, where the system can lock one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
-def retain(path: Path, keep: int) -> None:
-    """Remove all checkpoints beside `path` but the newest `keep - 1`."""
-    for old in [other for other in checkpoints(path.parent) if other != path][keep - 1 :]:
+@contextlib.contextmanager
+def writing(directory: Path, step: int, keep: int) -> Iterator[tuple[Path, Path]]:
+    """Give `(new folder to write to, checkpoint that it becomes)`; seal and rename it if all went well.
+
+    Then all other checkpoints go but the newest `keep - 1`.
+    """
+    with _one_at_a_time(directory):
+        for unfinished in directory.glob(".step_*.tmp"):  # of a process that was killed
+            shutil.rmtree(unfinished)
+        path = _name_beside(directory, step)
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.mkdir()
+            yield temporary, path
+            (temporary / MANIFEST).write_bytes(_manifest(_measure(temporary)))
+            _sync([*temporary.rglob("*"), temporary])
+            temporary.rename(path)
+            _sync([directory])
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _retain(path, keep)
+
+
+def _retain(path: Path, keep: int) -> None:
+    """Remove all checkpoints beside `path` but the newest `keep - 1`, and all others of its step."""
+    others = [other for other in checkpoints(path.parent) if other != path]
+    again = [other for other in others if step_of(other) == step_of(path)]
+    for old in again + [other for other in others if other not in again][keep - 1 :]:
         doomed = old.with_name(f".{old.name}.old.tmp")
         old.rename(doomed)  # half removed, it must not have the name of a checkpoint
         shutil.rmtree(doomed)
@@ -107,6 +184,11 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{name} is corrupted: it has {found[name]}, the manifest {files[name]}")
 
 
+def is_gone(path: Path) -> bool:
+    """Whether a checkpoint was removed since it was chosen, as another process does that keeps few."""
+    return not (path / MANIFEST).is_file()
+
+
 def parse(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
@@ -122,7 +204,7 @@ def offer(path: Path) -> str:
     """Name the newest checkpoint before this one that is intact."""
     for older in checkpoints(path.parent):
         if step_of(older) < step_of(path):
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(CheckpointError, OSError):
                 verify(older)
                 return f"; {older.name} is intact: load it with step={step_of(older)}"
     return ""

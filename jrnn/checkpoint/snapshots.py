@@ -18,14 +18,18 @@ from jrnn.checkpoint.files import (
     DESCRIPTION,
     CheckpointError,
     choose,
+    is_gone,
     offer,
     parse,
-    replacing,
-    retain,
     show,
     step_of,
     verify,
+    writing,
 )
+from jrnn.checkpoint.optimizers import check_optimizer, is_described, optimizer_to_json
+
+FORMAT = 2
+_ATTEMPTS = 20  # at a checkpoint that another process replaces meanwhile
 
 TYPES: dict[str, tuple[type, ...]] = {  # of what checkpoint.json holds
     "format": (int,),
@@ -33,6 +37,7 @@ TYPES: dict[str, tuple[type, ...]] = {  # of what checkpoint.json holds
     "in_features": (int,),
     "batch_shape": (list, NoneType),  # of the carry, None without one
     "opt_state": (bool,),  # whether there is one: it may have no leaves
+    "optimizer": (list, NoneType),  # the transformations that it is made of
     "step": (int,),
     "position": (dict,),
     "meta": (dict,),
@@ -54,6 +59,8 @@ class Snapshot:
       step: number of steps done.
       position: where the data stands, as JSON: `{"epoch": 3, "batch": 17}`.
       meta: what else is worth keeping, as JSON: vocabulary, arguments. Tuples come back as lists.
+      optimizer: the optax optimizer of `opt_state`, or None. Stored are the transformations that it is made
+        of, not their numbers, so that `load` can refuse another one.
     """
 
     cell: Any
@@ -65,6 +72,7 @@ class Snapshot:
     step: int = 0
     position: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    optimizer: Any = None
 
 
 def save(directory: str | os.PathLike[str], snapshot: Snapshot, *, keep: int = 3) -> Path:
@@ -92,28 +100,36 @@ def save(directory: str | os.PathLike[str], snapshot: Snapshot, *, keep: int = 3
     if keep < 1:
         raise ValueError(f"save: keep must be at least 1, got {keep}")
     description, leaves = _describe(snapshot)
-    path = Path(directory) / f"step_{description['step']:08d}"
     try:
-        text = json.dumps(description, indent=1)
+        text = json.dumps(description, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"Snapshot: position and meta must be JSON: {error}") from None
-    _checked(json.loads(text), path)
-    with replacing(path) as folder:
+    _checked(json.loads(text), Path())
+    with writing(Path(directory), description["step"], keep) as (folder, path):
         write_arrays(folder / ARRAYS, leaves)
         (folder / DESCRIPTION).write_text(text)
-    retain(path, keep)
     return path
 
 
 def load(
-    directory: str | os.PathLike[str], *, cell: Any = None, optimizer: Any = None, step: int | None = None
+    directory: str | os.PathLike[str],
+    *,
+    best: bool = False,
+    cell: Any = None,
+    optimizer: Any = None,
+    step: int | None = None,
 ) -> Snapshot:
     """Read a checkpoint, after every byte of it has been verified.
 
+    `load(out)` is where a run of `fit(out=out)` stands, and `load(out, best=True)` its best epoch: the
+    parameters that `fit` returns.
+
     Args:
       directory: folder of a run, of which the newest complete checkpoint is taken, or of a checkpoint.
+      best: take the parameters of the best epoch, which `fit` keeps where it is given `validation`.
       cell: the cell that was saved; needed where it is, or holds, one of a class that is not jrnn's.
-      optimizer: the optax optimizer whose state was saved; without it `opt_state` is None.
+      optimizer: the optax optimizer whose state was saved; without it `opt_state` is None. Its numbers may
+        differ from those of the one that was saved with, the transformations that it is made of may not.
       step: take the checkpoint of this step.
 
     Returns:
@@ -129,7 +145,21 @@ def load(
     >>> load(run).cell, load(run).step
     (GRU(hidden=3, reset_after=True, z_keeps=True), 7)
     """
-    path = choose(Path(directory), step)
+    folder = Path(directory) / "best" if best else Path(directory)
+    if best and not folder.exists():
+        raise CheckpointError(f"{folder}: there is none: fit keeps the best epoch where it has validation")
+    for _ in range(_ATTEMPTS):
+        path = choose(folder, step)
+        try:
+            return _read(path, cell, optimizer)
+        except (CheckpointError, OSError):
+            if path == folder or not is_gone(path):
+                raise
+    raise CheckpointError(f"{folder}: its checkpoints were replaced {_ATTEMPTS} times while they were read")
+
+
+def _read(path: Path, cell: Any, optimizer: Any) -> Snapshot:
+    """Verify one checkpoint, and read it."""
     try:
         verify(path)
         description = _checked(parse(path / DESCRIPTION), path)
@@ -137,12 +167,13 @@ def load(
         raise CheckpointError(f"{path}: {show(error)}{offer(path)}") from error
     try:
         cell = agreed_cell(description["cell"], cell)
+        check_optimizer(description["optimizer"], optimizer)
         leaves = read_arrays(path / ARRAYS, description["leaves"])
         trees = _trees(cell, description, leaves, optimizer)
     except (CheckpointError, RecursionError) as error:
         raise CheckpointError(f"{path}: {show(error)}") from error
     rest = {name: description[name] for name in ("in_features", "step", "position", "meta")}
-    return Snapshot(cell, **trees, key=leaves.get("key"), **rest)
+    return Snapshot(cell, **trees, optimizer=optimizer, key=leaves.get("key"), **rest)
 
 
 def _checked(description: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -152,7 +183,9 @@ def _checked(description: dict[str, Any], path: Path) -> dict[str, Any]:
     for name, types in TYPES.items():
         if type(description[name]) not in types:
             raise CheckpointError(f"{DESCRIPTION}: {name} is {show(description[name])}")
-    if description["format"] != 1:
+    if not is_described(description["optimizer"]):
+        raise CheckpointError(f"{DESCRIPTION}: optimizer is {show(description['optimizer'])}")
+    if description["format"] != FORMAT:
         raise CheckpointError(f"{DESCRIPTION}: format {description['format']} is unknown to this jrnn")
     if step_of(path) not in (-1, description["step"]):
         raise CheckpointError(f"{DESCRIPTION}: step is {description['step']}, not that of the folder")
@@ -169,11 +202,12 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
     for part in ("params", "opt_state", "carry", "key"):
         leaves |= _flatten(part, getattr(snapshot, part))
     description = {
-        "format": 1,
+        "format": FORMAT,
         "cell": cell_to_json(snapshot.cell),
         "in_features": int(snapshot.in_features),
         "batch_shape": _batch_shape(snapshot),
         "opt_state": snapshot.opt_state is not None,
+        "optimizer": optimizer_to_json(snapshot.optimizer),
         "step": int(snapshot.step),
         "position": snapshot.position,
         "meta": snapshot.meta,

@@ -1,0 +1,85 @@
+"""Optimizers as JSON: the transformations that one is made of, so that another one is told from it.
+
+Adam, AdaMax, Yogi and RAdam keep states of one and the same shape: by its arrays alone a state could be
+handed to an optimizer that reads something else in it.
+"""
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from jrnn.checkpoint.files import CheckpointError
+
+_WRAPPERS = {"chain", "with_extra_args_support", "init_empty_state"}  # which say nothing
+
+
+def optimizer_to_json(optimizer: Any) -> list[Any] | None:
+    """Describe an optax optimizer: `[name, flags]` of every transformation in it, in order.
+
+    Numbers, such as rates and decays, are not part of it: a run may go on with others.
+
+    >>> import optax
+    >>> optimizer_to_json(optax.nadam(1e-3))
+    [['scale_by_adam', {'nesterov': True}], ['scale', {}]]
+    """
+    if optimizer is None:
+        return None
+    made: list[Any] = []
+    for name, flags in _functions(getattr(optimizer, "update", optimizer), set()):
+        if made and made[-1][0] == name:
+            made[-1][1].update(flags)
+        elif name not in _WRAPPERS:
+            made.append([name, flags])
+    return made
+
+
+def check_optimizer(stored: Any, optimizer: Any) -> None:
+    """Raise unless an optimizer is of the make of the one that was stored; one that was not is let be."""
+    given = optimizer_to_json(optimizer)
+    if stored is None or given is None:
+        return
+    names = [[entry[0] for entry in made] for made in (stored, given)]
+    flags = [(a[1], b[1]) for a, b in zip(stored, given, strict=False)]
+    if names[0] != names[1] or any(a[flag] != b[flag] for a, b in flags for flag in a.keys() & b.keys()):
+        raise CheckpointError(f"opt_state is of {_text(stored)}, the optimizer given is {_text(given)}")
+
+
+def is_described(stored: Any) -> bool:
+    """Whether this is what `optimizer_to_json` returns."""
+    if stored is None:
+        return True
+    pairs = isinstance(stored, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in stored)
+    return pairs and all(isinstance(name, str) and isinstance(flags, dict) for name, flags in stored)
+
+
+def _text(made: list[Any]) -> str:
+    parts = [name + "".join(f" {flag}={value}" for flag, value in flags.items()) for name, flags in made]
+    return " → ".join(parts)[:1000]
+
+
+def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool]]]:
+    """Names of the makers of all functions that one closes over, and the flags that it closes over."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, functools.partial):
+        value = (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _functions(part, seen)
+        return
+    if not isinstance(value, types.FunctionType):
+        return
+    held = {}
+    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+        try:
+            held[name] = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    flags = {name: content for name, content in held.items() if isinstance(content, bool)}
+    yield value.__qualname__.split(".")[0], flags
+    for content in held.values():
+        yield from _functions(content, seen)

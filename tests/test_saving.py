@@ -1,0 +1,132 @@
+"""Saving beside others: in any folder, at the same time as other processes, whatever ends one of them."""
+
+import contextlib
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jrnn
+from jrnn.checkpoint import CheckpointError, Snapshot, arrays, checkpoints, load, save
+
+CELL = jrnn.Elman(3)
+PARAMS = CELL.init(jax.random.key(0), 2)
+NAMES = ["lr[0.1]", "[a", "a]", "back\\slash", "a*b?", "{x}", "gs:", "%20", "a#b&c", "ü 'é' \"q\"", "\n"]
+
+
+def test_every_name_of_a_folder_does(tmp_path):
+    failed = []
+    for name in [*NAMES, "x[1]/y\\z"]:
+        save(tmp_path / name, Snapshot(CELL, 2, PARAMS, step=3))
+        if load(tmp_path / name).params.w_hh.tolist() != PARAMS.w_hh.tolist():
+            failed.append(name)
+    assert not failed
+
+
+def test_what_is_not_read_back_as_it_was_is_not_sealed(tmp_path, monkeypatch):
+    restore = arrays._restore
+    for change in (lambda read: {}, lambda read: read | {"params/b": read["params/b"] + np.float32(1e-6)}):
+        monkeypatch.setattr(arrays, "_restore", lambda *path, change=change: change(restore(*path)))
+        with pytest.raises(OSError, match="was written, but is not read as it was"):
+            save(tmp_path, Snapshot(CELL, 2, PARAMS))
+        assert not checkpoints(tmp_path)
+
+
+def test_at_every_file_operation_of_a_save_there_is_a_checkpoint(tmp_path):
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, step=3), keep=1)
+    seen, hook_is_on = [], threading.Event()
+
+    def hook(event, _):
+        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open") and hook_is_on.is_set():
+            hook_is_on.clear()
+            seen.append(len(checkpoints(tmp_path)))
+            hook_is_on.set()
+
+    sys.addaudithook(hook)
+    hook_is_on.set()
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, step=3, meta={"again": 1}), keep=1)
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, step=4), keep=1)
+    hook_is_on.clear()
+    assert len(seen) > 20 and min(seen) == 1
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000004"]
+
+
+def test_readers_and_writers_beside_one_another(tmp_path):
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, step=0), keep=1)
+    errors, writing = [], 2
+
+    def write(first):
+        nonlocal writing
+        try:
+            for step in range(first, 24, 2):
+                save(tmp_path, Snapshot(CELL, 2, PARAMS, step=step), keep=1)
+        except Exception as error:
+            errors.append(error)
+        writing -= 1
+
+    writers = [threading.Thread(target=write, args=(first,)) for first in (0, 1)]
+    for writer in writers:
+        writer.start()
+    loads = 0
+    while writing:
+        assert load(tmp_path).params.w_hh.tolist() == PARAMS.w_hh.tolist()
+        loads += 1
+    for writer in writers:
+        writer.join()
+    assert not errors and loads > 3 and len(checkpoints(tmp_path)) == 1
+
+
+MAKES = {
+    "adam": optax.adam(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "nadam": optax.nadam(1e-3),
+    "adamax": optax.adamax(1e-3),
+    "yogi": optax.yogi(1e-3),
+    "radam": optax.radam(1e-3),
+    "lamb": optax.lamb(1e-3),
+    "adabelief": optax.adabelief(1e-3),
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)),
+}
+
+
+def test_a_state_goes_to_the_optimizer_that_made_it(tmp_path):
+    taken = set()
+    for made, optimizer in MAKES.items():
+        state = optimizer.init(PARAMS)
+        save(tmp_path, Snapshot(CELL, 2, PARAMS, state, optimizer=optimizer), keep=1)
+        for given, other in MAKES.items():
+            with contextlib.suppress(CheckpointError):
+                load(tmp_path, optimizer=other)
+                taken.add((made, given))
+    assert taken == {(made, made) for made in MAKES}
+    assert load(tmp_path, optimizer=optax.chain(optax.clip_by_global_norm(2.0), optax.adam(1e-4))).optimizer
+    with pytest.raises(
+        CheckpointError, match=r"is of clip_by_global_norm → scale_by_adam .* given is scale_by_radam"
+    ):
+        load(tmp_path, optimizer=MAKES["radam"])
+    save(
+        tmp_path, Snapshot(CELL, 2, PARAMS, MAKES["adam"].init(PARAMS)), keep=1
+    )  # of a make that is not known
+    assert load(tmp_path, optimizer=MAKES["adamax"]).opt_state is not None
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    one = jrnn.from_functions(lambda key, n: jnp.zeros(n), lambda *_, key=None: (), None, 1)
+    with pytest.raises(CheckpointError, match="bytes hold arrays of 200000000 bytes"):
+        save(tmp_path, Snapshot(one, 50_000_000, np.broadcast_to(np.float32(0), 50_000_000)))
+    assert not checkpoints(tmp_path)
+
+
+def test_the_best_and_the_last(tmp_path):
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, step=9))
+    with pytest.raises(CheckpointError, match=r"best: there is none: fit keeps the best epoch where it has"):
+        load(tmp_path, best=True)
+    save(tmp_path / "best", Snapshot(CELL, 2, PARAMS, step=5))
+    assert (load(tmp_path).step, load(tmp_path, best=True).step) == (9, 5)
