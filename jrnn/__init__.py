@@ -136,6 +136,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "PerStep": "jrnn.training:PerStep",
     "plots": "jrnn.plots",
     "Progress": "jrnn.training:Progress",
+    "predict": "jrnn.training:predict",
     "QRNN": "jrnn.cells.quasi:QRNN",
     "RAN": "jrnn.cells.additive:RAN",
     "Reparametrise": "jrnn.combinators.reparametrising:Reparametrise",

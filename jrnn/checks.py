@@ -1,5 +1,6 @@
 """Checks of arguments: each returns, or raises with what was given and what was needed."""
 
+import operator
 from typing import Any
 
 import jax
@@ -10,9 +11,26 @@ def require_cell(where: str, value: Any) -> None:
     """Raise a TypeError that says what was given in place of a cell."""
     if isinstance(value, type):
         raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
+    reject_flax(where, value)
     missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
     if missing:
         raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
+
+
+def reject_flax(where: str, value: Any) -> None:
+    """Raise a TypeError if a Flax module is given in place of a cell or a layer."""
+    if any(kind.__module__.split(".")[0] == "flax" for kind in type(value).__mro__):
+        hint = "give what it holds, its cell and its params (module.cell, module.params)"
+        raise TypeError(f"{where} must be a cell, got the Flax module {type(value).__name__}: {hint}")
+
+
+def require_whole(argument: str, given: Any, least: int = 1) -> int:
+    """Return a whole number of at least `least` as an int, or raise."""
+    if isinstance(given, bool) or not hasattr(given, "__index__"):
+        raise TypeError(f"{argument} must be a whole number, got {brief(given)}")
+    if operator.index(given) < least:
+        raise ValueError(f"{argument} must be at least {least}, got {given}")
+    return operator.index(given)
 
 
 def require_tuple(where: str, values: Any) -> tuple[Any, ...]:

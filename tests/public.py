@@ -153,6 +153,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "padded_batches",
     "pair_batches",
     "plots",
+    "predict",
     "quiet",
     "ridge_readout",
     "save",

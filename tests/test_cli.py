@@ -355,7 +355,7 @@ def test_directories_that_are_taken_or_foreign_are_refused(tmp_path, corpus, fin
     said = refusal(capsys, "train", corpus, *TINY, "--out", str(tmp_path))
     assert said == f"{tmp_path}: the directory is taken: give another --out"
     said = refusal(capsys, "train", corpus, *TINY, "--out", str(tmp_path / "letter.txt"))
-    assert said == f"{tmp_path}/letter.txt: File exists"
+    assert said == f"{tmp_path}/letter.txt: not a directory: give another --out"
     cell = jrnn.GRU(3)
     jrnn.save(tmp_path, jrnn.Snapshot(cell, 2, cell.init(jax.random.key(0), 2)))
     said = refusal(capsys, "sample", str(tmp_path))

@@ -17,6 +17,7 @@ from jrnn.cell import is_layer
 from jrnn.checks import check_choice, check_width, require_cell
 from jrnn.data import Batch
 from jrnn.training import steps as training
+from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
 
 STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
@@ -46,7 +47,7 @@ def gradient_flow(
     model: Any,
     params: Any,
     batch: Batch,
-    loss: training.Loss,
+    loss: Loss,
     carry: Any = None,
     *,
     key: Array | None = None,
@@ -96,7 +97,7 @@ def gradient_flow(
 
 
 @functools.lru_cache(maxsize=64)
-def _flow(model: Any, loss: training.Loss, method: Scan) -> Callable[..., GradientFlow]:
+def _flow(model: Any, loss: Loss, method: Scan) -> Callable[..., GradientFlow]:
     names: list[str] = []  # set by the trace, and in the order of the model: jit sorts the names of a dict
 
     @jax.jit

@@ -14,6 +14,7 @@ from jrnn.cell import in_ndim
 from jrnn.checks import check_width, require_cell
 from jrnn.data import Batch
 from jrnn.training import steps as training
+from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan, unroll
 
 
@@ -107,7 +108,7 @@ class VanishingGradientPenalty:
     """
 
     cell: Any
-    loss: training.Loss
+    loss: Loss
     weight: float
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from jrnn.analysis.penalties import recurrent_matrices
 from jrnn.analysis.states import begin, to_vector
 from jrnn.checks import require_cell
 from jrnn.data import Batch
-from jrnn.training import steps as training
+from jrnn.training.objectives import Loss
 from jrnn.unrolling.boundary import check_inputs
 
 PROBES = 32  # of the sensitivity of a state of more entries than
@@ -107,7 +107,7 @@ def inspect(
     cell: Any,
     params: Any,
     batch: Batch,
-    loss: training.Loss,
+    loss: Loss,
     carry: Any = None,
     *,
     exponents: int = EXPONENTS,

@@ -97,6 +97,9 @@ def save(directory: str | os.PathLike[str], snapshot: Snapshot, *, keep: int = 3
     >>> save(tempfile.mkdtemp(), snapshot).name
     'step_00000007'
     """
+    if not isinstance(snapshot, Snapshot):
+        hint = "save(directory, jrnn.Snapshot(cell, in_features, params))"
+        raise TypeError(f"save: snapshot must be a Snapshot, got {show(snapshot)[:80]}: {hint}")
     if keep < 1:
         raise ValueError(f"save: keep must be at least 1, got {keep}")
     description, leaves = _describe(snapshot)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -96,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       Exit status: 0; 1 if `doctor` finds something wrong; 2 for a mistake, which is told in one line on
       stderr; 130 if it was stopped.
     """
+    for stream in (sys.stdout, sys.stderr):  # a console that knows no arrow shows a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         arguments = parser().parse_args(argv)
         status = int(arguments.run(arguments))

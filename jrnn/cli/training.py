@@ -7,10 +7,13 @@ import difflib
 import errno
 import hashlib
 import importlib.util
+import json
 import math
 import os
 import shlex
+import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,8 @@ import jrnn
 from jrnn.cli.options import TrainConfig
 from jrnn.cli.sampling import META, load_run, one_line, program, write_on
 from jrnn.cli.tables import count_parameters, recurrent_cells
+
+SETTINGS = "run.json"  # what a run was started with
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ def train(arguments: argparse.Namespace) -> int:
         if error.errno != errno.ENOSPC or not jrnn.checkpoint.checkpoints(job.out):
             raise
         raise ValueError(f"{one_line(error)}; make room, then {_resume(job.out)}") from error
+    if result.diverged is not None:
+        kept = f"the checkpoints in {job.out} are from before"
+        hint = "start a new run with a smaller --lr"
+        raise ValueError(f"loss or gradient were not finite at step {result.diverged}: {kept}; {hint}")
     if result.interrupted:
         print(f"\nstopped after step {int(result.state.step)}, and saved; to go on:\n  {_resume(job.out)}")
         return 130
@@ -87,7 +96,7 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
         )
     vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
     _check_model(config)
-    return Job(_new_directory(out), config, files, text, vocabulary, resume=False)
+    return Job(_new_directory(out, config, files), config, files, text, vocabulary, resume=False)
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -104,6 +113,12 @@ def _check_model(config: TrainConfig) -> None:
 
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
+    if (run / SETTINGS).is_file() and not jrnn.checkpoint.checkpoints(run):
+        start = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
+        files = files or tuple(start["files"])
+        text = read(files)
+        vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
+        return Job(run, TrainConfig(**start["config"]), files, text, vocabulary, resume=True)
     meta = load_run(run).meta
     files = files or tuple(meta["files"])
     text = read(files)
@@ -127,16 +142,33 @@ def _resume(run: Path) -> str:
     return f"{program()} train --resume {shlex.quote(str(run))}"
 
 
-def _new_directory(out: str | None) -> Path:
+def _new_directory(out: str | None, config: TrainConfig, files: tuple[str, ...]) -> Path:
     """Make the directory of a run: the one asked for, or the next number under `runs`."""
-    if out is None:
+    if out is not None:
+        return _made(Path(out), config, files)
+    while True:  # another run may take the number meanwhile
         numbers = [int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()]
-        out = os.path.join("runs", str(1 + max(numbers, default=0)))
-    path = Path(out)
+        with contextlib.suppress(FileExistsError):
+            return _made(Path("runs") / str(1 + max(numbers, default=0)), config, files)
+
+
+def _made(path: Path, config: TrainConfig, files: tuple[str, ...]) -> Path:
+    """Make a directory that holds the settings of its run from the start, so that it can be resumed."""
     if path.is_dir() and any(path.iterdir()):
         hint = f"go on with {_resume(path)}, or " if jrnn.checkpoint.checkpoints(path) else ""
-        raise ValueError(f"{out}: the directory is taken: {hint}give another --out")
-    path.mkdir(parents=True, exist_ok=True)
+        raise FileExistsError(f"{path}: the directory is taken: {hint}give another --out")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path}: not a directory: give another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fresh.mkdir()
+    settings = {"config": dataclasses.asdict(config), "files": [os.path.abspath(file) for file in files]}
+    (fresh / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    try:
+        fresh.replace(path)  # an empty one gives way
+    except OSError as error:
+        shutil.rmtree(fresh)
+        raise FileExistsError(f"{path}: another run has taken it: give another --out") from error
     return path
 
 
@@ -152,6 +184,7 @@ def _fit(job: Job) -> Any:
     print(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
     print(f"on     {_devices(model, config.batch)}")
     print(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves", flush=True)
+    warnings.filterwarnings("ignore", "fit: at step", RuntimeWarning)  # said in one line, at the end
     return jrnn.fit(
         model,
         training,

@@ -1,5 +1,6 @@
 """Losses of a run."""
 
+import contextlib
 import json
 import math
 import os
@@ -28,8 +29,9 @@ def loss_curve(
     At both ends the mean is over the steps that there are.
 
     Args:
-      path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves:
-        `{"step", "loss"}` for a step, `{"step", "validation"}` for an epoch, in nats.
+      path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves, in nats:
+        `{"step", "loss"}` for a step, `{"step", "validation"}` for an epoch; without steps, as in
+        `fit(...).history`, the mean of each epoch, `{"step", "train"}`, is drawn.
       ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
       bits: show losses in bits (nats / ln 2) rather than nats.
 
@@ -37,7 +39,7 @@ def loss_curve(
       The axes; `.figure.savefig("loss.png")` writes them.
 
     Raises:
-      ValueError: there is no step to draw, or a line of the file is no record.
+      ValueError: there is no step to draw.
       OSError: the file is missing or cannot be read.
 
     >>> from jrnn.plots import loss_curve
@@ -49,11 +51,14 @@ def loss_curve(
     unit = "bits" if bits else "nats"
     steps, losses = _series(records, "loss", bits)
     epochs, held_out = _series(records, "validation", bits)
+    label = "train, every step"
+    if not len(steps):
+        (steps, losses), label = _series(records, "train", bits), "train, every epoch"
     if not len(steps):
         raise ValueError("loss_curve: no record has a step and its loss, need at least one")
     ax = new_figure().subplots() if ax is None else ax
     window = max(1, len(steps) // 50)
-    ax.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="train, every step")
+    ax.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label=label)
     smooth = f"train, mean of {window} steps" if window > 1 else "train"
     ax.plot(steps, _running_mean(losses, window), color="tab:blue", linewidth=1.6, label=smooth)
     if len(epochs):
@@ -84,7 +89,7 @@ def training_curves(
       The axes; `.figure.savefig("training.png")` writes them.
 
     Raises:
-      ValueError: a number that no record has, or a line of the file is no record.
+      ValueError: a number that no record has.
       OSError: the file is missing or cannot be read.
 
     >>> from jrnn.plots import training_curves
@@ -123,29 +128,34 @@ class LossCurve:
     bits: bool = False
 
     def __call__(self, record: dict[str, Any], state: Any) -> None:
-        """Draw if the record is that of an epoch, which has the mean training loss in "train"."""
+        """Draw if the record is that of an epoch, which is in the file once all monitors have seen it."""
         del state
         if "train" in record:
             figure = new_figure()
-            loss_curve(self.out, figure.subplots(), self.bits)
+            loss_curve([*_records(self.out), record], figure.subplots(), self.bits)
             figure.savefig(Path(self.out) / "loss.png")
 
 
 def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
-    """All records, read from the metrics file if a path is given."""
+    """All records, read from the metrics file if a path is given; a damaged line of it is left out."""
     if not isinstance(given, str | os.PathLike):
         return list(given)
     path = Path(given)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a metrics file, a line of it is no JSON: {error}") from error
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+    if not records and path.stat().st_size:
+        raise ValueError(f"{path}: not a metrics file, no line of it is a record")
+    return records
 
 
 def _series(records: list[dict[str, Any]], name: str, bits: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     """Steps and losses of the records that have `name`."""
-    found = [(record["step"], float(record[name])) for record in records if name in record]
+    found = [(r["step"], math.nan if r[name] is None else float(r[name])) for r in records if name in r]
     steps, losses = np.array(found, np.float64).reshape(-1, 2).T
     return steps, losses / math.log(2) if bits else losses
 

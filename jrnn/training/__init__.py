@@ -3,11 +3,13 @@
 from jrnn.training.devices import use_cores as use_cores
 from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
+from jrnn.training.objectives import AtLast as AtLast
+from jrnn.training.objectives import Loss as Loss
+from jrnn.training.objectives import PerSequence as PerSequence
+from jrnn.training.objectives import PerStep as PerStep
 from jrnn.training.progress import Progress as Progress
-from jrnn.training.steps import AtLast as AtLast
-from jrnn.training.steps import PerSequence as PerSequence
-from jrnn.training.steps import PerStep as PerStep
 from jrnn.training.steps import TrainState as TrainState
 from jrnn.training.steps import evaluate as evaluate
 from jrnn.training.steps import init_state as init_state
+from jrnn.training.steps import predict as predict
 from jrnn.training.steps import train_step as train_step

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -40,6 +40,14 @@ class Progress:
         return ", ".join([*parts, meter.rate(self.unit)])
 
 
+class Sums(NamedTuple):
+    """What an epoch adds up to."""
+
+    targets: int
+    nats: float
+    seconds: float
+
+
 class Meter:
     """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""
 
@@ -52,6 +60,7 @@ class Meter:
         self.begun = self.shown = time.perf_counter()
         self.compiled = 0.0
         self.targets = 0
+        self.finite = True  # the last loss that was looked at
         self.losses: list[tuple[int, Array]] = []
 
     def count(self, targets: Any, record: dict[str, Any]) -> None:
@@ -61,7 +70,8 @@ class Meter:
             self.compiled = time.perf_counter() - self.begun
         else:
             self.targets += int(targets)
-            self.losses[-1][1].block_until_ready()  # one step ahead of the numbers, so that the bar is true
+            # of the step before: the next one is under way, and the bar is true
+            self.finite = math.isfinite(jax.device_get(self.losses[-1][1]))
         self.losses.append((int(targets), record["loss"]))
 
     def due(self) -> bool:
@@ -78,12 +88,12 @@ class Meter:
         speed = self.targets / max(seconds, 1e-9)
         return f"{speed:,.0f} {unit}s/s"
 
-    def sums(self) -> tuple[int, float, float]:
+    def sums(self) -> Sums:
         """Targets of the epoch so far, the sum of their losses, and seconds."""
         targets, nats, seconds = self.earlier
         for count, loss in jax.device_get(self.losses):
             targets, nats = targets + count, nats + count * float(loss)
-        return targets, nats, seconds + time.perf_counter() - self.begun
+        return Sums(targets, nats, seconds + time.perf_counter() - self.begun)
 
     def summary(self) -> dict[str, float]:
         """Mean loss over the epoch's targets, seconds, and those of the first step."""
@@ -109,6 +119,6 @@ def line(progress: Progress, entry: dict[str, Any]) -> str:
     parts.append(
         f"{entry['seconds']:.1f} s (first step, with compilation: {entry['first_step_seconds']:.1f} s)"
     )
-    if math.isnan(entry["train"]):
-        parts.append("NaN: is there one in the data, a token or label out of range, a rate too high?")
+    shown = {"epoch", "step", "train", "validation", "seconds", "first_step_seconds"}
+    parts += [f"{name} {value:.4g}" for name, value in entry.items() if name not in shown]
     return ", ".join(parts)

@@ -1,8 +1,7 @@
 """One step of training, one of evaluation."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +12,10 @@ from jax import Array
 from jrnn.alignment import select
 from jrnn.caching import cached
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
+from jrnn.checks import brief, reject_flax
 from jrnn.data import Batch
 from jrnn.layers import apply
-from jrnn.losses import length_mask
-from jrnn.paradigms import last
+from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
@@ -24,114 +23,9 @@ ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) ->
 Penalty = Callable[[Any, Batch], Array]  # (params, batch) -> what is added to the loss
 
 
-class Loss(Protocol):
-    """A mean loss of model outputs on a batch, and the number of targets that it is the mean of."""
-
-    def mean(self, ys: Any, batch: Batch) -> Array: ...
-
-    def count(self, batch: Batch) -> Any: ...
-
-    def __hash__(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class PerStep:
-    """A loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
-
-    Args:
-      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
-
-    >>> import jax.numpy as jnp, jrnn
-    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1, 1)), lengths=jnp.array([1]))
-    >>> ys = jnp.array([[[3.0]], [[5.0]]])
-    >>> float(jrnn.PerStep(jrnn.losses.mean_squared_error).mean(ys, batch))
-    9.0
-    """
-
-    loss: Callable[..., Array]
-
-    def mean(self, ys: Any, batch: Batch) -> Array:
-        """The mean over the steps that count."""
-        return self.loss(ys, batch.targets, self._mask(batch))
-
-    def count(self, batch: Batch) -> Any:
-        """How many steps count."""
-        mask = self._mask(batch)
-        if mask is None:
-            return np.prod(batch.targets.shape[:2])
-        return jnp.sum(jnp.broadcast_to(mask, batch.targets.shape[: mask.ndim]))
-
-    def _mask(self, batch: Batch) -> Any:
-        if batch.mask is not None and np.ndim(batch.mask) < 2:
-            raise ValueError(f"mask has shape {np.shape(batch.mask)}, PerStep needs (time, batch)")
-        if batch.mask is not None or batch.lengths is None:
-            return batch.mask
-        return length_mask(batch.lengths, batch.targets.shape[0])
-
-
-@dataclass(frozen=True)
-class AtLast:
-    """A loss on the last valid output of every sequence (many-to-one): `PerSequence` behind `last`.
-
-    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there; `ManyToOne`
-    reads both ends.
-
-    Args:
-      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
-
-    >>> import jax.numpy as jnp, jrnn
-    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((1, 1)), lengths=jnp.array([1]))
-    >>> ys = jnp.array([[[3.0]], [[5.0]]])
-    >>> float(jrnn.AtLast(jrnn.losses.mean_squared_error).mean(ys, batch))
-    9.0
-    """
-
-    loss: Callable[..., Array]
-
-    def mean(self, ys: Any, batch: Batch) -> Array:
-        """The mean over the sequences that count."""
-        return PerSequence(self.loss).mean(last(ys, batch.lengths), batch)
-
-    def count(self, batch: Batch) -> Any:
-        """How many sequences count."""
-        return PerSequence(self.loss).count(batch)
-
-
-@dataclass(frozen=True)
-class PerSequence:
-    """A loss on one output for every sequence, as `ManyToOne` gives it.
-
-    Args:
-      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
-
-    >>> import jax.numpy as jnp, jrnn
-    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1)), lengths=jnp.array([4, 0]))
-    >>> float(jrnn.PerSequence(jrnn.losses.mean_squared_error).mean(jnp.array([[3.0], [5.0]]), batch))
-    9.0
-    """
-
-    loss: Callable[..., Array]
-
-    def mean(self, ys: Any, batch: Batch) -> Array:
-        """The mean over the sequences that count."""
-        return self.loss(ys, batch.targets, _nonempty(batch))
-
-    def count(self, batch: Batch) -> Any:
-        """How many sequences count."""
-        mask = _nonempty(batch)
-        return batch.targets.shape[0] if mask is None else jnp.sum(mask)
-
-
-def _nonempty(batch: Batch) -> Any:
-    """The sequences that count: not masked, and of one step at least."""
-    if batch.lengths is None:
-        return batch.mask
-    nonempty = jnp.asarray(batch.lengths) > 0
-    return nonempty if batch.mask is None else nonempty & batch.mask
-
-
 def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
     """`(params, batch, carry, key) -> (carry, ys)` of a cell or layer; a function is taken as it is."""
+    reject_flax("model", model)
     if not is_layer(model) and not isinstance(model, Cell):
         if not callable(model) or isinstance(model, type):
             raise TypeError(f"model must be a cell, a layer or a function, got {model!r}")
@@ -191,6 +85,9 @@ def train_step(
         L = loss(model(params, batch, carry, key), batch),   g = ∇_params (L + Σ penalty(params, batch))
         params ← params + optimizer(g)
 
+    The optimizer is also given the value of L plus the penalties, its gradient and L as a function of the
+    params (optax's `value`, `grad` and `value_fn`), which `lbfgs`, `polyak_sgd` and `reduce_on_plateau` need.
+
     Where `state.carry` is not None it is handed on to the next batch with its gradient cut (truncated
     BPTT), and its noise drawn anew for every batch; with `fresh` it starts from `initial_carry` again.
 
@@ -214,7 +111,7 @@ def train_step(
     >>> bool(step(step(state, batch)[0], batch)[1]["loss"] < step(state, batch)[1]["loss"])
     True
     """
-    function = model_function(model, method)
+    function, update = model_function(model, method), optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Batch, fresh: Any = False) -> tuple[TrainState, dict[str, Array]]:
         key, noise = jax.random.split(state.key)
@@ -230,8 +127,9 @@ def train_step(
             penalty = sum((penalty(params, batch) for penalty in penalties), jnp.zeros(()))
             return value + penalty, (carry, {"loss": value, "penalty": penalty})
 
-        (_, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        (value, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        extra = {"value": value, "grad": grads, "value_fn": lambda params: objective(params)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         kept = None if state.carry is None else quiet(model, params, carry)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -254,52 +152,111 @@ def batch_shape(model: Any, batch: Batch) -> tuple[int, ...]:
 
 
 def evaluate(
-    model: Any, params: Any, batches: Iterable[Batch], loss: Loss, *, stateful: bool = False
+    model: Any,
+    params: Any,
+    batches: Iterable[Batch],
+    loss: Loss,
+    *,
+    stateful: bool = False,
+    method: Method = Scan(),
 ) -> float:
     """Mean loss over all targets of all batches, without noise.
 
     Args:
       model: a cell, a layer or a model function.
       params: its parameters.
-      batches: any iterable of batches.
+      batches: any iterable of batches; each new shape of a batch is compiled once.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       stateful: whether the carry is handed on from batch to batch.
+      method: how the recurrence is run.
 
     Returns:
       The mean in nats, every target of every batch counted once.
 
     Raises:
       ValueError: there is nothing to evaluate on.
+      TypeError: batches hold something else than `Batch`.
     """
-    return mean_loss(model, params, batches, loss, stateful, lambda batch: batch)
+    return mean_loss(Evaluation(model, loss, stateful, method), params, batches)
+
+
+def predict(
+    model: Any, params: Any, batches: Iterable[Batch], *, stateful: bool = False, method: Method = Scan()
+) -> Iterator[Any]:
+    """Outputs of a model, batch by batch, without noise.
+
+    Args:
+      model: a cell, a layer or a model function.
+      params: its parameters.
+      batches: any iterable of batches; each new shape of a batch is compiled once.
+      stateful: whether the carry is handed on from batch to batch.
+      method: how the recurrence is run.
+
+    Yields:
+      For each batch the outputs, as NumPy arrays: (time, batch, ...) of a cell, zeros behind `lengths`.
+
+    Raises:
+      TypeError: batches hold something else than `Batch`.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.GRU(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> batches = [jrnn.Batch(jnp.ones((5, 4, 2)), targets=None)]
+    >>> [ys.shape for ys in jrnn.predict(cell, params, batches)]
+    [(5, 4, 3)]
+    """
+    run, carry = _prediction(model, method), None
+    for batch in batches:
+        carry, ys = run(params, require_batch(batch), carry if stateful else None)
+        yield jax.device_get(ys)
+
+
+class Evaluation(NamedTuple):
+    """How a loss is measured."""
+
+    model: Any
+    loss: Loss
+    stateful: bool = False
+    method: Method = Scan()
 
 
 def mean_loss(
-    model: Any,
+    how: Evaluation,
     params: Any,
     batches: Iterable[Batch],
-    loss: Loss,
-    stateful: bool,
-    send: Callable[[Batch], Batch],
+    send: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> float:
     """`evaluate`, of batches that are sent to their devices first."""
-    run, carry, means, counts = _evaluation(model, loss), None, [], []
+    run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
     for batch in batches:
-        carry, mean = run(params, send(batch), carry if stateful else None)
+        carry, mean = run(params, send(require_batch(batch)), carry if how.stateful else None)
         means.append(mean)
-        counts.append(loss.count(batch))
+        counts.append(how.loss.count(batch))
     weights = np.array(jax.device_get(counts), np.float64)
     if not weights.sum():
         raise ValueError("batches to evaluate on hold no target, need at least one")
     return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
 
 
+def require_batch(batch: Any) -> Batch:
+    """Return a batch, or raise a TypeError that says what was given in its place."""
+    if not isinstance(batch, Batch):
+        raise TypeError(f"batches must hold jrnn.Batch(xs, targets, ...), got {brief(batch)}")
+    return batch
+
+
 @cached
-def _evaluation(model: Any, loss: Any) -> Callable[..., tuple[Any, Array]]:
-    function = model_function(model)
+def _evaluation(model: Any, loss: Any, method: Method) -> Callable[..., tuple[Any, Array]]:
+    function = model_function(model, method)
 
     def step(params: Any, batch: Batch, carry: Any) -> tuple[Any, Array]:
         carry, ys = function(params, batch, carry, None)
         return carry, loss.mean(ys, batch)
 
     return jax.jit(step)
+
+
+@cached
+def _prediction(model: Any, method: Method) -> Callable[..., tuple[Any, Any]]:
+    function = model_function(model, method)
+    return jax.jit(lambda params, batch, carry: function(params, batch, carry, None))

@@ -1,13 +1,17 @@
 """What a run keeps on disk."""
 
 import json
+import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jrnn.checkpoint import Snapshot, save
+from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
 from jrnn.training.steps import TrainState
+
+_NAMES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -24,32 +28,79 @@ class Store:
         """The metrics file: one JSON object per step and per epoch."""
         return self.path / "metrics.jsonl"
 
-    def save(self, state: TrainState, position: dict[str, Any]) -> None:
+    @property
+    def best(self) -> Path:
+        """The folder of the best epoch: of the one that the newest checkpoint names, and of the one after."""
+        return self.path / "best"
+
+    def save(self, state: TrainState, optimizer: Any, position: dict[str, Any]) -> None:
         """Write a checkpoint; it is complete on disk when this returns."""
         fields = {"cell": self.cell, "in_features": self.in_features, "meta": self.meta}
-        rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key}
+        rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key, "optimizer": optimizer}
         save(
             self.path,
             Snapshot(**fields, **rest, params=state.params, step=int(state.step), position=position),
         )
 
-    def save_best(self, state: TrainState) -> None:
+    def save_best(self, params: Any, step: int) -> None:
         """Write the parameters of the best epoch so far to `best`."""
-        best = Snapshot(self.cell, self.in_features, state.params, step=int(state.step), meta=self.meta)
-        save(self.path / "best", best, keep=1)
+        save(self.best, Snapshot(self.cell, self.in_features, params, step=step, meta=self.meta), keep=2)
+
+    def load_best(self, step: int) -> Any:
+        """Parameters of the best epoch, which ended with this step; None, and a warning, if they are gone."""
+        if not any(path.name.startswith(f"step_{step:08d}") for path in checkpoints(self.best)):
+            warnings.warn(
+                f"{self.best} does not hold the best epoch, which ended with step {step}: the best of the "
+                "epochs to come is kept in its place",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        try:
+            return load(self.best, cell=self.cell, step=step).params
+        except CheckpointError as error:
+            hint = "without that folder the run goes on, and keeps the best of the epochs to come"
+            raise CheckpointError(f"{error}; {hint}") from error
 
     def write(self, records: list[dict[str, Any]]) -> None:
-        """Append records to the log."""
+        """Append records to the log; they are on disk when this returns."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.writelines(json.dumps(to_json(record), allow_nan=False) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
 
     def cut(self, step: int, epochs: int) -> None:
-        """Drop what the log says of steps and epochs after the checkpoint that a run goes on from."""
+        """Drop what the log says of steps and epochs after the checkpoint that a run goes on from.
+
+        So are lines that are no records: a run is not given up for a damaged log.
+        """
         if self.log.exists():
-            lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [(line, json.loads(line)) for line in lines if line.endswith("}\n")]
-            kept = [line for line, r in whole if r["step"] <= step and ("loss" in r or r["epoch"] <= epochs)]
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+            kept = [line for line in text.splitlines() if _is_before(line, step, epochs)]
             fresh = self.log.with_suffix(".tmp")
-            fresh.write_text("".join(kept), encoding="utf-8")
+            fresh.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             os.replace(fresh, self.log)
+
+
+def _is_before(line: str, step: int, epochs: int) -> bool:
+    """Whether a line of the log is a record of a step up to `step`, or of one of the first epochs."""
+    try:
+        record = json.loads(line)
+        return bool(record["step"] <= step and ("loss" in record or record["epoch"] <= epochs))
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return False
+
+
+def to_json(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose numbers JSON knows: one that is not finite is null, and named under "nonfinite"."""
+    bad = {name: str(v) for name, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+    clean = {name: None if name in bad else value for name, value in record.items()}
+    return clean | {"nonfinite": bad} if bad else clean
+
+
+def from_json(record: dict[str, Any]) -> dict[str, Any]:
+    """Undo `to_json`."""
+    bad = record.get("nonfinite", {})
+    clean = {name: value for name, value in record.items() if name != "nonfinite"}
+    return clean | {name: _NAMES[value] for name, value in bad.items()}

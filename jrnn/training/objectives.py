@@ -1,0 +1,157 @@
+"""Losses of a model on a batch: at every step, at the last one, or one for a sequence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jrnn.checks import brief
+from jrnn.data import Batch
+from jrnn.losses import length_mask
+from jrnn.paradigms import last
+
+
+class Loss(Protocol):
+    """A mean loss of model outputs on a batch, and the number of targets that it is the mean of."""
+
+    def mean(self, ys: Any, batch: Batch) -> Array: ...
+
+    def count(self, batch: Batch) -> Any: ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """A loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1, 1)), lengths=jnp.array([1]))
+    >>> ys = jnp.array([[[3.0]], [[5.0]]])
+    >>> float(jrnn.PerStep(jrnn.losses.mean_squared_error).mean(ys, batch))
+    9.0
+    """
+
+    loss: Callable[..., Array]
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the steps that count."""
+        _require_leading("PerStep", ys, batch.targets, 2)
+        return _mean("PerStep", self.loss, ys, batch.targets, self._mask(batch))
+
+    def count(self, batch: Batch) -> Any:
+        """How many steps count."""
+        mask = self._mask(batch)
+        if mask is None:
+            return np.prod(batch.targets.shape[:2])
+        return jnp.sum(jnp.broadcast_to(mask, batch.targets.shape[: mask.ndim]))
+
+    def _mask(self, batch: Batch) -> Any:
+        if batch.mask is not None and np.ndim(batch.mask) < 2:
+            raise ValueError(f"mask has shape {np.shape(batch.mask)}, PerStep needs (time, batch)")
+        if batch.mask is not None or batch.lengths is None:
+            return batch.mask
+        return length_mask(batch.lengths, batch.targets.shape[0])
+
+
+@dataclass(frozen=True)
+class AtLast:
+    """A loss on the last valid output of every sequence (many-to-one): `PerSequence` behind `last`.
+
+    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there; `ManyToOne`
+    reads both ends.
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((1, 1)), lengths=jnp.array([1]))
+    >>> ys = jnp.array([[[3.0]], [[5.0]]])
+    >>> float(jrnn.AtLast(jrnn.losses.mean_squared_error).mean(ys, batch))
+    9.0
+    """
+
+    loss: Callable[..., Array]
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the sequences that count."""
+        if hasattr(ys, "shape") and hasattr(batch.xs, "shape"):
+            _require_leading("AtLast", ys, batch.xs, 2)
+        return _mean("AtLast", self.loss, last(ys, batch.lengths), batch.targets, _nonempty(batch))
+
+    def count(self, batch: Batch) -> Any:
+        """How many sequences count."""
+        return PerSequence(self.loss).count(batch)
+
+
+@dataclass(frozen=True)
+class PerSequence:
+    """A loss on one output for every sequence, as `ManyToOne` gives it.
+
+    Args:
+      loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> batch = jrnn.Batch(xs=None, targets=jnp.zeros((2, 1)), lengths=jnp.array([4, 0]))
+    >>> float(jrnn.PerSequence(jrnn.losses.mean_squared_error).mean(jnp.array([[3.0], [5.0]]), batch))
+    9.0
+    """
+
+    loss: Callable[..., Array]
+
+    def mean(self, ys: Any, batch: Batch) -> Array:
+        """The mean over the sequences that count."""
+        _require_leading("PerSequence", ys, batch.targets, 1)
+        return _mean("PerSequence", self.loss, ys, batch.targets, _nonempty(batch))
+
+    def count(self, batch: Batch) -> Any:
+        """How many sequences count."""
+        mask = _nonempty(batch)
+        return batch.targets.shape[0] if mask is None else jnp.sum(mask)
+
+
+def _nonempty(batch: Batch) -> Any:
+    """The sequences that count: not masked, and of one step at least."""
+    if batch.lengths is None:
+        return batch.mask
+    nonempty = jnp.asarray(batch.lengths) > 0
+    return nonempty if batch.mask is None else nonempty & batch.mask
+
+
+_NEEDS = {
+    "PerStep": "(time, batch, ...): AtLast and PerSequence are for one target a sequence",
+    "AtLast": "(time, batch, ...), of which it reads the last: PerSequence is for a model such as ManyToOne",
+    "PerSequence": "(batch, ...), one for each sequence: AtLast reads the last of outputs at every step",
+}
+
+
+def _require_leading(who: str, ys: Any, like: Any, axes: int) -> None:
+    """Raise unless outputs lead with the axes of the targets or inputs: else they would broadcast."""
+    if not hasattr(ys, "shape") or not hasattr(like, "shape") or ys.shape[:axes] == like.shape[:axes]:
+        return
+    name = "xs" if who == "AtLast" else "targets"
+    raise ValueError(f"{who} got outputs of shape {ys.shape} and {name} of {like.shape}, needs {_NEEDS[who]}")
+
+
+def _mean(who: str, loss: Callable[..., Any], ys: Any, targets: Any, mask: Any) -> Array:
+    """Call `loss(ys, targets, mask)`, which must return one number."""
+    shapes = ", ".join(
+        f"{name} {None if value is None else getattr(value, 'shape', brief(value))}"
+        for name, value in {"predictions": ys, "targets": targets, "mask": mask}.items()
+    )
+    hint = "as jrnn.losses do; wrap others: lambda ys, targets, mask: jnp.mean(f(ys, targets), where=mask)"
+    called = f"{who}: {brief(loss)} is called as loss(predictions, targets, mask) -> mean"
+    try:
+        value = loss(ys, targets, mask)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{called}, and fails for {shapes}: {error} ({hint})") from error
+    if jnp.shape(value) != ():
+        raise TypeError(f"{called}, and returns an array of {jnp.shape(value)} for {shapes}: {hint}")
+    return jnp.asarray(value)

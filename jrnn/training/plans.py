@@ -1,0 +1,160 @@
+"""A run as it was asked for: its options, checked."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+from jrnn.caching import cached
+from jrnn.cell import trainable
+from jrnn.checks import brief, require_whole
+from jrnn.data import Batch
+from jrnn.layers import looks_ahead
+from jrnn.training.objectives import Loss
+from jrnn.training.progress import Progress
+from jrnn.training.steps import Evaluation, Penalty, TrainState, model_function, train_step
+from jrnn.unrolling.methods import Method
+
+Batches = Iterable[Batch]
+Monitor = Callable[[dict[str, Any], TrainState], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do."""
+
+    model: Any
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    stateful: bool
+    patience: int | None
+    criterion: Callable[[dict[str, Any]], float] | None
+    eval_params: Callable[[Any, Any], Any] | None
+    penalties: tuple[Penalty, ...]
+    monitors: tuple[Monitor, ...]
+    save_every: int
+    progress: Progress
+    method: Method
+
+    def __post_init__(self) -> None:
+        model_function(self.model)
+        if not hasattr(self.loss, "mean") or isinstance(self.loss, type):
+            raise TypeError(
+                f"loss must be PerStep(...) or AtLast(...), got {brief(self.loss)}: wrap it in one"
+            )
+        for name, functions in (("penalties", self.penalties), ("monitors", self.monitors)):
+            if not isinstance(functions, tuple | list) or not all(map(callable, functions)):
+                raise TypeError(f"{name} must be a tuple of functions, got {brief(functions)}")
+        for name, function in (("criterion", self.criterion), ("eval_params", self.eval_params)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, got {brief(function)}")
+        if not hasattr(self.optimizer, "update"):
+            raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
+        require_whole("save_every", self.save_every)
+        if self.patience is not None:
+            require_whole("patience", self.patience)
+        if self.stateful and looks_ahead(self.model):
+            raise ValueError(
+                f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on"
+            )
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How a loss is measured between the epochs."""
+        return Evaluation(self.model, self.loss, self.stateful, self.method)
+
+    def score(self, entry: dict[str, Any]) -> float | None:
+        """The number of an epoch that is to become small; None where there is nothing to choose by."""
+        if self.criterion is None:
+            return entry.get("validation")
+        value = self.criterion(entry)
+        try:
+            return float(value)
+        except TypeError as error:
+            raise TypeError(f"criterion must return a number, got {brief(value)}") from error
+
+    def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
+        """Call the monitors, and add the numbers that they return to the record."""
+        numbers: dict[str, float] = {}
+        for monitor in self.monitors:
+            found = monitor(record, state)
+            if isinstance(found, Mapping):  # a lambda may return anything
+                numbers |= {name: float(value) for name, value in found.items()}
+        if taken := numbers.keys() & record.keys():
+            raise ValueError(f"monitors return {sorted(taken)}, which the record has already")
+        record |= numbers
+        return numbers
+
+    def optimizer_of(self, params: Any) -> optax.GradientTransformation:
+        """The optimizer, on what is trainable."""
+        return self.optimizer if all(jax.tree.leaves(trainable(params))) else _trainable_only(self.optimizer)
+
+    def step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+        """The training step, the same function for equal arguments: so jax compiles it once for many runs."""
+        arguments = self.model, self.loss, optimizer, tuple(self.penalties), self.method
+        try:
+            hash(arguments)
+        except TypeError:  # a penalty that is no value
+            return _new_step(*arguments)
+        return _kept_step(*arguments)
+
+    def evaluated(self, state: TrainState) -> Any:
+        """The parameters to evaluate, keep and return: those of the state, or what `eval_params` gives."""
+        if self.eval_params is None:
+            return state.params
+        free = trainable(state.params)
+        if all(jax.tree.leaves(free)):
+            return self.eval_params(state.opt_state, state.params)
+        masked = jax.tree.map(lambda f, p: p if f else optax.MaskedNode(), free, state.params)
+        params = self.eval_params(state.opt_state[0].inner_state, masked)
+        return jax.tree.map(lambda f, new, p: new if f else p, free, params, state.params)
+
+
+def check_surroundings(
+    plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool
+) -> None:
+    """Refuse options of `fit` that contradict each other."""
+    if in_features is None and params is None:
+        raise ValueError("fit needs in_features, to draw params from, or params")
+    if not hasattr(plan.model, "init") and (plan.stateful or out is not None or params is None):
+        raise ValueError("model is a function: it needs params, and cannot be stateful or stored in out")
+    if plan.patience is not None and validation is None and plan.criterion is None:
+        raise ValueError("patience needs validation, batches to measure it on, or a criterion")
+    if resume and out is None:
+        raise ValueError("resume needs out, the directory with the checkpoints")
+    if out is not None and in_features is None:
+        raise ValueError("out needs in_features, which is stored with the checkpoints")
+
+
+def of_epoch(name: str, batches: Any, epochs: int) -> Callable[[int], Batches]:
+    """Batches as a function of the epoch's number."""
+    if callable(batches):
+        return batches
+    if isinstance(batches, Batch) or not isinstance(batches, Iterable):
+        hint = "put it in a list" if isinstance(batches, Batch) else "a list of jrnn.Batch, a Stream, ..."
+        raise TypeError(f"{name} must be an iterable of batches, got {brief(batches)}: {hint}")
+    if isinstance(batches, Iterator) and epochs > 1:
+        raise ValueError(
+            f"{name} is a {type(batches).__name__}, which is used up after one of the {epochs} epochs: give "
+            "a list, or a function of the epoch's number that returns the batches"
+        )
+    return lambda epoch: batches
+
+
+def _new_step(model: Any, loss: Any, optimizer: Any, penalties: Any, method: Any) -> Callable[..., Any]:
+    return train_step(model, loss, optimizer, penalties=penalties, method=method)
+
+
+_kept_step = cached(_new_step, maxsize=8)
+
+
+@cached
+def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer on what is trainable; nothing moves the rest."""
+
+    def fixed(params: Any) -> Any:
+        return jax.tree.map(lambda free: not free, trainable(params))
+
+    return optax.chain(optax.masked(optimizer, trainable), optax.masked(optax.set_to_zero(), fixed))

@@ -1,0 +1,234 @@
+"""A run as it stands: what it has trained, measured and kept."""
+
+import itertools
+import math
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sized
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from jrnn.checkpoint import checkpoints, load
+from jrnn.data import Batch
+from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
+from jrnn.training.plans import Batches, Plan
+from jrnn.training.progress import Meter, bar, line
+from jrnn.training.steps import TrainState, batch_shape, init_state, mean_loss, require_batch
+from jrnn.training.storing import Store, from_json, to_json
+
+
+class Best(NamedTuple):
+    """The best epoch so far."""
+
+    params: Any = None
+    score: float = math.inf
+    step: int | None = None  # with which it ended
+
+
+class Run:
+    """Where a run stands."""
+
+    def __init__(self, plan: Plan, params: Any, key: Array, store: Store | None) -> None:
+        self.plan, self.store = plan, store
+        self.epoch, self.batch, self.steps = 0, 0, 0  # done
+        self.history: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []  # steps not yet in the log
+        self.best = Best()
+        self.diverged: int | None = None  # the step after which the parameters were not finite
+        self.meter = Meter()
+        self.optimizer = plan.optimizer_of(params)
+        self.state = init_state(plan.model, params, self.optimizer, key)
+        self.placed = is_placed(params)
+        self.rows: int | None = None  # of the first batch of all, by which devices were chosen
+        self.split: Split | None = None
+        self.step: Callable[..., Any] | None = None  # compiled once the rows are known
+
+    def restore(self, store: Store) -> None:
+        """Stand where the newest checkpoint was saved."""
+        stored = load(store.path, cell=self.plan.model, optimizer=self.optimizer)
+        step = jnp.asarray(stored.step, jnp.int32)
+        self.state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
+        self.steps = stored.step
+        self.epoch, self.batch = stored.position["epoch"], stored.position["batch"]
+        self.history = [from_json(entry) for entry in stored.position["history"]]
+        self.meter = Meter(*from_json(stored.position["sums"]).values())
+        if stored.position["stateful"] != self.plan.stateful:
+            raise ValueError(f"stateful must be {not self.plan.stateful}, as the run was started")
+        best = stored.position["best"]
+        params = None if best is None else store.load_best(best)
+        if params is not None:
+            score = next(self.plan.score(entry) for entry in self.history if entry["step"] == best)
+            self.best = Best(params, math.inf if score is None else score, best)
+        store.cut(stored.step, len(self.history))
+        if (rows := stored.position["rows"]) is not None:
+            self.settle(rows)
+
+    def settle(self, rows: int) -> Callable[..., Any]:
+        """Choose devices for batches of so many rows, bring the state there, and compile the step."""
+        self.rows, step = rows, self.plan.step(self.optimizer)
+        self.split = None if self.placed else split_over(self.plan.model, rows)
+        if self.split is None:
+            self.step = jax.jit(step)
+        else:
+            self.state = self.split.state(self.state, rows)
+            self.step = self.split.jit(step, self.state)
+        return self.step
+
+    def send(self, batch: Batch) -> Batch:
+        """Bring a batch to the devices that work on it."""
+        return batch if self.split is None else self.split.batch(batch)
+
+    def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
+        """Go through the batches of one epoch, from where the run stands; False if it was cut short."""
+        plan, meter = self.plan, self.meter
+        watched: dict[str, float] = {}  # the last numbers of the monitors
+        meter.begin()
+        total = len(batches) if isinstance(batches, Sized) else None
+        title = f"epoch {self.epoch + 1}/{epochs}"
+        with bar(plan.progress, title, total, self.batch) as shown:
+            for batch in itertools.islice(batches, self.batch, None):
+                record = self.advance(batch)
+                meter.count(plan.loss.count(batch), record)
+                watched |= plan.watch(record, self.state)
+                shown.update()
+                if meter.due():
+                    shown.set_postfix_str(plan.progress.postfix(record, watched, meter))
+                if self.steps % plan.save_every == 0:
+                    self.save()
+                elif not meter.finite and self.has_diverged():
+                    self.write_log()
+                if stop.is_set() or self.diverged is not None:
+                    return False
+        if self.batch == 0:
+            hint = "; a generator is used up after one epoch, give a list or a function" if self.epoch else ""
+            raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one{hint}")
+        return True
+
+    def advance(self, batch: Any) -> dict[str, Any]:
+        """Take one training step; its numbers are still on their way when this returns."""
+        batch = require_batch(batch)
+        if self.plan.stateful:
+            self.hand_on(batch)
+        step = self.step or self.settle(rows_of(self.plan.model, batch))
+        self.state, metrics = step(self.state, self.send(batch), self.batch == 0)
+        self.batch += 1
+        self.steps += 1
+        record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
+        self.records.append(record)
+        return record
+
+    def hand_on(self, batch: Batch) -> None:
+        """Start the carry of a stream, or see that it fits the next batch."""
+        model, shape = self.plan.model, batch_shape(self.plan.model, batch)
+        if self.state.carry is None:
+            self.state = self.state._replace(carry=model.initial_carry(self.state.params, shape))
+        elif shape and self.rows not in (None, shape[0]):
+            raise ValueError(
+                f"batches: batch {self.batch + 1} of epoch {self.epoch + 1} has {shape[0]} rows, the carry "
+                f"that stateful=True hands on has {self.rows}: every batch needs as many (leave out the rest)"
+            )
+
+    def finish_epoch(self, validation: Batches | None) -> None:
+        """Evaluate, remember the best, log, save, and stand at the start of the next epoch."""
+        plan = self.plan
+        entry: dict[str, Any] = {"step": self.steps, "epoch": self.epoch + 1, **self.meter.summary()}
+        if not math.isfinite(entry["train"]) and self.has_diverged():
+            self.write_log()
+            return
+        params = plan.evaluated(self.state)
+        if validation is not None:
+            entry["validation"] = mean_loss(plan.evaluation, params, validation, self.send)
+        self.write_log()
+        plan.watch(entry, self.state)
+        score = plan.score(entry)
+        if score is not None and math.isfinite(score) and score < self.best.score and is_finite(params):
+            self.best = Best(params, score, self.steps)
+            if self.store is not None:
+                self.store.save_best(params, self.steps)
+        self.history.append(entry)
+        self.records.append(entry)
+        self.epoch, self.batch, self.meter = self.epoch + 1, 0, Meter()
+        self.save()
+        if plan.progress.bar:
+            tqdm.write(line(plan.progress, entry), file=sys.stderr)
+
+    def save(self) -> None:
+        """Bring the log and the newest checkpoint up to where the run stands, unless it has diverged."""
+        diverged = self.has_diverged()
+        self.write_log()
+        if self.store is not None and not diverged:
+            position = {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "rows": self.rows,
+                "stateful": self.plan.stateful,
+                "sums": to_json(self.meter.sums()._asdict()),
+                "history": [to_json(entry) for entry in self.history],
+                "best": self.best.step,
+            }
+            self.store.save(self.state, self.optimizer, position)
+
+    def has_diverged(self) -> bool:
+        """Whether the parameters are no longer finite; if so, since which step."""
+        if self.diverged is None and not is_finite(self.state.params):
+            steps = [record for record in self.records if "loss" in record]
+            numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
+            bad = [r["step"] for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
+            self.diverged = min(bad, default=self.steps)
+        return self.diverged is not None
+
+    def write_log(self) -> None:
+        """Append the records that are not yet there to the log."""
+        if self.store is not None:
+            records = jax.device_get(self.records)
+            numbers = [{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records]
+            self.store.write(numbers)
+        self.records = []
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` epochs brought no better one."""
+        epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best.step]
+        waited = len(self.history) - (epochs[0] if epochs else 0)
+        return self.plan.patience is not None and waited >= self.plan.patience
+
+    def result(self) -> tuple[Any, TrainState]:
+        """The parameters to return, and the state, on one device."""
+        params = self.plan.evaluated(self.state)
+        if self.best.step is not None:
+            params = self.best.params
+        elif self.diverged is not None and self.store is not None and checkpoints(self.store.path):
+            params = load(self.store.path, cell=self.plan.model).params
+        if self.diverged is not None:
+            self.warn()
+        returned: tuple[Any, TrainState] = (
+            gather((params, self.state)) if self.split else (params, self.state)
+        )
+        return returned
+
+    def warn(self) -> None:
+        """Say that the parameters are lost, at which step, and what is left of them."""
+        kept = "the last ones; validation or out keep finite ones"
+        if self.best.step is not None:
+            kept = f"those of the best epoch, which ended with step {self.best.step}"
+        elif self.store is not None:
+            kept = f"those of the newest checkpoint, from which resume=True goes on in {self.store.path}"
+        where = f"at step {self.diverged} (epoch {self.epoch + 1})"
+        warnings.warn(
+            f"fit: {where} loss or gradient were not finite, nor the parameters after it, and training has "
+            f"ended; returned are {kept}. Is there a NaN in the data, a token or label out of range, a "
+            "learning rate too high, a gradient to clip?",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def is_finite(params: Any) -> bool:
+    """Whether all parameters are finite numbers."""
+    floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.device_get(floats))

@@ -1,0 +1,406 @@
+"""What `fit` chooses, keeps and says: the best epoch, numbers that are not finite, mistakes."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jrnn
+from jrnn.checkpoint import CheckpointError, checkpoints
+from jrnn.cli import main
+from jrnn.losses import mean_squared_error
+
+RNG = np.random.default_rng(0)
+CELL = jrnn.Elman(4)
+XS = jnp.asarray(RNG.normal(size=(5, 3, 2)), jnp.float32)
+BATCH = jrnn.Batch(XS, jnp.asarray(RNG.normal(size=(5, 3, 4)), jnp.float32))
+BATCHES = [BATCH] * 4
+LOSS = jrnn.PerStep(mean_squared_error)
+SGD = optax.sgd(0.05)
+QUIET = jrnn.Progress(bar=False)
+RESERVOIR = jrnn.Stack((jrnn.EchoState(4), jrnn.Dense(4)))  # of which the optimizer sees a part
+PARAMS = CELL.init(jax.random.key(1), 2)
+
+
+def fit(model=CELL, batches=BATCHES, loss=LOSS, **options):
+    settings = {"optimizer": SGD, "key": jax.random.key(0), "in_features": 2, "progress": QUIET}
+    return jrnn.fit(model, batches, loss, **(settings | options))
+
+
+def logged(out):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (out / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def scores(*values):
+    """A criterion that gives these values, epoch by epoch."""
+    return lambda entry: values[entry["epoch"] - 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ((math.inf, 3.0, 2.0, 5.0), 3),
+        ((math.nan, 3.0, math.nan, 4.0), 2),
+        ((1.0, math.nan, math.inf, -math.inf), 1),
+        ((math.inf,) * 4, None),
+        ((math.nan,) * 4, None),
+    ],
+)
+def test_a_number_that_is_not_finite_is_never_the_best(values, best):
+    params = {}
+    result = fit(
+        epochs=4, criterion=scores(*values), monitors=(lambda r, s: params.update({r["epoch"]: s.params}),)
+    )
+    assert same(result.params, params[best or 4])
+    waited = fit(epochs=4, patience=2, criterion=scores(*values))
+    assert len(waited.history) == min(4, (best or 0) + 2)
+
+
+def test_the_best_of_a_loss_that_starts_infinite():
+    """As of a CTC sequence without an alignment: its loss is inf in the first epoch and finite afterwards."""
+
+    class FirstInfinite:
+        calls = 0
+
+        def __iter__(self):
+            FirstInfinite.calls += 1
+            scale = jnp.inf if FirstInfinite.calls == 1 else 1.0
+            return iter([BATCH._replace(targets=BATCH.targets * scale)])
+
+    result = fit(epochs=3, validation=FirstInfinite())
+    losses = [entry["validation"] for entry in result.history]
+    assert not math.isfinite(losses[0]) and math.isfinite(losses[1])
+    assert jrnn.evaluate(CELL, result.params, [BATCH], LOSS) == pytest.approx(min(losses[1:]), rel=1e-6)
+
+
+def test_the_best_and_the_last_are_loaded_by_name(tmp_path):
+    result = fit(epochs=4, criterion=scores(4.0, 1.0, 2.0, 3.0), out=tmp_path)
+    assert same(jrnn.load(tmp_path, best=True).params, result.params)
+    assert same(jrnn.load(tmp_path).params, result.state.params)
+    assert not same(result.params, result.state.params)
+
+
+@pytest.mark.parametrize("harm", ["removed", "damaged"])
+def test_a_resumed_run_without_its_best_epoch_says_so(tmp_path, harm):
+    fit(epochs=2, criterion=scores(1.0, 2.0), out=tmp_path)
+    if harm == "removed":
+        shutil.rmtree(tmp_path / "best")
+        with pytest.warns(RuntimeWarning, match="does not hold the best epoch, which ended with step 4"):
+            result = fit(epochs=4, criterion=scores(1.0, 2.0, 7.0, 8.0), out=tmp_path, resume=True)
+        assert same(result.params, jrnn.load(tmp_path, best=True).params)
+        assert jrnn.load(tmp_path, best=True).step == 12
+    else:
+        (checkpoints(tmp_path / "best")[0] / "checkpoint.json").write_text("{}")
+        with pytest.raises(CheckpointError, match="without that folder the run goes on"):
+            fit(epochs=4, criterion=scores(1.0, 2.0, 7.0, 8.0), out=tmp_path, resume=True)
+
+
+def explode_at(step, value=jnp.nan):
+    """Batches of which one turns the parameters into NaN."""
+    batches = [BATCH] * 6
+    batches[step - 1] = BATCH._replace(targets=BATCH.targets * value)
+    return batches
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("save_every", [1, 500])
+def test_parameters_that_are_not_finite_end_a_run_and_overwrite_nothing(tmp_path, value, save_every):
+    options = {"batches": lambda epoch: explode_at(3, value) if epoch else [BATCH] * 2, "epochs": 9}
+    with pytest.warns(
+        RuntimeWarning, match=r"at step 5 \(epoch 2\).*newest checkpoint, from which resume=True"
+    ):
+        result = fit(out=tmp_path, save_every=save_every, **options)
+    assert result.diverged == 5 and len(result.history) == 1 and int(result.state.step) < 8
+    newest = jrnn.load(tmp_path)
+    assert newest.step == (4 if save_every == 1 else 2) and same(newest.params, result.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    assert next(r["step"] for r in logged(tmp_path) if "nonfinite" in r) == 5
+    with pytest.warns(RuntimeWarning, match="returned are those of the best epoch, which ended with step 2"):
+        result = fit(validation=[BATCH], **options)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+    with pytest.warns(RuntimeWarning, match="returned are the last ones; validation or out keep finite ones"):
+        assert fit(**options).diverged == 5
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path):
+    skipping = optax.apply_if_finite(SGD, max_consecutive_errors=3)
+    result = fit(batches=explode_at(2), optimizer=skipping, epochs=2, out=tmp_path)
+    assert result.diverged is None and int(result.state.step) == 12
+    records = logged(tmp_path)
+    assert [r["step"] for r in records if r.get("loss", 0) is None] == [2, 8]
+    assert records[1]["nonfinite"] == {"loss": "nan", "grad_norm": "nan"}
+    assert math.isnan(result.history[0]["train"])
+    assert "NaN" not in (checkpoints(tmp_path)[0] / "checkpoint.json").read_text()
+    resumed = fit(batches=explode_at(2), optimizer=skipping, epochs=3, out=tmp_path, resume=True)
+    assert math.isnan(resumed.history[0]["train"]) and len(resumed.history) == 3
+    assert len(jrnn.plots.loss_curve(tmp_path).lines[0].get_xdata()) == 18
+
+
+def test_a_damaged_log_ends_no_run(tmp_path):
+    fit(epochs=1, out=tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_bytes(
+        "\n".join([lines[0], lines[1][:9], "[1]", "{}", *lines[2:]]).encode() + b'\n\xff{"step": 9'
+    )
+    fit(epochs=2, out=tmp_path, resume=True)
+    assert [r["step"] for r in logged(tmp_path) if "loss" in r] == [1, 3, 4, 5, 6, 7, 8]
+
+
+class Probe(Exception):
+    pass
+
+
+def test_one_run_at_a_time_writes_to_a_directory(tmp_path):
+    def second(record, state):
+        if record["step"] == 2:
+            with pytest.raises(ValueError, match=rf"out: .* is being written by process {os.getpid()} on "):
+                fit(out=tmp_path, resume=True)
+            raise Probe
+
+    with pytest.raises(Probe):
+        fit(out=tmp_path, monitors=(second,))
+    fit(out=tmp_path, resume=True)  # the lock goes with the run
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins(tmp_path):
+    assert same(fit(out=tmp_path / "new", resume=True).params, fit().params)
+
+
+def test_ctrl_c_without_out_returns_what_there_is():
+    def interrupt(record, state):
+        if record["step"] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    result = fit(epochs=3, monitors=(interrupt,))
+    assert result.interrupted and int(result.state.step) == 5 and len(result.history) == 1
+    assert same(result.params, result.state.params)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_monitors_return_is_recorded_and_chosen_by(tmp_path):
+    def accuracy(record, state):
+        return (
+            {"accuracy": [0.1, 0.7, 0.3, 0.2][record["epoch"] - 1]} if "train" in record else {"noise": 1.0}
+        )
+
+    result = fit(
+        epochs=9, monitors=(accuracy,), criterion=lambda entry: -entry["accuracy"], patience=2, out=tmp_path
+    )
+    assert [entry["accuracy"] for entry in result.history] == [0.1, 0.7, 0.3, 0.2]
+    assert [r["accuracy"] for r in logged(tmp_path) if "accuracy" in r] == [0.1, 0.7, 0.3, 0.2]
+    assert jrnn.load(tmp_path, best=True).step == 8
+    assert jrnn.plots.loss_curve(result.history).lines[0].get_xdata().tolist() == [4, 8, 12, 16]
+
+
+def test_predict_gives_the_outputs_of_every_batch():
+    ragged = BATCH._replace(lengths=jnp.array([5, 0, 2]))
+    for batches in ([BATCH, ragged], [BATCH._replace(targets=None)]):
+        for batch, ys in zip(batches, jrnn.predict(CELL, PARAMS, batches), strict=True):
+            wanted = jrnn.unroll(CELL, PARAMS, batch.xs, lengths=batch.lengths)[1]
+            assert isinstance(ys, np.ndarray)
+            np.testing.assert_allclose(ys, wanted, rtol=1e-6)
+    first, second = jrnn.predict(CELL, PARAMS, [BATCH, BATCH], stateful=True)
+    wanted = jrnn.unroll(CELL, PARAMS, jnp.concatenate([XS, XS]))[1]
+    np.testing.assert_allclose(np.concatenate([first, second]), wanted, rtol=1e-5)
+
+
+OPTIMIZERS = {
+    "plateau": lambda: optax.chain(optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=1)),
+    "lbfgs": lambda: optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(5)),
+    "polyak": lambda: optax.polyak_sgd(max_learning_rate=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("model", [CELL, RESERVOIR], ids=["trained", "fixed"])
+def test_optimizers_that_ask_for_the_loss(name, model):
+    """As by hand: optax' own example, with value, grad and value_fn."""
+    if name == "lbfgs" and model is not CELL:
+        model = CELL  # its line search sees all parameters, and so nothing may be fixed
+    optimizer, params = OPTIMIZERS[name](), model.init(jax.random.key(2), 2)
+    result = fit(model, [BATCH] * 3, optimizer=optimizer, params=params)
+    free = jrnn.trainable(params)
+    state, wanted = optimizer.init(params), params
+
+    def value_fn(params):
+        return LOSS.mean(jrnn.unroll(model, params, XS)[1], BATCH)
+
+    if all(jax.tree.leaves(free)):
+        for _ in range(3):
+            value, grad = jax.value_and_grad(value_fn)(wanted)
+            updates, state = optimizer.update(grad, state, wanted, value=value, grad=grad, value_fn=value_fn)
+            wanted = optax.apply_updates(wanted, updates)
+        for got, by_hand in zip(jax.tree.leaves(result.params), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(got, by_hand, rtol=2e-4, atol=1e-6)
+    assert float(value_fn(result.params)) < float(value_fn(params))
+
+
+@pytest.mark.parametrize(
+    "model", [CELL, jrnn.Stack((jrnn.EchoState(4), jrnn.Dense(4)))], ids=["trained", "fixed"]
+)
+def test_averaged_parameters_are_evaluated_kept_and_returned(tmp_path, model):
+    optimizer = optax.contrib.schedule_free_sgd(0.3)
+    average = optax.contrib.schedule_free_eval_params
+    result = fit(model, optimizer=optimizer, eval_params=average, validation=[BATCH], epochs=2, out=tmp_path)
+    assert not same(result.params, result.state.params)
+    assert result.history[-1]["validation"] == pytest.approx(
+        jrnn.evaluate(model, result.params, [BATCH], LOSS)
+    )
+    assert same(jrnn.load(tmp_path, best=True).params, result.params)
+    if model is CELL:
+        assert same(result.params, average(result.state.opt_state, result.state.params))
+    fixed = jax.tree.map(lambda free, a, b: free or np.array_equal(a, b), jrnn.trainable(result.params),
+                         result.params, result.state.params)  # fmt: skip
+    assert all(jax.tree.leaves(fixed))
+
+
+def plain_optax_loss(predictions, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(predictions, labels)
+
+
+ONE_EACH = [BATCH._replace(targets=jnp.zeros((3, 4)))]  # targets for whole sequences
+FEWER = jax.tree.map(lambda a: a[:, :2], BATCH)
+MSE = mean_squared_error
+REFUSED = [
+    (lambda: fit(batches=[BATCH, FEWER], stateful=True),
+     r"batches: batch 2 of epoch 1 has 2 rows, the carry that stateful=True hands on has 3"),
+    (lambda: fit(batches=(b for b in BATCHES), epochs=2), "batches is a generator, which is used up"),
+    (lambda: fit(validation=(b for b in BATCHES), epochs=2), "validation is a generator, which is used up"),
+    (lambda: fit(batches=BATCH), "batches must be an iterable of batches.*put it in a list"),
+    (lambda: fit(batches=[(XS, XS)]), r"batches must hold jrnn.Batch\(xs, targets, \.\.\.\), got \("),
+    (lambda: jrnn.evaluate(CELL, PARAMS, [(XS, XS)], LOSS), r"batches must hold jrnn.Batch\(xs, targets"),
+    (lambda: list(jrnn.predict(CELL, PARAMS, [(XS, XS)])), r"batches must hold jrnn.Batch\(xs, targets"),
+    (lambda: fit(loss=jrnn.PerStep(plain_optax_loss)), "PerStep: <function plain_optax.*as jrnn.losses do"),
+    (lambda: fit(loss=jrnn.PerStep(lambda ys, targets, mask: (ys - targets) ** 2)),
+     r"returns an array of \(5, 3, 4\)"),
+    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4)), ONE_EACH, jrnn.AtLast(MSE)),
+     r"AtLast got outputs of shape \(3, 4\) .* PerSequence is for a model such as ManyToOne"),
+    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4))), r"PerStep got outputs of shape \(3, 4\) and targets of \(5"),
+    (lambda: fit(batches=ONE_EACH, loss=jrnn.PerSequence(MSE)),
+     r"PerSequence got outputs of shape \(5, 3, 4\) .* AtLast reads the last"),
+    (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
+    (lambda: fit(key=None), r"key must be a random key, .* got None"),
+    (lambda: fit(epochs=1.5), "epochs must be a whole number, got 1.5"),
+    (lambda: fit(epochs=True), "epochs must be a whole number, got True"),
+    (lambda: fit(epochs=-1), "epochs must be at least 0, got -1"),
+    (lambda: fit(save_every=0.5), "save_every must be a whole number, got 0.5"),
+    (lambda: fit(patience=0, validation=BATCHES), "patience must be at least 1, got 0"),
+    (lambda: fit(criterion="loss"), "criterion must be a function, got 'loss'"),
+    (lambda: jrnn.save("nowhere", PARAMS), r"must be a Snapshot, got ElmanParams.*jrnn.Snapshot\(cell"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "text"), REFUSED, ids=range(len(REFUSED)))
+def test_mistakes_are_named(call, text):
+    with pytest.raises((ValueError, TypeError), match=f"(?s){text}"):
+        call()
+
+
+def test_a_flax_module_is_not_taken_for_a_cell():
+    from flax import nnx
+
+    module = jrnn.RNN(CELL, 2, rngs=nnx.Rngs(0))
+    for call in (lambda: fit(module), lambda: jrnn.unroll(module, module.params, XS),
+                 lambda: jrnn.evaluate(jrnn.linen.RNN(CELL, 2), PARAMS, BATCHES, LOSS)):  # fmt: skip
+        with pytest.raises(TypeError, match=r"the Flax module RNN: give what it holds, .*module.params"):
+            call()
+
+
+def test_a_console_that_knows_no_arrow(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    text = tmp_path / "text.txt"
+    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
+    options = [
+        "--hidden",
+        "4",
+        "--embed",
+        "2",
+        "--batch",
+        "2",
+        "--steps",
+        "8",
+        "--epochs",
+        "1",
+        "--out",
+        "run",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "jrnn", "train", str(text), *options],
+        cwd=tmp_path, env=environment, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Embed(2) ? LSTM(4) ? Dense" in done.stdout
+
+
+def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
+    options = ["--hidden", "4", "--embed", "2", "--batch", "2", "--steps", "8", "--epochs", "1"]
+    assert main(["train", str(text), *options, "--out", str(tmp_path / "whole")]) == 0
+    (tmp_path / "stopped").mkdir()
+    shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "stopped")  # all that is there at first
+    assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
+    assert same(*(jrnn.load(tmp_path / name).params for name in ("whole", "stopped")))
+    capsys.readouterr()
+
+
+def test_a_command_whose_numbers_explode_says_so(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
+    options = [
+        "--hidden",
+        "4",
+        "--embed",
+        "2",
+        "--batch",
+        "2",
+        "--steps",
+        "8",
+        "--epochs",
+        "1",
+        "--lr",
+        "1e38",
+    ]
+    assert main(["train", str(text), *options, "--out", str(tmp_path / "run")]) == 2
+    assert "loss or gradient were not finite at step" in capsys.readouterr().err
+
+
+def test_methods_reach_the_evaluation():
+    seen = []
+
+    class Watched:
+        def run(self, loop):
+            seen.append(loop.length)
+            return jrnn.Scan().run(loop)
+
+        def __hash__(self):
+            return 1
+
+        def __eq__(self, other):
+            return self is other
+
+    method = Watched()
+    jrnn.evaluate(CELL, PARAMS, [BATCH], LOSS, method=method)
+    assert seen
+    seen.clear()
+    list(jrnn.predict(CELL, PARAMS, [BATCH], method=method))
+    assert seen
