@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ LOSS = jrnn.PerStep(cross_entropy)
 QUIET = jrnn.Progress(bar=False)
 
 
-def run(out=None, epochs=2, **options):
+def run(out=None, epochs=2, batches=STREAM, **options):
     settings = {
         "optimizer": optax.adam(1e-2),
         "key": jax.random.key(3),
@@ -32,7 +33,7 @@ def run(out=None, epochs=2, **options):
         "save_every": 3,
         "progress": QUIET,
     }
-    return jrnn.fit(MODEL, STREAM, LOSS, out=out, epochs=epochs, **(settings | options))
+    return jrnn.fit(MODEL, batches, LOSS, out=out, epochs=epochs, **(settings | options))
 
 
 def assert_identical(a, b):
@@ -254,6 +255,38 @@ def test_kill_9_at_twenty_random_moments(tmp_path):
             break
     assert kills == 20
     assert_identical(jrnn.load(out, optimizer=optax.adam(1e-2)).params, run(epochs=40).state.params)
+
+
+WRITES = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.symlink", "os.link"}
+
+
+@pytest.mark.slow
+def test_killed_before_any_of_its_file_operations_a_run_goes_on_to_the_same_bits(tmp_path):
+    """A process that is killed leaves its directory as it is at that moment: such directories are resumed."""
+    out, kept, seen, recording = tmp_path / "run", tmp_path / "kept", {}, [True]
+
+    def keep(event, _):
+        if event not in WRITES or not recording[0] or not out.exists():
+            return
+        recording[0] = False  # what is done here is no operation of the run
+        files = sorted(path for path in out.rglob("*") if path.is_file())
+        content = tuple((str(path.relative_to(out)), path.read_bytes()) for path in files)
+        if hash(content) not in seen:
+            seen[hash(content)] = shutil.copytree(out, kept / str(len(seen)))
+        recording[0] = True
+
+    sys.addaudithook(keep)
+    short = jrnn.Stream(TOKENS[:76], batch_size=4, steps=6)  # 3 batches
+    whole = run(out, batches=short, validation=short, save_every=2)
+    recording[0] = False
+    losses = [json.loads(line).get("loss") for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(seen) > 80
+    for directory in seen.values():
+        resumed = run(directory, batches=short, validation=short, save_every=2, resume=True)
+        assert_identical((resumed.params, resumed.state), (whole.params, whole.state))
+        log = (directory / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line).get("loss") for line in log] == losses
+        assert jrnn.load(directory, best=True).step == jrnn.load(out, best=True).step
 
 
 def test_a_second_run_of_equal_arguments_compiles_nothing():
