@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from jrnn.alignment import expand, select
 from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_slot
+from jrnn.cells.gating import widened
 from jrnn.checks import require_cell
 
 
@@ -89,7 +90,7 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
     """Leaves as they are, whose gradients are scaled together to `max_norm` at most, each sequence alone."""
 
     def backwards(_: Any, gradients: list[Array]) -> list[Array]:
-        lengths = [_wide(jnp.abs(g)) for g in gradients]
+        lengths = [widened(jnp.abs(g)) for g in gradients]
         axes = [tuple(range(g.ndim - rank, g.ndim)) for g, rank in zip(gradients, ranks, strict=True)]
         own = list(zip(lengths, axes, strict=True))
         top = functools.reduce(jnp.maximum, [a.max(axis, initial=0) for a, axis in own])
@@ -108,8 +109,3 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
 
     # a linear map with a transpose of one's own that works in all modes: custom_vjp has no forward mode
     return list(lax.custom_linear_solve(lambda x: x, leaves, lambda _, x: x, backwards)) if leaves else []
-
-
-def _wide(lengths: Array) -> Array:
-    """In float32 at least."""
-    return lengths.astype(jnp.float32) if lengths.dtype.itemsize < 4 else lengths

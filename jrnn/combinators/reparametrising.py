@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
+from jrnn.cells.gating import widened
 from jrnn.checks import brief, check_positive, check_rate, check_width, require_cell
 from jrnn.combinators.noise import NoisyCarry, drop
 from jrnn.initializers import default_float
@@ -139,7 +140,7 @@ def _last(path: tuple[Any, ...]) -> str:
 
 def _length(v: Array) -> Array:
     """Euclidean norm along the first axis, 1 where it is 0, so that neither quotient nor slope is NaN."""
-    squares = jnp.square(v.astype(jnp.promote_types(v.dtype, jnp.float32))).sum(0)
+    squares = jnp.square(widened(v)).sum(0)
     return jnp.sqrt(jnp.where(squares > 0, squares, 1)).astype(v.dtype)
 
 
