@@ -28,6 +28,8 @@ TESTS = {  # the first that a path starts with
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",
     "jrnn/combinators/narx": "cells combinators",
+    "jrnn/combinators/clipping": "reports clipping",
+    "jrnn/combinators/reparametrising": "reports reparametrising",
     "jrnn/combinators": "combinators initializers clipping reparametrising slots taps history seq2seq",
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/memory": "memory unrolling",
@@ -40,10 +42,10 @@ TESTS = {  # the first that a path starts with
     "jrnn/modules": "modules",
     "jrnn/paradigms": "paradigms every_paradigm forecasting",
     "jrnn/checkpoint": "saving checkpoint checkpoint_structure hostile_checkpoints training cli",
-    "jrnn/decoding/ctc": "ctc",
+    "jrnn/decoding/ctc": "reports ctc",
     "jrnn/decoding/beams": "beams",
     "jrnn/decoding": "decoding paradigms beams",
-    "jrnn/crf": "crf spans",
+    "jrnn/crf": "reports crf spans",
     "jrnn/attention": "attention attention_combined seq2seq beams",
     "jrnn/seq2seq": "seq2seq attention_combined",
     "jrnn/analysis/jacobians": "jacobians every_analysis lyapunov",
@@ -59,7 +61,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/text": "vocabulary language",
-    "jrnn/data": "data pairing vocabulary language training",
+    "jrnn/data": "reports data pairing vocabulary language training",
 }
 
 

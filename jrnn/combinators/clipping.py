@@ -1,5 +1,6 @@
 """Gradients kept short where they pass from a step to the one before."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand
+from jrnn.alignment import expand, select
 from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_slot
+from jrnn.cells.gating import widened
 from jrnn.checks import require_cell
 
 
@@ -88,16 +90,22 @@ def _clipped(leaves: list[Array], ranks: list[int], max_norm: float) -> list[Arr
     """Leaves as they are, whose gradients are scaled together to `max_norm` at most, each sequence alone."""
 
     def backwards(_: Any, gradients: list[Array]) -> list[Array]:
-        squares = [jnp.square(_wide(jnp.abs(g))) for g in gradients]
-        own = zip(squares, ranks, strict=True)
-        norm = jnp.sqrt(sum(s.sum(tuple(range(s.ndim - rank, s.ndim))) for s, rank in own))
-        scale = jnp.where(norm > max_norm, max_norm / jnp.where(norm > max_norm, norm, 1), 1)
-        return [g * expand(scale, g.ndim).astype(g.dtype) for g in gradients]
+        lengths = [widened(jnp.abs(g)) for g in gradients]
+        axes = [tuple(range(g.ndim - rank, g.ndim)) for g, rank in zip(gradients, ranks, strict=True)]
+        own = list(zip(lengths, axes, strict=True))
+        top = functools.reduce(jnp.maximum, [a.max(axis, initial=0) for a, axis in own])
+        # squares of large numbers are inf, of small ones 0: all are divided by the largest, in two steps, as
+        # 1 / 1e38 is 0, too
+        half = jax.lax.rsqrt(jnp.where(top > 0, top, 1))
+        units = ((a * expand(half, a.ndim) * expand(half, a.ndim), axis) for a, axis in own)
+        squares = sum(jnp.square(a).sum(axis) for a, axis in units)
+        rest = half * (max_norm / jnp.sqrt(jnp.where(squares > 0, squares, 1)))
+
+        def clip(g: Array) -> Array:
+            first, second = (expand(a, g.ndim).astype(g.dtype) for a in (half, rest))
+            return select(half * rest < 1, g * first * second, g)
+
+        return [clip(g) for g in gradients]
 
     # a linear map with a transpose of one's own that works in all modes: custom_vjp has no forward mode
     return list(lax.custom_linear_solve(lambda x: x, leaves, lambda _, x: x, backwards)) if leaves else []
-
-
-def _wide(lengths: Array) -> Array:
-    """In a float whose range holds their squares."""
-    return lengths.astype(jnp.float32) if lengths.dtype.itemsize < 4 else lengths

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
+from jrnn.cells.gating import widened
 from jrnn.checks import brief, check_positive, check_rate, check_width, require_cell
 from jrnn.combinators.noise import NoisyCarry, drop
 from jrnn.initializers import default_float
@@ -137,6 +138,12 @@ def _last(path: tuple[Any, ...]) -> str:
     return next((name for name in reversed(named) if name), "")
 
 
+def _length(v: Array) -> Array:
+    """Euclidean norm along the first axis, 1 where it is 0, so that neither quotient nor slope is NaN."""
+    squares = jnp.square(widened(v)).sum(0)
+    return jnp.sqrt(jnp.where(squares > 0, squares, 1)).astype(v.dtype)
+
+
 class WeightNormParams(NamedTuple):
     """Parameters of `WeightNorm`."""
 
@@ -148,7 +155,7 @@ class WeightNormParams(NamedTuple):
 class WeightNorm:
     """Length and direction of every column apart.
 
-        w_j = g_j · v_j / ‖v_j‖
+        w_j = g_j · v_j / ‖v_j‖,   0 where v_j = 0
 
     Reference: Salimans, Kingma, Weight normalization, 2016, arXiv:1602.07868.
     """
@@ -159,7 +166,7 @@ class WeightNorm:
         return WeightNormParams(w, jnp.linalg.norm(w, axis=0))
 
     def weight(self, params: WeightNormParams, key: Array | None) -> Array:
-        return params.v * (params.g / jnp.linalg.norm(params.v, axis=0))
+        return params.v * (params.g / _length(params.v))
 
 
 class SpectralNormParams(NamedTuple):
@@ -174,7 +181,7 @@ class SpectralNorm:
     """Largest singular value held at a bound, by power iteration.
 
         v = wᵀ u / ‖wᵀ u‖,   u = w v / ‖w v‖,   `iterations` times
-        w̃ = bound · w / (uᵀ w v)
+        w̃ = bound · w / (uᵀ w v),   0 where w = 0
 
     Args:
       bound: the largest singular value wanted.
@@ -199,10 +206,11 @@ class SpectralNorm:
         w, u = params.w, jax.lax.stop_gradient(params.fixed)
         for _ in range(self.iterations):
             v = u @ w
-            v = v / jnp.linalg.norm(v)
+            v = v / _length(v)
             u = w @ v
-            u = u / jnp.linalg.norm(u)
-        return w * (self.bound / (u @ w @ v))
+            u = u / _length(u)
+        largest = u @ w @ v
+        return w * (self.bound / jnp.where(largest == 0, 1, largest))
 
 
 class LowRankParams(NamedTuple):

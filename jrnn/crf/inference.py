@@ -54,7 +54,7 @@ def crf_log_likelihood(potentials: Potentials, tags: Any, lengths: Any = None, *
     0.125
     """
     potentials, valid = _checked(potentials, lengths, mask)
-    return _score(potentials, tags, valid) - _log_partition(potentials, valid)
+    return _log_probability(potentials, tags, valid)
 
 
 def crf_loss(potentials: Potentials, tags: Any, mask: Any = None) -> Array:
@@ -83,7 +83,7 @@ def crf_loss(potentials: Potentials, tags: Any, mask: Any = None) -> Array:
     0.6931
     """
     potentials, valid = _checked(potentials, None, mask)
-    total = (_log_partition(potentials, valid) - _score(potentials, tags, valid)).sum()
+    total = -_log_probability(potentials, tags, valid).sum()
     return total / jnp.maximum(valid.sum(), 1).astype(total.dtype)
 
 
@@ -160,11 +160,23 @@ def viterbi(
     count = potentials.start.size
     best, pointers = unroll(_Best(count), _edges(potentials), potentials.unaries, mask=valid)
     _, tags = unroll(_Backtrace(count), (), (pointers,), mask=valid, reverse=True)
-    return tags, best[..., -1]
+    return tags, _result(best)
 
 
-# Both recursions carry what the past says about each tag of the next step and, in the last entry, about an
-# end right here. So what is carried behind the last valid step, wherever that is, ends with the result.
+# Both recursions carry what the past says about each tag of the next step and about an end right here, so
+# that they may stop behind any step; all of it less its largest entry, and the sum of what was taken off.
+
+
+def _rebased(a: Array, base: Array) -> Array:
+    """`a` near 0, where it keeps its digits however long the sequence, and what that took off, summed."""
+    top = jax.lax.stop_gradient(a.max(-1, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    return jnp.concatenate([a - top, base + top], axis=-1)
+
+
+def _result(carry: Array) -> Array:
+    """About an end behind the last valid step, (batch...)."""
+    return carry[..., -2] + carry[..., -1]
 
 
 class _Edges(NamedTuple):
@@ -191,13 +203,17 @@ class _Total:
         return _Edges(jnp.zeros(in_features), jnp.zeros((in_features, in_features + 1)))
 
     def initial_carry(self, params: _Edges, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        start = jnp.append(params.start, 0)  # the empty path scores 0
-        return jnp.broadcast_to(start, (*batch_shape, self.tags + 1))
+        start = jnp.append(
+            params.start, jnp.zeros(2, params.start.dtype)
+        )  # the empty path scores 0, and nothing is taken off
+        return jnp.broadcast_to(start, (*batch_shape, self.tags + 2))
 
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
-        paths = (carry[..., :-1] + x)[..., None] + params.onward
-        a = jax.nn.logsumexp(paths, axis=-2)
-        return a, a[..., -1:]
+        paths = (carry[..., : self.tags] + x)[..., None] + params.onward
+        barred = jnp.all(paths == -jnp.inf, axis=-2)  # there the derivative of logsumexp is NaN
+        a = jax.nn.logsumexp(jnp.where(barred[..., None, :], 0, paths), axis=-2)
+        carry = _rebased(jnp.where(barred, -jnp.inf, a), carry[..., -1:])
+        return carry, carry[..., -1:]
 
 
 @dataclass(frozen=True)
@@ -217,8 +233,8 @@ class _Best:
         return _Total(self.tags).initial_carry(params, batch_shape)
 
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
-        paths = (carry[..., :-1] + x)[..., None] + params.onward
-        return paths.max(axis=-2), paths.argmax(axis=-2).astype(jnp.int32)
+        paths = (carry[..., : self.tags] + x)[..., None] + params.onward
+        return _rebased(paths.max(axis=-2), carry[..., -1:]), paths.argmax(axis=-2).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
@@ -245,17 +261,33 @@ class _Backtrace:
 def _log_partition(potentials: Potentials, valid: Array) -> Array:
     """Log Σ_y exp score(y), (batch...)."""
     cell = _Total(potentials.start.size)
-    return unroll(cell, _edges(potentials), potentials.unaries, mask=valid)[0][..., -1]
+    return _result(unroll(cell, _edges(potentials), potentials.unaries, mask=valid)[0])
 
 
-def _score(potentials: Potentials, tags: Any, valid: Array) -> Array:
-    """Score of tag sequences, (batch...)."""
+def _log_probability(potentials: Potentials, tags: Any, valid: Array) -> Array:
+    """Log p(tags), (batch...), at most 0.
+
+    The score of the tags and that of all are long sums that nearly cancel. So what the tags score at a step
+    is taken off every tag there, one part after the other, so that along the tags each sum is exactly 0.
+    """
+    *parts, end = _scores(potentials, tags, valid)
+    unaries, found = potentials.unaries, end
+    for part in parts:
+        finite = jnp.where(jnp.isfinite(part), part, 0)
+        unaries, found = unaries - finite[..., None], found + (part - finite).sum(0)
+    found -= _log_partition(potentials._replace(unaries=unaries), valid)
+    return found - jax.lax.stop_gradient(jnp.maximum(found, 0))  # rounding
+
+
+def _scores(potentials: Potentials, tags: Any, valid: Array) -> tuple[Array, Array, Array]:
+    """Scores of tags and of transitions to them, (time, batch...), and of the end, (batch...)."""
     unaries, transitions, start, end = potentials
     tags = jnp.asarray(tags)
     if not jnp.issubdtype(tags.dtype, jnp.integer):
         raise ValueError(f"tags must be integers, got {tags.dtype}")
     if tags.shape != valid.shape:
         raise ValueError(f"tags has shape {tags.shape}, unaries of {unaries.shape} need {valid.shape}")
+    tags = tags.astype(jnp.int32) if tags.dtype.itemsize < 4 else tags  # as int8 a count of 300 tags is 44
     tags = jnp.where((tags >= 0) & (tags < start.size), tags, start.size).astype(jnp.int32)
     tags = jnp.where(valid, tags, 0)
     own = jnp.take_along_axis(unaries, tags[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
@@ -263,7 +295,7 @@ def _score(potentials: Potentials, tags: Any, valid: Array) -> Array:
     before = jnp.concatenate([jnp.zeros((1, *tags.shape[1:]), jnp.int32), fill_padding(tags + 1, valid)])
     entered = jnp.concatenate([start[None], transitions])[before[:-1], tags]
     left = jnp.append(0, end)[before[-1]]
-    return jnp.where(valid, own + entered, 0).sum(0) + left
+    return jnp.where(valid, own, 0), jnp.where(valid, entered, 0), left
 
 
 def _checked(potentials: Any, lengths: Any, mask: Any) -> tuple[Potentials, Array]:

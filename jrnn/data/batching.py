@@ -156,7 +156,7 @@ def padded_batches(
     Args:
       sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
       targets: one array (n, ...) or list of scalars, one target per sequence; or a list of arrays
-        (Tᵢ, ...), one per step.
+        (Tᵢ, ...), or an array of such objects, one per step.
       batch_size: B.
       key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
       bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
@@ -165,7 +165,8 @@ def padded_batches(
       Batches with `lengths` and a `mask` of the targets that count: (T, B) if they are per step, else (B,).
 
     Raises:
-      ValueError: no sequences, or shapes that do not belong together; the message names the argument.
+      ValueError: no sequences, what is no number, or shapes that do not belong together; the message names
+        the argument.
 
     >>> from jrnn.data import padded_batches
     >>> batches = padded_batches([[1, 2, 3], [4]], [[1, 1, 0], [1]], batch_size=2)
@@ -197,7 +198,7 @@ def pad_sequences(
       `(xs, lengths)`, (T, n, features...) and (n,).
 
     Raises:
-      ValueError: no sequences, or shapes that do not belong together.
+      ValueError: no sequences, what is no number, or shapes that do not belong together.
 
     >>> from jrnn.data import pad_sequences
     >>> xs, lengths = pad_sequences([[1, 2, 3], [4]])
@@ -249,6 +250,11 @@ def alike(name: str, given: Any) -> list[NDArray[Any]]:
                 f"{name}[{index}] has shape {array.shape}, {name}[0] has {arrays[0].shape}: "
                 "they may differ in their first axis, time, only"
             )
+        if array.dtype.kind in "OUSMm":
+            raise ValueError(
+                f"{name}[{index}] holds {array.dtype}, needs numbers: encode strings with a Vocabulary, "
+                "dates as numbers"
+            )
     # an empty list comes out as float64, which says nothing
     dtypes = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
     return [array.astype(np.result_type(*dtypes), copy=False) for array in arrays]
@@ -258,7 +264,8 @@ def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool,
     """Whether there is one target per step, and the targets as a list."""
     if len(targets) != len(sequences):
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
-    if hasattr(targets, "shape") or all(np.ndim(target) == 0 for target in targets):
+    one_array = hasattr(targets, "shape") and targets.dtype != object  # one of objects is a list
+    if one_array or all(np.ndim(target) == 0 for target in targets):
         return False, list(np.asarray(targets))
     arrays = alike("targets", targets)
     for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):

@@ -75,7 +75,7 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
     value nor a gradient.
 
     Args:
-      logits: (time, batch..., classes), finite floats.
+      logits: (time, batch..., classes), floats; −inf for a class that cannot be.
       labels: (batch..., n), integers in [0, classes), each row filled up behind its labels with the blank or
         anything negative. A label outside, or one behind padding, gives NaN.
       lengths: (batch...), valid steps of each sequence.
@@ -105,7 +105,9 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
             f"labels has shape {labels.shape}, logits of shape {logits.shape} need {logits.shape[1:-1]} and "
             "an axis for the labels of a sequence"
         )
-    return _losses(logits, valid, labels, blank=blank)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # as int8, 300 classes are 44
+    impossible = jnp.isneginf(logits) & (logits.max(-1, keepdims=True) > -jnp.inf)
+    return _losses(jnp.where(impossible, LOG_ZERO, logits), valid, labels, blank=blank)
 
 
 @functools.partial(jax.jit, static_argnames="blank")
@@ -125,6 +127,7 @@ def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
                 log_epsilon=LOG_ZERO,
             )
         found = jnp.where(found > -LOG_ZERO / 2, jnp.inf, found)
+        found -= lax.stop_gradient(jnp.minimum(found, 0))  # rounding
         wrong = jnp.any(inside & ~(is_label & (labels < logits.shape[-1])))
         return jnp.where(wrong, jnp.nan, found).astype(dtype)
 
@@ -243,7 +246,7 @@ def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Arra
         return jax.tree.map(functools.partial(jnp.where, is_valid), after, beam), None
 
     beam, _ = lax.scan(advance, start, (log_p, valid))
-    total = jnp.logaddexp(beam.blank, beam.label)
+    total = jnp.minimum(jnp.logaddexp(beam.blank, beam.label), 0)  # rounding
     return jnp.where(total[:, None] > -jnp.inf, beam.prefixes, -1), total
 
 
