@@ -1,10 +1,6 @@
 """Data: text, vocabularies, files, generated tasks and batches, in NumPy."""
 
 from jrnn.data import synthetic as synthetic
-from jrnn.data.audio import Recording as Recording
-from jrnn.data.audio import log_mel as log_mel
-from jrnn.data.audio import read_wav as read_wav
-from jrnn.data.audio import read_wavs as read_wavs
 from jrnn.data.batching import Batch as Batch
 from jrnn.data.batching import PaddedBatches as PaddedBatches
 from jrnn.data.batching import Stream as Stream
