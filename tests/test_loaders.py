@@ -1,20 +1,16 @@
 """Loaders of text and numbers: what stands in a file comes out, and what is wrong with it is said where."""
 
 import gzip
-import struct
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 
 from jrnn.data import corpus
 from jrnn.data.columns import Sentence, TaggedSentence, read_columns, read_conllu
 from jrnn.data.files import read_lines
-from jrnn.data.images import read_idx
 from jrnn.data.lines import read_labelled, read_pairs
-from jrnn.data.pianorolls import read_pianorolls
 from jrnn.data.series import read_csv, read_ts
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -52,15 +48,13 @@ def test_lines_end_with_line_feeds_alone(write):
     assert read_lines(write("é\n".encode("utf-16")), "utf-16") == ["é"]
 
 
-LOADERS = [read_conllu, read_columns, read_pairs, read_labelled, read_ts, read_csv, read_idx, read_pianorolls]
+LOADERS = [read_conllu, read_columns, read_pairs, read_labelled, read_ts, read_csv]
 
 
 @pytest.mark.parametrize("read", LOADERS, ids=lambda read: read.__name__)
 def test_every_loader_says_what_is_wrong_with_the_file_itself(read, write, tmp_path):
-    binary = read in (read_idx, read_pianorolls)
-    kind = "file" if binary else "text file"
     fails(f"{tmp_path}/none: no such file", read, tmp_path / "none", error=FileNotFoundError)
-    fails(f"{tmp_path}: is a directory, needs a {kind}", read, str(tmp_path), error=IsADirectoryError)
+    fails(f"{tmp_path}: is a directory, needs a text file", read, str(tmp_path), error=IsADirectoryError)
     fails(f"{tmp_path}/empty: the file is empty", read, write("", "empty"))
     fails(f"{tmp_path}/empty.gz: the file is empty", read, write(gzip.compress(b""), "empty.gz"))
     fails(
@@ -73,16 +67,15 @@ def test_every_loader_says_what_is_wrong_with_the_file_itself(read, write, tmp_p
         ValueError, match=r"a\.gz: truncated gzip, readable up to byte \d+ of its content, in"
     ):
         read(write(packed[:-600], "a.gz"))
-    if not binary:
-        fails(
-            f"{tmp_path}/latin: not UTF-8, byte 0xe9 at offset 8, line 3: invalid continuation byte; "
-            "is it in another encoding, such as latin-1?",
-            read,
-            write("ä\nb\nc d".encode() + b"\xe9 x\n", "latin"),
-        )
-        blank = write("\n \n\n", "blank")
-        with pytest.raises(ValueError, match=f"^{blank}: (has no|the header has no)"):
-            read(blank)
+    fails(
+        f"{tmp_path}/latin: not UTF-8, byte 0xe9 at offset 8, line 3: invalid continuation byte; "
+        "is it in another encoding, such as latin-1?",
+        read,
+        write("ä\nb\nc d".encode() + b"\xe9 x\n", "latin"),
+    )
+    blank = write("\n \n\n", "blank")
+    with pytest.raises(ValueError, match=f"^{blank}: (has no|the header has no)"):
+        read(blank)
 
 
 def test_damaged_gzip_says_how_far_it_reads(write):
@@ -192,82 +185,6 @@ def test_labelled_texts(write):
     fails("encoding must be one that Python knows, got 'klingon'", read_labelled, path, encoding="klingon")
 
 
-# ---------------------------------------------------------------- piano rolls and images
-
-
-def save_rolls(path, pieces, **changes):
-    cells = np.empty((1, len(pieces)), object)
-    cells[0] = pieces
-    parts = {"traindata": cells, "validdata": cells[:, :1], "testdata": cells[:, 1:], **changes}
-    scipy.io.savemat(path, {name: part for name, part in parts.items() if part is not None})
-    return path
-
-
-def test_pianorolls(tmp_path):
-    rolls = [np.random.default_rng(i).integers(0, 2, (3 + i, 88), np.uint8) for i in range(3)]
-    found = read_pianorolls(save_rolls(tmp_path / "a.mat", rolls))
-    for part, expected in zip(found, (rolls, rolls[:1], rolls[1:]), strict=True):
-        assert [piece.dtype for piece in part] == [np.float32] * len(expected)
-        for piece, roll in zip(part, expected, strict=True):
-            np.testing.assert_array_equal(piece, roll)
-
-
-def test_pianorolls_errors(tmp_path, write):
-    rolls, path = [np.eye(4, 88, dtype=np.uint8)] * 2, tmp_path / "a.mat"
-    fails(
-        f"{path}: has no validdata, but traindata, testdata",
-        lambda: read_pianorolls(save_rolls(path, rolls, validdata=None)),
-    )
-    fails(
-        f"{path}: traindata is no cell array of pieces, but uint8 of (4, 88)",
-        lambda: read_pianorolls(save_rolls(path, rolls, traindata=rolls[0])),
-    )
-    fails(
-        f"{path}: piece 2 of traindata is (88, 4), needs (T, 88)",
-        lambda: read_pianorolls(save_rolls(path, [rolls[0], rolls[0].T])),
-    )
-    fails(
-        f"{path}: piece 2 of traindata has 2, needs 0 and 1 alone",
-        lambda: read_pianorolls(save_rolls(path, [rolls[0], 2 * rolls[0]])),
-    )
-    data = save_rolls(path, rolls).read_bytes()
-    for broken in (data[:-40], data[:100], b"no mat file " * 20):
-        with pytest.raises(ValueError, match="broken: no MATLAB 5 file, or a damaged one: "):
-            read_pianorolls(write(broken, "broken"))
-
-
-@pytest.mark.parametrize(
-    ("code", "dtype"), [(8, "u1"), (9, "i1"), (11, "i2"), (12, "i4"), (13, "f4"), (14, "f8")]
-)
-def test_idx_of_every_dtype(write, code, dtype):
-    expected = (np.arange(24).reshape(2, 3, 4) - (dtype != "u1") * 7).astype(dtype)
-    header = struct.pack(">BBBBIII", 0, 0, code, 3, 2, 3, 4)
-    found = read_idx(write(gzip.compress(header + expected.astype(f">{dtype}").tobytes())))
-    np.testing.assert_array_equal(found, expected, strict=True)
-
-
-def test_idx_errors(write):
-    beginning = (
-        "needs 00 00, a dtype and a number of axes, such as 00 00 08 03 for images and 00 00 08 01 for labels"
-    )
-    for data in (
-        b"\x01\0\x08\x01\0\0\0\0",
-        b"\x89PNG 0",
-        b"\0\0\x07\x01\0\0\0\x01\0",
-        b"\0\0\x08\0\0",
-        b"\0\0",
-    ):
-        path = write(data)
-        fails(f"{path}: no IDX file, it begins with {data[:4].hex(' ')}, {beginning}", read_idx, path)
-    path = write(b"\0\0\x08\x03" + b"\0\0\0\x02" * 2)
-    fails(f"{path}: ends at byte 12, within the sizes of its 3 axes", read_idx, path)
-    for count in (5, 7):
-        path = write(struct.pack(">4B2I", 0, 0, 8, 2, 2, 3) + bytes(count))
-        fails(
-            f"{path}: has {12 + count} bytes, needs 18 for shape (2, 3), as its header says", read_idx, path
-        )
-
-
 # ---------------------------------------------------------------- the data sets themselves
 
 
@@ -295,14 +212,3 @@ def test_labelled_sets():
     assert len(read_labelled(trec, encoding="latin-1").texts) == 5452
     with pytest.raises(ValueError, match="not UTF-8, byte 0xf0 at offset 3173, line 66: "):
         read_labelled(trec)
-
-
-@real
-def test_music_and_digits():
-    chorales = read_pianorolls(DATA / "polyphonic_music/JSB_Chorales.mat")
-    assert [len(part) for part in chorales] == [229, 76, 77]
-    assert chorales.train[0].shape == (129, 88)
-    images = read_idx(DATA / "mnist_t10k/t10k-images-idx3-ubyte.gz")
-    labels = read_idx(DATA / "mnist_t10k/t10k-labels-idx1-ubyte.gz")
-    assert images.shape == (10_000, 28, 28) and images.dtype == labels.dtype == np.uint8
-    assert labels[:5].tolist() == [7, 2, 1, 0, 4] and round(images.mean(), 3) == 33.791

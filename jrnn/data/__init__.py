@@ -19,7 +19,6 @@ from jrnn.data.forecasting import seasonal_naive as seasonal_naive
 from jrnn.data.forecasting import standardize as standardize
 from jrnn.data.forecasting import time_split as time_split
 from jrnn.data.forecasting import windows as windows
-from jrnn.data.images import read_idx as read_idx
 from jrnn.data.language import ENGLISH_ABBREVIATIONS as ENGLISH_ABBREVIATIONS
 from jrnn.data.language import ENGLISH_STOP_WORDS as ENGLISH_STOP_WORDS
 from jrnn.data.language import ngrams as ngrams
@@ -37,8 +36,6 @@ from jrnn.data.lines import read_pairs as read_pairs
 from jrnn.data.pairing import PairBatches as PairBatches
 from jrnn.data.pairing import ScheduledSampling as ScheduledSampling
 from jrnn.data.pairing import pair_batches as pair_batches
-from jrnn.data.pianorolls import PianoRolls as PianoRolls
-from jrnn.data.pianorolls import read_pianorolls as read_pianorolls
 from jrnn.data.series import LabelledSeries as LabelledSeries
 from jrnn.data.series import Table as Table
 from jrnn.data.series import blocks as blocks
