@@ -6,10 +6,6 @@ from jrnn.data.batching import PaddedBatches as PaddedBatches
 from jrnn.data.batching import Stream as Stream
 from jrnn.data.batching import pad_sequences as pad_sequences
 from jrnn.data.batching import padded_batches as padded_batches
-from jrnn.data.columns import Sentence as Sentence
-from jrnn.data.columns import TaggedSentence as TaggedSentence
-from jrnn.data.columns import read_columns as read_columns
-from jrnn.data.columns import read_conllu as read_conllu
 from jrnn.data.corpus import python_reference as python_reference
 from jrnn.data.corpus import read_text as read_text
 from jrnn.data.corpus import split as split
@@ -30,9 +26,6 @@ from jrnn.data.language import stem as stem
 from jrnn.data.language import strip_accents as strip_accents
 from jrnn.data.language import strip_punctuation as strip_punctuation
 from jrnn.data.language import tokenize as tokenize
-from jrnn.data.lines import LabelledTexts as LabelledTexts
-from jrnn.data.lines import read_labelled as read_labelled
-from jrnn.data.lines import read_pairs as read_pairs
 from jrnn.data.pairing import PairBatches as PairBatches
 from jrnn.data.pairing import ScheduledSampling as ScheduledSampling
 from jrnn.data.pairing import pair_batches as pair_batches

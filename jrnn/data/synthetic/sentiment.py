@@ -1,8 +1,8 @@
 """Reviews of films whose sentiment lies in the order of words."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from jrnn.data.lines import LabelledTexts
 from jrnn.data.synthetic.drawing import distinct, expand, seeded, words
 
 POSITIVE = words(
@@ -53,7 +53,7 @@ GRAMMAR = {
 }
 
 
-def reviews(count: int, seed: int) -> LabelledTexts:
+def reviews(count: int, seed: int) -> tuple[list[str], NDArray[np.int32], tuple[str, ...]]:
     """Reviews of films, negative (0) or positive (1), by a grammar of clauses.
 
         review = main | main , and clause | clause' , but main | although clause' , main | …
@@ -70,8 +70,8 @@ def reviews(count: int, seed: int) -> LabelledTexts:
       seed: of the draws.
 
     Returns:
-      `(texts, labels, classes)`, as `read_labelled` gives those of a file: strings, lower case, tokens
-      between spaces; (count,) integers; and their names.
+      `(texts, labels, classes)`: strings, lower case, tokens between spaces; (count,) integers; and
+      their names.
 
     >>> from jrnn.data.synthetic import reviews
     >>> texts, labels, classes = reviews(count=2, seed=1)
@@ -85,4 +85,4 @@ def reviews(count: int, seed: int) -> LabelledTexts:
         return " ".join(expand(GRAMMAR, ("REVIEW-", "REVIEW+")[label], random)), label
 
     texts, labels = zip(*distinct(draw, count), strict=True)
-    return LabelledTexts(list(texts), np.array(labels, np.int32), ("negative", "positive"))
+    return list(texts), np.array(labels, np.int32), ("negative", "positive")

@@ -1,6 +1,5 @@
 """Sentences with parts of speech, many words of which have several."""
 
-from jrnn.data.columns import TaggedSentence
 from jrnn.data.synthetic.drawing import distinct, expand, seeded, with_articles, words
 
 # Alone they say nothing: nouns and verbs in one form, adjectives and verbs, adjectives and adverbs …
@@ -108,7 +107,7 @@ GRAMMAR = {
 }
 
 
-def tagged_sentences(count: int, seed: int) -> list[TaggedSentence]:
+def tagged_sentences(count: int, seed: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """English sentences and the universal part of speech of every word, by a phrase-structure grammar.
 
         sentence = clause . | clause and clause . | base . | she knows that clause . | …
@@ -125,7 +124,7 @@ def tagged_sentences(count: int, seed: int) -> list[TaggedSentence]:
       seed: of the draws.
 
     Returns:
-      `(words, tags)` of each sentence, lower case, as `read_columns` gives those of a file.
+      `(words, tags)` of each sentence, lower case.
 
     Reference: Nivre et al., Universal dependencies v1: a multilingual treebank collection, 2016.
 
@@ -142,5 +141,5 @@ def tagged_sentences(count: int, seed: int) -> list[TaggedSentence]:
     sentences = []
     for drawn in distinct(draw, count):
         words, tags = zip(*(token.rsplit("/", 1) for token in drawn), strict=True)
-        sentences.append(TaggedSentence(tuple(with_articles(words)), tags))
+        sentences.append((tuple(with_articles(words)), tags))
     return sentences

@@ -118,7 +118,7 @@ def dates(count: int, seed: int) -> list[tuple[str, str]]:
       seed: of the draws.
 
     Returns:
-      `(source, target)` of each date, as `read_pairs` gives those of a file.
+      `(source, target)` of each date.
 
     >>> from jrnn.data.synthetic import dates
     >>> dates(count=2, seed=2)
@@ -165,7 +165,7 @@ def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
       seed: of the draws.
 
     Returns:
-      `(source, target)` of each sum, as `read_pairs` gives those of a file.
+      `(source, target)` of each sum.
 
     Raises:
       ValueError: more pairs than there are.

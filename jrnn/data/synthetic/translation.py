@@ -214,8 +214,7 @@ def phrases(count: int, seed: int) -> list[tuple[str, str]]:
       seed: of the draws.
 
     Returns:
-      `(english, french)` of each sentence, lower case, tokens between spaces, as `read_pairs` gives those
-      of a file.
+      `(english, french)` of each sentence, lower case, tokens between spaces.
 
     >>> from jrnn.data.synthetic import phrases
     >>> phrases(count=2, seed=0)[0]
