@@ -37,7 +37,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",
     "jrnn/modules": "modules",
-    "jrnn/paradigms": "paradigms every_paradigm forecasting",
+    "jrnn/paradigms": "paradigms every_paradigm",
     "jrnn/checkpoint": "checkpoint checkpoint_structure hostile_checkpoints training cli",
     "jrnn/decoding/ctc": "ctc",
     "jrnn/decoding/beams": "beams",

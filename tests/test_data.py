@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import socket
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +93,36 @@ def test_read_text_joins_files_in_order(tmp_path):
     assert read_text([tmp_path / "b", str(tmp_path / "a")]) == "ä\r\n\nz"
 
 
+def test_byte_order_marks_are_left_out_wherever_a_file_begins(tmp_path):
+    marked = tmp_path / "marked"
+    marked.write_bytes("\ufeffa\ufeffb".encode())  # within a text it is a character like any other
+    assert read_text([marked, marked]) == "a\ufeffb\na\ufeffb"
+    marked.write_bytes("\ufeff".encode())
+    with pytest.raises(ValueError, match="marked: the file is empty"):
+        read_text([marked])
+
+
+def test_what_is_no_file_is_refused_and_never_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        for path in ("pipe", "link", "socket", "/dev/null"):
+            errors = []
+
+            def read(path=path, errors=errors):
+                try:
+                    read_text([path])
+                except (ValueError, OSError) as error:
+                    errors.append(str(error))
+
+            thread = threading.Thread(target=read, daemon=True)  # an opened pipe waits for ever
+            thread.start()
+            thread.join(20)
+            assert errors == [f"{path}: is a pipe, a socket or a device, needs a text file"]
+
+
 def test_read_text_errors(tmp_path):
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.bin"
     empty.write_bytes(b"")
@@ -97,15 +131,16 @@ def test_read_text_errors(tmp_path):
         (tmp_path / "none.txt", FileNotFoundError, "none.txt: no such file"),
         (tmp_path, IsADirectoryError, "is a directory, needs a text file"),
         (empty, ValueError, "empty.txt: the file is empty"),
-        (binary, ValueError, "binary.bin: not UTF-8, byte 0xff at offset 3"),
+        (binary, ValueError, r"binary.bin: not UTF-8, byte 0xff at offset 3, line 1: invalid start byte$"),
     ]:
         with pytest.raises(error, match=message) as caught:
             read_text([path])
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="paths is empty"):
         read_text([])
-    with pytest.raises(ValueError, match="put it in brackets"):
-        read_text(str(empty))
+    with pytest.raises(ValueError, match="put it in brackets") as caught:
+        read_text("x" * 10_000)
+    assert len(str(caught.value)) < 200
 
 
 def test_split_holds_out_the_end():

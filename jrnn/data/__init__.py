@@ -9,12 +9,6 @@ from jrnn.data.batching import padded_batches as padded_batches
 from jrnn.data.corpus import python_reference as python_reference
 from jrnn.data.corpus import read_text as read_text
 from jrnn.data.corpus import split as split
-from jrnn.data.forecasting import Scaler as Scaler
-from jrnn.data.forecasting import persistence as persistence
-from jrnn.data.forecasting import seasonal_naive as seasonal_naive
-from jrnn.data.forecasting import standardize as standardize
-from jrnn.data.forecasting import time_split as time_split
-from jrnn.data.forecasting import windows as windows
 from jrnn.data.language import ENGLISH_ABBREVIATIONS as ENGLISH_ABBREVIATIONS
 from jrnn.data.language import ENGLISH_STOP_WORDS as ENGLISH_STOP_WORDS
 from jrnn.data.language import ngrams as ngrams
@@ -29,10 +23,5 @@ from jrnn.data.language import tokenize as tokenize
 from jrnn.data.pairing import PairBatches as PairBatches
 from jrnn.data.pairing import ScheduledSampling as ScheduledSampling
 from jrnn.data.pairing import pair_batches as pair_batches
-from jrnn.data.series import LabelledSeries as LabelledSeries
-from jrnn.data.series import Table as Table
-from jrnn.data.series import blocks as blocks
-from jrnn.data.series import read_csv as read_csv
-from jrnn.data.series import read_ts as read_ts
 from jrnn.data.text import CharVocabulary as CharVocabulary
 from jrnn.data.text import Vocabulary as Vocabulary

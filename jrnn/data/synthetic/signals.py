@@ -4,13 +4,15 @@ from itertools import permutations
 from math import factorial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jrnn.checks import check_width
-from jrnn.data.series import LabelledSeries
 from jrnn.data.synthetic.drawing import seeded
 
 
-def tones(count: int, classes: int, channels: int, seed: int) -> LabelledSeries:
+def tones(
+    count: int, classes: int, channels: int, seed: int
+) -> tuple[list[NDArray[np.float32]], NDArray[np.int32], tuple[str, ...]]:
     """Series of tones one after the other; the class is the order in which they come.
 
         xs[t, c] = a_c sin(2π f_j t + θ_jc) + 0.1 ε,   j = the tone at step t,   ε ~ N(0, 1)
@@ -28,15 +30,15 @@ def tones(count: int, classes: int, channels: int, seed: int) -> LabelledSeries:
       seed: of the draws.
 
     Returns:
-      `(sequences, labels, classes)`, as `read_ts` gives those of a file: a list of (Tᵢ, C) arrays,
-      (count,) integers, and the orders, such as "021": lowest, highest, middle.
+      `(sequences, labels, classes)`: a list of (Tᵢ, C) arrays, (count,) integers, and the orders, such as
+      "021": lowest, highest, middle.
 
     Raises:
       ValueError: a number of classes outside 2 to 24.
 
     >>> from jrnn.data.synthetic import tones
-    >>> series = tones(count=3, classes=4, channels=2, seed=0)
-    >>> [x.shape for x in series.sequences], series.labels.tolist(), series.classes
+    >>> sequences, labels, names = tones(count=3, classes=4, channels=2, seed=0)
+    >>> [x.shape for x in sequences], labels.tolist(), names
     ([(18, 2), (11, 2), (12, 2)], [3, 2, 2], ('012', '021', '102', '120'))
     """
     check_width("count", count)
@@ -60,4 +62,4 @@ def tones(count: int, classes: int, channels: int, seed: int) -> LabelledSeries:
         noise = 0.1 * random.standard_normal((steps, channels))
         sequences.append((random.uniform(0.5, 1.5, channels) * wave + noise).astype(np.float32))
     names = tuple("".join(map(str, order)) for order in orders.tolist())
-    return LabelledSeries(sequences, labels, names)
+    return sequences, labels, names
