@@ -58,6 +58,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/text": "vocabulary language",
+    "jrnn/data/language": "language",
     "jrnn/data": "data pairing vocabulary language training",
 }
 
