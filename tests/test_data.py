@@ -13,11 +13,17 @@ import pytest
 from jrnn.data import (
     CharVocabulary,
     Stream,
+    Vocabulary,
+    ngrams,
+    normalize,
     pad_sequences,
     padded_batches,
     python_reference,
     read_text,
+    remove_stop_words,
     split,
+    synthetic,
+    tokenize,
 )
 
 # ---------------------------------------------------------------- vocabulary
@@ -152,6 +158,38 @@ def test_split_holds_out_the_end():
             split("abcdefghij", held_out=share)
     with pytest.raises(ValueError, match="text has 3 elements, too short to hold out 10%"):
         split("abc")
+
+
+LONG = "long " * 10_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: read_text(LONG),
+        lambda: CharVocabulary("a", unknown=LONG),
+        lambda: Vocabulary(LONG),
+        lambda: Vocabulary((LONG, LONG)),
+        lambda: Vocabulary.from_tokens([LONG]),
+        lambda: Vocabulary.from_tokens([["a"]], min_count=LONG),
+        lambda: Vocabulary(("a",), ()).encode([LONG]),
+        lambda: Vocabulary(("a",)).encode(LONG),
+        lambda: Vocabulary(("a",), (LONG,)).stop,
+        lambda: normalize([LONG]),
+        lambda: tokenize("a", LONG),
+        lambda: remove_stop_words(LONG),
+        lambda: ngrams("ab", LONG),
+        lambda: Stream(np.arange(9), LONG, 2),
+        lambda: padded_batches([[1]], [1], 1, bucket=LONG),
+        lambda: synthetic.copy_memory(2, 4, LONG),
+        lambda: synthetic.ar_process([2.0] * 500, 4, 0),
+        lambda: synthetic.describe(np.eye(3), LONG),
+    ],
+)
+def test_messages_quote_a_line_at_most(call):
+    with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
+        call()
+    assert 20 < len(str(caught.value)) < 250
 
 
 # ---------------------------------------------------------------- streams

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
+from jrnn.checks import brief, check_width
 from jrnn.data.synthetic.drawing import pick, seeded, words
 
 Floats = NDArray[np.float32]
@@ -109,7 +109,7 @@ def describe(image: Any, label: int) -> Digit:
     if not image.max(initial=0) > 0:
         raise ValueError("image has no ink: ink must be above 0, as in MNIST")
     if label not in range(10):
-        raise ValueError(f"label must be a digit, 0 to 9, got {label!r}")
+        raise ValueError(f"label must be a digit, 0 to 9, got {brief(label)}")
     ink = np.where(image < INK_BOUND * image.max(), 0, image)
     slant = _slant(ink) - _upright_slant(int(label))
     places = []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
+from jrnn.checks import brief, check_width
 from jrnn.data.synthetic.drawing import seeded
 
 Floats = NDArray[np.float32]
@@ -37,11 +37,11 @@ def ar_process(coefficients: Sequence[float], steps: int, seed: int) -> Floats:
     check_width("steps", steps)
     a = np.asarray(coefficients, np.float64)
     if a.ndim != 1 or len(a) == 0:
-        raise ValueError(f"coefficients must be a list of one or more numbers, got {coefficients!r}")
+        raise ValueError(f"coefficients must be a list of one or more numbers, got {brief(coefficients)}")
     modulus = np.abs(np.roots([1, *-a])).max(initial=0)
     if not modulus < 1:
         raise ValueError(
-            f"coefficients {a.tolist()} have a root of modulus {modulus:.4g}, needs to be below 1: "
+            f"coefficients {brief(a.tolist())} have a root of modulus {modulus:.4g}, needs to be below 1: "
             "the process would not be stationary"
         )
     x = np.concatenate([np.zeros(len(a)), seeded(seed).standard_normal(steps)])
