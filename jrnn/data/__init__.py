@@ -3,6 +3,7 @@
 from jrnn.data import synthetic as synthetic
 from jrnn.data.batching import Batch as Batch
 from jrnn.data.batching import PaddedBatches as PaddedBatches
+from jrnn.data.batching import Pair as Pair
 from jrnn.data.batching import Stream as Stream
 from jrnn.data.batching import pad_sequences as pad_sequences
 from jrnn.data.batching import padded_batches as padded_batches

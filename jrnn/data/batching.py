@@ -20,6 +20,14 @@ class Batch(NamedTuple):
     resets: Any = None  # (T, B), True at the first step of a sequence; None: none begins within
 
 
+class Pair(NamedTuple):
+    """The `xs` of an `EncoderDecoder`; arrays are time first."""
+
+    source: Any  # (S, batch..., features), or (S, batch...) tokens
+    inputs: Any  # (T, batch..., ...), given to the decoder: its targets one step late, or a Feedback's xs
+    source_mask: Any = None  # (S, batch...), False in the padding of the source; None: all valid
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
     """A long token stream as batches in which every row goes on where it stopped.

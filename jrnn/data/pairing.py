@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn.checks import check_width
-from jrnn.data.batching import Batch, alike, checked_index, grouped, pad, round_up
-from jrnn.seq2seq import Pair
+from jrnn.data.batching import Batch, Pair, alike, checked_index, grouped, pad, round_up
 
 Schedule = Callable[[int], Any]  # step -> probability of the given token, an optax schedule
 
