@@ -183,7 +183,6 @@ LONG = "long " * 10_000
         lambda: padded_batches([[1]], [1], 1, bucket=LONG),
         lambda: synthetic.copy_memory(2, 4, LONG),
         lambda: synthetic.ar_process([2.0] * 500, 4, 0),
-        lambda: synthetic.describe(np.eye(3), LONG),
     ],
 )
 def test_messages_quote_a_line_at_most(call):

@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn.checks import check_width
-from jrnn.data.synthetic.drawing import distinct, pick, seeded, words
+from jrnn.data.synthetic.drawing import distinct, pick, seeded
 
 Integers = NDArray[np.int32]
 
-MONTHS = words("January February March April May June July August September October November December")
-WEEKDAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = [
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+]  # fmt: skip
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 FORMATS = (
     "{day} {month} {year}",
     "{day} {mon} {year}",
