@@ -7,6 +7,7 @@ import socket
 import threading
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from jrnn.data import (
     normalize,
     pad_sequences,
     padded_batches,
+    pair_batches,
     python_reference,
     read_text,
     remove_stop_words,
@@ -75,11 +77,13 @@ def test_decode_of_nothing_and_of_one():
         (lambda: CharVocabulary("ab").decode([0, 3]), r"tokens must lie in \[0, 3\), got 0 to 3"),
         (lambda: CharVocabulary("ab").decode([-1]), r"tokens must lie in \[0, 3\), got -1"),
         (lambda: CharVocabulary("ab").decode([0.5]), "tokens must be integers, got float64"),
+        (lambda: CharVocabulary.from_text(b"ab"), "text must be a string, got b'ab'"),
+        (lambda: CharVocabulary("ab").encode(["a"]), r"text must be a string, got \['a'\]"),
         (lambda: CharVocabulary("ab").decode([[1], [2]]), r"tokens has shape \(2, 1\), needs one axis"),
     ],
 )
 def test_vocabulary_errors(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 
@@ -147,6 +151,8 @@ def test_read_text_errors(tmp_path):
     with pytest.raises(ValueError, match="put it in brackets") as caught:
         read_text("x" * 10_000)
     assert len(str(caught.value)) < 200
+    with pytest.raises(ValueError, match="put it in brackets"):
+        read_text(b"name")
 
 
 def test_split_holds_out_the_end():
@@ -328,11 +334,48 @@ def test_one_dtype_for_every_batch():
             r"sequences\[1\] has shape \(3, 4\), sequences\[0\] has \(3, 2\)",
         ),
         ([np.ones((3, 2))], [np.ones(2)], r"targets\[0\] has 2 steps, sequences\[0\] has 3"),
+        (["abc"], [0], r"sequences\[0\] must hold numbers, got 'abc': number words or classes first"),
+        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] must hold numbers, got \['a', 'b'\]"),
+        ([[1], [None]], [0, 1], r"sequences\[1\] must hold numbers, got \[None\]"),
+        ([[1], [2]], ["bad", "good"], r"targets must hold numbers, got \['bad', 'good'\]"),
+        ([1, 2], [0, 1], r"sequences\[0\] is 1, needs an array, time first"),
+        ([[[1], [2, 3]]], [0], r"sequences\[0\] is no array, its rows differ in length: \[\[1\], \[2, 3\]\]"),
+        (None, [0], "sequences must be a list of arrays, got None"),
+        ("abc", [0], "sequences must be a list of arrays, got 'abc'"),
     ],
 )
 def test_padded_batches_errors(sequences, targets, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         padded_batches(sequences, targets, 2)
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["padded", "pairs"])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"bucket": 0}, {"key_seed": -1}, {"key_seed": "a"}], ids=str
+)
+def test_options_of_batches_are_checked_at_once(pair, options):
+    options = {"batch_size": 1, **options}
+    with pytest.raises(ValueError, match=r"^(batch_size|bucket|key_seed) must be .*, got (0|-1|'a')$"):
+        if pair:
+            pair_batches([[1]], [[1]], start=1, stop=2, **options)
+        else:
+            padded_batches([[1]], [1], **options)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    three = np.int64(3)
+    batch = pair_batches([[1]], [[1]], 1, start=three, stop=three, key_seed=three).epoch(0)[0]
+    assert batch.xs.inputs.T.tolist() == [[3, 1]] and batch.targets.T.tolist() == [[1, 3]]
+    assert len(padded_batches([[1]], [1], 1, key_seed=three).epoch(0)) == 1
+    with pytest.raises(ValueError, match="start must be a whole number, 0 or more, got None"):
+        pair_batches([[1]], [[1]], 1, start=None, stop=2)
+
+
+def test_generators_and_every_dtype_of_numbers_go_into_batches():
+    batches = padded_batches((s for s in ([1], [2, 3])), (t for t in (0, 1)), 2)
+    assert batches[0].xs.T.tolist() == [[1, 0], [2, 3]] and batches[0].targets.tolist() == [0, 1]
+    for dtype in (bool, np.uint8, np.float16, jnp.bfloat16, np.complex64):
+        assert pad_sequences([np.ones(2, dtype)])[0].dtype == dtype
 
 
 def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
@@ -345,3 +388,5 @@ def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
     assert pad_sequences(sequences, bucket=4)[0].shape == (8, 4, 2)
     with pytest.raises(ValueError, match=r"sequences is empty, needs at least one"):
         pad_sequences([])
+    with pytest.raises(ValueError, match="bucket must be at least 1, got 0"):
+        pad_sequences(sequences, bucket=0)

@@ -50,7 +50,7 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     Traceback (most recent call last):
     FileNotFoundError: no/such/file.txt: no such file
     """
-    if isinstance(paths, (str, PathLike)):
+    if isinstance(paths, (str, bytes, PathLike)):
         raise ValueError(
             f"paths must be a list of paths, got the single {brief(str(paths))}: put it in brackets"
         )

@@ -279,6 +279,8 @@ def _checked_numbers(tokens: Any, size: int) -> NDArray[Any]:
 
 def _codes(text: str) -> NDArray[np.uint32]:
     """Code points; a lone surrogate, which UTF-32 has not, is one too."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, got {brief(text)}")
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
