@@ -334,10 +334,14 @@ def test_one_dtype_for_every_batch():
             r"sequences\[1\] has shape \(3, 4\), sequences\[0\] has \(3, 2\)",
         ),
         ([np.ones((3, 2))], [np.ones(2)], r"targets\[0\] has 2 steps, sequences\[0\] has 3"),
-        (["abc"], [0], r"sequences\[0\] must hold numbers, got 'abc': number words or classes first"),
-        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] must hold numbers, got \['a', 'b'\]"),
-        ([[1], [None]], [0, 1], r"sequences\[1\] must hold numbers, got \[None\]"),
-        ([[1], [2]], ["bad", "good"], r"targets must hold numbers, got \['bad', 'good'\]"),
+        (
+            ["abc"],
+            [0],
+            r"sequences\[0\] holds <U3, needs numbers: encode strings with a Vocabulary, dates as numbers",
+        ),
+        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] holds <U1, needs numbers"),
+        ([[1], [None]], [0, 1], r"sequences\[1\] holds object, needs numbers"),
+        ([[1], [2]], ["bad", "good"], r"targets holds <U4, needs numbers"),
         ([1, 2], [0, 1], r"sequences\[0\] is 1, needs an array, time first"),
         ([[[1], [2, 3]]], [0], r"sequences\[0\] is no array, its rows differ in length: \[\[1\], \[2, 3\]\]"),
         (None, [0], "sequences must be a list of arrays, got None"),
@@ -374,6 +378,9 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
 def test_generators_and_every_dtype_of_numbers_go_into_batches():
     batches = padded_batches((s for s in ([1], [2, 3])), (t for t in (0, 1)), 2)
     assert batches[0].xs.T.tolist() == [[1, 0], [2, 3]] and batches[0].targets.tolist() == [0, 1]
+    targets = np.empty(2, object)
+    targets[:] = [np.arange(1), np.arange(2)]  # one per step, ragged
+    assert padded_batches([[1], [2, 3]], targets, 2)[0].targets.T.tolist() == [[0, 0], [0, 1]]
     for dtype in (bool, np.uint8, np.float16, jnp.bfloat16, np.complex64):
         assert pad_sequences([np.ones(2, dtype)])[0].dtype == dtype
 

@@ -164,7 +164,7 @@ def padded_batches(
     Args:
       sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
       targets: one array (n, ...) or list of scalars, one target per sequence; or a list of arrays
-        (Tᵢ, ...), one per step.
+        (Tᵢ, ...), or an array of such objects, one per step.
       batch_size: B.
       key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
       bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
@@ -173,7 +173,8 @@ def padded_batches(
       Batches with `lengths` and a `mask` of the targets that count: (T, B) if they are per step, else (B,).
 
     Raises:
-      ValueError: no sequences, or shapes that do not belong together; the message names the argument.
+      ValueError: no sequences, what is no number, or shapes that do not belong together; the message names
+        the argument.
 
     >>> from jrnn.data import padded_batches
     >>> batches = padded_batches([[1, 2, 3], [4]], [[1, 1, 0], [1]], batch_size=2)
@@ -203,7 +204,7 @@ def pad_sequences(
       `(xs, lengths)`, (T, n, features...) and (n,).
 
     Raises:
-      ValueError: no sequences, or shapes that do not belong together.
+      ValueError: no sequences, what is no number, or shapes that do not belong together.
 
     >>> from jrnn.data import pad_sequences
     >>> xs, lengths = pad_sequences([[1, 2, 3], [4]])
@@ -287,7 +288,9 @@ def _numbers(name: str, given: Any) -> NDArray[Any]:
     except ValueError as error:
         raise ValueError(f"{name} is no array, its rows differ in length: {brief(given)}") from error
     if array.dtype.kind in "OSUMm":  # objects, text and times; bfloat16 is of a kind of its own
-        raise ValueError(f"{name} must hold numbers, got {brief(given)}: number words or classes first")
+        raise ValueError(
+            f"{name} holds {array.dtype}, needs numbers: encode strings with a Vocabulary, dates as numbers"
+        )
     return array
 
 
@@ -296,7 +299,8 @@ def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool,
     targets = targets if hasattr(targets, "__len__") else list(targets)
     if len(targets) != len(sequences):
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
-    if hasattr(targets, "shape") or all(np.ndim(target) == 0 for target in targets):
+    one_array = hasattr(targets, "shape") and targets.dtype != object  # one of objects is a list
+    if one_array or all(np.ndim(target) == 0 for target in targets):
         return False, list(_numbers("targets", targets))
     arrays = alike("targets", targets)
     for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):
