@@ -339,6 +339,7 @@ def test_one_dtype_for_every_batch():
             [0],
             r"sequences\[0\] holds <U3, needs numbers: encode strings with a Vocabulary, dates as numbers",
         ),
+        ([np.array(["2001-01-01"], "M8[D]")], [0], r"sequences\[0\] holds datetime64\[D\], needs numbers"),
         ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] holds <U1, needs numbers"),
         ([[1], [None]], [0, 1], r"sequences\[1\] holds object, needs numbers"),
         ([[1], [2]], ["bad", "good"], r"targets holds <U4, needs numbers"),
