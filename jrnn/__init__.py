@@ -130,7 +130,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "OrthogonalRNN": "jrnn.cells.orthogonal:OrthogonalRNN",
     "pad_sequences": "jrnn.data:pad_sequences",
     "padded_batches": "jrnn.data:padded_batches",
-    "Pair": "jrnn.seq2seq:Pair",
+    "Pair": "jrnn.data:Pair",
     "pair_batches": "jrnn.data:pair_batches",
     "PerSequence": "jrnn.training:PerSequence",
     "PerStep": "jrnn.training:PerStep",

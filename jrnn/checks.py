@@ -55,14 +55,14 @@ def brief(value: Any) -> str:
 def check_choice(argument: str, given: str, choices: tuple[str, ...]) -> str:
     """Return `given`, or raise a ValueError that lists the choices."""
     if given not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {given!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {brief(given)}")
     return given
 
 
 def check_width(argument: str, given: Any) -> None:
     """Raise unless `given` is a positive whole number."""
     if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{argument} must be an int, got {given!r}")
+        raise TypeError(f"{argument} must be an int, got {brief(given)}")
     if given < 1:
         raise ValueError(f"{argument} must be at least 1, got {given}")
 
@@ -70,7 +70,7 @@ def check_width(argument: str, given: Any) -> None:
 def check_lag(argument: str, given: Any) -> None:
     """Raise unless `given` is a whole number, 0 or more."""
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-        raise ValueError(f"{argument} must be a whole number, 0 or more, got {given!r}")
+        raise ValueError(f"{argument} must be a whole number, 0 or more, got {brief(given)}")
 
 
 def check_multiple(argument: str, given: int, of: str, number: int) -> None:
@@ -92,13 +92,13 @@ def check_equal_widths(cell: Any, in_features: int) -> None:
 def check_positive(argument: str, given: Any) -> None:
     """Raise unless `given` is a number above 0."""
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
-        raise ValueError(f"{argument} must be a number above 0, got {given!r}")
+        raise ValueError(f"{argument} must be a number above 0, got {brief(given)}")
 
 
 def check_rate(argument: str, given: Any) -> None:
     """Raise unless `given` is a probability in [0, 1)."""
     if not isinstance(given, (int, float)) or not 0 <= given < 1:
-        raise ValueError(f"{argument} must be a rate in [0, 1), got {given!r}")
+        raise ValueError(f"{argument} must be a rate in [0, 1), got {brief(given)}")
 
 
 class Text(str):

@@ -1,19 +1,12 @@
-"""What a classifier or tagger got right: counts and shares, in NumPy."""
+"""Shares of labels and of sequences that are right, padding left out, in NumPy.
 
-from typing import Any, NamedTuple
+Precision, recall and F1 of `predictions[mask]` and `targets[mask]`: scikit-learn; of entities: seqeval.
+"""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from jrnn.checks import check_width
-
-
-class Scores(NamedTuple):
-    """Precision, recall and their harmonic mean, of one class or the mean over classes."""
-
-    precision: float
-    recall: float
-    f1: float
 
 
 def accuracy(predictions: Any, targets: Any, mask: Any = None) -> float:
@@ -85,79 +78,6 @@ def exact_match(predictions: Any, targets: Any, lengths: Any) -> float:
     right[:steps] = predictions[:steps] == targets[:steps]
     behind = np.arange(len(targets)).reshape(-1, *[1] * lengths.ndim) >= lengths
     return float((right | behind).all(0)[lengths > 0].mean())
-
-
-def confusion_counts(predictions: Any, targets: Any, classes: int, mask: Any = None) -> NDArray[np.int64]:
-    """How often each class is taken for each.
-
-        counts[i, j] = number of the labels with target i and prediction j
-
-    Args:
-      predictions: integer labels, any shape; from logits, their `argmax(-1)`.
-      targets: the same shape.
-      classes: K; labels lie in [0, K).
-      mask: boolean, the leading axes of `targets` (or size 1 there), False at what does not count.
-
-    Returns:
-      (K, K), targets as rows: what is right stands on the diagonal.
-
-    Raises:
-      ValueError: a shape, dtype or label that does not fit, or nothing that counts; the message names the
-        argument.
-
-    >>> from jrnn.metrics import confusion_counts
-    >>> confusion_counts([0, 1, 1, 1], [0, 0, 1, 1], classes=2).tolist()
-    [[1, 1], [0, 2]]
-    """
-    check_width("classes", classes)
-    predictions, targets = _valid(*_pair(predictions, targets), mask)
-    for name, labels in (("predictions", predictions), ("targets", targets)):
-        if not 0 <= labels.min() <= labels.max() < classes:
-            given = f"{labels.min()} to {labels.max()}"
-            raise ValueError(f"{name} must lie in [0, {classes}), as classes={classes}, got {given}")
-    pairs = targets.astype(np.int64) * classes + predictions.astype(np.int64)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def precision_recall_f1(
-    predictions: Any, targets: Any, classes: int, mask: Any = None
-) -> tuple[list[Scores], Scores]:
-    """Precision, recall and F1 of each class, and their means over the classes.
-
-        precision = right / predicted,   recall = right / in the targets
-        F1 = 2 · right / (predicted + in the targets),   the harmonic mean of both
-
-    Where there is nothing to divide by, as a class is never predicted or never in the targets, 0.
-
-    Args:
-      predictions: integer labels, any shape; from logits, their `argmax(-1)`.
-      targets: the same shape.
-      classes: K; labels lie in [0, K).
-      mask: boolean, the leading axes of `targets` (or size 1 there), False at what does not count.
-
-    Returns:
-      `(scores, macro)`: the scores of classes 0 … K − 1, and their means, in which each class weighs the
-      same however rare it is.
-
-    Raises:
-      ValueError: a shape, dtype or label that does not fit, or nothing that counts; the message names the
-        argument.
-
-    >>> from jrnn.metrics import precision_recall_f1
-    >>> scores, macro = precision_recall_f1([0, 1, 1, 1], [0, 0, 0, 1], classes=2)
-    >>> scores[1], macro.f1
-    (Scores(precision=0.3333333333333333, recall=1.0, f1=0.5), 0.5)
-    """
-    counts = confusion_counts(predictions, targets, classes, mask)
-    right, predicted, wanted = np.diag(counts), counts.sum(0), counts.sum(1)
-    table = np.array(  # (3, K)
-        [
-            right / np.maximum(predicted, 1),
-            right / np.maximum(wanted, 1),
-            2 * right / np.maximum(predicted + wanted, 1),
-        ]
-    )
-    return [Scores(*column) for column in table.T.tolist()], Scores(*table.mean(1).tolist())
 
 
 def _labels(name: str, given: Any) -> NDArray[Any]:

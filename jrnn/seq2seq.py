@@ -14,21 +14,12 @@ from jrnn.cells.activations import activation
 from jrnn.cells.maps import Dense, DenseParams
 from jrnn.checks import brief, check_width, require_cell
 from jrnn.combinators.carries import FeedbackCarry
+from jrnn.data import Pair
 from jrnn.initializers import default_float
 from jrnn.layers import apply
 from jrnn.paradigms import last, many_to_one
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
-
-
-class Pair(NamedTuple):
-    """What an `EncoderDecoder` reads; arrays are time first."""
-
-    source: Any  # (S, batch..., features), or (S, batch...) tokens
-    inputs: (
-        Any  # (T, batch..., ...), what the decoder is given: its targets one step late, or a Feedback's xs
-    )
-    source_mask: Any = None  # (S, batch...), False in the padding of the source; None: all valid
 
 
 @dataclass(frozen=True)

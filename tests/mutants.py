@@ -40,7 +40,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",
     "jrnn/modules": "modules",
-    "jrnn/paradigms": "paradigms every_paradigm forecasting",
+    "jrnn/paradigms": "paradigms every_paradigm",
     "jrnn/checkpoint": "saving checkpoint checkpoint_structure hostile_checkpoints training cli",
     "jrnn/decoding/ctc": "reports ctc",
     "jrnn/decoding/beams": "beams",
@@ -61,6 +61,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/text": "vocabulary language",
+    "jrnn/data/language": "language",
     "jrnn/data": "reports data pairing vocabulary language training",
 }
 

@@ -103,7 +103,7 @@ def test_short_labels_stand_upright_and_dollars_are_no_formulas():
 
 
 def test_confusion_has_the_true_class_as_its_row():
-    predictions, targets = [0, 0, 0, 1, 2, 1], [0, 0, 0, 0, 1, 1]
+    predictions, targets = np.array([[0, 0, 0], [1, 2, 1]], np.uint8), np.array([[0, 0, 0], [0, 1, 1]])
     ax = drawn(confusion_matrix(predictions, targets, ["no", "yes", "rare class"]))
     cells = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts}
     assert cells == {
@@ -301,6 +301,18 @@ ONES = np.ones((2, 3))
         (
             lambda: confusion_matrix([0, 2], [0, 1], "ab"),
             "predictions must lie in [0, 2), as classes=2, got 0 to 2",
+        ),
+        (
+            lambda: confusion_matrix([0, 1], [0, -1], "ab"),
+            "targets must lie in [0, 2), as classes=2, got -1 to 0",
+        ),
+        (
+            lambda: confusion_matrix([0, 1], [[0], [1]], "ab"),
+            "predictions has shape (2,), targets (2, 1): needs the same",
+        ),
+        (
+            lambda: confusion_matrix([0.0, 1.0], [0, 1], "ab"),
+            "predictions must be integers, got float64: from logits, use argmax(-1)",
         ),
         (lambda: piano_roll(np.ones(88)), "roll has shape (88,), needs two axes"),
         (lambda: piano_roll(2 * ONES), "roll must lie in [0, 1], got 2 to 2"),

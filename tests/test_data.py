@@ -2,18 +2,30 @@
 
 import dataclasses
 import json
+import os
+import socket
+import threading
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jrnn.data import (
     CharVocabulary,
     Stream,
+    Vocabulary,
+    ngrams,
+    normalize,
     pad_sequences,
     padded_batches,
+    pair_batches,
     python_reference,
     read_text,
+    remove_stop_words,
     split,
+    synthetic,
+    tokenize,
 )
 
 # ---------------------------------------------------------------- vocabulary
@@ -65,11 +77,13 @@ def test_decode_of_nothing_and_of_one():
         (lambda: CharVocabulary("ab").decode([0, 3]), r"tokens must lie in \[0, 3\), got 0 to 3"),
         (lambda: CharVocabulary("ab").decode([-1]), r"tokens must lie in \[0, 3\), got -1"),
         (lambda: CharVocabulary("ab").decode([0.5]), "tokens must be integers, got float64"),
+        (lambda: CharVocabulary.from_text(b"ab"), "text must be a string, got b'ab'"),
+        (lambda: CharVocabulary("ab").encode(["a"]), r"text must be a string, got \['a'\]"),
         (lambda: CharVocabulary("ab").decode([[1], [2]]), r"tokens has shape \(2, 1\), needs one axis"),
     ],
 )
 def test_vocabulary_errors(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
 
 
@@ -89,6 +103,36 @@ def test_read_text_joins_files_in_order(tmp_path):
     assert read_text([tmp_path / "b", str(tmp_path / "a")]) == "ä\r\n\nz"
 
 
+def test_byte_order_marks_are_left_out_wherever_a_file_begins(tmp_path):
+    marked = tmp_path / "marked"
+    marked.write_bytes("\ufeffa\ufeffb".encode())  # within a text it is a character like any other
+    assert read_text([marked, marked]) == "a\ufeffb\na\ufeffb"
+    marked.write_bytes("\ufeff".encode())
+    with pytest.raises(ValueError, match="marked: the file is empty"):
+        read_text([marked])
+
+
+def test_what_is_no_file_is_refused_and_never_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+        for path in ("pipe", "link", "socket", "/dev/null"):
+            errors = []
+
+            def read(path=path, errors=errors):
+                try:
+                    read_text([path])
+                except (ValueError, OSError) as error:
+                    errors.append(str(error))
+
+            thread = threading.Thread(target=read, daemon=True)  # an opened pipe waits for ever
+            thread.start()
+            thread.join(20)
+            assert errors == [f"{path}: is a pipe, a socket or a device, needs a text file"]
+
+
 def test_read_text_errors(tmp_path):
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.bin"
     empty.write_bytes(b"")
@@ -97,15 +141,18 @@ def test_read_text_errors(tmp_path):
         (tmp_path / "none.txt", FileNotFoundError, "none.txt: no such file"),
         (tmp_path, IsADirectoryError, "is a directory, needs a text file"),
         (empty, ValueError, "empty.txt: the file is empty"),
-        (binary, ValueError, "binary.bin: not UTF-8, byte 0xff at offset 3"),
+        (binary, ValueError, r"binary.bin: not UTF-8, byte 0xff at offset 3, line 1: invalid start byte$"),
     ]:
         with pytest.raises(error, match=message) as caught:
             read_text([path])
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="paths is empty"):
         read_text([])
+    with pytest.raises(ValueError, match="put it in brackets") as caught:
+        read_text("x" * 10_000)
+    assert len(str(caught.value)) < 200
     with pytest.raises(ValueError, match="put it in brackets"):
-        read_text(str(empty))
+        read_text(b"name")
 
 
 def test_split_holds_out_the_end():
@@ -117,6 +164,37 @@ def test_split_holds_out_the_end():
             split("abcdefghij", held_out=share)
     with pytest.raises(ValueError, match="text has 3 elements, too short to hold out 10%"):
         split("abc")
+
+
+LONG = "long " * 10_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: read_text(LONG),
+        lambda: CharVocabulary("a", unknown=LONG),
+        lambda: Vocabulary(LONG),
+        lambda: Vocabulary((LONG, LONG)),
+        lambda: Vocabulary.from_tokens([LONG]),
+        lambda: Vocabulary.from_tokens([["a"]], min_count=LONG),
+        lambda: Vocabulary(("a",), ()).encode([LONG]),
+        lambda: Vocabulary(("a",)).encode(LONG),
+        lambda: Vocabulary(("a",), (LONG,)).stop,
+        lambda: normalize([LONG]),
+        lambda: tokenize("a", LONG),
+        lambda: remove_stop_words(LONG),
+        lambda: ngrams("ab", LONG),
+        lambda: Stream(np.arange(9), LONG, 2),
+        lambda: padded_batches([[1]], [1], 1, bucket=LONG),
+        lambda: synthetic.copy_memory(2, 4, LONG),
+        lambda: synthetic.ar_process([2.0] * 500, 4, 0),
+    ],
+)
+def test_messages_quote_a_line_at_most(call):
+    with pytest.raises((ValueError, TypeError, AttributeError)) as caught:
+        call()
+    assert 20 < len(str(caught.value)) < 250
 
 
 # ---------------------------------------------------------------- streams
@@ -256,11 +334,56 @@ def test_one_dtype_for_every_batch():
             r"sequences\[1\] has shape \(3, 4\), sequences\[0\] has \(3, 2\)",
         ),
         ([np.ones((3, 2))], [np.ones(2)], r"targets\[0\] has 2 steps, sequences\[0\] has 3"),
+        (
+            ["abc"],
+            [0],
+            r"sequences\[0\] holds <U3, needs numbers: encode strings with a Vocabulary, dates as numbers",
+        ),
+        ([np.array(["2001-01-01"], "M8[D]")], [0], r"sequences\[0\] holds datetime64\[D\], needs numbers"),
+        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] holds <U1, needs numbers"),
+        ([[1], [None]], [0, 1], r"sequences\[1\] holds object, needs numbers"),
+        ([[1], [2]], ["bad", "good"], r"targets holds <U4, needs numbers"),
+        ([1, 2], [0, 1], r"sequences\[0\] is 1, needs an array, time first"),
+        ([[[1], [2, 3]]], [0], r"sequences\[0\] is no array, its rows differ in length: \[\[1\], \[2, 3\]\]"),
+        (None, [0], "sequences must be a list of arrays, got None"),
+        ("abc", [0], "sequences must be a list of arrays, got 'abc'"),
     ],
 )
 def test_padded_batches_errors(sequences, targets, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         padded_batches(sequences, targets, 2)
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["padded", "pairs"])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"bucket": 0}, {"key_seed": -1}, {"key_seed": "a"}], ids=str
+)
+def test_options_of_batches_are_checked_at_once(pair, options):
+    options = {"batch_size": 1, **options}
+    with pytest.raises(ValueError, match=r"^(batch_size|bucket|key_seed) must be .*, got (0|-1|'a')$"):
+        if pair:
+            pair_batches([[1]], [[1]], start=1, stop=2, **options)
+        else:
+            padded_batches([[1]], [1], **options)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    three = np.int64(3)
+    batch = pair_batches([[1]], [[1]], 1, start=three, stop=three, key_seed=three).epoch(0)[0]
+    assert batch.xs.inputs.T.tolist() == [[3, 1]] and batch.targets.T.tolist() == [[1, 3]]
+    assert len(padded_batches([[1]], [1], 1, key_seed=three).epoch(0)) == 1
+    with pytest.raises(ValueError, match="start must be a whole number, 0 or more, got None"):
+        pair_batches([[1]], [[1]], 1, start=None, stop=2)
+
+
+def test_generators_and_every_dtype_of_numbers_go_into_batches():
+    batches = padded_batches((s for s in ([1], [2, 3])), (t for t in (0, 1)), 2)
+    assert batches[0].xs.T.tolist() == [[1, 0], [2, 3]] and batches[0].targets.tolist() == [0, 1]
+    targets = np.empty(2, object)
+    targets[:] = [np.arange(1), np.arange(2)]  # one per step, ragged
+    assert padded_batches([[1], [2, 3]], targets, 2)[0].targets.T.tolist() == [[0, 0], [0, 1]]
+    for dtype in (bool, np.uint8, np.float16, jnp.bfloat16, np.complex64):
+        assert pad_sequences([np.ones(2, dtype)])[0].dtype == dtype
 
 
 def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
@@ -273,3 +396,5 @@ def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
     assert pad_sequences(sequences, bucket=4)[0].shape == (8, 4, 2)
     with pytest.raises(ValueError, match=r"sequences is empty, needs at least one"):
         pad_sequences([])
+    with pytest.raises(ValueError, match="bucket must be at least 1, got 0"):
+        pad_sequences(sequences, bucket=0)

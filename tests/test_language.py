@@ -67,6 +67,30 @@ def test_every_part_of_normalize_can_be_left_out():
     assert normalize("") == normalize(" \n") == normalize("?!") == ""
 
 
+INVISIBLE = (
+    "\u00ad\u061c\u180b\u180f\u200e\u200f\u202a\u202e\u2060\u2069\ufe00\ufe0f\ufeff\U000e0100\U000e01ef"
+)
+
+
+@pytest.mark.parametrize("hidden", INVISIBLE, ids=lambda c: f"U+{ord(c):04X}")
+def test_what_is_invisible_neither_stays_nor_splits_a_word(hidden):
+    word = f"Donau{hidden}dampf{hidden}schiff"
+    assert normalize(word) == normalize(word, punctuation=True) == "donaudampfschiff"
+    assert normalize(f"e{hidden}\u0301") == "é" and normalize(f"do{hidden}n't") == "do not"
+    assert tokenize(f"a {word}, b") == ["a", word, ",", "b"] and strip_punctuation(word) == word
+
+
+def test_zero_width_joiners_stay_and_zero_width_spaces_separate():
+    assert normalize("می\u200cخواهم क\u200d") == "می\u200cخواهم क\u200d"
+    assert normalize("ภาษา\u200bไทย") == "ภาษา ไทย"
+
+
+def test_lower_case_adds_no_code_point():
+    longer = [c for c in map(chr, range(0x110000)) if len(c.lower()) > 1]
+    assert longer == ["İ"] and normalize("İZMİR I\u0307 ıI") == "izmir i ıi"
+    assert normalize("İ", lower=False) == "İ"
+
+
 def test_normalized_text_stays_as_it_is():
     for text in noise():
         once = normalize(text, abbreviations={})
@@ -86,6 +110,19 @@ def test_spell_out_takes_whole_words_only():
     ]:
         assert spell_out(text, table) == expected
         assert spell_out(text, {}) == text
+
+
+def test_spell_out_meets_every_character_that_counts_as_a_letter_of_the_table():
+    """`re.IGNORECASE`, `lower` and `casefold` differ: İ, ı, ſ and the sign of the kelvin."""
+    table = {letter: 3 * letter for letter in "abcdefghijklmnopqrstuvwxyz'"}
+    text = " ".join(map(chr, range(0x110000)))
+    met = [
+        c for c, found in zip(text.split(" "), spell_out(text, table).split(" "), strict=True) if c != found
+    ]
+    assert "".join(met) == "'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyzİ\u017f’\u212a"
+    assert spell_out("he'ſ, İt's and ıt's", ENGLISH_ABBREVIATIONS) == "he is, It is and ıt's"
+    assert normalize("İt's good") == "it is good"
+    assert spell_out("Prof. Dr. X", {"Prof.": "Professor", "dr.": "doctor"}) == "Professor Doctor X"
 
 
 def test_the_english_table_spells_out_fully():

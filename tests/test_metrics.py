@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrnn.metrics import Scores, accuracy, confusion_counts, exact_match, precision_recall_f1
+from jrnn.metrics import accuracy, exact_match
 
-T, B, K = 7, 5, 4
+T, B = 7, 5
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def test_a_mask_names_the_leading_axes():
 
 def test_what_is_masked_out_may_be_no_label():
     assert accuracy([1, -1], [1, 99], [True, False]) == 1
-    assert confusion_counts([1, -1], [1, 99], 2, [True, False]).tolist() == [[0, 0], [0, 1]]
 
 
 # exact match
@@ -97,49 +96,6 @@ def test_exact_match_of_more_batch_axes_and_of_one_sequence():
     assert exact_match([1, 2], [1, 2], 2) == 1 and exact_match([1, 3], [1, 2], 2) == 0
 
 
-# confusion, precision, recall
-
-
-def test_confusion_counts_targets_as_rows(drawn):
-    predictions, targets, mask, _ = drawn
-    for given in (None, mask):
-        expected = np.zeros((K, K), int)
-        for p, t in counted(predictions, targets, given):
-            expected[t, p] += 1
-        for dtype in (np.int32, np.uint8, np.uint64):
-            found = confusion_counts(predictions.astype(dtype), targets.astype(dtype), K, given)
-            np.testing.assert_array_equal(found, expected)
-        assert found.dtype == np.int64 and (expected != expected.T).any()
-
-
-def test_precision_recall_f1_are_their_definitions(drawn):
-    predictions, targets, mask, _ = drawn
-    for given in (None, mask):
-        pairs = counted(predictions, targets, given)
-        scores, macro = precision_recall_f1(predictions, targets, K, given)
-        expected = []
-        for k in range(K):
-            right = sum(p == t == k for p, t in pairs)
-            predicted, wanted = sum(p == k for p, _ in pairs), sum(t == k for _, t in pairs)
-            precision = right / predicted if predicted else 0
-            recall = right / wanted if wanted else 0
-            f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0
-            expected.append((precision, recall, f1))
-        np.testing.assert_allclose(scores, expected, rtol=1e-14)
-        np.testing.assert_allclose(macro, np.mean(expected, axis=0), rtol=1e-14)
-        assert scores[2].recall == scores[3].precision == 0 < scores[0].f1 < 1
-        assert isinstance(macro, Scores) and all(type(v) is float for s in (*scores, macro) for v in s)
-
-
-def test_known_scores():
-    # 8 of 10 found in 12 named: the rare class of 100
-    targets = np.repeat([1, 0], [10, 90])
-    predictions = np.repeat([1, 0, 1, 0], [8, 2, 4, 86])
-    (_, rare), macro = precision_recall_f1(predictions, targets, classes=2)
-    assert rare == (8 / 12, 8 / 10, 16 / 22)
-    assert macro.recall == pytest.approx((0.8 + 86 / 90) / 2) and accuracy(predictions, targets) == 0.94
-
-
 # errors
 
 
@@ -171,15 +127,6 @@ def test_known_scores():
             lambda: accuracy(np.zeros(0, int), np.zeros(0, int)),
             "targets leaves nothing that counts, needs a label",
         ),
-        (
-            lambda: confusion_counts([0, 1], [0, 2], 2),
-            "targets must lie in [0, 2), as classes=2, got 0 to 2",
-        ),
-        (
-            lambda: precision_recall_f1([-1, 1], [0, 1], 2),
-            "predictions must lie in [0, 2), as classes=2, got -1 to 1",
-        ),
-        (lambda: confusion_counts([0], [0], 0), "classes must be at least 1, got 0"),
         (
             lambda: exact_match([[1, 2]], [[1]], [1]),
             "predictions has shape (1, 2), targets (1, 1): they may differ in their first axis, time, only",

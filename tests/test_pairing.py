@@ -174,6 +174,11 @@ def test_the_share_of_given_tokens_follows_the_schedule():
     assert not any(mask[1:].any() for mask in masks(ScheduledSampling(many, lambda step: 0.0), 0))
 
 
+def test_a_schedule_is_a_function():
+    with pytest.raises(TypeError, match=r"^schedule must be a function of the step, .*, got 0\.5$"):
+        ScheduledSampling(BATCHES, 0.5)
+
+
 def test_the_public_names():
     assert jrnn.pair_batches is pair_batches
     assert repr(BATCHES) == "PairBatches(batch_size=8, start=1, stop=2, seed=0)"

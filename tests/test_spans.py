@@ -1,4 +1,4 @@
-"""Tags that stand for spans: what is well-formed, which spans they are, how many were found."""
+"""Tags that stand for spans: what is well-formed."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jrnn.crf import bio_constraint, entities, entity_f1, viterbi
+from jrnn.crf import bio_constraint, viterbi
 from tests.test_crf import NAMES, T, close, draw, row_of, score
 
 
@@ -37,36 +37,3 @@ def test_constrained_viterbi_returns_well_formed_tags():
         close(scores[row], score(row_of(potentials, row, T), path))
         changed += (path != other).any()
     assert changed > 10 and (scores <= bound).all()
-
-
-def chunks(names):
-    """Chunks as conlleval.pl finds them: by the rules for where one starts and where one ends."""
-    found, start = [], 0
-    previous, previous_type = "O", ""
-    for step, name in enumerate([*names, "O"]):
-        tag, _, kind = name.partition("-")
-        ends = (previous, tag) in {("B", "B"), ("B", "O"), ("I", "B"), ("I", "O")}
-        ends |= previous != "O" and previous_type != kind
-        starts = tag == "B" or (previous, tag) == ("O", "I")
-        starts |= tag != "O" and previous_type != kind
-        if ends:
-            found.append((start, step, previous_type))
-        if starts:
-            start = step
-        previous, previous_type = tag, kind
-    return found
-
-
-def test_entities_are_the_chunks_of_conlleval():
-    for path in itertools.product(NAMES, repeat=4):
-        assert entities(path) == chunks(path)
-
-
-def test_entity_f1_on_known_counts():
-    gold = [["B-A", "I-A", "O", "B-B"], ["O", "B-B"], []]
-    predicted = [["B-A", "I-A", "O", "B-A"], ["B-B", "B-B"], []]
-    found = entity_f1(predicted, gold)  # 2 right of 4 predicted and of 3 there are
-    assert found == (0.5, 2 / 3, 4 / 7)
-    assert entity_f1(gold, gold) == (1, 1, 1)
-    assert entity_f1([["O"]], [["O"]]) == (0, 0, 0) == entity_f1([], [])
-    assert entity_f1([["B-A"]], [["I-A"]]) == (1, 1, 1)

@@ -2,14 +2,13 @@
 
 import collections
 import re
-from itertools import pairwise, product
+from datetime import date
 
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
 from jrnn.data import padded_batches, synthetic
-from tests.test_synthetic_language import logistic_accuracy
 
 GENERATORS = {
     "adding_problem": lambda seed: synthetic.adding_problem(5, 9, seed),
@@ -21,21 +20,9 @@ GENERATORS = {
     "reversals": lambda seed: synthetic.reversals(5, 6, 2, 7, seed),
     "dates": lambda seed: synthetic.dates(5, seed),
     "additions": lambda seed: synthetic.additions(5, 3, seed),
-    "reviews": lambda seed: synthetic.reviews(5, seed),
-    "tagged_sentences": lambda seed: synthetic.tagged_sentences(5, seed),
-    "phrases": lambda seed: synthetic.phrases(5, seed),
-    "digits": lambda seed: synthetic.digits(5, seed),
     "ar_process": lambda seed: synthetic.ar_process([0.5], 9, seed),
-    "seasonal_series": lambda seed: synthetic.seasonal_series(9, seed),
     "lorenz": lambda seed: synthetic.lorenz(9, seed),
-    "tones": lambda seed: synthetic.tones(5, 3, 2, seed),
-    "chorales": lambda seed: synthetic.chorales(5, seed),
 }
-NO_SEED = {"Digit", "caption", "describe", "toy_sentences"}
-
-
-def words(text):
-    return text.split()
 
 
 def leaves(value):
@@ -48,7 +35,7 @@ def leaves(value):
 
 def test_every_generator_is_in_the_list():
     public = {name for name in vars(synthetic) if callable(vars(synthetic)[name])}
-    assert public == set(GENERATORS) | NO_SEED
+    assert public == set(GENERATORS)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -83,10 +70,6 @@ def test_the_seed_decides_everything(name):
             "digits must be at most 18, which still fit 64 bits, got 19",
         ),
         (
-            lambda: synthetic.tones(1, 25, 1, 0),
-            "classes must be 2 to 24, the orders of up to four tones, got 25",
-        ),
-        (
             lambda: synthetic.ar_process([1.5, -0.5], 5, 0),
             "coefficients [1.5, -0.5] have a root of modulus 1, needs to be below 1: the process "
             "would not be stationary",
@@ -95,15 +78,6 @@ def test_the_seed_decides_everything(name):
             lambda: synthetic.ar_process([], 5, 0),
             "coefficients must be a list of one or more numbers, got []",
         ),
-        (
-            lambda: synthetic.describe(np.ones(28), 3),
-            "image has shape (28,), needs two axes: (rows, columns)",
-        ),
-        (
-            lambda: synthetic.describe(np.zeros((28, 28)), 3),
-            "image has no ink: ink must be above 0, as in MNIST",
-        ),
-        (lambda: synthetic.describe(np.ones((28, 28)), 10), "label must be a digit, 0 to 9, got 10"),
     ],
 )
 def test_errors(make, message):
@@ -163,74 +137,82 @@ def test_temporal_order():
     assert all(x[0] == 6 and x[-1] == 7 and np.isin(x, (4, 5)).sum() == 2 for x in shortest)
 
 
-# ---------------------------------------------------------------- images
+# ---------------------------------------------------------------- transduction
 
 
-def test_digits_show_what_their_captions_say():
-    images, shown = synthetic.digits(600, 0)
-    assert images.shape == (600, 28, 28) and images.dtype == np.float32
-    assert images.min() == 0 and 0.9 < images.max() <= 1
-    described = [synthetic.describe(image, d.label) for image, d in zip(images, shown, strict=True)]
-    scaled = [
-        synthetic.describe((255 * i).astype(np.uint8), d.label) for i, d in zip(images, shown, strict=True)
-    ]
-    for field, values in {"thickness": 2, "slant": 3, "row": 3, "column": 3, "label": 10}.items():
-        counts = collections.Counter(getattr(digit, field) for digit in shown)
-        assert len(counts) == values and min(counts.values()) > 0.6 * 600 / values
-        for measured in (described, scaled):
-            agree = [getattr(a, field) == getattr(b, field) for a, b in zip(shown, measured, strict=True)]
-            assert np.mean(agree) >= 0.985, field
+def test_copies_and_reversals():
+    sources, targets = synthetic.copies(2000, 5, 2, 6, 0)
+    assert all(np.array_equal(source, target) for source, target in zip(sources, targets, strict=True))
+    lengths = np.bincount([len(source) for source in sources], minlength=7) / 2000
+    np.testing.assert_allclose(lengths, [0, 0, *[0.2] * 5], atol=0.03)
+    symbols = np.bincount(np.concatenate(sources), minlength=5)
+    np.testing.assert_allclose(symbols / symbols.sum(), 0.2, atol=0.02)
+    again, reversed_targets = synthetic.reversals(2000, 5, 2, 6, 0)
+    for source, twin, target in zip(sources, again, reversed_targets, strict=True):
+        assert source.tolist() == twin.tolist() == list(reversed(target.tolist()))
+    targets[0][:] = 9
+    assert 9 not in sources[0]  # no target shares its memory with a source
 
 
-def test_ink_stands_where_the_caption_says():
-    images, shown = synthetic.digits(600, 1)
-    rows, columns = np.indices((28, 28)) - 13.5
-    for axis, field, order in (
-        (rows, "row", ("top", "middle", "bottom")),
-        (columns, "column", ("left", "middle", "right")),
-    ):
-        centres = (images * axis).sum((1, 2)) / images.sum((1, 2))
-        means = [centres[[getattr(d, field) == name for d in shown]].mean() for name in order]
-        np.testing.assert_allclose(means, [-4, 0, 4], atol=1)  # noise draws the centre to the middle
-    ink = {t: images[[d.thickness == t for d in shown]].sum() / len(shown) for t in ("thin", "thick")}
-    assert ink["thick"] > 1.3 * ink["thin"]
-    above = {}
-    for slant in ("left", "upright", "right"):
-        one = np.mean(
-            [i for i, d in zip(images, shown, strict=True) if (d.slant, d.column) == (slant, "middle")], 0
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+FULL = [
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+]  # fmt: skip
+WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+
+
+def read_date(text):
+    """The one reading of a written date."""
+    figures = [int(figure) for figure in re.findall(r"\d+", text)]
+    if match := re.fullmatch(r"(\d{4})/(\d\d)/(\d\d)|(\d\d)/(\d\d)/(\d{4})|(\d\d)\.(\d\d)\.(\d{4})", text):
+        a, b, c = figures
+        return date(a, b, c) if match[1] else date(c, a, b) if match[4] else date(c, b, a)
+    words = re.findall("[a-z]+", text.lower())
+    months = [MONTHS.index(w[:3]) for w in words if w in MONTHS + FULL]
+    year, day = max(figures), min(figures)
+    assert len(months) == 1 and len(figures) == 2
+    read = date(year, months[0] + 1, day)
+    named = [w for w in words if w[:3] in {name[:3] for name in WEEKDAYS}]
+    assert all(WEEKDAYS[read.weekday()].startswith(w) for w in named)
+    for day, suffix in re.findall(r"(\d+)(st|nd|rd|th)", text.lower()):
+        assert suffix == {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}.get(
+            int(day), "th"
         )
-        top, bottom = one[:11], one[17:]
-        above[slant] = (top * columns[:11]).sum() / top.sum() - (bottom * columns[17:]).sum() / bottom.sum()
-    assert above["left"] < above["upright"] - 1 < above["right"] - 2
+    return read
 
 
-def test_digits_are_told_apart_by_their_neighbours():
-    images, shown = synthetic.digits(1000, 2)
-    labels = np.array([digit.label for digit in shown])
-    centred = []
-    for image in images:  # the bounding box moved to the corner, without noise
-        ink = np.where(image > 0.3, image, 0)
-        rows, columns = (np.flatnonzero(ink.any(axis=axis))[0] for axis in (1, 0))
-        centred.append(np.roll(ink, (-rows, -columns), (0, 1)).ravel())
-    flat = np.array(centred)
-    known, new = flat[:800], flat[800:]
-    distance = (known**2).sum(1) - 2 * new @ known.T  # but for what is the same for all known ones
-    assert (labels[distance.argmin(axis=1)] == labels[800:]).mean() > 0.85
+def test_dates_read_back():
+    pairs = synthetic.dates(6000, 0)
+    assert len({source for source, _ in pairs}) == 6000
+    for source, target in pairs:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", target) and read_date(source) == date.fromisoformat(target)
+    years = [int(target[:4]) for _, target in pairs]
+    assert min(years) == 1900 and max(years) == 2099
+    assert any(target.endswith("02-29") for _, target in pairs)
+    kinds = {re.sub("[a-z]+", "a", re.sub(r"\d+", "0", source.lower())) for source, _ in pairs}
+    assert len(kinds) >= 15
+    written = [source for source, _ in pairs if source.lower() != source.upper()]
+    cases = [sum(case(w) == w for w in written) / len(written) for case in (str.lower, str.upper)]
+    np.testing.assert_allclose(cases, 1 / 3, atol=0.05)
 
 
-def test_captions():
-    def say(*attributes):
-        return " ".join(synthetic.caption(synthetic.Digit(*attributes)))
+def test_dates_are_not_guessed():
+    targets = np.array([list(target) for _, target in synthetic.dates(4000, 0)])
+    guess = [collections.Counter(place).most_common(1)[0][0] for place in targets[:3000].T]
+    right = targets[3000:] == guess
+    assert 0.4 < right.mean() < 0.5 and right.all(axis=1).mean() < 0.01
 
-    assert say(7, "thick", "right", "top", "left") == "a thick seven leaning right at the top left"
-    assert say(0, "thin", "upright", "middle", "middle") == "a thin upright zero in the middle"
-    assert say(4, "thin", "left", "middle", "right") == "a thin four leaning left at the right"
-    assert say(9, "thick", "upright", "bottom", "middle") == "a thick upright nine at the bottom"
-    sides = product(("top", "middle", "bottom"), ("left", "middle", "right"))
-    every = product(range(10), ("thin", "thick"), ("left", "upright", "right"), sides)
-    captions = [tuple(synthetic.caption(synthetic.Digit(*rest, *place))) for *rest, place in every]
-    assert len(set(captions)) == 540 and {len(caption) for caption in captions} == {7, 8, 9}
-    assert len({word for caption in captions for word in caption}) == 23
+
+def test_additions():
+    pairs = synthetic.additions(2000, 3, 0)
+    assert len(set(pairs)) == 2000
+    for source, target in pairs:
+        assert re.fullmatch(r"(0|[1-9]\d{0,2})\+(0|[1-9]\d{0,2})", source)
+        assert target == str(sum(int(number) for number in source.split("+")))
+    lengths = collections.Counter(len(number) for source, _ in pairs for number in source.split("+"))
+    assert set(lengths) == {1, 2, 3} and min(lengths.values()) > 800
+    assert len(set(synthetic.additions(100, 1, 0))) == 100  # all that there are
 
 
 # ---------------------------------------------------------------- series
@@ -253,33 +235,6 @@ def test_ar_process_has_its_coefficients_and_unit_noise():
     )
 
 
-@pytest.mark.parametrize("period", [12, 24])
-def test_seasonal_series(period):
-    y = synthetic.seasonal_series(2400, 0, period)
-    assert y.shape == (2400, 1) and y.dtype == np.float32 and (y > 0).all()
-    np.testing.assert_array_equal(synthetic.seasonal_series(100, 0, period), y[:100])
-    t = np.arange(2400)
-    rest = np.log(y[:, 0].astype(float)) - np.log(100 + 2 * t)
-    spectrum = 2 * np.abs(np.fft.rfft(rest)) / 2400
-    season, second = 2400 // period, 4800 // period
-    assert spectrum[season] == pytest.approx(0.2, abs=0.02) and spectrum[second] == pytest.approx(
-        0.1, abs=0.02
-    )
-    assert np.delete(spectrum, [season, second]).max() < 0.02
-    waves = [f(2 * np.pi * k * t / period) for k in (1, 2) for f in (np.cos, np.sin)]
-    noise = rest - np.stack(waves, 1) @ np.linalg.lstsq(np.stack(waves, 1), rest, rcond=None)[0]
-    assert np.corrcoef(noise[1:], noise[:-1])[0, 1] == pytest.approx(0.7, abs=0.05)
-    assert noise.std() == pytest.approx(0.03 / np.sqrt(1 - 0.49), rel=0.1)
-
-
-def test_baselines_of_seasonal_series():
-    for seed in range(4):
-        y = synthetic.seasonal_series(144, seed)[:, 0].astype(float)
-        persistence = np.sqrt(np.mean((y[96:] - y[95:-1]) ** 2))
-        seasonal = np.sqrt(np.mean((y[96:] - y[84:-12]) ** 2))
-        assert 22 < seasonal < persistence < 42
-
-
 def test_lorenz_solves_its_equations():
     xs = synthetic.lorenz(3000, 0).astype(float)
 
@@ -294,90 +249,6 @@ def test_lorenz_solves_its_equations():
     assert persistence == pytest.approx(0.15, abs=0.02)
 
 
-@pytest.mark.parametrize(("classes", "tones"), [(2, 2), (4, 3), (24, 4)])
-def test_tones_come_in_the_order_of_their_class(classes, tones):
-    sequences, labels, names = synthetic.tones(1200, classes, 3, 0)
-    assert len(names) == classes == len(set(names)) and names[1].startswith("0" if classes > 2 else "1")
-    assert {len(x) for x in sequences} == set(range(10, 41)) and sequences[0].shape[1] == 3
-    np.testing.assert_allclose(np.bincount(labels) / 1200, 1 / classes, rtol=0.5 if classes > 4 else 0.15)
-    frequencies = np.linspace(0.05, 0.35, tones)
-    right = []
-    for x, label in zip(sequences, labels, strict=True):
-        if len(x) < 30:
-            continue
-        steps = len(x) / tones
-        for place, rank in enumerate(names[label]):  # the inner part of each tone, where no joint can be
-            inner = np.arange(len(x))[int((place + 0.2) * steps) + 1 : int((place + 0.8) * steps)]
-            unexplained = []
-            for frequency in frequencies:
-                turn = 2 * np.pi * frequency * inner
-                waves = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-                fit, *_ = np.linalg.lstsq(waves, x[inner], rcond=None)
-                unexplained.append(((x[inner] - waves @ fit) ** 2).sum())
-            right.append(np.argmin(unexplained) == int(rank))
-    assert np.mean(right) > 0.95
-
-
-def test_marginal_statistics_do_not_tell_the_order_of_tones():
-    sequences, labels, _ = synthetic.tones(2500, 4, 2, 0)
-    features = [
-        np.r_[x.mean(0), x.var(0), np.abs(np.fft.rfft(x, 64, axis=0)).T.ravel(), len(x)] for x in sequences
-    ]
-    assert logistic_accuracy(np.array(features), labels, held_out=800) < 0.32
-
-
-# ---------------------------------------------------------------- music
-
-MAJOR = {0, 2, 4, 5, 7, 9, 11}
-
-
-def test_chorales_are_four_parts_in_one_key():
-    keys, lengths = collections.Counter(), set()
-    for roll in synthetic.chorales(300, 0):
-        assert roll.shape[1] == 88 and roll.dtype == np.float32 and set(np.unique(roll)) == {0, 1}
-        assert (roll.sum(axis=1) == 4).all()
-        chords = [tuple(np.flatnonzero(step) + 21) for step in roll]
-        bass, tenor, alto, soprano = (np.array(voice) for voice in zip(*chords, strict=True))
-        for voice, (low, high) in (
-            (bass, (40, 59)),
-            (tenor, (48, 67)),
-            (alto, (55, 72)),
-            (soprano, (60, 79)),
-        ):
-            assert (voice >= low).all() and (voice <= high).all()
-        tonic = bass[-1] % 12
-        assert {(note - tonic) % 12 for chord in chords for note in chord} <= MAJOR
-        for chord in chords:
-            root = chord[0] % 12
-            third, fifth = sorted({(note - root) % 12 for note in chord} - {0})
-            assert third in (3, 4) and fifth == 7
-        roots = [(chord[0] - tonic) % 12 for chord in chords]
-        changes = [roots[0], *(b for a, b in pairwise(roots) if a != b)]
-        assert changes[0] == 0 and changes[-2:] == [7, 0]
-        moves = [np.abs(np.diff(voice)) for voice in (tenor, alto, soprano)]
-        assert np.mean(moves) < 2.5 and max(move.max() for move in moves) <= 12
-        keys[tonic] += 1
-        lengths.add(len(roll))
-    assert len(keys) == 12 and min(keys.values()) > 8 and len(lengths) > 20
-
-
-def test_baselines_of_chorales():
-    rolls = synthetic.chorales(400, 0)
-    train, test = rolls[:300], rolls[300:]
-
-    def nats(probability, wanted):
-        p = np.clip(probability, 1e-4, 1 - 1e-4)
-        return -(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).sum(1)
-
-    before, after = (np.concatenate([roll[cut] for roll in train]) for cut in (np.s_[:-1], np.s_[1:]))
-    kept = (before * after).sum(0) / np.maximum(before.sum(0), 1)
-    begun = ((1 - before) * after).sum(0) / (1 - before).sum(0)
-    frequency = np.concatenate(train).mean(0)
-    unigram = np.concatenate([nats(frequency, roll[1:]) for roll in test]).mean()
-    markov = np.concatenate([nats(np.where(roll[:-1] > 0, kept, begun), roll[1:]) for roll in test]).mean()
-    assert unigram == pytest.approx(12.7, abs=0.5) and markov == pytest.approx(8.5, abs=0.5)
-
-
 # ---------------------------------------------------------------- together
 
 
@@ -388,8 +259,6 @@ def test_everything_goes_into_batches():
         synthetic.delayed_echo(5, 9, 2, 0),
         synthetic.temporal_order(5, 20, 0),
         synthetic.reversals(5, 6, 2, 7, 0),
-        synthetic.tones(5, 3, 2, 0)[:2],
-        ([roll[:-1] for roll in synthetic.chorales(5, 0)], [roll[1:] for roll in synthetic.chorales(5, 0)]),
     ]
     for sequences, targets in made:
         for batch in padded_batches(sequences, targets, 2):

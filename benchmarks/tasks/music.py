@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.io import loadmat
 
 import jrnn
-from jrnn.data import read_pianorolls
 
 EPOCHS, RATE, BATCH, PATIENCE = 100, 3e-3, 8, 15
 MODELS = {  # each with about the weights of the other
@@ -29,6 +29,13 @@ MODELS = {  # each with about the weights of the other
     "GRU": jrnn.Stack((jrnn.Dropout(jrnn.GRU(250), input=0.2, output=0.5), jrnn.Dense(88))),
 }
 NATS = jrnn.PerStep(jrnn.losses.bernoulli)
+
+
+def read(path):
+    """Pieces to train on, to validate on and to test on: lists of (T, 88), 1 where the key is down."""
+    parts = loadmat(path)
+    names = "traindata", "validdata", "testdata"
+    return [[piece.astype(np.float32) for piece in parts[name].flat] for name in names]
 
 
 def batches(pieces, seed=None):
@@ -92,14 +99,14 @@ def main():
     parser.add_argument("--runs", type=int, default=1, help="how many seeds (default: 1)")
     arguments = parser.parse_args()
     jrnn.use_cores()
-    pieces = read_pianorolls(arguments.path)
-    alone, markov = baselines(pieces.train, pieces.test)
+    train, valid, test = read(arguments.path)
+    alone, markov = baselines(train, test)
     print(
         f"each key by itself: test {alone:.2f} nats per step; by whether it sounded a step ago: {markov:.2f}"
     )
     found = {name: [] for name in MODELS}
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
-        parts = batches(pieces.train, seed), batches(pieces.valid), batches(pieces.test)
+        parts = batches(train, seed), batches(valid), batches(test)
         for name, losses in found.items():
             losses.append(run(name, parts, seed))
     for name, losses in found.items():

@@ -17,6 +17,7 @@ they stand in the file.
 
 import argparse
 import time
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ import optax
 import sacrebleu
 
 import jrnn
-from jrnn.data import Vocabulary, pair_batches, read_pairs, tokenize
+from jrnn.data import Vocabulary, pair_batches, tokenize
 from jrnn.plots import curves
 
 LONGEST, TESTED, VALIDATED = 12, 2000, 1000
@@ -37,7 +38,10 @@ BUCKETS = (1, 4), (5, 6), (7, 8), (9, 10), (11, 12)
 
 def read(path):
     """Parts of (French tokens, English tokens, English): to train on, to validate on, to test on."""
-    pairs = [(tokenize(fr.lower()), tokenize(en.lower()), en) for en, fr in read_pairs(path, "fra.txt")]
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("fra.txt").decode().strip().split("\n")
+    texts = (line.split("\t")[:2] for line in lines)
+    pairs = [(tokenize(fr.lower()), tokenize(en.lower()), en) for en, fr in texts]
     pairs = [pair for pair in pairs if max(len(pair[0]), len(pair[1])) <= LONGEST]
     order = np.random.default_rng(0).permutation(sorted({" ".join(en) for _, en, _ in pairs}))
     groups = {}

@@ -8,7 +8,4 @@ from jrnn.crf.inference import viterbi as viterbi
 from jrnn.crf.layer import CRF as CRF
 from jrnn.crf.layer import CRFParams as CRFParams
 from jrnn.crf.layer import Potentials as Potentials
-from jrnn.crf.schemes import EntityScores as EntityScores
 from jrnn.crf.schemes import bio_constraint as bio_constraint
-from jrnn.crf.schemes import entities as entities
-from jrnn.crf.schemes import entity_f1 as entity_f1

@@ -1,13 +1,13 @@
 """Batches: rows cut from one long stream, or sequences of different lengths padded to one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
+from jrnn.checks import brief, check_lag, check_width
 
 
 class Batch(NamedTuple):
@@ -18,6 +18,14 @@ class Batch(NamedTuple):
     lengths: Any = None  # (B,), valid steps of each sequence; None: all
     mask: Any = None  # (T, B) or (B,), the targets that count; None: all
     resets: Any = None  # (T, B), True at the first step of a sequence; None: none begins within
+
+
+class Pair(NamedTuple):
+    """The `xs` of an `EncoderDecoder`; arrays are time first."""
+
+    source: Any  # (S, batch..., features), or (S, batch...) tokens
+    inputs: Any  # (T, batch..., ...), given to the decoder: its targets one step late, or a Feedback's xs
+    source_mask: Any = None  # (S, batch...), False in the padding of the source; None: all valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +181,7 @@ def padded_batches(
     >>> batches[0].xs.T.tolist(), batches[0].mask.T.tolist()
     ([[4, 0, 0], [1, 2, 3]], [[True, False, False], [True, True, True]])
     """
-    check_width("batch_size", batch_size)
-    if bucket is not None:
-        check_width("bucket", bucket)
+    check_options(batch_size, key_seed, bucket)
     arrays = alike("sequences", sequences)
     per_step, labels = _checked_targets(targets, arrays)
     lengths = [len(array) for array in arrays]
@@ -205,10 +211,26 @@ def pad_sequences(
     >>> xs.T.tolist(), lengths.tolist()
     ([[1, 2, 3], [4, 0, 0]], [3, 1])
     """
+    if bucket is not None:
+        check_width("bucket", bucket)
     arrays = alike("sequences", sequences)
     lengths = np.array([len(array) for array in arrays], np.int32)
     steps = round_up(int(lengths.max()), 1 if bucket is None else bucket)
     return pad(arrays, steps, len(arrays)), lengths
+
+
+def check_options(batch_size: int, key_seed: int | None, bucket: int | None) -> None:
+    """Raise unless these are whole numbers that make batches."""
+    check_width("batch_size", batch_size)
+    if key_seed is not None:
+        check_whole("key_seed", key_seed)
+    if bucket is not None:
+        check_width("bucket", bucket)
+
+
+def check_whole(argument: str, given: Any) -> None:
+    """Raise unless `given` is a whole number, 0 or more; one of NumPy's is one."""
+    check_lag(argument, int(given) if isinstance(given, np.integer) else given)
 
 
 def checked_index(index: int, count: int) -> int:
@@ -241,32 +263,45 @@ def pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]
 
 def alike(name: str, given: Any) -> list[NDArray[Any]]:
     """`given` as (Tᵢ, ...) arrays of one dtype, once they differ in Tᵢ only."""
-    arrays = [np.asarray(entry) for entry in given]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list of arrays, got {brief(given)}")
+    arrays = [_numbers(f"{name}[{index}]", entry) for index, entry in enumerate(given)]
     if not arrays:
         raise ValueError(f"{name} is empty, needs at least one")
     for index, array in enumerate(arrays):
-        if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+        if array.ndim == 0:
+            raise ValueError(f"{name}[{index}] is {array.item()}, needs an array, time first")
+        if array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
                 f"{name}[{index}] has shape {array.shape}, {name}[0] has {arrays[0].shape}: "
                 "they may differ in their first axis, time, only"
-            )
-        if array.dtype.kind in "OUSMm":
-            raise ValueError(
-                f"{name}[{index}] holds {array.dtype}, needs numbers: encode strings with a Vocabulary, "
-                "dates as numbers"
             )
     # an empty list comes out as float64, which says nothing
     dtypes = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
     return [array.astype(np.result_type(*dtypes), copy=False) for array in arrays]
 
 
+def _numbers(name: str, given: Any) -> NDArray[Any]:
+    """`given` as an array, once it is one of numbers."""
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array, its rows differ in length: {brief(given)}") from error
+    if array.dtype.kind in "OSUMm":  # objects, text and times; bfloat16 is of a kind of its own
+        raise ValueError(
+            f"{name} holds {array.dtype}, needs numbers: encode strings with a Vocabulary, dates as numbers"
+        )
+    return array
+
+
 def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
     """Whether there is one target per step, and the targets as a list."""
+    targets = targets if hasattr(targets, "__len__") else list(targets)
     if len(targets) != len(sequences):
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
     one_array = hasattr(targets, "shape") and targets.dtype != object  # one of objects is a list
     if one_array or all(np.ndim(target) == 0 for target in targets):
-        return False, list(np.asarray(targets))
+        return False, list(_numbers("targets", targets))
     arrays = alike("targets", targets)
     for index, (target, sequence) in enumerate(zip(arrays, sequences, strict=True)):
         if len(target) != len(sequence):

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from jrnn.data.files import decode, read_bytes
+from jrnn.checks import brief
 
 Text = TypeVar("Text", str, NDArray[Any])
 
@@ -32,7 +33,8 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     """Read text files and join them with line feeds, in the order given.
 
     Args:
-      paths: one or more UTF-8 files, plain or gzip. Their line ends stay as they are.
+      paths: one or more UTF-8 files. Their line ends stay as they are, byte-order marks at their beginning
+        are left out.
 
     Returns:
       The text.
@@ -40,17 +42,19 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     Raises:
       FileNotFoundError: a file is missing.
       IsADirectoryError: a path is a directory.
-      ValueError: no paths, an empty file, a damaged gzip, or one that is not UTF-8, with the offset and
-        line of the first bad byte.
+      ValueError: no paths; a pipe, socket or device, which is never opened; an empty file; or one that is not
+        UTF-8, with the offset and line of the first bad byte.
 
     >>> from jrnn.data import read_text
     >>> read_text(["no/such/file.txt"])
     Traceback (most recent call last):
     FileNotFoundError: no/such/file.txt: no such file
     """
-    if isinstance(paths, (str, PathLike)):
-        raise ValueError(f"paths must be a list of paths, got the single {str(paths)!r}: put it in brackets")
-    texts = [decode(path, read_bytes(path, "text file")) for path in paths]
+    if isinstance(paths, (str, bytes, PathLike)):
+        raise ValueError(
+            f"paths must be a list of paths, got the single {brief(str(paths))}: put it in brackets"
+        )
+    texts = [_read(Path(path)) for path in paths]
     if not texts:
         raise ValueError("paths is empty, needs at least one file")
     return "\n".join(texts)
@@ -83,3 +87,23 @@ def split(text: Text, held_out: float = 0.1) -> tuple[Text, Text]:
             f"text has {len(text)} elements, too short to hold out {held_out:.0%}: a part would be empty"
         )
     return text[:-count], text[-count:]
+
+
+def _read(path: Path) -> str:
+    """Text of one file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory, needs a text file")
+    if not path.is_file():  # to open a pipe would wait for a writer, and a device may never end
+        raise ValueError(f"{path}: is a pipe, a socket or a device, needs a text file")
+    data = path.read_bytes()
+    try:
+        text = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        place = f"byte {data[error.start]:#04x} at offset {error.start}, line {line}"
+        raise ValueError(f"{path}: not UTF-8, {place}: {error.reason}") from error
+    if not text:
+        raise ValueError(f"{path}: the file is empty")
+    return text

@@ -67,6 +67,11 @@ ENGLISH_STOP_WORDS: Set[str] = frozenset(FUNCTION_WORDS.split())
 
 UNITS = ("word", "space", "character")
 
+# a character class: soft hyphen, marks of direction, word joiner, byte-order mark, variation selectors, tags
+INVISIBLE = (
+    "\u00ad\u061c\u180b-\u180f\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff"
+)
+
 
 def normalize(
     text: str,
@@ -78,10 +83,12 @@ def normalize(
 ) -> str:
     """Bring different spellings of a text to one.
 
-        text ↦ NFKC ↦ abbreviations spelt out ↦ lower case ↦ accents off ↦ punctuation off ↦ single spaces
+        text ↦ invisible characters off ↦ NFKC ↦ abbreviations spelt out ↦ lower case ↦ accents off
+             ↦ punctuation off ↦ single spaces
 
-    Unicode's form NFKC writes ligatures, full-width letters and accents set apart as their plain letters.
-    The parts are functions of their own: `spell_out`, `strip_accents`, `strip_punctuation`.
+    Soft hyphens, variation selectors, marks of direction and byte-order marks are invisible. Unicode's form
+    NFKC writes ligatures, full-width letters and accents set apart as their plain letters. İ in lower case is
+    i. The parts are functions of their own: `spell_out`, `strip_accents`, `strip_punctuation`.
 
     Args:
       text: a string.
@@ -100,8 +107,9 @@ def normalize(
     >>> normalize("Mr. Ram doesn’t  LIVE in Delhi, does he?")
     'mister ram does not live in delhi does he'
     """
-    text = spell_out(unicodedata.normalize("NFKC", _checked_text(text)), abbreviations)
-    text = text.lower() if lower else text
+    visible = re.sub(f"[{INVISIBLE}]", "", _checked_text(text))
+    text = spell_out(unicodedata.normalize("NFKC", visible), abbreviations)
+    text = _one_case(text).lower() if lower else text
     text = text if accents else strip_accents(text)
     text = text if punctuation else strip_punctuation(text)
     return " ".join(text.split())
@@ -115,7 +123,8 @@ def spell_out(text: str, abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATION
 
     Args:
       text: a string.
-      abbreviations: what to write for each, both in lower case; an apostrophe stands for a curly one too.
+      abbreviations: what to write for each; an apostrophe stands for a curly one too, and a small letter for
+        a capital one.
 
     Returns:
       The text, spelt out.
@@ -131,9 +140,11 @@ def spell_out(text: str, abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATION
     if not abbreviations:
         return text
 
+    table = {_folded(short): spelt for short, spelt in abbreviations.items()}
+
     def full(match: re.Match[str]) -> str:
         found = match[0]
-        spelt = abbreviations[found.lower().replace("’", "'")]
+        spelt = table.get(_folded(found), found)  # IGNORECASE takes a dotless ı for an i, too
         return spelt[:1].upper() + spelt[1:] if found[0].isupper() else spelt
 
     return _any_of(tuple(abbreviations)).sub(full, text)
@@ -193,9 +204,10 @@ def strip_punctuation(text: str) -> str:
 def tokenize(text: str, unit: str = "word") -> list[str]:
     """Cut a text into tokens.
 
-    A word is a run of letters and digits; an apostrophe within it ("don't") and a point or comma between
-    digits ("3.5") belong to it. Any other mark is a token, a run of the same one too ("..."). Nothing but
-    white space is left out, and tokens joined by spaces give the same tokens again.
+    A word is a run of letters and digits; an apostrophe within it ("don't"), a point or comma between digits
+    ("3.5") and what is invisible, such as a soft hyphen, belong to it. Any other mark is a token, a run of
+    the same one too ("..."). Nothing but white space is left out, and tokens joined by spaces give the same
+    tokens again.
 
     Args:
       text: a string.
@@ -332,7 +344,7 @@ def _pattern(unit: str) -> re.Pattern[str]:
         return re.compile({"space": r"\S+", "character": r"(?s:.)"}[unit])
     # \w has no combining marks, which are the vowels of Indic scripts, nor the joiners within a word
     codes = (chr(code) for code in range(0x20000))
-    marks = "".join(c for c in codes if unicodedata.category(c)[0] == "M") + "\u200c\u200d"
+    marks = "".join(c for c in codes if unicodedata.category(c)[0] == "M") + "\u200c\u200d" + INVISIBLE
     run = rf"[^\W_](?:[^\W_]|[{marks}])*"
     word = rf"{run}(?:(?:['’]|(?<=\d)[.,](?=\d)){run})*"
     return re.compile(rf"{word}|(\S)\1*[{marks}]*")
@@ -344,6 +356,15 @@ def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(words, key=len, reverse=True)
     found = "|".join(re.escape(word).replace("'", "['’]") for word in longest_first)
     return re.compile(rf"(?<![\w'’])(?:{found})(?![\w'’])", re.IGNORECASE)
+
+
+def _one_case(text: str) -> str:
+    """İ as I: of all characters it alone becomes two code points in lower case."""
+    return text.replace("İ", "I")
+
+
+def _folded(word: str) -> str:
+    return _one_case(word).casefold().replace("’", "'")
 
 
 def _checked_text(text: str) -> str:

@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
-from jrnn.data.batching import Batch, alike, checked_index, grouped, pad, round_up
-from jrnn.seq2seq import Pair
+from jrnn.checks import brief
+from jrnn.data.batching import (
+    Batch,
+    Pair,
+    alike,
+    check_options,
+    check_whole,
+    checked_index,
+    grouped,
+    pad,
+    round_up,
+)
 
 Schedule = Callable[[int], Any]  # step -> probability of the given token, an optax schedule
 
@@ -113,9 +122,9 @@ def pair_batches(
     >>> pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], 2, start=1, stop=2)[0].xs.source_mask.T.tolist()
     [[True, False], [True, True]]
     """
-    check_width("batch_size", batch_size)
-    if bucket is not None:
-        check_width("bucket", bucket)
+    check_options(batch_size, key_seed, bucket)
+    check_whole("start", start)
+    check_whole("stop", stop)
     read, written = alike("sources", sources), alike("targets", targets)
     if len(read) != len(written):
         raise ValueError(f"targets has {len(written)} entries, sources has {len(read)}")
@@ -166,6 +175,13 @@ class ScheduledSampling:
     batches: PairBatches
     schedule: Schedule
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            raise TypeError(
+                f"schedule must be a function of the step, such as optax.constant_schedule(0.5), got "
+                f"{brief(self.schedule)}"
+            )
 
     def epoch(self, number: int) -> Iterable[Batch]:
         """The batches of an epoch: give this method to `fit`."""

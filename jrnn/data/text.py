@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
+from jrnn.checks import brief, check_width
 
 PAD, UNKNOWN, START, STOP = "<pad>", "<unk>", "<s>", "</s>"
 
@@ -41,7 +41,7 @@ class CharVocabulary:
 
     def __post_init__(self) -> None:
         if len(self.unknown) != 1 or self.unknown in self.symbols:
-            raise ValueError(f"unknown must be one character that is no symbol, got {self.unknown!r}")
+            raise ValueError(f"unknown must be one character that is no symbol, got {brief(self.unknown)}")
         if len(set(self.symbols)) < len(self.symbols):
             twice = next(s for i, s in enumerate(self.symbols) if s in self.symbols[:i])
             raise ValueError(f"symbols must hold every character once, got {twice!r} twice")
@@ -130,11 +130,11 @@ class Vocabulary:
         for field in ("words", "specials"):
             given = getattr(self, field)
             if isinstance(given, str) or not all(isinstance(word, str) for word in given):
-                raise TypeError(f"{field} must be a tuple of strings, got {_short(given)}")
+                raise TypeError(f"{field} must be a tuple of strings, got {brief(given)}")
             object.__setattr__(self, field, tuple(given))
         if len(self._numbers) < len(self):
             twice = next(word for word, count in Counter(self.specials + self.words).items() if count > 1)
-            raise ValueError(f"words and specials must hold every word once, got {twice!r} twice")
+            raise ValueError(f"words and specials must hold every word once, got {brief(twice)} twice")
 
     @classmethod
     def from_tokens(
@@ -168,7 +168,7 @@ class Vocabulary:
         for index, tokens in enumerate(sentences):
             if isinstance(tokens, str):
                 raise TypeError(
-                    f"sentences[{index}] is the string {_short(tokens)}, needs a list of tokens: "
+                    f"sentences[{index}] is the string {brief(tokens)}, needs a list of tokens: "
                     "tokenise it, or put a single list in brackets"
                 )
             counts.update(tokens)
@@ -224,13 +224,13 @@ class Vocabulary:
           TypeError: a string in place of a list of tokens.
         """
         if isinstance(tokens, str):
-            raise TypeError(f"tokens is the string {_short(tokens)}, needs a list of tokens: tokenise it")
+            raise TypeError(f"tokens is the string {brief(tokens)}, needs a list of tokens: tokenise it")
         tokens = list(tokens)
         missing = self._numbers.get(UNKNOWN, -1)
         numbers = np.array([self._numbers.get(word, missing) for word in tokens], np.int32)
         if missing < 0 and (numbers < 0).any():
             word = tokens[int(np.argmax(numbers < 0))]
-            raise ValueError(f"{word!r} is not in the vocabulary, which has no {UNKNOWN!r} in specials")
+            raise ValueError(f"{brief(word)} is not in the vocabulary, which has no {UNKNOWN!r} in specials")
         return numbers
 
     def decode(self, tokens: Any) -> list[str]:
@@ -254,7 +254,9 @@ class Vocabulary:
 
     def _special(self, word: str) -> int:
         if word not in self._numbers:
-            raise AttributeError(f"the vocabulary has no {word!r}: put it in specials, given {self.specials}")
+            raise AttributeError(
+                f"the vocabulary has no {word!r}: put it in specials, given {brief(self.specials)}"
+            )
         return self._numbers[word]
 
 
@@ -275,13 +277,10 @@ def _checked_numbers(tokens: Any, size: int) -> NDArray[Any]:
     return tokens
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _codes(text: str) -> NDArray[np.uint32]:
     """Code points; a lone surrogate, which UTF-32 has not, is one too."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, got {brief(text)}")
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 

@@ -10,7 +10,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from jrnn.metrics import confusion_counts
 from jrnn.plots.figures import new_figure
 
 # light grey to black; what is exactly 0 is left out and so white
@@ -85,14 +84,14 @@ def confusion_matrix(predictions: Any, targets: Any, classes: Sequence[Any], ax:
       The axes; `.figure.savefig("confusion.png")` writes them.
 
     Raises:
-      ValueError: shapes that differ, or labels that are none of the classes.
+      ValueError: shapes that differ, or labels that are no integers or none of the classes.
 
     >>> from jrnn.plots import confusion_matrix
     >>> ax = confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1], classes=["down", "up"])
     >>> [text.get_text() for text in ax.texts]
     ['1\\n50 %', '1\\n50 %', '0', '2\\n100 %']
     """
-    counts = confusion_counts(predictions, targets, len(classes))
+    counts = _counts(predictions, targets, len(classes))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [str(name) for name in classes]
     ax = _axes([names, names], cell=0.6) if ax is None else ax
@@ -157,6 +156,24 @@ def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axe
     ax.set_axisbelow(True)
     ax.grid(axis="y", alpha=0.4)
     return ax
+
+
+def _counts(predictions: Any, targets: Any, classes: int) -> NDArray[np.int64]:
+    """How often each class is taken for each, (K, K), targets as rows."""
+    predictions, targets = np.asarray(predictions), np.asarray(targets)
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"predictions has shape {predictions.shape}, targets {targets.shape}: needs the same"
+        )
+    for name, labels in (("predictions", predictions), ("targets", targets)):
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"{name} must be integers, got {labels.dtype}: from logits, use argmax(-1)")
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            given = f"{labels.min()} to {labels.max()}"
+            raise ValueError(f"{name} must lie in [0, {classes}), as classes={classes}, got {given}")
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (targets, predictions), 1)
+    return counts
 
 
 def _matrix(name: str, given: Any) -> NDArray[np.float64]:

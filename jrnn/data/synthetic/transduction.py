@@ -6,12 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn.checks import check_width
-from jrnn.data.synthetic.drawing import distinct, pick, seeded, words
+from jrnn.data.synthetic.drawing import distinct, pick, seeded
 
 Integers = NDArray[np.int32]
 
-MONTHS = words("January February March April May June July August September October November December")
-WEEKDAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = [
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+]  # fmt: skip
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 FORMATS = (
     "{day} {month} {year}",
     "{day} {mon} {year}",
@@ -118,7 +121,7 @@ def dates(count: int, seed: int) -> list[tuple[str, str]]:
       seed: of the draws.
 
     Returns:
-      `(source, target)` of each date, as `read_pairs` gives those of a file.
+      `(source, target)` of each date.
 
     >>> from jrnn.data.synthetic import dates
     >>> dates(count=2, seed=2)
@@ -165,7 +168,7 @@ def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
       seed: of the draws.
 
     Returns:
-      `(source, target)` of each sum, as `read_pairs` gives those of a file.
+      `(source, target)` of each sum.
 
     Raises:
       ValueError: more pairs than there are.
