@@ -54,7 +54,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/analysis/gates": "gates inspecting",
     "jrnn/analysis/gradients": "gradient_flow inspecting",
     "jrnn/analysis/memory": "remembering",
-    "jrnn/analysis/penalties": "penalties",
+    "jrnn/analysis/penalties": "reports penalties",
     "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command jacobians penalties",
     "jrnn/training/word2vec": "word2vec",
     "jrnn/training": "runs training losses devices penalties cli",

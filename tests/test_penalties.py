@@ -176,7 +176,7 @@ def test_errors():
         jrnn.fit(cell, [batch], SQUARES, monitors=("print",), **options)
     taken = Watch({"loss": lambda p: 0.0})
     with pytest.raises(
-        ValueError, match=r"monitors return \['loss'\], which the record of a step has already"
+        ValueError, match=r"monitors return \['loss'\], which the record has already"
     ):
         jrnn.fit(cell, [batch], SQUARES, monitors=(taken,), **options)
     with pytest.raises(ValueError, match="every must be"):

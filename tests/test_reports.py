@@ -286,3 +286,27 @@ def test_where_everything_is_forbidden_a_search_says_so():
     ended = [(3, 3, 3, 3), (0, 3, 3, 3), (1, 3, 3, 3), (2, 3, 3, 3)]
     assert [tuple(row) for row in found.tokens.T.tolist()[:4]] == ended
     np.testing.assert_allclose(found.scores, [-np.log(4), *3 * [-2 * np.log(4)], -np.inf], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [20, 100, 400])
+def test_a_ratio_of_gradients_that_have_nearly_vanished(steps):
+    """Squares of gradients below 1e-19 are 0 in float32, and a ratio of two of them is anything."""
+    cell, loss = jrnn.Elman(3, activation="identity"), jrnn.AtLast(jrnn.losses.mean_squared_error)
+    params = cell.init(KEY, 1)
+    params = params._replace(w_hh=0.5 * jnp.eye(3))
+    batch = jrnn.Batch(jnp.ones((steps, 2, 1)), jnp.ones((2, 3)))
+    penalty = jrnn.analysis.VanishingGradientPenalty(cell, loss, 1.0)
+    value, gradient = jax.value_and_grad(penalty)(params, batch)
+    np.testing.assert_allclose(value, (0.5 - 1) ** 2, rtol=1e-5)
+    assert -1.01 < float(jnp.trace(gradient.w_hh)) < -0.99  # d (r − 1)² / d r at r = 0.5, by any direction
+
+
+@pytest.mark.parametrize("steps", [10, 25, 60])
+def test_a_readout_without_a_penalty_of_fewer_steps_than_units(steps):
+    """Fewer states than units, or a unit that is always 0: the normal equations have no solution."""
+    features, targets = draw(steps, 25), draw(steps, 2, seed=1)
+    features[:, 3] = 0
+    readout = jrnn.ridge_readout(jnp.asarray(features), jnp.asarray(targets), penalty=0)
+    centred = [(a - a.mean(0)).astype(np.float64) for a in (features, targets)]
+    wanted = np.linalg.lstsq(*centred, rcond=1e-6)[0]
+    np.testing.assert_allclose(readout.w, wanted, atol=2e-5)

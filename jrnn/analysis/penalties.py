@@ -1,5 +1,6 @@
 """Cures that train: penalties for `fit(penalties=...)` that keep gradients from vanishing and exploding."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn.alignment import expand
 from jrnn.analysis.exponents import lyapunov
 from jrnn.analysis.probing import gradients_of_states
 from jrnn.analysis.states import state_leaves, state_places
@@ -126,6 +128,7 @@ class VanishingGradientPenalty:
         seen = unroll(_Seen(self.cell), held, batch.xs, lengths=batch.lengths, resets=batch.resets)[1]
 
         def ratio(step: tuple[Any, Any], adjoint: dict[str, Array]) -> tuple[Array, Array]:
+            adjoint = _rescaled(adjoint, ranks)  # which changes no ratio, while squares of 1e-20 are 0
             by = _pulled(self.cell, params, *step, adjoint)
             before, after = (_norm(leaves, ranks) for leaves in (by, adjoint))
             return jnp.square(before / jnp.where(after > 0, after, 1) - 1), after > 0
@@ -170,6 +173,16 @@ def _pulled(cell: Any, params: Any, carry: Any, x: Any, adjoint: dict[str, Array
 
     (by,) = jax.vjp(advance, {name: leaves[place] for name, place in places.items()})[1](adjoint)
     return dict(by)
+
+
+def _rescaled(leaves: dict[str, Array], ranks: dict[str, int]) -> dict[str, Array]:
+    """The whole state of each sequence, divided by its largest entry."""
+    sizes = [
+        jnp.abs(a).max(tuple(range(a.ndim - ranks[name], a.ndim)), initial=0) for name, a in leaves.items()
+    ]
+    top = functools.reduce(jnp.maximum, sizes)
+    scale = lax.stop_gradient(jnp.where(top > 0, top, 1))
+    return {name: leaf / expand(scale, leaf.ndim) for name, leaf in leaves.items()}
 
 
 def _norm(leaves: dict[str, Array], ranks: dict[str, int]) -> Array:

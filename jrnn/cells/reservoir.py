@@ -120,7 +120,7 @@ def ridge_readout(
     Args:
       features: (..., hidden), states over any leading axes, those of a washed-out start left out.
       targets: (..., out), with the same leading axes.
-      penalty: of the squared weights, at least 0.
+      penalty: of the squared weights, at least 0; with 0 the shortest of all solutions.
       mask: leading axes of `features`, boolean, True where a step counts.
 
     Returns:
@@ -153,6 +153,9 @@ def ridge_readout(
     flat_f, flat_t = (jnp.where(counted, a, 0).reshape(-1, a.shape[-1]) for a in (features, targets))
     weight = weight.reshape(-1, 1)
     mean_f, mean_t = (a.sum(0) / weight.sum() for a in (flat_f, flat_t))
+    if penalty == 0:  # of states that are fewer than units, or alike, the shortest of all solutions
+        w = jnp.linalg.lstsq(weight * (flat_f - mean_f), weight * (flat_t - mean_t))[0]
+        return DenseParams(w, mean_t - mean_f @ w)
     hidden = features.shape[-1]
     ridge = jnp.sqrt(jnp.asarray(penalty, features.dtype)) * jnp.eye(hidden, dtype=features.dtype)
     q, r = jnp.linalg.qr(jnp.concatenate([weight * (flat_f - mean_f), ridge]))
