@@ -123,7 +123,6 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "MUT2": "jrnn.cells.mutations:MUT2",
     "MUT3": "jrnn.cells.mutations:MUT3",
     "NARX": "jrnn.combinators.narx:NARX",
-    "nearest": "jrnn.training.word2vec:nearest",
     "NASCell": "jrnn.cells.highway:NASCell",
     "NBRC": "jrnn.cells.bistable:NBRC",
     "one_to_many": "jrnn.paradigms:one_to_many",
@@ -168,7 +167,6 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "Vocabulary": "jrnn.data:Vocabulary",
     "WeightNorm": "jrnn.combinators.reparametrising:WeightNorm",
     "Window": "jrnn.cells.history:Window",
-    "word2vec": "jrnn.training.word2vec:word2vec",
 }
 
 

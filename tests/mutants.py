@@ -56,7 +56,6 @@ TESTS = {  # the first that a path starts with
     "jrnn/analysis/memory": "remembering",
     "jrnn/analysis/penalties": "reports penalties",
     "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command jacobians penalties",
-    "jrnn/training/word2vec": "word2vec",
     "jrnn/training": "runs training losses devices penalties cli",
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",

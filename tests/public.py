@@ -147,7 +147,6 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "losses",
     "many_to_one",
     "metrics",
-    "nearest",
     "one_to_many",
     "pad_sequences",
     "padded_batches",
@@ -164,5 +163,4 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "unroll",
     "use_cores",
     "viterbi",
-    "word2vec",
 ]

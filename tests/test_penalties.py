@@ -175,9 +175,7 @@ def test_errors():
     with pytest.raises(TypeError, match=r"monitors must be a tuple of functions, got \('print',\)"):
         jrnn.fit(cell, [batch], SQUARES, monitors=("print",), **options)
     taken = Watch({"loss": lambda p: 0.0})
-    with pytest.raises(
-        ValueError, match=r"monitors return \['loss'\], which the record has already"
-    ):
+    with pytest.raises(ValueError, match=r"monitors return \['loss'\], which the record has already"):
         jrnn.fit(cell, [batch], SQUARES, monitors=(taken,), **options)
     with pytest.raises(ValueError, match="every must be"):
         Watch({}, every=0)

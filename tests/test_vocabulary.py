@@ -113,3 +113,33 @@ def test_characters_are_tokens_too():
     vocabulary = CharVocabulary.from_text(normalize("Ann's CAT", punctuation=True))
     assert vocabulary.symbols == " 'acnst"
     assert vocabulary.decode(vocabulary.encode("cats")) == "cats"
+
+
+def test_contexts_are_the_words_around_each():
+    sentences = [np.array([1, 2, 3, 4, 5]), np.array([6]), np.array([], int), np.array([7, 8])]
+    for window in (1, 2, 9):
+        around, words = jrnn.data.contexts(sentences, window)
+        wanted = [
+            ([int(w) for j, w in enumerate(s) if j != i and abs(j - i) <= window], int(word))
+            for s in sentences if len(s) > 1 for i, word in enumerate(s)
+        ]  # fmt: skip
+        assert [(c.tolist(), int(w)) for c, w in zip(around, words, strict=True)] == wanted
+    with pytest.raises(ValueError, match="sentences hold no two words in any one"):
+        jrnn.data.contexts([[1], []])
+    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
+        jrnn.data.contexts(sentences, 0)
+
+
+def test_a_continuous_bag_of_words_is_a_model_like_any_other():
+    """The logits of the mean vector of the context, which is the mean of the logits."""
+    model = jrnn.ManyToOne(jrnn.Stack((jrnn.Embed(3), jrnn.Dense(9))), read="mean")
+    params = model.init(jax.random.key(0), 9)
+    around, words = jrnn.data.contexts([[1, 2, 3, 4], [7, 8]], window=2)
+    (batch,) = jrnn.padded_batches(around, words, len(words))
+    (logits,) = jrnn.predict(model, params, [batch])
+    embed, dense = params
+    order = [next(i for i, c in enumerate(around) if c.tolist() == row[:n].tolist() and words[i] == target)
+             for row, n, target in zip(batch.xs.T, batch.lengths, batch.targets, strict=True)]  # fmt: skip
+    for row, i in enumerate(order):
+        mean = embed.table[around[i]].mean(0)
+        np.testing.assert_allclose(logits[row], mean @ dense.w + dense.b, rtol=1e-5, atol=1e-6)

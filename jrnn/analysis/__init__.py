@@ -1,8 +1,5 @@
 """Looking inside: gradients, dynamics and memory of any cell, all derived from its `step`."""
 
-from jrnn.analysis.backpropagation import Backpropagation as Backpropagation
-from jrnn.analysis.backpropagation import Weights as Weights
-from jrnn.analysis.backpropagation import backpropagate as backpropagate
 from jrnn.analysis.exponents import Lyapunov as Lyapunov
 from jrnn.analysis.exponents import Predictability as Predictability
 from jrnn.analysis.exponents import lyapunov as lyapunov

@@ -26,3 +26,4 @@ from jrnn.data.pairing import ScheduledSampling as ScheduledSampling
 from jrnn.data.pairing import pair_batches as pair_batches
 from jrnn.data.text import CharVocabulary as CharVocabulary
 from jrnn.data.text import Vocabulary as Vocabulary
+from jrnn.data.text import contexts as contexts

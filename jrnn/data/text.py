@@ -286,3 +286,39 @@ def _codes(text: str) -> NDArray[np.uint32]:
 
 def _string(codes: NDArray[np.uint32]) -> str:
     return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def contexts(sentences: Iterable[Any], window: int = 5) -> tuple[list[NDArray[Any]], NDArray[Any]]:
+    """The words around every word, and the word: what a continuous bag of words (CBOW) learns from.
+
+        contextᵢ = the words within `window` of wordᵢ in its sentence, from left to right
+
+    Args:
+      sentences: arrays of word numbers, as `Vocabulary.encode` gives them.
+      window: how many words on each side.
+
+    Returns:
+      `(contexts, words)` of all words that have another one in their sentence: a list of integer arrays,
+      and an array; `padded_batches` takes both.
+
+    Raises:
+      ValueError: a window below 1, or no sentence of two words.
+
+    Reference: Mikolov, Chen, Corrado, Dean, Efficient estimation of word representations in vector space,
+    2013, arXiv:1301.3781.
+
+    >>> around, words = contexts([[4, 7, 9], [5]], window=1)
+    >>> [context.tolist() for context in around], words.tolist()
+    ([[7], [4, 9], [7]], [4, 7, 9])
+    """
+    check_width("window", window)
+    found, words_found = [], []
+    for sentence in sentences:
+        words = np.asarray(sentence)
+        for i in range(len(words) if len(words) > 1 else 0):
+            around = [*words[max(0, i - window) : i], *words[i + 1 : i + 1 + window]]
+            found.append(np.array(around))
+            words_found.append(words[i])
+    if not found:
+        raise ValueError("sentences hold no two words in any one, so none has a context")
+    return found, np.array(words_found)
