@@ -15,14 +15,21 @@ def expand(flags: Array, ndim: int) -> Array:
 def select(flags: Array, chosen: Array, other: Array) -> Array:
     """`chosen` where `flags`, which name the leading axes, hold, else `other`, sharded as `chosen` is."""
     flags, other = expand(flags, chosen.ndim), align_leaf(other, jax.typeof(chosen))
+    chosen = align_leaf(chosen, jax.typeof(other))
     if sharded_axes(jax.typeof(chosen)):
         flags = flags & jnp.ones_like(chosen, bool)
     return jnp.where(flags, chosen, other)
 
 
+def promoted(*values: Any) -> Any:
+    """The dtype that arrays or dtypes promote to, also where `jax_numpy_dtype_promotion` forbids it unasked."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*values)
+
+
 def in_dtype_of(leaf: Array, other: Array) -> Array:
     """An array in the dtype that it and another one promote to, as a state that keeps inputs needs it."""
-    return leaf.astype(jnp.promote_types(leaf.dtype, other.dtype))
+    return leaf.astype(promoted(leaf, other))
 
 
 def match(tree: Any, like: Any) -> Any:
@@ -33,7 +40,7 @@ def match(tree: Any, like: Any) -> Any:
 def align_leaf(leaf: Array, like: Any) -> Array:
     """Bring one array to the dtype (upwards only), sharding and varying axes of `like`."""
     if leaf.dtype != like.dtype:
-        leaf = leaf.astype(jnp.promote_types(leaf.dtype, like.dtype))
+        leaf = leaf.astype(promoted(leaf.dtype, like.dtype))
     if sharded_axes(jax.typeof(leaf)) != sharded_axes(like):
         leaf = jax.reshard(leaf, like.sharding)
     if missing := tuple(varying_axes(like) - varying_axes(jax.typeof(leaf))):

@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import promoted
 from jrnn.checks import require_key
 
 PyTree = Any
@@ -16,6 +17,8 @@ Shape = tuple[int, ...]
 
 P = TypeVar("P")
 C = TypeVar("C")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -127,6 +130,21 @@ def is_slot(leaf: Any) -> bool:
     return leaf is None
 
 
+def broadcasting(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a step add a bias (n,) to a batch (..., n), whatever `jax_numpy_rank_promotion` says.
+
+    All axes of a step but the last are batch, so in it that is meant, as elsewhere it need not be. Only
+    what is decorated is exempt: a user's own cell is held to the mode that its user chose.
+    """
+
+    @functools.wraps(function)
+    def broadcast(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return broadcast
+
+
 @functools.lru_cache(maxsize=1024)
 def _carry_function(cell: Any, batch_shape: Shape) -> Callable[..., Any]:
     return lambda params, key: cell.initial_carry(params, batch_shape, key=key)
@@ -211,7 +229,7 @@ def trainable(params: Any) -> Any:
 def float_dtype(params: Any) -> Any:
     """The dtype that the float leaves of `params` promote to; the default float if there are none."""
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
+    return promoted(*floats) if floats else jnp.result_type(float)
 
 
 def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn.alignment import promoted
 from jrnn.cells.activations import ACTIVATIONS
 from jrnn.checks import check_choice
 
@@ -109,7 +110,7 @@ def backpropagate(
     check_choice("activation", activation, tuple(ACTIVATIONS))
     check_choice("output_activation", output_activation, tuple(OUTPUTS))
     arrays = [jnp.asarray(a) for a in (*weights, xs)]
-    dtype = jnp.result_type(*arrays, float)
+    dtype = promoted(*arrays, float)
     *matrices, xs = (a.astype(dtype) for a in arrays)
     weights, targets = Weights(*matrices), jax.tree.map(jnp.asarray, targets)
     start = jnp.zeros(weights.w11.shape[:1], dtype) if start is None else jnp.asarray(start, dtype)

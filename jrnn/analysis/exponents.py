@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jrnn.alignment import promoted
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, to_vector
 from jrnn.checks import check_lag, check_width
@@ -163,7 +164,7 @@ def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Pre
     check_width("steps", steps)
     if not 0 < precision < 1:
         raise ValueError(f"precision must be in (0, 1), got {precision!r}")
-    rate = jnp.asarray(exponent, jnp.result_type(float, exponent))
+    rate = jnp.asarray(exponent, promoted(float, exponent))
     positive = rate > 0
     horizon = jnp.where(positive, -np.log(precision) / jnp.where(positive, rate, 1), jnp.inf)
     # Σ exp(λt) = exp(max(λ, 0)(T − 1)) Σ exp(−|λ| t), whose terms are at most 1; λ = 0 has no closed form

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from jrnn.alignment import promoted
 from jrnn.analysis.states import begin, linear_step, to_vector
 from jrnn.checks import check_lag, check_width
 
@@ -227,7 +228,7 @@ def transient_growth(matrix: Any, steps: int) -> Array:
     ['1.00', '3.08', '3.02', '2.26']
     """
     a = jnp.asarray(matrix)
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    a = a.astype(promoted(a.dtype, jnp.float32))
     check_lag("steps", steps)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not a.size:
         raise ValueError(f"matrix has shape {a.shape}, needs (D, D)")
@@ -268,7 +269,7 @@ def start_rows(cell: Any, params: Any, carry: Any, count: int) -> Array:
     Random ones, as a unit vector may see nothing of what grows: in a triangular system, for one.
     """
     vector = to_vector(cell, params, carry)
-    dtype = jnp.promote_types(vector.dtype, jnp.float32)
+    dtype = promoted(vector.dtype, jnp.float32)
     drawn = jax.random.normal(jax.random.key(0), (vector.size, count), dtype)
     return jnp.linalg.qr(drawn)[0].T
 

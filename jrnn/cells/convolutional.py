@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_width
@@ -104,6 +104,7 @@ class ConvLSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: GateParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         z = convolve(x, params.w_ih) + convolve(carry.h, params.w_hh) + params.b
         i, f, g, o = gates(z, "ifgo", candidate="g")
@@ -158,6 +159,7 @@ class ConvGRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a_rz, a_n = jnp.split(convolve(x, params.w_ih) + params.b, (2 * self.hidden,), axis=-1)
         u_rz, u_n = jnp.split(params.w_hh, (2 * self.hidden,), axis=-1)

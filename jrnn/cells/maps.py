@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jrnn.alignment import sharded_axes
-from jrnn.cell import Shape
+from jrnn.cell import Shape, broadcasting
 from jrnn.cells.activations import activation
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot
@@ -64,6 +64,7 @@ class Dense:
         del params, batch_shape, key
         return ()
 
+    @broadcasting
     def step(self, params: DenseParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         return carry, activation(self.activation)(x @ params.w + params.b)
 

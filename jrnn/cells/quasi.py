@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import in_dtype_of
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_width
 from jrnn.initializers import glorot
@@ -83,6 +83,7 @@ class QRNN:
         past = tuple(zero_state(params, batch_shape, width) for _ in range(self.window - 1))
         return QRNNCarry(past, zero_state(params, batch_shape, self.hidden))
 
+    @broadcasting
     def step(self, params: QRNNParams, carry: QRNNCarry, x: Any) -> tuple[QRNNCarry, Array]:
         seen = (in_dtype_of(x, carry.c), *carry.past)
         z = jnp.concatenate(seen, -1) @ params.w_ih.reshape(-1, params.w_ih.shape[-1]) + params.b

@@ -8,7 +8,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.alignment import in_dtype_of
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.checks import check_width
@@ -55,6 +55,7 @@ class TRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
         z, f = split(x @ params.w_ih + params.b, 2)
         z, f = checkpoint_name(z, "z"), sigmoid(f, "f")
@@ -111,6 +112,7 @@ class TGRU:
     ) -> TypedCarry:
         return _start(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + z * o
@@ -160,6 +162,7 @@ class TLSTM:
     ) -> TypedCarry:
         return _start(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + (1 - f) * z

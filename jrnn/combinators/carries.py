@@ -165,7 +165,7 @@ def _cast(leaf: Array, dtype: str) -> Array:
 EMIT: dict[str, Callable[[Array], Array]] = {
     "identity": lambda y: y,
     "softmax": lambda y: jax.nn.softmax(y, axis=-1),
-    "argmax": lambda y: jnp.argmax(y, axis=-1),
+    "argmax": lambda y: jnp.argmax(y, axis=-1).astype(jnp.int32),
     "one_hot": lambda y: jax.nn.one_hot(jnp.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype),
 }
 

@@ -159,7 +159,7 @@ class WeightNorm:
         return WeightNormParams(w, jnp.linalg.norm(w, axis=0))
 
     def weight(self, params: WeightNormParams, key: Array | None) -> Array:
-        return params.v * (params.g / jnp.linalg.norm(params.v, axis=0))
+        return params.v * (params.g / jnp.linalg.norm(params.v, axis=0))[None]
 
 
 class SpectralNormParams(NamedTuple):
@@ -235,7 +235,7 @@ class LowRank:
             raise ValueError(f"rank must be at most {min(w.shape)} for a matrix {w.shape}, got {self.rank}")
         u, s, v = jnp.linalg.svd(w, full_matrices=False)
         root = jnp.sqrt(s[: self.rank])
-        return LowRankParams(u[:, : self.rank] * root, root[:, None] * v[: self.rank])
+        return LowRankParams(u[:, : self.rank] * root[None], root[:, None] * v[: self.rank])
 
     def weight(self, params: LowRankParams, key: Array | None) -> Array:
         return params.a @ params.b
@@ -263,7 +263,7 @@ class Diagonal:
 
     def weight(self, params: Array, key: Array | None) -> Array:
         eye = jnp.eye(params.shape[1], dtype=params.dtype)
-        return jnp.concatenate([eye * block for block in params], axis=1)
+        return jnp.concatenate([eye * block[None] for block in params], axis=1)
 
 
 @dataclass(frozen=True)

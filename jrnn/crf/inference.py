@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand
-from jrnn.cell import Shape
+from jrnn.alignment import expand, promoted
+from jrnn.cell import Shape, broadcasting
 from jrnn.checks import brief
 from jrnn.crf.layer import Potentials
 from jrnn.unrolling import unroll
@@ -194,6 +194,7 @@ class _Total:
         start = jnp.append(params.start, 0)  # the empty path scores 0
         return jnp.broadcast_to(start, (*batch_shape, self.tags + 1))
 
+    @broadcasting
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
         paths = (carry[..., :-1] + x)[..., None] + params.onward
         a = jax.nn.logsumexp(paths, axis=-2)
@@ -216,6 +217,7 @@ class _Best:
     def initial_carry(self, params: _Edges, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return _Total(self.tags).initial_carry(params, batch_shape)
 
+    @broadcasting
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
         paths = (carry[..., :-1] + x)[..., None] + params.onward
         return paths.max(axis=-2), paths.argmax(axis=-2).astype(jnp.int32)
@@ -273,7 +275,7 @@ def _checked(potentials: Any, lengths: Any, mask: Any) -> tuple[Potentials, Arra
             f"potentials must be the outputs of CRF, got {brief(potentials)}: put CRF(tags) last in the model"
         )
     arrays = [jnp.asarray(p) for p in potentials]
-    dtype = jnp.result_type(*arrays, jnp.float32)
+    dtype = promoted(*arrays, jnp.float32)
     unaries, transitions, start, end = (a.astype(dtype) for a in arrays)
     if unaries.ndim < 2:
         raise ValueError(f"unaries has shape {unaries.shape}, needs (time, batch..., tags)")

@@ -56,7 +56,7 @@ class Rule(NamedTuple):
 
     def divisor(self, length: Any) -> Array:
         """((5 + n) / 6)^α."""
-        return ((5 + length) / 6) ** self.length_penalty
+        return ((5 + jnp.asarray(length, self.length_penalty.dtype)) / 6) ** self.length_penalty
 
     def score(self, log_probs: Array, length: Any, coverage: Array, valid: Array) -> Array:
         """Scores of sequences of one length."""
@@ -126,7 +126,7 @@ def beam_search(
     for name, given in (("length_penalty", length_penalty), ("coverage_penalty", coverage_penalty)):
         if not value_of(name, given, unknown=0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {given}")
-        penalties.append(jnp.asarray(given, jnp.float32))
+        penalties.append(jnp.asarray(given, float))
     return _search(
         cell,
         params,
@@ -170,7 +170,7 @@ def _search(
     def advance(loop: Any) -> Any:
         t, carry, token, beam, ended = loop
         carry, logits, weights = step(carry, token)
-        beam = beam._replace(coverage=beam.coverage + weights)
+        beam = beam._replace(coverage=beam.coverage + weights.astype(beam.coverage.dtype))
         parent, token, beam, ended = advance_row(logits, beam, ended, valid, t)
         take = functools.partial(_take, parent, axis=len(batch_shape))
         return t + 1, map_state(take, spec, carry), token, beam, ended
@@ -224,7 +224,7 @@ def _nothing_yet(
     batch_shape: Shape, width: int, length: int, stop: Array | None, valid: Array
 ) -> tuple[Beam, Beams]:
     """A beam that holds one empty sequence, and no sequence that has ended."""
-    shape, dtype = (*batch_shape, width), jnp.zeros(()).dtype
+    shape, dtype = (*batch_shape, width), jnp.result_type(float)
     tokens = jnp.full((*shape, length), 0 if stop is None else stop, jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
     none = jnp.full(shape, -jnp.inf, dtype)

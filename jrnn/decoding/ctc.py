@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from jrnn.alignment import select
+from jrnn.alignment import promoted, select
+from jrnn.cell import broadcasting
 from jrnn.checks import check_lag, check_width
 from jrnn.data import Batch
 from jrnn.losses import length_mask
@@ -111,16 +112,16 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
 @functools.partial(jax.jit, static_argnames="blank")
 def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
     def loss(logits: Array, valid: Array, labels: Array) -> Array:
-        dtype = logits.dtype
+        dtype, wide = logits.dtype, promoted(logits.dtype, float)  # in which optax computes
         is_label = (labels >= 0) & (labels != blank)
         inside = jnp.arange(labels.size) < is_label.sum()
         # one step and one label of padding more: optax takes no sequence without steps or without labels
         with jax.default_matmul_precision("highest"):  # it picks labels by a product: no TF32
             (found,) = optax.ctc_loss(
-                jnp.pad(logits, ((0, 1), (0, 0)))[None],
-                jnp.append(~valid, True)[None].astype(dtype),
+                jnp.pad(logits.astype(wide), ((0, 1), (0, 0)))[None],
+                jnp.append(~valid, True)[None].astype(wide),
                 jnp.append(jnp.where(inside, labels, blank), blank)[None],
-                jnp.append(~inside, True)[None].astype(dtype),
+                jnp.append(~inside, True)[None].astype(wide),
                 blank_id=blank,
                 log_epsilon=LOG_ZERO,
             )
@@ -247,6 +248,7 @@ def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Arra
     return jnp.where(total[:, None] > -jnp.inf, beam.prefixes, -1), total
 
 
+@broadcasting  # the prefixes are the batch
 def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     """One step: each prefix stays as it is or goes on with a label; the best of all of them are kept."""
     (width, steps), classes = beam.prefixes.shape, now.size
@@ -268,7 +270,7 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     prefixes = beam.prefixes[source]
     return _Beam(
         jnp.where(stays[:, None] | (jnp.arange(steps) != end[:, None]), prefixes, label[:, None]),
-        end + ~stays,
+        jnp.where(stays, end, end + 1),
         jnp.where(stays, last[source], label),
         jnp.where(stays, stay_blank[source], -jnp.inf),
         jnp.where(stays, stay_label[source], scores),
@@ -285,7 +287,7 @@ def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
     check_lag("blank", blank)
     if blank >= logits.shape[-1]:
         raise ValueError(f"blank must be one of the {logits.shape[-1]} classes of logits, got {blank}")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(promoted(logits.dtype, jnp.float32))
     shape = logits.shape[:-1]
     if lengths is None:
         return logits, jnp.ones(shape, bool)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn.alignment import promoted
 from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
 from jrnn.paradigms import last
@@ -35,7 +36,7 @@ def read_prompt(cell: Any, params: Any, prompt: Array, carry: Any, lengths: Any)
 
 def adjusted(adjust: Adjust | None, logits: Array, tokens: Array, t: Array) -> Array:
     """One row's logits, in float32 at least, as the user's function wants them."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(promoted(logits.dtype, jnp.float32))
     return logits if adjust is None else adjust(logits, tokens, t)
 
 
