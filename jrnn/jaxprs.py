@@ -1,7 +1,7 @@
 """The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +90,7 @@ def _program(jaxpr: Any) -> Program:
         def name(atom: Any) -> int:
             return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
 
-        for eqn in inner.eqns:
+        for eqn, *more in _together(inner.eqns, home):
             called = eqn.params.get("jaxpr")
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
                 given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
@@ -98,18 +98,20 @@ def _program(jaxpr: Any) -> Program:
                 given |= {var: constant(value, var.aval) for var, value in held}
                 names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
                 continue
-            inputs = tuple(names[v] for v in eqn.invars if not isinstance(v, Literal))
+            read, made = _ends([eqn, *more])
+            inputs = tuple(names[v] for v in read)
             key = inputs, _part(eqn) or id(eqn)
             same = (name(eqn.invars[0]),) if eqn.primitive.name == "name" else taken.get(key)
             if same is None:
-                names.update({v: number(v.aval) for v in eqn.outvars})
-                taken[key] = tuple(names[v] for v in eqn.outvars)
-                ops.append(_op(jaxpr, eqn, inputs, taken[key]))
+                names.update({v: number(v.aval) for v in made})
+                taken[key] = tuple(names[v] for v in made)
+                ops.append(_op(jaxpr, [eqn, *more], (read, made), (inputs, taken[key])))
             else:  # a name is for others to read, and an equal slice has been taken
                 names.update(zip(eqn.outvars, same, strict=True))
         return tuple(map(name, inner.outvars))
 
     inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
+    home = next((mesh for v in inputs if (mesh := _mesh(v))), None)
     outputs = visit(jaxpr, dict(inputs))
     return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
 
@@ -146,25 +148,57 @@ def joined(ops: list[Op], types: dict[int, Any]) -> list[Op]:
     return list(dict.fromkeys(splits.get(op, op) for op in ops))
 
 
-def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Op:
-    atoms = [v for v in eqn.invars if not isinstance(v, Literal)]
-    variables = list(dict.fromkeys(atoms))
+def _mesh(variable: Any) -> Any:
+    mesh = getattr(getattr(variable.aval, "sharding", None), "mesh", None)
+    return None if mesh is None or mesh.empty else mesh
+
+
+def _together(eqns: Iterable[Any], home: Any) -> Iterator[list[Any]]:
+    """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
+
+    What such a part computes inside cannot be handed out: no loop carries values of two meshes.
+    """
+    part: list[Any] = []
+    leaving = True
+    for eqn in eqns:
+        enters, stays = (any(_mesh(v) not in (None, home) for v in vs) for vs in (eqn.outvars, eqn.invars))
+        if part and (not (enters or stays) or (leaving and not stays)):
+            yield part
+            part = []
+        if enters or stays:
+            part.append(eqn)
+            leaving = not enters
+        else:
+            yield [eqn]
+    if part:
+        yield part
+
+
+def _ends(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Variables that equations read, and those that they hand out, the last of a change of mesh alone."""
+    made = [v for eqn in eqns for v in eqn.outvars]
+    read = [v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)]
+    outer = list(dict.fromkeys(v for v in read if v not in made))
+    return outer, made if len(eqns) == 1 else [v for v in made if _mesh(v) == _mesh(made[-1])]
+
+
+def _op(jaxpr: Any, eqns: list[Any], ends: tuple[list[Any], list[Any]], names: tuple[Any, Any]) -> Op:
+    read, made = ends
     info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    parts = {"constvars": [], "invars": variables, "outvars": list(eqn.outvars), "eqns": [eqn]}
-    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=eqn.effects, debug_info=info), ()))
-    distinct = tuple(dict(zip(atoms, inputs, strict=True)).values())
-    kind = eqn.primitive.name
-    inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*atoms, *eqn.outvars))
+    parts = {"constvars": [], "invars": read, "outvars": made, "eqns": eqns}
+    effects = frozenset().union(*(eqn.effects for eqn in eqns))
+    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=effects, debug_info=info), ()))
+    kind = eqns[0].primitive.name if len(eqns) == 1 else ""
+    inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
     return Op(
         run,
-        distinct,
-        outputs,
+        *names,
         kind in _LINEAR and inexact,
         kind in _CHEAP,
         kind in _QUICK,
         kind == "dot_general",
-        _is_reverse_only(eqn),
-        _part(eqn),
+        any(map(_is_reverse_only, eqns)),
+        _part(eqns[0]) if kind else None,
     )
 
 

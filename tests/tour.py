@@ -26,6 +26,7 @@ class Data(NamedTuple):
     mask: Any
     resets: Any
     gaps: Any
+    alone: Any  # one sequence
     fields: Any
     key: Any
 
@@ -42,6 +43,7 @@ def draw():
         mask=next(flags),
         resets=next(flags),
         gaps=np.broadcast_to(next(flags)[..., None], (*lead, WIDTH)),
+        alone=rng.standard_normal((STEPS, WIDTH)).astype(np.float32),
         fields=rng.standard_normal((*lead, 4, 2)).astype(np.float32),
         key=None,
     )
@@ -131,7 +133,7 @@ def all_losses(model, params, d):
         losses.cross_entropy(ys, d.tokens % 4, d.mask),
         squares(ys, d),
         losses.bernoulli(ys, d.tokens[..., None] > jnp.arange(4, dtype=jnp.int32)[None, None], d.mask),
-        losses.activation_regularization(ys, d.mask[:, :1]),
+        losses.activation_regularization(ys, d.mask[:1]),
         losses.temporal_activation_regularization(ys, d.mask),
         losses.length_mask(d.lengths, STEPS),
     )
@@ -188,11 +190,6 @@ def flow(model, params, d):
     return analysis.gradient_flow(model, params, batch(d, lengths=d.lengths), loss)
 
 
-def one(d):
-    """The inputs of the first sequence."""
-    return jax.lax.index_in_dim(d.xs, 0, 1, keepdims=False)
-
-
 LM = jrnn.Stack((jrnn.Embed(3), jrnn.GRU(4), jrnn.Dense(TOKENS)))
 LINEAR = jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(3, "tanh"), jrnn.QRNN(4)))
 TAGGER = jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(3)), jrnn.Dense(4), jrnn.CRF(4)))
@@ -211,7 +208,7 @@ STOPS = {
     "ClockworkRNN": ragged(jrnn.ClockworkRNN(4, periods=(1, 2))),
     "Window": ragged(jrnn.Window(2, WIDTH)),
     "QRNN": ragged(jrnn.QRNN(4, window=3)),
-    "MLSTM": ragged(jrnn.MLSTM(4, heads=2)),
+    "MLSTM": Stop(jrnn.MLSTM(4, heads=2), lambda c, p, d: jrnn.unroll(c, p, d.xs, lengths=d.lengths)[1]),
     "ConvLSTM": Stop(
         jrnn.ConvLSTM(3, spatial=1), lambda c, p, d: jrnn.unroll(c, p, d.fields, lengths=d.lengths), 2
     ),
@@ -255,7 +252,7 @@ STOPS = {
     "losses": Stop(jrnn.GRU(4), all_losses),
     "CTC": Stop(jrnn.GRU(4), transcribe),
     "many to one": Stop(jrnn.GRU(4), lambda c, p, d: jrnn.many_to_one(c, p, d.xs, lengths=d.lengths)),
-    "Cast": ragged(jrnn.Cast(jrnn.GRU(4), compute="bfloat16", carry="float32")),
+    "Cast": ragged(jrnn.Cast(jrnn.GRU(4), compute="float32", carry="float32")),
     "Tap": ragged(jrnn.Tap(jrnn.LSTM(4), ("f",))),
     "LearnedCarry, clipped": Stop(jrnn.LearnedCarry(jrnn.ClipGradient(jrnn.GRU(4), max_norm=0.1)), gradient),
     "fit": Stop(LM, fit, TOKENS, compiled=False),
@@ -266,22 +263,24 @@ STOPS = {
     "sample": Stop(LM, sample, TOKENS, compiled=False, random=True),
     "beam search": Stop(LM, search, TOKENS, compiled=False),
     "gradient flow": Stop(LM, flow, TOKENS, compiled=False),
-    "sensitivity": Stop(jrnn.GRU(4), lambda c, p, d: analysis.sensitivity(c, p, one(d)), compiled=False),
+    "sensitivity": Stop(jrnn.GRU(4), lambda c, p, d: analysis.sensitivity(c, p, d.alone), compiled=False),
     "lyapunov": Stop(
-        jrnn.Elman(4), lambda c, p, d: analysis.lyapunov(c, p, one(d), exponents=2).exponents, compiled=False
+        jrnn.Elman(4), lambda c, p, d: analysis.lyapunov(c, p, d.alone, exponents=2).exponents, compiled=False
     ),
     "spectra": Stop(
-        jrnn.GRU(4), lambda c, p, d: analysis.spectra(c, p, one(d)).singular_values, compiled=False
+        jrnn.GRU(4), lambda c, p, d: analysis.spectra(c, p, d.alone).singular_values, compiled=False
     ),
-    "growth": Stop(jrnn.GRU(4), lambda c, p, d: analysis.growth(c, p, one(d)), compiled=False),
+    "growth": Stop(jrnn.GRU(4), lambda c, p, d: analysis.growth(c, p, d.alone), compiled=False),
     "gates": Stop(jrnn.LSTM(4), lambda c, p, d: analysis.gate_statistics(c, p, d.xs, lengths=d.lengths)),
 }
 
 
 def sharded(data):
     """The data on the mesh that is set, the batch split over its axis."""
-    axes = {"lengths": jax.P("data"), "key": jax.P()}
-    return Data(*(jax.device_put(a, axes.get(name, jax.P(None, "data"))) for name, a in data._asdict().items()))
+    axes = {"lengths": jax.P("data"), "alone": jax.P(), "key": jax.P()}
+    return Data(
+        *(jax.device_put(a, axes.get(name, jax.P(None, "data"))) for name, a in data._asdict().items())
+    )
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import promoted, sharded_axes
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
@@ -36,9 +37,18 @@ def convolve(x: Array, kernel: Array) -> Array:
     lead, inner = x.shape[: x.ndim - spatial - 1], x.shape[x.ndim - spatial - 1 :]
     axes = "DHW"[3 - spatial :]
     layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
-    y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
-    return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+    dtype = promoted(x, kernel)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+
+    def convolved(x: Array, kernel: Array) -> Array:
+        rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
+        y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
+        return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+
+    if not sharded_axes(jax.typeof(x)):
+        return convolved(x, kernel)
+    out = jax.typeof(x).sharding  # explicit axes of a batch cannot be reshaped, as vmap does
+    return jax.sharding.auto_axes(convolved, out_sharding=out)(x, kernel)
 
 
 def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:

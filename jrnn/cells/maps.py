@@ -6,9 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jrnn.alignment import sharded_axes
+from jrnn.alignment import looked_up
 from jrnn.cell import Shape, broadcasting
 from jrnn.cells.activations import activation
 from jrnn.checks import check_width
@@ -124,7 +123,4 @@ class Embed:
     def step(self, params: EmbedParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"Embed takes integer tokens, got {x.dtype}")
-        sharded = jax.typeof(x).sharding if sharded_axes(jax.typeof(x)) else None
-        out = sharded and NamedSharding(sharded.mesh, PartitionSpec(*sharded.spec, None))
-        found = params.table.at[x].get(mode="fill", wrap_negative_indices=False, out_sharding=out)
-        return carry, found
+        return carry, looked_up(params.table, x)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import in_dtype_of
+from jrnn.alignment import in_dtype_of, joined
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
@@ -174,5 +173,5 @@ def _start(params: InputParams, batch_shape: Shape, hidden: int) -> TypedCarry:
 
 
 def _gates(params: InputParams, carry: TypedCarry, x: Any) -> tuple[Array, Array, Array]:
-    z, f, o = split(jnp.concatenate([x, carry.x], -1) @ params.w_ih + params.b, 3)
+    z, f, o = split(joined(x, carry.x) @ params.w_ih + params.b, 3)
     return checkpoint_name(z, "z"), sigmoid(f, "f"), tanh(o, "o")

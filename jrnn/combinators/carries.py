@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import select
+from jrnn.alignment import joined, select
 from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
 from jrnn.checks import check_choice, require_cell
 from jrnn.jaxprs import named_values
@@ -243,7 +243,7 @@ class Feedback:
                 f"({self.cell} with emit={self.emit!r})"
             )
         fed = select(use_given, given, own)
-        u = jnp.concatenate([*external, fed], -1) if external else fed
+        u = joined(*external, fed) if external else fed
         inner, y = self.cell.step(params, carry.cell, u)
         return FeedbackCarry(inner, y.astype(carry.y.dtype)), y
 

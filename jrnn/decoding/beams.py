@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand
+from jrnn.alignment import expand, like_rows
 from jrnn.attention.decoders import attached
 from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
 from jrnn.checks import check_width
@@ -157,7 +157,7 @@ def _search(
 ) -> Beams:
     batch_shape = prompt.shape[1:]
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
-    valid = _positions(cell, carry, batch_shape, covers)
+    valid = like_rows(_positions(cell, carry, batch_shape, covers), token)
     spec = carry_spec(cell, params, batch_shape)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
     step = _step(Tap(cell, ("attention",)) if covers else cell, params, spec, len(batch_shape))
@@ -180,8 +180,10 @@ def _search(
         best = beam.log_probs.max(-1) / rule.divisor(length)
         return (t < length) & jnp.any(best > ended.scores.min(-1))
 
+    token = _repeat(token, len(batch_shape), width)
     beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
-    start = (jnp.zeros((), jnp.int32), carry, _repeat(token, len(batch_shape), width), beam, ended)
+    beam, ended = jax.tree.map(lambda leaf: like_rows(leaf, token), (beam, ended))
+    start = (jnp.zeros((), jnp.int32), carry, token, beam, ended)
     t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
     found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))

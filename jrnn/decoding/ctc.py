@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from jrnn.alignment import promoted, select
+from jrnn.alignment import like_rows, promoted, select
 from jrnn.cell import broadcasting
 from jrnn.checks import check_lag, check_width
 from jrnn.data import Batch
@@ -119,9 +119,9 @@ def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
         with jax.default_matmul_precision("highest"):  # it picks labels by a product: no TF32
             (found,) = optax.ctc_loss(
                 jnp.pad(logits.astype(wide), ((0, 1), (0, 0)))[None],
-                jnp.append(~valid, True)[None].astype(wide),
-                jnp.append(jnp.where(inside, labels, blank), blank)[None],
-                jnp.append(~inside, True)[None].astype(wide),
+                jnp.pad(~valid, (0, 1), constant_values=True)[None].astype(wide),
+                jnp.pad(jnp.where(inside, labels, blank), (0, 1), constant_values=blank)[None],
+                jnp.pad(~inside, (0, 1), constant_values=True)[None].astype(wide),
                 blank_id=blank,
                 log_epsilon=LOG_ZERO,
             )
@@ -213,10 +213,15 @@ def ctc_beam_search(logits: Any, lengths: Any = None, *, width: int, blank: int 
 
 @functools.partial(jax.jit, static_argnames=("width", "blank"))
 def _search_all(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
-    search = functools.partial(_search, width=width, blank=blank)
-    for _ in valid.shape[1:]:
-        search = jax.vmap(search, in_axes=1)
-    return search(log_p, valid)
+    search = functools.partial(_search, blank=blank)
+    rows = valid.any(axis=0)
+    start = jax.tree.map(
+        lambda a: like_rows(jnp.broadcast_to(a, (*rows.shape, *a.shape)), rows),
+        _empty_prefix(width, len(log_p), log_p.dtype),
+    )
+    for _ in rows.shape:
+        search = jax.vmap(search, in_axes=(0, 1, 1))
+    return search(start, log_p, valid)
 
 
 class _Beam(NamedTuple):
@@ -227,16 +232,15 @@ class _Beam(NamedTuple):
     label: Array  # (width,), log-probability of alignments that end in a label
 
 
-def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+def _empty_prefix(width: int, steps: int, dtype: Any) -> _Beam:
+    nothing = jnp.full(width, -jnp.inf, dtype)
+    prefixes = jnp.full((width, steps), -1, jnp.int32)
+    none = jnp.zeros(width, jnp.int32)
+    return _Beam(prefixes, none, none - 1, nothing.at[0].set(0), nothing)
+
+
+def _search(start: _Beam, log_p: Array, valid: Array, *, blank: int) -> tuple[Array, Array]:
     """Beam search over one (time, classes) sequence."""
-    nothing = jnp.full(width, -jnp.inf, log_p.dtype)
-    start = _Beam(
-        jnp.full((width, len(log_p)), -1, jnp.int32),
-        jnp.zeros(width, jnp.int32),
-        jnp.full(width, -1, jnp.int32),
-        nothing.at[0].set(0),  # the empty prefix
-        nothing,
-    )
 
     def advance(beam: _Beam, step: tuple[Array, Array]) -> tuple[_Beam, None]:
         now, is_valid = step
