@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from jrnn.analysis.probing import gradients_of_states, loop_names
-from jrnn.analysis.states import begin, from_vector, to_vector
+from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
 from jrnn.cell import is_layer
 from jrnn.checks import check_choice, check_width, require_cell
 from jrnn.data import Batch
@@ -209,7 +209,7 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
         size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
         rows = jnp.eye(size, dtype=dtype)
         if probes is not None:
-            rows = jax.random.normal(jax.random.key(0), (probes, size), dtype) / math.sqrt(probes)
+            rows = fixed_normal(0, (probes, size), dtype) / math.sqrt(probes)
 
         def forward(carry: Any, x: Any) -> tuple[Any, Any]:
             return cell.step(params, carry, x)[0], carry

@@ -11,7 +11,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from jrnn.alignment import promoted
-from jrnn.analysis.states import begin, linear_step, to_vector
+from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
 from jrnn.checks import check_lag, check_width
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB in float64
@@ -270,7 +270,7 @@ def start_rows(cell: Any, params: Any, carry: Any, count: int) -> Array:
     """
     vector = to_vector(cell, params, carry)
     dtype = promoted(vector.dtype, jnp.float32)
-    drawn = jax.random.normal(jax.random.key(0), (vector.size, count), dtype)
+    drawn = fixed_normal(0, (vector.size, count), dtype)
     return jnp.linalg.qr(drawn)[0].T
 
 
@@ -325,7 +325,8 @@ def _along(cell: Any) -> Callable[..., Any]:
         def block(carry: Any, xs: Any) -> Any:
             carry, found = _look(cell)(params, carry, _rows(xs, 0))
             rest = _rows(xs, slice(1, None))
-            carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
+            if len(jax.tree.leaves(rest)[0]):  # without jit, a loop of no steps is refused
+                carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
             return carry, found
 
         return lax.scan(block, carry, blocks)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import carry_spec, in_ndim, is_layer, is_slot
+from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, is_slot
 from jrnn.unrolling import Scan
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 
@@ -80,6 +80,12 @@ def linear_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Push]:
 
     _, push, after = jax.linearize(advance, to_vector(cell, params, carry), has_aux=True)
     return after, push
+
+
+def fixed_normal(seed: int, shape: Shape, dtype: Any) -> Array:
+    """Standard normal numbers that depend on nothing but the seed: the same of every kind of key and dtype."""
+    with jax.threefry_partitionable(True):
+        return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32).astype(dtype)
 
 
 def to_vector(cell: Any, params: Any, carry: Any) -> Array:

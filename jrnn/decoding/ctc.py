@@ -112,16 +112,17 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
 @functools.partial(jax.jit, static_argnames="blank")
 def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
     def loss(logits: Array, valid: Array, labels: Array) -> Array:
-        dtype, wide = logits.dtype, promoted(logits.dtype, float)  # in which optax computes
+        dtype = logits.dtype
         is_label = (labels >= 0) & (labels != blank)
         inside = jnp.arange(labels.size) < is_label.sum()
         # one step and one label of padding more: optax takes no sequence without steps or without labels
-        with jax.default_matmul_precision("highest"):  # it picks labels by a product: no TF32
+        # it picks labels by a product: no TF32; and its float32 meets our float64
+        with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
             (found,) = optax.ctc_loss(
-                jnp.pad(logits.astype(wide), ((0, 1), (0, 0)))[None],
-                jnp.pad(~valid, (0, 1), constant_values=True)[None].astype(wide),
+                jnp.pad(logits, ((0, 1), (0, 0)))[None],
+                jnp.pad(~valid, (0, 1), constant_values=True)[None].astype(dtype),
                 jnp.pad(jnp.where(inside, labels, blank), (0, 1), constant_values=blank)[None],
-                jnp.pad(~inside, (0, 1), constant_values=True)[None].astype(wide),
+                jnp.pad(~inside, (0, 1), constant_values=True)[None].astype(dtype),
                 blank_id=blank,
                 log_epsilon=LOG_ZERO,
             )
@@ -257,15 +258,16 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     """One step: each prefix stays as it is or goes on with a label; the best of all of them are kept."""
     (width, steps), classes = beam.prefixes.shape, now.size
     last, total = beam.last, jnp.logaddexp(beam.blank, beam.label)
+    numbers, places = (jnp.arange(n, dtype=jnp.int32) for n in (classes, steps))
     stay_blank = total + now[blank]
     stay_label = beam.label + now[last]  # an empty prefix has no last, and a label of −inf
-    longer = jnp.where(jnp.arange(classes) == last[:, None], beam.blank[:, None], total[:, None]) + now
+    longer = jnp.where(numbers == last[:, None], beam.blank[:, None], total[:, None]) + now
     # a prefix may go on to another one of the beam: that alignment belongs there
-    shorter = jnp.where(jnp.arange(steps) == beam.counts[:, None] - 1, -1, beam.prefixes)
+    shorter = jnp.where(places == beam.counts[:, None] - 1, -1, beam.prefixes)
     grows = jnp.all(beam.prefixes[:, None] == shorter, axis=-1) & (beam.counts > 0) & (total > -jnp.inf)
     gained = jnp.where(grows, longer[:, last], -jnp.inf).max(axis=0)
     stay_label = jnp.logaddexp(stay_label, gained)
-    moved = jnp.any(grows[..., None] & (last[:, None] == jnp.arange(classes)), axis=1)  # (width, classes)
+    moved = jnp.any(grows[..., None] & (last[:, None] == numbers), axis=1)  # (width, classes)
     longer = jnp.where(moved, -jnp.inf, longer)
     candidates = longer.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))  # where no label stands
     scores, chosen = lax.top_k(candidates.reshape(-1), width)
@@ -273,7 +275,7 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     stays, end = label == blank, beam.counts[source]
     prefixes = beam.prefixes[source]
     return _Beam(
-        jnp.where(stays[:, None] | (jnp.arange(steps) != end[:, None]), prefixes, label[:, None]),
+        jnp.where(stays[:, None] | (places != end[:, None]), prefixes, label[:, None]),
         jnp.where(stays, end, end + 1),
         jnp.where(stays, last[source], label),
         jnp.where(stays, stay_blank[source], -jnp.inf),

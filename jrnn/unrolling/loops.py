@@ -9,6 +9,7 @@ the loop is linearised with w held constant, and the tangents ε̇ of all steps 
 Transposed, by JAX, that is the loop of the adjoints δₜ and behind it one product Σₜ aₜᵀ δₜ per weight.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
@@ -80,8 +81,11 @@ def plain(body: Any, reverse: bool, length: int | None = None) -> Callable[..., 
         return (constants, carry), y
 
     def run(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        known = None if jax.tree.leaves(xs) else length  # beside xs a symbolic one is refused
-        (_, carry), ys = lax.scan(threaded, (constants, carry), xs, length=known, reverse=reverse)
+        leaves = jax.tree.leaves(xs)
+        known = None if leaves else length  # beside xs a symbolic one is refused
+        nothing = leaves and leaves[0].shape[0] == 0  # which `lax.scan` refuses where jit is disabled
+        with jax.disable_jit(False) if nothing else contextlib.nullcontext():
+            (_, carry), ys = lax.scan(threaded, (constants, carry), xs, length=known, reverse=reverse)
         return carry, ys
 
     return run
