@@ -117,8 +117,10 @@ def _program(jaxpr: Any) -> Program:
 
 
 def _part(eqn: Any) -> tuple[int, int, int] | None:
-    """(axis, start, stop) of an equation that takes a slice along one axis."""
+    """(axis, start, stop) of an equation that takes a slice of numbers along one axis."""
     if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
+        return None
+    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # of keys, a split counts as a use
         return None
     shape = eqn.invars[0].aval.shape
     bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], shape, strict=True)

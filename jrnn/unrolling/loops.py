@@ -132,7 +132,17 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
         return (after, emitted), _filled((after, emitted), (*ends, *outs))
 
     run.defjvp(rule, symbolic_zeros=True)
-    return run
+    keyed = any(map(_is_key, (*emitted_types, *(program.types[b] for _, b in stage.carried))))
+    return (lambda *args: jax.tree.map(_unused, run(*args))) if keyed else run
+
+
+def _is_key(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
+
+
+def _unused(value: Array) -> Array:
+    # what leaves a custom derivative counts as consumed, where `jax_debug_key_reuse` looks for that
+    return jax.random.clone(value) if _is_key(value) else value
 
 
 def step_bytes(stage: Stage, program: Program, still: Container[int]) -> tuple[int, int]:
