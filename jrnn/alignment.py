@@ -34,6 +34,12 @@ def joined(*leaves: Array) -> Array:
     return jnp.concatenate(aligned(*leaves), axis=-1)
 
 
+def on_device(value: Any, dtype: Any = None) -> Array:
+    """`jnp.asarray`, as a transfer that is meant: `jax_transfer_guard` lets it pass."""
+    with jax.transfer_guard_host_to_device("allow"):
+        return jnp.asarray(value, dtype)
+
+
 def promoted(*values: Any) -> Any:
     """The dtype that arrays or dtypes promote to, whatever `jax_numpy_dtype_promotion` says."""
     with jax.numpy_dtype_promotion("standard"):

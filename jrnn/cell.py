@@ -179,6 +179,10 @@ def map_state(f: Callable[..., Any], spec: Any, carry: Any, *rest: Any) -> Any:
     return jax.tree.map(visit, spec, carry, *rest, is_leaf=is_slot)
 
 
+def _some_key() -> Array:
+    return jax.random.key(0)
+
+
 def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
     """Take the noise out of a carry: its noise slots become `None`, state and context stay.
 
@@ -198,7 +202,7 @@ def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
     True
     """
     plain = carry_spec(cell, params)
-    noisy = carry_spec(cell, params, key=jax.random.key(0))
+    noisy = carry_spec(cell, params, key=jax.eval_shape(_some_key))
 
     def visit(state: Any, drawn: Any, given: Any) -> Any:
         return None if state is None and drawn is not None else given

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -161,7 +162,7 @@ def precision_recall_f1(
 
 
 def _labels(name: str, given: Any) -> NDArray[Any]:
-    labels = np.asarray(given)
+    labels = np.asarray(jax.device_get(given))
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {labels.dtype}")
     return labels
@@ -169,7 +170,7 @@ def _labels(name: str, given: Any) -> NDArray[Any]:
 
 def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both as arrays, once they are integers of one shape."""
-    targets, predictions = _labels("targets", targets), np.asarray(predictions)
+    targets, predictions = _labels("targets", targets), np.asarray(jax.device_get(predictions))
     if predictions.ndim == targets.ndim + 1 and not np.issubdtype(predictions.dtype, np.integer):
         raise ValueError(
             f"predictions must be integers, got {predictions.dtype} of shape {predictions.shape}: "
@@ -186,7 +187,7 @@ def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
 def _valid(predictions: NDArray[Any], targets: NDArray[Any], mask: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """The labels that count, (n,), n ≥ 1."""
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = np.asarray(jax.device_get(mask))
         if mask.dtype != bool:
             raise ValueError(f"mask must be boolean, got {mask.dtype}")
         axes = targets.shape[: mask.ndim]

@@ -169,7 +169,8 @@ def transcribe(model, params, d):
 
 def generate(model, params, d):
     written = jrnn.generate(model, params, d.tokens, 3, temperature=0, lengths=_nonempty(d), stop=1)
-    more = jrnn.generate(model, params, written.tokens[-1:], 2, carry=written.carry, temperature=0)
+    last = jax.lax.slice_in_dim(written.tokens, 2, 3)
+    more = jrnn.generate(model, params, last, 2, carry=written.carry, temperature=0)
     return written.tokens, written.log_probs, more.tokens
 
 
@@ -299,4 +300,9 @@ def visit(name, data):
         data = data._replace(key=jax.random.key(3))  # a new one, that nobody has drawn from
     run = functools.partial(stop.run, stop.model)
     params = jax.tree.map(lambda a: a.astype(data.xs.dtype) if a.dtype == np.float32 else a, params_of(name))
-    return jax.device_get((jax.jit(run) if stop.compiled else run)(jax.device_put(params), data))
+    found = (jax.jit(run) if stop.compiled else run)(jax.device_put(params), data)
+    return [jax.device_get(a) for a in jax.tree.leaves(found) if not hasattr(a, "dtype") or not _is_key(a)]
+
+
+def _is_key(leaf):
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

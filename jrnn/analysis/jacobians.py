@@ -68,7 +68,7 @@ def spectrum(matrix: Any) -> Spectrum:
     >>> print(f"{found.spectral_radius:.2f} {found.norm:.2f} {found.departure_from_normality:.2f}")
     0.50 3.08 3.00
     """
-    given = np.asarray(matrix)
+    given = np.asarray(jax.device_get(matrix))
     if given.ndim < 2 or given.shape[-1] != given.shape[-2] or not given.size:
         raise ValueError(f"matrix has shape {given.shape}, needs (..., D, D): one gate's block of w_hh")
     given = given.astype(np.complex128 if np.iscomplexobj(given) else np.float64)
@@ -154,7 +154,7 @@ def spectra(
         # what would stand behind the last step is never looked at: any step fills it
         index = np.minimum(np.arange(first * every, (first + size) * every), steps - 1)
         carry, jacobians = _along(cell)(params, carry, _rows(xs, index.reshape(size, every)))
-        found.append(_spectrum_at(np.asarray(jacobians)[: seen - first], first, every))
+        found.append(_spectrum_at(np.asarray(jax.device_get(jacobians))[: seen - first], first, every))
     return Spectrum(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
@@ -291,7 +291,8 @@ def _normalised(product: Array) -> tuple[Array, Array]:
 
 
 def _rows(xs: Any, at: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x)[at], xs)
+    with jax.transfer_guard_host_to_device("allow"):  # of the index
+        return jax.tree.map(lambda x: jnp.asarray(x)[at], xs)
 
 
 def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:

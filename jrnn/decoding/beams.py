@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand, like_rows
+from jrnn.alignment import expand, like_rows, on_device
 from jrnn.attention.decoders import attached
 from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
 from jrnn.checks import check_width
@@ -126,7 +126,7 @@ def beam_search(
     for name, given in (("length_penalty", length_penalty), ("coverage_penalty", coverage_penalty)):
         if not value_of(name, given, unknown=0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {given}")
-        penalties.append(jnp.asarray(given, float))
+        penalties.append(on_device(given, float))
     return _search(
         cell,
         params,

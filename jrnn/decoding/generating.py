@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import like_rows
+from jrnn.alignment import like_rows, on_device
 from jrnn.cell import Cell
 from jrnn.decoding.prompting import (
     Adjust,
@@ -104,8 +104,8 @@ def generate(
         carry,
         key=key,
         # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
-        temperature=jnp.asarray(temperature, jnp.float32),
-        top_p=None if top_p is None else jnp.asarray(top_p, jnp.float32),
+        temperature=on_device(temperature, jnp.float32),
+        top_p=None if top_p is None else on_device(top_p, jnp.float32),
         stop=checked_stop(cell, stop),
         lengths=checked_lengths(lengths, len(prompt)),
         length=checked_length(length),

@@ -18,6 +18,7 @@ import optax
 from jax import Array
 from tqdm import tqdm
 
+from jrnn.alignment import on_device
 from jrnn.cell import trainable
 from jrnn.checkpoint import checkpoints, load
 from jrnn.checks import brief
@@ -30,6 +31,7 @@ from jrnn.training.steps import (
     Penalty,
     TrainState,
     batch_shape,
+    counted,
     init_state,
     mean_loss,
     model_function,
@@ -119,13 +121,14 @@ def fit(
     """
     plan = Plan(model, loss, optimizer, stateful, patience, penalties, monitors, save_every, progress, method)
     plan.check(in_features, params, validation, out, resume)
-    if params is None:
-        key, draw = jax.random.split(key)
-        params = model.init(draw, in_features)
     store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
-    run = Run(plan, params, key, store)
-    if store is not None:
-        run.restore(store) if resume else run.save()  # what cannot be saved fails before any work is done
+    with jax.transfer_guard_host_to_device("allow"):  # of the numbers that a run starts from
+        if params is None:
+            key, draw = jax.random.split(key)
+            params = model.init(draw, in_features)
+        run = Run(plan, params, key, store)
+        if store is not None:
+            run.restore(store) if resume else run.save()  # what cannot be saved fails before any work is done
     given = batches if callable(batches) else lambda epoch: batches
     with stopping_on_signals(active=store is not None) as stop:
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
@@ -241,7 +244,7 @@ class Run:
 
     def send(self, batch: Batch) -> Batch:
         """Bring a batch to the devices that work on it."""
-        return batch if self.split is None else self.split.batch(batch)
+        return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
         """Go through the batches of one epoch, from where the run stands; False if `stop` cut it short."""
@@ -253,7 +256,7 @@ class Run:
         with bar(plan.progress, title, total, self.batch) as shown:
             for batch in itertools.islice(batches, self.batch, None):
                 record = self.advance(batch)
-                meter.count(plan.loss.count(batch), record)
+                meter.count(counted(plan.loss, batch), record)
                 watched |= self.watch(record)
                 shown.update()
                 if meter.due():
@@ -273,10 +276,11 @@ class Run:
             raise TypeError(f"batches must hold jrnn.Batch(xs, targets, ...), got {brief(batch)}")
         if self.plan.stateful and self.state.carry is None:
             shape = batch_shape(self.plan.model, batch)
-            carry = self.plan.model.initial_carry(self.state.params, shape)
+            with jax.transfer_guard_host_to_device("allow"):
+                carry = self.plan.model.initial_carry(self.state.params, shape)
             self.state = self.state._replace(carry=carry)
         step = self.step or self.settle(rows_of(self.plan.model, batch))
-        self.state, metrics = step(self.state, self.send(batch), self.batch == 0)
+        self.state, metrics = step(self.state, self.send(batch), on_device(self.batch == 0))
         self.batch += 1
         self.steps += 1
         record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}

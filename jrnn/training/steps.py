@@ -271,7 +271,13 @@ def evaluate(
     Raises:
       ValueError: there is nothing to evaluate on.
     """
-    return mean_loss(model, params, batches, loss, stateful, lambda batch: batch)
+    return mean_loss(model, params, batches, loss, stateful, jax.device_put)
+
+
+def counted(loss: Loss, batch: Batch) -> Any:
+    """How many targets count, of a batch that may not have been moved to the device."""
+    with jax.transfer_guard_host_to_device("allow"):
+        return loss.count(batch)
 
 
 def mean_loss(
@@ -287,7 +293,7 @@ def mean_loss(
     for batch in batches:
         carry, mean = run(params, send(batch), carry if stateful else None)
         means.append(mean)
-        counts.append(loss.count(batch))
+        counts.append(counted(loss, batch))
     weights = np.array(jax.device_get(counts), np.float64)
     if not weights.sum():
         raise ValueError("batches to evaluate on hold no target, need at least one")

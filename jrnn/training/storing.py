@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jrnn.checkpoint import Snapshot, save
 from jrnn.training.steps import TrainState
 
@@ -30,12 +32,12 @@ class Store:
         rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key}
         save(
             self.path,
-            Snapshot(**fields, **rest, params=state.params, step=int(state.step), position=position),
+            Snapshot(**fields, **rest, params=state.params, step=_step(state), position=position),
         )
 
     def save_best(self, state: TrainState) -> None:
         """Write the parameters of the best epoch so far to `best`."""
-        best = Snapshot(self.cell, self.in_features, state.params, step=int(state.step), meta=self.meta)
+        best = Snapshot(self.cell, self.in_features, state.params, step=_step(state), meta=self.meta)
         save(self.path / "best", best, keep=1)
 
     def write(self, records: list[dict[str, Any]]) -> None:
@@ -53,3 +55,7 @@ class Store:
             fresh = self.log.with_suffix(".tmp")
             fresh.write_text("".join(kept), encoding="utf-8")
             os.replace(fresh, self.log)
+
+
+def _step(state: TrainState) -> int:
+    return int(jax.device_get(state.step))

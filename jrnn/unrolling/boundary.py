@@ -170,7 +170,7 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
 def _needed_params(cell: Any, width: int) -> Any:
     """Shapes that `cell.init` gives at a width; None if it gives none, or cannot be traced."""
     try:
-        return jax.eval_shape(lambda key: cell.init(key, width), jax.random.key(0))
+        return jax.eval_shape(lambda: cell.init(jax.random.key(0), width))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
 

@@ -130,7 +130,7 @@ def _range(lengths: Array) -> tuple[int, int]:
     if lengths.size == 0:
         return 0, 0
     try:
-        values = np.asarray(lengths)
+        values = np.asarray(jax.device_get(lengths))
     except jax.errors.TracerArrayConversionError:
         return 0, 0
     return int(values.min()), int(values.max())
