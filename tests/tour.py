@@ -28,7 +28,7 @@ class Data(NamedTuple):
     gaps: Any
     alone: Any  # one sequence
     fields: Any
-    key: Any
+    key: Any = None  # a new one for every stop
 
 
 def draw():
@@ -45,7 +45,6 @@ def draw():
         gaps=np.broadcast_to(next(flags)[..., None], (*lead, WIDTH)),
         alone=rng.standard_normal((STEPS, WIDTH)).astype(np.float32),
         fields=rng.standard_normal((*lead, 4, 2)).astype(np.float32),
-        key=None,
     )
 
 
@@ -277,12 +276,24 @@ STOPS = {
 }
 
 
+def on_device(data):
+    """The data on the device."""
+    return jax.device_put(data)
+
+
+def in_float64(data):
+    """The data on the device, its floats in float64, and so the parameters."""
+    wide = {
+        n: a.astype(np.float64) for n, a in data._asdict().items() if a is not None and a.dtype == np.float32
+    }
+    return jax.device_put(data._replace(**wide))
+
+
 def sharded(data):
     """The data on the mesh that is set, the batch split over its axis."""
-    axes = {"lengths": jax.P("data"), "alone": jax.P(), "key": jax.P()}
-    return Data(
-        *(jax.device_put(a, axes.get(name, jax.P(None, "data"))) for name, a in data._asdict().items())
-    )
+    axes = {"lengths": jax.P("data"), "alone": jax.P()}
+    put = {n: jax.device_put(a, axes.get(n, jax.P(None, "data"))) for n, a in data._asdict().items()}
+    return Data(**put)
 
 
 @functools.cache
