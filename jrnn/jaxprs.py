@@ -158,22 +158,29 @@ def _mesh(variable: Any) -> Any:
 def _together(eqns: Iterable[Any], home: Any) -> Iterator[list[Any]]:
     """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
 
-    What such a part computes inside cannot be handed out: no loop carries values of two meshes.
+    What such a part computes inside cannot be handed out: no loop carries values of two meshes. A later part
+    that reads it, as a derivative does, computes it again.
     """
+
+    def foreign(variables: list[Any]) -> set[Any]:
+        return {v for v in variables if not isinstance(v, Literal) and _mesh(v) not in (None, home)}
+
     part: list[Any] = []
-    leaving = True
-    for eqn in eqns:
-        enters, stays = (any(_mesh(v) not in (None, home) for v in vs) for vs in (eqn.outvars, eqn.invars))
-        if part and (not (enters or stays) or (leaving and not stays)):
+    inside: dict[int, Any] = {}  # equations of all parts so far
+    for eqn in [*eqns, None]:
+        if part and (eqn is None or (not foreign(eqn.invars) and not foreign(part[-1].outvars))):
+            needed = set().union(*(foreign(e.invars) for e in part)).difference(*(e.outvars for e in part))
+            for earlier in reversed(inside.values()):
+                if needed.intersection(earlier.outvars):
+                    part.insert(0, earlier)
+                    needed |= foreign(earlier.invars)
             yield part
+            inside |= {id(e): e for e in part}
             part = []
-        if enters or stays:
+        if eqn is not None and (foreign(eqn.invars) or foreign(eqn.outvars)):
             part.append(eqn)
-            leaving = not enters
-        else:
+        elif eqn is not None:
             yield [eqn]
-    if part:
-        yield part
 
 
 def _ends(eqns: list[Any]) -> tuple[list[Any], list[Any]]:

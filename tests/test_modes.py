@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
 
 import jrnn
+from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import default_inputs
 from tests import tour
 from tests.cases import CASES
@@ -128,25 +130,72 @@ def test_the_tour_agrees_on_an_explicit_mesh_and_without_asserts(tmp_path):
     assert done.stdout == f"{len(tour.STOPS)} 1\n", done.stderr[-5000:]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
-def test_every_cell_keeps_to_its_ranks_and_dtypes(case):
-    """Drawn, stepped, run and differentiated, abstractly, in float32 and under x64."""
+MESH = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+AUTO = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def drawn(case):
+    """Inputs of (time, 4, 2) sequences, which of them are valid and start anew, and a key, in NumPy."""
     inputs = case.inputs or default_inputs(case.cell, case.in_features)
+    xs = jax.tree.map(np.asarray, inputs(np.random.default_rng(0), (3, 4, 2)))
+    xs = jax.tree.map(lambda a: a.astype(jax.dtypes.canonicalize_dtype(a.dtype)), xs)
+    return xs, np.zeros(4, np.int32), np.zeros((3, 4), bool)
 
-    def run(key, xs):
-        params = case.cell.init(key, case.in_features)
-        start = case.cell.initial_carry(params, jnp.shape(jax.tree.leaves(xs)[0])[1:3], key=key)
-        case.cell.step(params, start, jax.tree.map(lambda x: x[0], xs))  # names the line, as it is called
 
-        def loss(params):
-            options = {"lengths": jnp.zeros(3, jnp.int32), "resets": jnp.zeros((4, 3), bool), "key": key}
-            ys = jrnn.unroll(case.cell, params, xs, **options)[1]
-            return sum(jnp.sum(jnp.abs(y)) for y in jax.tree.leaves(ys))
+def gradient(case, xs, lengths, resets):
+    """Of the parameters and the inputs, with noise."""
+    key = jax.random.key(0)
 
-        return jax.grad(loss)(params)
+    def loss(floats):
+        params, xs = floats
+        ys = jrnn.unroll(case.cell, params, xs, lengths=lengths, resets=resets, key=key)[1]
+        return sum(jnp.sum(jnp.abs(y)) for y in jax.tree.leaves(ys))
 
-    for wide in (False, True):
-        with jax.enable_x64(wide), jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-            drawn = jax.tree.map(np.asarray, inputs(np.random.default_rng(0), (4, 3, 2)))
-            xs = jax.tree.map(lambda a: a.astype(jax.dtypes.canonicalize_dtype(a.dtype)), drawn)
-            jax.eval_shape(run, jax.random.key(0), xs)
+    params = case.cell.init(key, case.in_features)
+    return jax.grad(loss, allow_int=True)((params, xs))
+
+
+def in_strict_mode(case):
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        xs, lengths, resets = drawn(case)
+
+        def step(key, xs):  # as it is called, so that the line which promotes is named
+            params, x = case.cell.init(key, case.in_features), jax.tree.map(lambda a: a[0], xs)
+            start = case.cell.initial_carry(params, batch_shape_of(case.cell, x), key=key)
+            return case.cell.step(params, start, x)
+
+        jax.eval_shape(step, jax.random.key(0), xs)
+        jax.eval_shape(functools.partial(gradient, case), xs, lengths, resets)
+
+
+def in_strict_mode_with_x64(case):
+    with jax.enable_x64(True):
+        in_strict_mode(case)
+
+
+def on_an_explicit_mesh(case):
+    def split(a, *spec):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(MESH, jax.P(*spec)))
+
+    with jax.sharding.use_abstract_mesh(MESH):
+        xs, lengths, resets = drawn(case)
+        xs = jax.tree.map(lambda a: split(a, None, "data"), xs)
+        flags = split(lengths, "data"), split(resets, None, "data")
+        jax.eval_shape(functools.partial(gradient, case), xs, *flags)
+
+
+def in_a_shard_map(case):
+    specs = jax.P(None, "data"), jax.P("data"), jax.P(None, "data")
+    run = functools.partial(gradient, case)
+    mapped = jax.shard_map(run, mesh=AUTO, in_specs=specs, out_specs=(jax.P(), jax.P(None, "data")))
+    with jax.sharding.use_abstract_mesh(AUTO):
+        jax.eval_shape(mapped, *drawn(case))
+
+
+PLACES = (in_strict_mode, in_strict_mode_with_x64, on_an_explicit_mesh, in_a_shard_map)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_every_cell_can_be_traced(place, case):
+    place(case)
