@@ -90,8 +90,8 @@ def _program(jaxpr: Any) -> Program:
         def name(atom: Any) -> int:
             return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
 
-        for eqn, *more in _together(inner.eqns, home):
-            called = eqn.params.get("jaxpr")
+        for eqn, *more in _together(inner.eqns, jaxpr):
+            called = eqn.params.get("jaxpr") if not more else None
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
                 given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
                 held = zip(called.jaxpr.constvars, called.consts, strict=True)
@@ -99,19 +99,17 @@ def _program(jaxpr: Any) -> Program:
                 names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
                 continue
             read, made = _ends([eqn, *more])
-            inputs = tuple(names[v] for v in read)
-            key = inputs, _part(eqn) or id(eqn)
+            key = tuple(names[v] for v in read), _part(eqn) or id(eqn)
             same = (name(eqn.invars[0]),) if eqn.primitive.name == "name" else taken.get(key)
             if same is None:
                 names.update({v: number(v.aval) for v in made})
                 taken[key] = tuple(names[v] for v in made)
-                ops.append(_op(jaxpr, [eqn, *more], (read, made), (inputs, taken[key])))
+                ops.append(_op(jaxpr, [eqn, *more], (read, made), (key[0], taken[key])))
             else:  # a name is for others to read, and an equal slice has been taken
                 names.update(zip(eqn.outvars, same, strict=True))
         return tuple(map(name, inner.outvars))
 
     inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
-    home = next((mesh for v in inputs if (mesh := _mesh(v))), None)
     outputs = visit(jaxpr, dict(inputs))
     return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
 
@@ -155,12 +153,14 @@ def _mesh(variable: Any) -> Any:
     return None if mesh is None or mesh.empty else mesh
 
 
-def _together(eqns: Iterable[Any], home: Any) -> Iterator[list[Any]]:
+def _together(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
     """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
 
     What such a part computes inside cannot be handed out: no loop carries values of two meshes. A later part
-    that reads it, as a derivative does, computes it again.
+    that reads it, as a derivative does, computes it again. The mesh of all others is that of `outer`, the
+    jaxpr that they come from.
     """
+    home = next((mesh for v in (*outer.constvars, *outer.invars) if (mesh := _mesh(v))), None)
 
     def foreign(variables: list[Any]) -> set[Any]:
         return {v for v in variables if not isinstance(v, Literal) and _mesh(v) not in (None, home)}

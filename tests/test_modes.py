@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 
 import jrnn
 from jrnn.cell import batch_shape_of
-from jrnn.testing.subject import default_inputs
+from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour
 from tests.cases import CASES
 
@@ -192,7 +192,28 @@ def in_a_shard_map(case):
         jax.eval_shape(mapped, *drawn(case))
 
 
-PLACES = (in_strict_mode, in_strict_mode_with_x64, on_an_explicit_mesh, in_a_shard_map)
+def on_inputs_of_another_dtype(case):
+    xs, lengths, resets = drawn(case)
+
+    def run(key, xs, dtype):
+        params = jax.tree.map(lambda a: cast(a, dtype), case.cell.init(key, case.in_features))
+        floats = [leaf for leaf in jax.tree.leaves((params, xs)) if is_float(leaf)]
+        ys = jrnn.unroll(case.cell, params, xs, lengths=lengths, resets=resets)[1]
+        return jax.tree.leaves(ys)[0], jnp.zeros((), jnp.result_type(*floats))
+
+    for mine, theirs in (("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "float16")):
+        given = jax.tree.map(functools.partial(cast, dtype=theirs), xs)
+        y, needed = jax.eval_shape(functools.partial(run, dtype=mine), jax.random.key(0), given)
+        assert y.dtype == needed.dtype or "dtypes are kept" in case.exempt
+
+
+PLACES = (
+    in_strict_mode_with_x64,
+    pytest.param(in_strict_mode, marks=pytest.mark.slow),
+    on_an_explicit_mesh,
+    in_a_shard_map,
+    on_inputs_of_another_dtype,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))

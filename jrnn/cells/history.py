@@ -84,4 +84,4 @@ class Window:
         seen = [aligned(now, *(p.astype(x.dtype) for p in past)) for now, past in pairs]
         kept = zip(seen, carry, strict=True)  # without parameters the carry's dtype is not that of x
         moved = tuple(tuple(s.astype(c.dtype) for s, c in zip(s, c, strict=False)) for s, c in kept)
-        return moved, joined(*(part for parts in seen for part in parts))
+        return moved, joined(*[part for parts in seen for part in parts])
