@@ -18,7 +18,7 @@ import jrnn
 from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour
-from tests.cases import CASES
+from tests.cases import CASES, Case
 
 STRICT = {  # what raises, and changes no value
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
@@ -216,7 +216,20 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.cell))
+def register(length):
+    """A user's cell whose state is a queue: what comes in travels on by one place a step."""
+    return jrnn.from_functions(
+        lambda key, in_features: jax.random.normal(key, (in_features, 3)),
+        lambda params, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 3), params.dtype),) * length,
+        lambda params, carry, x: ((x @ params, *carry[:-1]), carry[-1]),
+        out_features=3,
+    )
+
+
+LONG = [Case(jrnn.QRNN(4, window=12), 2), Case(jrnn.Window(12, 2), 2), Case(register(12), 2)]
+
+
+@pytest.mark.parametrize("case", [*CASES, *LONG], ids=lambda case: str(case.cell)[:60])
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_every_cell_can_be_traced(place, case):
     place(case)

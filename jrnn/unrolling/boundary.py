@@ -85,7 +85,7 @@ def align(
     """
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
-    for _ in range(8):  # a dtype can travel from entry to entry, one a round
+    for _ in range(8 + len(jax.tree.leaves(carry))):  # a dtype can travel from entry to entry, one a round
         given = jax.tree.map(jax.typeof, carry)
         returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
         after = _check_returned(cell, given, returned)
