@@ -1,13 +1,15 @@
 """The contract: what a cell is, and the words that the rest of the library uses about one."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import promoted
 from jrnn.caching import cached
 from jrnn.checks import require_key
 
@@ -16,6 +18,8 @@ Shape = tuple[int, ...]
 
 P = TypeVar("P")
 C = TypeVar("C")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -129,6 +133,21 @@ def is_slot(leaf: Any) -> bool:
     return leaf is None
 
 
+def broadcasting(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a step add a bias (n,) to a batch (..., n), whatever `jax_numpy_rank_promotion` says.
+
+    All axes of a step but the last are batch, so in it that is meant, as elsewhere it need not be. Only
+    what is decorated is exempt: a user's own cell is held to the mode that its user chose.
+    """
+
+    @functools.wraps(function)
+    def broadcast(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return broadcast
+
+
 @cached
 def _carry_function(cell: Any, batch_shape: Shape) -> Callable[..., Any]:
     return lambda params, key: cell.initial_carry(params, batch_shape, key=key)
@@ -163,6 +182,10 @@ def map_state(f: Callable[..., Any], spec: Any, carry: Any, *rest: Any) -> Any:
     return jax.tree.map(visit, spec, carry, *rest, is_leaf=is_slot)
 
 
+def _some_key() -> Array:
+    return jax.random.key(0)
+
+
 def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
     """Take the noise out of a carry: its noise slots become `None`, state and context stay.
 
@@ -182,7 +205,7 @@ def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
     True
     """
     plain = carry_spec(cell, params)
-    noisy = carry_spec(cell, params, key=jax.random.key(0))
+    noisy = carry_spec(cell, params, key=jax.eval_shape(_some_key))
 
     def visit(state: Any, drawn: Any, given: Any) -> Any:
         return None if state is None and drawn is not None else given
@@ -213,7 +236,7 @@ def trainable(params: Any) -> Any:
 def float_dtype(params: Any) -> Any:
     """The dtype that the float leaves of `params` promote to; the default float if there are none."""
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.result_type(*floats) if floats else jnp.zeros(()).dtype
+    return promoted(*floats) if floats else jnp.result_type(float)
 
 
 def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:

@@ -15,7 +15,7 @@ Initializer = Callable[..., Array]
 
 def default_float() -> Any:
     """The float dtype that parameters are drawn in: float32, or float64 under `jax_enable_x64`."""
-    return jnp.zeros(()).dtype
+    return jnp.result_type(float)
 
 
 def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:

@@ -1,7 +1,7 @@
 """The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,21 +92,21 @@ def _program(jaxpr: Any) -> Program:
         def name(atom: Any) -> int:
             return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
 
-        for eqn in inner.eqns:
-            called = eqn.params.get("jaxpr")
+        for eqn, *more in _together(inner.eqns, jaxpr):
+            called = eqn.params.get("jaxpr") if not more else None
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
                 given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
                 held = zip(called.jaxpr.constvars, called.consts, strict=True)
                 given |= {var: constant(value, var.aval) for var, value in held}
                 names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
                 continue
-            inputs = tuple(names[v] for v in eqn.invars if not isinstance(v, Literal))
-            key = inputs, _part(eqn) or id(eqn)
+            read, made = _ends([eqn, *more])
+            key = tuple(names[v] for v in read), _part(eqn) or id(eqn)
             same = (name(eqn.invars[0]),) if eqn.primitive.name == "name" else taken.get(key)
             if same is None:
-                names.update({v: number(v.aval) for v in eqn.outvars})
-                taken[key] = tuple(names[v] for v in eqn.outvars)
-                ops.append(_op(jaxpr, eqn, inputs, taken[key]))
+                names.update({v: number(v.aval) for v in made})
+                taken[key] = tuple(names[v] for v in made)
+                ops.append(_op(jaxpr, [eqn, *more], (read, made), (key[0], taken[key])))
             else:  # a name is for others to read, and an equal slice has been taken
                 names.update(zip(eqn.outvars, same, strict=True))
         return tuple(map(name, inner.outvars))
@@ -117,8 +117,10 @@ def _program(jaxpr: Any) -> Program:
 
 
 def _part(eqn: Any) -> tuple[int, int, int] | None:
-    """(axis, start, stop) of an equation that takes a slice along one axis."""
+    """(axis, start, stop) of an equation that takes a slice of numbers along one axis."""
     if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
+        return None
+    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # of keys, a split counts as a use
         return None
     shape = eqn.invars[0].aval.shape
     bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], shape, strict=True)
@@ -148,25 +150,66 @@ def joined(ops: list[Op], types: dict[int, Any]) -> list[Op]:
     return list(dict.fromkeys(splits.get(op, op) for op in ops))
 
 
-def _op(jaxpr: Any, eqn: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Op:
-    atoms = [v for v in eqn.invars if not isinstance(v, Literal)]
-    variables = list(dict.fromkeys(atoms))
+def _mesh(variable: Any) -> Any:
+    mesh = getattr(getattr(variable.aval, "sharding", None), "mesh", None)
+    return None if mesh is None or mesh.empty else mesh
+
+
+def _together(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
+    """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
+
+    What such a part computes inside cannot be handed out: no loop carries values of two meshes. A later part
+    that reads it, as a derivative does, computes it again. The mesh of all others is that of `outer`, the
+    jaxpr that they come from.
+    """
+    home = next((mesh for v in (*outer.constvars, *outer.invars) if (mesh := _mesh(v))), None)
+
+    def foreign(variables: list[Any]) -> set[Any]:
+        return {v for v in variables if not isinstance(v, Literal) and _mesh(v) not in (None, home)}
+
+    part: list[Any] = []
+    inside: dict[int, Any] = {}  # equations of all parts so far
+    for eqn in [*eqns, None]:
+        if part and (eqn is None or (not foreign(eqn.invars) and not foreign(part[-1].outvars))):
+            needed = set().union(*(foreign(e.invars) for e in part)).difference(*(e.outvars for e in part))
+            for earlier in reversed(inside.values()):
+                if needed.intersection(earlier.outvars):
+                    part.insert(0, earlier)
+                    needed |= foreign(earlier.invars)
+            yield part
+            inside |= {id(e): e for e in part}
+            part = []
+        if eqn is not None and (foreign(eqn.invars) or foreign(eqn.outvars)):
+            part.append(eqn)
+        elif eqn is not None:
+            yield [eqn]
+
+
+def _ends(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Variables that equations read, and those that they hand out, the last of a change of mesh alone."""
+    made = [v for eqn in eqns for v in eqn.outvars]
+    read = [v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)]
+    outer = list(dict.fromkeys(v for v in read if v not in made))
+    return outer, made if len(eqns) == 1 else [v for v in made if _mesh(v) == _mesh(made[-1])]
+
+
+def _op(jaxpr: Any, eqns: list[Any], ends: tuple[list[Any], list[Any]], names: tuple[Any, Any]) -> Op:
+    read, made = ends
     info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    parts = {"constvars": [], "invars": variables, "outvars": list(eqn.outvars), "eqns": [eqn]}
-    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=eqn.effects, debug_info=info), ()))
-    distinct = tuple(dict(zip(atoms, inputs, strict=True)).values())
-    kind = eqn.primitive.name
-    inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*atoms, *eqn.outvars))
+    parts = {"constvars": [], "invars": read, "outvars": made, "eqns": eqns}
+    effects = frozenset().union(*(eqn.effects for eqn in eqns))
+    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=effects, debug_info=info), ()))
+    kind = eqns[0].primitive.name if len(eqns) == 1 else ""
+    inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
     return Op(
         run,
-        distinct,
-        outputs,
+        *names,
         kind in _LINEAR and inexact,
         kind in _CHEAP,
         kind in _QUICK,
         kind == "dot_general",
-        _is_reverse_only(eqn),
-        _part(eqn),
+        any(map(_is_reverse_only, eqns)),
+        _part(eqns[0]) if kind else None,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand, select
+from jrnn.alignment import expand, promoted, select
 from jrnn.unrolling.masking import schedule
 
 # optax is imported where it is used: it would double what `import jrnn` costs.
@@ -212,7 +212,7 @@ def _floats(name: str, given: Any) -> Array:
     array = jnp.asarray(given)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be floats, got {array.dtype}")
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(promoted(array.dtype, jnp.float32))
 
 
 def _pair(name: str, given: Any, targets: Any) -> tuple[Array, Array]:

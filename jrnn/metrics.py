@@ -5,6 +5,7 @@ Precision, recall and F1 of `predictions[mask]` and `targets[mask]`: scikit-lear
 
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,7 +82,7 @@ def exact_match(predictions: Any, targets: Any, lengths: Any) -> float:
 
 
 def _labels(name: str, given: Any) -> NDArray[Any]:
-    labels = np.asarray(given)
+    labels = np.asarray(jax.device_get(given))
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {labels.dtype}")
     return labels
@@ -89,7 +90,7 @@ def _labels(name: str, given: Any) -> NDArray[Any]:
 
 def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both as arrays, once they are integers of one shape."""
-    targets, predictions = _labels("targets", targets), np.asarray(predictions)
+    targets, predictions = _labels("targets", targets), np.asarray(jax.device_get(predictions))
     if predictions.ndim == targets.ndim + 1 and not np.issubdtype(predictions.dtype, np.integer):
         raise ValueError(
             f"predictions must be integers, got {predictions.dtype} of shape {predictions.shape}: "
@@ -106,7 +107,7 @@ def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
 def _valid(predictions: NDArray[Any], targets: NDArray[Any], mask: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """The labels that count, (n,), n ≥ 1."""
     if mask is not None:
-        mask = np.asarray(mask)
+        mask = np.asarray(jax.device_get(mask))
         if mask.dtype != bool:
             raise ValueError(f"mask must be boolean, got {mask.dtype}")
         axes = targets.shape[: mask.ndim]

@@ -23,8 +23,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-UNROLLING = "unrolling contract slots linear_recurrences memory associative primitives engine laws meshes"
+UNROLLING = (
+    "unrolling contract slots linear_recurrences memory associative primitives engine laws meshes modes"
+)
 TESTS = {  # the first that a path starts with
+    "jrnn/cells/convolutional": "special_cells modes",
     "jrnn/cells": "cells equivalences special_cells initializers linear_recurrences combinators contract",
     "jrnn/initializers": "initializers cells special_cells",
     "jrnn/combinators/narx": "cells combinators",
@@ -33,6 +36,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/combinators": "combinators initializers clipping reparametrising slots taps history seq2seq",
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/memory": "memory unrolling",
+    "jrnn/unrolling/cudnn": "cudnn",
     "jrnn/unrolling": UNROLLING,
     "jrnn/jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",
     "jrnn/alignment": f"errors contract special_cells {UNROLLING} combinators",
@@ -42,14 +46,14 @@ TESTS = {  # the first that a path starts with
     "jrnn/modules": "modules",
     "jrnn/paradigms": "paradigms every_paradigm",
     "jrnn/checkpoint": "saving checkpoint checkpoint_structure hostile_checkpoints training cli",
-    "jrnn/decoding/ctc": "reports ctc",
-    "jrnn/decoding/beams": "beams",
-    "jrnn/decoding": "decoding paradigms beams",
-    "jrnn/crf": "reports crf spans",
+    "jrnn/decoding/ctc": "reports ctc modes",
+    "jrnn/decoding/beams": "beams modes",
+    "jrnn/decoding": "decoding paradigms beams modes",
+    "jrnn/crf": "reports crf spans modes",
     "jrnn/attention": "attention attention_combined seq2seq beams",
     "jrnn/seq2seq": "seq2seq attention_combined",
     "jrnn/analysis/jacobians": "jacobians every_analysis lyapunov",
-    "jrnn/analysis/exponents": "lyapunov",
+    "jrnn/analysis/exponents": "lyapunov modes",
     "jrnn/analysis/fixed_points": "fixed_points flip_flop",
     "jrnn/analysis/gates": "gates inspecting",
     "jrnn/analysis/gradients": "gradient_flow inspecting",

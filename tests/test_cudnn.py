@@ -45,9 +45,11 @@ if jax.default_backend() != "gpu":
     MISFITS["needs an NVIDIA GPU, the backend is"] = (CELL, XS, {})
 
 
+@pytest.mark.parametrize("bring", (jnp.asarray, np.asarray))
 @pytest.mark.parametrize("reason", MISFITS)
-def test_what_does_not_fit_is_an_error_with_the_reason_or_runs_otherwise(reason):
+def test_what_does_not_fit_is_an_error_with_the_reason_or_runs_otherwise(reason, bring):
     cell, xs, options = MISFITS[reason]
+    xs = bring(xs)
     params = cell.init(jax.random.key(0), IN)
     with pytest.raises(ValueError, match=reason):
         jrnn.unroll(cell, params, xs, **options, method=jrnn.CuDNN())

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,53 @@ def masked_loss(tokens):
     return jrnn.losses.cross_entropy(run(MODEL, tokens)[1], tokens, mask=tokens > 1)
 
 
+def drawn(cell, xs):
+    """All that a run hands out, with lengths, and its gradient, of random parameters."""
+    params = cell.init(jax.random.key(1), jax.tree.leaves(xs)[-1].shape[-1])
+
+    def loss(params):
+        ys = jrnn.unroll(cell, params, xs, lengths=LENGTHS, resets=TOKENS > 3)[1]
+        return jnp.mean(jnp.sin(ys)), ys
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def keeping_inputs(x):
+    """Cells whose state is made of inputs, and convolutions of fields."""
+    cells = jrnn.TGRU(4), jrnn.TLSTM(4), jrnn.QRNN(4, window=12), jrnn.Window(12, 3)
+    narx = jrnn.NARX(4, outputs=3, input_lags=2, output_lags=2)
+    fields = jnp.stack([x, -x, x * x], 2), jrnn.ConvGRU(2, spatial=1), jrnn.ConvLSTM(2, spatial=1)
+    convolutions = [drawn(cell, fields[0]) for cell in fields[1:]]
+    return [drawn(cell, x) for cell in cells], drawn(narx, (x, x[..., 0] > 0, x)), convolutions
+
+
+class Counting(NamedTuple):
+    """A state of which one entry depends on no input, and one is computed with axes that are automatic."""
+
+    count: jax.Array
+    h: jax.Array
+
+
+def counting_step(w, carry, x):
+    def inner(w, h, x):
+        return jnp.tanh(jnp.tanh(h @ w) * x)
+
+    if any(jax.typeof(x).sharding.spec):
+        inner = jax.sharding.auto_axes(inner, out_sharding=jax.typeof(x).sharding)
+    count, h = jnp.minimum(carry.count + 1, 3), inner(w, carry.h, x)
+    return Counting(count, h), h * count[..., None]
+
+
+COUNTING = jrnn.from_functions(
+    lambda key, in_features: jax.random.normal(key, (in_features, in_features)),
+    lambda params, batch_shape=(), *, key=None: Counting(
+        jnp.zeros(batch_shape, jnp.int32), jnp.zeros((*batch_shape, len(params)))
+    ),
+    counting_step,
+    3,
+)
+
+
 PROGRAMS = {
     "a language model": (lambda t: run(MODEL, t), TOKENS),
     "with lengths": (lambda t: run(MODEL, t, lengths=LENGTHS), TOKENS),
@@ -51,6 +99,8 @@ PROGRAMS = {
     "with zoneout": (lambda x: run(NOISY[0], x, key=KEY)[1], XS),
     "with dropout": (lambda x: run(NOISY[1], x, key=KEY)[1], XS),
     "in a loop": (lambda x: run(LOOP, (x, x[..., 0] > 0)), XS),
+    "cells that keep inputs": (keeping_inputs, XS),
+    "a state that depends on no input": (lambda x: drawn(COUNTING, x), XS),
     "a masked loss": (masked_loss, TOKENS),
     "two training steps": (lambda t: (train(t)[0].params, train(t)[1]), TOKENS),
 }

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jrnn.alignment import promoted
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
-from jrnn.analysis.states import begin, to_vector
+from jrnn.analysis.states import begin, fixed_normal, to_vector
 from jrnn.checks import check_lag, check_width
 
 BATCHES = 20  # of the standard error
@@ -163,7 +164,7 @@ def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Pre
     check_width("steps", steps)
     if not 0 < precision < 1:
         raise ValueError(f"precision must be in (0, 1), got {precision!r}")
-    rate = jnp.asarray(exponent, jnp.result_type(float, exponent))
+    rate = jnp.asarray(exponent, promoted(float, exponent))
     positive = rate > 0
     horizon = jnp.where(positive, -np.log(precision) / jnp.where(positive, rate, 1), jnp.inf)
     # Σ exp(λt) = exp(max(λ, 0)(T − 1)) Σ exp(−|λ| t), whose terms are at most 1; λ = 0 has no closed form
@@ -214,7 +215,7 @@ def _triangular(z: Array) -> tuple[Array, Array]:
     else; in panels nearly all work is in products.
     """
     q, growth = z[:, :0], []
-    drawn = jax.random.normal(jax.random.key(1), z.shape, z.dtype)  # stands in where nothing is
+    drawn = fixed_normal(1, z.shape, z.dtype)  # stands in where nothing is
     for first in range(0, z.shape[1], PANEL):
         columns = slice(first, first + PANEL)
         panel = z[:, columns]
@@ -247,7 +248,8 @@ def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., L
 
         steps = len(jax.tree.leaves(xs)[0])
         over = steps % every  # the first steps, so that the last one counts
-        carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, _part(xs, 0, over))
+        if over:  # without jit, a loop of no steps is refused
+            carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, _part(xs, 0, over))
         blocks = jax.tree.map(
             lambda x: x.reshape(steps // every, every, *x.shape[1:]), _part(xs, over, steps)
         )

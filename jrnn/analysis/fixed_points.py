@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
+from jrnn.alignment import promoted
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
 from jrnn.cell import carry_spec, is_slot, structure_of
@@ -327,7 +328,7 @@ def _checked_starts(cell: Any, starts: Any, state: Array) -> Array:
         )
     if not bool(jnp.isfinite(starts).all()):
         raise ValueError("starts must be finite, got NaN or inf")
-    return starts.astype(jnp.promote_types(state.dtype, jnp.float32))
+    return starts.astype(promoted(state.dtype, jnp.float32))
 
 
 def _distinct(

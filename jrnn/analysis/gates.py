@@ -172,13 +172,17 @@ class _Measured:
         names = tuple(dict.fromkeys(place.name for place in self.places))
         (after, _), inside = named_values(self.cell.step, names, params, carry.cell, x)
         values = {p.label: self._measure(inside[p.name][p.number]) for p in self.places}
-        return _MeasuredCarry(after, carry.steps + 1, jax.tree.map(jnp.add, carry.sums, values)), ()
+        return _MeasuredCarry(after, carry.steps + 1, jax.tree.map(_added, carry.sums, values)), ()
 
     def _measure(self, value: Array) -> GateStatistics:
         value = widened(value)
         size = jnp.abs(value)
         low, high = (flags.astype(size.dtype) for flags in (size < self.low, size > self.high))
         return GateStatistics(value, low, high, jnp.log(size), jnp.log(jnp.abs(1 - value)))
+
+
+def _added(total: Array, value: Array) -> Array:
+    return total + value.astype(total.dtype)
 
 
 @dataclass(frozen=True)

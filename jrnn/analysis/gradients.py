@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from jrnn.analysis.probing import gradients_of_states, loop_names
-from jrnn.analysis.states import begin, from_vector, to_vector
+from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
 from jrnn.cell import is_layer
 from jrnn.checks import check_choice, check_width, require_cell
 from jrnn.data import Batch
@@ -32,7 +32,7 @@ class GradientFlow(NamedTuple):
     @property
     def totals(self) -> dict[str, NDArray[np.float64]]:
         """Of each state, (time,): the norms of all sequences together, √ Σ norms²."""
-        squares = {name: np.square(np.asarray(n, np.float64)) for name, n in self.norms.items()}
+        squares = {name: np.square(_on_host(n)) for name, n in self.norms.items()}
         return {name: np.sqrt(s.sum(tuple(range(1, s.ndim)))) for name, s in squares.items()}
 
     @property
@@ -130,6 +130,10 @@ def _norms(gradients: Array, rank: int) -> Array:
     return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))
 
 
+def _on_host(values: Any) -> NDArray[np.float64]:
+    return np.asarray(jax.device_get(values), np.float64)
+
+
 class Sensitivity(NamedTuple):
     """What `sensitivity` returns: natural logarithms, since the norms soon leave the range of floats."""
 
@@ -139,12 +143,12 @@ class Sensitivity(NamedTuple):
     @property
     def state(self) -> NDArray[np.float64]:
         """‖∂h_T/∂h_t‖, (T,)."""
-        return np.exp(np.asarray(self.log_state, np.float64))
+        return np.exp(_on_host(self.log_state))
 
     @property
     def inputs(self) -> NDArray[np.float64] | None:
         """‖∂h_T/∂x_t‖, (T,)."""
-        return None if self.log_inputs is None else np.exp(np.asarray(self.log_inputs, np.float64))
+        return None if self.log_inputs is None else np.exp(_on_host(self.log_inputs))
 
     @property
     def verdict(self) -> "Verdict":
@@ -210,7 +214,7 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
         size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
         rows = jnp.eye(size, dtype=dtype)
         if probes is not None:
-            rows = jax.random.normal(jax.random.key(0), (probes, size), dtype) / math.sqrt(probes)
+            rows = fixed_normal(0, (probes, size), dtype) / math.sqrt(probes)
 
         def forward(carry: Any, x: Any) -> tuple[Any, Any]:
             return cell.step(params, carry, x)[0], carry
@@ -278,7 +282,7 @@ def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.floa
     >>> log_bound(2 * jnp.eye(3), 3, slope=0.25).round(3).tolist()
     [-1.386, -0.693, 0.0]
     """
-    matrix = np.asarray(recurrent, np.float64)
+    matrix = _on_host(recurrent)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"recurrent must be a square matrix, got shape {matrix.shape}")
     with np.errstate(divide="ignore"):
@@ -326,7 +330,7 @@ def verdict(log_norms: Any) -> Verdict:
     >>> print(verdict(jnp.arange(50) * jnp.log(2)))
     vanishing: times 0.5 a step backwards, a tenth every 3.32 steps
     """
-    logs = np.asarray(log_norms, np.float64)
+    logs = _on_host(log_norms)
     if logs.ndim != 1 or logs.size < 2:
         raise ValueError(f"log_norms has shape {logs.shape}, needs (T,) with two steps at least")
     if np.isnan(logs).any() or (logs == np.inf).any():

@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from jrnn.analysis.states import begin, linear_step, to_vector
+from jrnn.alignment import promoted
+from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
 from jrnn.checks import check_lag, check_width
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB in float64
@@ -67,7 +68,7 @@ def spectrum(matrix: Any) -> Spectrum:
     >>> print(f"{found.spectral_radius:.2f} {found.norm:.2f} {found.departure_from_normality:.2f}")
     0.50 3.08 3.00
     """
-    given = np.asarray(matrix)
+    given = np.asarray(jax.device_get(matrix))
     if given.ndim < 2 or given.shape[-1] != given.shape[-2] or not given.size:
         raise ValueError(f"matrix has shape {given.shape}, needs (..., D, D): one gate's block of w_hh")
     given = given.astype(np.complex128 if np.iscomplexobj(given) else np.float64)
@@ -153,7 +154,7 @@ def spectra(
         # what would stand behind the last step is never looked at: any step fills it
         index = np.minimum(np.arange(first * every, (first + size) * every), steps - 1)
         carry, jacobians = _along(cell)(params, carry, _rows(xs, index.reshape(size, every)))
-        found.append(_spectrum_at(np.asarray(jacobians)[: seen - first], first, every))
+        found.append(_spectrum_at(np.asarray(jax.device_get(jacobians))[: seen - first], first, every))
     return Spectrum(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
@@ -227,7 +228,7 @@ def transient_growth(matrix: Any, steps: int) -> Array:
     ['1.00', '3.08', '3.02', '2.26']
     """
     a = jnp.asarray(matrix)
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    a = a.astype(promoted(a.dtype, jnp.float32))
     check_lag("steps", steps)
     if a.ndim != 2 or a.shape[0] != a.shape[1] or not a.size:
         raise ValueError(f"matrix has shape {a.shape}, needs (D, D)")
@@ -268,8 +269,8 @@ def start_rows(cell: Any, params: Any, carry: Any, count: int) -> Array:
     Random ones, as a unit vector may see nothing of what grows: in a triangular system, for one.
     """
     vector = to_vector(cell, params, carry)
-    dtype = jnp.promote_types(vector.dtype, jnp.float32)
-    drawn = jax.random.normal(jax.random.key(0), (vector.size, count), dtype)
+    dtype = promoted(vector.dtype, jnp.float32)
+    drawn = fixed_normal(0, (vector.size, count), dtype)
     return jnp.linalg.qr(drawn)[0].T
 
 
@@ -290,7 +291,8 @@ def _normalised(product: Array) -> tuple[Array, Array]:
 
 
 def _rows(xs: Any, at: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x)[at], xs)
+    with jax.transfer_guard_host_to_device("allow"):  # of the index
+        return jax.tree.map(lambda x: jnp.asarray(x)[at], xs)
 
 
 def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:
@@ -324,7 +326,8 @@ def _along(cell: Any) -> Callable[..., Any]:
         def block(carry: Any, xs: Any) -> Any:
             carry, found = _look(cell)(params, carry, _rows(xs, 0))
             rest = _rows(xs, slice(1, None))
-            carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
+            if len(jax.tree.leaves(rest)[0]):  # without jit, a loop of no steps is refused
+                carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
             return carry, found
 
         return lax.scan(block, carry, blocks)

@@ -62,18 +62,18 @@ class Report(NamedTuple):
         return found
 
     def _memory(self) -> str:
-        log = np.asarray(self.sensitivity.log_state, np.float64)
+        log = np.asarray(jax.device_get(self.sensitivity.log_state), np.float64)
         faded = np.flatnonzero(log[::-1] < log[-1] - math.log(100))
         if not faded.size:
             return f"after {len(log) - 1} steps the last state still depends on a state by more than 1 %"
         return f"the last state depends on one {faded[0]} steps before by less than 1 %"
 
     def _dynamics(self) -> str:
-        exponent, error = (float(values[0]) for values in self.lyapunov[:2])
+        exponent, error = (float(values[0]) for values in jax.device_get(self.lyapunov[:2]))
         rate = f"largest Lyapunov exponent {exponent:.3g} ± {error:.1g} nats per step"
         still = max(1 / self.steps, 2 * error)  # less than a factor of e in all steps is none, however sure
         if exponent > still:
-            ahead = f"after {float(self.predictability.horizon):.0f} steps"
+            ahead = f"after {float(jax.device_get(self.predictability.horizon)):.0f} steps"
             bounded = "chaotic, as long as states stay bounded"
             return f"{bounded}: {rate}; a rounding error is then as large as the state {ahead}"
         if exponent < -still:
@@ -186,10 +186,10 @@ def _beyond(norms: NDArray[np.float64]) -> str:
 
 
 def _gate(name: str, gate: GateStatistics) -> str:
-    low, high, mean = (float(np.mean(given)) for given in (gate.low, gate.high, gate.mean))
+    low, high, mean = (float(np.mean(given)) for given in jax.device_get((gate.low, gate.high, gate.mean)))
     text = f"mean {mean:.2f}, below a tenth at {low:.0%} of the steps and above nine tenths at {high:.0%}"
     if name.startswith("f"):  # what a forget gate multiplies is the memory
-        scale = np.asarray(gate.time_scale, np.float64)
+        scale = np.asarray(jax.device_get(gate.time_scale), np.float64)
         text += f"; keeps for {np.median(scale):.3g} steps (the median unit), at most {np.max(scale):.3g}"
     return text.replace("%", " %")
 
@@ -204,7 +204,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, Array | np.ndarray | np.generic):
-        return _plain(np.asarray(value, np.float64).tolist())
+        return _plain(np.asarray(jax.device_get(value), np.float64).tolist())
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

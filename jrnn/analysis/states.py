@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import carry_spec, in_ndim, is_layer, is_slot
+from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, is_slot
 from jrnn.unrolling import Scan
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 
@@ -42,7 +42,8 @@ def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None 
         given = jax.tree.leaves(xs)[0].shape
         needed = "(time,)" if in_ndim(cell) == 0 else "(time, features)"
         raise ValueError(f"xs has shape {given}, needs one sequence, {needed}: of a batch, xs[:, b]")
-    carry = align(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
+    with jax.transfer_guard_host_to_device("allow"):  # of the zeros that a state starts from
+        carry = align(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
     if not state_leaves(cell, params, carry):
         raise ValueError(f"{cell} has no state of real numbers to look at")
     return carry
@@ -80,6 +81,12 @@ def linear_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Push]:
 
     _, push, after = jax.linearize(advance, to_vector(cell, params, carry), has_aux=True)
     return after, push
+
+
+def fixed_normal(seed: int, shape: Shape, dtype: Any) -> Array:
+    """Standard normal numbers, the same whatever kind of key and dtype is the default."""
+    with jax.threefry_partitionable(True):
+        return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32).astype(dtype)
 
 
 def to_vector(cell: Any, params: Any, carry: Any) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import expand
+from jrnn.alignment import expand, joined, select
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Cell, Shape, zero_state
 from jrnn.checks import brief, check_width, require_cell
@@ -100,8 +100,8 @@ class BahdanauAttention:
 
     def step(self, params: AttentionParams, carry: AttentionCarry, x: Array) -> tuple[AttentionCarry, Array]:
         c = _attend(self, params, carry.last, carry.memory)
-        inner, s = self.cell.step(params.cell, carry.cell, jnp.concatenate([x, *c], -1))
-        return AttentionCarry(inner, s, carry.memory), jnp.concatenate([s, *c], -1)
+        inner, s = self.cell.step(params.cell, carry.cell, joined(x, *c))
+        return AttentionCarry(inner, s, carry.memory), joined(s, *c)
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ class LuongAttention:
         return AttentionCarry(inner, zero_state(params, batch_shape, self.features), None)
 
     def step(self, params: AttentionParams, carry: AttentionCarry, x: Array) -> tuple[AttentionCarry, Array]:
-        x = jnp.concatenate([x, carry.last], -1) if self.input_feeding else x
+        x = joined(x, carry.last) if self.input_feeding else x
         inner, s = self.cell.step(params.cell, carry.cell, x)
         c = _attend(self, params, s, carry.memory)
-        h = jnp.tanh(jnp.concatenate([*c, s], -1) @ params.w)
+        h = jnp.tanh(joined(*c, s) @ params.w)
         return AttentionCarry(inner, h, carry.memory), h
 
 
@@ -332,7 +332,7 @@ def _memory(score: Score, params: Any, memory: Any, width: int, lengths: Any, ma
         if valid is None
         else (jnp.broadcast_to(expand(valid, memory.ndim - 1), memory.shape[:-1]))
     )
-    values = jnp.moveaxis(jnp.where(valid[..., None], memory, 0), 0, -2)
+    values = jnp.moveaxis(select(valid, memory, jnp.zeros_like(memory)), 0, -2)
     return Memory(values, _keys(score, params, values), jnp.moveaxis(valid, 0, -1))
 
 

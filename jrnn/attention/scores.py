@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import promoted
+from jrnn.cell import broadcasting
 from jrnn.cells.gating import zeros
 from jrnn.checks import brief, check_positive, check_width
 from jrnn.initializers import glorot
@@ -102,6 +104,7 @@ class Additive:
             v=glorot(k_v, (self.features, 1))[:, 0],
         )
 
+    @broadcasting
     def keys(self, params: AdditiveParams, memory: Array) -> Array:
         return memory @ params.w_memory + params.b
 
@@ -277,10 +280,11 @@ class Local:
         return self.score.keys(params.score, memory)
 
     def weights(self, params: LocalParams, query: Array, keys: Array, valid: Array) -> Array:
-        wide = jnp.promote_types(query.dtype, jnp.float32)  # bfloat16 has no odd positions beyond 256
+        wide = promoted(query.dtype, jnp.float32)  # bfloat16 has no odd positions beyond 256
         centre = jax.nn.sigmoid((jnp.tanh(query @ params.w) @ params.v).astype(wide))
         centre = valid.sum(-1).astype(wide) * centre
-        distance = jnp.arange(valid.shape[-1], dtype=wide) - centre[..., None]
+        positions = jnp.arange(valid.shape[-1], dtype=wide)
+        distance = jnp.expand_dims(positions, range(valid.ndim - 1)) - centre[..., None]
         near = valid & (jnp.abs(distance) <= self.window)
         gaussian = jnp.exp(-2 * (distance / self.window) ** 2).astype(query.dtype)
         return self.score.weights(params.score, query, keys, near) * gaussian

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_width
@@ -71,6 +71,7 @@ class RAN:
     def initial_carry(self, params: RANParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: RANParams, carry: Array, x: Any) -> tuple[Array, Array]:
         g = activation(self.activation)
         a_i, a_f, n = split(x @ params.w_ih + params.b, 3)
@@ -119,6 +120,7 @@ class ATR:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         p = checkpoint_name(x @ params.w_ih + params.b, "p")
         q = carry @ params.w_hh
@@ -180,6 +182,7 @@ class CFN:
     def initial_carry(self, params: CFNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: CFNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a, n = jnp.split(x @ params.w_ih, (2 * self.hidden,), axis=-1)
         theta, eta = gates(a + carry @ params.w_hh + params.b, "fi")
@@ -239,6 +242,7 @@ class STAR:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: STARParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a_n, a_k = split(x @ params.w_ih + params.b, 2)
         n = tanh(a_n, "n")
@@ -304,6 +308,7 @@ class MinimalRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: MinimalRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         n = tanh(x @ params.w_ih + params.b, "n")
         u = sigmoid(carry @ params.w_hh + n @ params.w_nh + params.b_u, "u")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, split, tanh, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot, orthogonal
@@ -68,6 +68,7 @@ class BRC:
     def initial_carry(self, params: BRCParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: BRCParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (u_a, u_c) = carry, split(params.w_hh, 2)
         z_a, z_c, z_n = split(x @ params.w_ih + params.b, 3)
@@ -125,6 +126,7 @@ class NBRC:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (u_a, u_c) = carry, split(carry @ params.w_hh, 2)
         z_a, z_c, z_n = split(x @ params.w_ih + params.b, 3)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, key_or_none, zero_state
+from jrnn.cell import Shape, broadcasting, key_or_none, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_positive, check_width
@@ -87,6 +87,7 @@ class LeakyRNN:
     ) -> LeakyCarry:
         return LeakyCarry(zero_state(params, batch_shape, self.hidden), key if self.noise > 0 else None)
 
+    @broadcasting
     def step(self, params: GateParams, carry: LeakyCarry, x: Any) -> tuple[LeakyCarry, Array]:
         f, h, alpha = activation(self.activation), carry.h, self.alpha
         key, draw = key_or_none(carry.key, 2)
@@ -163,6 +164,7 @@ class AntisymmetricRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: AntisymmetricParams, carry: Array, x: Any) -> tuple[Array, Array]:
         m = params.w_hh - params.w_hh.T - self.gamma * jnp.eye(self.hidden, dtype=params.w_hh.dtype)
         a, past = x @ params.w_ih + params.b, carry @ m

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.alignment import promoted, sharded_axes
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_width
@@ -36,9 +37,18 @@ def convolve(x: Array, kernel: Array) -> Array:
     lead, inner = x.shape[: x.ndim - spatial - 1], x.shape[x.ndim - spatial - 1 :]
     axes = "DHW"[3 - spatial :]
     layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
-    y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
-    return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+    dtype = promoted(x, kernel)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+
+    def convolved(x: Array, kernel: Array) -> Array:
+        rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
+        y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
+        return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+
+    if not sharded_axes(jax.typeof(x)):
+        return convolved(x, kernel)
+    out = jax.typeof(x).sharding  # explicit axes of a batch cannot be reshaped, as vmap does
+    return jax.sharding.auto_axes(convolved, out_sharding=out)(x, kernel)
 
 
 def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:
@@ -104,6 +114,7 @@ class ConvLSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: GateParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         z = convolve(x, params.w_ih) + convolve(carry.h, params.w_hh) + params.b
         i, f, g, o = gates(z, "ifgo", candidate="g")
@@ -158,6 +169,7 @@ class ConvGRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a_rz, a_n = jnp.split(convolve(x, params.w_ih) + params.b, (2 * self.hidden,), axis=-1)
         u_rz, u_n = jnp.split(params.w_hh, (2 * self.hidden,), axis=-1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot
@@ -94,6 +94,7 @@ class GRUD:
         widths = self.hidden, params.w_dx.shape[0]
         return GRUDCarry(*(zero_state(params, batch_shape, width) for width in widths))
 
+    @broadcasting
     def step(self, params: GRUDParams, carry: GRUDCarry, x: Any) -> tuple[GRUDCarry, Array]:
         if not isinstance(x, tuple) or len(x) != 3:
             raise ValueError("GRUD: xs must be (values, mask, delta)")

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import zeros
 from jrnn.checks import check_width
@@ -76,6 +76,7 @@ class IndRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: IndRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         f = activation(self.activation)
         h = checkpoint_name(f(x @ params.w_ih + params.w_hh * carry + params.b), "h")

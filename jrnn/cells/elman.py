@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape
+from jrnn.cell import Shape, broadcasting
 from jrnn.cells.activations import activation
 from jrnn.checks import check_choice, check_width
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
@@ -79,6 +79,7 @@ class Elman:
         del key
         return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
 
+    @broadcasting
     def step(self, params: ElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h = activation(self.activation)(x @ params.w_ih + carry @ params.w_hh + params.b)
         h = checkpoint_name(h, "h")
@@ -152,6 +153,7 @@ class Jordan:
         del key
         return jnp.zeros((*batch_shape, self.out_features), params.w_yh.dtype)
 
+    @broadcasting
     def step(self, params: JordanParams, carry: Array, x: Any) -> tuple[Array, Array]:
         f, g = activation(self.activation), activation(self.output_activation)
         h = checkpoint_name(f(x @ params.w_ih + carry @ params.w_yh + params.b), "h")

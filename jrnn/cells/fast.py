@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, times, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
@@ -69,6 +69,7 @@ class FastRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: FastRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         n = tanh(x @ params.w_ih + carry @ params.w_hh + params.b, "n")
         h = jax.nn.sigmoid(params.beta) * carry + jax.nn.sigmoid(params.alpha) * n
@@ -147,6 +148,7 @@ class FastGRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: FastGRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         b_z, b_n = split(params.b, 2)
         a = times(x, params.w_ih, params.w_ih_up) + times(carry, params.w_hh, params.w_hh_up)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape
+from jrnn.cell import Shape, broadcasting
 from jrnn.cells.gating import gates
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot, orthogonal
@@ -84,6 +84,7 @@ class GRU:
         del key
         return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
 
+    @broadcasting
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, two = carry, 2 * self.hidden
         a = x @ params.w_ih + params.b  # (..., 3·hidden)

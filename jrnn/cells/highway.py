@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import repeated, sigmoid, split, tanh
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
@@ -74,6 +74,7 @@ class RHN:
     def initial_carry(self, params: RHNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: RHNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         s, a = carry, x @ params.w_ih
         for u, b in zip(params.w_hh, params.b, strict=True):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import aligned, joined
 from jrnn.cell import Shape, zero_state
 from jrnn.checks import check_lag, check_width
 
@@ -79,7 +80,8 @@ class Window:
     def step(self, params: tuple[()], carry: Past, x: Any) -> tuple[Past, Array]:
         ends = [sum(self._widths[: i + 1]) for i in range(len(self._widths) - 1)]
         slices = jnp.split(x, ends, axis=-1)
-        seen = [(now, *(p.astype(x.dtype) for p in past)) for now, past in zip(slices, carry, strict=True)]
+        pairs = zip(slices, carry, strict=True)
+        seen = [aligned(now, *(p.astype(x.dtype) for p in past)) for now, past in pairs]
         kept = zip(seen, carry, strict=True)  # without parameters the carry's dtype is not that of x
         moved = tuple(tuple(s.astype(c.dtype) for s, c in zip(s, c, strict=False)) for s, c in kept)
-        return moved, jnp.concatenate([part for parts in seen for part in parts], -1)
+        return moved, joined(*[part for parts in seen for part in parts])

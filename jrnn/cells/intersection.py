@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh
 from jrnn.checks import check_equal_widths, check_width
 
@@ -59,6 +59,7 @@ class IntersectionRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a, n, k, g = split(x @ params.w_ih + carry @ params.w_hh + params.b, 4)
         a, n = checkpoint_name(jax.nn.relu(a), "a"), tanh(n, "n")

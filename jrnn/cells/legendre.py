@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import tanh
 from jrnn.checks import check_positive, check_width
 from jrnn.initializers import default_float, glorot
@@ -97,6 +97,7 @@ class LMU:
     ) -> LMUCarry:
         return LMUCarry(*(zero_state(params, batch_shape, n) for n in (self.hidden, self.order)))
 
+    @broadcasting
     def step(self, params: LMUParams, carry: LMUCarry, x: Any) -> tuple[LMUCarry, Array]:
         (h, m), (a, b) = carry, jax.lax.stop_gradient(params.fixed)
         u = x @ params.e_x + h @ params.e_h + m @ params.e_m

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.checks import check_equal_widths, check_multiple, check_width
 from jrnn.initializers import default_float
@@ -96,6 +96,7 @@ class LRU:
         zero = zero_state(params, batch_shape, self.hidden)
         return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
 
+    @broadcasting
     def step(self, params: LRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         wide = carry.real.dtype  # complex numbers come in float32 and float64
         nu, theta = jnp.exp(params.nu.astype(wide)), jnp.exp(params.theta.astype(wide))
@@ -169,6 +170,7 @@ class RGLRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: RGLRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         (z_r, z_i), (b_r, b_i) = times_blocks(x, params.w, 2), split(params.b, 2)
         r, i = sigmoid(z_r + b_r, "r"), sigmoid(z_i + b_i, "i")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import gates
 from jrnn.checks import check_width
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
@@ -96,6 +96,7 @@ class LSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b  # (..., 4·hidden)
         i, f, g, o = gates(z, "ifgo", candidate="g")

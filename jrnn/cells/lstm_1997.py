@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, zeros
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_choice, check_multiple, check_width
@@ -76,6 +76,7 @@ class LSTM1997:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: GateParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         (height, slope), blocks = SQUASH[self.squash], self.hidden // self.block
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import split
 from jrnn.checks import check_choice, check_positive, check_width
@@ -143,6 +143,7 @@ class LSTMVariant:
         h, c, gates = (zero_state(params, batch_shape, width) for width in widths)
         return LSTMVariantCarry(h, c, None if params.w_gh is None else gates)
 
+    @broadcasting
     def step(
         self, params: LSTMVariantParams, carry: LSTMVariantCarry, x: Any
     ) -> tuple[LSTMVariantCarry, Array]:

@@ -6,10 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jrnn.alignment import sharded_axes
-from jrnn.cell import Shape
+from jrnn.alignment import looked_up
+from jrnn.cell import Shape, broadcasting
 from jrnn.cells.activations import activation
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot
@@ -64,6 +63,7 @@ class Dense:
         del params, batch_shape, key
         return ()
 
+    @broadcasting
     def step(self, params: DenseParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         return carry, activation(self.activation)(x @ params.w + params.b)
 
@@ -123,7 +123,4 @@ class Embed:
     def step(self, params: EmbedParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"Embed takes integer tokens, got {x.dtype}")
-        sharded = jax.typeof(x).sharding if sharded_axes(jax.typeof(x)) else None
-        out = sharded and NamedSharding(sharded.mesh, PartitionSpec(*sharded.spec, None))
-        found = params.table.at[x].get(mode="fill", wrap_negative_indices=False, out_sharding=out)
-        return carry, found
+        return carry, looked_up(params.table, x)

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import glorot
@@ -69,6 +69,7 @@ class MinGRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
         z, n = split(x @ params.w_ih + params.b, 2)
         z, n = sigmoid(z, "z"), checkpoint_name(n, "n")
@@ -118,6 +119,7 @@ class MinLSTM:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
         f, i, n = split(x @ params.w_ih + params.b, 3)
         f = sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i), "f")

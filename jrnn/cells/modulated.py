@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, gates, times
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_lag, check_width
@@ -70,6 +70,7 @@ class MultiplicativeLSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: MultiplicativeLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         m = checkpoint_name((x @ params.w_im) * (carry.h @ params.w_hm), "m")
         z = x @ params.lstm.w_ih + m @ params.lstm.w_hh + params.lstm.b
@@ -148,6 +149,7 @@ class MogrifierLSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: MogrifierLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         h = carry.h
         for k in range(self.rounds):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
@@ -74,6 +74,7 @@ class MUT1:
     def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (b_z, b_r, b_n), (u_r, u_n) = carry, split(params.b, 3), split(params.w_hh, 2)
         a_z, a_r = split(x @ params.w_ih, 2)
@@ -124,6 +125,7 @@ class MUT2:
     def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (b_z, b_r, b_n), (u_z, u_r, u_n) = carry, split(params.b, 3), split(params.w_hh, 3)
         a_z, a_n = split(x @ params.w_ih, 2)
@@ -174,6 +176,7 @@ class MUT3:
     def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (u_z, u_r, u_n) = carry, split(params.w_hh, 3)
         a_z, a_r, a_n = split(x @ params.w_ih + params.b, 3)

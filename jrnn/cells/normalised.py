@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_positive, check_width
@@ -89,6 +89,7 @@ class LayerNormLSTM:
     ) -> LSTMCarry:
         return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
 
+    @broadcasting
     def step(self, params: LayerNormLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
         a = params.gain_x * normalise(x @ params.w_ih, self.epsilon)
         u = params.gain_h * normalise(carry.h @ params.w_hh, self.epsilon)
@@ -162,6 +163,7 @@ class LayerNormGRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: LayerNormGRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a_rz, a_n = self._normalised(x @ params.w_ih, params.gain_x)
         u_rz, u_n = self._normalised(carry @ params.w_hh, params.gain_h)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import zeros
 from jrnn.checks import check_choice, check_width
@@ -95,6 +95,7 @@ class OrthogonalRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: OrthogonalParams, carry: Array, x: Any) -> tuple[Array, Array]:
         z = x @ params.w_ih + carry @ self.recurrence(params)
         if self.activation == "modrelu":

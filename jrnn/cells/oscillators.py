@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, split, tanh, zeros
 from jrnn.checks import check_positive, check_width
 from jrnn.initializers import default_float, glorot
@@ -72,6 +72,7 @@ class CoRNN:
     ) -> OscillatorCarry:
         return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
 
+    @broadcasting
     def step(self, params: GateParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
         h, z = carry
         u_h, u_z = jnp.split(params.w_hh, 2)
@@ -137,6 +138,7 @@ class UnICORNN:
     ) -> OscillatorCarry:
         return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
 
+    @broadcasting
     def step(self, params: UnICORNNParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
         h, z = carry
         n = tanh(x @ params.w_ih + params.w_hh * h + params.b, "n")
@@ -206,6 +208,7 @@ class LEM:
     ) -> OscillatorCarry:
         return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
 
+    @broadcasting
     def step(self, params: LEMParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
         h, z = carry
         a_d, a_e, a_z, a_h = split(x @ params.w_ih + params.b, 4)

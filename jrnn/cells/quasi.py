@@ -6,8 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import in_dtype_of
-from jrnn.cell import Shape, zero_state
+from jrnn.alignment import aligned
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
 from jrnn.checks import check_choice, check_width
 from jrnn.initializers import glorot
@@ -83,8 +83,9 @@ class QRNN:
         past = tuple(zero_state(params, batch_shape, width) for _ in range(self.window - 1))
         return QRNNCarry(past, zero_state(params, batch_shape, self.hidden))
 
+    @broadcasting
     def step(self, params: QRNNParams, carry: QRNNCarry, x: Any) -> tuple[QRNNCarry, Array]:
-        seen = (in_dtype_of(x, carry.c), *carry.past)
+        seen = aligned(x, *carry.past)
         z = jnp.concatenate(seen, -1) @ params.w_ih.reshape(-1, params.w_ih.shape[-1]) + params.b
         names = GATES[self.pooling]
         n, f, *rest = split(z, len(names))
@@ -92,4 +93,4 @@ class QRNN:
         given = {name: sigmoid(gate, name) for name, gate in zip(names[2:], rest, strict=True)}
         o, i = given.get("o", 1.0), given.get("i", 1 - f)
         c = f * carry.c + i * n
-        return QRNNCarry(seen[:-1], c), o * c
+        return QRNNCarry(tuple(seen[:-1]), c), o * c

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.alignment import expand
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
 from jrnn.checks import check_choice, check_positive, check_width
@@ -100,6 +100,7 @@ class EchoState:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: EchoStateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         w_ih, w_hh, b = jax.lax.stop_gradient(params.fixed)
         n = checkpoint_name(jnp.tanh(x @ w_ih + carry @ w_hh + b), "n")

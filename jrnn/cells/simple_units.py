@@ -8,7 +8,7 @@ import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import default_float, glorot
@@ -81,6 +81,7 @@ class SRU:
     def initial_carry(self, params: SRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: SRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         (a_f, a_r, n), (b_f, b_r) = split(x @ params.w_ih, 3), split(params.b, 2)
         v_f, v_r = (0, 0) if params.v is None else (v * carry for v in split(params.v, 2))

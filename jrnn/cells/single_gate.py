@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
 from jrnn.checks import check_width
 from jrnn.initializers import glorot, orthogonal
@@ -56,6 +56,7 @@ class MGU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, (u_f, u_n) = carry, split(params.w_hh, 2)
         a_f, a_n = split(x @ params.w_ih + params.b, 2)
@@ -108,6 +109,7 @@ class UGRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         g, n = gates(x @ params.w_ih + carry @ params.w_hh + params.b, "gn", candidate="n")
         h = g * carry + (1 - g) * n
@@ -159,6 +161,7 @@ class JANET:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         s, n = split(x @ params.w_ih + carry @ params.w_hh + params.b, 2)
         f, n = sigmoid(s, "f"), tanh(n, "n")
@@ -208,6 +211,7 @@ class LiGRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         z, n = split(x @ params.w_ih + carry @ params.w_hh + params.b, 2)
         z, n = sigmoid(z, "z"), checkpoint_name(jax.nn.relu(n), "n")
@@ -267,6 +271,7 @@ class LightRU:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: LightRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a_n, a_f = split(x @ params.w_ih, 2)
         n = tanh(a_n, "n")
@@ -314,6 +319,7 @@ class SGRN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a = x @ params.w_ih
         f = sigmoid(a + carry @ params.w_hh + params.b, "f")

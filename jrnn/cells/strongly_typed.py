@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import in_dtype_of
-from jrnn.cell import Shape, zero_state
+from jrnn.alignment import in_dtype_of, joined
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.checks import check_width
@@ -55,6 +54,7 @@ class TRNN:
     ) -> Array:
         return zero_state(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
         z, f = split(x @ params.w_ih + params.b, 2)
         z, f = checkpoint_name(z, "z"), sigmoid(f, "f")
@@ -111,6 +111,7 @@ class TGRU:
     ) -> TypedCarry:
         return _start(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + z * o
@@ -160,6 +161,7 @@ class TLSTM:
     ) -> TypedCarry:
         return _start(params, batch_shape, self.hidden)
 
+    @broadcasting
     def step(self, params: InputParams, carry: TypedCarry, x: Any) -> tuple[TypedCarry, Array]:
         z, f, o = _gates(params, carry, x)
         c = f * carry.c + (1 - f) * z
@@ -171,5 +173,5 @@ def _start(params: InputParams, batch_shape: Shape, hidden: int) -> TypedCarry:
 
 
 def _gates(params: InputParams, carry: TypedCarry, x: Any) -> tuple[Array, Array, Array]:
-    z, f, o = split(jnp.concatenate([x, carry.x], -1) @ params.w_ih + params.b, 3)
+    z, f, o = split(joined(x, carry.x) @ params.w_ih + params.b, 3)
     return checkpoint_name(z, "z"), sigmoid(f, "f"), tanh(o, "o")

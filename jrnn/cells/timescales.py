@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, tanh, zeros
 from jrnn.checks import check_multiple, check_rate, check_width, require_tuple
 from jrnn.initializers import glorot
@@ -88,6 +88,7 @@ class ClockworkRNN:
     ) -> ClockworkCarry:
         return ClockworkCarry(zero_state(params, batch_shape, self.hidden), jnp.zeros(batch_shape, jnp.int32))
 
+    @broadcasting
     def step(self, params: ClockworkParams, carry: ClockworkCarry, x: Any) -> tuple[ClockworkCarry, Array]:
         h, t, size = carry.h, carry.t, self._size
         past = [h[..., i * size :] @ w for i, w in enumerate(params.w_hh)]

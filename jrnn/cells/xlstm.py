@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_blocks, repeated, sigmoid, split, tanh, times_blocks
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.checks import check_choice, check_multiple, check_width
@@ -96,6 +96,7 @@ class SLSTM:
         h, c, n, m = (zero_state(params, batch_shape, self.hidden) for _ in range(4))
         return SLSTMCarry(h, c, n, lowest(m))
 
+    @broadcasting
     def step(self, params: SLSTMParams, carry: SLSTMCarry, x: Any) -> tuple[SLSTMCarry, Array]:
         h, c, n, m = carry
         given, past = split(x @ params.w_ih + params.b, 4), times_blocks(h, params.w_hh, 4)
@@ -180,6 +181,7 @@ class MLSTM:
         c = zero_state(params, (*batch_shape, self.heads, size), size)
         return MLSTMCarry(c, c[..., 0], lowest(m))
 
+    @broadcasting
     def step(self, params: MLSTMParams, carry: MLSTMCarry, x: Any) -> tuple[MLSTMCarry, Array]:
         c, n, m = carry
         size = self.hidden // self.heads

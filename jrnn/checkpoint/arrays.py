@@ -72,7 +72,8 @@ def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
         raise
     except Exception as error:  # orbax has no error of its own
         raise CheckpointError(f"{ARRAYS}: {show(error)}") from error
-    return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
+    with jax.transfer_guard_host_to_device("allow"):
+        return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
 
 
 def _require_space(folder: Path, size: int) -> None:
@@ -118,7 +119,8 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 def _host(leaf: Any) -> np.ndarray[Any, Any]:
     kind = jax.typeof(leaf)
-    return np.asarray(jax.random.key_data(leaf)) if is_key(kind) else np.asarray(leaf, kind.dtype)
+    leaf = jax.device_get(jax.random.key_data(leaf) if is_key(kind) else leaf)
+    return np.asarray(leaf) if is_key(kind) else np.asarray(leaf, kind.dtype)
 
 
 def _device(name: str, array: Any, described: Any) -> jax.Array:

@@ -236,7 +236,7 @@ def _trees(cell: Any, description: dict[str, Any], leaves: Leaves, optimizer: An
     """Arrange leaves as params, opt_state and carry; they must be those of the cell and the optimizer."""
     width, batch_shape = description["in_features"], description["batch_shape"]
     whose = f"{show(cell)} with in_features={width}"
-    needed = _abstract(whose, lambda key: cell.init(key, width), jax.random.key(0))
+    needed = _abstract(whose, lambda: cell.init(jax.random.key(0), width))
     params = _match("params", needed, leaves, whose)
     opt_state = carry = None
     if optimizer is not None:
@@ -258,7 +258,7 @@ def _carry_needed(cell: Any, params: Any, batch_shape: tuple[int, ...], leaves: 
 
     what = f"{show(cell)} with batch_shape={batch_shape}"
     plain = _abstract(what, start, params, None)
-    noisy = _abstract(what, start, params, jax.random.key(0))
+    noisy = _abstract(what, lambda params: start(params, jax.random.key(0)), params)
 
     def visit(path: tuple[Any, ...], state: Any, noise: Any) -> Any:
         name = _name("carry", path)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import select
+from jrnn.alignment import joined, select
 from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
 from jrnn.checks import check_choice, require_cell
 from jrnn.jaxprs import named_values
@@ -165,7 +165,7 @@ def _cast(leaf: Array, dtype: str) -> Array:
 EMIT: dict[str, Callable[[Array], Array]] = {
     "identity": lambda y: y,
     "softmax": lambda y: jax.nn.softmax(y, axis=-1),
-    "argmax": lambda y: jnp.argmax(y, axis=-1),
+    "argmax": lambda y: jnp.argmax(y, axis=-1).astype(jnp.int32),
     "one_hot": lambda y: jax.nn.one_hot(jnp.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype),
 }
 
@@ -243,7 +243,7 @@ class Feedback:
                 f"({self.cell} with emit={self.emit!r})"
             )
         fed = select(use_given, given, own)
-        u = jnp.concatenate([*external, fed], -1) if external else fed
+        u = joined(*external, fed) if external else fed
         inner, y = self.cell.step(params, carry.cell, u)
         return FeedbackCarry(inner, y.astype(carry.y.dtype)), y
 

@@ -166,7 +166,7 @@ class WeightNorm:
         return WeightNormParams(w, jnp.linalg.norm(w, axis=0))
 
     def weight(self, params: WeightNormParams, key: Array | None) -> Array:
-        return params.v * (params.g / _length(params.v))
+        return params.v * (params.g / _length(params.v))[None]
 
 
 class SpectralNormParams(NamedTuple):
@@ -243,7 +243,7 @@ class LowRank:
             raise ValueError(f"rank must be at most {min(w.shape)} for a matrix {w.shape}, got {self.rank}")
         u, s, v = jnp.linalg.svd(w, full_matrices=False)
         root = jnp.sqrt(s[: self.rank])
-        return LowRankParams(u[:, : self.rank] * root, root[:, None] * v[: self.rank])
+        return LowRankParams(u[:, : self.rank] * root[None], root[:, None] * v[: self.rank])
 
     def weight(self, params: LowRankParams, key: Array | None) -> Array:
         return params.a @ params.b
@@ -271,7 +271,7 @@ class Diagonal:
 
     def weight(self, params: Array, key: Array | None) -> Array:
         eye = jnp.eye(params.shape[1], dtype=params.dtype)
-        return jnp.concatenate([eye * block for block in params], axis=1)
+        return jnp.concatenate([eye * block[None] for block in params], axis=1)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand
-from jrnn.cell import Shape
+from jrnn.alignment import expand, looked_up, promoted
+from jrnn.cell import Shape, broadcasting
 from jrnn.checks import brief
 from jrnn.crf.layer import Potentials
 from jrnn.unrolling import unroll
@@ -208,6 +208,7 @@ class _Total:
         )  # the empty path scores 0, and nothing is taken off
         return jnp.broadcast_to(start, (*batch_shape, self.tags + 2))
 
+    @broadcasting
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
         paths = (carry[..., : self.tags] + x)[..., None] + params.onward
         barred = jnp.all(paths == -jnp.inf, axis=-2)  # there the derivative of logsumexp is NaN
@@ -232,6 +233,7 @@ class _Best:
     def initial_carry(self, params: _Edges, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         return _Total(self.tags).initial_carry(params, batch_shape)
 
+    @broadcasting
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
         paths = (carry[..., : self.tags] + x)[..., None] + params.onward
         return _rebased(paths.max(axis=-2), carry[..., -1:]), paths.argmax(axis=-2).astype(jnp.int32)
@@ -292,9 +294,9 @@ def _scores(potentials: Potentials, tags: Any, valid: Array) -> tuple[Array, Arr
     tags = jnp.where(valid, tags, 0)
     own = jnp.take_along_axis(unaries, tags[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
     # 1 + tag of the last valid step before each step, and behind the last; 0: there is none
-    before = jnp.concatenate([jnp.zeros((1, *tags.shape[1:]), jnp.int32), fill_padding(tags + 1, valid)])
-    entered = jnp.concatenate([start[None], transitions])[before[:-1], tags]
-    left = jnp.append(0, end)[before[-1]]
+    before = jnp.pad(fill_padding(tags + 1, valid), [(1, 0)] + [(0, 0)] * (tags.ndim - 1))
+    entered = looked_up(jnp.concatenate([start[None], transitions]), before[:-1], tags)
+    left = looked_up(jnp.append(0, end), before[-1])
     return jnp.where(valid, own, 0), jnp.where(valid, entered, 0), left
 
 
@@ -305,7 +307,7 @@ def _checked(potentials: Any, lengths: Any, mask: Any) -> tuple[Potentials, Arra
             f"potentials must be the outputs of CRF, got {brief(potentials)}: put CRF(tags) last in the model"
         )
     arrays = [jnp.asarray(p) for p in potentials]
-    dtype = jnp.result_type(*arrays, jnp.float32)
+    dtype = promoted(*arrays, jnp.float32)
     unaries, transitions, start, end = (a.astype(dtype) for a in arrays)
     if unaries.ndim < 2:
         raise ValueError(f"unaries has shape {unaries.shape}, needs (time, batch..., tags)")

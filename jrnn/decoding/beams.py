@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand
+from jrnn.alignment import expand, like_rows, on_device
 from jrnn.attention.decoders import attached
 from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
 from jrnn.checks import check_width
@@ -56,7 +56,7 @@ class Rule(NamedTuple):
 
     def divisor(self, length: Any) -> Array:
         """((5 + n) / 6)^α."""
-        return ((5 + length) / 6) ** self.length_penalty
+        return ((5 + jnp.asarray(length, self.length_penalty.dtype)) / 6) ** self.length_penalty
 
     def score(self, log_probs: Array, length: Any, coverage: Array, valid: Array) -> Array:
         """Scores of sequences of one length."""
@@ -126,7 +126,7 @@ def beam_search(
     for name, given in (("length_penalty", length_penalty), ("coverage_penalty", coverage_penalty)):
         if not value_of(name, given, unknown=0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {given}")
-        penalties.append(jnp.asarray(given, jnp.float32))
+        penalties.append(on_device(given, float))
     return _search(
         cell,
         params,
@@ -157,7 +157,7 @@ def _search(
 ) -> Beams:
     batch_shape = prompt.shape[1:]
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
-    valid = _positions(cell, carry, batch_shape, covers)
+    valid = like_rows(_positions(cell, carry, batch_shape, covers), token)
     spec = carry_spec(cell, params, batch_shape)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
     step = _step(Tap(cell, ("attention",)) if covers else cell, params, spec, len(batch_shape))
@@ -170,7 +170,7 @@ def _search(
     def advance(loop: Any) -> Any:
         t, carry, token, beam, ended = loop
         carry, logits, weights = step(carry, token)
-        beam = beam._replace(coverage=beam.coverage + weights)
+        beam = beam._replace(coverage=beam.coverage + weights.astype(beam.coverage.dtype))
         parent, token, beam, ended = advance_row(logits, beam, ended, valid, t)
         take = functools.partial(_take, parent, axis=len(batch_shape))
         return t + 1, map_state(take, spec, carry), token, beam, ended
@@ -180,8 +180,10 @@ def _search(
         best = beam.log_probs.max(-1) / rule.divisor(length)
         return (t < length) & jnp.any(best > ended.scores.min(-1))
 
+    token = _repeat(token, len(batch_shape), width)
     beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
-    start = (jnp.zeros((), jnp.int32), carry, _repeat(token, len(batch_shape), width), beam, ended)
+    beam, ended = jax.tree.map(lambda leaf: like_rows(leaf, token), (beam, ended))
+    start = (jnp.zeros((), jnp.int32), carry, token, beam, ended)
     t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
     found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
@@ -224,7 +226,7 @@ def _nothing_yet(
     batch_shape: Shape, width: int, length: int, stop: Array | None, valid: Array
 ) -> tuple[Beam, Beams]:
     """A beam that holds one empty sequence, and no sequence that has ended."""
-    shape, dtype = (*batch_shape, width), jnp.zeros(()).dtype
+    shape, dtype = (*batch_shape, width), jnp.result_type(float)
     tokens = jnp.full((*shape, length), 0 if stop is None else stop, jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
     none = jnp.full(shape, -jnp.inf, dtype)

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from jrnn.alignment import select
+from jrnn.alignment import like_rows, promoted, select
+from jrnn.cell import broadcasting
 from jrnn.checks import check_lag, check_width
 from jrnn.data import Batch
 from jrnn.losses import length_mask
@@ -117,12 +118,13 @@ def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
         is_label = (labels >= 0) & (labels != blank)
         inside = jnp.arange(labels.size) < is_label.sum()
         # one step and one label of padding more: optax takes no sequence without steps or without labels
-        with jax.default_matmul_precision("highest"):  # it picks labels by a product: no TF32
+        # it picks labels by a product: no TF32; and its float32 meets our float64
+        with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
             (found,) = optax.ctc_loss(
                 jnp.pad(logits, ((0, 1), (0, 0)))[None],
-                jnp.append(~valid, True)[None].astype(dtype),
-                jnp.append(jnp.where(inside, labels, blank), blank)[None],
-                jnp.append(~inside, True)[None].astype(dtype),
+                jnp.pad(~valid, (0, 1), constant_values=True)[None].astype(dtype),
+                jnp.pad(jnp.where(inside, labels, blank), (0, 1), constant_values=blank)[None],
+                jnp.pad(~inside, (0, 1), constant_values=True)[None].astype(dtype),
                 blank_id=blank,
                 log_epsilon=LOG_ZERO,
             )
@@ -215,10 +217,15 @@ def ctc_beam_search(logits: Any, lengths: Any = None, *, width: int, blank: int 
 
 @functools.partial(jax.jit, static_argnames=("width", "blank"))
 def _search_all(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
-    search = functools.partial(_search, width=width, blank=blank)
-    for _ in valid.shape[1:]:
-        search = jax.vmap(search, in_axes=1)
-    return search(log_p, valid)
+    search = functools.partial(_search, blank=blank)
+    rows = valid.any(axis=0)
+    start = jax.tree.map(
+        lambda a: like_rows(jnp.broadcast_to(a, (*rows.shape, *a.shape)), rows),
+        _empty_prefix(width, len(log_p), log_p.dtype),
+    )
+    for _ in rows.shape:
+        search = jax.vmap(search, in_axes=(0, 1, 1))
+    return search(start, log_p, valid)
 
 
 class _Beam(NamedTuple):
@@ -229,16 +236,15 @@ class _Beam(NamedTuple):
     label: Array  # (width,), log-probability of alignments that end in a label
 
 
-def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+def _empty_prefix(width: int, steps: int, dtype: Any) -> _Beam:
+    nothing = jnp.full(width, -jnp.inf, dtype)
+    prefixes = jnp.full((width, steps), -1, jnp.int32)
+    none = jnp.zeros(width, jnp.int32)
+    return _Beam(prefixes, none, none - 1, nothing.at[0].set(0), nothing)
+
+
+def _search(start: _Beam, log_p: Array, valid: Array, *, blank: int) -> tuple[Array, Array]:
     """Beam search over one (time, classes) sequence."""
-    nothing = jnp.full(width, -jnp.inf, log_p.dtype)
-    start = _Beam(
-        jnp.full((width, len(log_p)), -1, jnp.int32),
-        jnp.zeros(width, jnp.int32),
-        jnp.full(width, -1, jnp.int32),
-        nothing.at[0].set(0),  # the empty prefix
-        nothing,
-    )
 
     def advance(beam: _Beam, step: tuple[Array, Array]) -> tuple[_Beam, None]:
         now, is_valid = step
@@ -250,19 +256,21 @@ def _search(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Arra
     return jnp.where(total[:, None] > -jnp.inf, beam.prefixes, -1), total
 
 
+@broadcasting  # the prefixes are the batch
 def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     """One step: each prefix stays as it is or goes on with a label; the best of all of them are kept."""
     (width, steps), classes = beam.prefixes.shape, now.size
     last, total = beam.last, jnp.logaddexp(beam.blank, beam.label)
+    numbers, places = (jnp.arange(n, dtype=jnp.int32) for n in (classes, steps))
     stay_blank = total + now[blank]
     stay_label = beam.label + now[last]  # an empty prefix has no last, and a label of −inf
-    longer = jnp.where(jnp.arange(classes) == last[:, None], beam.blank[:, None], total[:, None]) + now
+    longer = jnp.where(numbers == last[:, None], beam.blank[:, None], total[:, None]) + now
     # a prefix may go on to another one of the beam: that alignment belongs there
-    shorter = jnp.where(jnp.arange(steps) == beam.counts[:, None] - 1, -1, beam.prefixes)
+    shorter = jnp.where(places == beam.counts[:, None] - 1, -1, beam.prefixes)
     grows = jnp.all(beam.prefixes[:, None] == shorter, axis=-1) & (beam.counts > 0) & (total > -jnp.inf)
     gained = jnp.where(grows, longer[:, last], -jnp.inf).max(axis=0)
     stay_label = jnp.logaddexp(stay_label, gained)
-    moved = jnp.any(grows[..., None] & (last[:, None] == jnp.arange(classes)), axis=1)  # (width, classes)
+    moved = jnp.any(grows[..., None] & (last[:, None] == numbers), axis=1)  # (width, classes)
     longer = jnp.where(moved, -jnp.inf, longer)
     candidates = longer.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))  # where no label stands
     scores, chosen = lax.top_k(candidates.reshape(-1), width)
@@ -270,8 +278,8 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
     stays, end = label == blank, beam.counts[source]
     prefixes = beam.prefixes[source]
     return _Beam(
-        jnp.where(stays[:, None] | (jnp.arange(steps) != end[:, None]), prefixes, label[:, None]),
-        end + ~stays,
+        jnp.where(stays[:, None] | (places != end[:, None]), prefixes, label[:, None]),
+        jnp.where(stays, end, end + 1),
         jnp.where(stays, last[source], label),
         jnp.where(stays, stay_blank[source], -jnp.inf),
         jnp.where(stays, stay_label[source], scores),
@@ -288,7 +296,7 @@ def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
     check_lag("blank", blank)
     if blank >= logits.shape[-1]:
         raise ValueError(f"blank must be one of the {logits.shape[-1]} classes of logits, got {blank}")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(promoted(logits.dtype, jnp.float32))
     shape = logits.shape[:-1]
     if lengths is None:
         return logits, jnp.ones(shape, bool)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn.alignment import like_rows, on_device
 from jrnn.cell import Cell
 from jrnn.decoding.prompting import (
     Adjust,
@@ -103,8 +104,8 @@ def generate(
         carry,
         key=key,
         # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
-        temperature=jnp.asarray(temperature, jnp.float32),
-        top_p=None if top_p is None else jnp.asarray(top_p, jnp.float32),
+        temperature=on_device(temperature, jnp.float32),
+        top_p=None if top_p is None else on_device(top_p, jnp.float32),
         stop=checked_stop(cell, stop),
         lengths=checked_lengths(lengths, len(prompt)),
         length=checked_length(length),
@@ -131,7 +132,9 @@ def _generate(
 ) -> Generated:
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
     batch_shape = prompt.shape[1:]
-    rows = jnp.arange(prompt[0].size).reshape(batch_shape)
+    rows = jnp.arange(prompt[0].size, dtype=jnp.int32).reshape(batch_shape)
+    written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
+    rows, written = like_rows(rows, token), like_rows(written, token)
 
     def choose(logits: Array, row: Array, written: Any, t: Array) -> tuple[Array, Array]:
         own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, row), t)
@@ -152,8 +155,7 @@ def _generate(
         written = written if adjust is None else written.at[..., t].set(token)
         return (carry, token, done, written), (token, log_prob)
 
-    written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
-    start: Any = (carry, token, jnp.zeros(batch_shape, bool), written)
+    start: Any = (carry, token, jnp.zeros_like(token, bool), written)
     (carry, *_), (tokens, log_probs) = lax.scan(advance, start, jnp.arange(length))
     return Generated(tokens, log_probs, carry)
 
@@ -165,7 +167,7 @@ def _choose(
     most_likely = jnp.argmax(logits).astype(jnp.int32)
     if key is None:
         return most_likely
-    logits = logits / jnp.where(temperature == 0, 1, temperature)
+    logits = logits / jnp.where(temperature == 0, 1, temperature).astype(logits.dtype)
     if top_k is None and top_p is None:
         token = jax.random.categorical(key, logits)
     else:
@@ -173,7 +175,7 @@ def _choose(
         if top_p is not None:
             p = jax.nn.softmax(logits)
             before = jnp.cumsum(p) - p  # probability of all that are more likely
-            logits = jnp.where(before < top_p, logits, -jnp.inf)
+            logits = jnp.where(before < top_p.astype(p.dtype), logits, -jnp.inf)
         token = tokens[jax.random.categorical(key, logits)]
     return jnp.where(temperature == 0, most_likely, token).astype(jnp.int32)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn.alignment import on_device, promoted
 from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
 from jrnn.paradigms import last
@@ -35,7 +36,7 @@ def read_prompt(cell: Any, params: Any, prompt: Array, carry: Any, lengths: Any)
 
 def adjusted(adjust: Adjust | None, logits: Array, tokens: Array, t: Array) -> Array:
     """One row's logits, in float32 at least, as the user's function wants them."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(promoted(logits.dtype, jnp.float32))
     return logits if adjust is None else adjust(logits, tokens, t)
 
 
@@ -50,7 +51,7 @@ def checked_prompt(cell: Any, prompt: Any) -> Array:
         raise ValueError(f"cell must take tokens, got {cell}: put Embed before it, in a Stack")
     if isinstance(prompt, str):
         raise TypeError("prompt is a str, needs integer tokens: encode it with the vocabulary of the model")
-    tokens = jnp.asarray(prompt)
+    tokens = on_device(prompt)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(f"prompt must hold integer tokens, got {tokens.dtype}")
     if tokens.ndim == 0 or tokens.shape[0] == 0:
@@ -65,9 +66,10 @@ def checked_lengths(given: Any, steps: int) -> Array | None:
     """Lengths of the prompts, at least 1 each."""
     if given is None:
         return None
-    lengths = jnp.asarray(given)
-    low = value_of("lengths", lengths.min(initial=steps), unknown=steps)
-    high = value_of("lengths", lengths.max(initial=1), unknown=1)
+    lengths = on_device(given)
+    with jax.transfer_guard_host_to_device("allow"):  # of the bounds
+        low = value_of("lengths", lengths.min(initial=steps), unknown=steps)
+        high = value_of("lengths", lengths.max(initial=1), unknown=1)
     if low < 1 or high > steps:
         raise ValueError(
             f"lengths must lie between 1 and the {steps} steps of prompt, got {low:g} to {high:g}"
@@ -79,7 +81,7 @@ def value_of(name: str, given: Any, unknown: float) -> float:
     """The value of a scalar, `unknown` under jit."""
     if np.ndim(given) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(given)}")
-    return unknown if isinstance(given, jax.core.Tracer) else float(given)
+    return unknown if isinstance(given, jax.core.Tracer) else float(jax.device_get(given))
 
 
 def checked_length(length: Any) -> int:
@@ -94,4 +96,4 @@ def checked_stop(cell: Any, stop: Any) -> Array | None:
     last_token = cell.out_features - 1
     if stop is not None and not 0 <= value_of("stop", stop, unknown=0) <= last_token:
         raise ValueError(f"stop must be a token of {cell}, from 0 to {last_token}, got {stop}")
-    return None if stop is None else jnp.asarray(stop, jnp.int32)
+    return None if stop is None else on_device(stop, jnp.int32)

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jrnn.alignment import on_device
 from jrnn.cell import Cell, in_ndim, is_layer
 from jrnn.data import Batch
 from jrnn.training.steps import TrainState
@@ -155,8 +156,8 @@ def gather(tree: Any) -> Any:
 
     def bring(leaf: Array) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            data = jnp.asarray(np.asarray(jax.random.key_data(leaf)))
+            data = on_device(jax.device_get(jax.random.key_data(leaf)))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return jnp.asarray(np.asarray(leaf))
+        return on_device(jax.device_get(leaf))
 
     return jax.tree.map(bring, tree)

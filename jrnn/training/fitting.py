@@ -128,13 +128,11 @@ def fit(
     check_surroundings(plan, in_features, params, validation, out, resume=resume)
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
-    if params is None:
-        key, draw = jax.random.split(key)
-        params = model.init(draw, in_features)
     store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
-    run = Run(plan, params, key, store)
     with _holding(out), stopping_on_signals(ends=store is not None) as stop:
-        _begin(run, store, resume)
+        with jax.transfer_guard_host_to_device("allow"):  # of the numbers that a run starts from
+            run = _begun(plan, params, key, in_features, store, resume=resume)
+        del params  # the first ones are not kept
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
             if run.train(given(run.epoch), epochs, stop):
                 run.finish_epoch(None if held_out is None else held_out(run.epoch))
@@ -142,8 +140,8 @@ def fit(
                 break
         if stop.is_set() and run.diverged is None:
             run.save()
-    params, state = run.result()
-    return FitResult(params, state, run.history, stop.is_set(), run.diverged)
+    best, state = run.result()
+    return FitResult(best, state, run.history, stop.is_set(), run.diverged)
 
 
 def _check_key(key: Any) -> None:
@@ -157,17 +155,20 @@ def _holding(out: str | Path | None) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if out is None else locked(Path(out) / ".lock", f"out: {out}")
 
 
-def _begin(run: Run, store: Store | None, resume: bool) -> None:
-    """Go on from the newest checkpoint, or write the first: what cannot be saved fails before any work."""
-    if store is None:
-        return
-    begun = bool(checkpoints(store.path))
-    if begun and not resume:
+def _begun(
+    plan: Plan, params: Any, key: Array, in_features: int | None, store: Store | None, *, resume: bool
+) -> Run:
+    """A run at its newest checkpoint, or at its first: what cannot be saved fails before any work is done."""
+    begun = store is not None and bool(checkpoints(store.path))
+    if store is not None and begun and not resume:
         raise ValueError(f"out: {store.path} holds a run: resume=True goes on with it, or give another one")
-    if begun:
-        run.restore(store)
-    else:
-        run.save()
+    if params is None:
+        key, draw = jax.random.split(key)
+        params = plan.model.init(draw, in_features)
+    run = Run(plan, params, key, store)
+    if store is not None:
+        run.restore(store) if begun else run.save()
+    return run
 
 
 @contextlib.contextmanager

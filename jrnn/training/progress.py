@@ -35,7 +35,8 @@ class Progress:
 
     def postfix(self, record: dict[str, Any], watched: dict[str, float], meter: "Meter") -> str:
         """What stands behind the bar: the loss and the gradient of a step, speed, and what is watched."""
-        parts = [self.describe(float(record["loss"])), f"gradient {float(record['grad_norm']):.3g}"]
+        loss, norm = (float(jax.device_get(record[name])) for name in ("loss", "grad_norm"))
+        parts = [self.describe(loss), f"gradient {norm:.3g}"]
         parts += [f"{name} {value:.3g}" for name, value in watched.items()]
         return ", ".join([*parts, meter.rate(self.unit)])
 
@@ -65,14 +66,15 @@ class Meter:
 
     def count(self, targets: Any, record: dict[str, Any]) -> None:
         """Take note of a step."""
+        targets = int(jax.device_get(targets))
         if not self.losses:
             jax.block_until_ready(record["loss"])
             self.compiled = time.perf_counter() - self.begun
         else:
-            self.targets += int(targets)
+            self.targets += targets
             # of the step before: the next one is under way, and the bar is true
             self.finite = math.isfinite(jax.device_get(self.losses[-1][1]))
-        self.losses.append((int(targets), record["loss"]))
+        self.losses.append((targets, record["loss"]))
 
     def due(self) -> bool:
         """Whether half a second has passed since this was last true."""

@@ -14,12 +14,13 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from jrnn.alignment import on_device
 from jrnn.checkpoint import checkpoints, load
 from jrnn.data import Batch
 from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
 from jrnn.training.plans import Batches, Plan
 from jrnn.training.progress import Meter, bar, line
-from jrnn.training.steps import TrainState, batch_shape, init_state, mean_loss, require_batch
+from jrnn.training.steps import TrainState, batch_shape, counted, init_state, mean_loss, require_batch
 from jrnn.training.storing import Store, from_json, to_json
 
 
@@ -82,7 +83,7 @@ class Run:
 
     def send(self, batch: Batch) -> Batch:
         """Bring a batch to the devices that work on it."""
-        return batch if self.split is None else self.split.batch(batch)
+        return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
         """Go through the batches of one epoch, from where the run stands; False if it was cut short."""
@@ -94,7 +95,7 @@ class Run:
         with bar(plan.progress, title, total, self.batch) as shown:
             for batch in itertools.islice(batches, self.batch, None):
                 record = self.advance(batch)
-                meter.count(plan.loss.count(batch), record)
+                meter.count(counted(plan.loss, batch), record)
                 watched |= plan.watch(record, self.state)
                 shown.update()
                 if meter.due():
@@ -116,7 +117,7 @@ class Run:
         if self.plan.stateful:
             self.hand_on(batch)
         step = self.step or self.settle(rows_of(self.plan.model, batch))
-        self.state, metrics = step(self.state, self.send(batch), self.batch == 0)
+        self.state, metrics = step(self.state, self.send(batch), on_device(self.batch == 0))
         self.batch += 1
         self.steps += 1
         record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
@@ -127,7 +128,9 @@ class Run:
         """Start the carry of a stream, or see that it fits the next batch."""
         model, shape = self.plan.model, batch_shape(self.plan.model, batch)
         if self.state.carry is None:
-            self.state = self.state._replace(carry=model.initial_carry(self.state.params, shape))
+            with jax.transfer_guard_host_to_device("allow"):
+                carry = model.initial_carry(self.state.params, shape)
+            self.state = self.state._replace(carry=carry)
         elif shape and self.rows not in (None, shape[0]):
             raise ValueError(
                 f"batches: batch {self.batch + 1} of epoch {self.epoch + 1} has {shape[0]} rows, the carry "

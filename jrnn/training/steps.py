@@ -207,7 +207,7 @@ def predict(
     """
     run, carry = _prediction(model, method), None
     for batch in batches:
-        carry, ys = run(params, require_batch(batch), carry if stateful else None)
+        carry, ys = run(params, jax.device_put(require_batch(batch)), carry if stateful else None)
         yield jax.device_get(ys)
 
 
@@ -224,18 +224,24 @@ def mean_loss(
     how: Evaluation,
     params: Any,
     batches: Iterable[Batch],
-    send: Callable[[Batch], Batch] = lambda batch: batch,
+    send: Callable[[Batch], Batch] = jax.device_put,
 ) -> float:
     """`evaluate`, of batches that are sent to their devices first."""
     run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
     for batch in batches:
         carry, mean = run(params, send(require_batch(batch)), carry if how.stateful else None)
         means.append(mean)
-        counts.append(how.loss.count(batch))
+        counts.append(counted(how.loss, batch))
     weights = np.array(jax.device_get(counts), np.float64)
     if not weights.sum():
         raise ValueError("batches to evaluate on hold no target, need at least one")
     return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
+
+
+def counted(loss: Loss, batch: Batch) -> Any:
+    """How many targets count, of a batch that may not have been moved to the device."""
+    with jax.transfer_guard_host_to_device("allow"):
+        return loss.count(batch)
 
 
 def require_batch(batch: Any) -> Batch:

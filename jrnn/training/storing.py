@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
 from jrnn.training.steps import TrainState
 
@@ -39,7 +41,9 @@ class Store:
         rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key, "optimizer": optimizer}
         save(
             self.path,
-            Snapshot(**fields, **rest, params=state.params, step=int(state.step), position=position),
+            Snapshot(
+                **fields, **rest, params=state.params, step=int(jax.device_get(state.step)), position=position
+            ),
         )
 
     def save_best(self, params: Any, step: int) -> None:

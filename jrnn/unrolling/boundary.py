@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.alignment import match, same_type
+from jrnn.alignment import match, same_type, select
 from jrnn.caching import cached
-from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, structure_of
+from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
 from jrnn.checks import Text, brief, require_cell, require_key
 
 
@@ -73,17 +73,21 @@ def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: 
     return jax.tree.map(visit, plain, carry, fresh, is_leaf=is_slot)
 
 
-def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
+def align(
+    cell: Any, params: Any, carry: Any, xs: Any, steps: int, flags: tuple[Any, Any] = (None, None)
+) -> Any:
     """Bring the state to the dtype, sharding and varying axes that one step returns.
+
+    Flags say which steps are valid, and which start anew: state that depends on no input depends on them.
 
     Raises:
       ValueError: the step fails on this input, or returns another carry than it was given.
     """
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
-    for _ in range(8):  # a dtype can travel from entry to entry, one a round
+    for _ in range(8 + len(jax.tree.leaves(carry))):  # a dtype can travel from entry to entry, one a round
         given = jax.tree.map(jax.typeof, carry)
-        returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs)
+        returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
@@ -95,11 +99,20 @@ def align(cell: Any, params: Any, carry: Any, xs: Any, steps: int) -> Any:
 
 
 @cached
-def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any], Any]:
+def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
     def first(x: Any) -> Any:
         return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
 
-    return lambda params, carry, xs: cell.step(params, carry, jax.tree.map(first, xs))
+    def step(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
+        x, (valid, reset) = jax.tree.map(first, (xs, flags))
+        spec = carry_spec(cell, params)
+        before = carry if reset is None else map_state(lambda a: select(reset, a, a), spec, carry)
+        returned = cell.step(params, before, x)
+        if valid is None or not _is_step(carry, returned):
+            return returned
+        return map_state(lambda a, c: select(valid, a, c), spec, returned[0], carry), returned[1]
+
+    return step
 
 
 def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
@@ -121,15 +134,22 @@ def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
 def _check_returned(cell: Any, given: Any, returned: Any) -> Any:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ValueError(f"the step of {cell} must return (carry, y), it returned {_describe(returned)}")
+    if not _is_step(given, returned):
+        raise ValueError(
+            f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
+            f"returned {_describe(returned[0])}"
+        )
+    return returned[0]
+
+
+def _is_step(given: Any, returned: Any) -> bool:
+    """Whether a step returned a pair, the first of which is a carry as it was given."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return False
     after = returned[0]
     same = structure_of(given) == structure_of(after)
     pairs = zip(jax.tree.leaves(given), jax.tree.leaves(after), strict=same)
-    if not same or any(a.shape != b.shape for a, b in pairs):
-        raise ValueError(
-            f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
-            f"returned {_describe(after)}"
-        )
-    return after
+    return same and all(a.shape == b.shape for a, b in pairs)
 
 
 def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +170,7 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
 def _needed_params(cell: Any, width: int) -> Any:
     """Shapes that `cell.init` gives at a width; None if it gives none, or cannot be traced."""
     try:
-        return jax.eval_shape(lambda key: cell.init(key, width), jax.random.key(0))
+        return jax.eval_shape(lambda: cell.init(jax.random.key(0), width))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
 

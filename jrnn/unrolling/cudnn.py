@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
@@ -56,7 +57,7 @@ def _unfit(loop: Loop) -> str | None:
     if valid is not None or reset is not None:
         return "takes no lengths, mask or resets"
     leaves = jax.tree.leaves((loop.constants, loop.carry, xs))
-    if not isinstance(xs, jax.Array) or xs.ndim != 3 or loop.length == 0:
+    if not isinstance(xs, jax.Array | np.ndarray) or xs.ndim != 3 or loop.length == 0:
         return f"needs xs of shape (time, batch, features), got {jax.tree.map(jnp.shape, xs)}"
     if any(leaf.dtype != jnp.float32 for leaf in leaves):
         return f"computes in float32, got {sorted({str(leaf.dtype) for leaf in leaves})}"

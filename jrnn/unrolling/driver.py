@@ -73,7 +73,7 @@ def unroll(
     if valid is not None:
         xs = fill_padding(xs, valid)
     carry = starting_carry(cell, params, carry, batch_shape, key)
-    carry = align(cell, params, carry, xs, steps)
+    carry = align(cell, params, carry, xs, steps, (valid, reset))
     start = None if reset is None else _start(cell, params, batch_shape, carry)
     xs = (xs, valid, reset)
     return method.run(Loop(cell, body_of(cell), (params, start), carry, xs, length=steps, reverse=reverse))

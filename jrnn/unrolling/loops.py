@@ -9,6 +9,7 @@ the loop is linearised with w held constant, and the tangents ε̇ of all steps 
 Transposed, by JAX, that is the loop of the adjoints δₜ and behind it one product Σₜ aₜᵀ δₜ per weight.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
@@ -81,8 +82,11 @@ def plain(body: Any, reverse: bool, length: int | None = None) -> Callable[..., 
         return (constants, carry), y
 
     def run(constants: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        known = None if jax.tree.leaves(xs) else length  # beside xs a symbolic one is refused
-        (_, carry), ys = lax.scan(threaded, (constants, carry), xs, length=known, reverse=reverse)
+        leaves = jax.tree.leaves(xs)
+        known = None if leaves else length  # beside xs a symbolic one is refused
+        nothing = leaves and leaves[0].shape[0] == 0  # which `lax.scan` refuses where jit is disabled
+        with jax.disable_jit(False) if nothing else contextlib.nullcontext():
+            (_, carry), ys = lax.scan(threaded, (constants, carry), xs, length=known, reverse=reverse)
         return carry, ys
 
     return run
@@ -129,7 +133,17 @@ def run_loop(stage: Stage, program: Program, length: int, reverse: bool) -> Call
         return (after, emitted), _filled((after, emitted), (*ends, *outs))
 
     run.defjvp(rule, symbolic_zeros=True)
-    return run
+    keyed = any(map(_is_key, (*emitted_types, *(program.types[b] for _, b in stage.carried))))
+    return (lambda *args: jax.tree.map(_unused, run(*args))) if keyed else run
+
+
+def _is_key(value: Any) -> bool:
+    return bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
+
+
+def _unused(value: Array) -> Array:
+    # what leaves a custom derivative counts as consumed, where `jax_debug_key_reuse` looks for that
+    return jax.random.clone(value) if _is_key(value) else value
 
 
 def step_bytes(stage: Stage, program: Program, still: Container[int]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: An
     valid = None
     if lengths is not None:
         lengths = _checked_lengths(lengths, steps, batch_shape)
-        valid = jnp.arange(steps).reshape((steps,) + (1,) * lengths.ndim) < lengths
+        valid = expand(_times(steps), 1 + lengths.ndim) < lengths[None]
     if mask is not None:
         mask = _checked_flags("mask", mask, steps, batch_shape)
         ndim = max(mask.ndim, 0 if valid is None else valid.ndim)
@@ -55,7 +55,7 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
     # one in time, is the first of its own
     steps = resets.shape[0]
     valid = jnp.ones_like(resets) if valid is None else jnp.broadcast_to(valid, resets.shape)
-    times = expand(jnp.arange(steps), resets.ndim)
+    times = expand(_times(steps), resets.ndim)
     following = lax.cummin(jnp.where(valid, times, steps), axis=0, reverse=True)
     following = jnp.concatenate([following[1:], jnp.full_like(following[:1], steps)])
     padded = jnp.concatenate([resets, jnp.zeros_like(resets[:1])])
@@ -67,7 +67,7 @@ def fill_padding(xs: Any, valid: Array) -> Any:
 
     Whatever stood there, NaN included, then reaches no value and no gradient.
     """
-    times = expand(jnp.arange(valid.shape[0]), valid.ndim)
+    times = expand(_times(valid.shape[0]), valid.ndim)
     source = lax.cummax(jnp.where(valid, times, -1), axis=0)
 
     def fill(x: Array) -> Array:
@@ -75,6 +75,10 @@ def fill_padding(xs: Any, valid: Array) -> Any:
         return select(index >= 0, jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0), jnp.zeros_like(x))
 
     return jax.tree.map(fill, xs)
+
+
+def _times(steps: int) -> Array:
+    return jnp.arange(steps, dtype=jnp.int32)  # as lengths are, under x64 as well
 
 
 def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
@@ -126,7 +130,7 @@ def _range(lengths: Array) -> tuple[int, int]:
     if lengths.size == 0:
         return 0, 0
     try:
-        values = np.asarray(lengths)
+        values = np.asarray(jax.device_get(lengths))
     except jax.errors.TracerArrayConversionError:
         return 0, 0
     return int(values.min()), int(values.max())

@@ -1,0 +1,235 @@
+"""JAX's strict modes: the tour of the library passes each, and returns what it returns without."""
+
+import contextlib
+import functools
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+
+import jrnn
+from jrnn.cell import batch_shape_of
+from jrnn.testing.subject import cast, default_inputs, is_float
+from tests import tour
+from tests.cases import CASES, Case
+
+STRICT = {  # what raises, and changes no value
+    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "transfers": lambda: jax.transfer_guard("disallow"),
+    "key reuse": lambda: jax.debug_key_reuse(True),
+    "NaN": lambda: jax.debug_nans(True),
+    "no legacy keys": lambda: jax.legacy_prng_key("error"),
+}
+MODES = STRICT | {
+    "checks": lambda: jax.enable_checks(True),  # beside it, key reuse is seen where there is none
+    "none": contextlib.nullcontext,
+    "infinity": lambda: jax.debug_infs(True),
+    "leaks": jax.checking_leaks,
+    "x64": lambda: jax.enable_x64(True),
+    "without jit": jax.disable_jit,
+    "rbg": lambda: jax.default_prng_impl("rbg"),
+    "partitionable": lambda: jax.threefry_partitionable(True),
+    "not partitionable": lambda: jax.threefry_partitionable(False),
+    "precision": lambda: jax.default_matmul_precision("highest"),
+}
+OTHER_DRAWS = ("rbg", "not partitionable", "x64")
+EXEMPT = {"infinity": ("CTC",)}  # log-probabilities of prefixes that do not exist are −∞
+
+
+def walk(modes, data=tour.on_device, exempt=()):
+    """What every stop of the tour returns under some modes, all together; all that fail are named at once."""
+    found, failed = {}, {}
+    jax.clear_caches()  # what was traced or compiled in another mode would not be looked at
+    with contextlib.ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(MODES[mode]())
+        given = data(tour.draw())
+        for name in tour.STOPS:
+            if name not in exempt:
+                try:
+                    found[name] = tour.visit(name, given)
+                except Exception as error:
+                    failed[name] = f"{place(error)}: {type(error).__name__}: {str(error)[:300]}"
+    assert not failed, "\n".join(f"{name}: {reason}" for name, reason in failed.items())
+    return found
+
+
+def place(error):
+    """The innermost line of the library in a traceback."""
+    root = os.path.dirname(jrnn.__file__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+    return f"{frames[-1].filename[len(root) + 1 :]}:{frames[-1].lineno}: {frames[-1].line}" if frames else "?"
+
+
+def compare(found, needed, random):
+    for name, stop in tour.STOPS.items():
+        if name in found and (random or not stop.random):
+            for a, b in zip(found[name], needed[name], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+@functools.cache
+def strictly():
+    return walk(STRICT)
+
+
+def test_the_tour_passes_all_that_raises():
+    strictly()
+
+
+def test_the_tour_in_float64_without_promotion_agrees():
+    found = walk(["x64", "dtype promotion", "rank promotion"], tour.in_float64)
+    compare(found, strictly(), random=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [m for m in MODES if m != "none"])
+def test_the_tour_agrees_in_every_mode(mode):
+    found = walk([mode], exempt=EXEMPT.get(mode, ()))
+    compare(found, usual(), random=mode not in OTHER_DRAWS)
+
+
+@functools.cache
+def usual():
+    return walk(["none"])
+
+
+@pytest.mark.slow
+def test_the_tour_passes_float32_in_x64_without_promotion():
+    compare(walk(["x64", "dtype promotion"]), usual(), random=False)
+
+
+def on_a_mesh(path):
+    """In a process of its own: the tour with its batch split over the explicit axis of a mesh."""
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+        found = walk(["none"], tour.sharded)
+    with open(path, "rb") as file:
+        compare(found, pickle.load(file), random=True)
+    print(len(found), sys.flags.optimize)
+
+
+def test_the_tour_agrees_on_an_explicit_mesh_and_without_asserts(tmp_path):
+    (tmp_path / "needed").write_bytes(pickle.dumps(strictly()))
+    code = f"from tests.test_modes import on_a_mesh; on_a_mesh({str(tmp_path / 'needed')!r})"
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(
+        [sys.executable, "-O", "-W", "error", "-c", code],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{len(tour.STOPS)} 1\n", done.stderr[-5000:]
+
+
+MESH = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+AUTO = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def drawn(case):
+    """Inputs of (time, 4, 2) sequences, which of them are valid and start anew, and a key, in NumPy."""
+    inputs = case.inputs or default_inputs(case.cell, case.in_features)
+    xs = jax.tree.map(np.asarray, inputs(np.random.default_rng(0), (3, 4, 2)))
+    xs = jax.tree.map(lambda a: a.astype(jax.dtypes.canonicalize_dtype(a.dtype)), xs)
+    return xs, np.zeros(4, np.int32), np.zeros((3, 4), bool)
+
+
+def gradient(case, xs, lengths, resets):
+    """Of the parameters and the inputs, with noise."""
+    key = jax.random.key(0)
+
+    def loss(floats):
+        params, xs = floats
+        ys = jrnn.unroll(case.cell, params, xs, lengths=lengths, resets=resets, key=key)[1]
+        return sum(jnp.sum(jnp.abs(y)) for y in jax.tree.leaves(ys))
+
+    params = case.cell.init(key, case.in_features)
+    return jax.grad(loss, allow_int=True)((params, xs))
+
+
+def in_strict_mode(case):
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        xs, lengths, resets = drawn(case)
+
+        def step(key, xs):  # as it is called, so that the line which promotes is named
+            params, x = case.cell.init(key, case.in_features), jax.tree.map(lambda a: a[0], xs)
+            start = case.cell.initial_carry(params, batch_shape_of(case.cell, x), key=key)
+            return case.cell.step(params, start, x)
+
+        jax.eval_shape(step, jax.random.key(0), xs)
+        jax.eval_shape(functools.partial(gradient, case), xs, lengths, resets)
+
+
+def in_strict_mode_with_x64(case):
+    with jax.enable_x64(True):
+        in_strict_mode(case)
+
+
+def on_an_explicit_mesh(case):
+    def split(a, *spec):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=NamedSharding(MESH, jax.P(*spec)))
+
+    with jax.sharding.use_abstract_mesh(MESH):
+        xs, lengths, resets = drawn(case)
+        xs = jax.tree.map(lambda a: split(a, None, "data"), xs)
+        flags = split(lengths, "data"), split(resets, None, "data")
+        jax.eval_shape(functools.partial(gradient, case), xs, *flags)
+
+
+def in_a_shard_map(case):
+    specs = jax.P(None, "data"), jax.P("data"), jax.P(None, "data")
+    run = functools.partial(gradient, case)
+    mapped = jax.shard_map(run, mesh=AUTO, in_specs=specs, out_specs=(jax.P(), jax.P(None, "data")))
+    with jax.sharding.use_abstract_mesh(AUTO):
+        jax.eval_shape(mapped, *drawn(case))
+
+
+def on_inputs_of_another_dtype(case):
+    xs, lengths, resets = drawn(case)
+
+    def run(key, xs, dtype):
+        params = jax.tree.map(lambda a: cast(a, dtype), case.cell.init(key, case.in_features))
+        floats = [leaf for leaf in jax.tree.leaves((params, xs)) if is_float(leaf)]
+        ys = jrnn.unroll(case.cell, params, xs, lengths=lengths, resets=resets)[1]
+        return jax.tree.leaves(ys)[0], jnp.zeros((), jnp.result_type(*floats))
+
+    for mine, theirs in (("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "float16")):
+        given = jax.tree.map(functools.partial(cast, dtype=theirs), xs)
+        y, needed = jax.eval_shape(functools.partial(run, dtype=mine), jax.random.key(0), given)
+        assert y.dtype == needed.dtype or "dtypes are kept" in case.exempt
+
+
+PLACES = (
+    in_strict_mode_with_x64,
+    pytest.param(in_strict_mode, marks=pytest.mark.slow),
+    on_an_explicit_mesh,
+    in_a_shard_map,
+    on_inputs_of_another_dtype,
+)
+
+
+def register(length):
+    """A user's cell whose state is a queue: what comes in travels on by one place a step."""
+    return jrnn.from_functions(
+        lambda key, in_features: jax.random.normal(key, (in_features, 3)),
+        lambda params, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 3), params.dtype),) * length,
+        lambda params, carry, x: ((x @ params, *carry[:-1]), carry[-1]),
+        out_features=3,
+    )
+
+
+LONG = [Case(jrnn.QRNN(4, window=12), 2), Case(jrnn.Window(12, 2), 2), Case(register(12), 2)]
+
+
+@pytest.mark.parametrize("case", [*CASES, *LONG], ids=lambda case: str(case.cell)[:60])
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_every_cell_can_be_traced(place, case):
+    place(case)
