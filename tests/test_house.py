@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import re
 import statistics
@@ -13,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import jrnn
+from jrnn._exports import listed
 from tests.mutants import mutants
-from tests.public import PUBLIC
 
 # what stands left of what: a module imports only from its own rank and those before it
 ORDER = [
-    {"checks"},
+    {"_exports", "checks"},
     {"caching"},
     {"data", "metrics"},
     {"cell", "jaxprs", "alignment"},
@@ -49,6 +50,7 @@ ROOT = Path(jrnn.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MODULES = {path: path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
+EXPORTS = listed(ROOT / "__init__.pyi")
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
@@ -60,20 +62,17 @@ def nodes(path, *kinds):
     return (node for node in ast.walk(TREES[path]) if isinstance(node, kinds))
 
 
-def exports():
-    """Names that `jrnn/__init__.py` re-exports at once."""
-    imports = nodes(ROOT / "__init__.py", ast.ImportFrom)
-    return [alias.asname for node in imports for alias in node.names if alias.asname]
-
-
 # the public names
 
 
-def test_the_public_names_are_these():
-    assert sorted([*exports(), *jrnn._LAZY]) == PUBLIC
-    assert set(PUBLIC) <= set(dir(jrnn))
-    for name in PUBLIC:
+def test_every_name_of_the_stubs_is_there_and_no_other():
+    assert jrnn.__all__ == dir(jrnn) == sorted(EXPORTS) and len(EXPORTS) > 150
+    assert jrnn.cells.__all__ == sorted(listed(ROOT / "cells" / "__init__.pyi"))
+    for name in EXPORTS:
         assert getattr(jrnn, name) is not None
+    for name in jrnn.cells.__all__:
+        assert getattr(jrnn.cells, name) is getattr(jrnn, name)
+    assert jrnn.__version__ == importlib.metadata.version("jrnn")
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -81,13 +80,12 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = jrnn.Lstm
 
 
-CLASSES = [v for v in map(jrnn.__getattr__, jrnn._LAZY) if inspect.isclass(v)]
-CLASSES += [v for v in (getattr(jrnn, name) for name in exports()) if inspect.isclass(v)]
+CLASSES = [v for v in map(jrnn.__getattr__, EXPORTS) if inspect.isclass(v)]
 MODELS = [c for c in CLASSES if hasattr(c, "init") and hasattr(c, "initial_carry")]
 MODELS = [c for c in MODELS if not getattr(c, "_is_protocol", False)]
 CELLS = [c for c in MODELS if hasattr(c, "step")]
 LAYERS = [c for c in MODELS if not hasattr(c, "step")]
-FUNCTIONS = [getattr(jrnn, name) for name in PUBLIC if inspect.isfunction(getattr(jrnn, name))]
+FUNCTIONS = [getattr(jrnn, name) for name in EXPORTS if inspect.isfunction(getattr(jrnn, name))]
 
 
 def test_the_lists_of_this_file_are_not_empty():
@@ -240,7 +238,7 @@ def test_public_functions_are_documented(function):
         )
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", EXPORTS)
 def test_everything_public_says_what_it_is(name):
     value = getattr(jrnn, name)
     first = inspect.getdoc(value).splitlines()[0]

@@ -1,1 +1,5 @@
-"""Recurrent cells, one architecture family per file; `jrnn` itself exports them."""
+"""Recurrent cells, one architecture family per file; `jrnn` exports them too."""
+
+from jrnn._exports import attach
+
+__getattr__, __dir__, __all__ = attach(__name__)

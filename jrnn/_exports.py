@@ -1,0 +1,49 @@
+"""Public names, imported on first use: the typed stub beside a package is the one list of them."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+
+
+def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Read the stub of a package: its `__getattr__`, `__dir__` and `__all__`.
+
+    Args:
+      package: its name; `__init__.pyi` stands beside its `__init__.py`.
+
+    Returns:
+      `(get, names, all)`: imports a name that is asked for, and lists them.
+    """
+    modules = listed(Path(str(sys.modules[package].__file__)).with_suffix(".pyi"))
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            if modules[name] == package:
+                return importlib.import_module(f"{package}.{name}")
+            found = getattr(importlib.import_module(modules[name]), name)
+        except ModuleNotFoundError as error:
+            missing = (error.name or package).partition(".")[0]
+            if missing == package.partition(".")[0]:
+                raise
+            # as hasattr, help and completion expect it
+            raise AttributeError(f"{package}.{name} needs {missing}, which is not installed") from error
+        vars(sys.modules[package])[name] = found  # the next time it is not asked for here
+        return found
+
+    return get, lambda: sorted(modules), sorted(modules)
+
+
+def listed(stub: Path) -> dict[str, str]:
+    """Names that a stub exports, and the modules that they are imported from."""
+    text = stub.read_text(encoding="utf-8")
+    found = {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as \2$", text, re.M)}
+    for package in re.findall(r"^from (\S+) import \*$", text, re.M):
+        found |= listed(ROOT.joinpath(*package.split(".")[1:], "__init__.pyi"))
+    return found
