@@ -101,6 +101,7 @@ PROGRAMS = {
     "in a loop": (lambda x: run(LOOP, (x, x[..., 0] > 0)), XS),
     "cells that keep inputs": (keeping_inputs, XS),
     "a state that depends on no input": (lambda x: drawn(COUNTING, x), XS),
+    "and starts anew": (lambda x: run(COUNTING, x, resets=x[..., 0] > 0), XS),
     "a masked loss": (masked_loss, TOKENS),
     "two training steps": (lambda t: (train(t)[0].params, train(t)[1]), TOKENS),
 }

@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 
 import jrnn
+from jrnn.alignment import joined, select
 from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour
@@ -233,3 +234,28 @@ LONG = [Case(jrnn.QRNN(4, window=12), 2), Case(jrnn.Window(12, 2), 2), Case(regi
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_every_cell_can_be_traced(place, case):
     place(case)
+
+
+@pytest.mark.parametrize("whole", (0, 1))
+def test_what_meets_is_sharded_as_what_is_sharded(whole):
+    with jax.sharding.use_abstract_mesh(MESH):
+        split = jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=NamedSharding(MESH, jax.P("data")))
+
+        def meet(given):
+            pair = [given, given]
+            pair[whole] = jnp.zeros(given.shape, jnp.bfloat16)
+            return select(jnp.ones(4, bool), *pair), joined(*pair)
+
+        for found in jax.eval_shape(meet, split):
+            assert found.sharding.spec[0] == "data" and found.dtype == jnp.float32
+
+
+def test_loops_of_no_steps_pass_without_jit():
+    """`lax.scan` refuses them there: nothing to read before the last token, or beside the steps looked at."""
+    cell, xs = jrnn.Elman(2), jnp.ones((2, 1))
+    params = cell.init(jax.random.key(0), 1)
+    with jax.disable_jit():
+        carry, ys = jrnn.unroll(cell, params, xs[:0], jnp.ones(2))
+        assert carry.tolist() == [1, 1] and ys.shape == (0, 2)
+        assert len(jrnn.analysis.lyapunov(cell, params, xs).exponents) == 1
+        assert jrnn.analysis.spectra(cell, params, xs).eigenvalues.shape == (2, 2)
