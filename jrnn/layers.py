@@ -1,15 +1,16 @@
 """Whole-sequence values: what looks at a sequence from both ends, and what is made of such."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_layer, key_or_none
-from jrnn.checks import brief, check_choice, require_cell, require_tuple
+from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
+from jrnn.checks import brief
+from jrnn.fields import AnyCell, AnyModel, checked, one_of
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
@@ -107,6 +108,7 @@ MERGES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Bidirectional:
     """Two cells, one from each end; with lengths, each from the end of its own sequence.
@@ -131,16 +133,14 @@ class Bidirectional:
     12
     """
 
-    forward: Cell[Any, Any]
-    backward: Cell[Any, Any] | None = None
-    merge: str = "concat"
+    forward: AnyCell
+    backward: AnyCell | None = None
+    _: KW_ONLY
+    merge: Annotated[str, one_of(MERGES)] = "concat"
 
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
-        require_cell("Bidirectional: forward", self.forward)
-        require_cell("Bidirectional: backward", self.backward)
-        check_choice("merge", self.merge, tuple(MERGES))
         widths = [cell.out_features for cell in self._cells]
         if self.merge != "concat" and widths[0] != widths[1]:
             raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
@@ -200,6 +200,7 @@ def _check_pair(name: str, layer: Any, value: Any) -> None:
         raise ValueError(f"{name} of {layer} must be (forward, backward), got a {type(value).__name__}")
 
 
+@checked
 @dataclass(frozen=True)
 class Sequential:
     """Layers and cells one after the other, each over the whole sequence.
@@ -224,15 +225,11 @@ class Sequential:
     5
     """
 
-    layers: tuple[Any, ...]
+    layers: tuple[AnyModel, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", require_tuple("Sequential: layers", self.layers))
         if not self.layers:
             raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
-        for index, layer in enumerate(self.layers):
-            if not is_layer(layer):
-                require_cell(f"Sequential: layers[{index}]", layer)
 
     @property
     def in_ndim(self) -> int:

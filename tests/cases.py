@@ -132,7 +132,7 @@ CASES = [
     Case(jrnn.Dense(4, activation="tanh"), 2),
     Case(jrnn.Embed(4), 6),
     Case(jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(7), jrnn.Dense(6)), dropout=0.5), 8),
-    Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, "tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
+    Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, activation="tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),

@@ -34,6 +34,8 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling": UNROLLING,
     "jrnn/jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",
     "jrnn/alignment": f"errors contract special_cells {UNROLLING} combinators",
+    "jrnn/checks": "options errors",
+    "jrnn/fields": "options errors",
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",
     "jrnn/modules": "modules",

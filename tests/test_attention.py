@@ -149,7 +149,7 @@ def test_a_memory_of_one_position_is_what_is_found():
 
 # one cell with every score, in float32
 
-ALL = Luong(CELL, (Additive(2), Local(General(), 1.5), Dot(True), Location(9)), (5, 4, QUERY, 6), 7)
+ALL = Luong(CELL, (Additive(2), Local(General(), 1.5), Dot(scaled=True), Location(9)), (5, 4, QUERY, 6), 7)
 
 
 def holes():

@@ -133,7 +133,7 @@ def test_it_is_a_stack_of_an_elman_and_a_dense_cell(loss):
     labels = np.array([0, 2, 1, 1, 0, 2])
     per_step = {"squares": lambda y, t: 0.5 * jnp.sum((y - t) ** 2), "cross entropy": cross_entropy}[loss]
     targets = targets if loss == "squares" else labels
-    cell = jrnn.Stack((jrnn.Elman(HIDDEN, "sigmoid"), jrnn.Dense(OUT)))
+    cell = jrnn.Stack((jrnn.Elman(HIDDEN, activation="sigmoid"), jrnn.Dense(OUT)))
     params = ElmanParams(*weights[:2], np.zeros(HIDDEN)), DenseParams(weights.w2, np.zeros(OUT))
 
     def total(params):

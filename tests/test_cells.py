@@ -117,8 +117,8 @@ def counts(i, h):
     return {
         jrnn.Elman(h): gate,
         jrnn.Jordan(h, outputs=2): i * h + 2 * h + h + h * 2 + 2,
-        jrnn.NARX(h, 2, input_lags=2, output_lags=4): h * (3 * i + 4 * 2) + h + h * 2 + 2,
-        jrnn.NARX(h, 2, input_lags=2, output_lags=0): h * 3 * i + h + h * 2 + 2,
+        jrnn.NARX(h, outputs=2, input_lags=2, output_lags=4): h * (3 * i + 4 * 2) + h + h * 2 + 2,
+        jrnn.NARX(h, outputs=2, input_lags=2, output_lags=0): h * 3 * i + h + h * 2 + 2,
         jrnn.Window(7, i): 0,
         jrnn.Dense(h): read,
         jrnn.Embed(h): i * h,

@@ -358,7 +358,7 @@ def test_argmax_feeds_tokens_back():
 def test_jordan_is_a_stack_that_reads_its_own_output():
     jordan = jrnn.Jordan(4, outputs=3, output_activation="sigmoid")
     p = moved(jordan)
-    loop = jrnn.Feedback(jrnn.Stack((jrnn.Dense(4, "tanh"), jrnn.Dense(3, "sigmoid"))))
+    loop = jrnn.Feedback(jrnn.Stack((jrnn.Dense(4, activation="tanh"), jrnn.Dense(3, activation="sigmoid"))))
     params = (
         DenseParams(jnp.concatenate([p.w_ih, p.w_yh]), p.b),  # the external input comes first
         DenseParams(p.w_hy, p.c),

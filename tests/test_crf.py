@@ -298,7 +298,7 @@ PARAMS = CRFParams(np.zeros((3, 3)), np.zeros(3), np.zeros(3))
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: CRF(0), ValueError, "tags must be at least 1, got 0"),
+        (lambda: CRF(0), ValueError, "CRF: tags must be at least 1, got 0"),
         (
             lambda: LAYER.init(jax.random.key(0), 5),
             ValueError,

@@ -280,16 +280,26 @@ MISTAKES = {
     "no units": (lambda: jrnn.LSTM(0), ValueError, "hidden must be at least 1, got 0"),
     "half a unit": (lambda: jrnn.GRU(2.5), TypeError, "hidden must be an int, got 2.5"),
     "unknown activation": (
-        lambda: jrnn.Elman(3, activation="gelu"),
+        lambda: jrnn.Elman(3, activation="gelo"),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
-        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelu'",
+        "activation must be one of tanh, relu, sigmoid, identity, gelu, silu, elu, leaky_relu, softplus, "
+        "softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelo'",
     ),
-    "function for an activation": (
-        lambda: jrnn.Elman(3, activation=jnp.tanh),
+    "class for an activation": (
+        lambda: jrnn.Elman(3, activation=jrnn.GRU),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
-        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got <",
+        "Elman: activation must be one of tanh, relu, sigmoid, identity, gelu",
+    ),
+    "width of the input first": (
+        lambda: jrnn.LSTM(3, 8),
+        TypeError,
+        "takes 1 by position (hidden), got 2, options go by name: forget_bias, max_lag; the width of the "
+        "input is given to init, as in LSTM(8).init(key, in_features=3)",
+    ),
+    "a number for a choice of two": (
+        lambda: jrnn.GRU(3, reset_after=8),
+        TypeError,
+        "GRU: reset_after must be True or False, got 8",
     ),
     "rate above one": (
         lambda: jrnn.Dropout(LSTM, state=1.5),
@@ -355,7 +365,7 @@ MISTAKES = {
         ValueError,
         "the step names no 'q'; it names ['i', 'f', 'g', 'o']",
     ),
-    "bare string of names": (lambda: jrnn.Tap(LSTM, "f"), TypeError, "Tap: names must be a tuple of names"),
+    "bare string of names": (lambda: jrnn.Tap(LSTM, "f"), TypeError, "Tap: names must be a tuple, got 'f'"),
     "inputs of a loop without flags": (
         lambda: run(cell=jrnn.Feedback(JORDAN), params=JORDAN_PARAMS),
         ValueError,

@@ -78,7 +78,7 @@ def backpropagate(
         dz1ₜ = f1′(z1ₜ) · dhₜ
         dW1  = Σₜ xₜ dz1ₜᵀ,   dW11 = Σₜ hₜ₋₁ dz1ₜᵀ,   dW2 = Σₜ hₜ dz2ₜᵀ
 
-    It is `Stack((Elman(hidden, activation), Dense(out, output_activation)))` with w_ih = W1, w_hh = W11,
+    It is `Stack((Elman(hidden, activation=f1), Dense(out, activation=f2)))` with w_ih = W1, w_hh = W11,
     w = W2 and biases of zero. One sequence; of a batch by `jax.vmap`, where gradients of the weights add up.
 
     Args:

@@ -1,7 +1,7 @@
 """Gated cells on images and fields: convolutions in the place of products."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot
 
 
@@ -52,6 +53,7 @@ def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) ->
     return GateParams(draw(k_ih, in_features), draw(k_hh, cell.hidden), repeated(biases, cell.hidden))
 
 
+@checked
 @dataclass(frozen=True)
 class ConvLSTM:
     """Convolutional LSTM: each place of a field has a state and sees its neighbourhood.
@@ -84,9 +86,10 @@ class ConvLSTM:
     (5, 2, 16, 16, 8)
     """
 
-    hidden: int
-    kernel: int = 3
-    spatial: int = 2
+    hidden: Width
+    _: KW_ONLY
+    kernel: Width = 3
+    spatial: Width = 2
     forget_bias: float = 1.0
 
     def __post_init__(self) -> None:
@@ -112,6 +115,7 @@ class ConvLSTM:
         return LSTMCarry(h, c), h
 
 
+@checked
 @dataclass(frozen=True)
 class ConvGRU:
     """Convolutional GRU, with the reset before the convolution.
@@ -139,9 +143,10 @@ class ConvGRU:
     8
     """
 
-    hidden: int
-    kernel: int = 3
-    spatial: int = 2
+    hidden: Width
+    _: KW_ONLY
+    kernel: Width = 3
+    spatial: Width = 2
 
     def __post_init__(self) -> None:
         _check(self)

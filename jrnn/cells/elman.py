@@ -1,7 +1,7 @@
 """Simple recurrent networks: Elman feeds its hidden layer back, Jordan its output."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
-from jrnn.cells.activations import activation
-from jrnn.checks import check_choice, check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
 
 RECURRENT = {"orthogonal": orthogonal, "identity": identity, "ring": ring}
@@ -24,6 +24,7 @@ class ElmanParams(NamedTuple):
     b: Array  # (hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class Elman:
     """Simple recurrent network: the hidden layer sees the input and itself one step ago.
@@ -52,14 +53,10 @@ class Elman:
     (4, 3)
     """
 
-    hidden: int
-    activation: str = "tanh"
-    recurrent_init: str = "orthogonal"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        activation(self.activation)
-        check_choice("recurrent_init", self.recurrent_init, tuple(RECURRENT))
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    recurrent_init: Annotated[str, one_of(RECURRENT)] = "orthogonal"
 
     @property
     def out_features(self) -> int:
@@ -95,6 +92,7 @@ class JordanParams(NamedTuple):
     c: Array  # (outputs,)
 
 
+@checked
 @dataclass(frozen=True)
 class Jordan:
     """Simple recurrent network whose memory is its own last output.
@@ -122,15 +120,11 @@ class Jordan:
     2
     """
 
-    hidden: int
-    outputs: int | None = None
-    activation: str = "tanh"
-    output_activation: str = "identity"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("outputs", self.out_features)
-        activation(self.activation), activation(self.output_activation)
+    hidden: Width
+    _: KW_ONLY
+    outputs: Width | None = None
+    activation: Activation = "tanh"
+    output_activation: Activation = "identity"
 
     @property
     def out_features(self) -> int:

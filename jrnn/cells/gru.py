@@ -1,6 +1,6 @@
 """Gated recurrent unit."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
 from jrnn.cells.gating import gates
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -23,6 +23,7 @@ class GRUParams(NamedTuple):
     b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None when the reset comes before the product
 
 
+@checked
 @dataclass(frozen=True)
 class GRU:
     """Gated recurrent unit: one gate mixes old state and candidate, another resets the candidate's past.
@@ -60,12 +61,10 @@ class GRU:
     True
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     reset_after: bool = True
     z_keeps: bool = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:

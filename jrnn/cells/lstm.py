@@ -1,6 +1,6 @@
 """Long short-term memory."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import gates
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
 
 
@@ -28,6 +28,7 @@ class LSTMCarry(NamedTuple):
     c: Array  # (..., hidden), cell state, the long-term memory
 
 
+@checked
 @dataclass(frozen=True)
 class LSTM:
     """Long short-term memory: a cell state that gates write, keep and read.
@@ -63,12 +64,12 @@ class LSTM:
     ((5, 4, 3), (4, 3))
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     forget_bias: float = 1.0
-    max_lag: int | None = None
+    max_lag: Width | None = None
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         if self.max_lag is not None and self.max_lag < 3:
             raise ValueError(f"max_lag must be at least 3 steps, got {self.max_lag}")
 

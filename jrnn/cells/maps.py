@@ -1,6 +1,6 @@
 """Stateless maps as cells with an empty carry, so that a whole model is one value."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jrnn.alignment import sharded_axes
 from jrnn.cell import Shape
-from jrnn.cells.activations import activation
-from jrnn.checks import check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -22,6 +22,7 @@ class DenseParams(NamedTuple):
     b: Array  # (features,)
 
 
+@checked
 @dataclass(frozen=True)
 class Dense:
     """Fully connected layer at every step.
@@ -42,13 +43,10 @@ class Dense:
     2
     """
 
-    features: int
-    activation: str = "identity"
+    features: Width
+    _: KW_ONLY
+    activation: Activation = "identity"
     linear: ClassVar[bool] = True  # there is no state
-
-    def __post_init__(self) -> None:
-        check_width("features", self.features)
-        activation(self.activation)
 
     @property
     def out_features(self) -> int:
@@ -74,6 +72,7 @@ class EmbedParams(NamedTuple):
     table: Array  # (vocabulary, features)
 
 
+@checked
 @dataclass(frozen=True)
 class Embed:
     """Learned vector for every token.
@@ -100,12 +99,9 @@ class Embed:
     (3, 1, 10)
     """
 
-    features: int
+    features: Width
     in_ndim: ClassVar[int] = 0
     linear: ClassVar[bool] = True  # there is no state
-
-    def __post_init__(self) -> None:
-        check_width("features", self.features)
 
     @property
     def out_features(self) -> int:

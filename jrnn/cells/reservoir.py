@@ -1,7 +1,7 @@
 """Echo-state networks: a random recurrence that is never trained, and a read-out that is solved for."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jrnn.alignment import expand
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
-from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.fields import Share, Width, checked
 from jrnn.initializers import default_float, ring, spectral_radius
 
 
@@ -22,6 +22,7 @@ class EchoStateParams(NamedTuple):
     fixed: GateParams
 
 
+@checked
 @dataclass(frozen=True)
 class EchoState:
     """Echo-state network: a fixed random reservoir with leaky units.
@@ -52,21 +53,14 @@ class EchoState:
     False
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     radius: float = 0.9
-    density: float | None = None
-    topology: str = "random"
-    leak: float = 1.0
+    density: Share | None = None
+    topology: Literal["random", "ring"] = "random"
+    leak: Share = 1.0
     input_scale: float = 1.0
     bias_scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_choice("topology", self.topology, ("random", "ring"))
-        for name, share in {"leak": self.leak, "density": self._density}.items():
-            check_positive(name, share)
-            if share > 1:
-                raise ValueError(f"{name} must be in (0, 1], got {share}")
 
     @property
     def out_features(self) -> int:

@@ -1,6 +1,6 @@
 """Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
+@checked
 @dataclass(frozen=True)
 class MGU:
     """Minimal gated unit: a GRU whose one gate both resets and updates.
@@ -39,10 +40,7 @@ class MGU:
     (3, 8)
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -65,6 +63,7 @@ class MGU:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class UGRNN:
     """Update gate RNN: an Elman network with one gate between old state and candidate.
@@ -90,11 +89,9 @@ class UGRNN:
     Array([1., 1., 0., 0.], dtype=float32)
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     gate_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -114,6 +111,7 @@ class UGRNN:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class JANET:
     """Just another network: an LSTM of which only the forget gate is left.
@@ -140,12 +138,10 @@ class JANET:
     JANET(hidden=8, beta=1.0, forget_bias=1.0)
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     beta: float = 1.0
     forget_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -166,6 +162,7 @@ class JANET:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class LiGRU:
     """Light GRU: no reset gate, and relu in the place of tanh.
@@ -191,10 +188,7 @@ class LiGRU:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -223,6 +217,7 @@ class LightRUParams(NamedTuple):
     b: Array  # (hidden,), of f
 
 
+@checked
 @dataclass(frozen=True)
 class LightRU:
     """Light recurrent unit: the candidate sees the input alone, one gate the state as well.
@@ -245,10 +240,7 @@ class LightRU:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -275,6 +267,7 @@ class LightRU:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class SGRN:
     """Simple gated recurrent network: gate and candidate share one product with the input.
@@ -297,10 +290,7 @@ class SGRN:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

@@ -1,15 +1,16 @@
 """Weights that are computed from others: normalised, of low rank, diagonal, or dropped at random."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
-from jrnn.checks import brief, check_positive, check_rate, check_width, require_cell
+from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
+from jrnn.checks import brief
 from jrnn.combinators.noise import NoisyCarry, drop
+from jrnn.fields import AnyCell, Positive, Rate, Width, checked
 from jrnn.initializers import default_float
 
 
@@ -34,6 +35,7 @@ class Computed(NamedTuple):
     params: Any
 
 
+@checked
 @dataclass(frozen=True)
 class Reparametrise:
     """A cell some of whose weights are computed from other parameters, anew for every update.
@@ -61,12 +63,11 @@ class Reparametrise:
     LowRankParams(a=(8, 2), b=(2, 32))
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     name: str
     form: Form
 
     def __post_init__(self) -> None:
-        require_cell("Reparametrise: cell", self.cell)
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
             raise TypeError(f"Reparametrise: form must be one as in WeightNorm(), got {brief(self.form)}")
 
@@ -144,6 +145,7 @@ class WeightNormParams(NamedTuple):
     g: Array  # (columns,)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightNorm:
     """Length and direction of every column apart.
@@ -169,6 +171,7 @@ class SpectralNormParams(NamedTuple):
     fixed: Array  # (rows,), where the power iteration starts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralNorm:
     """Largest singular value held at a bound, by power iteration.
@@ -184,13 +187,10 @@ class SpectralNorm:
     2018, arXiv:1802.05957.
     """
 
-    bound: float = 1.0
-    iterations: int = 10
+    bound: Positive = 1.0
+    _: KW_ONLY
+    iterations: Width = 10
     noisy = False
-
-    def __post_init__(self) -> None:
-        check_positive("bound", self.bound)
-        check_width("iterations", self.iterations)
 
     def init(self, key: Array, w: Array) -> SpectralNormParams:
         return SpectralNormParams(w, jax.random.normal(key, w.shape[:1], default_float()))
@@ -212,6 +212,7 @@ class LowRankParams(NamedTuple):
     b: Array  # (rank, columns)
 
 
+@checked
 @dataclass(frozen=True)
 class LowRank:
     """Product of two thin matrices, the best ones for the matrix that the cell drew.
@@ -224,11 +225,8 @@ class LowRank:
     Reference: Lu, Sindhwani, Sainath, Learning compact recurrent neural networks, 2016, arXiv:1604.02594.
     """
 
-    rank: int
+    rank: Width
     noisy = False
-
-    def __post_init__(self) -> None:
-        check_width("rank", self.rank)
 
     def init(self, key: Array, w: Array) -> LowRankParams:
         if self.rank > min(w.shape):
@@ -241,6 +239,7 @@ class LowRank:
         return params.a @ params.b
 
 
+@checked
 @dataclass(frozen=True)
 class Diagonal:
     """Square blocks side by side, each a diagonal: units see no state but their own.
@@ -266,6 +265,7 @@ class Diagonal:
         return jnp.concatenate([eye * block for block in params], axis=1)
 
 
+@checked
 @dataclass(frozen=True)
 class DropConnect:
     """Weights dropped at random, the same ones for a whole sequence and batch.
@@ -281,11 +281,8 @@ class DropConnect:
     Keskar, Socher, Regularizing and optimizing LSTM language models, 2018, arXiv:1708.02182.
     """
 
-    rate: float
+    rate: Rate
     noisy = True
-
-    def __post_init__(self) -> None:
-        check_rate("rate", self.rate)
 
     def init(self, key: Array, w: Array) -> Array:
         return w

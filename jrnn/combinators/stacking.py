@@ -1,14 +1,14 @@
 """Depth: cells on top of cells."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
-from jrnn.checks import check_rate, check_width, require_cell, require_tuple
+from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
 from jrnn.combinators.noise import drop
+from jrnn.fields import AnyCell, Rate, Width, checked
 from jrnn.initializers import glorot
 
 
@@ -19,6 +19,7 @@ class StackCarry(NamedTuple):
     key: Array | None  # noise: advanced by every step; None without dropout or in evaluation
 
 
+@checked
 @dataclass(frozen=True)
 class Stack:
     """Deep cell: every cell reads the output of the one below it at the same step.
@@ -49,16 +50,13 @@ class Stack:
     (5, 2, 4)
     """
 
-    cells: tuple[Cell[Any, Any], ...]
-    dropout: float = 0.0
+    cells: tuple[AnyCell, ...]
+    _: KW_ONLY
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", require_tuple("Stack: cells", self.cells))
         if not self.cells:
             raise ValueError("Stack: cells is empty, needs at least one cell")
-        for index, cell in enumerate(self.cells):
-            require_cell(f"Stack: cells[{index}]", cell)
-        check_rate("dropout", self.dropout)
 
     @property
     def in_ndim(self) -> int:
@@ -98,6 +96,7 @@ class Stack:
         return StackCarry(tuple(carries), key), y
 
 
+@checked
 @dataclass(frozen=True)
 class Residual:
     """Skip connection around a cell.
@@ -120,10 +119,7 @@ class Residual:
     Residual(cell=GRU(hidden=8, reset_after=True, z_keeps=True))
     """
 
-    cell: Cell[Any, Any]
-
-    def __post_init__(self) -> None:
-        require_cell("Residual: cell", self.cell)
+    cell: AnyCell
 
     @property
     def linear(self) -> bool:
@@ -158,6 +154,7 @@ class ProjectParams(NamedTuple):
     w: Array  # (cell.out_features, features)
 
 
+@checked
 @dataclass(frozen=True)
 class Project:
     """Linear read-out of a cell, without a bias; the recurrence inside does not see it.
@@ -180,12 +177,8 @@ class Project:
     2
     """
 
-    cell: Cell[Any, Any]
-    features: int
-
-    def __post_init__(self) -> None:
-        require_cell("Project: cell", self.cell)
-        check_width("features", self.features)
+    cell: AnyCell
+    features: Width
 
     @property
     def in_ndim(self) -> int:

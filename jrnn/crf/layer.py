@@ -8,7 +8,7 @@ from jax import Array
 
 from jrnn.alignment import select
 from jrnn.cell import Shape
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 from jrnn.unrolling import Scan
 from jrnn.unrolling.masking import schedule
@@ -32,6 +32,7 @@ class Potentials(NamedTuple):
     end: Array  # (tags,)
 
 
+@checked
 @dataclass(frozen=True)
 class CRF:
     """Linear-chain conditional random field, to be put last: its inputs are one score per step and tag.
@@ -62,10 +63,7 @@ class CRF:
     ((5, 2), (2,))
     """
 
-    tags: int
-
-    def __post_init__(self) -> None:
-        check_width("tags", self.tags)
+    tags: Width
 
     @property
     def out_features(self) -> int:

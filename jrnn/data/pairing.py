@@ -137,7 +137,7 @@ def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list
 
 @dataclass(frozen=True, eq=False)
 class ScheduledSampling:
-    """Batches of pairs for a decoder `Feedback(cell, "argmax")`, which reads its own tokens more and more.
+    """Batches of pairs for `Feedback(cell, emit="argmax")`, which reads its own tokens more and more.
 
         use_givenₜ ~ Bernoulli(schedule(s)) at training step s,   always given at t = 0
 

@@ -1,7 +1,7 @@
 """One answer for a sequence: the last output, that of both ends, or a mean."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 
 from jrnn.alignment import expand, select
-from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none
-from jrnn.checks import check_choice, require_cell
+from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
+from jrnn.checks import check_choice
+from jrnn.fields import AnyModel, checked, one_of
 from jrnn.layers import MERGES, Bidirectional, BidirectionalCarry, Sequential, apply
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
@@ -163,6 +164,7 @@ def _pool(ys: Array, lengths: Any, mask: Any, read: str) -> Array:
     return jnp.where(flags.any(0), highest, 0)
 
 
+@checked
 @dataclass(frozen=True)
 class ManyToOne:
     """A classifier or regressor of whole sequences as one value: `many_to_one` in the place of `apply`.
@@ -188,13 +190,9 @@ class ManyToOne:
     (4, 2)
     """
 
-    model: Any
-    read: str = "ends"
-
-    def __post_init__(self) -> None:
-        check_choice("read", self.read, READS)
-        if not is_layer(self.model):
-            require_cell("ManyToOne: model", self.model)
+    model: AnyModel
+    _: KW_ONLY
+    read: Annotated[str, one_of(READS)] = "ends"
 
     @property
     def in_ndim(self) -> int:

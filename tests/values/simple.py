@@ -91,7 +91,7 @@ def taps(carry):
 
 
 def narx(inputs, outputs, name="tanh"):
-    cell = jrnn.NARX(HIDDEN, OUT, input_lags=inputs, output_lags=outputs, activation=name)
+    cell = jrnn.NARX(HIDDEN, outputs=OUT, input_lags=inputs, output_lags=outputs, activation=name)
     unpack, f = two_layers(inputs, outputs), FUNCTIONS[name]
     if outputs:
         return Case(cell, partial(ref.narx, f=f), unpack, inputs=driven, theirs=taps)
