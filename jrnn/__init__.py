@@ -32,6 +32,7 @@ from jrnn.layers import Bidirectional as Bidirectional
 from jrnn.layers import BidirectionalCarry as BidirectionalCarry
 from jrnn.layers import BidirectionalParams as BidirectionalParams
 from jrnn.layers import Layer as Layer
+from jrnn.layers import Reversed as Reversed
 from jrnn.layers import Sequential as Sequential
 from jrnn.layers import apply as apply
 from jrnn.unrolling import Associative as Associative

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
+from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none, structure_of
 from jrnn.checks import brief
 from jrnn.fields import AnyCell, AnyModel, checked, one_of
 from jrnn.unrolling import Scan, unroll
@@ -18,6 +18,10 @@ from jrnn.unrolling.methods import Method
 @runtime_checkable
 class Layer(Protocol):
     """A map from sequences to sequences: a value like a cell, with `apply` in place of `step`.
+
+    **More can be said.** `out_axes`: where time stands in the outputs, as `jax.vmap` takes it: 0 unless a
+    layer says otherwise, None where there is none (`ManyToOne`), or a tree of both. `is_noisy(params)`:
+    whether a key draws noise, for a layer whose initial carry does not show it.
 
     >>> import jrnn
     >>> isinstance(jrnn.Sequential((jrnn.LSTM(8),)), jrnn.Layer)
@@ -84,6 +88,34 @@ def apply(
 
 def _unroll_of(cell: Any) -> Any:
     return lambda *args, **options: unroll(cell, *args, **options)
+
+
+def out_axes(model: Any) -> Any:
+    """Where time stands in the outputs of a cell or layer: 0, None, or a tree of both."""
+    return getattr(model, "out_axes", 0)
+
+
+def require_time(where: str, model: Any) -> None:
+    """Raise a ValueError unless all outputs of a model have a time axis."""
+    if out_axes(model) != 0:
+        raise ValueError(f"{where} needs an output for every step, which {brief(model)} does not give")
+
+
+def map_time(f: Callable[[Any], Any], axes: Any, ys: Any) -> Any:
+    """Apply `f` to the leaves of `ys` that have a time axis, the rest stays; `axes` is a prefix of `ys`."""
+
+    def visit(axis: Any, part: Any) -> Any:
+        return part if axis is None else jax.tree.map(f, part)
+
+    return jax.tree.map(visit, axes, ys, is_leaf=lambda axis: axis is None)
+
+
+def is_noisy(model: Any, params: Any) -> bool:
+    """Whether a key draws noise in a cell or layer."""
+    if hasattr(model, "is_noisy"):
+        return bool(model.is_noisy(params))
+    drawn = carry_spec(model, params, key=jax.random.key(0))
+    return structure_of(drawn) != structure_of(carry_spec(model, params))
 
 
 class BidirectionalParams(NamedTuple):
@@ -202,12 +234,73 @@ def _check_pair(name: str, layer: Any, value: Any) -> None:
 
 @checked
 @dataclass(frozen=True)
+class Reversed:
+    """A cell that reads its sequence from the end; with lengths, from the end of each.
+
+        (carryₜ, yₜ) = cell(carryₜ₊₁, xₜ),   t = T−1 … 0
+
+    It is `unroll(..., reverse=True)` as a value: ys[t] belongs to xs[t], and the carry returned is the one
+    after the first step. Parameters and carry are those of the cell.
+
+    Args:
+      cell: any cell.
+
+    Raises:
+      TypeError: no cell; each layer of a `Sequential` is reversed for itself.
+
+    Reference: Sutskever, Vinyals, Le, Sequence to sequence learning with neural networks, 2014,
+    arXiv:1409.3215, for the encoder.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> layer, xs = jrnn.Reversed(jrnn.GRU(3)), jnp.ones((5, 2))
+    >>> params = layer.init(jax.random.key(0), 2)
+    >>> carry, ys = layer.apply(params, xs)
+    >>> bool(jnp.allclose(ys, jrnn.unroll(layer.cell, params, xs[::-1])[1][::-1]))
+    True
+    """
+
+    cell: AnyCell
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.cell.out_features)
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def apply(
+        self,
+        params: Any,
+        xs: Any,
+        carry: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),
+    ) -> tuple[Any, Any]:
+        """Run the cell over `xs`, last step first: see `jrnn.apply`."""
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        return unroll(self.cell, params, xs, carry, reverse=True, key=key, **options)
+
+
+@checked
+@dataclass(frozen=True)
 class Sequential:
     """Layers and cells one after the other, each over the whole sequence.
 
         xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
 
-    Parameters and carry are the tuples of theirs.
+    Parameters and carry are the tuples of theirs. What follows a layer without time in its outputs
+    (`ManyToOne`) reads them as a sequence of one step.
 
     Args:
       layers: layers and cells in any mixture, first to last; a list is taken as a tuple.
@@ -239,6 +332,10 @@ class Sequential:
     def out_features(self) -> int:
         return int(self.layers[-1].out_features)
 
+    @property
+    def out_axes(self) -> Any:
+        return None if any(out_axes(m) is None for m in self.layers) else out_axes(self.layers[-1])
+
     def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
         widths = [in_features, *(layer.out_features for layer in self.layers)]
         keys = jax.random.split(key, len(self.layers))
@@ -269,14 +366,28 @@ class Sequential:
                 raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
         carries, ends = carry or (None,) * count, []
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        timed = True
         for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):
-            end, xs = apply(layer, p, xs, start, key=k, **options)
+            if timed:
+                end, xs = apply(layer, p, xs, start, key=k, **options)
+            else:
+                end, xs = once(layer, p, xs, start, key=k, method=method)
+            timed = timed and out_axes(layer) is not None
             ends.append(end)
         return tuple(ends), xs
 
 
+def once(
+    model: Any, params: Any, x: Any, carry: Any = None, *, key: Array | None = None, method: Method = Scan()
+) -> tuple[Any, Any]:
+    """Run a cell or a layer over a sequence of one step, given without its time axis."""
+    xs = jax.tree.map(lambda leaf: leaf[None], x)
+    end, ys = apply(model, params, xs, carry, key=key, method=method)
+    return end, map_time(lambda leaf: leaf[0], out_axes(model), ys)
+
+
 def looks_ahead(model: Any) -> bool:
-    """Whether an output can depend on later inputs: a `Bidirectional` somewhere inside."""
+    """Whether an output can depend on later inputs: a layer that is no `Sequential` of cells alone."""
     if isinstance(model, Sequential):
         return any(looks_ahead(layer) for layer in model.layers)
     return is_layer(model)

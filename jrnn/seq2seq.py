@@ -16,7 +16,7 @@ from jrnn.checks import brief
 from jrnn.combinators.carries import FeedbackCarry
 from jrnn.fields import AnyModel, Width, checked
 from jrnn.initializers import default_float
-from jrnn.layers import apply
+from jrnn.layers import apply, is_noisy, require_time
 from jrnn.paradigms import last, many_to_one
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
@@ -167,6 +167,7 @@ class EncoderDecoder:
     target_features: Width | None = None
 
     def __post_init__(self) -> None:
+        require_time("EncoderDecoder: encoder", self.encoder)
         if is_layer(self.decoder):
             raise TypeError(
                 f"EncoderDecoder: decoder must be a cell, which goes step by step, got {brief(self.decoder)}"
@@ -198,6 +199,9 @@ class EncoderDecoder:
         self, params: EncoderDecoderParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> Any:
         return self.encoder.initial_carry(params.encoder, batch_shape, key=key)
+
+    def is_noisy(self, params: EncoderDecoderParams) -> bool:
+        return is_noisy(self.encoder, params.encoder) or is_noisy(self.decoder, params.decoder)
 
     def encode(
         self,

@@ -96,6 +96,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "RNN",
     "Reparametrise",
     "Residual",
+    "Reversed",
     "SCRN",
     "SGRN",
     "SLSTM",

@@ -121,3 +121,62 @@ def test_gradients_of_a_layer_are_finite_differences():
 
         slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
         np.testing.assert_allclose(jax.grad(loss)(0.0), slope, rtol=1e-8)
+
+
+# a backward layer as a value
+
+BACKWARDS = jrnn.Reversed(jrnn.LSTM(4))
+FLAGS = {
+    "lengths": jnp.array(LENGTHS),
+    "mask": jnp.ones((STEPS, BATCH), bool).at[1, 0].set(False),
+    "resets": jnp.zeros((STEPS, BATCH), bool).at[3, 0].set(True),
+}
+
+
+def test_a_reversed_cell_is_unroll_in_reverse():
+    params = moved(BACKWARDS)
+    start = jax.tree.map(jnp.ones_like, BACKWARDS.initial_carry(params, (BATCH,)))
+    end, ys = apply(BACKWARDS, params, XS, start, **FLAGS)
+    needed = jrnn.unroll(BACKWARDS.cell, params, XS, start, reverse=True, **FLAGS)
+    close((*end, ys), (*needed[0], needed[1]))
+    assert BACKWARDS.out_features == 4 and jrnn.layers.looks_ahead(BACKWARDS)
+
+
+def test_a_bidirectional_layer_is_a_forward_and_a_reversed_one():
+    params = moved(BOTH)
+    end, ys = apply(BOTH, params, **FLAGS)
+    forward, a = apply(BOTH.forward, params.forward, **FLAGS)
+    backward, b = apply(jrnn.Reversed(BOTH.backward), params.backward, **FLAGS)
+    close(ys, jnp.concatenate([a, b], -1))
+    close((*end.forward, end.backward), (*forward, backward))
+
+
+def test_a_reversed_layer_goes_wherever_a_layer_goes():
+    """In a Sequential, read at its own end, as the encoder of a pair, with noise, in a checkpoint."""
+    model = jrnn.Sequential(
+        (jrnn.Embed(3), jrnn.Reversed(jrnn.Dropout(jrnn.GRU(4), output=0.5)), jrnn.GRU(2))
+    )
+    params, tokens = model.init(KEY, 7), jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % 7
+    assert not np.array_equal(apply(model, params, tokens)[1], apply(model, params, tokens, key=KEY)[1])
+    for row, length in enumerate(LENGTHS):
+        read = jrnn.ManyToOne(jrnn.Sequential((BACKWARDS, jrnn.Dense(2))))
+        drawn = moved(read)
+        y = apply(read, drawn, lengths=jnp.array(LENGTHS))[1][row]
+        first = run(BACKWARDS.cell, drawn[0], XS[:length, row][::-1])[1][-1] if length else jnp.zeros(4)
+        close(y, first @ drawn[1].w + drawn[1].b)
+    pair = jrnn.EncoderDecoder(BACKWARDS, jrnn.LSTM(4), bridge=jrnn.CopyBridge(), target_features=2)
+    weights = moved(pair)
+    end, _ = apply(BACKWARDS, weights.encoder)
+    close(tuple(pair.encode(weights, XS)), tuple(end))
+
+
+def test_what_follows_an_answer_reads_it_as_one_step():
+    model = jrnn.Sequential(
+        (jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Dense(4, activation="tanh"), jrnn.Bidirectional(jrnn.GRU(2)))
+    )
+    params = moved(model)
+    _, ys = apply(model, params, lengths=jnp.array(LENGTHS))
+    _, y = jrnn.many_to_one(jrnn.GRU(3), params[0], XS, lengths=jnp.array(LENGTHS))
+    y = jnp.tanh(y @ params[1].w + params[1].b)
+    close(ys, apply(model.layers[2], params[2], y[None])[1][0])
+    assert ys.shape == (BATCH, 4)

@@ -31,6 +31,7 @@ PARTS = [  # what cells hold beside cells
 ]
 LAYERS = [
     jrnn.Bidirectional(GRU, jrnn.LSTM(4), merge="sum"),
+    jrnn.Reversed(GRU),
     jrnn.Sequential((GRU, jrnn.Dense(3))),
     jrnn.ManyToOne(GRU, read="max"),
     jrnn.EncoderDecoder(GRU, GRU, bridge=jrnn.CopyBridge(), target_features=4),

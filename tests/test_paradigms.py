@@ -369,3 +369,24 @@ def test_a_forecast_keeps_one_mask_for_past_and_future():
         carry, y = cell.step(params, carry, ys[-1] if x is None else x)
         ys.append(y)
     close(jrnn.forecast(cell, params, jnp.asarray(XS), 3, key=key)[1], jnp.stack(ys[-3:]))
+
+
+# outputs without a time axis
+
+
+def test_delayed_leaves_alone_what_has_no_time():
+    answer, tagger = jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Sequential((jrnn.GRU(3), jrnn.CRF(3)))
+    late = lambda model, xs: jrnn.delayed(model, drawn(model), xs, 2)[1]
+    longer = jnp.pad(XS, ((0, 2), (0, 0), (0, 0)))
+    same(late(answer, XS), jrnn.apply(answer, drawn(answer), longer)[1])
+    given, needed = late(tagger, XS), jrnn.apply(tagger, drawn(tagger), longer)[1]
+    same(given, needed._replace(unaries=needed.unaries[2:]))
+
+
+@pytest.mark.parametrize("model", [jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Sequential((jrnn.GRU(3), jrnn.CRF(3)))])
+def test_an_answer_is_not_read_twice(model):
+    message = r"needs an output for every step, which (ManyToOne|Sequential)\(.* does not give"
+    with pytest.raises(ValueError, match=f"^many_to_one {message}"):
+        jrnn.apply(jrnn.ManyToOne(model), drawn(model), XS)
+    with pytest.raises(ValueError, match=f"^EncoderDecoder: encoder {message}"):
+        jrnn.EncoderDecoder(model, jrnn.GRU(3))

@@ -1,7 +1,7 @@
 """The layer at the end of a tagger, and what it puts out."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,10 +26,10 @@ class CRFParams(NamedTuple):
 class Potentials(NamedTuple):
     """Outputs of `CRF`: all that the score of a tag sequence is the sum of."""
 
-    unaries: Array  # (time, batch..., tags)
-    transitions: Array  # (tags, tags), from a tag to the next
-    start: Array  # (tags,)
-    end: Array  # (tags,)
+    unaries: Any  # (time, batch..., tags)
+    transitions: Any  # (tags, tags), from a tag to the next
+    start: Any  # (tags,)
+    end: Any  # (tags,)
 
 
 @checked
@@ -64,6 +64,7 @@ class CRF:
     """
 
     tags: Width
+    out_axes: ClassVar[Potentials] = Potentials(0, None, None, None)
 
     @property
     def out_features(self) -> int:

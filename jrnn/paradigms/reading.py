@@ -1,7 +1,7 @@
 """One answer for a sequence: the last output, that of both ends, or a mean."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,16 @@ from jrnn.alignment import expand, select
 from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
 from jrnn.checks import check_choice
 from jrnn.fields import AnyModel, checked, one_of
-from jrnn.layers import MERGES, Bidirectional, BidirectionalCarry, Sequential, apply
+from jrnn.layers import (
+    MERGES,
+    Bidirectional,
+    BidirectionalCarry,
+    Reversed,
+    Sequential,
+    apply,
+    once,
+    require_time,
+)
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
 from jrnn.unrolling.methods import Method
@@ -84,6 +93,7 @@ def many_to_one(
     """One answer for a sequence, from where each direction has seen all of it.
 
         y = f(y_T)                        of a cell, T its last valid step
+        y = f(y₁)                         of a `Reversed` cell
         y = f(merge(a_T, b₁))             of a `Bidirectional`: each end where that direction is through
         y = f(mean or max over t of yₜ)   with `read`
 
@@ -116,6 +126,7 @@ def many_to_one(
     (3, 2)
     """
     check_choice("read", read, READS)
+    require_time("many_to_one", model)
     options: dict[str, Any] = {"lengths": lengths, "mask": mask, "method": method}
     if isinstance(model, Sequential):
         return _read_sequential(model, params, xs, carry, read=read, key=key, options=options)
@@ -128,7 +139,9 @@ def many_to_one(
             reads.append(_end(ys, lengths, mask, first=reverse))
         return BidirectionalCarry(*ends), MERGES[model.merge](*reads)
     end, ys = apply(model, params, xs, carry, key=key, **options)
-    return end, last(ys, lengths, mask=mask) if read == "ends" else _pool(ys, lengths, mask, read)
+    if read == "ends":
+        return end, _end(ys, lengths, mask, first=isinstance(model, Reversed))
+    return end, _pool(ys, lengths, mask, read)
 
 
 def _read_sequential(
@@ -147,8 +160,7 @@ def _read_sequential(
         elif index == final:
             end, xs = many_to_one(layer, p, xs, start, read=read, key=k, **options)
         else:
-            end, ys = apply(layer, p, jax.tree.map(lambda x: x[None], xs), key=k, method=options["method"])
-            xs = jax.tree.map(lambda y: y[0], ys)
+            end, xs = once(layer, p, xs, key=k, method=options["method"])
         ends.append(end)
     return tuple(ends), xs
 
@@ -193,6 +205,7 @@ class ManyToOne:
     model: AnyModel
     _: KW_ONLY
     read: Annotated[str, one_of(READS)] = "ends"
+    out_axes: ClassVar[None] = None  # there is no time in the answer
 
     @property
     def in_ndim(self) -> int:
