@@ -49,8 +49,8 @@ def checked(kind: type[T]) -> type[T]:
     """Make a frozen dataclass hold only what its fields are annotated with, and take options by name.
 
     Every value is checked by its annotation when the class is called, and made plain: an `np.int64` is
-    stored as an int, a list as a tuple, so that equal values stay equal, print and hash alike. What takes
-    two fields to check is left to `__post_init__`.
+    stored as an int, a list as a tuple, so that equal values stay equal, print and hash alike. An option prints
+    where it is not the default. What takes two fields to check is left to `__post_init__`.
 
     Args:
       kind: a frozen dataclass, its options behind `KW_ONLY`.
@@ -84,7 +84,12 @@ def checked(kind: type[T]) -> type[T]:
         first = map(value, positional, given)
         made(self, *first, **{name: value(name, of) for name, of in options.items()})
 
+    def show(self: Any) -> str:
+        written = [f for f in fields if not f.kw_only or getattr(self, f.name) != f.default]
+        return f"{kind.__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in written)})"
+
     type.__setattr__(kind, "__init__", init)
+    type.__setattr__(kind, "__repr__", show)
     return kind
 
 

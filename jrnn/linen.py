@@ -9,8 +9,8 @@ from jax import Array
 
 from jrnn.cell import trainable
 from jrnn.checks import check_flag, check_text, check_whole, check_width, require_model
-from jrnn.layers import is_noisy
 from jrnn.modules import Call
+from jrnn.traits import is_noisy
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 

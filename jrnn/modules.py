@@ -9,7 +9,8 @@ from jax import Array
 
 from jrnn.cell import in_ndim, is_layer, quiet, trainable
 from jrnn.checks import Text, brief, check_flag, check_text, check_whole, check_width, require_model
-from jrnn.layers import Reversed, apply, is_noisy, map_time, out_axes
+from jrnn.layers import Reversed, apply
+from jrnn.traits import is_noisy, map_time, out_axes
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
@@ -201,7 +202,7 @@ def summary(cell: Any, in_features: int) -> str:
 
     >>> import jrnn
     >>> jrnn.summary(jrnn.Elman(3), in_features=2)
-    Elman(hidden=3, activation='tanh', recurrent_init='orthogonal')
+    Elman(hidden=3)
     parameter  shape   dtype    count  bytes
     w_ih       (2, 3)  float32      6     24
     w_hh       (3, 3)  float32      9     36

@@ -16,8 +16,9 @@ from jrnn.checks import brief
 from jrnn.combinators.carries import FeedbackCarry
 from jrnn.fields import AnyModel, Width, checked
 from jrnn.initializers import default_float
-from jrnn.layers import apply, is_noisy, require_time
+from jrnn.layers import apply
 from jrnn.paradigms import last, many_to_one
+from jrnn.traits import is_noisy, require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 

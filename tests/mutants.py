@@ -35,6 +35,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",
     "jrnn/alignment": f"errors contract special_cells {UNROLLING} combinators",
     "jrnn/checks": "options errors",
+    "jrnn/traits": "streams modules",
     "jrnn/fields": "options errors",
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",

@@ -76,8 +76,7 @@ MISTAKES = {
     "no feature axis": (
         lambda: run(jnp.ones(5), cell=GRU, params=GRU.init(KEY, 1)),
         ValueError,
-        "xs has shape (5,), GRU(hidden=4, reset_after=True, z_keeps=True) needs (time, ..., features): "
-        "add a feature axis",
+        "xs has shape (5,), GRU(hidden=4) needs (time, ..., features): add a feature axis",
     ),
     "no feature axis, batched": (
         lambda: run(XS[..., 0]),
@@ -353,7 +352,7 @@ MISTAKES = {
     "residual of another width": (
         lambda: jrnn.Residual(LSTM).init(KEY, 3),
         ValueError,
-        "Residual: LSTM(hidden=4, forget_bias=1.0, max_lag=None) gives 4 features, needs in_features=4",
+        "Residual: LSTM(hidden=4) gives 4 features, needs in_features=4",
     ),
     "unknown dtype": (
         lambda: jrnn.Cast(LSTM, compute="half"),

@@ -19,7 +19,7 @@ from tests.public import PUBLIC
 # what stands left of what: a module imports only from its own rank and those before it
 ORDER = [
     {"checks"},
-    {"cell", "fields", "jaxprs", "alignment"},
+    {"cell", "fields", "traits", "jaxprs", "alignment"},
     {"initializers"},
     {"cells"},
     {"combinators"},

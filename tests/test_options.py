@@ -140,7 +140,7 @@ def test_values_survive_copies_and_print_as_they_are_written(value):
 def test_whole_numbers_for_floats_print_as_they_are_written():
     for two in (2, np.int64(2), jnp.int32(2)):
         cell = jrnn.LSTM(3, forget_bias=two)
-        assert repr(cell) == "LSTM(hidden=3, forget_bias=2, max_lag=None)"
+        assert repr(cell) == "LSTM(hidden=3, forget_bias=2)"
         assert cell == jrnn.LSTM(3, forget_bias=2.0) and hash(cell) == hash(jrnn.LSTM(3, forget_bias=2.0))
 
 
@@ -183,3 +183,10 @@ def test_a_function_without_a_name_is_taken_as_it_is():
     assert pickle.loads(pickle.dumps(cube)) == cube  # by the name of the function in its module
     with pytest.raises(TypeError, match=r"Dense\.activation holds .*, which is no number, string"):
         cell_to_json(dense)
+
+
+def test_an_option_prints_where_it_is_not_the_default():
+    deep = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(8), jrnn.LSTM(8, max_lag=9), jrnn.Dense(3)), dropout=0.0)
+    cells = "(Embed(features=4), GRU(hidden=8), LSTM(hidden=8, max_lag=9), Dense(features=3))"
+    assert repr(deep) == f"Stack(cells={cells})"
+    assert repr(jrnn.Zoneout(jrnn.GRU(8))) == "Zoneout(cell=GRU(hidden=8), rates=0.1)"

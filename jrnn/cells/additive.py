@@ -47,7 +47,7 @@ class RAN:
 
     >>> import jrnn
     >>> jrnn.RAN(8)
-    RAN(hidden=8, activation='tanh')
+    RAN(hidden=8)
     """
 
     hidden: Width

@@ -135,7 +135,7 @@ class JANET:
 
     >>> import jrnn
     >>> jrnn.JANET(8)
-    JANET(hidden=8, beta=1.0, forget_bias=1.0)
+    JANET(hidden=8)
     """
 
     hidden: Width

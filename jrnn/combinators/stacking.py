@@ -116,7 +116,7 @@ class Residual:
 
     >>> import jrnn
     >>> jrnn.Residual(jrnn.GRU(8))
-    Residual(cell=GRU(hidden=8, reset_after=True, z_keeps=True))
+    Residual(cell=GRU(hidden=8))
     """
 
     cell: AnyCell

@@ -20,8 +20,8 @@ from jrnn.layers import (
     Sequential,
     apply,
     once,
-    require_time,
 )
+from jrnn.traits import require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
 from jrnn.unrolling.methods import Method
