@@ -14,6 +14,7 @@ from jrnn.cells.gru import GRU as GRU
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
+from jrnn.cells.maps import Map as Map
 from jrnn.combinators import Cast as Cast
 from jrnn.combinators import Dropout as Dropout
 from jrnn.combinators import Feedback as Feedback
@@ -24,6 +25,7 @@ from jrnn.combinators import NoisyCarry as NoisyCarry
 from jrnn.combinators import Project as Project
 from jrnn.combinators import ProjectParams as ProjectParams
 from jrnn.combinators import Residual as Residual
+from jrnn.combinators import Skip as Skip
 from jrnn.combinators import Stack as Stack
 from jrnn.combinators import StackCarry as StackCarry
 from jrnn.combinators import Tap as Tap
@@ -33,8 +35,8 @@ from jrnn.layers import BidirectionalCarry as BidirectionalCarry
 from jrnn.layers import BidirectionalParams as BidirectionalParams
 from jrnn.layers import Layer as Layer
 from jrnn.layers import Reversed as Reversed
-from jrnn.layers import Sequential as Sequential
 from jrnn.layers import apply as apply
+from jrnn.sequential import Sequential as Sequential
 from jrnn.unrolling import Associative as Associative
 from jrnn.unrolling import CuDNN as CuDNN
 from jrnn.unrolling import Scan as Scan

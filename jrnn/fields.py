@@ -49,8 +49,8 @@ def checked(kind: type[T]) -> type[T]:
     """Make a frozen dataclass hold only what its fields are annotated with, and take options by name.
 
     Every value is checked by its annotation when the class is called, and made plain: an `np.int64` is
-    stored as an int, a list as a tuple, so that equal values stay equal, print and hash alike. An option prints
-    where it is not the default. What takes two fields to check is left to `__post_init__`.
+    stored as an int, a list as a tuple, so that equal values stay equal, print and hash alike. An option
+    prints where it is not the default. What takes two fields to check is left to `__post_init__`.
 
     Args:
       kind: a frozen dataclass, its options behind `KW_ONLY`.

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
-from jrnn.checks import brief
-from jrnn.fields import AnyCell, AnyModel, checked, one_of
-from jrnn.traits import map_time, out_axes
+from jrnn.cells.activations import is_function
+from jrnn.checks import check_choice
+from jrnn.fields import AnyCell, checked
+from jrnn.initializers import default_float
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
@@ -105,12 +106,18 @@ class BidirectionalCarry(NamedTuple):
     backward: Any  # after the first valid step
 
 
-MERGES: dict[str, Callable[[Array, Array], Array]] = {
+Merge = Callable[[Array, Array], Array]
+MERGES: dict[str, Merge] = {
     "concat": lambda a, b: jnp.concatenate([a, b], -1),
     "sum": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
     "mean": lambda a, b: (a + b) / 2,
 }
+
+
+def check_merge(argument: str, given: Any) -> str | Merge:
+    """Return the name of a merge or any function, or raise."""
+    return given if is_function(given) else check_choice(argument, given, tuple(MERGES))
 
 
 @checked
@@ -125,7 +132,8 @@ class Bidirectional:
     Args:
       forward: any cell.
       backward: any cell; the same one again if left out (with parameters of its own).
-      merge: "concat", "sum", "mul" or "mean".
+      merge: "concat", "sum", "mul" or "mean"; or any function of two arrays (..., features) that keeps the
+        axes before the features. It compares by identity, and has no checkpoint.
 
     Raises:
       TypeError: an entry is no cell.
@@ -141,14 +149,16 @@ class Bidirectional:
     forward: AnyCell
     backward: AnyCell | None = None
     _: KW_ONLY
-    merge: Annotated[str, one_of(MERGES)] = "concat"
+    merge: Annotated[str | Merge, check_merge] = "concat"
 
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
         widths = [cell.out_features for cell in self._cells]
-        if self.merge != "concat" and widths[0] != widths[1]:
+        if self.merge in ("sum", "mul", "mean") and widths[0] != widths[1]:
             raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
+        if self._merged().shape[:-1] != (2,):
+            raise ValueError(f"Bidirectional: merge must keep all axes but the last, got {self._merged()}")
 
     @property
     def _cells(self) -> tuple[Any, Any]:
@@ -160,8 +170,16 @@ class Bidirectional:
 
     @property
     def out_features(self) -> int:
-        forward, backward = (cell.out_features for cell in self._cells)
-        return int(forward + backward) if self.merge == "concat" else int(forward)
+        return int(self._merged().shape[-1])
+
+    def _merged(self) -> Any:
+        """What merging makes of two rows of outputs."""
+        rows = (jax.ShapeDtypeStruct((2, cell.out_features), default_float()) for cell in self._cells)
+        return jax.eval_shape(self.merged, *rows)
+
+    def merged(self, forward: Array, backward: Array) -> Array:
+        """Merge outputs of both directions."""
+        return (MERGES[self.merge] if isinstance(self.merge, str) else self.merge)(forward, backward)
 
     def init(self, key: Array, in_features: int) -> BidirectionalParams:
         keys = jax.random.split(key)
@@ -197,7 +215,7 @@ class Bidirectional:
             end, y = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
             ends.append(end)
             ys.append(y)
-        return BidirectionalCarry(*ends), MERGES[self.merge](*ys)
+        return BidirectionalCarry(*ends), self.merged(*ys)
 
 
 def _check_pair(name: str, layer: Any, value: Any) -> None:
@@ -263,104 +281,3 @@ class Reversed:
         """Run the cell over `xs`, last step first: see `jrnn.apply`."""
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
         return unroll(self.cell, params, xs, carry, reverse=True, key=key, **options)
-
-
-@checked
-@dataclass(frozen=True)
-class Sequential:
-    """Layers and cells one after the other, each over the whole sequence.
-
-        xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
-
-    Parameters and carry are the tuples of theirs. What follows a layer without time in its outputs
-    (`ManyToOne`) reads them as a sequence of one step.
-
-    Args:
-      layers: layers and cells in any mixture, first to last; a list is taken as a tuple.
-
-    Raises:
-      TypeError: an entry is neither a layer nor a cell.
-      ValueError: no layers.
-
-    Reference: Graves, Mohamed, Hinton, Speech recognition with deep recurrent neural networks, 2013,
-    arXiv:1303.5778.
-
-    >>> import jrnn
-    >>> tagger = jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.LSTM(16)), jrnn.Dense(5)))
-    >>> tagger.out_features
-    5
-    """
-
-    layers: tuple[AnyModel, ...]
-
-    def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
-
-    @property
-    def in_ndim(self) -> int:
-        return in_ndim(self.layers[0])
-
-    @property
-    def out_features(self) -> int:
-        return int(self.layers[-1].out_features)
-
-    @property
-    def out_axes(self) -> Any:
-        return None if any(out_axes(m) is None for m in self.layers) else out_axes(self.layers[-1])
-
-    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
-        widths = [in_features, *(layer.out_features for layer in self.layers)]
-        keys = jax.random.split(key, len(self.layers))
-        return tuple(m.init(k, n) for m, k, n in zip(self.layers, keys, widths, strict=False))
-
-    def initial_carry(
-        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
-    ) -> tuple[Any, ...]:
-        starts = zip(self.layers, params, key_or_none(key, len(self.layers)), strict=True)
-        return tuple(m.initial_carry(p, batch_shape, key=k) for m, p, k in starts)
-
-    def apply(
-        self,
-        params: tuple[Any, ...],
-        xs: Any,
-        carry: tuple[Any, ...] | None = None,
-        *,
-        lengths: Any = None,
-        mask: Any = None,
-        resets: Any = None,
-        key: Array | None = None,
-        method: Method = Scan(),
-    ) -> tuple[tuple[Any, ...], Any]:
-        """Run the layers over `xs`: see `jrnn.apply`."""
-        count = len(self.layers)
-        for name, value in (("params", params), ("carry", carry)):
-            if value is not None and (not isinstance(value, tuple) or len(value) != count):
-                raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
-        carries, ends = carry or (None,) * count, []
-        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
-        timed = True
-        for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):
-            if timed:
-                end, xs = apply(layer, p, xs, start, key=k, **options)
-            else:
-                end, xs = once(layer, p, xs, start, key=k, method=method)
-            timed = timed and out_axes(layer) is not None
-            ends.append(end)
-        return tuple(ends), xs
-
-
-def once(
-    model: Any, params: Any, x: Any, carry: Any = None, *, key: Array | None = None, method: Method = Scan()
-) -> tuple[Any, Any]:
-    """Run a cell or a layer over a sequence of one step, given without its time axis."""
-    xs = jax.tree.map(lambda leaf: leaf[None], x)
-    end, ys = apply(model, params, xs, carry, key=key, method=method)
-    return end, map_time(lambda leaf: leaf[0], out_axes(model), ys)
-
-
-def looks_ahead(model: Any) -> bool:
-    """Whether an output can depend on later inputs: a layer that is no `Sequential` of cells alone."""
-    if isinstance(model, Sequential):
-        return any(looks_ahead(layer) for layer in model.layers)
-    return is_layer(model)

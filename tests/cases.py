@@ -3,6 +3,8 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
+
 import jrnn
 from jrnn.testing.subject import Subject, default_inputs
 from tests.attending import Attending
@@ -59,12 +61,15 @@ CASES = [
     Case(jrnn.Elman(4, activation="relu", recurrent_init="identity"), 2),
     Case(jrnn.Elman(4, activation="sigmoid"), 2),
     Case(jrnn.Elman(4, activation="identity"), 2),
+    Case(jrnn.Elman(4, activation="gelu", bias=False), 2),
     Case(jrnn.Jordan(4, outputs=6), 2),
     Case(jrnn.LSTM(4), 2),
     Case(jrnn.LSTM(4, max_lag=20), 2),
     Case(jrnn.GRU(4), 2),
     Case(jrnn.GRU(4, reset_after=False), 2),
     Case(jrnn.GRU(4, z_keeps=False), 2),
+    Case(jrnn.GRU(4, activation="softplus", bias=False, clip=9.0), 2),
+    Case(jrnn.LSTM(4, activation="silu", bias=False), 2),
     Case(jrnn.LSTMVariant(4, peepholes="diagonal"), 2),
     Case(jrnn.LSTMVariant(4, peepholes="full", coupled=True, gate_recurrence=True), 2),
     Case(jrnn.LSTMVariant(4, gates="f", projection=3, cell_clip=0.9, output_activation="identity"), 2),
@@ -111,6 +116,7 @@ CASES = [
     Case(jrnn.OrthogonalRNN(4), 2),
     Case(jrnn.OrthogonalRNN(4, map="cayley", activation="modrelu"), 2),
     Case(jrnn.EchoState(6, density=0.7), 2),
+    Case(jrnn.EchoState(6, density=0.7, activation="softsign"), 2),
     Case(jrnn.LMU(4, order=6, theta=9.0), 2),
     Case(jrnn.Window(3, 2), 2),
     Case(jrnn.NARX(4, outputs=3, input_lags=2, output_lags=2), 2, steered),
@@ -130,10 +136,14 @@ CASES = [
     Case(jrnn.MLSTM(4, heads=2), 3),
     Case(jrnn.GRUD(4), 3, gaps),
     Case(jrnn.Dense(4, activation="tanh"), 2),
+    Case(jrnn.Map("softsign", 4), 4),
     Case(jrnn.Embed(4), 6),
     Case(jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(7), jrnn.Dense(6)), dropout=0.5), 8),
     Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, activation="tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
+    Case(jrnn.Stack((jrnn.GRU(4), jax.nn.softplus, jrnn.Dense(3, bias=False))), 2),
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
+    Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
+    Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), candidate=0.5), 2),

@@ -39,6 +39,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/fields": "options errors",
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules",
+    "jrnn/sequential": "layers paradigms modules streams",
     "jrnn/modules": "modules streams",
     "jrnn/linen": "modules streams",
     "jrnn/paradigms": "paradigms every_paradigm forecasting",

@@ -292,8 +292,8 @@ MISTAKES = {
     "width of the input first": (
         lambda: jrnn.LSTM(3, 8),
         TypeError,
-        "takes 1 by position (hidden), got 2, options go by name: forget_bias, max_lag; the width of the "
-        "input is given to init, as in LSTM(8).init(key, in_features=3)",
+        "takes 1 by position (hidden), got 2, options go by name: forget_bias, max_lag, activation, bias; "
+        "the width of the input is given to init, as in LSTM(8).init(key, in_features=3)",
     ),
     "a number for a choice of two": (
         lambda: jrnn.GRU(3, reset_after=8),
@@ -348,6 +348,41 @@ MISTAKES = {
         lambda: jrnn.Bidirectional(GRU, merge="add"),
         ValueError,
         "merge must be one of concat, sum",
+    ),
+    "merge that keeps no rows": (
+        lambda: jrnn.Bidirectional(GRU, merge=lambda a, b: (a * b).sum(0)),
+        ValueError,
+        "Bidirectional: merge must keep all axes but the last, got ShapeDtypeStruct(shape=(4,)",
+    ),
+    "function before any cell": (
+        lambda: jrnn.Stack((jax.nn.relu, GRU)),
+        TypeError,
+        "Stack: cells[0] needs the width of its input: Map(<",
+    ),
+    "function of a whole row": (
+        lambda: jrnn.Stack((GRU, jnp.sum)),
+        ValueError,
+        "Map: function must keep all axes but the last, of ShapeDtypeStruct(shape=(2, 4)",
+    ),
+    "map of another width": (
+        lambda: jrnn.Stack((jrnn.Map("relu", 4), GRU)).init(KEY, 3),
+        ValueError,
+        "Map(function='relu', features=4) needs in_features=4, got 3",
+    ),
+    "skip of another width": (
+        lambda: jrnn.Skip(GRU, 4).init(KEY, 3),
+        ValueError,
+        "Skip(cell=GRU(hidden=4), features=4) needs in_features=4, got 3",
+    ),
+    "skip of tokens": (
+        lambda: jrnn.Skip(EMBED, 4),
+        ValueError,
+        "Skip: Embed(features=4) takes tokens, which have no features: put Embed before it",
+    ),
+    "chrono biases without biases": (
+        lambda: jrnn.LSTM(3, max_lag=9, bias=False),
+        ValueError,
+        "max_lag=9 is a start of biases, and bias=False leaves none",
     ),
     "residual of another width": (
         lambda: jrnn.Residual(LSTM).init(KEY, 3),

@@ -25,6 +25,7 @@ ORDER = [
     {"combinators"},
     {"unrolling"},
     {"layers"},
+    {"sequential"},
     {"paradigms"},
     {"attention"},
     {"seq2seq", "crf"},

@@ -4,6 +4,7 @@ Any other function is taken as well: it compares by identity, pickles where it s
 does not), and has no checkpoint.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -33,9 +34,15 @@ ACTIVATIONS: dict[str, Function] = {
 }
 
 
+def is_function(value: Any) -> bool:
+    """Whether a value is a function: not a class, and not a model that can be called."""
+    named = hasattr(value, "__name__") or isinstance(value, functools.partial)
+    return callable(value) and named and not isinstance(value, type)
+
+
 def check_activation(argument: str, given: Any) -> str | Function:
     """Return the name of an activation, that of a function that has one, any other function; or raise."""
-    if callable(given) and not isinstance(given, type):
+    if is_function(given):
         named = (name for name, function in ACTIVATIONS.items() if function is given)
         return next(named, given)
     return check_choice(argument, given, tuple(ACTIVATIONS))

@@ -10,7 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape
 from jrnn.cells.activations import Activation, activation
-from jrnn.fields import Width, checked, one_of
+from jrnn.cells.gating import cut, plus
+from jrnn.fields import Positive, Width, checked, one_of
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
 
 RECURRENT = {"orthogonal": orthogonal, "identity": identity, "ring": ring}
@@ -21,7 +22,7 @@ class ElmanParams(NamedTuple):
 
     w_ih: Array  # (in, hidden)
     w_hh: Array  # (hidden, hidden)
-    b: Array  # (hidden,)
+    b: Any  # (hidden,); None without a bias
 
 
 @checked
@@ -39,6 +40,8 @@ class Elman:
       hidden: width of h and of the output.
       activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
       recurrent_init: start of w_hh: "orthogonal", "identity" (with relu an IRNN) or "ring".
+      bias: whether there is b.
+      clip: bound on what f reads, as ONNX has it.
 
     Raises:
       ValueError: a width below 1, or an unknown name.
@@ -57,6 +60,8 @@ class Elman:
     _: KW_ONLY
     activation: Activation = "tanh"
     recurrent_init: Annotated[str, one_of(RECURRENT)] = "orthogonal"
+    bias: bool = True
+    clip: Positive | None = None
 
     @property
     def out_features(self) -> int:
@@ -67,7 +72,7 @@ class Elman:
         return ElmanParams(
             w_ih=glorot(k_ih, (in_features, self.hidden)),
             w_hh=RECURRENT[self.recurrent_init](k_hh, (self.hidden, self.hidden)),
-            b=jnp.zeros(self.hidden, default_float()),
+            b=jnp.zeros(self.hidden, default_float()) if self.bias else None,
         )
 
     def initial_carry(
@@ -77,8 +82,8 @@ class Elman:
         return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
 
     def step(self, params: ElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        h = activation(self.activation)(x @ params.w_ih + carry @ params.w_hh + params.b)
-        h = checkpoint_name(h, "h")
+        z = plus(x @ params.w_ih + carry @ params.w_hh, params.b)
+        h = checkpoint_name(activation(self.activation)(cut(z, self.clip)), "h")
         return h, h
 
 

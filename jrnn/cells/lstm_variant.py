@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import split
+from jrnn.cells.gating import cut, split
 from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import default_float, glorot, orthogonal
 
@@ -146,8 +146,8 @@ class LSTMVariant:
                 z[name] = z[name] + past
         i = self._gate("i", z, params, c)
         f = 1 - i if self.coupled else self._gate("f", z, params, c)
-        g = checkpoint_name(activation(self.activation)(_cut(z["g"], self.clip)), "g")
-        c = _cut(f * c + i * g, self.cell_clip)
+        g = checkpoint_name(activation(self.activation)(cut(z["g"], self.clip)), "g")
+        c = cut(f * c + i * g, self.cell_clip)
         o = self._gate("o", z, params, c)
         h = o * activation(self.output_activation)(c)
         if params.w_hr is not None:
@@ -163,8 +163,4 @@ class LSTMVariant:
         if params.p is not None:
             p = split(params.p, len(self._gates))[self._gates.index(name)]
             value = value + (p * c if self.peepholes == "diagonal" else c @ p)
-        return checkpoint_name(activation(self.gate_activation)(_cut(value, self.clip)), name)
-
-
-def _cut(value: Array, bound: float | None) -> Array:
-    return value if bound is None else jnp.clip(value, -bound, bound)
+        return checkpoint_name(activation(self.gate_activation)(cut(value, self.clip)), name)

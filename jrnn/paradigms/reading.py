@@ -12,16 +12,9 @@ from jrnn.alignment import expand, select
 from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
 from jrnn.checks import check_choice
 from jrnn.fields import AnyModel, checked, one_of
-from jrnn.layers import (
-    MERGES,
-    Bidirectional,
-    BidirectionalCarry,
-    Reversed,
-    Sequential,
-    apply,
-    once,
-)
-from jrnn.traits import require_time
+from jrnn.layers import Bidirectional, BidirectionalCarry, Reversed, apply
+from jrnn.sequential import Sequential, once
+from jrnn.traits import is_noisy, require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
 from jrnn.unrolling.methods import Method
@@ -137,7 +130,7 @@ def many_to_one(
             end, ys = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
             ends.append(end)
             reads.append(_end(ys, lengths, mask, first=reverse))
-        return BidirectionalCarry(*ends), MERGES[model.merge](*reads)
+        return BidirectionalCarry(*ends), model.merged(*reads)
     end, ys = apply(model, params, xs, carry, key=key, **options)
     if read == "ends":
         return end, _end(ys, lengths, mask, first=isinstance(model, Reversed))
@@ -152,9 +145,9 @@ def _read_sequential(
     stateful = [i for i, (layer, p) in enumerate(layers) if jax.tree.leaves(carry_spec(layer, p))]
     final = stateful[-1] if stateful else 0
     carries, ends = carry or (None,) * len(layers), []
-    for index, ((layer, p), start, k) in enumerate(
-        zip(layers, carries, key_or_none(key, len(layers)), strict=True)
-    ):
+    steps = zip(layers, carries, model.keys(key), strict=True)
+    for index, ((layer, p), start, (k, between)) in enumerate(steps):
+        xs = model.drop(between, xs)
         if index < final:
             end, xs = apply(layer, p, xs, start, key=k, **options)
         elif index == final:
@@ -220,6 +213,10 @@ class ManyToOne:
 
     def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
         return self.model.initial_carry(params, batch_shape, key=key)
+
+    def is_noisy(self, params: Any) -> bool:
+        """Whether a key draws noise."""
+        return is_noisy(self.model, params)
 
     def apply(
         self,

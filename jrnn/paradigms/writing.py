@@ -11,8 +11,9 @@ from jrnn.alignment import expand, select
 from jrnn.cell import Cell
 from jrnn.checks import check_choice, check_lag, check_width, require_cell
 from jrnn.combinators.carries import Feedback, FeedbackCarry
-from jrnn.layers import apply, looks_ahead
+from jrnn.layers import apply
 from jrnn.paradigms.reading import last
+from jrnn.sequential import looks_ahead
 from jrnn.traits import map_time, out_axes
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule

@@ -22,7 +22,7 @@ from jrnn.cell import trainable
 from jrnn.checkpoint import checkpoints, load
 from jrnn.checks import brief
 from jrnn.data import Batch
-from jrnn.layers import looks_ahead
+from jrnn.sequential import looks_ahead
 from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
 from jrnn.training.progress import Meter, Progress, bar, line
 from jrnn.training.steps import (

@@ -44,7 +44,12 @@ def split(array, letter, names):
 
 def packed(*names):
     """Unpacking of gates that all read x and h; the candidate's name is ""."""
-    return lambda p: split(p.w_ih, "W", names) | split(p.w_hh, "U", names) | split(p.b, "b", names)
+
+    def unpack(p):
+        biases = {} if p.b is None else split(p.b, "b", names)
+        return split(p.w_ih, "W", names) | split(p.w_hh, "U", names) | biases
+
+    return unpack
 
 
 def parts(tree):

@@ -98,6 +98,19 @@ MUTS = {
 }
 CASES = {
     **{
+        f"GRU-{name}-{after}": Case(
+            jrnn.GRU(HIDDEN, reset_after=after, **ours),
+            partial(ref.gru_reset_after if after else ref.gru_reset_before, **theirs),
+            gru,
+        )
+        for after in (True, False)
+        for name, ours, theirs in [
+            ("gelu", {"activation": "gelu"}, {"f": ref.gelu}),
+            ("no bias", {"bias": False}, {}),
+            ("clip", {"clip": 0.9}, {"clip": 0.9}),
+        ]
+    },
+    **{
         name + ("" if keeps else "-takes"): Case(
             jrnn.GRU(HIDDEN, reset_after=name == "GRU-after", z_keeps=keeps), partial(step, keep=keeps), gru
         )

@@ -111,6 +111,8 @@ def convolutional(p):
 
 CASES = {
     "LSTM": Case(jrnn.LSTM(HIDDEN), ref.lstm, lstm),
+    "LSTM-silu": Case(jrnn.LSTM(HIDDEN, activation="silu"), partial(ref.lstm, f=ref.silu), lstm),
+    "LSTM-no bias": Case(jrnn.LSTM(HIDDEN, bias=False), ref.lstm, lstm),
     **{
         f"LSTMVariant-{name}": variant(ablations.greff(HIDDEN)[name], **{"peepholes": "diagonal"} | options)
         for name, options in GREFF.items()
