@@ -31,6 +31,16 @@ class Case(NamedTuple):
     theirs: Callable = same  # carry of the cell -> carry of the reference
 
 
+WINDOWS = {  # of convolutions over two axes
+    "valid": {"padding": "VALID"},
+    "circular": {"padding": "CIRCULAR"},
+    "strides": {"strides": (2, 1)},
+    "dilation": {"dilation": 2},
+    "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (1, 2)},
+    "valid-strides": {"padding": "VALID", "strides": (1, 2)},
+}
+
+
 def blocks(array, letter, names):
     """Equal parts of a packed array, one per gate: `{letter + name: part}`."""
     parts = np.split(array, len(names), axis=-1)
