@@ -158,6 +158,7 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "Stream": "jrnn.data:Stream",
     "summary": "jrnn.modules:summary",
     "testing": "jrnn.testing",
+    "Tie": "jrnn.combinators.reparametrising:Tie",
     "TGRU": "jrnn.cells.strongly_typed:TGRU",
     "TLSTM": "jrnn.cells.strongly_typed:TLSTM",
     "train_step": "jrnn.training:train_step",

@@ -56,6 +56,8 @@ def steered(rng, lead):
     return rng.standard_normal((*lead, 3)), rng.random(lead) < 0.5, rng.standard_normal((*lead, 2))
 
 
+LANGUAGE = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(4), jrnn.Dense(6)))
+
 CASES = [
     Case(jrnn.Elman(4), 2),
     Case(jrnn.Elman(4, activation="relu", recurrent_init="identity"), 2),
@@ -154,6 +156,8 @@ CASES = [
     Case(jrnn.Reparametrise(jrnn.Stack((jrnn.MGU(4), jrnn.Elman(7))), "w_hh", jrnn.LowRank(3)), 2),
     Case(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.Diagonal()), 2),
     Case(jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.DropConnect(0.5)), 2),
+    Case(jrnn.Tie(LANGUAGE, "0.table", "2.w", transposed=True), 6),
+    Case(jrnn.Tie(jrnn.Stack((jrnn.GRU(4), jrnn.GRU(4))), "0", "1"), 4),
     Case(jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)), 2),
     Case(jrnn.LearnedCarry(jrnn.LSTM(4)), 2),
     Case(jrnn.ClipGradient(jrnn.LSTM(4), max_norm=1e6), 2),  # where it clips: tests/test_clipping.py

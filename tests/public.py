@@ -116,6 +116,7 @@ PUBLIC = [  # the one place to change when a name comes or goes
     "TLSTM",
     "TRNN",
     "Tap",
+    "Tie",
     "TrainState",
     "UGRNN",
     "UnICORNN",

@@ -138,6 +138,100 @@ def _last(path: tuple[Any, ...]) -> str:
     return next((name for name in reversed(named) if name), "")
 
 
+@checked
+@dataclass(frozen=True)
+class Tie:
+    """A cell two of whose parts have the same weights: one set of parameters, a gradient that sums both uses.
+
+        params[target] = params[source]          transposed=False
+        params[target] = params[source]ᵀ         transposed=True, matrices only
+
+    Parts are named as `jrnn.summary` and checkpoints name them: "0.table" is the table of the first cell of a
+    `Stack`, "2" all of the third. The start is that of the source; in params, None stands for the target.
+
+    Args:
+      cell: any cell.
+      source: the part that has the parameters.
+      target: the part that takes them.
+      transposed: whether it takes them transposed, as a read-out takes the table of an embedding.
+
+    Raises:
+      ValueError: at `init`, parts that there are not, or of different shapes.
+
+    Reference: Press, Wolf, Using the output embedding to improve language models, 2017, arXiv:1608.05859;
+    Inan, Khosravi, Socher, Tying word vectors and word classifiers, 2017, arXiv:1611.01462.
+
+    >>> import jax, jrnn
+    >>> model = jrnn.Stack((jrnn.Embed(8), jrnn.LSTM(8), jrnn.Dense(20)))
+    >>> tied = jrnn.Tie(model, "0.table", "2.w", transposed=True)
+    >>> tied.init(jax.random.key(0), in_features=20)[2].w is None
+    True
+    """
+
+    cell: AnyCell
+    source: str
+    target: str
+    _: KW_ONLY
+    transposed: bool = False
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        params = self.cell.init(key, in_features)
+        leaves = {_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        parts = []
+        for part in (self.source, self.target):
+            inside = {name for name in leaves if f"{name}.".startswith(f"{part}.")}
+            parts.append({name.removeprefix(part): leaves[name] for name in sorted(inside)})
+        for part, found in zip((self.source, self.target), parts, strict=True):
+            if not found:
+                raise ValueError(f"Tie: {self.cell} has no part {part!r}, it has {', '.join(leaves)}")
+        taken = {rest: shape[::-1] if self.transposed else shape for rest, shape in parts[0].items()}
+        if taken != parts[1] or self.source == self.target:
+            raise ValueError(
+                f"Tie: {self.target!r} has shapes {list(parts[1].values())}, {self.source!r} gives "
+                f"{list(taken.values())}{' transposed' if self.transposed else ''}"
+            )
+        return jax.tree_util.tree_map_with_path(lambda p, leaf: None if self._takes(p) else leaf, params)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(self.weights(params), batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        return self.cell.step(self.weights(params), carry, x)
+
+    def weights(self, params: Any) -> Any:
+        """The parameters of the inner cell, those of the target included."""
+        leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+        def visit(path: Any, leaf: Any) -> Any:
+            if not self._takes(path):
+                return leaf
+            given = leaves.get(self.source + _name(path).removeprefix(self.target))
+            return given.T if self.transposed and given is not None else given
+
+        return jax.tree_util.tree_map_with_path(visit, params, is_leaf=lambda leaf: leaf is None)
+
+    def _takes(self, path: Any) -> bool:
+        """Whether a leaf belongs to the target."""
+        return f"{_name(path)}.".startswith(f"{self.target}.")
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """The way to a leaf, as checkpoints write it."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 class WeightNormParams(NamedTuple):
     """Parameters of `WeightNorm`."""
 
