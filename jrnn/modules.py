@@ -29,7 +29,8 @@ class RNN(nnx.Module):
 
     **Noise** goes by Flax's conventions, as in `nnx.Dropout`: on unless `deterministic`, which `train()` and
     `eval()` set; drawn anew by every call from a fork of the stream "dropout" of `rngs`, or from `key`.
-    A model without noise has no stream, and no state besides its parameters.
+    A model without noise has no stream, and no state besides its parameters. A stream moves on under `nnx`
+    transforms and where its state is handed on; inside a plain `jax.jit` or `jax.vmap` give a `key`.
 
     Args:
       cell: a cell or a layer.
