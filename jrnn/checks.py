@@ -21,7 +21,8 @@ def require_cell(where: str, value: Any) -> Any:
 
 def require_model(where: str, value: Any) -> Any:
     """Return a cell or a layer, or raise a TypeError that says what was given in its place."""
-    is_layer = hasattr(value, "apply") and not hasattr(value, "step") and not isinstance(value, type)
+    members = ("init", "initial_carry", "apply", "out_features")
+    is_layer = not isinstance(value, type) and all(hasattr(value, member) for member in members)
     return value if is_layer else require_cell(where, value)
 
 

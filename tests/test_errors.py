@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import pytest
@@ -324,6 +325,11 @@ MISTAKES = {
         "Sequential: layers must be a tuple, got Bidir",
     ),
     "no layers": (lambda: jrnn.Sequential([]), ValueError, "Sequential: layers is empty"),
+    "module of Flax among layers": (
+        lambda: jrnn.Sequential((GRU, flax.linen.Dense(3))),
+        TypeError,
+        "Sequential: layers[1] must be a cell, got Dense(",
+    ),
     "layer classes": (
         lambda: jrnn.Sequential((jrnn.Sequential,)),
         TypeError,
