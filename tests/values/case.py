@@ -36,7 +36,7 @@ WINDOWS = {  # of convolutions over two axes
     "circular": {"padding": "CIRCULAR"},
     "strides": {"strides": (2, 1)},
     "dilation": {"dilation": 2},
-    "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (1, 2)},
+    "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (2, 1)},
     "valid-strides": {"padding": "VALID", "strides": (1, 2)},
 }
 
