@@ -63,7 +63,7 @@ def _places(cell: Any, batch_shape: Shape) -> Shape:
         return batch_shape
     sizes = [_each(option, cell.spatial) for option in (cell.kernel, cell.strides, cell.dilation)]
     lost = [(k - 1) * d if cell.padding == "VALID" else 0 for k, _, d in zip(*sizes, strict=True)]
-    if any(places <= less for places, less in zip(field, lost, strict=True)):
+    if any(less and places <= less for places, less in zip(field, lost, strict=True)):
         raise ValueError(f"{cell} needs more than {tuple(lost)} places, got {field}")
     return *lead, *(-((less - n) // s) for n, less, s in zip(field, lost, sizes[1], strict=True))
 
