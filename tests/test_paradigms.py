@@ -351,7 +351,7 @@ ERRORS = [
      r"^forecast: the output of GRU\(.*\) has shape \(4, 4\), needs \(4, 2\), that of a step of xs, which it "
      r"predicts: put Dense\(2\) behind it$"),
     (lambda: jrnn.many_to_one(LOOP, None, XS, read="middle"), ValueError,
-     r"^ManyToOne: read must be one of ends, mean, max, got 'middle'$"),
+     r"^read must be one of ends, mean, max, got 'middle'$"),
 ]  # fmt: skip
 
 
