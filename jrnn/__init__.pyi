@@ -38,6 +38,7 @@ from jrnn.combinators import NoisyCarry as NoisyCarry
 from jrnn.combinators import Project as Project
 from jrnn.combinators import ProjectParams as ProjectParams
 from jrnn.combinators import Residual as Residual
+from jrnn.combinators import Skip as Skip
 from jrnn.combinators import Stack as Stack
 from jrnn.combinators import StackCarry as StackCarry
 from jrnn.combinators import Tap as Tap
@@ -48,6 +49,7 @@ from jrnn.combinators.reparametrising import DropConnect as DropConnect
 from jrnn.combinators.reparametrising import LowRank as LowRank
 from jrnn.combinators.reparametrising import Reparametrise as Reparametrise
 from jrnn.combinators.reparametrising import SpectralNorm as SpectralNorm
+from jrnn.combinators.reparametrising import Tie as Tie
 from jrnn.combinators.reparametrising import WeightNorm as WeightNorm
 from jrnn.crf import CRF as CRF
 from jrnn.crf import CRFParams as CRFParams
@@ -71,7 +73,7 @@ from jrnn.layers import Bidirectional as Bidirectional
 from jrnn.layers import BidirectionalCarry as BidirectionalCarry
 from jrnn.layers import BidirectionalParams as BidirectionalParams
 from jrnn.layers import Layer as Layer
-from jrnn.layers import Sequential as Sequential
+from jrnn.layers import Reversed as Reversed
 from jrnn.layers import apply as apply
 from jrnn.modules import RNN as RNN
 from jrnn.modules import summary as summary
@@ -86,6 +88,7 @@ from jrnn.seq2seq import CopyBridge as CopyBridge
 from jrnn.seq2seq import DenseBridge as DenseBridge
 from jrnn.seq2seq import EncoderDecoder as EncoderDecoder
 from jrnn.seq2seq import EncoderDecoderParams as EncoderDecoderParams
+from jrnn.sequential import Sequential as Sequential
 from jrnn.training import AtLast as AtLast
 from jrnn.training import FitResult as FitResult
 from jrnn.training import PerSequence as PerSequence

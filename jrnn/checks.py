@@ -1,42 +1,44 @@
 """Checks of arguments: each returns, or raises with what was given and what was needed."""
 
+import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 
-def require_cell(where: str, value: Any) -> None:
-    """Raise a TypeError that says what was given in place of a cell."""
+def require_cell(where: str, value: Any) -> Any:
+    """Return a cell, or raise a TypeError that says what was given in its place."""
     if isinstance(value, type):
         raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
     reject_flax(where, value)
     missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
     if missing:
         raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
+    return value
+
+
+def require_model(where: str, value: Any) -> Any:
+    """Return a cell or a layer, or raise a TypeError that says what was given in its place."""
+    members = ("init", "initial_carry", "apply", "out_features")
+    is_layer = not isinstance(value, type) and all(hasattr(value, member) for member in members)
+    return value if is_layer else require_cell(where, value)
 
 
 def reject_flax(where: str, value: Any) -> None:
     """Raise a TypeError if a Flax module is given in place of a cell or a layer."""
     if any(kind.__module__.split(".")[0] == "flax" for kind in type(value).__mro__):
-        hint = "give what it holds, its cell and its params (module.cell, module.params)"
-        raise TypeError(f"{where} must be a cell, got the Flax module {type(value).__name__}: {hint}")
-
-
-def require_whole(argument: str, given: Any, least: int = 1) -> int:
-    """Return a whole number of at least `least` as an int, or raise."""
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
-        raise TypeError(f"{argument} must be a whole number, got {brief(given)}")
-    if operator.index(given) < least:
-        raise ValueError(f"{argument} must be at least {least}, got {given}")
-    return operator.index(given)
+        hint = ": give what it holds, module.cell and module.params" if hasattr(value, "cell") else ""
+        raise TypeError(f"{where} must be a cell, got the Flax module {type(value).__name__}{hint}")
 
 
 def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
     """Return a tuple or list as a tuple, or raise a TypeError that says what was given in its place."""
     if not isinstance(values, (tuple, list)):
-        raise TypeError(f"{where} must be a tuple, got {brief(values)}: put it in one, as in (cell,)")
+        given = brief(values)
+        raise TypeError(f"{where} must be a tuple, got {given}: put it in one, as in ({given},)")
     return tuple(values)
 
 
@@ -56,21 +58,60 @@ def check_choice(argument: str, given: str, choices: tuple[str, ...]) -> str:
     """Return `given`, or raise a ValueError that lists the choices."""
     if given not in choices:
         raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {brief(given)}")
-    return given
+    return choices[choices.index(given)]
 
 
-def check_width(argument: str, given: Any) -> None:
-    """Raise unless `given` is a positive whole number."""
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"{argument} must be an int, got {brief(given)}")
-    if given < 1:
-        raise ValueError(f"{argument} must be at least 1, got {given}")
+def check_flag(argument: str, given: Any) -> bool:
+    """Return True or False as a bool, or raise a TypeError."""
+    if not isinstance(given, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be True or False, got {brief(given)}")
+    return bool(given)
 
 
-def check_lag(argument: str, given: Any) -> None:
-    """Raise unless `given` is a whole number, 0 or more."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+def check_whole(argument: str, given: Any) -> int:
+    """Return a whole number, of NumPy and JAX as well, as an int, or raise a TypeError."""
+    try:
+        if not isinstance(given, (bool, np.bool_)):
+            return operator.index(given)
+    except TypeError:
+        pass
+    raise TypeError(f"{argument} must be an int, got {brief(given)}")
+
+
+def check_number(argument: str, given: Any) -> float:
+    """Return a finite real number, of NumPy and JAX as well, as one of Python, or raise."""
+    array = np.asarray(given) if isinstance(given, (int, float, np.generic, np.ndarray, jax.Array)) else None
+    if array is None or array.ndim or array.dtype == bool or not np.isrealobj(array):
+        raise TypeError(f"{argument} must be a number, got {brief(given)}")
+    if not math.isfinite(array):
+        raise ValueError(f"{argument} must be a finite number, got {brief(given)}")
+    return array.item()  # an int stays one: values print as they are written
+
+
+def check_text(argument: str, given: Any) -> str:
+    """Return a string, or raise a TypeError."""
+    if not isinstance(given, str):
+        raise TypeError(f"{argument} must be a string, got {brief(given)}")
+    return str(given)
+
+
+def check_width(argument: str, given: Any) -> int:
+    """Return a positive whole number as an int, or raise."""
+    width = check_whole(argument, given)
+    if width < 1:
+        raise ValueError(f"{argument} must be at least 1, got {width}")
+    return width
+
+
+def check_lag(argument: str, given: Any) -> int:
+    """Return a whole number, 0 or more, as an int, or raise."""
+    try:
+        lag = check_whole(argument, given)
+    except TypeError:
+        lag = -1
+    if lag < 0:
         raise ValueError(f"{argument} must be a whole number, 0 or more, got {brief(given)}")
+    return lag
 
 
 def check_multiple(argument: str, given: int, of: str, number: int) -> None:
@@ -89,16 +130,29 @@ def check_equal_widths(cell: Any, in_features: int) -> None:
         )
 
 
-def check_positive(argument: str, given: Any) -> None:
-    """Raise unless `given` is a number above 0."""
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given > 0:
-        raise ValueError(f"{argument} must be a number above 0, got {brief(given)}")
+def check_positive(argument: str, given: Any) -> float:
+    """Return a number above 0, or raise."""
+    return _between(argument, given, lambda number: number > 0, "a number above 0")
 
 
-def check_rate(argument: str, given: Any) -> None:
-    """Raise unless `given` is a probability in [0, 1)."""
-    if not isinstance(given, (int, float)) or not 0 <= given < 1:
-        raise ValueError(f"{argument} must be a rate in [0, 1), got {brief(given)}")
+def check_share(argument: str, given: Any) -> float:
+    """Return a number in (0, 1], or raise."""
+    return _between(argument, given, lambda number: 0 < number <= 1, "in (0, 1]")
+
+
+def check_rate(argument: str, given: Any) -> float:
+    """Return a probability in [0, 1), or raise."""
+    return _between(argument, given, lambda number: 0 <= number < 1, "a rate in [0, 1)")
+
+
+def _between(argument: str, given: Any, holds: Callable[[float], bool], needed: str) -> float:
+    try:
+        number = check_number(argument, given)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not holds(number):
+        raise ValueError(f"{argument} must be {needed}, got {brief(given)}")
+    return number
 
 
 class Text(str):

@@ -1,15 +1,18 @@
 """Whole-sequence values: what looks at a sequence from both ends, and what is made of such."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_layer, key_or_none
-from jrnn.checks import brief, check_choice, require_cell, require_tuple
+from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
+from jrnn.cells.activations import is_function
+from jrnn.checks import check_choice
+from jrnn.fields import AnyCell, checked
+from jrnn.initializers import default_float
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
@@ -17,6 +20,10 @@ from jrnn.unrolling.methods import Method
 @runtime_checkable
 class Layer(Protocol):
     """A map from sequences to sequences: a value like a cell, with `apply` in place of `step`.
+
+    **More can be said.** `out_axes`: where time stands in the outputs, as `jax.vmap` takes it: 0 unless a
+    layer says otherwise, None where there is none (`ManyToOne`), or a tree of both. `is_noisy(params)`:
+    whether a key draws noise, for a layer whose initial carry does not show it.
 
     >>> import jrnn
     >>> isinstance(jrnn.Sequential((jrnn.LSTM(8),)), jrnn.Layer)
@@ -99,7 +106,8 @@ class BidirectionalCarry(NamedTuple):
     backward: Any  # after the first valid step
 
 
-MERGES: dict[str, Callable[[Array, Array], Array]] = {
+Merge = Callable[[Array, Array], Array]
+MERGES: dict[str, Merge] = {
     "concat": lambda a, b: jnp.concatenate([a, b], -1),
     "sum": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
@@ -107,6 +115,12 @@ MERGES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def check_merge(argument: str, given: Any) -> str | Merge:
+    """Return the name of a merge or any function, or raise."""
+    return given if is_function(given) else check_choice(argument, given, tuple(MERGES))
+
+
+@checked
 @dataclass(frozen=True)
 class Bidirectional:
     """Two cells, one from each end; with lengths, each from the end of its own sequence.
@@ -118,7 +132,8 @@ class Bidirectional:
     Args:
       forward: any cell.
       backward: any cell; the same one again if left out (with parameters of its own).
-      merge: "concat", "sum", "mul" or "mean".
+      merge: "concat", "sum", "mul" or "mean"; or any function of two arrays (..., features) that keeps the
+        axes before the features. It compares by identity, and has no checkpoint.
 
     Raises:
       TypeError: an entry is no cell.
@@ -131,19 +146,19 @@ class Bidirectional:
     12
     """
 
-    forward: Cell[Any, Any]
-    backward: Cell[Any, Any] | None = None
-    merge: str = "concat"
+    forward: AnyCell
+    backward: AnyCell | None = None
+    _: KW_ONLY
+    merge: Annotated[str | Merge, check_merge] = "concat"
 
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
-        require_cell("Bidirectional: forward", self.forward)
-        require_cell("Bidirectional: backward", self.backward)
-        check_choice("merge", self.merge, tuple(MERGES))
         widths = [cell.out_features for cell in self._cells]
-        if self.merge != "concat" and widths[0] != widths[1]:
+        if self.merge in ("sum", "mul", "mean") and widths[0] != widths[1]:
             raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
+        if self._merged().shape[:-1] != (2,):
+            raise ValueError(f"Bidirectional: merge must keep all axes but the last, got {self._merged()}")
 
     @property
     def _cells(self) -> tuple[Any, Any]:
@@ -155,8 +170,16 @@ class Bidirectional:
 
     @property
     def out_features(self) -> int:
-        forward, backward = (cell.out_features for cell in self._cells)
-        return int(forward + backward) if self.merge == "concat" else int(forward)
+        return int(self._merged().shape[-1])
+
+    def _merged(self) -> Any:
+        """What merging makes of two rows of outputs."""
+        rows = (jax.ShapeDtypeStruct((2, cell.out_features), default_float()) for cell in self._cells)
+        return jax.eval_shape(self.merged, *rows)
+
+    def merged(self, forward: Array, backward: Array) -> Array:
+        """Merge outputs of both directions."""
+        return (MERGES[self.merge] if isinstance(self.merge, str) else self.merge)(forward, backward)
 
     def init(self, key: Array, in_features: int) -> BidirectionalParams:
         keys = jax.random.split(key)
@@ -192,7 +215,7 @@ class Bidirectional:
             end, y = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
             ends.append(end)
             ys.append(y)
-        return BidirectionalCarry(*ends), MERGES[self.merge](*ys)
+        return BidirectionalCarry(*ends), self.merged(*ys)
 
 
 def _check_pair(name: str, layer: Any, value: Any) -> None:
@@ -200,86 +223,61 @@ def _check_pair(name: str, layer: Any, value: Any) -> None:
         raise ValueError(f"{name} of {layer} must be (forward, backward), got a {type(value).__name__}")
 
 
+@checked
 @dataclass(frozen=True)
-class Sequential:
-    """Layers and cells one after the other, each over the whole sequence.
+class Reversed:
+    """A cell that reads its sequence from the end; with lengths, from the end of each.
 
-        xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
+        (carryₜ, yₜ) = cell(carryₜ₊₁, xₜ),   t = T−1 … 0
 
-    Parameters and carry are the tuples of theirs.
+    It is `unroll(..., reverse=True)` as a value: ys[t] belongs to xs[t], and the carry returned is the one
+    after the first step. Parameters and carry are those of the cell.
 
     Args:
-      layers: layers and cells in any mixture, first to last; a list is taken as a tuple.
+      cell: any cell.
 
     Raises:
-      TypeError: an entry is neither a layer nor a cell.
-      ValueError: no layers.
+      TypeError: no cell; each layer of a `Sequential` is reversed for itself.
 
-    Reference: Graves, Mohamed, Hinton, Speech recognition with deep recurrent neural networks, 2013,
-    arXiv:1303.5778.
+    Reference: Sutskever, Vinyals, Le, Sequence to sequence learning with neural networks, 2014,
+    arXiv:1409.3215, for the encoder.
 
-    >>> import jrnn
-    >>> tagger = jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.LSTM(16)), jrnn.Dense(5)))
-    >>> tagger.out_features
-    5
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> layer, xs = jrnn.Reversed(jrnn.GRU(3)), jnp.ones((5, 2))
+    >>> params = layer.init(jax.random.key(0), 2)
+    >>> carry, ys = layer.apply(params, xs)
+    >>> bool(jnp.allclose(ys, jrnn.unroll(layer.cell, params, xs[::-1])[1][::-1]))
+    True
     """
 
-    layers: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", require_tuple("Sequential: layers", self.layers))
-        if not self.layers:
-            raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
-        for index, layer in enumerate(self.layers):
-            if not is_layer(layer):
-                require_cell(f"Sequential: layers[{index}]", layer)
+    cell: AnyCell
 
     @property
     def in_ndim(self) -> int:
-        return in_ndim(self.layers[0])
+        return in_ndim(self.cell)
 
     @property
     def out_features(self) -> int:
-        return int(self.layers[-1].out_features)
+        return int(self.cell.out_features)
 
-    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
-        widths = [in_features, *(layer.out_features for layer in self.layers)]
-        keys = jax.random.split(key, len(self.layers))
-        return tuple(m.init(k, n) for m, k, n in zip(self.layers, keys, widths, strict=False))
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
 
-    def initial_carry(
-        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
-    ) -> tuple[Any, ...]:
-        starts = zip(self.layers, params, key_or_none(key, len(self.layers)), strict=True)
-        return tuple(m.initial_carry(p, batch_shape, key=k) for m, p, k in starts)
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
 
     def apply(
         self,
-        params: tuple[Any, ...],
+        params: Any,
         xs: Any,
-        carry: tuple[Any, ...] | None = None,
+        carry: Any = None,
         *,
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
         method: Method = Scan(),
-    ) -> tuple[tuple[Any, ...], Any]:
-        """Run the layers over `xs`: see `jrnn.apply`."""
-        count = len(self.layers)
-        for name, value in (("params", params), ("carry", carry)):
-            if value is not None and (not isinstance(value, tuple) or len(value) != count):
-                raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
-        carries, ends = carry or (None,) * count, []
+    ) -> tuple[Any, Any]:
+        """Run the cell over `xs`, last step first: see `jrnn.apply`."""
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
-        for layer, p, start, k in zip(self.layers, params, carries, key_or_none(key, count), strict=True):
-            end, xs = apply(layer, p, xs, start, key=k, **options)
-            ends.append(end)
-        return tuple(ends), xs
-
-
-def looks_ahead(model: Any) -> bool:
-    """Whether an output can depend on later inputs: a `Bidirectional` somewhere inside."""
-    if isinstance(model, Sequential):
-        return any(looks_ahead(layer) for layer in model.layers)
-    return is_layer(model)
+        return unroll(self.cell, params, xs, carry, reverse=True, key=key, **options)

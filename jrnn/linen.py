@@ -1,5 +1,6 @@
 """Flax Linen: the same one module."""
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 import flax.linen as nn
@@ -7,8 +8,9 @@ import jax
 from jax import Array
 
 from jrnn.cell import trainable
-from jrnn.layers import apply
-from jrnn.modules import move_time
+from jrnn.checks import check_flag, check_text, check_whole, check_width, require_model
+from jrnn.modules import Call
+from jrnn.traits import is_noisy
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
@@ -21,13 +23,23 @@ class RNN(nn.Module):
     Every leaf is a parameter of the collection "params", named by its path ("w_ih", "0.table"); what
     stands under `fixed` is in the collection "fixed".
 
+    **Noise** goes by Flax's conventions, as in `nn.Dropout`: on unless `deterministic`, and drawn from the
+    stream "dropout" of `apply(..., rngs={"dropout": key})`, or from `key`. A model without noise needs
+    neither.
+
     Args:
       cell: a cell or a layer.
       in_features: width of the inputs (size of the vocabulary for a model that takes tokens).
-      time_axis: axis of time in inputs, outputs and masks: 0, or 1 for batch first.
+      time_axis: axis of time in inputs, outputs and masks, among the axes before the features: 0; 1 for batch
+        first; −1 behind all batch axes.
+      reverse: whether a cell reads its sequence from the end (`Reversed`).
+      deterministic: whether there is no noise.
+      rng_collection: name of the stream.
 
     Raises:
-      ValueError: `time_axis` is neither 0 nor 1.
+      TypeError: no cell or layer, or an option of another type.
+      ValueError: at a call, a `time_axis` that the inputs do not have.
+      flax.errors.InvalidRngError: at a call, noise without a stream or key.
 
     >>> import jax, jax.numpy as jnp, jrnn, jrnn.linen
     >>> module = jrnn.linen.RNN(jrnn.GRU(8), in_features=3)
@@ -38,7 +50,20 @@ class RNN(nn.Module):
 
     cell: Any
     in_features: int
+    _: KW_ONLY
     time_axis: int = 0
+    reverse: bool = False
+    deterministic: bool = False
+    rng_collection: str = "dropout"
+
+    def __post_init__(self) -> None:
+        require_model("RNN: cell", self.cell)
+        check_width("in_features", self.in_features)
+        check_whole("time_axis", self.time_axis)
+        check_flag("reverse", self.reverse)
+        check_flag("deterministic", self.deterministic)
+        check_text("rng_collection", self.rng_collection)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -49,18 +74,22 @@ class RNN(nn.Module):
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
+        reverse: bool | None = None,
+        deterministic: bool | None = None,
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[Any, Any]:
-        """Run over sequences: `jrnn.apply` with this module's parameters and time axis."""
-        if self.time_axis not in (0, 1):
-            raise ValueError(f"time_axis must be 0 or 1, got {self.time_axis}")
+        """Run over sequences: `jrnn.apply` with this module's parameters and time axis.
+
+        `reverse` and `deterministic` stand for those of the module; a `key` goes before the stream.
+        """
         params = self._declare()
-        xs, mask, resets = (move_time(tree, self.time_axis) for tree in (xs, mask, resets))
-        carry, ys = apply(
-            self.cell, params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method
-        )
-        return carry, move_time(ys, self.time_axis)
+        call = Call(self.cell, params, self.time_axis, self.reverse if reverse is None else reverse)
+        quiet = self.deterministic if deterministic is None else deterministic
+        if key is None and not self.is_initializing() and is_noisy(self.cell, params):
+            carry = call.quiet(carry) if quiet else carry
+            key = None if quiet else self.make_rng(self.rng_collection)
+        return call(xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)
 
     def _declare(self) -> Any:
         key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)

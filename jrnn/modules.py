@@ -1,15 +1,16 @@
 """Flax NNX: one thin module for every cell and layer."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jrnn.cell import is_layer, trainable
-from jrnn.checks import Text, brief, require_cell
-from jrnn.layers import apply
+from jrnn.cell import in_ndim, is_layer, quiet, trainable
+from jrnn.checks import Text, brief, check_flag, check_text, check_whole, check_width, require_model
+from jrnn.layers import Reversed, apply
+from jrnn.traits import is_noisy, map_time, out_axes
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
@@ -23,18 +24,28 @@ class RNN(nnx.Module):
 
         carry, ys = module(xs)   is   carry, ys = jrnn.apply(cell, module.params, xs)
 
-    One `nnx.Param` per leaf (`Fixed` for what stands under `fixed`), no state besides. It works under
-    plain `jax.jit`, `jax.grad`, `vmap`, closures and the `nnx` transforms alike.
+    One `nnx.Param` per leaf (`Fixed` for what stands under `fixed`). It works under plain `jax.jit`,
+    `jax.grad`, `vmap`, closures and the `nnx` transforms alike.
+
+    **Noise** goes by Flax's conventions, as in `nnx.Dropout`: on unless `deterministic`, which `train()` and
+    `eval()` set; drawn anew by every call from a fork of the stream "dropout" of `rngs`, or from `key`.
+    A model without noise has no stream, and no state besides its parameters. A stream moves on under `nnx`
+    transforms and where its state is handed on; inside a plain `jax.jit` or `jax.vmap` give a `key`.
 
     Args:
       cell: a cell or a layer.
       in_features: width of the inputs (size of the vocabulary for a model that takes tokens).
-      rngs: where the parameters are drawn from, `nnx.Rngs(0)`.
-      time_axis: axis of time in inputs, outputs and masks: 0, or 1 for batch first.
+      rngs: where the parameters, and the stream of noise, are drawn from: `nnx.Rngs(0)`, or
+        `nnx.Rngs(params=0, dropout=1)`.
+      time_axis: axis of time in inputs, outputs and masks, among the axes before the features: 0; 1 for batch
+        first; −1 behind all batch axes.
+      reverse: whether a cell reads its sequence from the end (`Reversed`).
+      deterministic: whether there is no noise.
+      rng_collection: name of the stream.
 
     Raises:
-      TypeError: no cell or layer, or no `nnx.Rngs`.
-      ValueError: `time_axis` is neither 0 nor 1.
+      TypeError: no cell or layer, no `nnx.Rngs`, or an option of another type.
+      ValueError: at a call, a `time_axis` that the inputs do not have; noise without a stream or key.
 
     >>> import jax.numpy as jnp, jrnn
     >>> from flax import nnx
@@ -44,19 +55,31 @@ class RNN(nnx.Module):
     (4, 20, 8)
     """
 
-    def __init__(self, cell: Any, in_features: int, *, rngs: nnx.Rngs, time_axis: int = 0) -> None:
+    def __init__(
+        self,
+        cell: Any,
+        in_features: int,
+        *,
+        rngs: nnx.Rngs,
+        time_axis: int = 0,
+        reverse: bool = False,
+        deterministic: bool = False,
+        rng_collection: str = "dropout",
+    ) -> None:
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(f"rngs must be nnx.Rngs(0) or the like, got {brief(rngs)}")
-        if not is_layer(cell):
-            require_cell("RNN: cell", cell)
-        if time_axis not in (0, 1):
-            raise ValueError(f"time_axis must be 0 or 1, got {time_axis}")
-        self.cell = cell
-        self.in_features = in_features
-        self.time_axis = time_axis
+        self.cell = require_model("RNN: cell", cell)
+        self.in_features = check_width("in_features", in_features)
+        self.time_axis = check_whole("time_axis", time_axis)
+        self.reverse = check_flag("reverse", reverse)
+        self.deterministic = check_flag("deterministic", deterministic)
+        self.rng_collection = check_text("rng_collection", rng_collection)
         params = cell.init(rngs.params(), in_features)
         kinds = jax.tree.map(lambda free: nnx.Param if free else Fixed, trainable(params))
         self.variables = nnx.data(jax.tree.map(lambda kind, leaf: kind(leaf), kinds, params))
+        self.noisy = is_noisy(cell, params)
+        drawn = self.noisy and (rng_collection in rngs or "default" in rngs)
+        self.rngs = nnx.data(rngs[rng_collection].fork() if drawn else None)
 
     @property
     def params(self) -> Any:
@@ -76,34 +99,96 @@ class RNN(nnx.Module):
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
+        reverse: bool | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[Any, Any]:
-        """Run over sequences: `jrnn.apply` with this module's parameters and time axis."""
-        xs, mask, resets = (move_time(tree, self.time_axis) for tree in (xs, mask, resets))
-        carry, ys = apply(
-            self.cell,
-            self.params,
-            xs,
-            carry,
-            lengths=lengths,
-            mask=mask,
-            resets=resets,
-            key=key,
-            method=method,
-        )
-        return carry, move_time(ys, self.time_axis)
+        """Run over sequences: `jrnn.apply` with this module's parameters and time axis.
+
+        `reverse`, `deterministic` and `rngs` stand for those of the module; a `key` goes before both.
+        """
+        call = Call(self.cell, self.params, self.time_axis, self.reverse if reverse is None else reverse)
+        quiet = self.deterministic if deterministic is None else deterministic
+        if self.noisy and key is None:
+            carry = call.quiet(carry) if quiet else carry
+            key = None if quiet else self._key(rngs)
+        return call(xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)
+
+    def _key(self, rngs: nnx.Rngs | nnx.RngStream | None) -> Array:
+        """The next key of the stream."""
+        name, stream = self.rng_collection, self.rngs if rngs is None else rngs
+        if isinstance(stream, nnx.Rngs):
+            stream = stream[name] if name in stream or "default" in stream else None
+        if stream is None:
+            raise ValueError(
+                f"RNN: {brief(self.cell)} draws noise from the stream {name!r}, and there is none: give "
+                f"rngs=nnx.Rngs({name}=...) or key, or deterministic=True for no noise"
+            )
+        return stream()
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Class method used by `nnx.view`.
+
+        Args:
+          deterministic: whether there is no noise.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def initial_carry(self, batch_shape: tuple[int, ...] = (), *, key: Array | None = None) -> Any:
         """The carry that a call starts from when it is given none."""
         return self.cell.initial_carry(self.params, batch_shape, key=key)
 
 
-def move_time(tree: Any, time_axis: int) -> Any:
-    """Swap time and the first batch axis of every array, if time is not first."""
-    if any(leaf.ndim < 2 for leaf in jax.tree.leaves(tree)) and time_axis:
-        raise ValueError("time_axis=1 needs arrays of (batch, time, ...), got one of a single axis")
-    return tree if time_axis == 0 else jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
+class Call(NamedTuple):
+    """What both Flax modules do with a cell or layer and its parameters."""
+
+    model: Any
+    params: Any
+    time_axis: int
+    reverse: bool
+
+    def __call__(self, xs: Any, carry: Any, *, mask: Any, resets: Any, **options: Any) -> tuple[Any, Any]:
+        """`jrnn.apply` with time at `time_axis` in all that comes and goes."""
+        model = self.model
+        if self.reverse:
+            if is_layer(model):
+                raise TypeError(
+                    f"reverse is for a cell, got the layer {brief(model)}: put Reversed inside it"
+                )
+            model = Reversed(model)
+        axis = self._axis(xs)
+        xs, mask, resets = (jax.tree.map(lambda leaf: _move(leaf, axis, 0), a) for a in (xs, mask, resets))
+        carry, ys = apply(model, self.params, xs, carry, mask=mask, resets=resets, **options)
+        return carry, map_time(lambda leaf: _move(leaf, 0, axis), out_axes(model), ys)
+
+    def quiet(self, carry: Any) -> Any:
+        """The carry without noise, which an earlier call may have left in it."""
+        return carry if carry is None else quiet(self.model, self.params, carry)
+
+    def _axis(self, xs: Any) -> int:
+        """The axis of time, counted from the first."""
+        leaves = jax.tree.leaves(xs)
+        ahead = jnp.ndim(leaves[0]) - in_ndim(self.model) if self.time_axis and leaves else 1
+        if not -ahead <= self.time_axis < ahead:
+            raise ValueError(
+                f"time_axis={self.time_axis} needs inputs with as many axes before the features, "
+                f"got xs of shape {jnp.shape(leaves[0])}"
+            )
+        return self.time_axis % ahead
+
+
+def _move(leaf: Any, source: int, destination: int) -> Any:
+    """Move an axis, where it is not there already."""
+    if source == destination:
+        return leaf
+    if jnp.ndim(leaf) <= max(source, destination):
+        raise ValueError(
+            f"time_axis={max(source, destination)} is none of an array of shape {jnp.shape(leaf)}"
+        )
+    return jnp.moveaxis(leaf, source, destination)
 
 
 def summary(cell: Any, in_features: int) -> str:
@@ -118,15 +203,14 @@ def summary(cell: Any, in_features: int) -> str:
 
     >>> import jrnn
     >>> jrnn.summary(jrnn.Elman(3), in_features=2)
-    Elman(hidden=3, activation='tanh', recurrent_init='orthogonal')
+    Elman(hidden=3)
     parameter  shape   dtype    count  bytes
     w_ih       (2, 3)  float32      6     24
     w_hh       (3, 3)  float32      9     36
     b          (3,)    float32      3     12
     total                          18     72
     """
-    if not is_layer(cell):
-        require_cell("summary: cell", cell)
+    require_model("summary: cell", cell)
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     rows = [("parameter", "shape", "dtype", "count", "bytes")]
     count = size = 0

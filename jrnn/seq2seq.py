@@ -1,7 +1,7 @@
 """Encoder-decoder: one sequence read, another one written."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,19 +9,22 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.attention.decoders import AttentionCarry, attach
-from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_layer, key_or_none, quiet
-from jrnn.cells.activations import activation
+from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none, quiet
+from jrnn.cells.activations import Activation, activation
 from jrnn.cells.maps import Dense, DenseParams
-from jrnn.checks import brief, check_width, require_cell
+from jrnn.checks import brief
 from jrnn.combinators.carries import FeedbackCarry
 from jrnn.data import Pair
+from jrnn.fields import AnyModel, Width, checked
 from jrnn.initializers import default_float
 from jrnn.layers import apply
 from jrnn.paradigms import last, many_to_one
+from jrnn.traits import is_noisy, require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
 
+@checked
 @dataclass(frozen=True)
 class DenseBridge:
     """The decoder starts from a map of all that the encoder ends with.
@@ -43,10 +46,7 @@ class DenseBridge:
     DenseBridge(activation='identity')
     """
 
-    activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        activation(self.activation)
+    activation: Activation = "tanh"
 
     def init(self, key: Array, end: Any, start: Any) -> DenseParams:
         """Parameters, for the shapes of an encoder's last and a decoder's first carry without batch."""
@@ -65,6 +65,7 @@ class DenseBridge:
         return _replaced(carry, jnp.split(made, ends[:-1], axis=-1))
 
 
+@checked
 @dataclass(frozen=True)
 class CopyBridge:
     """The decoder starts from the very state that the encoder ends with.
@@ -107,6 +108,7 @@ class EncoderDecoderParams(NamedTuple):
     decoder: Any
 
 
+@checked
 @dataclass(frozen=True)
 class EncoderDecoder:
     """Sequence to sequence: an encoder reads the source, a decoder writes the target.
@@ -117,8 +119,8 @@ class EncoderDecoder:
 
     `apply` takes a `Pair`; its `lengths` and `mask` are those of the target, its `carry` the one that the
     encoder starts from, and what it returns the decoder's. `inputs` are the targets one step late (teacher
-    forcing); of a decoder `Feedback(cell, "argmax")` they are `(given, use_given)`, which makes scheduled
-    sampling. `encode` gives the carry from which `generate` and `beam_search` write.
+    forcing); of a decoder `Feedback(cell, emit="argmax")` they are `(given, use_given)`, which makes
+    scheduled sampling. `encode` gives the carry from which `generate` and `beam_search` write.
 
     Without attention in the decoder all that it knows is its start. With `summary` the memory is a single
     position: the last output of the encoder, of a bidirectional one that of both ends. Attention to it is
@@ -149,24 +151,21 @@ class EncoderDecoder:
     (5, 2, 11)
     """
 
-    encoder: Any
-    decoder: Cell[Any, Any]
+    encoder: AnyModel
+    decoder: AnyModel
+    _: KW_ONLY
     bridge: Bridge | None = DenseBridge()
     summary: bool = False
-    target_features: int | None = None
+    target_features: Width | None = None
 
     def __post_init__(self) -> None:
-        if not is_layer(self.encoder):
-            require_cell("EncoderDecoder: encoder", self.encoder)
+        require_time("EncoderDecoder: encoder", self.encoder)
         if is_layer(self.decoder):
             raise TypeError(
                 f"EncoderDecoder: decoder must be a cell, which goes step by step, got {brief(self.decoder)}"
             )
-        require_cell("EncoderDecoder: decoder", self.decoder)
         if self.bridge is not None and not isinstance(self.bridge, Bridge):
             raise TypeError(f"bridge must be DenseBridge(), CopyBridge() or None, got {brief(self.bridge)}")
-        if self.target_features is not None:
-            check_width("target_features", self.target_features)
 
     @property
     def in_ndim(self) -> int:
@@ -192,6 +191,9 @@ class EncoderDecoder:
         self, params: EncoderDecoderParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> Any:
         return self.encoder.initial_carry(params.encoder, batch_shape, key=key)
+
+    def is_noisy(self, params: EncoderDecoderParams) -> bool:
+        return is_noisy(self.encoder, params.encoder) or is_noisy(self.decoder, params.decoder)
 
     def encode(
         self,

@@ -3,6 +3,8 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
+
 import jrnn
 from jrnn.testing.subject import Subject, default_inputs
 from tests.attending import Attending
@@ -54,17 +56,22 @@ def steered(rng, lead):
     return rng.standard_normal((*lead, 3)), rng.random(lead) < 0.5, rng.standard_normal((*lead, 2))
 
 
+LANGUAGE = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(4), jrnn.Dense(6)))
+
 CASES = [
     Case(jrnn.Elman(4), 2),
     Case(jrnn.Elman(4, activation="relu", recurrent_init="identity"), 2),
     Case(jrnn.Elman(4, activation="sigmoid"), 2),
     Case(jrnn.Elman(4, activation="identity"), 2),
+    Case(jrnn.Elman(4, activation="gelu", bias=False), 2),
     Case(jrnn.Jordan(4, outputs=6), 2),
     Case(jrnn.LSTM(4), 2),
     Case(jrnn.LSTM(4, max_lag=20), 2),
     Case(jrnn.GRU(4), 2),
     Case(jrnn.GRU(4, reset_after=False), 2),
     Case(jrnn.GRU(4, z_keeps=False), 2),
+    Case(jrnn.GRU(4, activation="softplus", bias=False, clip=9.0), 2),
+    Case(jrnn.LSTM(4, activation="silu", bias=False), 2),
     Case(jrnn.LSTMVariant(4, peepholes="diagonal"), 2),
     Case(jrnn.LSTMVariant(4, peepholes="full", coupled=True, gate_recurrence=True), 2),
     Case(jrnn.LSTMVariant(4, gates="f", projection=3, cell_clip=0.9, output_activation="identity"), 2),
@@ -74,7 +81,9 @@ CASES = [
     Case(jrnn.MogrifierLSTM(4, rounds=3), 2),
     Case(jrnn.MogrifierLSTM(6, rounds=2, rank=3), 4),
     Case(jrnn.ConvLSTM(3, spatial=1), 2, fields(5)),
+    Case(jrnn.ConvLSTM(3, spatial=1, padding="VALID", strides=2), 2, fields(7)),
     Case(jrnn.ConvGRU(4, spatial=2), 2, fields(5, 3)),
+    Case(jrnn.ConvGRU(3, kernel=(1, 3), padding="CIRCULAR", dilation=2), 2, fields(2, 5)),
     Case(jrnn.MGU(4), 2),
     Case(jrnn.UGRNN(4), 2),
     Case(jrnn.JANET(4), 2),
@@ -111,6 +120,7 @@ CASES = [
     Case(jrnn.OrthogonalRNN(4), 2),
     Case(jrnn.OrthogonalRNN(4, map="cayley", activation="modrelu"), 2),
     Case(jrnn.EchoState(6, density=0.7), 2),
+    Case(jrnn.EchoState(6, density=0.7, activation="softsign"), 2),
     Case(jrnn.LMU(4, order=6, theta=9.0), 2),
     Case(jrnn.Window(3, 2), 2),
     Case(jrnn.NARX(4, outputs=3, input_lags=2, output_lags=2), 2, steered),
@@ -130,10 +140,14 @@ CASES = [
     Case(jrnn.MLSTM(4, heads=2), 3),
     Case(jrnn.GRUD(4), 3, gaps),
     Case(jrnn.Dense(4, activation="tanh"), 2),
+    Case(jrnn.Map("softsign", 4), 4),
     Case(jrnn.Embed(4), 6),
     Case(jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(7), jrnn.Dense(6)), dropout=0.5), 8),
-    Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, "tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
+    Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, activation="tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
+    Case(jrnn.Stack((jrnn.GRU(4), jax.nn.softplus, jrnn.Dense(3, bias=False))), 2),
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
+    Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
+    Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), candidate=0.5), 2),
@@ -142,6 +156,8 @@ CASES = [
     Case(jrnn.Reparametrise(jrnn.Stack((jrnn.MGU(4), jrnn.Elman(7))), "w_hh", jrnn.LowRank(3)), 2),
     Case(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.Diagonal()), 2),
     Case(jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.DropConnect(0.5)), 2),
+    Case(jrnn.Tie(LANGUAGE, "0.table", "2.w", transposed=True), 6),
+    Case(jrnn.Tie(jrnn.Stack((jrnn.GRU(4), jrnn.GRU(4))), "0", "1"), 4),
     Case(jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)), 2),
     Case(jrnn.LearnedCarry(jrnn.LSTM(4)), 2),
     Case(jrnn.ClipGradient(jrnn.LSTM(4), max_norm=1e6), 2),  # where it clips: tests/test_clipping.py

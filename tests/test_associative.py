@@ -12,7 +12,7 @@ from tests.values.case import BATCH, Case, assert_close, draw, ours, weigh
 
 STEPS = 37  # in a tree of blocks, the last one overlaps
 LINEAR = {type(case.cell).__name__: case for case in CASES.values() if is_linear(case.cell)}
-DEEP = jrnn.MinGRU(4), jrnn.Dense(6, "tanh"), jrnn.QRNN(7, window=2), jrnn.LRU(5)
+DEEP = jrnn.MinGRU(4), jrnn.Dense(6, activation="tanh"), jrnn.QRNN(7, window=2), jrnn.LRU(5)
 LINEAR["Stack"] = Case(jrnn.Stack(DEEP), None, None)
 
 

@@ -149,7 +149,7 @@ def test_a_memory_of_one_position_is_what_is_found():
 
 # one cell with every score, in float32
 
-ALL = Luong(CELL, (Additive(2), Local(General(), 1.5), Dot(True), Location(9)), (5, 4, QUERY, 6), 7)
+ALL = Luong(CELL, (Additive(2), Local(General(), 1.5), Dot(scaled=True), Location(9)), (5, 4, QUERY, 6), 7)
 
 
 def holes():
@@ -299,7 +299,7 @@ def moved(cell):
     return jax.tree.map(lambda a: jnp.asarray(0.5 * rng.normal(size=a.shape), a.dtype), spec)
 
 
-NOT_FED = "BahdanauAttention(cell=GRU(hidden=3, reset_after=True, z_keeps=True), score=Additive(features=2), "
+NOT_FED = "BahdanauAttention(cell=GRU(hidden=3), score=Additive(features=2), "
 ERRORS = [
     (lambda: Bahdanau(jrnn.GRU, Dot(), 3), TypeError,
      "BahdanauAttention: cell must be a cell, got the class GRU: call it, as in LSTM(8)"),
@@ -310,12 +310,11 @@ ERRORS = [
     (lambda: Bahdanau(jrnn.GRU(3), (Dot(), Dot()), 3), ValueError,
      "BahdanauAttention: 2 scores, but memory_features=3"),
     (lambda: Bahdanau(jrnn.GRU(3), Dot(), 4).init(jax.random.key(0), 2), ValueError,
-     "Dot(scaled=False) needs a query as wide as the memory, got 3 and 4: use General(), or a Dense behind "
+     "Dot() needs a query as wide as the memory, got 3 and 4: use General(), or a Dense behind "
      "the encoder"),
     (lambda: Local(General(), 0.5), ValueError, "window must be at least 1, got 0.5"),
     (lambda: Local(jrnn.GRU(3), 2), TypeError,
-     "Local: score must be a score such as Additive(128) or General(), got GRU(hidden=3, reset_after=True, "
-     "z_keeps=True)"),
+     "Local: score must be a score such as Additive(128) or General(), got GRU(hidden=3)"),
     (lambda: Location(3).keys(None, jnp.ones((4, 5, 2))), ValueError,
      "Location(length=3) is for 3 positions, the memory has 5"),
     (lambda: attach(jnp.ones((SPAN, 2, 4))), ValueError,
@@ -332,7 +331,7 @@ ERRORS = [
     (lambda: jrnn.attach(PLAIN, moved(jrnn.GRU(3)), None, MEMORY), ValueError,
      f"params has 0 attentions inside, {brief(PLAIN)} has 1"),
     (lambda: jrnn.attach(jrnn.GRU(3), None, None, MEMORY), ValueError,
-     "GRU(hidden=3, reset_after=True, z_keeps=True) has no attention inside to attach a memory to"),
+     "GRU(hidden=3) has no attention inside to attach a memory to"),
     (lambda: jrnn.attach(NORMED, moved(NORMED), NORMED.initial_carry(moved(NORMED), (BATCH,)), MEMORY),
      TypeError, f"attach projects the memory by a weight of {brief(PLAIN.score)} before the first step, but "
      "Reparametrise computes that weight within the step: reparametrise another one"),

@@ -55,7 +55,7 @@ def test_wrappers_hand_the_memory_on():
     for cell, given, needed in (
         (jrnn.Dropout(PLAIN, input=0.5, state=0.5, output=0.5), params, plain),
         (jrnn.LearnedCarry(PLAIN), learned(params, zeros), plain),
-        (jrnn.Cast(PLAIN, "float32"), params, plain),
+        (jrnn.Cast(PLAIN, compute="float32"), params, plain),
         (jrnn.Residual(WIDE), projected, XS + plain.sum(-1, keepdims=True)),
     ):
         end, ys, before, after = run(cell, given)
@@ -90,7 +90,7 @@ def test_a_learned_start_of_the_query_has_a_gradient():
 
 
 def test_half_precision_computes_the_same_to_its_precision():
-    cell, params = jrnn.Cast(PLAIN, "bfloat16", carry="float32"), moved(PLAIN)
+    cell, params = jrnn.Cast(PLAIN, compute="bfloat16", carry="float32"), moved(PLAIN)
     end, ys, before, after = run(cell, params)
     assert (ys.dtype, end.last.dtype, after[0].values.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     close(ys.astype(jnp.float32), run(PLAIN, params)[1], tolerance=0.05)

@@ -326,7 +326,7 @@ def test_beams_share_one_memory():
 
 
 def test_a_loop_is_opened_and_a_decoder_goes_on_from_its_carry():
-    loop, prompt = jrnn.Feedback(CELL, "argmax"), np.concatenate([PROMPT, PROMPT[:, ::-1]])
+    loop, prompt = jrnn.Feedback(CELL, emit="argmax"), np.concatenate([PROMPT, PROMPT[:, ::-1]])
     whole = beam(prompt, 5, width=3, stop=STOP)
     carry, _ = jrnn.unroll(CELL, PARAMS, prompt[:1])
     jax.tree.map(np.testing.assert_array_equal, beam(prompt[1:], 5, width=3, stop=STOP, carry=carry), whole)

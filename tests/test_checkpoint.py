@@ -307,7 +307,7 @@ def test_a_snapshot_that_could_not_be_loaded_is_not_saved(tmp_path):
         ({"position": {"batch": np.int64(3)}}, TypeError, "position and meta must be JSON"),
         ({"position": None}, CheckpointError, "position is None"),
         ({"step": -1}, ValueError, "step must be at least 0"),
-        ({"cell": jrnn.LSTM(4, forget_bias=np.float32(1))}, TypeError, "LSTM.forget_bias holds"),
+        ({"cell": jrnn.LSTM(4, activation=jax.nn.celu)}, TypeError, "LSTM.activation holds"),
         ({"params": {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}}}, ValueError, "two leaves of one name"),
     ]:
         with pytest.raises(error, match=text):

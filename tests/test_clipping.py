@@ -91,4 +91,4 @@ def test_a_carry_without_a_gradient_stays_without():
 def test_errors(bad):
     with pytest.raises(ValueError) as caught:
         jrnn.ClipGradient(jrnn.Elman(H), bad)
-    assert str(caught.value) == f"ClipGradient: max_norm must be above 0, got {bad}"
+    assert str(caught.value) == f"ClipGradient: max_norm must be a number above 0, got {bad}"

@@ -358,7 +358,7 @@ def test_argmax_feeds_tokens_back():
 def test_jordan_is_a_stack_that_reads_its_own_output():
     jordan = jrnn.Jordan(4, outputs=3, output_activation="sigmoid")
     p = moved(jordan)
-    loop = jrnn.Feedback(jrnn.Stack((jrnn.Dense(4, "tanh"), jrnn.Dense(3, "sigmoid"))))
+    loop = jrnn.Feedback(jrnn.Stack((jrnn.Dense(4, activation="tanh"), jrnn.Dense(3, activation="sigmoid"))))
     params = (
         DenseParams(jnp.concatenate([p.w_ih, p.w_yh]), p.b),  # the external input comes first
         DenseParams(p.w_hy, p.c),
@@ -371,3 +371,26 @@ def test_jordan_is_a_stack_that_reads_its_own_output():
     taught = jax.random.normal(KEY, (STEPS, BATCH, 3)), jnp.ones((STEPS, BATCH), bool)
     h = np.tanh(XS @ p.w_ih + taught[0] @ p.w_yh + p.b)
     close(run(loop, params, (*taught, XS))[1], sigmoid(h @ p.w_hy + p.c))
+
+
+# functions and skips
+
+
+def test_functions_stand_among_the_cells_of_a_stack():
+    deep = jrnn.Stack((jrnn.GRU(8), jax.nn.relu, lambda y: y[..., :3], jrnn.Dense(2)))
+    assert deep.cells[1] == jrnn.Map("relu", 8) and deep.cells[2].out_features == 3
+    params = moved(deep)
+    assert params[1:3] == ((), ())
+    _, ys = run(deep, params)
+    inner = jax.nn.relu(run(jrnn.GRU(8), params[0])[1])[..., :3]
+    close(ys, inner @ params[3].w + params[3].b)
+
+
+def test_skip_concatenates_what_it_read_and_what_it_made():
+    deep = jrnn.Stack((jrnn.Skip(jrnn.GRU(4), IN), jrnn.Skip(jrnn.LSTM(3), IN + 4), jrnn.Dense(2)))
+    params = moved(deep)
+    first = run(jrnn.GRU(4), params[0])[1]
+    second = run(jrnn.LSTM(3), params[1], jnp.concatenate([XS, first], -1))[1]
+    seen = jnp.concatenate([XS, first, second], -1)
+    close(run(deep, params)[1], seen @ params[2].w + params[2].b)
+    assert [cell.out_features for cell in deep.cells] == [IN + 4, IN + 7, 2]

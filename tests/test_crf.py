@@ -23,8 +23,8 @@ from jrnn.crf import (
     marginals,
     viterbi,
 )
-from jrnn.layers import looks_ahead
 from jrnn.losses import cross_entropy, length_mask
+from jrnn.sequential import looks_ahead
 
 T, K = 5, 3
 LENGTHS = np.array([5, 0, 3, 1])
@@ -296,7 +296,7 @@ PARAMS = CRFParams(np.zeros((3, 3)), np.zeros(3), np.zeros(3))
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: CRF(0), ValueError, "tags must be at least 1, got 0"),
+        (lambda: CRF(0), ValueError, "CRF: tags must be at least 1, got 0"),
         (
             lambda: LAYER.init(jax.random.key(0), 5),
             ValueError,

@@ -21,8 +21,10 @@ def drawn():
     return params._replace(b=jax.random.normal(jax.random.key(3), params.b.shape)), start
 
 
-def test_weights_are_packed_as_the_kernel_reads_them():
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_are_packed_as_the_kernel_reads_them(bias):
     params, start = drawn()
+    cell, params = jrnn.LSTM(HIDDEN, bias=bias), params if bias else params._replace(b=None)
     sizes = (IN, HIDDEN, 1, False)
     flat = packed(params)
     assert flat.shape == (rnn.get_num_params_in_lstm(*sizes),)
@@ -30,13 +32,14 @@ def test_weights_are_packed_as_the_kernel_reads_them():
     lengths = jnp.full(B, T, jnp.int32)
     given = (jnp.swapaxes(XS, 0, 1), start.h[None], start.c[None])
     ys, h, c = rnn.lstm_ref(*given, *weights, lengths, IN, HIDDEN, 1, 0.0, False)
-    carry, expected = jrnn.unroll(CELL, params, XS, start)
+    carry, expected = jrnn.unroll(cell, params, XS, start)
     for a, b in ((jnp.swapaxes(ys, 0, 1), expected), (h[0], carry.h), (c[0], carry.c)):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 MISFITS = {
     "runs an LSTM alone, got GRU": (jrnn.GRU(HIDDEN), XS, {}),
+    "has tanh alone, got LSTM.hidden=5, activation='relu'": (jrnn.LSTM(HIDDEN, activation="relu"), XS, {}),
     "takes no lengths, mask or resets": (CELL, XS, {"lengths": jnp.array([6, 2, 3])}),
     "needs xs of shape": (CELL, XS[:, 0], {}),
     "computes in float32": (CELL, XS.astype(jnp.bfloat16), {}),

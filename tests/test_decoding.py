@@ -303,7 +303,7 @@ def test_going_on_where_a_call_ended(params, choice):
 
 
 def test_a_loop_is_opened_and_goes_on_from_either_carry(params):
-    loop, prompt = jrnn.Feedback(MODEL, "argmax"), prompts(3, 2)
+    loop, prompt = jrnn.Feedback(MODEL, emit="argmax"), prompts(3, 2)
     whole = generate(MODEL, params, prompt, 6, temperature=0)
     first = jrnn.generate(loop, params, prompt, 4, temperature=0)
     np.testing.assert_array_equal(first.tokens, whole[:4])

@@ -306,7 +306,9 @@ def test_elman_network_of_one_step_is_a_perceptron():
     params = params_of(ELMAN)
     xs = normal(1, BATCH, IN)
     _, ys = jrnn.unroll(ELMAN, params, xs)
-    assert_close(ys, jrnn.unroll(jrnn.Dense(HIDDEN, "tanh"), DenseParams(params.w_ih, params.b), xs)[1])
+    assert_close(
+        ys, jrnn.unroll(jrnn.Dense(HIDDEN, activation="tanh"), DenseParams(params.w_ih, params.b), xs)[1]
+    )
 
 
 # linear recurrences
@@ -366,13 +368,16 @@ def test_stabiliser_changes_nothing(name):
 
 
 def test_narx_without_past_outputs_is_a_finite_response():
-    cell = jrnn.NARX(HIDDEN, OUT, input_lags=2, output_lags=0)
-    layers = jrnn.Dense(HIDDEN, "tanh"), jrnn.Dense(OUT)
+    cell = jrnn.NARX(HIDDEN, outputs=OUT, input_lags=2, output_lags=0)
+    layers = jrnn.Dense(HIDDEN, activation="tanh"), jrnn.Dense(OUT)
     same(cell, params_of(cell), jrnn.Stack((jrnn.Window(2, IN), *layers)), params_of(cell))
 
 
 def test_narx_of_its_last_output_alone_is_a_jordan_network():
-    cell, jordan = jrnn.NARX(HIDDEN, OUT, input_lags=0, output_lags=1), jrnn.Jordan(HIDDEN, outputs=OUT)
+    cell, jordan = (
+        jrnn.NARX(HIDDEN, outputs=OUT, input_lags=0, output_lags=1),
+        jrnn.Jordan(HIDDEN, outputs=OUT),
+    )
     params, xs = params_of(jordan), normal(STEPS, BATCH, IN)
     hidden = DenseParams(jnp.concatenate([params.w_ih, params.w_yh]), params.b)
     closed = jnp.full((STEPS, BATCH, OUT), jnp.nan), jnp.zeros((STEPS, BATCH), bool), xs

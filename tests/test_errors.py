@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import pytest
@@ -76,8 +77,7 @@ MISTAKES = {
     "no feature axis": (
         lambda: run(jnp.ones(5), cell=GRU, params=GRU.init(KEY, 1)),
         ValueError,
-        "xs has shape (5,), GRU(hidden=4, reset_after=True, z_keeps=True) needs (time, ..., features): "
-        "add a feature axis",
+        "xs has shape (5,), GRU(hidden=4) needs (time, ..., features): add a feature axis",
     ),
     "no feature axis, batched": (
         lambda: run(XS[..., 0]),
@@ -280,16 +280,26 @@ MISTAKES = {
     "no units": (lambda: jrnn.LSTM(0), ValueError, "hidden must be at least 1, got 0"),
     "half a unit": (lambda: jrnn.GRU(2.5), TypeError, "hidden must be an int, got 2.5"),
     "unknown activation": (
-        lambda: jrnn.Elman(3, activation="gelu"),
+        lambda: jrnn.Elman(3, activation="gelo"),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
-        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelu'",
+        "activation must be one of tanh, relu, sigmoid, identity, gelu, silu, elu, leaky_relu, softplus, "
+        "softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelo'",
     ),
-    "function for an activation": (
-        lambda: jrnn.Elman(3, activation=jnp.tanh),
+    "class for an activation": (
+        lambda: jrnn.Elman(3, activation=jrnn.GRU),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, elu, leaky_relu, softplus, softsign, "
-        "hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got <",
+        "Elman: activation must be one of tanh, relu, sigmoid, identity, gelu",
+    ),
+    "width of the input first": (
+        lambda: jrnn.LSTM(3, 8),
+        TypeError,
+        "takes 1 by position (hidden), got 2, options go by name: forget_bias, max_lag, activation, bias; "
+        "the width of the input is given to init, as in LSTM(8).init(key, in_features=3)",
+    ),
+    "a number for a choice of two": (
+        lambda: jrnn.GRU(3, reset_after=8),
+        TypeError,
+        "GRU: reset_after must be True or False, got 8",
     ),
     "rate above one": (
         lambda: jrnn.Dropout(LSTM, state=1.5),
@@ -315,6 +325,11 @@ MISTAKES = {
         "Sequential: layers must be a tuple, got Bidir",
     ),
     "no layers": (lambda: jrnn.Sequential([]), ValueError, "Sequential: layers is empty"),
+    "module of Flax among layers": (
+        lambda: jrnn.Sequential((GRU, flax.linen.Dense(3))),
+        TypeError,
+        "Sequential: layers[1] must be a cell, got the Flax module Dense",
+    ),
     "layer classes": (
         lambda: jrnn.Sequential((jrnn.Sequential,)),
         TypeError,
@@ -340,10 +355,45 @@ MISTAKES = {
         ValueError,
         "merge must be one of concat, sum",
     ),
+    "merge that keeps no rows": (
+        lambda: jrnn.Bidirectional(GRU, merge=lambda a, b: (a * b).sum(0)),
+        ValueError,
+        "Bidirectional: merge must keep all axes but the last, got ShapeDtypeStruct(shape=(4,)",
+    ),
+    "function before any cell": (
+        lambda: jrnn.Stack((jax.nn.relu, GRU)),
+        TypeError,
+        "Stack: cells[0] needs the width of its input: Map(<",
+    ),
+    "function of a whole row": (
+        lambda: jrnn.Stack((GRU, jnp.sum)),
+        ValueError,
+        "Map: function must keep all axes but the last, of ShapeDtypeStruct(shape=(2, 4)",
+    ),
+    "map of another width": (
+        lambda: jrnn.Stack((jrnn.Map("relu", 4), GRU)).init(KEY, 3),
+        ValueError,
+        "Map(function='relu', features=4) needs in_features=4, got 3",
+    ),
+    "skip of another width": (
+        lambda: jrnn.Skip(GRU, 4).init(KEY, 3),
+        ValueError,
+        "Skip(cell=GRU(hidden=4), features=4) needs in_features=4, got 3",
+    ),
+    "skip of tokens": (
+        lambda: jrnn.Skip(EMBED, 4),
+        ValueError,
+        "Skip: Embed(features=4) takes tokens, which have no features: put Embed before it",
+    ),
+    "chrono biases without biases": (
+        lambda: jrnn.LSTM(3, max_lag=9, bias=False),
+        ValueError,
+        "max_lag=9 is a start of biases, and bias=False leaves none",
+    ),
     "residual of another width": (
         lambda: jrnn.Residual(LSTM).init(KEY, 3),
         ValueError,
-        "Residual: LSTM(hidden=4, forget_bias=1.0, max_lag=None) gives 4 features, needs in_features=4",
+        "Residual: LSTM(hidden=4) gives 4 features, needs in_features=4",
     ),
     "unknown dtype": (
         lambda: jrnn.Cast(LSTM, compute="half"),
@@ -355,7 +405,7 @@ MISTAKES = {
         ValueError,
         "the step names no 'q'; it names ['i', 'f', 'g', 'o']",
     ),
-    "bare string of names": (lambda: jrnn.Tap(LSTM, "f"), TypeError, "Tap: names must be a tuple of names"),
+    "bare string of names": (lambda: jrnn.Tap(LSTM, "f"), TypeError, "Tap: names must be a tuple, got 'f'"),
     "inputs of a loop without flags": (
         lambda: run(cell=jrnn.Feedback(JORDAN), params=JORDAN_PARAMS),
         ValueError,

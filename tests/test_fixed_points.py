@@ -331,12 +331,12 @@ STARTS = jnp.zeros((3, 4))
     [
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), jnp.zeros((3, 5))),
-            "starts has shape (3, 5), GRU(hidden=4, reset_after=True, z_keeps=True) needs (N, 4): states as "
+            "starts has shape (3, 5), GRU(hidden=4) needs (N, 4): states as "
             "vectors, such as draw_starts gives",
         ),
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), jnp.zeros((0, 4))),
-            "starts has shape (0, 4), GRU(hidden=4, reset_after=True, z_keeps=True) needs (N, 4): states as "
+            "starts has shape (0, 4), GRU(hidden=4) needs (N, 4): states as "
             "vectors, such as draw_starts gives",
         ),
         (

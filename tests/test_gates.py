@@ -192,7 +192,7 @@ def names_of(cell, params, xs):
             jrnn.Dense(4),
             {},
             ValueError,
-            "Dense(features=4, activation='identity') names nothing inside its step",
+            "Dense(features=4) names nothing inside its step",
         ),
         (jrnn.LSTM(4), {"low": 0.9, "high": 0.1}, ValueError, "low and high must be in order"),
         (jrnn.LSTM(4), {"low": -0.1}, ValueError, "0 ≤ low ≤ high, got -0.1 and 0.9"),

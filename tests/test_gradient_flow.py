@@ -62,7 +62,10 @@ def test_norms_of_a_deep_network_are_those_of_perturbed_states():
 @pytest.mark.parametrize("method", [jrnn.Scan(), jrnn.Scan(memory="sqrt")], ids=str)
 def test_layers_have_their_own_names_and_directions(method):
     layer = jrnn.Sequential(
-        (jrnn.Embed(3), jrnn.Bidirectional(jrnn.Elman(3, "identity"), jrnn.Elman(4, "identity")))
+        (
+            jrnn.Embed(3),
+            jrnn.Bidirectional(jrnn.Elman(3, activation="identity"), jrnn.Elman(4, activation="identity")),
+        )
     )
     params = moved(layer.init(jax.random.key(0), 6))
     batch = jrnn.Batch(jnp.zeros((T, B), int), jnp.zeros((T, B, 7)), LENGTHS)
@@ -149,13 +152,13 @@ def test_norms_beyond_the_range_of_floats_are_exact_logarithms():
 
 def test_the_bound_of_pascanu_holds_and_is_reached():
     for activation, slope in (("tanh", 1.0), ("sigmoid", 0.25), ("relu", 1.0)):
-        cell = jrnn.Elman(4, activation)
+        cell = jrnn.Elman(4, activation=activation)
         params = moved(cell.init(jax.random.key(0), IN))
         xs = jax.random.normal(jax.random.key(2), (30, IN))
         measured = sensitivity(cell, params, xs, norm="spectral").log_state
         bound = log_bound(params.w_hh, 30, slope)
         assert (measured <= bound + 1e-9).all() and (measured[:-1] < bound[:-1]).any()
-    linear = jrnn.Elman(4, "identity")
+    linear = jrnn.Elman(4, activation="identity")
     at_zero = params._replace(w_hh=3 * jnp.eye(4))
     measured = sensitivity(linear, at_zero, xs, norm="spectral").log_state
     np.testing.assert_allclose(measured, log_bound(at_zero.w_hh, 30), rtol=1e-12)
@@ -178,7 +181,7 @@ def test_verdicts():
 
 
 def test_verdicts_of_a_flow_are_of_all_sequences_together():
-    cell = jrnn.Elman(3, "identity")
+    cell = jrnn.Elman(3, activation="identity")
     params = cell.init(jax.random.key(0), IN)
     params = params._replace(w_hh=0.5 * params.w_hh)
     loss = jrnn.AtLast(lambda ys, targets, mask: ys.sum())

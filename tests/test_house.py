@@ -22,12 +22,13 @@ ORDER = [
     {"_exports", "checks"},
     {"caching"},
     {"data", "metrics"},
-    {"cell", "jaxprs", "alignment"},
+    {"cell", "fields", "traits", "jaxprs", "alignment"},
     {"initializers"},
     {"cells"},
     {"combinators"},
     {"unrolling"},
     {"layers"},
+    {"sequential"},
     {"paradigms"},
     {"attention"},
     {"seq2seq", "crf"},
@@ -89,7 +90,8 @@ FUNCTIONS = [getattr(jrnn, name) for name in EXPORTS if inspect.isfunction(getat
 
 
 def test_the_lists_of_this_file_are_not_empty():
-    layers = {jrnn.Bidirectional, jrnn.Sequential, jrnn.ManyToOne, jrnn.EncoderDecoder, jrnn.CRF}
+    layers = {jrnn.Bidirectional, jrnn.Reversed, jrnn.Sequential}
+    layers |= {jrnn.ManyToOne, jrnn.EncoderDecoder, jrnn.CRF}
     assert {jrnn.LSTM, jrnn.Stack, jrnn.Embed} <= set(CELLS) and set(LAYERS) == layers
     assert {jrnn.unroll, jrnn.apply, jrnn.fit} <= set(FUNCTIONS) and len(CELLS) >= 15 and len(FILES) > 30
 

@@ -121,3 +121,110 @@ def test_gradients_of_a_layer_are_finite_differences():
 
         slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
         np.testing.assert_allclose(jax.grad(loss)(0.0), slope, rtol=1e-8)
+
+
+# a backward layer as a value
+
+BACKWARDS = jrnn.Reversed(jrnn.LSTM(4))
+FLAGS = {
+    "lengths": jnp.array(LENGTHS),
+    "mask": jnp.ones((STEPS, BATCH), bool).at[1, 0].set(False),
+    "resets": jnp.zeros((STEPS, BATCH), bool).at[3, 0].set(True),
+}
+
+
+def test_a_reversed_cell_is_unroll_in_reverse():
+    params = moved(BACKWARDS)
+    start = jax.tree.map(jnp.ones_like, BACKWARDS.initial_carry(params, (BATCH,)))
+    end, ys = apply(BACKWARDS, params, XS, start, **FLAGS)
+    needed = jrnn.unroll(BACKWARDS.cell, params, XS, start, reverse=True, **FLAGS)
+    close((*end, ys), (*needed[0], needed[1]))
+    assert BACKWARDS.out_features == 4 and jrnn.sequential.looks_ahead(BACKWARDS)
+
+
+def test_a_bidirectional_layer_is_a_forward_and_a_reversed_one():
+    params = moved(BOTH)
+    end, ys = apply(BOTH, params, **FLAGS)
+    forward, a = apply(BOTH.forward, params.forward, **FLAGS)
+    backward, b = apply(jrnn.Reversed(BOTH.backward), params.backward, **FLAGS)
+    close(ys, jnp.concatenate([a, b], -1))
+    close((*end.forward, end.backward), (*forward, backward))
+
+
+def test_a_reversed_layer_goes_wherever_a_layer_goes():
+    """In a Sequential, read at its own end, as the encoder of a pair, with noise, in a checkpoint."""
+    model = jrnn.Sequential(
+        (jrnn.Embed(3), jrnn.Reversed(jrnn.Dropout(jrnn.GRU(4), output=0.5)), jrnn.GRU(2))
+    )
+    params, tokens = model.init(KEY, 7), jnp.arange(STEPS * BATCH).reshape(STEPS, BATCH) % 7
+    assert not np.array_equal(apply(model, params, tokens)[1], apply(model, params, tokens, key=KEY)[1])
+    for row, length in enumerate(LENGTHS):
+        read = jrnn.ManyToOne(jrnn.Sequential((BACKWARDS, jrnn.Dense(2))))
+        drawn = moved(read)
+        y = apply(read, drawn, lengths=jnp.array(LENGTHS))[1][row]
+        first = run(BACKWARDS.cell, drawn[0], XS[:length, row][::-1])[1][-1] if length else jnp.zeros(4)
+        close(y, first @ drawn[1].w + drawn[1].b)
+    pair = jrnn.EncoderDecoder(BACKWARDS, jrnn.LSTM(4), bridge=jrnn.CopyBridge(), target_features=2)
+    weights = moved(pair)
+    end, _ = apply(BACKWARDS, weights.encoder)
+    close(tuple(pair.encode(weights, XS)), tuple(end))
+
+
+def test_what_follows_an_answer_reads_it_as_one_step():
+    model = jrnn.Sequential(
+        (jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Dense(4, activation="tanh"), jrnn.Bidirectional(jrnn.GRU(2)))
+    )
+    params = moved(model)
+    _, ys = apply(model, params, lengths=jnp.array(LENGTHS))
+    _, y = jrnn.many_to_one(jrnn.GRU(3), params[0], XS, lengths=jnp.array(LENGTHS))
+    y = jnp.tanh(y @ params[1].w + params[1].b)
+    close(ys, apply(model.layers[2], params[2], y[None])[1][0])
+    assert ys.shape == (BATCH, 4)
+
+
+# dropout between layers, any merge, functions among layers
+
+SIDES = jrnn.Bidirectional(jrnn.GRU(20)), jrnn.Bidirectional(jrnn.GRU(3))
+
+
+def test_dropout_between_bidirectional_layers_is_drawn_anew_at_every_step():
+    """torch's: what goes from a layer to the next, nothing behind the last; the rest over 1 − rate."""
+    model, plain = jrnn.Sequential(SIDES, dropout=0.4), jrnn.Sequential(SIDES)
+    params, xs = moved(model), jax.random.normal(KEY, (50, BATCH, IN))
+    shown = jrnn.Sequential((SIDES[0], lambda ys: ys, jrnn.Map("identity", 40)), dropout=0.4)
+    _, dropped = apply(shown, (params[0], (), ()), xs, key=KEY)
+    _, ys = apply(SIDES[0], params[0], xs)
+    twice = np.asarray(dropped) / np.asarray(ys)  # two times between layers, none behind the last
+    counts = np.round(twice * 0.36, 5)
+    assert set(np.unique(counts)) == {0, 1} and abs((counts == 0).mean() - 0.64) < 0.02
+    masks = counts.reshape(50, -1)
+    assert len({mask.tobytes() for mask in masks}) == 50  # another one at every step
+    key = model.keys(KEY)[1][1]
+    kept = jax.random.bernoulli(jax.random.split(key, 1)[0], 0.6, ys.shape)
+    needed = apply(SIDES[1], params[1], jnp.where(kept, ys / 0.6, 0))[1]
+    close(apply(model, params, xs, key=KEY)[1], needed)
+    close(apply(model, params, xs)[1], apply(plain, params, xs)[1])
+    read = jrnn.ManyToOne(jrnn.Sequential((*SIDES, jrnn.Dense(2)), dropout=0.4))
+    weights = moved(read)
+    assert not np.allclose(apply(read, weights, xs, key=KEY)[1], apply(read, weights, xs)[1])
+
+
+def test_a_merge_may_be_any_function():
+    product = lambda a, b: jnp.concatenate([a * b, a[..., :1]], -1)
+    gated = jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge=product)
+    params = moved(gated)
+    _, ys = apply(gated, params, lengths=jnp.array(LENGTHS))
+    sides = jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4))
+    a, b = np.split(np.asarray(apply(sides, params, lengths=jnp.array(LENGTHS))[1]), 2, -1)
+    close(ys, product(a, b))
+    assert gated.out_features == 5
+    read, both = (jrnn.many_to_one(m, params, XS, lengths=jnp.array(LENGTHS))[1] for m in (gated, sides))
+    close(read, product(*np.split(np.asarray(both), 2, -1)))
+
+
+def test_functions_stand_among_layers():
+    model = jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(3)), jax.nn.relu, jax.nn.glu, jrnn.Dense(2)))
+    assert model.layers[1:3] == (jrnn.Map("relu", 6), jrnn.Map(jax.nn.glu, 6)) and model.out_features == 2
+    params = moved(model)
+    ys = jax.nn.glu(jax.nn.relu(apply(model.layers[0], params[0])[1]))
+    close(apply(model, params)[1], ys @ params[-1].w + params[-1].b)

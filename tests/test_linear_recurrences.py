@@ -128,7 +128,7 @@ def test_noise_is_that_of_a_scan(method, reverse):
     [
         jrnn.Zoneout(jrnn.MinGRU(4), rates=0.3),
         jrnn.LearnedCarry(jrnn.LRU(4)),
-        jrnn.Cast(jrnn.TRNN(4), "float32"),
+        jrnn.Cast(jrnn.TRNN(4), compute="float32"),
     ],
 )
 def test_combinators_of_linear_cells_are_linear(cell):

@@ -1,4 +1,4 @@
-import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -88,16 +88,6 @@ def test_gradients_of_parameters_equal_the_function(graph_mode, cell, grad):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_key_draws_noise():
-    cell, key = jrnn.Dropout(jrnn.GRU(4), output=0.5), jax.random.key(5)
-    rnn, linen = module(cell), jrnn.linen.RNN(cell, 2)
-    variables = linen.init(jax.random.key(0), XS)
-    for run, params in ((rnn, rnn.params), (functools.partial(linen.apply, variables), variables["params"])):
-        params = type(rnn.params)(**params) if isinstance(params, dict) else params
-        np.testing.assert_array_equal(run(XS, key=key)[1], jrnn.unroll(cell, params, XS, key=key)[1])
-        assert not np.any(run(XS)[1] == 0)
-
-
 def test_the_hessian_of_a_closure(graph_mode):
     rnn = module(jrnn.GRU(2))
     xs = XS[:2, :1]
@@ -124,15 +114,152 @@ def test_the_training_step_of_the_flax_guide_learns(graph_mode):
         assert losses[-1] < 0.05 * losses[0]
 
 
-def test_time_axis_swaps_inputs_outputs_and_masks():
-    cell = jrnn.LSTM(4)
-    first = jrnn.RNN(cell, 2, rngs=nnx.Rngs(0))
-    second = jrnn.RNN(cell, 2, rngs=nnx.Rngs(0), time_axis=1)
-    mask = jnp.arange(6)[:, None] != jnp.array([0, 2, 5])
-    carry, ys = first(XS, mask=mask)
-    other, swapped = second(jnp.swapaxes(XS, 0, 1), mask=mask.T)
-    np.testing.assert_array_equal(jnp.swapaxes(swapped, 0, 1), ys)
-    np.testing.assert_array_equal(other.c, carry.c)
+# time at another axis
+
+POTENTIALS = jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(3)), jrnn.Dense(4), jrnn.CRF(4)))
+LOOKING = jrnn.BahdanauAttention(jrnn.GRU(4), jrnn.attention.Additive(3), 5)
+MODELS = {
+    "cell": jrnn.LSTM(4),
+    "tap": jrnn.Tap(jrnn.LSTM(4), ("i",)),
+    "Bidirectional": jrnn.Bidirectional(jrnn.GRU(3), jrnn.LSTM(2)),
+    "Reversed": jrnn.Reversed(jrnn.GRU(4)),
+    "Sequential": jrnn.Sequential((jrnn.GRU(3), jrnn.Bidirectional(jrnn.GRU(3)), jrnn.Dense(4))),
+    "ManyToOne": jrnn.ManyToOne(jrnn.GRU(5)),
+    "ManyToOne at both ends": jrnn.ManyToOne(jrnn.Bidirectional(jrnn.GRU(3))),
+    "ManyToOne, then": jrnn.Sequential(
+        (jrnn.ManyToOne(jrnn.GRU(5)), jrnn.Dense(3), jrnn.Reversed(jrnn.GRU(2)))
+    ),
+    "CRF": POTENTIALS,  # of which the unaries have time, the transitions none
+    "EncoderDecoder": jrnn.EncoderDecoder(jrnn.GRU(3), jrnn.GRU(4), target_features=2),
+    "attention": jrnn.EncoderDecoder(jrnn.GRU(5), LOOKING, target_features=2),
+    "loop": jrnn.Feedback(jrnn.Stack((jrnn.GRU(3), jrnn.Dense(2)))),
+}
+TIMELESS = ("ManyToOne", "ManyToOne at both ends", "ManyToOne, then")
+STEPS, BATCH, SPAN = 6, (3, 4), 5
+
+
+def inputs_for(model, batch):
+    """Time first; the source of a pair has other steps than its target."""
+    draw = lambda steps: jax.random.normal(jax.random.key(steps), (steps, *batch, 2))
+    if isinstance(model, jrnn.EncoderDecoder):
+        mask = jnp.arange(SPAN).reshape(-1, *[1] * len(batch)) < 3 + jnp.zeros(batch, int)
+        return jrnn.Pair(draw(SPAN), draw(STEPS), mask)
+    return (draw(STEPS), jnp.ones((STEPS, *batch), bool)) if isinstance(model, jrnn.Feedback) else draw(STEPS)
+
+
+def to_axis(tree, axis):
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), tree)
+
+
+@pytest.mark.parametrize(
+    ("batch", "time_axis"),
+    [((3,), 1), ((3,), -1), (BATCH, 1), (BATCH, 2), (BATCH, -1), (BATCH, -3), ((), -1)],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_time_is_where_time_axis_says(name, batch, time_axis):
+    """As many-to-one answers and transition scores have no time, they stay as they are."""
+    model, axis = MODELS[name], time_axis % (1 + len(batch))
+    xs = inputs_for(model, batch)
+    flags = {"lengths": jnp.arange(np.prod(batch, dtype=int)).reshape(batch) % (STEPS + 1)}
+    mask = jnp.ones((STEPS, *batch), bool).at[1].set(False)
+    rnn = jrnn.RNN(model, 2, rngs=nnx.Rngs(0), time_axis=time_axis)
+    carry, ys = jrnn.apply(model, rnn.params, xs, mask=mask, **flags)
+    if name in TIMELESS:
+        needed = ys
+    elif name == "CRF":
+        needed = ys._replace(unaries=to_axis(ys.unaries, axis))
+    else:
+        needed = to_axis(ys, axis)
+    moved, moved_mask = to_axis(xs, axis), to_axis(mask, axis)
+    linen = jrnn.linen.RNN(model, 2, time_axis=time_axis)
+    names = jax.tree_util.tree_leaves_with_path(rnn.params)
+    variables = {"params": {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in names}}
+    for end, given in (
+        rnn(moved, mask=moved_mask, **flags),
+        linen.apply(variables, moved, mask=moved_mask, **flags),
+    ):
+        assert jax.tree.map(jnp.shape, given) == jax.tree.map(jnp.shape, needed)
+        for a, b in zip(jax.tree.leaves((end, given)), jax.tree.leaves((carry, needed)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_have_time_behind_their_batch_axes_as_well():
+    model, tokens = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(3))), jnp.arange(60).reshape(5, 3, 4) % 7
+    rnn = jrnn.RNN(model, 7, rngs=nnx.Rngs(0), time_axis=-1)
+    needed = jrnn.unroll(model, rnn.params, tokens)[1]
+    np.testing.assert_allclose(rnn(to_axis(tokens, 2))[1], to_axis(needed, 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cell", "tap", "loop"])
+def test_reverse_is_that_of_unroll(name):
+    model, xs = MODELS[name], inputs_for(MODELS[name], (3,))
+    rnn = jrnn.RNN(model, 2, rngs=nnx.Rngs(0))
+    resets = jnp.zeros((STEPS, 3), bool).at[2, 1].set(True)
+    options = {"lengths": LENGTHS, "resets": resets}
+    needed = jrnn.unroll(model, rnn.params, xs, reverse=True, **options)
+    names = jax.tree_util.tree_leaves_with_path(rnn.params)
+    variables = {"params": {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in names}}
+    backwards = jrnn.RNN(model, 2, rngs=nnx.Rngs(0), reverse=True)
+    runs = [
+        rnn(xs, reverse=True, **options),
+        backwards(xs, **options),
+        jrnn.linen.RNN(model, 2).apply(variables, xs, reverse=True, **options),
+        jrnn.linen.RNN(model, 2, reverse=True).apply(variables, xs, **options),
+    ]
+    for given in runs:
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    forwards = backwards(xs, reverse=False, **options)
+    assert not np.allclose(jax.tree.leaves(forwards)[-1], jax.tree.leaves(needed)[-1])
+
+
+MISTAKES = [
+    (
+        {"time_axis": 2},
+        {},
+        ValueError,
+        "time_axis=2 needs inputs with as many axes before the features, got xs of shape (6, 3, 2)",
+    ),
+    ({"time_axis": -3}, {}, ValueError, "time_axis=-3 needs inputs with as many axes"),
+    (
+        {"time_axis": 1},
+        {"mask": jnp.ones(6, bool)},
+        ValueError,
+        "time_axis=1 is none of an array of shape (6,)",
+    ),
+    ({"time_axis": 1.0}, {}, TypeError, "time_axis must be an int, got 1.0"),
+    ({"time_axis": True}, {}, TypeError, "time_axis must be an int, got True"),
+    ({"reverse": 1}, {}, TypeError, "reverse must be True or False, got 1"),
+    ({"deterministic": "no"}, {}, TypeError, "deterministic must be True or False, got 'no'"),
+    ({"rng_collection": 3}, {}, TypeError, "rng_collection must be a string, got 3"),
+]
+
+
+@pytest.mark.parametrize(("options", "flags", "kind", "message"), MISTAKES)
+def test_a_mistake_with_a_module_is_named(options, flags, kind, message):
+    xs = jnp.ones((6, 3, 2))
+    makers = [
+        lambda: jrnn.RNN(jrnn.GRU(4), 2, rngs=nnx.Rngs(0), **options)(xs, **flags),
+        lambda: jrnn.linen.RNN(jrnn.GRU(4), 2, **options).init(jax.random.key(0), xs, **flags),
+    ]
+    for make in makers:
+        with pytest.raises(kind, match=re.escape(message)):
+            make()
+
+
+@pytest.mark.parametrize("make", [lambda c, n: jrnn.RNN(c, n, rngs=nnx.Rngs(0)), jrnn.linen.RNN])
+def test_what_a_module_is_made_of_is_checked(make):
+    with pytest.raises(TypeError, match="RNN: cell must be a cell, got the class GRU: call it"):
+        make(jrnn.GRU, 3)
+    with pytest.raises(TypeError, match=r"in_features must be an int, got 3\.5"):
+        make(jrnn.GRU(4), 3.5)
+    with pytest.raises(ValueError, match="in_features must be at least 1, got -1"):
+        make(jrnn.GRU(4), -1)
+
+
+def test_a_layer_is_reversed_inside():
+    with pytest.raises(TypeError, match="reverse is for a cell, got the layer Sequential"):
+        jrnn.RNN(MODELS["Sequential"], 2, rngs=nnx.Rngs(0))(XS, reverse=True)
 
 
 def test_two_modules_of_equal_cells_share_a_graph():

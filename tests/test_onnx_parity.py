@@ -6,6 +6,8 @@ rows, W (directions, gates · hidden, in), in the order z r h (GRU) and i o f c 
 a second bias that adds to the first, except in a GRU that resets after the product.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,9 +81,10 @@ def onnx_weights(cell, p):
     """W, R, B, and P where there are peepholes, of one direction."""
     ours, theirs = {"Elman": ("h", "h"), "GRU": ("rzn", "zrn")}.get(type(cell).__name__, ("ifgo", "iofg"))
     ours = ours.replace("f", "") if getattr(cell, "coupled", False) else ours
-    first, second = p.b - np.linspace(-0.5, 0.5, len(p.b)), np.linspace(-0.5, 0.5, len(p.b))
+    b = np.zeros(p.w_ih.shape[1], np.float32) if p.b is None else p.b
+    first, second = b - np.linspace(-0.5, 0.5, len(b)), np.linspace(-0.5, 0.5, len(b))
     if getattr(cell, "reset_after", False):
-        first[-HIDDEN:], second[-HIDDEN:] = p.b[-HIDDEN:], p.b_hn
+        first[-HIDDEN:], second[-HIDDEN:] = b[-HIDDEN:], 0 if p.b_hn is None else p.b_hn
     b = np.concatenate([reordered(bias, ours, theirs) for bias in (first, second)])
     weights = {"W": reordered(p.w_ih, ours, theirs).T, "R": reordered(p.w_hh, ours, theirs).T, "B": b}
     if getattr(cell, "peepholes", None):
@@ -91,10 +94,12 @@ def onnx_weights(cell, p):
 
 def attributes(cell, directions):
     """What the node says beside its weights; activations are named for each direction."""
-    names = {"Elman": ("activation",), "GRU": ()}.get(
-        type(cell).__name__, ("gate_activation", "activation", "output_activation")
-    )
-    found = [ACTIVATIONS[getattr(cell, name)] for name in names if hasattr(cell, name)] * directions
+    names = {
+        "Elman": ("activation",),
+        "GRU": ("sigmoid", "activation"),
+        "LSTM": ("sigmoid", "activation", "activation"),
+    }.get(type(cell).__name__, ("gate_activation", "activation", "output_activation"))
+    found = [ACTIVATIONS[getattr(cell, name, name)] for name in names] * directions
     given = {
         "hidden_size": HIDDEN,
         "activations": [name for name, _, _ in found],
@@ -179,6 +184,25 @@ def test_gru(reset_after, how):
 @pytest.mark.parametrize("how", RUNS)
 def test_lstm(how):
     check(jrnn.LSTM(HIDDEN), how)
+
+
+OPTIONS = {
+    "activation": {"activation": "softsign"},
+    "no bias": {"bias": False},
+    "clip": {"clip": 0.4},
+    "all": {"activation": "elu", "bias": False, "clip": 0.4},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("kind", [jrnn.Elman, jrnn.GRU, functools.partial(jrnn.GRU, reset_after=False)])
+def test_options(kind, name):
+    check(kind(HIDDEN, **OPTIONS[name]), "backward-ragged")
+
+
+@pytest.mark.parametrize("name", ["activation", "no bias"])
+def test_lstm_options(name):
+    check(jrnn.LSTM(HIDDEN, **OPTIONS[name]), "ragged")
 
 
 @pytest.mark.parametrize("how", ["full", "backward-ragged"])

@@ -95,8 +95,10 @@ def read(model, params, xs=XS, **options):
 
 @pytest.mark.parametrize("merge", MERGES)
 def test_both_ends_of_a_bidirectional_layer_behind_others_and_before_dense_ones(merge):
-    layer = jrnn.Bidirectional(FORWARD, BACKWARD, merge)
-    model = jrnn.Sequential((jrnn.Elman(4), layer, jrnn.Dense(6, "tanh"), jrnn.Sequential((jrnn.Dense(2),))))
+    layer = jrnn.Bidirectional(FORWARD, BACKWARD, merge=merge)
+    model = jrnn.Sequential(
+        (jrnn.Elman(4), layer, jrnn.Dense(6, activation="tanh"), jrnn.Sequential((jrnn.Dense(2),)))
+    )
     params = drawn(model)
     poisoned = np.where(VALID[..., None], XS, np.nan)
     carry, y = read(model, params, poisoned, lengths=LENGTHS)
@@ -121,12 +123,16 @@ def test_mean_and_maximum_are_those_of_the_valid_steps(how):
     ys = np.asarray(run(model.layers[0], params[0], lengths=LENGTHS)[1])
     w, b = map(np.asarray, params[1])
     needed = [getattr(ys[:n, row], how)(0) if n else np.zeros(6) for row, n in enumerate(LENGTHS)]
-    close(run(jrnn.ManyToOne(model, how), params, poisoned, lengths=LENGTHS)[1], np.array(needed) @ w + b)
     close(
-        run(jrnn.ManyToOne(model, how), params)[1],
+        run(jrnn.ManyToOne(model, read=how), params, poisoned, lengths=LENGTHS)[1], np.array(needed) @ w + b
+    )
+    close(
+        run(jrnn.ManyToOne(model, read=how), params)[1],
         getattr(run(model.layers[0], params[0])[1], how)(0) @ w + b,
     )
-    gradient = jax.grad(lambda p: jnp.sum(run(jrnn.ManyToOne(model, how), p, poisoned, lengths=LENGTHS)[1]))
+    gradient = jax.grad(
+        lambda p: jnp.sum(run(jrnn.ManyToOne(model, read=how), p, poisoned, lengths=LENGTHS)[1])
+    )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient(params)))
 
 
@@ -138,7 +144,7 @@ def test_many_to_one_of_a_cell_and_of_a_stack_of_maps():
             needed = jrnn.unroll(cell, params, XS[:n, row])
             carry, y = read(cell, params, lengths=LENGTHS)
             close((jax.tree.map(lambda a, r=row: a[r], carry), y[row]), (needed[0], needed[1][-1]))
-    maps = jrnn.Sequential((jrnn.Dense(3, "tanh"), jrnn.Dense(2)))
+    maps = jrnn.Sequential((jrnn.Dense(3, activation="tanh"), jrnn.Dense(2)))
     params = drawn(maps)
     hidden = np.tanh(XS @ np.asarray(params[0].w) + np.asarray(params[0].b))
     ends = np.array([hidden[n - 1, row] if n else np.zeros(3) for row, n in enumerate(LENGTHS)])
@@ -160,8 +166,8 @@ def test_a_classifier_as_a_layer():
     same(run(layer, params, lengths=LENGTHS), read(inner, params, lengths=LENGTHS))
     with pytest.raises(ValueError, match=r"^ManyToOne takes no resets: there is one answer for a sequence$"):
         jrnn.apply(layer, params, XS, resets=np.zeros((STEPS, BATCH), bool))
-    with pytest.raises(ValueError, match=r"^read must be one of ends, mean, max, got 'last'$"):
-        jrnn.ManyToOne(inner, "last")
+    with pytest.raises(ValueError, match=r"^ManyToOne: read must be one of ends, mean, max, got 'last'$"):
+        jrnn.ManyToOne(inner, read="last")
     with pytest.raises(TypeError, match=r"^ManyToOne: model must be a cell, got the class GRU: call it, as"):
         jrnn.ManyToOne(jrnn.GRU)
 
@@ -262,7 +268,7 @@ def test_probabilities_of_all_sequences_sum_to_one_and_are_products(x64):
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_a_model_of_order_m_sees_m_steps(order, x64):
-    model = jrnn.Stack((jrnn.Window(order - 1, IN), jrnn.Dense(4, "tanh"), jrnn.Dense(1)))
+    model = jrnn.Stack((jrnn.Window(order - 1, IN), jrnn.Dense(4, activation="tanh"), jrnn.Dense(1)))
     params = drawn(model)
     outputs = lambda xs: jrnn.autoregressive(model, params, xs)[1][..., 0]
     sees = np.any(np.asarray(jax.jit(jax.jacobian(outputs))(XS[:, 0].astype(float))), -1)
@@ -363,3 +369,24 @@ def test_a_forecast_keeps_one_mask_for_past_and_future():
         carry, y = cell.step(params, carry, ys[-1] if x is None else x)
         ys.append(y)
     close(jrnn.forecast(cell, params, jnp.asarray(XS), 3, key=key)[1], jnp.stack(ys[-3:]))
+
+
+# outputs without a time axis
+
+
+def test_delayed_leaves_alone_what_has_no_time():
+    answer, tagger = jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Sequential((jrnn.GRU(3), jrnn.CRF(3)))
+    late = lambda model, xs: jrnn.delayed(model, drawn(model), xs, 2)[1]
+    longer = jnp.pad(XS, ((0, 2), (0, 0), (0, 0)))
+    same(late(answer, XS), jrnn.apply(answer, drawn(answer), longer)[1])
+    given, needed = late(tagger, XS), jrnn.apply(tagger, drawn(tagger), longer)[1]
+    same(given, needed._replace(unaries=needed.unaries[2:]))
+
+
+@pytest.mark.parametrize("model", [jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Sequential((jrnn.GRU(3), jrnn.CRF(3)))])
+def test_an_answer_is_not_read_twice(model):
+    message = r"needs an output for every step, which (ManyToOne|Sequential)\(.* does not give"
+    with pytest.raises(ValueError, match=f"^many_to_one {message}"):
+        jrnn.apply(jrnn.ManyToOne(model), drawn(model), XS)
+    with pytest.raises(ValueError, match=f"^EncoderDecoder: encoder {message}"):
+        jrnn.EncoderDecoder(model, jrnn.GRU(3))

@@ -179,6 +179,38 @@ def test_keras_conv_lstm(spatial, how):
     assert_same(answer(ours, draw_fields(cell)), answer(peer, draw_fields(cell)))
 
 
+KERAS_WINDOWS = [
+    {"padding": "VALID"},
+    {"kernel": (3, 5)},
+    {"strides": (2, 3)},
+    {"strides": 2, "padding": "VALID", "kernel": (1, 3)},
+    {"dilation": 2},
+    {"dilation": (1, 2), "padding": "VALID"},
+]
+
+
+@pytest.mark.parametrize("options", KERAS_WINDOWS, ids=repr)
+def test_keras_conv_lstm_windows(options):
+    """Padding, strides and dilation of the input's convolution; the state keeps its size."""
+    cell = jrnn.ConvLSTM(2, **options)
+    rng, shape = np.random.default_rng(7), (BATCH, 8, 9)
+    params = jax.eval_shape(lambda key: cell.init(key, IN), jax.random.key(0))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, shape), params)
+    params, carry = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), (params, carry))
+    drawn = params, carry, rng.normal(size=(STEPS, *shape, IN))
+
+    def peer(params, carry, xs):
+        given = keras_options() | {"activation": jnp.tanh, "padding": cell.padding.lower()}
+        given |= {"strides": cell.strides, "dilation_rate": cell.dilation}
+        last, ys = keras_run(
+            keras_layers().layers.ConvLSTM2D(2, cell.kernel, **given), list(params), carry, xs
+        )
+        return LSTMCarry(*last), ys
+
+    ours = lambda params, carry, xs: jrnn.unroll(cell, params, xs, carry)
+    assert_same(answer(ours, drawn), answer(peer, drawn))
+
+
 NAMES = ("sigmoid", "identity", "elu", "leaky_relu", "softplus", "softsign", "hard_sigmoid", "hard_tanh")
 
 

@@ -1,5 +1,7 @@
 """Weights computed from others, and candidates dropped: values, noise, names, what is refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,3 +186,68 @@ REFUSED = {
 def test_refused(message):
     with pytest.raises((ValueError, TypeError), match=message):
         REFUSED[message]()
+
+
+# parts with the same weights
+
+LANGUAGE = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(4), jrnn.Dense(7)))
+TIES = {
+    "table": (
+        jrnn.Tie(LANGUAGE, "0.table", "2.w", transposed=True),
+        7,
+        lambda p: (p[0], p[1], p[2]._replace(w=p[0].table.T)),
+    ),
+    "cell": (
+        jrnn.Tie(jrnn.Stack((jrnn.GRU(3), jrnn.GRU(3), jrnn.Dense(2))), "0", "1"),
+        3,
+        lambda p: (p[0], p[0], p[2]),
+    ),
+    "matrix": (jrnn.Tie(jrnn.Elman(3), "w_ih", "w_hh"), 3, lambda p: p._replace(w_hh=p.w_ih)),
+    "no bias": (jrnn.Tie(jrnn.Stack((jrnn.GRU(3, bias=False),) * 2), "1", "0"), 3, lambda p: (p[1], p[1])),
+    "one of two": (
+        jrnn.Tie(jrnn.Tie(LANGUAGE, "1.w_ih", "1.w_hh"), "0.table", "2.w", transposed=True),
+        7,
+        lambda p: (p[0], p[1]._replace(w_hh=p[1].w_ih), p[2]._replace(w=p[0].table.T)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_tied_parts_are_one_set_of_parameters_whose_gradient_sums_both_uses(name):
+    tied, width, whole = TIES[name]
+    plain = tied.cell.cell if isinstance(tied.cell, jrnn.Tie) else tied.cell
+    params = tied.init(KEY, width)
+    xs = jnp.arange(12).reshape(6, 2) % 7 if tied.in_ndim == 0 else XS
+    assert len(jax.tree.leaves(params)) < len(jax.tree.leaves(plain.init(KEY, width)))
+    loss = lambda cell, p: jnp.sum(jnp.sin(jrnn.unroll(cell, p, xs)[1]))
+    found, gradient = jax.value_and_grad(lambda p: loss(tied, p))(params)
+    expected, needed = jax.value_and_grad(lambda p: loss(plain, whole(p)))(params)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(needed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_a_tied_language_model_writes_and_is_stored(tmp_path):
+    tied, _, _ = TIES["table"]
+    params = tied.init(KEY, 7)
+    tokens = jrnn.generate(tied, params, jnp.array([1, 2]), 3, temperature=0).tokens
+    assert tokens.shape == (3,)
+    jrnn.save(tmp_path / "tied", jrnn.Snapshot(tied, 7, params))
+    loaded = jrnn.load(tmp_path / "tied")
+    assert loaded.cell == tied and jax.tree.structure(loaded.params) == jax.tree.structure(params)
+
+
+NO_TIES = {
+    "Tie: Elman(hidden=3) has no part 'w', it has w_ih, w_hh, b": (jrnn.Elman(3), "w", "w_hh", False),
+    "Tie: Elman(hidden=3) has no part 'u', it has w_ih, w_hh, b": (jrnn.Elman(3), "w_ih", "u", False),
+    "Tie: 'w_hh' has shapes [(3, 3)], 'b' gives [(3,)]": (jrnn.Elman(3), "b", "w_hh", False),
+    "Tie: '2.w' has shapes [(4, 7)], '0.table' gives [(7, 4)]": (LANGUAGE, "0.table", "2.w", False),
+    "Tie: '0.table' has shapes [(7, 4)], '0.table' gives [(7, 4)]": (LANGUAGE, "0.table", "0.table", False),
+}
+
+
+@pytest.mark.parametrize("message", NO_TIES)
+def test_what_cannot_be_tied_is_named(message):
+    *parts, transposed = NO_TIES[message]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        jrnn.Tie(*parts, transposed=transposed).init(KEY, 7)

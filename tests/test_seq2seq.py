@@ -111,7 +111,7 @@ LOOKING = jrnn.Stack(
     ],
 )
 def test_gradients_reach_the_encoder(decoder, bridge, reaches):
-    model = jrnn.EncoderDecoder(READER, decoder, bridge)
+    model = jrnn.EncoderDecoder(READER, decoder, bridge=bridge)
     gradient = jax.grad(lambda p: jnp.sum(jnp.sin(apply(model, p)[1])))(moved(model))
     for leaf in jax.tree.leaves(gradient.encoder):
         assert np.any(leaf) == reaches
@@ -173,7 +173,7 @@ def test_a_dense_bridge_between_any_two_cells(case):
     ids=repr,
 )  # fmt: skip
 def test_every_entry_of_the_state_gets_its_part(cell):
-    model = jrnn.EncoderDecoder(cell, cell, jrnn.DenseBridge("identity"), target_features=2)
+    model = jrnn.EncoderDecoder(cell, cell, bridge=jrnn.DenseBridge("identity"), target_features=2)
     params, source = moved(model, 2), jax.random.normal(jax.random.key(1), (SPAN, BATCH, 2))
 
     @jax.jit
@@ -207,7 +207,7 @@ def test_every_entry_of_the_state_gets_its_part(cell):
 )
 def test_a_copy_is_the_very_state(cell):
     attention = jrnn.BahdanauAttention(cell, Additive(2), cell.out_features)
-    model = jrnn.EncoderDecoder(cell, jrnn.Stack((attention, jrnn.Dense(2))), jrnn.CopyBridge())
+    model = jrnn.EncoderDecoder(cell, jrnn.Stack((attention, jrnn.Dense(2))), bridge=jrnn.CopyBridge())
     params, source = moved(model, 2), jax.random.normal(jax.random.key(1), (SPAN, BATCH, 2))
 
     @jax.jit
@@ -224,7 +224,7 @@ def test_an_encoder_without_state_ends_with_its_last_output():
     """Such as an attention over inputs, or the features of an image: one source step."""
     source = jax.random.normal(jax.random.key(1), (SPAN, BATCH, 2))
     for summary in (False, True):
-        model = jrnn.EncoderDecoder(jrnn.Dense(3, "tanh"), jrnn.GRU(4), summary=summary)
+        model = jrnn.EncoderDecoder(jrnn.Dense(3, activation="tanh"), jrnn.GRU(4), summary=summary)
         params = moved(model, 2)
         ends = jnp.stack([source[n - 1, row] for row, n in enumerate(SPANS)])
         end = jnp.tanh(ends @ params.encoder.w + params.encoder.b)
@@ -234,7 +234,7 @@ def test_an_encoder_without_state_ends_with_its_last_output():
 
 # decoders that read their own words
 
-LOOP = jrnn.EncoderDecoder(ENCODER, jrnn.Feedback(DECODER, "argmax"))
+LOOP = jrnn.EncoderDecoder(ENCODER, jrnn.Feedback(DECODER, emit="argmax"))
 
 
 def test_a_loop_that_is_always_open_is_teacher_forcing():
@@ -287,7 +287,7 @@ def test_fit_trains_an_encoder_decoder_with_scheduled_sampling():
     sources, targets = ([rng.integers(3, 7, n).tolist() for n in (3, 5, 4, 2)] for _ in range(2))
     batches = jrnn.pair_batches(sources, targets, 2, start=1, stop=2, bucket=8)
     sampled = jrnn.data.ScheduledSampling(batches, lambda step: 0.5)
-    model = jrnn.EncoderDecoder(READER, jrnn.Feedback(LOOKING, "argmax"))
+    model = jrnn.EncoderDecoder(READER, jrnn.Feedback(LOOKING, emit="argmax"))
     params, loss = moved(model), jrnn.PerStep(jrnn.losses.cross_entropy)
     options = {"optimizer": optax.adam(0.01), "params": params, "key": jax.random.key(0), "epochs": 2}
     result = jrnn.fit(model, sampled.epoch, loss, **options)
@@ -303,8 +303,9 @@ def test_fit_trains_an_encoder_decoder_with_scheduled_sampling():
         LOOP,
         jrnn.EncoderDecoder(jrnn.GRU(4), jrnn.BahdanauAttention(
             jrnn.GRU(4), (jrnn.attention.Local(Additive(2), 1.5), jrnn.attention.Location(9)), (4, 4)),
-            jrnn.CopyBridge(), summary=True, target_features=3),
-        jrnn.EncoderDecoder(jrnn.GRU(4), jrnn.LuongAttention(jrnn.GRU(4), Dot(True), 4, 3, False), None),
+            bridge=jrnn.CopyBridge(), summary=True, target_features=3),
+        jrnn.EncoderDecoder(jrnn.GRU(4),
+            jrnn.LuongAttention(jrnn.GRU(4), Dot(scaled=True), 4, 3, input_feeding=False), bridge=None),
     ],
     ids=["loop", "copy", "none"],
 )  # fmt: skip
@@ -330,7 +331,7 @@ def test_any_number_of_pairs_and_steps(span, steps, batch):
 
 def test_a_decoder_in_half_precision_starts_in_its_own():
     for bridge in (jrnn.DenseBridge(), jrnn.CopyBridge()):
-        model = jrnn.EncoderDecoder(jrnn.GRU(4), jrnn.Cast(jrnn.GRU(4)), bridge)
+        model = jrnn.EncoderDecoder(jrnn.GRU(4), jrnn.Cast(jrnn.GRU(4)), bridge=bridge)
         start = jax.eval_shape(lambda m=model: m.encode(m.init(jax.random.key(0), 2), jnp.ones((SPAN, 2))))
         assert start.dtype == jnp.bfloat16
         pair = jrnn.Pair(jnp.ones((SPAN, 2)), jnp.ones((STEPS, 4)))
@@ -344,12 +345,13 @@ ERRORS = [
     (lambda: jrnn.EncoderDecoder(3, DECODER), TypeError, "EncoderDecoder: encoder must be a cell, got 3"),
     (lambda: jrnn.EncoderDecoder(ENCODER, jrnn.GRU), TypeError,
      "EncoderDecoder: decoder must be a cell, got the class GRU: call it, as in LSTM(8)"),
-    (lambda: jrnn.EncoderDecoder(ENCODER, DECODER, "dense"), TypeError,
+    (lambda: jrnn.EncoderDecoder(ENCODER, DECODER, bridge="dense"), TypeError,
      "bridge must be DenseBridge(), CopyBridge() or None, got 'dense'"),
     (lambda: jrnn.EncoderDecoder(ENCODER, DECODER, target_features=0), ValueError,
-     "target_features must be at least 1, got 0"),
-    (lambda: jrnn.DenseBridge("tangent"), ValueError, "activation"),
-    (lambda: jrnn.EncoderDecoder(jrnn.LSTM(4), jrnn.GRU(4), jrnn.CopyBridge()).init(jax.random.key(0), 2),
+     "EncoderDecoder: target_features must be at least 1, got 0"),
+    (lambda: jrnn.DenseBridge("tangent"), ValueError, "DenseBridge: activation must be one of tanh,"),
+    (lambda: jrnn.EncoderDecoder(
+        jrnn.LSTM(4), jrnn.GRU(4), bridge=jrnn.CopyBridge()).init(jax.random.key(0), 2),
      ValueError, "CopyBridge: the encoder ends with state of [(4,), (4,)], the decoder starts from [(4,)]: "
      "use DenseBridge()"),
     (lambda: apply(MODEL, moved(MODEL), resets=np.zeros((STEPS, BATCH), bool)), ValueError,

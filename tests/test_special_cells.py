@@ -256,6 +256,10 @@ def test_ablations_are_what_their_names_say():
     assert float(biases.pop("LSTM-b").sum()) == 5 and not any(map(np.any, biases.values()))
 
 
+def initial(cell, batch_shape):
+    return cell.initial_carry(cell.init(KEY, 1), batch_shape)
+
+
 REFUSED = {
     r"hidden must be a multiple of block=3, got 4": lambda: jrnn.LSTM1997(4, block=3),
     r"coupled gates need the input gate, got gates='fo'": lambda: jrnn.LSTMVariant(
@@ -265,6 +269,11 @@ REFUSED = {
     r"peepholes must be one of diagonal, full, got 'dense'": lambda: jrnn.LSTMVariant(4, peepholes="dense"),
     r"cell_clip must be a number above 0, got -1": lambda: jrnn.LSTMVariant(4, cell_clip=-1),
     r"kernel must be odd, got 2": lambda: jrnn.ConvLSTM(4, kernel=2),
+    r"kernel must be odd, got \(3, 4\)": lambda: jrnn.ConvLSTM(4, kernel=(3, 4)),
+    r"strides must have one entry for each of 2 axes, got \(2,\)": lambda: jrnn.ConvGRU(4, strides=(2,)),
+    r"padding='VALID'\) needs more than \(2, 2\) places, got \(2, 9\)": lambda: initial(
+        jrnn.ConvGRU(4, padding="VALID"), (3, 2, 9)
+    ),
     r"spatial must be 1, 2 or 3 axes, got 4": lambda: jrnn.ConvGRU(4, spatial=4),
     r"periods must ascend, got \(2, 1\)": lambda: jrnn.ClockworkRNN(4, periods=(2, 1)),
     r"hidden must be a multiple of the number of periods=3, got 4": lambda: jrnn.ClockworkRNN(

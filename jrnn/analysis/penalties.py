@@ -101,7 +101,7 @@ class VanishingGradientPenalty:
     arXiv:1211.5063, section 3.3.
 
     >>> import jax, jax.numpy as jnp, jrnn
-    >>> cell, loss = jrnn.Elman(2, "identity"), jrnn.AtLast(jrnn.losses.mean_squared_error)
+    >>> cell, loss = jrnn.Elman(2, activation="identity"), jrnn.AtLast(jrnn.losses.mean_squared_error)
     >>> params = cell.init(jax.random.key(0), 1)
     >>> params = params._replace(w_hh=0.5 * params.w_hh)
     >>> batch = jrnn.Batch(jnp.ones((5, 3, 1)), jnp.ones((3, 2)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.alignment import expand, joined, select
 from jrnn.attention.scores import Score, require_score
-from jrnn.cell import Cell, Shape, zero_state
-from jrnn.checks import brief, check_width, require_cell
+from jrnn.cell import Shape, zero_state
+from jrnn.checks import brief
 from jrnn.combinators.reparametrising import Computed
+from jrnn.fields import AnyCell, Width, checked
 from jrnn.initializers import glorot
 from jrnn.unrolling.masking import schedule
 
@@ -44,6 +45,7 @@ class AttentionCarry(NamedTuple):
     memory: tuple[Memory, ...] | None  # context: filled by `attach`
 
 
+@checked
 @dataclass(frozen=True)
 class BahdanauAttention:
     """Attention before the step: the cell reads what its last output asks for.
@@ -78,9 +80,9 @@ class BahdanauAttention:
     (5, 2, 14)
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     score: Any
-    memory_features: Any
+    memory_features: Width | tuple[Width, ...]
 
     def __post_init__(self) -> None:
         _check(self)
@@ -104,6 +106,7 @@ class BahdanauAttention:
         return AttentionCarry(inner, s, carry.memory), joined(s, *c)
 
 
+@checked
 @dataclass(frozen=True)
 class LuongAttention:
     """Attention after the step: the cell's output asks, and is joined with what it finds.
@@ -140,15 +143,15 @@ class LuongAttention:
     (5, 2, 4)
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     score: Any
-    memory_features: Any
-    features: int
+    memory_features: Width | tuple[Width, ...]
+    features: Width
+    _: KW_ONLY
     input_feeding: bool = True
 
     def __post_init__(self) -> None:
         _check(self)
-        check_width("features", self.features)
 
     @property
     def out_features(self) -> int:
@@ -183,12 +186,9 @@ def _tuple(given: Any) -> tuple[Any, ...]:
 
 def _check(attention: Attention) -> None:
     name = type(attention).__name__
-    require_cell(f"{name}: cell", attention.cell)
     scores, widths = _tuple(attention.score), _tuple(attention.memory_features)
     for score in scores:
         require_score(f"{name}: score", score)
-    for width in widths:
-        check_width("memory_features", width)
     if len(scores) != len(widths):
         raise ValueError(f"{name}: {len(scores)} scores, but memory_features={attention.memory_features}")
 

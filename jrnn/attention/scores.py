@@ -1,6 +1,6 @@
 """How well a query matches each position of a memory: scores, and the weights that come of them."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -10,7 +10,8 @@ from jax import Array
 from jrnn.alignment import promoted
 from jrnn.cell import broadcasting
 from jrnn.cells.gating import zeros
-from jrnn.checks import brief, check_positive, check_width
+from jrnn.checks import brief
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import glorot
 
 
@@ -72,6 +73,7 @@ class AdditiveParams(NamedTuple):
     v: Array  # (features,)
 
 
+@checked
 @dataclass(frozen=True)
 class Additive:
     """Score by a layer of units, of Bahdanau.
@@ -90,10 +92,7 @@ class Additive:
     (6, 8)
     """
 
-    features: int
-
-    def __post_init__(self) -> None:
-        check_width("features", self.features)
+    features: Width
 
     def init(self, key: Array, query_features: int, memory_features: int) -> AdditiveParams:
         k_query, k_memory, k_v = jax.random.split(key, 3)
@@ -112,6 +111,7 @@ class Additive:
         return align(jnp.tanh(keys + (query @ params.w_query)[..., None, :]) @ params.v, valid)
 
 
+@checked
 @dataclass(frozen=True)
 class Dot:
     """Score by the inner product of query and memory, which are equally wide, n.
@@ -133,6 +133,7 @@ class Dot:
     8
     """
 
+    _: KW_ONLY
     scaled: bool = False
 
     def init(self, key: Array, query_features: int, memory_features: int) -> tuple[()]:
@@ -156,6 +157,7 @@ class GeneralParams(NamedTuple):
     w_memory: Array  # (memory, query)
 
 
+@checked
 @dataclass(frozen=True)
 class General:
     """Inner product with the memory brought to the width of the query.
@@ -187,6 +189,7 @@ class LocationParams(NamedTuple):
     w: Array  # (query, length)
 
 
+@checked
 @dataclass(frozen=True)
 class Location:
     """Score by the query alone: where to look, whatever stands there.
@@ -208,10 +211,7 @@ class Location:
     (4, 50)
     """
 
-    length: int
-
-    def __post_init__(self) -> None:
-        check_width("length", self.length)
+    length: Width
 
     def init(self, key: Array, query_features: int, memory_features: int) -> LocationParams:
         return LocationParams(glorot(key, (query_features, self.length)))
@@ -233,6 +233,7 @@ class LocalParams(NamedTuple):
     v: Array  # (query,)
 
 
+@checked
 @dataclass(frozen=True)
 class Local:
     """Local attention with a predicted centre (local-p): another score, within a window.
@@ -260,11 +261,10 @@ class Local:
     """
 
     score: Score
-    window: float
+    window: Positive
 
     def __post_init__(self) -> None:
         require_score("Local: score", self.score)
-        check_positive("window", self.window)
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
 

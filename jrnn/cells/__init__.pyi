@@ -31,6 +31,7 @@ from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
 from jrnn.cells.lstm_variant import LSTMVariant as LSTMVariant
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
+from jrnn.cells.maps import Map as Map
 from jrnn.cells.minimal import MinGRU as MinGRU
 from jrnn.cells.minimal import MinLSTM as MinLSTM
 from jrnn.cells.modulated import MogrifierLSTM as MogrifierLSTM

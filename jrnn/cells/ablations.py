@@ -1,5 +1,7 @@
 """The LSTM variants of two published ablation studies, by the names that they have there."""
 
+from typing import Literal
+
 from jrnn.cells.lstm_variant import LSTMVariant
 
 
@@ -19,7 +21,7 @@ def greff(hidden: int) -> dict[str, LSTMVariant]:
     >>> greff(8)["CIFG"].coupled
     True
     """
-    p = "diagonal"
+    p: Literal["diagonal"] = "diagonal"
     return {
         "V": LSTMVariant(hidden, peepholes=p),
         "NIG": LSTMVariant(hidden, peepholes=p, gates="fo"),

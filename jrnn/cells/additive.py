@@ -1,7 +1,7 @@
 """Gated cells without a non-linear recurrence of their own: sums of what gates let through."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import activation
 from jrnn.cells.gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
-from jrnn.checks import check_choice, check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -23,6 +23,7 @@ class RANParams(NamedTuple):
     b: Array  # (3·hidden,), in the order i f n
 
 
+@checked
 @dataclass(frozen=True)
 class RAN:
     """Recurrent additive network: the memory is a weighted sum of inputs.
@@ -46,15 +47,12 @@ class RAN:
 
     >>> import jrnn
     >>> jrnn.RAN(8)
-    RAN(hidden=8, activation='tanh')
+    RAN(hidden=8)
     """
 
-    hidden: int
-    activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_choice("activation", self.activation, ("tanh", "identity"))
+    hidden: Width
+    _: KW_ONLY
+    activation: Literal["tanh", "identity"] = "tanh"
 
     @property
     def out_features(self) -> int:
@@ -81,6 +79,7 @@ class RAN:
         return c, g(c)
 
 
+@checked
 @dataclass(frozen=True)
 class ATR:
     """Addition-subtraction twin-gated network: two gates from the sum and the difference of two products.
@@ -103,10 +102,7 @@ class ATR:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -137,6 +133,7 @@ class CFNParams(NamedTuple):
     b: Array  # (2·hidden,), of θ η
 
 
+@checked
 @dataclass(frozen=True)
 class CFN:
     """Chaos-free network: without input its state goes to zero, whatever the weights.
@@ -162,10 +159,7 @@ class CFN:
     Array([ 1.,  1., -1., -1.], dtype=float32)
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -198,6 +192,7 @@ class STARParams(NamedTuple):
     b: Array  # (2·hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class STAR:
     """Stackable recurrent cell: one gate, made to be stacked deep.
@@ -220,10 +215,7 @@ class STAR:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -261,6 +253,7 @@ class MinimalRNNParams(NamedTuple):
     b_u: Array  # (hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class MinimalRNN:
     """Minimal RNN: the input is mapped to the latent space once, then mixed in by one gate.
@@ -283,10 +276,7 @@ class MinimalRNN:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

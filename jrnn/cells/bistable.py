@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, split, tanh, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -22,6 +22,7 @@ class BRCParams(NamedTuple):
     b: Array  # (3·hidden,), in the order a c n
 
 
+@checked
 @dataclass(frozen=True)
 class BRC:
     """Bistable recurrent cell: a GRU whose units see no state but their own.
@@ -47,11 +48,8 @@ class BRC:
     (16,)
     """
 
-    hidden: int
+    hidden: Width
     diagonal: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -79,6 +77,7 @@ class BRC:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class NBRC:
     """Recurrently neuromodulated bistable cell: both gates see the whole state.
@@ -104,10 +103,7 @@ class NBRC:
     (8, 16)
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

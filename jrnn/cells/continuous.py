@@ -1,7 +1,7 @@
 """Networks in continuous time, one Euler step of their differential equation a time step."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, key_or_none, zero_state
-from jrnn.cells.activations import activation
+from jrnn.cells.activations import Activation, activation
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
-from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import glorot
 
 
@@ -22,6 +22,7 @@ class LeakyCarry(NamedTuple):
     key: Array | None  # noise: advanced by every step; None without noise
 
 
+@checked
 @dataclass(frozen=True)
 class LeakyRNN:
     """Continuous-time RNN with leaky units, as neuroscience trains it.
@@ -54,21 +55,17 @@ class LeakyRNN:
     0.2
     """
 
-    hidden: int
-    tau: float = 100.0
-    dt: float = 20.0
-    activation: str = "relu"
-    state: str = "rate"
+    hidden: Width
+    _: KW_ONLY
+    tau: Positive = 100.0
+    dt: Positive = 20.0
+    activation: Activation = "relu"
+    state: Literal["rate", "potential"] = "rate"
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("tau", self.tau)
-        check_positive("dt", self.dt)
         if self.dt > self.tau or self.noise < 0:
             raise ValueError(f"dt must be at most tau, and noise at least 0, got {self}")
-        check_choice("state", self.state, ("rate", "potential"))
-        activation(self.activation)
 
     @property
     def out_features(self) -> int:
@@ -107,6 +104,7 @@ class AntisymmetricParams(NamedTuple):
     b: Array  # (hidden,), or (2·hidden,) in the order z n
 
 
+@checked
 @dataclass(frozen=True)
 class AntisymmetricRNN:
     """Antisymmetric RNN: eigenvalues near the imaginary axis, so that gradients neither vanish nor explode.
@@ -137,14 +135,11 @@ class AntisymmetricRNN:
     8
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     gamma: float = 0.01
-    epsilon: float = 0.01
+    epsilon: Positive = 0.01
     gated: bool = False
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("epsilon", self.epsilon)
 
     @property
     def out_features(self) -> int:

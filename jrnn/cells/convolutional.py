@@ -1,8 +1,8 @@
 """Gated cells on images and fields: convolutions in the place of products."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,28 @@ from jrnn.alignment import promoted, sharded_axes
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot
 
 
-def convolve(x: Array, kernel: Array) -> Array:
-    """Cross-correlation over the axes before the channels, of the same size, with zeros around it.
+def convolve(x: Array, kernel: Array, padding: str = "SAME", strides: Any = 1, dilation: Any = 1) -> Array:
+    """Cross-correlation over the axes before the channels, of the same size unless told otherwise.
 
     Args:
       x: (..., *spatial, in).
       kernel: (*size, in, out).
+      padding: around the field "SAME" has zeros, "CIRCULAR" its other end, "VALID" nothing.
+      strides: places from one output to the next; one number, or one for each axis.
+      dilation: places from one entry of the kernel to the next, likewise.
 
     Returns:
-      (..., *spatial, out).
+      (..., *places, out).
 
     Raises:
       ValueError: x without spatial axes.
     """
     spatial = kernel.ndim - 2
+    strides, dilation = _each(strides, spatial), _each(dilation, spatial)
     if x.ndim <= spatial:
         raise ValueError(
             f"x has shape {x.shape}, a convolution needs (..., {spatial} spatial axes, channels)"
@@ -42,7 +46,13 @@ def convolve(x: Array, kernel: Array) -> Array:
 
     def convolved(x: Array, kernel: Array) -> Array:
         rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
-        y = jax.lax.conv_general_dilated(rows, kernel, (1,) * spatial, "SAME", dimension_numbers=layout)
+        if padding == "CIRCULAR":
+            halves = [(size - 1) * d // 2 for size, d in zip(kernel.shape, dilation, strict=False)]
+            rows = jnp.pad(rows, [(0, 0), *((half, half) for half in halves), (0, 0)], mode="wrap")
+        around = "VALID" if padding == "CIRCULAR" else padding
+        y = jax.lax.conv_general_dilated(
+            rows, kernel, strides, around, rhs_dilation=dilation, dimension_numbers=layout
+        )
         return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
 
     if not sharded_axes(jax.typeof(x)):
@@ -51,8 +61,35 @@ def convolve(x: Array, kernel: Array) -> Array:
     return jax.sharding.auto_axes(convolved, out_sharding=out)(x, kernel)
 
 
+def _each(given: int | tuple[int, ...], spatial: int) -> tuple[int, ...]:
+    """One number for every spatial axis."""
+    return given if isinstance(given, tuple) else (given,) * spatial
+
+
+def _places(cell: Any, batch_shape: Shape) -> Shape:
+    """The batch shape of the state: that of x, in places as many as the convolution of x has."""
+    lead, field = batch_shape[: -cell.spatial], batch_shape[-cell.spatial :]
+    if len(batch_shape) < cell.spatial:
+        return batch_shape
+    sizes = [_each(option, cell.spatial) for option in (cell.kernel, cell.strides, cell.dilation)]
+    lost = [(k - 1) * d if cell.padding == "VALID" else 0 for k, _, d in zip(*sizes, strict=True)]
+    if any(less and places <= less for places, less in zip(field, lost, strict=True)):
+        raise ValueError(f"{cell} needs more than {tuple(lost)} places, got {field}")
+    return *lead, *(-((less - n) // s) for n, less, s in zip(field, lost, sizes[1], strict=True))
+
+
+def _seen(cell: Any, params: GateParams, x: Array) -> Array:
+    """The convolution of the input, with the bias."""
+    return convolve(x, params.w_ih, cell.padding, cell.strides, cell.dilation) + params.b
+
+
+def _felt(cell: Any, h: Array, kernel: Array) -> Array:
+    """The convolution of the state, which keeps its size."""
+    return convolve(h, kernel, "CIRCULAR" if cell.padding == "CIRCULAR" else "SAME")
+
+
 def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:
-    size, count = (cell.kernel,) * cell.spatial, len(biases)
+    size, count = _each(cell.kernel, cell.spatial), len(biases)
 
     def draw(key: Array, channels: int) -> Array:
         flat = glorot(key, (math.prod(size) * channels, count * cell.hidden), blocks=count)
@@ -62,6 +99,7 @@ def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) ->
     return GateParams(draw(k_ih, in_features), draw(k_hh, cell.hidden), repeated(biases, cell.hidden))
 
 
+@checked
 @dataclass(frozen=True)
 class ConvLSTM:
     """Convolutional LSTM: each place of a field has a state and sees its neighbourhood.
@@ -73,13 +111,17 @@ class ConvLSTM:
     ∗ is the cross-correlation of deep-learning libraries, with zeros around the field. x is
     (..., *spatial, channels): places count as batch axes, of which lengths, masks and resets name the leading
     ones. Packed in the order i f g o (Keras alike, flax i g f o with 1 added to f); without the
-    paper's peepholes, as in both.
+    paper's peepholes, as in both. Padding, strides and dilation are those of x ∗ w, as in Keras, and the
+    state has as many places as come out; h ∗ u keeps its size, with zeros, or the other end, around it.
 
     Args:
       hidden: channels of h and c.
-      kernel: length of the kernel along every axis, odd.
+      kernel: length of the kernel along every axis, odd; or a tuple, one for each.
       spatial: number of spatial axes, 1 to 3.
       forget_bias: start of b_f.
+      padding: "SAME"; "CIRCULAR", a field that goes on at its other end; or "VALID", places that see no edge.
+      strides: places of x from one of the state to the next; one number, or one for each axis.
+      dilation: places of x from one entry of the kernel to the next, likewise.
 
     Raises:
       ValueError: a width below 1, an even kernel, or another number of axes.
@@ -94,10 +136,14 @@ class ConvLSTM:
     (5, 2, 16, 16, 8)
     """
 
-    hidden: int
-    kernel: int = 3
-    spatial: int = 2
+    hidden: Width
+    _: KW_ONLY
+    kernel: Width | tuple[Width, ...] = 3
+    spatial: Width = 2
     forget_bias: float = 1.0
+    padding: Literal["SAME", "CIRCULAR", "VALID"] = "SAME"
+    strides: Width | tuple[Width, ...] = 1
+    dilation: Width | tuple[Width, ...] = 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -112,17 +158,19 @@ class ConvLSTM:
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> LSTMCarry:
-        return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
+        places = _places(self, batch_shape)
+        return LSTMCarry(*(zero_state(params, places, self.hidden) for _ in "hc"))
 
     @broadcasting
     def step(self, params: GateParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
-        z = convolve(x, params.w_ih) + convolve(carry.h, params.w_hh) + params.b
+        z = _seen(self, params, x) + _felt(self, carry.h, params.w_hh)
         i, f, g, o = gates(z, "ifgo", candidate="g")
         c = f * carry.c + i * g
         h = o * jnp.tanh(c)
         return LSTMCarry(h, c), h
 
 
+@checked
 @dataclass(frozen=True)
 class ConvGRU:
     """Convolutional GRU, with the reset before the convolution.
@@ -136,8 +184,11 @@ class ConvGRU:
 
     Args:
       hidden: channels of h.
-      kernel: length of the kernel along every axis, odd.
+      kernel: length of the kernel along every axis, odd; or a tuple, one for each.
       spatial: number of spatial axes, 1 to 3.
+      padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
+      strides: places of x from one of the state to the next; one number, or one for each axis.
+      dilation: places of x from one entry of the kernel to the next, likewise.
 
     Raises:
       ValueError: a width below 1, an even kernel, or another number of axes.
@@ -150,9 +201,13 @@ class ConvGRU:
     8
     """
 
-    hidden: int
-    kernel: int = 3
-    spatial: int = 2
+    hidden: Width
+    _: KW_ONLY
+    kernel: Width | tuple[Width, ...] = 3
+    spatial: Width = 2
+    padding: Literal["SAME", "CIRCULAR", "VALID"] = "SAME"
+    strides: Width | tuple[Width, ...] = 1
+    dilation: Width | tuple[Width, ...] = 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -167,23 +222,24 @@ class ConvGRU:
     def initial_carry(
         self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+        return zero_state(params, _places(self, batch_shape), self.hidden)
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        a_rz, a_n = jnp.split(convolve(x, params.w_ih) + params.b, (2 * self.hidden,), axis=-1)
+        a_rz, a_n = jnp.split(_seen(self, params, x), (2 * self.hidden,), axis=-1)
         u_rz, u_n = jnp.split(params.w_hh, (2 * self.hidden,), axis=-1)
-        r, z = gates(a_rz + convolve(carry, u_rz), "rz")
-        n = tanh(a_n + convolve(r * carry, u_n), "n")
+        r, z = gates(a_rz + _felt(self, carry, u_rz), "rz")
+        n = tanh(a_n + _felt(self, r * carry, u_n), "n")
         h = (1 - z) * n + z * carry
         return h, h
 
 
 def _check(cell: Any) -> None:
-    check_width("hidden", cell.hidden)
-    check_width("kernel", cell.kernel)
-    if cell.kernel % 2 == 0:
-        raise ValueError(f"kernel must be odd, got {cell.kernel}")
-    check_width("spatial", cell.spatial)
     if cell.spatial > 3:
         raise ValueError(f"spatial must be 1, 2 or 3 axes, got {cell.spatial}")
+    for name in ("kernel", "strides", "dilation"):
+        given = getattr(cell, name)
+        if isinstance(given, tuple) and len(given) != cell.spatial:
+            raise ValueError(f"{name} must have one entry for each of {cell.spatial} axes, got {given}")
+    if any(size % 2 == 0 for size in _each(cell.kernel, cell.spatial)):
+        raise ValueError(f"kernel must be odd, got {cell.kernel}")

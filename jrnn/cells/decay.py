@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -33,6 +33,7 @@ class GRUDCarry(NamedTuple):
     x: Array  # (..., in), every input as it was last seen
 
 
+@checked
 @dataclass(frozen=True)
 class GRUD:
     """GRU with decay, for series with gaps: x is `(values, mask, delta)`.
@@ -67,10 +68,7 @@ class GRUD:
     True
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

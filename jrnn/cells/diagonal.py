@@ -1,6 +1,6 @@
 """An Elman network whose units do not see one another."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -8,9 +8,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import activation
+from jrnn.cells.activations import Activation, activation
 from jrnn.cells.gating import zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -22,6 +22,7 @@ class IndRNNParams(NamedTuple):
     b: Array  # (hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class IndRNN:
     """Independently recurrent network: each unit sees the input and its own past alone.
@@ -48,15 +49,11 @@ class IndRNN:
     8
     """
 
-    hidden: int
-    activation: str = "relu"
-    max_lag: int = 100
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "relu"
+    max_lag: Width = 100
     diagonal: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("max_lag", self.max_lag)
-        activation(self.activation)
 
     @property
     def out_features(self) -> int:

@@ -1,7 +1,7 @@
 """Simple recurrent networks: Elman feeds its hidden layer back, Jordan its output."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.activations import activation
-from jrnn.checks import check_choice, check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.cells.gating import cut, plus
+from jrnn.fields import Positive, Width, checked, one_of
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
 
 RECURRENT = {"orthogonal": orthogonal, "identity": identity, "ring": ring}
@@ -21,9 +22,10 @@ class ElmanParams(NamedTuple):
 
     w_ih: Array  # (in, hidden)
     w_hh: Array  # (hidden, hidden)
-    b: Array  # (hidden,)
+    b: Any  # (hidden,); None without a bias
 
 
+@checked
 @dataclass(frozen=True)
 class Elman:
     """Simple recurrent network: the hidden layer sees the input and itself one step ago.
@@ -38,6 +40,8 @@ class Elman:
       hidden: width of h and of the output.
       activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
       recurrent_init: start of w_hh: "orthogonal", "identity" (with relu an IRNN) or "ring".
+      bias: whether there is b.
+      clip: bound on what f reads, as ONNX has it.
 
     Raises:
       ValueError: a width below 1, or an unknown name.
@@ -52,14 +56,12 @@ class Elman:
     (4, 3)
     """
 
-    hidden: int
-    activation: str = "tanh"
-    recurrent_init: str = "orthogonal"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        activation(self.activation)
-        check_choice("recurrent_init", self.recurrent_init, tuple(RECURRENT))
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    recurrent_init: Annotated[str, one_of(RECURRENT)] = "orthogonal"
+    bias: bool = True
+    clip: Positive | None = None
 
     @property
     def out_features(self) -> int:
@@ -70,7 +72,7 @@ class Elman:
         return ElmanParams(
             w_ih=glorot(k_ih, (in_features, self.hidden)),
             w_hh=RECURRENT[self.recurrent_init](k_hh, (self.hidden, self.hidden)),
-            b=jnp.zeros(self.hidden, default_float()),
+            b=jnp.zeros(self.hidden, default_float()) if self.bias else None,
         )
 
     def initial_carry(
@@ -81,8 +83,8 @@ class Elman:
 
     @broadcasting
     def step(self, params: ElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        h = activation(self.activation)(x @ params.w_ih + carry @ params.w_hh + params.b)
-        h = checkpoint_name(h, "h")
+        z = plus(x @ params.w_ih + carry @ params.w_hh, params.b)
+        h = checkpoint_name(activation(self.activation)(cut(z, self.clip)), "h")
         return h, h
 
 
@@ -96,6 +98,7 @@ class JordanParams(NamedTuple):
     c: Array  # (outputs,)
 
 
+@checked
 @dataclass(frozen=True)
 class Jordan:
     """Simple recurrent network whose memory is its own last output.
@@ -123,15 +126,11 @@ class Jordan:
     2
     """
 
-    hidden: int
-    outputs: int | None = None
-    activation: str = "tanh"
-    output_activation: str = "identity"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("outputs", self.out_features)
-        activation(self.activation), activation(self.output_activation)
+    hidden: Width
+    _: KW_ONLY
+    outputs: Width | None = None
+    activation: Activation = "tanh"
+    output_activation: Activation = "identity"
 
     @property
     def out_features(self) -> int:

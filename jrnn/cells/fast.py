@@ -1,6 +1,6 @@
 """Small cells for small devices: scalar gates, shared and low-rank weights."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, times, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -22,6 +22,7 @@ class FastRNNParams(NamedTuple):
     beta: Array  # (), before σ
 
 
+@checked
 @dataclass(frozen=True)
 class FastRNN:
     """Elman network with a residual connection, weighted by two learned numbers.
@@ -45,10 +46,7 @@ class FastRNN:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -88,6 +86,7 @@ class FastGRNNParams(NamedTuple):
     nu: Array  # (), before σ
 
 
+@checked
 @dataclass(frozen=True)
 class FastGRNN:
     """Gated cell whose gate and candidate share one product with the input and one with the state.
@@ -116,15 +115,10 @@ class FastGRNN:
     (2, 8)
     """
 
-    hidden: int
-    input_rank: int | None = None
-    recurrent_rank: int | None = None
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        for name in ("input_rank", "recurrent_rank"):
-            if getattr(self, name) is not None:
-                check_width(name, getattr(self, name))
+    hidden: Width
+    _: KW_ONLY
+    input_rank: Width | None = None
+    recurrent_rank: Width | None = None
 
     @property
     def out_features(self) -> int:

@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn.cells.activations import Function
+from jrnn.cells.activations import activation as function_of
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -56,6 +58,16 @@ def times(x: Any, *factors: Any) -> Any:
     return x
 
 
+def plus(a: Array, b: Any) -> Array:
+    """A sum with a bias, or with None for no bias."""
+    return a if b is None else a + b
+
+
+def cut(a: Array, bound: float | None) -> Array:
+    """Clip to ±bound, or not at all."""
+    return a if bound is None else jnp.clip(a, -bound, bound)
+
+
 def widened(x: Array) -> Array:
     """In float32 at least."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
@@ -81,19 +93,26 @@ def tanh(z: Array, name: str) -> Array:
     return checkpoint_name(jnp.tanh(z), name)
 
 
-def gates(z: Array, names: str, candidate: str = "") -> tuple[Array, ...]:
-    """Split the packed pre-activations of all gates, apply σ (tanh to the candidate) and name each.
+def gates(
+    z: Array, names: str, candidate: str = "", activation: str | Function = "tanh"
+) -> tuple[Array, ...]:
+    """Split the packed pre-activations of all gates, apply σ (f to the candidate) and name each.
 
-        gate = σ(z_gate) = ½ + ½ tanh(z_gate / 2),   candidate = tanh(z_candidate)
+        gate = σ(z_gate) = ½ + ½ tanh(z_gate / 2),   candidate = f(z_candidate)
 
     Args:
       z: (..., gates · hidden), in the order of `names`.
       names: gate names, a letter each: "ifgo".
-      candidate: the letter that takes tanh.
+      candidate: the letter that takes f.
+      activation: f; tanh is computed together with the gates.
 
     Returns:
       One (..., hidden) array per name.
     """
+    if candidate and activation != "tanh":
+        f = function_of(activation)
+        packed = zip(names, split(z, len(names)), strict=True)
+        return tuple(checkpoint_name((f if n == candidate else jax.nn.sigmoid)(a), n) for n, a in packed)
     halved = [1.0 if name == candidate else 0.5 for name in names]
     scale = jnp.asarray(np.repeat(halved, z.shape[-1] // len(names)), z.dtype)
     parts = (

@@ -1,6 +1,6 @@
 """Gated recurrent unit."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.gating import gates
-from jrnn.checks import check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.cells.gating import cut, gates, plus
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -19,18 +20,19 @@ class GRUParams(NamedTuple):
 
     w_ih: Array  # (in, 3·hidden)
     w_hh: Array  # (hidden, 3·hidden)
-    b: Array  # (3·hidden,)
-    b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None when the reset comes before the product
+    b: Any  # (3·hidden,); None without a bias
+    b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None without a bias, and when the reset comes before the product
 
 
+@checked
 @dataclass(frozen=True)
 class GRU:
     """Gated recurrent unit: one gate mixes old state and candidate, another resets the candidate's past.
 
         rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
         zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
-        nₜ = tanh(xₜ w_n + b_n + rₜ · (hₜ₋₁ u_n + b_hn))     reset_after=True
-        nₜ = tanh(xₜ w_n + b_n + (rₜ · hₜ₋₁) u_n)            reset_after=False
+        nₜ = f(xₜ w_n + b_n + rₜ · (hₜ₋₁ u_n + b_hn))        reset_after=True
+        nₜ = f(xₜ w_n + b_n + (rₜ · hₜ₋₁) u_n)               reset_after=False
         hₜ = zₜ · hₜ₋₁ + (1 − zₜ) · nₜ                       z_keeps=True
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ                       z_keeps=False
         yₜ = hₜ
@@ -45,9 +47,12 @@ class GRU:
       hidden: width of h.
       reset_after: whether the reset gate acts after the recurrent product.
       z_keeps: whether z weighs the old state, or else the candidate.
+      activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells.activations`).
+      bias: whether there are b and b_hn.
+      clip: bound on what σ and f read, as ONNX has it.
 
     Raises:
-      ValueError: a width below 1.
+      ValueError: a width below 1, or an unknown name.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder for statistical
     machine translation, 2014, arXiv:1406.1078.
@@ -60,12 +65,13 @@ class GRU:
     True
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     reset_after: bool = True
     z_keeps: bool = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    activation: Activation = "tanh"
+    bias: bool = True
+    clip: Positive | None = None
 
     @property
     def out_features(self) -> int:
@@ -76,8 +82,8 @@ class GRU:
         return GRUParams(
             w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
             w_hh=orthogonal(k_hh, (self.hidden, 3 * self.hidden)),
-            b=jnp.zeros(3 * self.hidden, default_float()),
-            b_hn=jnp.zeros(self.hidden, default_float()) if self.reset_after else None,
+            b=jnp.zeros(3 * self.hidden, default_float()) if self.bias else None,
+            b_hn=jnp.zeros(self.hidden, default_float()) if self.reset_after and self.bias else None,
         )
 
     def initial_carry(self, params: GRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
@@ -87,14 +93,14 @@ class GRU:
     @broadcasting
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, two = carry, 2 * self.hidden
-        a = x @ params.w_ih + params.b  # (..., 3·hidden)
+        a = plus(x @ params.w_ih, params.b)  # (..., 3·hidden)
         if self.reset_after:
             u = h @ params.w_hh  # (..., 3·hidden)
-            r, z = gates(a[..., :two] + u[..., :two], "rz")
-            n = jnp.tanh(a[..., two:] + r * (u[..., two:] + params.b_hn))
+            r, z = gates(cut(a[..., :two] + u[..., :two], self.clip), "rz")
+            n = a[..., two:] + r * plus(u[..., two:], params.b_hn)
         else:
-            r, z = gates(a[..., :two] + h @ params.w_hh[:, :two], "rz")
-            n = jnp.tanh(a[..., two:] + (r * h) @ params.w_hh[:, two:])
-        n = checkpoint_name(n, "n")
+            r, z = gates(cut(a[..., :two] + h @ params.w_hh[:, :two], self.clip), "rz")
+            n = a[..., two:] + (r * h) @ params.w_hh[:, two:]
+        n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n
         return h, h

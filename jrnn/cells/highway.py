@@ -1,6 +1,6 @@
 """Deep transitions: several layers between one state and the next."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import repeated, sigmoid, split, tanh
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -21,6 +21,7 @@ class RHNParams(NamedTuple):
     b: tuple[Array, ...]  # per layer (2·hidden,), or 3
 
 
+@checked
 @dataclass(frozen=True)
 class RHN:
     """Recurrent highway network: `depth` highway layers a step, the first of which reads the input.
@@ -48,14 +49,11 @@ class RHN:
     8
     """
 
-    hidden: int
-    depth: int = 3
+    hidden: Width
+    _: KW_ONLY
+    depth: Width = 3
     coupled: bool = True
     transform_bias: float = -2.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("depth", self.depth)
 
     @property
     def out_features(self) -> int:
@@ -99,6 +97,7 @@ class NASCarry(NamedTuple):
     c: Array  # (..., hidden)
 
 
+@checked
 @dataclass(frozen=True)
 class NASCell:
     """The cell that neural architecture search found for language modelling.
@@ -123,10 +122,7 @@ class NASCell:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

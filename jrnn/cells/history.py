@@ -8,11 +8,12 @@ from jax import Array
 
 from jrnn.alignment import aligned, joined
 from jrnn.cell import Shape, zero_state
-from jrnn.checks import check_lag, check_width
+from jrnn.fields import Lag, Width, checked
 
 Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
 
 
+@checked
 @dataclass(frozen=True)
 class Window:
     """Tapped delay line: the input beside those of the last k steps.
@@ -20,8 +21,8 @@ class Window:
         yₜ = [xₜ, xₜ₋₁, …, xₜ₋ₖ]
 
     Before the first step stand zeros, or what a given carry holds. No parameters. A finite-response model
-    is `Stack((Window(k, features), Dense(n, "tanh"), Dense(out)))`; k counts steps back, so k + 1 inputs
-    are seen. Two tuples give slices of x windows of their own, one after the other in y.
+    is `Stack((Window(k, features), Dense(n, activation="tanh"), Dense(out)))`; k counts steps back, so
+    k + 1 inputs are seen. Two tuples give slices of x windows of their own, one after the other in y.
 
     Args:
       k: number of steps to look back, 0 or more; or one per slice.
@@ -39,18 +40,11 @@ class Window:
     Array([3., 2., 1.], dtype=float32)
     """
 
-    k: int | tuple[int, ...]
-    features: int | tuple[int, ...]
+    k: Lag | tuple[Lag, ...]
+    features: Width | tuple[Width, ...]
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("k", "features"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for width in self._widths:
-            check_width("features", width)
-        for lag in self._lags:
-            check_lag("k", lag)
         if len(self._lags) != len(self._widths):
             raise ValueError(
                 f"k and features must have one entry per slice, got {self.k} and {self.features}"

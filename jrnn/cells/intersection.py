@@ -1,6 +1,6 @@
 """A cell with a path through depth as well as one through time."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -9,9 +9,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh
-from jrnn.checks import check_equal_widths, check_width
+from jrnn.checks import check_equal_widths
+from jrnn.fields import Width, checked
 
 
+@checked
 @dataclass(frozen=True)
 class IntersectionRNN:
     """Intersection RNN (+RNN): gated highways through time and through depth, coupled where they cross.
@@ -40,11 +42,9 @@ class IntersectionRNN:
     8
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     gate_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:

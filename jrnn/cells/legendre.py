@@ -1,6 +1,6 @@
 """Memory as a projection on Legendre polynomials."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import tanh
-from jrnn.checks import check_positive, check_width
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -40,6 +40,7 @@ class LMUCarry(NamedTuple):
     m: Array  # (..., order), the last θ steps of u in Legendre polynomials
 
 
+@checked
 @dataclass(frozen=True)
 class LMU:
     """Legendre memory unit: a linear memory holds a sliding window of the last θ steps.
@@ -67,14 +68,10 @@ class LMU:
     (6, 6)
     """
 
-    hidden: int
-    order: int = 16
-    theta: float = 100.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("order", self.order)
-        check_positive("theta", self.theta)
+    hidden: Width
+    _: KW_ONLY
+    order: Width = 16
+    theta: Positive = 100.0
 
     @property
     def out_features(self) -> int:

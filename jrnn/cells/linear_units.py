@@ -1,7 +1,7 @@
 """Linear recurrent units: a diagonal linear recurrence between dense maps."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,7 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
-from jrnn.checks import check_equal_widths, check_multiple, check_width
+from jrnn.checks import check_equal_widths, check_multiple
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 
 
@@ -26,6 +27,7 @@ class LRUParams(NamedTuple):
     d: Any  # (out,), None where in differs from out
 
 
+@checked
 @dataclass(frozen=True)
 class LRU:
     """Linear recurrent unit: a complex diagonal recurrence whose modulus is below 1 by construction.
@@ -58,16 +60,15 @@ class LRU:
     (dtype('complex64'), (5, 3))
     """
 
-    hidden: int
-    outputs: int | None = None
+    hidden: Width
+    _: KW_ONLY
+    outputs: Width | None = None
     r_min: float = 0.9
     r_max: float = 0.999
     max_phase: float = 2 * math.pi
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("outputs", self.out_features)
         if not 0 <= self.r_min < self.r_max < 1:
             raise ValueError(f"moduli must be 0 ≤ r_min < r_max < 1, got {self.r_min} and {self.r_max}")
 
@@ -116,6 +117,7 @@ class RGLRUParams(NamedTuple):
     decay: Array  # (hidden,), Λ
 
 
+@checked
 @dataclass(frozen=True)
 class RGLRU:
     """Real-gated linear recurrent unit of Griffin: decay and input are gated by the input.
@@ -143,12 +145,12 @@ class RGLRU:
     8
     """
 
-    hidden: int
-    heads: int = 1
+    hidden: Width
+    _: KW_ONLY
+    heads: Width = 1
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         check_multiple("hidden", self.hidden, "heads", self.heads)
 
     @property

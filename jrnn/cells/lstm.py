@@ -1,6 +1,6 @@
 """Long short-term memory."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import gates
-from jrnn.checks import check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.cells.gating import gates, plus
+from jrnn.fields import Width, checked
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
 
 
@@ -18,7 +19,7 @@ class LSTMParams(NamedTuple):
 
     w_ih: Array  # (in, 4·hidden)
     w_hh: Array  # (hidden, 4·hidden)
-    b: Array  # (4·hidden,)
+    b: Any  # (4·hidden,); None without a bias
 
 
 class LSTMCarry(NamedTuple):
@@ -28,16 +29,17 @@ class LSTMCarry(NamedTuple):
     c: Array  # (..., hidden), cell state, the long-term memory
 
 
+@checked
 @dataclass(frozen=True)
 class LSTM:
     """Long short-term memory: a cell state that gates write, keep and read.
 
         iₜ = σ(xₜ w_i + hₜ₋₁ u_i + b_i)
         fₜ = σ(xₜ w_f + hₜ₋₁ u_f + b_f)
-        gₜ = tanh(xₜ w_g + hₜ₋₁ u_g + b_g)
+        gₜ = a(xₜ w_g + hₜ₋₁ u_g + b_g)
         oₜ = σ(xₜ w_o + hₜ₋₁ u_o + b_o)
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
-        hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
+        hₜ = oₜ · a(cₜ),   yₜ = hₜ
 
     `w_ih` holds w_i w_f w_g w_o side by side, `w_hh` the u, `b` the biases. The gate order is that of
     torch and Keras (flax keeps them apart, haiku has i g f o). One bias, where torch adds two. The carry
@@ -46,11 +48,13 @@ class LSTM:
     Args:
       hidden: width of h and c.
       forget_bias: start of b_f (Keras: 1; torch draws all biases around 0).
+      activation: a, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells.activations`).
+      bias: whether there is b.
       max_lag: longest dependency in steps; if given, biases start by the chrono rule in its place:
         b_f = log U(1, max_lag − 1), b_i = −b_f.
 
     Raises:
-      ValueError: a width below 1, or `max_lag` below 3.
+      ValueError: a width below 1, an unknown name, or `max_lag` below 3 or without a bias.
 
     Reference: Gers, Schmidhuber, Cummins, Learning to forget: continual prediction with LSTM, 2000,
     doi:10.1162/089976600300015015; forget bias: Jozefowicz et al., 2015; chrono: arXiv:1804.11188.
@@ -63,14 +67,18 @@ class LSTM:
     ((5, 4, 3), (4, 3))
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     forget_bias: float = 1.0
-    max_lag: int | None = None
+    max_lag: Width | None = None
+    activation: Activation = "tanh"
+    bias: bool = True
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         if self.max_lag is not None and self.max_lag < 3:
             raise ValueError(f"max_lag must be at least 3 steps, got {self.max_lag}")
+        if self.max_lag is not None and not self.bias:
+            raise ValueError(f"max_lag={self.max_lag} is a start of biases, and bias=False leaves none")
 
     @property
     def out_features(self) -> int:
@@ -81,7 +89,7 @@ class LSTM:
         return LSTMParams(
             w_ih=glorot(k_ih, (in_features, 4 * self.hidden), blocks=4),
             w_hh=orthogonal(k_hh, (self.hidden, 4 * self.hidden)),
-            b=self._initial_bias(k_b),
+            b=self._initial_bias(k_b) if self.bias else None,
         )
 
     def _initial_bias(self, key: Array) -> Array:
@@ -98,8 +106,8 @@ class LSTM:
 
     @broadcasting
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
-        z = x @ params.w_ih + carry.h @ params.w_hh + params.b  # (..., 4·hidden)
-        i, f, g, o = gates(z, "ifgo", candidate="g")
+        z = plus(x @ params.w_ih + carry.h @ params.w_hh, params.b)  # (..., 4·hidden)
+        i, f, g, o = gates(z, "ifgo", candidate="g", activation=self.activation)
         c = f * carry.c + i * g
-        h = o * jnp.tanh(c)
+        h = o * activation(self.activation)(c)
         return LSTMCarry(h, c), h

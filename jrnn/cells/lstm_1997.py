@@ -1,7 +1,7 @@
 """The LSTM as it was first published."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, zeros
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_choice, check_multiple, check_width
+from jrnn.checks import check_multiple
+from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
 SQUASH = {"logistic": (2.0, 0.5), "tanh": (1.0, 1.0)}  # (height of g, slope of g and of h)
 
 
+@checked
 @dataclass(frozen=True)
 class LSTM1997:
     """Long short-term memory of 1997: no forget gate, and memory blocks whose cells share their gates.
@@ -47,15 +49,14 @@ class LSTM1997:
     (3, 16)
     """
 
-    hidden: int
-    block: int = 1
-    squash: str = "logistic"
+    hidden: Width
+    _: KW_ONLY
+    block: Width = 1
+    squash: Annotated[str, one_of(SQUASH)] = "logistic"
     input_bias: float = -1.0
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         check_multiple("hidden", self.hidden, "block", self.block)
-        check_choice("squash", self.squash, tuple(SQUASH))
 
     @property
     def out_features(self) -> int:

@@ -1,7 +1,7 @@
 """The LSTM with all that was ever added to it or taken away."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import activation
-from jrnn.cells.gating import split
-from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.cells.activations import Activation, activation
+from jrnn.cells.gating import cut, split
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -34,6 +34,7 @@ class LSTMVariantCarry(NamedTuple):
     gates: Any  # (..., gates · hidden), last step's; None without gate recurrence
 
 
+@checked
 @dataclass(frozen=True)
 class LSTMVariant:
     """LSTM family: gates on, off or coupled, peepholes, gate recurrence, projection, clipping.
@@ -77,32 +78,23 @@ class LSTMVariant:
     {'b': (24,), 'p': (16,), 'w_gh': None, 'w_hh': (8, 24), 'w_hr': None, 'w_ih': (3, 24)}
     """
 
-    hidden: int
-    gates: str = "ifo"
+    hidden: Width
+    _: KW_ONLY
+    gates: Literal["", "i", "f", "o", "if", "io", "fo", "ifo"] = "ifo"
     coupled: bool = False
-    peepholes: str | None = None
+    peepholes: Literal["diagonal", "full"] | None = None
     gate_recurrence: bool = False
-    projection: int | None = None
-    activation: str = "tanh"
-    output_activation: str = "tanh"
-    gate_activation: str = "sigmoid"
-    cell_clip: float | None = None
-    clip: float | None = None
+    projection: Width | None = None
+    activation: Activation = "tanh"
+    output_activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
+    cell_clip: Positive | None = None
+    clip: Positive | None = None
     forget_bias: float = 1.0
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("projection", self.out_features)
-        check_choice("gates", self.gates, ("", "i", "f", "o", "if", "io", "fo", "ifo"))
         if self.coupled and "i" not in self.gates:
             raise ValueError(f"coupled gates need the input gate, got gates={self.gates!r}")
-        if self.peepholes is not None:
-            check_choice("peepholes", self.peepholes, ("diagonal", "full"))
-        for name in ("activation", "output_activation", "gate_activation"):
-            activation(getattr(self, name))
-        for name in ("cell_clip", "clip"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
 
     @property
     def out_features(self) -> int:
@@ -155,8 +147,8 @@ class LSTMVariant:
                 z[name] = z[name] + past
         i = self._gate("i", z, params, c)
         f = 1 - i if self.coupled else self._gate("f", z, params, c)
-        g = checkpoint_name(activation(self.activation)(_cut(z["g"], self.clip)), "g")
-        c = _cut(f * c + i * g, self.cell_clip)
+        g = checkpoint_name(activation(self.activation)(cut(z["g"], self.clip)), "g")
+        c = cut(f * c + i * g, self.cell_clip)
         o = self._gate("o", z, params, c)
         h = o * activation(self.output_activation)(c)
         if params.w_hr is not None:
@@ -172,8 +164,4 @@ class LSTMVariant:
         if params.p is not None:
             p = split(params.p, len(self._gates))[self._gates.index(name)]
             value = value + (p * c if self.peepholes == "diagonal" else c @ p)
-        return checkpoint_name(activation(self.gate_activation)(_cut(value, self.clip)), name)
-
-
-def _cut(value: Array, bound: float | None) -> Array:
-    return value if bound is None else jnp.clip(value, -bound, bound)
+        return checkpoint_name(activation(self.gate_activation)(cut(value, self.clip)), name)

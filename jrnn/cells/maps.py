@@ -1,6 +1,6 @@
 """Stateless maps as cells with an empty carry, so that a whole model is one value."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,8 +9,10 @@ from jax import Array
 
 from jrnn.alignment import looked_up
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.activations import activation
-from jrnn.checks import check_width
+from jrnn.cells.activations import Activation, activation, is_function
+from jrnn.cells.gating import plus
+from jrnn.checks import brief, require_tuple
+from jrnn.fields import Check, Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -18,9 +20,10 @@ class DenseParams(NamedTuple):
     """Parameters of `Dense`."""
 
     w: Array  # (in, features)
-    b: Array  # (features,)
+    b: Any  # (features,); None without a bias
 
 
+@checked
 @dataclass(frozen=True)
 class Dense:
     """Fully connected layer at every step.
@@ -29,7 +32,8 @@ class Dense:
 
     Args:
       features: width of y.
-      activation: f, one of "identity", "tanh", "relu", "sigmoid".
+      activation: f, by name: "identity", "tanh", "relu", "gelu", ... (`jrnn.cells.activations`).
+      bias: whether there is b.
 
     Raises:
       ValueError: a width below 1, or an unknown name.
@@ -41,21 +45,19 @@ class Dense:
     2
     """
 
-    features: int
-    activation: str = "identity"
+    features: Width
+    _: KW_ONLY
+    activation: Activation = "identity"
+    bias: bool = True
     linear: ClassVar[bool] = True  # there is no state
-
-    def __post_init__(self) -> None:
-        check_width("features", self.features)
-        activation(self.activation)
 
     @property
     def out_features(self) -> int:
         return self.features
 
     def init(self, key: Array, in_features: int) -> DenseParams:
-        zeros = jnp.zeros(self.features, default_float())
-        return DenseParams(w=glorot(key, (in_features, self.features)), b=zeros)
+        b = jnp.zeros(self.features, default_float()) if self.bias else None
+        return DenseParams(w=glorot(key, (in_features, self.features)), b=b)
 
     def initial_carry(
         self, params: DenseParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -65,7 +67,79 @@ class Dense:
 
     @broadcasting
     def step(self, params: DenseParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
-        return carry, activation(self.activation)(x @ params.w + params.b)
+        return carry, activation(self.activation)(plus(x @ params.w, params.b))
+
+
+@checked
+@dataclass(frozen=True)
+class Map:
+    """A function of the features of every step, without parameters.
+
+        yₜ = f(xₜ)
+
+    A function that stands among the cells of a `Stack` or `Sequential` becomes one.
+
+    Args:
+      function: f, by name (`jrnn.cells.activations`), or any that keeps the axes before the features.
+      features: width of x.
+
+    Raises:
+      ValueError: a width below 1, an unknown name, or a function that does not keep the other axes; at
+        `init`, an input of another width.
+
+    Reference: none.
+
+    >>> import jax, jrnn
+    >>> jrnn.Stack((jrnn.GRU(8), jax.nn.relu, jrnn.Dense(3)))
+    Stack(cells=(GRU(hidden=8), Map(function='relu', features=8), Dense(features=3)))
+    """
+
+    function: Activation
+    features: Width
+    linear: ClassVar[bool] = True  # there is no state
+
+    def __post_init__(self) -> None:
+        given = jax.ShapeDtypeStruct((2, self.features), default_float())
+        returned = jax.eval_shape(activation(self.function), given)
+        if getattr(returned, "ndim", 0) != 2 or returned.shape[0] != 2:
+            raise ValueError(f"Map: function must keep all axes but the last, of {given} it makes {returned}")
+
+    @property
+    def out_features(self) -> int:
+        given = jax.ShapeDtypeStruct((self.features,), default_float())
+        return int(jax.eval_shape(activation(self.function), given).shape[-1])
+
+    def init(self, key: Array, in_features: int) -> tuple[()]:
+        del key
+        if in_features != self.features:
+            raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
+        return ()
+
+    def initial_carry(
+        self, params: tuple[()], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[()]:
+        del params, batch_shape, key
+        return ()
+
+    def step(self, params: tuple[()], carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
+        return carry, activation(self.function)(x)
+
+
+def check_chain(entry: Check) -> Check:
+    """The check of cells or layers one after the other, each by `entry`; a function becomes a `Map`."""
+
+    def check(name: str, given: Any) -> tuple[Any, ...]:
+        chain: list[Any] = []
+        for index, value in enumerate(require_tuple(name, given)):
+            where = f"{name}[{index}]"
+            if is_function(value):
+                if not chain:
+                    raise TypeError(f"{where} needs the width of its input: Map({brief(value)}, features)")
+                value = Map(value, chain[-1].out_features)
+            chain.append(entry(where, value))
+        return tuple(chain)
+
+    return check
 
 
 class EmbedParams(NamedTuple):
@@ -74,6 +148,7 @@ class EmbedParams(NamedTuple):
     table: Array  # (vocabulary, features)
 
 
+@checked
 @dataclass(frozen=True)
 class Embed:
     """Learned vector for every token.
@@ -100,12 +175,9 @@ class Embed:
     (3, 1, 10)
     """
 
-    features: int
+    features: Width
     in_ndim: ClassVar[int] = 0
     linear: ClassVar[bool] = True  # there is no state
-
-    def __post_init__(self) -> None:
-        check_width("features", self.features)
 
     @property
     def out_features(self) -> int:

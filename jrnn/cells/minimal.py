@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot
 
 
@@ -25,6 +25,7 @@ def draw_input(key: Array, in_features: int, hidden: int, count: int) -> InputPa
     return InputParams(glorot(key, (in_features, count * hidden), blocks=count), zeros(count * hidden))
 
 
+@checked
 @dataclass(frozen=True)
 class MinGRU:
     """Minimal GRU: neither gate nor candidate sees the state.
@@ -51,11 +52,8 @@ class MinGRU:
     (1000, 8)
     """
 
-    hidden: int
+    hidden: Width
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -77,6 +75,7 @@ class MinGRU:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class MinLSTM:
     """Minimal LSTM: forget and input gate see the input alone, and share one whole.
@@ -101,11 +100,8 @@ class MinLSTM:
     8
     """
 
-    hidden: int
+    hidden: Width
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:

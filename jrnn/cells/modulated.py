@@ -1,6 +1,6 @@
 """LSTMs whose input and state act on one another before the gates."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, gates, times
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_lag, check_width
+from jrnn.fields import Lag, Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -23,6 +23,7 @@ class MultiplicativeLSTMParams(NamedTuple):
     w_hm: Array  # (hidden, hidden)
 
 
+@checked
 @dataclass(frozen=True)
 class MultiplicativeLSTM:
     """Multiplicative LSTM: the transition depends on the input, which scales the state.
@@ -47,11 +48,9 @@ class MultiplicativeLSTM:
     8
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     forget_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -88,6 +87,7 @@ class MogrifierLSTMParams(NamedTuple):
     r: tuple[tuple[Array, ...], ...]  # per even round (in, hidden), or its two factors
 
 
+@checked
 @dataclass(frozen=True)
 class MogrifierLSTM:
     """Mogrifier LSTM: input and state gate one another for some rounds before the LSTM reads them.
@@ -114,16 +114,11 @@ class MogrifierLSTM:
     8
     """
 
-    hidden: int
-    rounds: int = 5
-    rank: int | None = None
+    hidden: Width
+    _: KW_ONLY
+    rounds: Lag = 5
+    rank: Width | None = None
     forget_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_lag("rounds", self.rounds)
-        if self.rank is not None:
-            check_width("rank", self.rank)
 
     @property
     def out_features(self) -> int:

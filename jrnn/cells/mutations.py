@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -33,6 +33,7 @@ def _draw(key: Array, in_features: int, hidden: int, counts: tuple[int, int], ba
     )
 
 
+@checked
 @dataclass(frozen=True)
 class MUT1:
     """First mutant of the search: the candidate reads tanh of the bare input.
@@ -59,10 +60,7 @@ class MUT1:
     True
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -85,6 +83,7 @@ class MUT1:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class MUT2:
     """Second mutant of the search: the reset gate reads the bare input.
@@ -110,10 +109,7 @@ class MUT2:
     (3, 4)
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -136,6 +132,7 @@ class MUT2:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class MUT3:
     """Third mutant of the search: a GRU whose update gate reads tanh of the state.
@@ -161,10 +158,7 @@ class MUT3:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

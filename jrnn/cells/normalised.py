@@ -1,6 +1,6 @@
 """Gated cells with layer normalisation."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax import Array
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_positive, check_width
+from jrnn.fields import Positive, Width, checked
 
 
 def normalise(z: Array, epsilon: float) -> Array:
@@ -33,6 +33,7 @@ class LayerNormLSTMParams(NamedTuple):
     b_c: Array  # (hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class LayerNormLSTM:
     """LSTM whose sums are normalised over the units of a step.
@@ -60,13 +61,10 @@ class LayerNormLSTM:
     8
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     forget_bias: float = 1.0
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("epsilon", self.epsilon)
+    epsilon: Positive = 1e-6
 
     @property
     def out_features(self) -> int:
@@ -110,6 +108,7 @@ class LayerNormGRUParams(NamedTuple):
     gain_h: Array  # (3·hidden,)
 
 
+@checked
 @dataclass(frozen=True)
 class LayerNormGRU:
     """GRU whose sums are normalised over the units of a step.
@@ -136,12 +135,9 @@ class LayerNormGRU:
     8
     """
 
-    hidden: int
-    epsilon: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("epsilon", self.epsilon)
+    hidden: Width
+    _: KW_ONLY
+    epsilon: Positive = 1e-6
 
     @property
     def out_features(self) -> int:

@@ -1,8 +1,8 @@
 """A recurrence that keeps the length of its state: an orthogonal matrix, exactly, at every update."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import activation
+from jrnn.cells.activations import Function, activation, check_activation
 from jrnn.cells.gating import zeros
-from jrnn.checks import check_choice, check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -24,6 +24,12 @@ class OrthogonalParams(NamedTuple):
     b: Array  # (hidden,)
 
 
+def check_or_modrelu(argument: str, given: Any) -> str | Function:
+    """As `check_activation`, which modrelu with its bias is not among."""
+    return "modrelu" if isinstance(given, str) and given == "modrelu" else check_activation(argument, given)
+
+
+@checked
 @dataclass(frozen=True)
 class OrthogonalRNN:
     """Orthogonal RNN: the recurrent matrix is the image of a skew-symmetric one.
@@ -55,15 +61,10 @@ class OrthogonalRNN:
     True
     """
 
-    hidden: int
-    map: str = "exponential"
-    activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_choice("map", self.map, ("exponential", "cayley"))
-        if self.activation != "modrelu":
-            activation(self.activation)
+    hidden: Width
+    _: KW_ONLY
+    map: Literal["exponential", "cayley"] = "exponential"
+    activation: Annotated[str | Function, check_or_modrelu] = "tanh"
 
     @property
     def out_features(self) -> int:

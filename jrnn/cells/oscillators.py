@@ -1,6 +1,6 @@
 """Second-order and multiscale differential equations as recurrent networks."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, sigmoid, split, tanh, zeros
-from jrnn.checks import check_positive, check_width
+from jrnn.fields import Positive, Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -20,6 +20,7 @@ class OscillatorCarry(NamedTuple):
     z: Array  # (..., hidden), velocity, or the other scale
 
 
+@checked
 @dataclass(frozen=True)
 class CoRNN:
     """Coupled oscillatory RNN: a network of driven, damped, coupled oscillators.
@@ -46,14 +47,11 @@ class CoRNN:
     (16, 8)
     """
 
-    hidden: int
-    dt: float = 0.05
+    hidden: Width
+    _: KW_ONLY
+    dt: Positive = 0.05
     gamma: float = 1.0
     epsilon: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("dt", self.dt)
 
     @property
     def out_features(self) -> int:
@@ -91,6 +89,7 @@ class UnICORNNParams(NamedTuple):
     c: Array  # (hidden,), step sizes before σ
 
 
+@checked
 @dataclass(frozen=True)
 class UnICORNN:
     """Undamped independent controlled oscillators: a diagonal recurrence that keeps its volume.
@@ -114,14 +113,11 @@ class UnICORNN:
     8
     """
 
-    hidden: int
-    dt: float = 0.1
+    hidden: Width
+    _: KW_ONLY
+    dt: Positive = 0.1
     alpha: float = 1.0
     diagonal: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("dt", self.dt)
 
     @property
     def out_features(self) -> int:
@@ -157,6 +153,7 @@ class LEMParams(NamedTuple):
     b: Array  # (4·hidden,), in the order d e z h
 
 
+@checked
 @dataclass(frozen=True)
 class LEM:
     """Long expressive memory: two states, each with a learned time scale of its own.
@@ -183,12 +180,9 @@ class LEM:
     8
     """
 
-    hidden: int
-    dt: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_positive("dt", self.dt)
+    hidden: Width
+    _: KW_ONLY
+    dt: Positive = 1.0
 
     @property
     def out_features(self) -> int:

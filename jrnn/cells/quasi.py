@@ -1,7 +1,7 @@
 """Quasi-recurrent networks: gates by convolution over time, then pooling."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -9,7 +9,7 @@ from jax import Array
 from jrnn.alignment import aligned
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
-from jrnn.checks import check_choice, check_width
+from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
 GATES = {"f": "nf", "fo": "nfo", "ifo": "nfoi"}
@@ -29,6 +29,7 @@ class QRNNCarry(NamedTuple):
     c: Array  # (..., hidden)
 
 
+@checked
 @dataclass(frozen=True)
 class QRNN:
     """Quasi-recurrent network: convolutions over the last `window` inputs, pooled over time by gates.
@@ -55,15 +56,11 @@ class QRNN:
     (2, 3, 24)
     """
 
-    hidden: int
-    window: int = 2
-    pooling: str = "fo"
+    hidden: Width
+    _: KW_ONLY
+    window: Width = 2
+    pooling: Annotated[str, one_of(GATES)] = "fo"
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("window", self.window)
-        check_choice("pooling", self.pooling, tuple(GATES))
 
     @property
     def out_features(self) -> int:

@@ -1,7 +1,7 @@
 """Echo-state networks: a random recurrence that is never trained, and a read-out that is solved for."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.alignment import expand
 from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cells.activations import Activation, activation
 from jrnn.cells.gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
-from jrnn.checks import check_choice, check_positive, check_width
+from jrnn.fields import Share, Width, checked
 from jrnn.initializers import default_float, ring, spectral_radius
 
 
@@ -22,11 +23,12 @@ class EchoStateParams(NamedTuple):
     fixed: GateParams
 
 
+@checked
 @dataclass(frozen=True)
 class EchoState:
     """Echo-state network: a fixed random reservoir with leaky units.
 
-        hₜ = (1 − a) · hₜ₋₁ + a · tanh(xₜ w_ih + hₜ₋₁ w_hh + b),   yₜ = hₜ
+        hₜ = (1 − a) · hₜ₋₁ + a · f(xₜ w_ih + hₜ₋₁ w_hh + b),   yₜ = hₜ
 
     No gradient reaches the reservoir. Its read-out is the solution of a least-squares problem,
     `jrnn.ridge_readout`, whose result are the parameters of a `Dense` on top.
@@ -39,9 +41,10 @@ class EchoState:
       leak: a, in (0, 1].
       input_scale: w_ih ~ U(−input_scale, input_scale).
       bias_scale: b ~ U(−bias_scale, bias_scale).
+      activation: f, by name: "tanh", "identity", "relu", ... (`jrnn.cells.activations`).
 
     Raises:
-      ValueError: a width below 1, or a leak or density outside (0, 1].
+      ValueError: a width below 1, an unknown name, or a leak or density outside (0, 1].
 
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
     leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016;
@@ -52,21 +55,15 @@ class EchoState:
     False
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     radius: float = 0.9
-    density: float | None = None
-    topology: str = "random"
-    leak: float = 1.0
+    density: Share | None = None
+    topology: Literal["random", "ring"] = "random"
+    leak: Share = 1.0
     input_scale: float = 1.0
     bias_scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_choice("topology", self.topology, ("random", "ring"))
-        for name, share in {"leak": self.leak, "density": self._density}.items():
-            check_positive(name, share)
-            if share > 1:
-                raise ValueError(f"{name} must be in (0, 1], got {share}")
+    activation: Activation = "tanh"
 
     @property
     def out_features(self) -> int:
@@ -103,7 +100,7 @@ class EchoState:
     @broadcasting
     def step(self, params: EchoStateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         w_ih, w_hh, b = jax.lax.stop_gradient(params.fixed)
-        n = checkpoint_name(jnp.tanh(x @ w_ih + carry @ w_hh + b), "n")
+        n = checkpoint_name(activation(self.activation)(x @ w_ih + carry @ w_hh + b), "n")
         h = (1 - self.leak) * carry + self.leak * n
         return h, h
 

@@ -1,7 +1,7 @@
 """Simple recurrent units: gates from the input, a state that each unit keeps for itself."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float, glorot
 
 
@@ -23,6 +23,7 @@ class SRUParams(NamedTuple):
     w_ix: Any  # (in, hidden), the skip's; None where in = hidden
 
 
+@checked
 @dataclass(frozen=True)
 class SRU:
     """Simple recurrent unit, second version: light recurrence and a highway around it.
@@ -51,13 +52,11 @@ class SRU:
     (False, True)
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     recurrent: bool = True
     highway_bias: float = 0.0
     diagonal: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:

@@ -1,6 +1,6 @@
 """Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 
+@checked
 @dataclass(frozen=True)
 class MGU:
     """Minimal gated unit: a GRU whose one gate both resets and updates.
@@ -39,10 +40,7 @@ class MGU:
     (3, 8)
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -66,6 +64,7 @@ class MGU:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class UGRNN:
     """Update gate RNN: an Elman network with one gate between old state and candidate.
@@ -91,11 +90,9 @@ class UGRNN:
     Array([1., 1., 0., 0.], dtype=float32)
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     gate_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -116,6 +113,7 @@ class UGRNN:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class JANET:
     """Just another network: an LSTM of which only the forget gate is left.
@@ -139,15 +137,13 @@ class JANET:
 
     >>> import jrnn
     >>> jrnn.JANET(8)
-    JANET(hidden=8, beta=1.0, forget_bias=1.0)
+    JANET(hidden=8)
     """
 
-    hidden: int
+    hidden: Width
+    _: KW_ONLY
     beta: float = 1.0
     forget_bias: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -169,6 +165,7 @@ class JANET:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class LiGRU:
     """Light GRU: no reset gate, and relu in the place of tanh.
@@ -194,10 +191,7 @@ class LiGRU:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -227,6 +221,7 @@ class LightRUParams(NamedTuple):
     b: Array  # (hidden,), of f
 
 
+@checked
 @dataclass(frozen=True)
 class LightRU:
     """Light recurrent unit: the candidate sees the input alone, one gate the state as well.
@@ -249,10 +244,7 @@ class LightRU:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:
@@ -280,6 +272,7 @@ class LightRU:
         return h, h
 
 
+@checked
 @dataclass(frozen=True)
 class SGRN:
     """Simple gated recurrent network: gate and candidate share one product with the input.
@@ -302,10 +295,7 @@ class SGRN:
     8
     """
 
-    hidden: int
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
+    hidden: Width
 
     @property
     def out_features(self) -> int:

@@ -10,9 +10,10 @@ from jrnn.alignment import in_dtype_of, joined
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 
 
+@checked
 @dataclass(frozen=True)
 class TRNN:
     """Strongly typed RNN: an average of inputs, weighted by a gate.
@@ -36,11 +37,8 @@ class TRNN:
     True
     """
 
-    hidden: int
+    hidden: Width
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -69,6 +67,7 @@ class TypedCarry(NamedTuple):
     c: Array  # (..., hidden)
 
 
+@checked
 @dataclass(frozen=True)
 class TGRU:
     """Strongly typed GRU: all gates see this input and the last one, none sees the state.
@@ -93,11 +92,8 @@ class TGRU:
     (6, 24)
     """
 
-    hidden: int
+    hidden: Width
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:
@@ -118,6 +114,7 @@ class TGRU:
         return TypedCarry(in_dtype_of(x, carry.x), c), c
 
 
+@checked
 @dataclass(frozen=True)
 class TLSTM:
     """Strongly typed LSTM: all gates see this input and the last one, none sees the state.
@@ -143,11 +140,8 @@ class TLSTM:
     8
     """
 
-    hidden: int
+    hidden: Width
     linear: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
 
     @property
     def out_features(self) -> int:

@@ -1,6 +1,6 @@
 """Cells with slow and fast units."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,8 @@ from jax import Array
 from jrnn.alignment import select
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, tanh, zeros
-from jrnn.checks import check_multiple, check_rate, check_width, require_tuple
+from jrnn.checks import check_multiple
+from jrnn.fields import Rate, Width, checked
 from jrnn.initializers import glorot
 
 
@@ -29,6 +30,7 @@ class ClockworkCarry(NamedTuple):
     t: Array  # (...), integer, steps taken since the start of the sequence
 
 
+@checked
 @dataclass(frozen=True)
 class ClockworkRNN:
     """Clockwork RNN: modules of an Elman network that tick at periods of their own.
@@ -54,14 +56,11 @@ class ClockworkRNN:
     [(8, 4), (4, 4)]
     """
 
-    hidden: int
-    periods: tuple[int, ...] = (1, 2, 4, 8)
+    hidden: Width
+    _: KW_ONLY
+    periods: tuple[Width, ...] = (1, 2, 4, 8)
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        object.__setattr__(self, "periods", require_tuple("periods", self.periods))
-        for period in self.periods:
-            check_width("periods", period)
         if not self.periods or sorted(set(self.periods)) != list(self.periods):
             raise ValueError(f"periods must ascend, got {self.periods}")
         check_multiple("hidden", self.hidden, "the number of periods", len(self.periods))
@@ -114,6 +113,7 @@ class SCRNCarry(NamedTuple):
     m: Array  # (..., context), the slow units
 
 
+@checked
 @dataclass(frozen=True)
 class SCRN:
     """Structurally constrained network: an Elman network beside slowly changing context units.
@@ -140,14 +140,10 @@ class SCRN:
     140
     """
 
-    hidden: int
-    context: int | None = None
-    alpha: float = 0.95
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("context", self._context)
-        check_rate("alpha", self.alpha)
+    hidden: Width
+    _: KW_ONLY
+    context: Width | None = None
+    alpha: Rate = 0.95
 
     @property
     def out_features(self) -> int:

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax import Array
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_blocks, repeated, sigmoid, split, tanh, times_blocks
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_choice, check_multiple, check_width
+from jrnn.checks import check_multiple
+from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
 FORGET: dict[str, Callable[[Array], Array]] = {  # the logarithm of the forget gate
@@ -38,6 +39,7 @@ class SLSTMCarry(NamedTuple):
     m: Array  # (..., hidden), the running maximum
 
 
+@checked
 @dataclass(frozen=True)
 class SLSTM:
     """LSTM with exponential gates and a normaliser (sLSTM).
@@ -68,15 +70,14 @@ class SLSTM:
     8
     """
 
-    hidden: int
-    heads: int = 1
-    forget: str = "sigmoid"
+    hidden: Width
+    _: KW_ONLY
+    heads: Width = 1
+    forget: Annotated[str, one_of(FORGET)] = "sigmoid"
     forget_bias: float = 1.0
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         check_multiple("hidden", self.hidden, "heads", self.heads)
-        check_choice("forget", self.forget, tuple(FORGET))
 
     @property
     def out_features(self) -> int:
@@ -123,6 +124,7 @@ class MLSTMCarry(NamedTuple):
     m: Array  # (..., heads), the running maximum
 
 
+@checked
 @dataclass(frozen=True)
 class MLSTM:
     """LSTM with a matrix for a memory, which stores values under keys (mLSTM).
@@ -153,12 +155,12 @@ class MLSTM:
     (5, 2, 4, 4)
     """
 
-    hidden: int
-    heads: int = 1
+    hidden: Width
+    _: KW_ONLY
+    heads: Width = 1
     forget_bias: float = 3.0
 
     def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
         check_multiple("hidden", self.hidden, "heads", self.heads)
 
     @property

@@ -59,7 +59,7 @@ def cell_from_json(spec: Any) -> Any:
         does not have or refuses.
 
     >>> cell_from_json({"class": "GRU", "hidden": 3})
-    GRU(hidden=3, reset_after=True, z_keeps=True)
+    GRU(hidden=3)
     """
     cell = _from_json(spec)
     if _is_part(type(cell)):

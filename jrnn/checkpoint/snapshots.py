@@ -146,7 +146,7 @@ def load(
     >>> cell, run = jrnn.GRU(3), tempfile.mkdtemp()
     >>> path = save(run, Snapshot(cell, 2, cell.init(jax.random.key(0), 2), step=7))
     >>> load(run).cell, load(run).step
-    (GRU(hidden=3, reset_after=True, z_keeps=True), 7)
+    (GRU(hidden=3), 7)
     """
     folder = Path(directory) / "best" if best else Path(directory)
     if best and not folder.exists():

@@ -13,5 +13,6 @@ from jrnn.combinators.noise import Zoneout as Zoneout
 from jrnn.combinators.stacking import Project as Project
 from jrnn.combinators.stacking import ProjectParams as ProjectParams
 from jrnn.combinators.stacking import Residual as Residual
+from jrnn.combinators.stacking import Skip as Skip
 from jrnn.combinators.stacking import Stack as Stack
 from jrnn.combinators.stacking import StackCarry as StackCarry

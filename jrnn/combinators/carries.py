@@ -1,16 +1,16 @@
 """What a carry starts from, is kept in, is fed back as, and shows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import joined, select
-from jrnn.cell import Cell, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
-from jrnn.checks import check_choice, require_cell
+from jrnn.cell import Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
+from jrnn.fields import AnyCell, checked, one_of
 from jrnn.jaxprs import named_values
 
 
@@ -21,6 +21,7 @@ class LearnedCarryParams(NamedTuple):
     carry: Any  # state at the start, without batch axes; complex as (2, ...); None elsewhere
 
 
+@checked
 @dataclass(frozen=True)
 class LearnedCarry:
     """Trainable initial state.
@@ -42,10 +43,7 @@ class LearnedCarry:
     (3,)
     """
 
-    cell: Cell[Any, Any]
-
-    def __post_init__(self) -> None:
-        require_cell("LearnedCarry: cell", self.cell)
+    cell: AnyCell
 
     @property
     def in_ndim(self) -> int:
@@ -92,6 +90,10 @@ def _start(given: Array, start: Any) -> Array:
     return given if isinstance(start, tuple) else jnp.broadcast_to(start, given.shape)
 
 
+Float = Literal["bfloat16", "float16", "float32", "float64"]
+
+
+@checked
 @dataclass(frozen=True)
 class Cast:
     """Mixed precision: parameters, input and state are cast for the step, the state is kept in another.
@@ -119,15 +121,10 @@ class Cast:
     (dtype('float32'), dtype(bfloat16))
     """
 
-    cell: Cell[Any, Any]
-    compute: str = "bfloat16"
-    carry: str | None = None
-
-    def __post_init__(self) -> None:
-        require_cell("Cast: cell", self.cell)
-        floats = ("bfloat16", "float16", "float32", "float64")
-        check_choice("compute", self.compute, floats)
-        check_choice("carry", self.carry or self.compute, floats)
+    cell: AnyCell
+    _: KW_ONLY
+    compute: Float = "bfloat16"
+    carry: Float | None = None
 
     @property
     def in_ndim(self) -> int:
@@ -177,6 +174,7 @@ class FeedbackCarry(NamedTuple):
     y: Array  # (..., out), the last output
 
 
+@checked
 @dataclass(frozen=True)
 class Feedback:
     """Closed loop: a cell that reads its own last output, or a given one in its place.
@@ -208,12 +206,9 @@ class Feedback:
     (5, 2)
     """
 
-    cell: Cell[Any, Any]
-    emit: str = "identity"
-
-    def __post_init__(self) -> None:
-        require_cell("Feedback: cell", self.cell)
-        check_choice("emit", self.emit, tuple(EMIT))
+    cell: AnyCell
+    _: KW_ONLY
+    emit: Annotated[str, one_of(EMIT)] = "identity"
 
     @property
     def in_ndim(self) -> int:
@@ -248,6 +243,7 @@ class Feedback:
         return FeedbackCarry(inner, y.astype(carry.y.dtype)), y
 
 
+@checked
 @dataclass(frozen=True)
 class Tap:
     """Emit what a cell has inside, next to its output.
@@ -274,14 +270,8 @@ class Tap:
     (5, 3)
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_cell("Tap: cell", self.cell)
-        if isinstance(self.names, str):
-            raise TypeError(f"Tap: names must be a tuple of names, got the string {self.names!r}")
-        object.__setattr__(self, "names", tuple(self.names))
 
     @property
     def in_ndim(self) -> int:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jrnn.alignment import expand, select
-from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_slot
+from jrnn.cell import Shape, carry_spec, in_ndim, is_slot
 from jrnn.cells.gating import widened
-from jrnn.checks import require_cell
+from jrnn.fields import AnyCell, Positive, checked
 
 
+@checked
 @dataclass(frozen=True)
 class ClipGradient:
     """A cell whose gradient is clipped at every step of the recurrence.
@@ -46,13 +47,8 @@ class ClipGradient:
     0.1
     """
 
-    cell: Cell[Any, Any]
-    max_norm: float
-
-    def __post_init__(self) -> None:
-        require_cell("ClipGradient: cell", self.cell)
-        if not self.max_norm > 0:
-            raise ValueError(f"ClipGradient: max_norm must be above 0, got {self.max_norm}")
+    cell: AnyCell
+    max_norm: Positive
 
     @property
     def in_ndim(self) -> int:

@@ -1,19 +1,20 @@
 """NARX: a static network that reads past inputs and past outputs."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from jax import Array
 
 from jrnn.cell import Cell, Shape
-from jrnn.cells.activations import activation
+from jrnn.cells.activations import Activation
 from jrnn.cells.history import Window
 from jrnn.cells.maps import Dense
-from jrnn.checks import check_lag, check_width
 from jrnn.combinators.carries import Feedback
 from jrnn.combinators.stacking import Stack
+from jrnn.fields import Lag, Width, checked
 
 
+@checked
 @dataclass(frozen=True)
 class NARX:
     """Nonlinear autoregressive network with exogenous inputs, one hidden layer.
@@ -50,25 +51,19 @@ class NARX:
     (5, 1)
     """
 
-    hidden: int
-    outputs: int = 1
-    input_lags: int = 1
-    output_lags: int = 1
-    activation: str = "tanh"
-
-    def __post_init__(self) -> None:
-        check_width("hidden", self.hidden)
-        check_width("outputs", self.outputs)
-        check_lag("input_lags", self.input_lags)
-        check_lag("output_lags", self.output_lags)
-        activation(self.activation)
+    hidden: Width
+    _: KW_ONLY
+    outputs: Width = 1
+    input_lags: Lag = 1
+    output_lags: Lag = 1
+    activation: Activation = "tanh"
 
     @property
     def out_features(self) -> int:
         return self.outputs
 
     def _cell(self, inputs: int) -> Cell[Any, Any]:
-        layers = Dense(self.hidden, self.activation), Dense(self.outputs)
+        layers = Dense(self.hidden, activation=self.activation), Dense(self.outputs)
         if self.output_lags == 0:
             return Stack((Window(self.input_lags, inputs), *layers))
         window = Window((self.input_lags, self.output_lags - 1), (inputs, self.outputs))

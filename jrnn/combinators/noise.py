@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Cell, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
-from jrnn.checks import check_rate, require_cell
+from jrnn.cell import Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
+from jrnn.fields import AnyCell, Rate, checked
 from jrnn.jaxprs import replaced_values
 
-Rates = float | tuple[float, ...]
+Rates = Rate | tuple[Rate, ...]
 
 
 class NoisyCarry(NamedTuple):
@@ -41,6 +41,7 @@ def _drop_leaf(key: Array, rate: float, leaf: Array) -> Array:
     return select(kept, leaf / (1 - rate), jnp.zeros_like(leaf))
 
 
+@checked
 @dataclass(frozen=True)
 class Dropout:
     """Variational dropout: one mask per sequence, the same at every step.
@@ -75,19 +76,14 @@ class Dropout:
     True
     """
 
-    cell: Cell[Any, Any]
-    input: float = 0.0
+    cell: AnyCell
+    _: KW_ONLY
+    input: Rate = 0.0
     state: Rates = 0.0
-    output: float = 0.0
-    candidate: float = 0.0
+    output: Rate = 0.0
+    candidate: Rate = 0.0
 
     def __post_init__(self) -> None:
-        require_cell("Dropout: cell", self.cell)
-        check_rate("input", self.input)
-        check_rate("output", self.output)
-        check_rate("candidate", self.candidate)
-        for rate in _as_tuple(self.state):
-            check_rate("state", rate)
         if self.input and self.in_ndim == 0:
             raise ValueError("Dropout: input must be 0 around a cell of tokens: wrap the cell above it")
 
@@ -136,6 +132,7 @@ class Dropout:
         return NoisyCarry(inner, carry.key), drop(k_output, self.output, y)
 
 
+@checked
 @dataclass(frozen=True)
 class Zoneout:
     """Every unit of the state keeps its old value with a given probability at every step.
@@ -163,13 +160,8 @@ class Zoneout:
     8
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     rates: Rates = 0.1
-
-    def __post_init__(self) -> None:
-        require_cell("Zoneout: cell", self.cell)
-        for rate in _as_tuple(self.rates):
-            check_rate("rates", rate)
 
     @property
     def in_ndim(self) -> int:

@@ -1,16 +1,17 @@
 """Weights that are computed from others: normalised, of low rank, diagonal, or dropped at random."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
+from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.gating import widened
-from jrnn.checks import brief, check_positive, check_rate, check_width, require_cell
+from jrnn.checks import brief
 from jrnn.combinators.noise import NoisyCarry, drop
+from jrnn.fields import AnyCell, Positive, Rate, Width, checked
 from jrnn.initializers import default_float
 
 
@@ -35,6 +36,7 @@ class Computed(NamedTuple):
     params: Any
 
 
+@checked
 @dataclass(frozen=True)
 class Reparametrise:
     """A cell some of whose weights are computed from other parameters, anew for every update.
@@ -62,12 +64,11 @@ class Reparametrise:
     LowRankParams(a=(8, 2), b=(2, 32))
     """
 
-    cell: Cell[Any, Any]
+    cell: AnyCell
     name: str
     form: Form
 
     def __post_init__(self) -> None:
-        require_cell("Reparametrise: cell", self.cell)
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
             raise TypeError(f"Reparametrise: form must be one as in WeightNorm(), got {brief(self.form)}")
 
@@ -144,6 +145,100 @@ def _length(v: Array) -> Array:
     return jnp.sqrt(jnp.where(squares > 0, squares, 1)).astype(v.dtype)
 
 
+@checked
+@dataclass(frozen=True)
+class Tie:
+    """A cell two of whose parts have the same weights: one set of parameters, a gradient that sums both uses.
+
+        params[target] = params[source]          transposed=False
+        params[target] = params[source]ᵀ         transposed=True, matrices only
+
+    Parts are named as `jrnn.summary` and checkpoints name them: "0.table" is the table of the first cell of a
+    `Stack`, "2" all of the third. The start is that of the source; in params, None stands for the target.
+
+    Args:
+      cell: any cell.
+      source: the part that has the parameters.
+      target: the part that takes them.
+      transposed: whether it takes them transposed, as a read-out takes the table of an embedding.
+
+    Raises:
+      ValueError: at `init`, parts that there are not, or of different shapes.
+
+    Reference: Press, Wolf, Using the output embedding to improve language models, 2017, arXiv:1608.05859;
+    Inan, Khosravi, Socher, Tying word vectors and word classifiers, 2017, arXiv:1611.01462.
+
+    >>> import jax, jrnn
+    >>> model = jrnn.Stack((jrnn.Embed(8), jrnn.LSTM(8), jrnn.Dense(20)))
+    >>> tied = jrnn.Tie(model, "0.table", "2.w", transposed=True)
+    >>> tied.init(jax.random.key(0), in_features=20)[2].w is None
+    True
+    """
+
+    cell: AnyCell
+    source: str
+    target: str
+    _: KW_ONLY
+    transposed: bool = False
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        params = self.cell.init(key, in_features)
+        leaves = {_name(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+        parts = []
+        for part in (self.source, self.target):
+            inside = {name for name in leaves if f"{name}.".startswith(f"{part}.")}
+            parts.append({name.removeprefix(part): leaves[name] for name in sorted(inside)})
+        for part, found in zip((self.source, self.target), parts, strict=True):
+            if not found:
+                raise ValueError(f"Tie: {self.cell} has no part {part!r}, it has {', '.join(leaves)}")
+        taken = {rest: shape[::-1] if self.transposed else shape for rest, shape in parts[0].items()}
+        if taken != parts[1] or self.source == self.target:
+            raise ValueError(
+                f"Tie: {self.target!r} has shapes {list(parts[1].values())}, {self.source!r} gives "
+                f"{list(taken.values())}{' transposed' if self.transposed else ''}"
+            )
+        return jax.tree_util.tree_map_with_path(lambda p, leaf: None if self._takes(p) else leaf, params)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(self.weights(params), batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        return self.cell.step(self.weights(params), carry, x)
+
+    def weights(self, params: Any) -> Any:
+        """The parameters of the inner cell, those of the target included."""
+        leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+        def visit(path: Any, leaf: Any) -> Any:
+            if not self._takes(path):
+                return leaf
+            given = leaves.get(self.source + _name(path).removeprefix(self.target))
+            return given.T if self.transposed and given is not None else given
+
+        return jax.tree_util.tree_map_with_path(visit, params, is_leaf=lambda leaf: leaf is None)
+
+    def _takes(self, path: Any) -> bool:
+        """Whether a leaf belongs to the target."""
+        return f"{_name(path)}.".startswith(f"{self.target}.")
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """The way to a leaf, as checkpoints write it."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 class WeightNormParams(NamedTuple):
     """Parameters of `WeightNorm`."""
 
@@ -151,6 +246,7 @@ class WeightNormParams(NamedTuple):
     g: Array  # (columns,)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightNorm:
     """Length and direction of every column apart.
@@ -176,6 +272,7 @@ class SpectralNormParams(NamedTuple):
     fixed: Array  # (rows,), where the power iteration starts
 
 
+@checked
 @dataclass(frozen=True)
 class SpectralNorm:
     """Largest singular value held at a bound, by power iteration.
@@ -191,13 +288,10 @@ class SpectralNorm:
     2018, arXiv:1802.05957.
     """
 
-    bound: float = 1.0
-    iterations: int = 10
+    bound: Positive = 1.0
+    _: KW_ONLY
+    iterations: Width = 10
     noisy = False
-
-    def __post_init__(self) -> None:
-        check_positive("bound", self.bound)
-        check_width("iterations", self.iterations)
 
     def init(self, key: Array, w: Array) -> SpectralNormParams:
         return SpectralNormParams(w, jax.random.normal(key, w.shape[:1], default_float()))
@@ -220,6 +314,7 @@ class LowRankParams(NamedTuple):
     b: Array  # (rank, columns)
 
 
+@checked
 @dataclass(frozen=True)
 class LowRank:
     """Product of two thin matrices, the best ones for the matrix that the cell drew.
@@ -232,11 +327,8 @@ class LowRank:
     Reference: Lu, Sindhwani, Sainath, Learning compact recurrent neural networks, 2016, arXiv:1604.02594.
     """
 
-    rank: int
+    rank: Width
     noisy = False
-
-    def __post_init__(self) -> None:
-        check_width("rank", self.rank)
 
     def init(self, key: Array, w: Array) -> LowRankParams:
         if self.rank > min(w.shape):
@@ -249,6 +341,7 @@ class LowRank:
         return params.a @ params.b
 
 
+@checked
 @dataclass(frozen=True)
 class Diagonal:
     """Square blocks side by side, each a diagonal: units see no state but their own.
@@ -274,6 +367,7 @@ class Diagonal:
         return jnp.concatenate([eye * block[None] for block in params], axis=1)
 
 
+@checked
 @dataclass(frozen=True)
 class DropConnect:
     """Weights dropped at random, the same ones for a whole sequence and batch.
@@ -289,11 +383,8 @@ class DropConnect:
     Keskar, Socher, Regularizing and optimizing LSTM language models, 2018, arXiv:1708.02182.
     """
 
-    rate: float
+    rate: Rate
     noisy = True
-
-    def __post_init__(self) -> None:
-        check_rate("rate", self.rate)
 
     def init(self, key: Array, w: Array) -> Array:
         return w

@@ -1,14 +1,17 @@
 """Depth: cells on top of cells."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
-from jrnn.checks import check_rate, check_width, require_cell, require_tuple
+from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
+from jrnn.cells.maps import check_chain
+from jrnn.checks import require_cell
 from jrnn.combinators.noise import drop
+from jrnn.fields import AnyCell, Rate, Width, checked
 from jrnn.initializers import glorot
 
 
@@ -19,6 +22,7 @@ class StackCarry(NamedTuple):
     key: Array | None  # noise: advanced by every step; None without dropout or in evaluation
 
 
+@checked
 @dataclass(frozen=True)
 class Stack:
     """Deep cell: every cell reads the output of the one below it at the same step.
@@ -32,7 +36,7 @@ class Stack:
     `dropout` argument); `Dropout` has the variational form.
 
     Args:
-      cells: the cells, bottom first; a list is taken as a tuple.
+      cells: the cells, bottom first; a list is taken as a tuple, a function as a `Map` of what is below it.
       dropout: rate between cells, in [0, 1).
 
     Raises:
@@ -49,16 +53,13 @@ class Stack:
     (5, 2, 4)
     """
 
-    cells: tuple[Cell[Any, Any], ...]
-    dropout: float = 0.0
+    cells: Annotated[tuple[Any, ...], check_chain(require_cell)]
+    _: KW_ONLY
+    dropout: Rate = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", require_tuple("Stack: cells", self.cells))
         if not self.cells:
             raise ValueError("Stack: cells is empty, needs at least one cell")
-        for index, cell in enumerate(self.cells):
-            require_cell(f"Stack: cells[{index}]", cell)
-        check_rate("dropout", self.dropout)
 
     @property
     def in_ndim(self) -> int:
@@ -98,6 +99,7 @@ class Stack:
         return StackCarry(tuple(carries), key), y
 
 
+@checked
 @dataclass(frozen=True)
 class Residual:
     """Skip connection around a cell.
@@ -117,13 +119,10 @@ class Residual:
 
     >>> import jrnn
     >>> jrnn.Residual(jrnn.GRU(8))
-    Residual(cell=GRU(hidden=8, reset_after=True, z_keeps=True))
+    Residual(cell=GRU(hidden=8))
     """
 
-    cell: Cell[Any, Any]
-
-    def __post_init__(self) -> None:
-        require_cell("Residual: cell", self.cell)
+    cell: AnyCell
 
     @property
     def linear(self) -> bool:
@@ -151,6 +150,58 @@ class Residual:
         return carry, x + y
 
 
+@checked
+@dataclass(frozen=True)
+class Skip:
+    """Skip connection that concatenates: what comes next reads the input beside the output.
+
+        yₜ = [xₜ, cell(xₜ)]
+
+    Parameters and carry are those of the cell.
+
+    Args:
+      cell: any cell that takes features.
+      features: width of x.
+
+    Raises:
+      ValueError: a width below 1, or a cell of tokens; at `init`, an input of another width.
+
+    Reference: Huang, Liu, van der Maaten, Weinberger, Densely connected convolutional networks, 2017,
+    arXiv:1608.06993; from the input to every layer of a recurrent stack Graves, 2013, arXiv:1308.0850.
+
+    >>> import jrnn
+    >>> jrnn.Skip(jrnn.GRU(8), 3).out_features
+    11
+    """
+
+    cell: AnyCell
+    features: Width
+
+    def __post_init__(self) -> None:
+        if in_ndim(self.cell) == 0:
+            raise ValueError(f"Skip: {self.cell} takes tokens, which have no features: put Embed before it")
+
+    @property
+    def linear(self) -> bool:
+        return is_linear(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.features + self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> Any:
+        if in_features != self.features:
+            raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+        carry, y = self.cell.step(params, carry, x)
+        return carry, jnp.concatenate([x, y], -1)
+
+
 class ProjectParams(NamedTuple):
     """Parameters of `Project`."""
 
@@ -158,6 +209,7 @@ class ProjectParams(NamedTuple):
     w: Array  # (cell.out_features, features)
 
 
+@checked
 @dataclass(frozen=True)
 class Project:
     """Linear read-out of a cell, without a bias; the recurrence inside does not see it.
@@ -180,12 +232,8 @@ class Project:
     2
     """
 
-    cell: Cell[Any, Any]
-    features: int
-
-    def __post_init__(self) -> None:
-        require_cell("Project: cell", self.cell)
-        check_width("features", self.features)
+    cell: AnyCell
+    features: Width
 
     @property
     def in_ndim(self) -> int:

@@ -1,14 +1,14 @@
 """The layer at the end of a tagger, and what it puts out."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
 from jrnn.cell import Shape
-from jrnn.checks import check_width
+from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 from jrnn.unrolling import Scan
 from jrnn.unrolling.masking import schedule
@@ -26,12 +26,13 @@ class CRFParams(NamedTuple):
 class Potentials(NamedTuple):
     """Outputs of `CRF`: all that the score of a tag sequence is the sum of."""
 
-    unaries: Array  # (time, batch..., tags)
-    transitions: Array  # (tags, tags), from a tag to the next
-    start: Array  # (tags,)
-    end: Array  # (tags,)
+    unaries: Any  # (time, batch..., tags)
+    transitions: Any  # (tags, tags), from a tag to the next
+    start: Any  # (tags,)
+    end: Any  # (tags,)
 
 
+@checked
 @dataclass(frozen=True)
 class CRF:
     """Linear-chain conditional random field, to be put last: its inputs are one score per step and tag.
@@ -62,10 +63,8 @@ class CRF:
     ((5, 2), (2,))
     """
 
-    tags: int
-
-    def __post_init__(self) -> None:
-        check_width("tags", self.tags)
+    tags: Width
+    out_axes: ClassVar[Potentials] = Potentials(0, None, None, None)
 
     @property
     def out_features(self) -> int:

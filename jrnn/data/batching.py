@@ -223,14 +223,9 @@ def check_options(batch_size: int, key_seed: int | None, bucket: int | None) -> 
     """Raise unless these are whole numbers that make batches."""
     check_width("batch_size", batch_size)
     if key_seed is not None:
-        check_whole("key_seed", key_seed)
+        check_lag("key_seed", key_seed)
     if bucket is not None:
         check_width("bucket", bucket)
-
-
-def check_whole(argument: str, given: Any) -> None:
-    """Raise unless `given` is a whole number, 0 or more; one of NumPy's is one."""
-    check_lag(argument, int(given) if isinstance(given, np.integer) else given)
 
 
 def checked_index(index: int, count: int) -> int:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import brief
+from jrnn.checks import brief, check_lag
 from jrnn.data.batching import (
     Batch,
     Pair,
     alike,
     check_options,
-    check_whole,
     checked_index,
     grouped,
     pad,
@@ -123,8 +122,8 @@ def pair_batches(
     [[True, False], [True, True]]
     """
     check_options(batch_size, key_seed, bucket)
-    check_whole("start", start)
-    check_whole("stop", stop)
+    check_lag("start", start)
+    check_lag("stop", stop)
     read, written = alike("sources", sources), alike("targets", targets)
     if len(read) != len(written):
         raise ValueError(f"targets has {len(written)} entries, sources has {len(read)}")
@@ -146,7 +145,7 @@ def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list
 
 @dataclass(frozen=True, eq=False)
 class ScheduledSampling:
-    """Batches of pairs for a decoder `Feedback(cell, "argmax")`, which reads its own tokens more and more.
+    """Batches of pairs for `Feedback(cell, emit="argmax")`, which reads its own tokens more and more.
 
         use_givenₜ ~ Bernoulli(schedule(s)) at training step s,   always given at t = 0
 

@@ -1,7 +1,7 @@
 """One answer for a sequence: the last output, that of both ends, or a mean."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,12 @@ import numpy as np
 from jax import Array
 
 from jrnn.alignment import expand, select
-from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none
-from jrnn.checks import check_choice, require_cell
-from jrnn.layers import MERGES, Bidirectional, BidirectionalCarry, Sequential, apply
+from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
+from jrnn.checks import check_choice
+from jrnn.fields import AnyModel, checked, one_of
+from jrnn.layers import Bidirectional, BidirectionalCarry, Reversed, apply
+from jrnn.sequential import Sequential, once
+from jrnn.traits import is_noisy, require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
 from jrnn.unrolling.methods import Method
@@ -83,6 +86,7 @@ def many_to_one(
     """One answer for a sequence, from where each direction has seen all of it.
 
         y = f(y_T)                        of a cell, T its last valid step
+        y = f(y₁)                         of a `Reversed` cell
         y = f(merge(a_T, b₁))             of a `Bidirectional`: each end where that direction is through
         y = f(mean or max over t of yₜ)   with `read`
 
@@ -115,6 +119,7 @@ def many_to_one(
     (3, 2)
     """
     check_choice("read", read, READS)
+    require_time("many_to_one", model)
     options: dict[str, Any] = {"lengths": lengths, "mask": mask, "method": method}
     if isinstance(model, Sequential):
         return _read_sequential(model, params, xs, carry, read=read, key=key, options=options)
@@ -125,9 +130,11 @@ def many_to_one(
             end, ys = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
             ends.append(end)
             reads.append(_end(ys, lengths, mask, first=reverse))
-        return BidirectionalCarry(*ends), MERGES[model.merge](*reads)
+        return BidirectionalCarry(*ends), model.merged(*reads)
     end, ys = apply(model, params, xs, carry, key=key, **options)
-    return end, last(ys, lengths, mask=mask) if read == "ends" else _pool(ys, lengths, mask, read)
+    if read == "ends":
+        return end, _end(ys, lengths, mask, first=isinstance(model, Reversed))
+    return end, _pool(ys, lengths, mask, read)
 
 
 def _read_sequential(
@@ -138,16 +145,15 @@ def _read_sequential(
     stateful = [i for i, (layer, p) in enumerate(layers) if jax.tree.leaves(carry_spec(layer, p))]
     final = stateful[-1] if stateful else 0
     carries, ends = carry or (None,) * len(layers), []
-    for index, ((layer, p), start, k) in enumerate(
-        zip(layers, carries, key_or_none(key, len(layers)), strict=True)
-    ):
+    steps = zip(layers, carries, model.keys(key), strict=True)
+    for index, ((layer, p), start, (k, between)) in enumerate(steps):
+        xs = model.drop(between, xs)
         if index < final:
             end, xs = apply(layer, p, xs, start, key=k, **options)
         elif index == final:
             end, xs = many_to_one(layer, p, xs, start, read=read, key=k, **options)
         else:
-            end, ys = apply(layer, p, jax.tree.map(lambda x: x[None], xs), key=k, method=options["method"])
-            xs = jax.tree.map(lambda y: y[0], ys)
+            end, xs = once(layer, p, xs, key=k, method=options["method"])
         ends.append(end)
     return tuple(ends), xs
 
@@ -163,6 +169,7 @@ def _pool(ys: Array, lengths: Any, mask: Any, read: str) -> Array:
     return jnp.where(flags.any(0), highest, 0)
 
 
+@checked
 @dataclass(frozen=True)
 class ManyToOne:
     """A classifier or regressor of whole sequences as one value: `many_to_one` in the place of `apply`.
@@ -188,13 +195,10 @@ class ManyToOne:
     (4, 2)
     """
 
-    model: Any
-    read: str = "ends"
-
-    def __post_init__(self) -> None:
-        check_choice("read", self.read, READS)
-        if not is_layer(self.model):
-            require_cell("ManyToOne: model", self.model)
+    model: AnyModel
+    _: KW_ONLY
+    read: Annotated[str, one_of(READS)] = "ends"
+    out_axes: ClassVar[None] = None  # there is no time in the answer
 
     @property
     def in_ndim(self) -> int:
@@ -209,6 +213,10 @@ class ManyToOne:
 
     def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
         return self.model.initial_carry(params, batch_shape, key=key)
+
+    def is_noisy(self, params: Any) -> bool:
+        """Whether a key draws noise."""
+        return is_noisy(self.model, params)
 
     def apply(
         self,

@@ -11,8 +11,10 @@ from jrnn.alignment import expand, select
 from jrnn.cell import Cell
 from jrnn.checks import check_choice, check_lag, check_width, require_cell
 from jrnn.combinators.carries import Feedback, FeedbackCarry
-from jrnn.layers import apply, looks_ahead
+from jrnn.layers import apply
 from jrnn.paradigms.reading import last
+from jrnn.sequential import looks_ahead
+from jrnn.traits import map_time, out_axes
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.masking import schedule
 from jrnn.unrolling.methods import Method
@@ -57,7 +59,7 @@ def one_to_many(
     (5, 2, 3)
     """
     require_cell("one_to_many: cell", cell)
-    check_lag("steps", steps)
+    steps = check_lag("steps", steps)
     check_choice("then", then, ("zeros", "repeat", "output"))
     given = jnp.broadcast_to(x, (steps, *jnp.shape(x)))
     if then == "repeat":
@@ -112,7 +114,7 @@ def delayed(
     >>> jrnn.delayed(cell, cell.init(jax.random.key(0), 3), jnp.ones((7, 2, 3)), delay=2)[1].shape
     (7, 2, 8)
     """
-    check_lag("delay", delay)
+    delay = check_lag("delay", delay)
     steps = jax.tree.leaves(xs)[0].shape[0]
     if lengths is not None:
         valid = jnp.asarray(schedule(steps, np.shape(lengths), lengths, None, None, reverse=False).valid)
@@ -121,7 +123,7 @@ def delayed(
         lengths = jnp.where(lengths > 0, lengths + delay, 0)
     longer = jax.tree.map(lambda x: jnp.pad(x, [(0, delay)] + [(0, 0)] * (x.ndim - 1)), xs)
     end, ys = apply(model, params, longer, carry, lengths=lengths, key=key, method=method)
-    return end, jax.tree.map(lambda y: y[delay:], ys)
+    return end, map_time(lambda y: y[delay:], out_axes(model), ys)
 
 
 def autoregressive(
@@ -213,7 +215,7 @@ def forecast(
     >>> jrnn.forecast(model, model.init(jax.random.key(0), 3), jnp.ones((7, 2, 3)), steps=4)[1].shape
     (4, 2, 3)
     """
-    check_width("steps", steps)
+    steps = check_width("steps", steps)
     carry, past = unroll(cell, params, xs, carry, lengths=lengths, key=key, method=method)
     first = last(past, lengths)
     if first.shape != jnp.shape(xs)[1:]:

@@ -13,7 +13,7 @@ from jax import Array
 
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked
-from jrnn.checks import require_key, require_whole
+from jrnn.checks import check_lag, require_key
 from jrnn.training.objectives import Loss
 from jrnn.training.plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training.progress import Progress
@@ -118,7 +118,7 @@ def fit(
     Raises:
       ValueError: options that contradict each other, or no batches; the message names them.
     """
-    require_whole("epochs", epochs, least=0)
+    epochs = check_lag("epochs", epochs)
     _check_key(key)
     plan = Plan(
         model=model, loss=loss, optimizer=optimizer, stateful=stateful, patience=patience,

@@ -9,9 +9,9 @@ import optax
 
 from jrnn.caching import cached
 from jrnn.cell import trainable
-from jrnn.checks import brief, require_whole
+from jrnn.checks import brief, check_width
 from jrnn.data import Batch
-from jrnn.layers import looks_ahead
+from jrnn.sequential import looks_ahead
 from jrnn.training.objectives import Loss
 from jrnn.training.progress import Progress
 from jrnn.training.steps import Evaluation, Penalty, TrainState, model_function, train_step
@@ -52,9 +52,9 @@ class Plan:
                 raise TypeError(f"{name} must be a function, got {brief(function)}")
         if not hasattr(self.optimizer, "update"):
             raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
-        require_whole("save_every", self.save_every)
+        check_width("save_every", self.save_every)
         if self.patience is not None:
-            require_whole("patience", self.patience)
+            check_width("patience", self.patience)
         if self.stateful and looks_ahead(self.model):
             raise ValueError(
                 f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on"

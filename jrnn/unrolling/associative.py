@@ -51,7 +51,7 @@ class Associative:
     recurrent neural nets over sequence length, 2018, arXiv:1709.04057.
 
     >>> import jax, jax.numpy as jnp, jrnn
-    >>> deep = jrnn.Stack((jrnn.MinGRU(8), jrnn.Dense(8, "tanh"), jrnn.LRU(8)))
+    >>> deep = jrnn.Stack((jrnn.MinGRU(8), jrnn.Dense(8, activation="tanh"), jrnn.LRU(8)))
     >>> params = deep.init(jax.random.key(0), in_features=3)
     >>> jrnn.unroll(deep, params, jnp.ones((1000, 3)), method=jrnn.Associative())[1].shape
     (1000, 8)

@@ -54,6 +54,8 @@ def _unfit(loop: Loop) -> str | None:
     xs, valid, reset = loop.xs
     if not isinstance(loop.cell, LSTM):
         return f"runs an LSTM alone, got {brief(loop.cell)}"
+    if loop.cell.activation != "tanh":
+        return f"has tanh alone, got {brief(loop.cell)}"
     if valid is not None or reset is not None:
         return "takes no lengths, mask or resets"
     leaves = jax.tree.leaves((loop.constants, loop.carry, xs))
@@ -68,7 +70,8 @@ def _unfit(loop: Loop) -> str | None:
 
 def packed(params: LSTMParams) -> Array:
     """Parameters as the kernel wants them: w_ih, w_hh, gates first, and two biases, one after the other."""
-    parts = params.w_ih.T, params.w_hh.T, params.b, jnp.zeros_like(params.b)
+    none = jnp.zeros(params.w_ih.shape[1:], params.w_ih.dtype)
+    parts = params.w_ih.T, params.w_hh.T, none if params.b is None else params.b, none
     return jnp.concatenate([part.ravel() for part in parts])
 
 

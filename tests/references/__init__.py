@@ -14,6 +14,7 @@ from tests.references.functions import clamp as clamp
 from tests.references.functions import derivative as derivative
 from tests.references.functions import elu as elu
 from tests.references.functions import exponential as exponential
+from tests.references.functions import gelu as gelu
 from tests.references.functions import hard_sigmoid as hard_sigmoid
 from tests.references.functions import hard_tanh as hard_tanh
 from tests.references.functions import in_heads as in_heads
@@ -25,6 +26,7 @@ from tests.references.functions import relu as relu
 from tests.references.functions import run as run
 from tests.references.functions import scaled_tanh as scaled_tanh
 from tests.references.functions import sigmoid as sigmoid
+from tests.references.functions import silu as silu
 from tests.references.functions import softplus as softplus
 from tests.references.functions import softsign as softsign
 from tests.references.functions import tanh as tanh
@@ -80,6 +82,7 @@ from tests.references.simple import finite_response as finite_response
 from tests.references.simple import indrnn as indrnn
 from tests.references.simple import jordan as jordan
 from tests.references.simple import leaky_rnn as leaky_rnn
+from tests.references.simple import mapping as mapping
 from tests.references.simple import narx as narx
 from tests.references.simple import window as window
 from tests.references.structured import antisymmetric_rnn as antisymmetric_rnn

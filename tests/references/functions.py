@@ -25,6 +25,16 @@ def softplus(a):
     return np.where(positive, a, 0) + np.log1p(np.exp(np.where(positive, -a, a)))
 
 
+def gelu(a):
+    """Hendrycks & Gimpel 2016, arXiv:1606.08415, with the tanh in the place of the error function."""
+    return a / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a * a * a)))
+
+
+def silu(a):
+    """Elfwing et al. 2018, arXiv:1702.03118; the swish of Ramachandran et al. 2017."""
+    return a * sigmoid(a)
+
+
 def elu(a):
     """Clevert et al. 2016, α = 1."""
     return np.where(np.real(a) > 0, a, np.exp(a) - 1)

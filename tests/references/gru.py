@@ -2,26 +2,28 @@
 
 import numpy as np
 
-from tests.references.functions import layer_norm, relu, sigmoid, tanh, times
+from tests.references.functions import clamp, layer_norm, relu, sigmoid, tanh, times
 
 
-def gru_reset_after(p, h, x, keep=True):
+def gru_reset_after(p, h, x, keep=True, f=tanh, clip=np.inf):
     """Cho et al. 2014, arXiv:1406.1078v1, with the biases of cuDNN: r scales U h + d.
 
-    With `keep` z weighs the past, as in that paper; without, the candidate, as in Chung et al. 2014.
+    With `keep` z weighs the past, as in that paper; without, the candidate, as in Chung et al. 2014. `clip`
+    bounds what σ and f are applied to.
     """
-    update = sigmoid(times(p["Wz"], x) + times(p["Uz"], h) + p["bz"])
-    reset = sigmoid(times(p["Wr"], x) + times(p["Ur"], h) + p["br"])
-    candidate = tanh(times(p["W"], x) + p["b"] + reset * (times(p["U"], h) + p["d"]))
+    update = sigmoid(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
+    reset = sigmoid(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
+    inside = reset * (times(p["U"], h) + p.get("d", 0))
+    candidate = f(clamp(times(p["W"], x) + p.get("b", 0) + inside, clip))
     h = update * h + (1 - update) * candidate if keep else (1 - update) * h + update * candidate
     return h, h
 
 
-def gru_reset_before(p, h, x, keep=True):
+def gru_reset_before(p, h, x, keep=True, f=tanh, clip=np.inf):
     """Cho et al. 2014, arXiv:1406.1078v3: r scales h before the product; `keep` as above."""
-    update = sigmoid(times(p["Wz"], x) + times(p["Uz"], h) + p["bz"])
-    reset = sigmoid(times(p["Wr"], x) + times(p["Ur"], h) + p["br"])
-    candidate = tanh(times(p["W"], x) + times(p["U"], reset * h) + p["b"])
+    update = sigmoid(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
+    reset = sigmoid(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
+    candidate = f(clamp(times(p["W"], x) + times(p["U"], reset * h) + p.get("b", 0), clip))
     h = update * h + (1 - update) * candidate if keep else (1 - update) * h + update * candidate
     return h, h
 

@@ -5,15 +5,15 @@ import numpy as np
 from tests.references.functions import clamp, layer_norm, sigmoid, tanh, times
 
 
-def lstm(p, carry, x):
+def lstm(p, carry, x, f=tanh):
     """Gers et al. 2000, without peepholes: input, forget and output gate around one cell."""
     h, c = carry
-    input_gate = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + p["bi"])
-    forget_gate = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + p["bf"])
-    output_gate = sigmoid(times(p["Wo"], x) + times(p["Uo"], h) + p["bo"])
-    candidate = tanh(times(p["Wc"], x) + times(p["Uc"], h) + p["bc"])
+    input_gate = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + p.get("bi", 0))
+    forget_gate = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + p.get("bf", 0))
+    output_gate = sigmoid(times(p["Wo"], x) + times(p["Uo"], h) + p.get("bo", 0))
+    candidate = f(times(p["Wc"], x) + times(p["Uc"], h) + p.get("bc", 0))
     c = forget_gate * c + input_gate * candidate
-    h = output_gate * tanh(c)
+    h = output_gate * f(c)
     return (h, c), h
 
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from tests.references.functions import linear, relu, tanh, times
+from tests.references.functions import clamp, linear, relu, tanh, times
 
 
-def elman(p, h, x, f=tanh):
+def elman(p, h, x, f=tanh, clip=np.inf):
     """Elman 1990: the context units are a copy of the hidden layer one step ago."""
-    h = f(times(p["W"], x) + times(p["U"], h) + p["b"])
+    h = f(clamp(times(p["W"], x) + times(p["U"], h) + p.get("b", 0), clip))
     return h, h
 
 
@@ -35,9 +35,9 @@ def leaky_rnn(p, carry, x, *, alpha, f=tanh, potential=False):
     return h, h
 
 
-def echo_state(p, h, x, leak=1):
-    """Jaeger 2001, Jaeger et al. 2007: a reservoir of leaky tanh units, none of its matrices trained."""
-    h = (1 - leak) * h + leak * tanh(times(p["W"], x) + times(p["U"], h) + p["b"])
+def echo_state(p, h, x, leak=1, f=tanh):
+    """Jaeger 2001, Jaeger et al. 2007: a reservoir of leaky units, none of its matrices trained."""
+    h = (1 - leak) * h + leak * f(times(p["W"], x) + times(p["U"], h) + p["b"])
     return h, h
 
 
@@ -72,7 +72,12 @@ def narx(p, carry, x, f=tanh):
 
 def dense(p, carry, x, f=linear):
     """A perceptron layer."""
-    return carry, f(times(p["W"], x) + p["b"])
+    return carry, f(times(p["W"], x) + p.get("b", 0))
+
+
+def mapping(p, carry, x, f=linear):
+    """A function of the features, without memory or parameters."""
+    return carry, f(x)
 
 
 def embed(p, carry, token):

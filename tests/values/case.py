@@ -31,6 +31,16 @@ class Case(NamedTuple):
     theirs: Callable = same  # carry of the cell -> carry of the reference
 
 
+WINDOWS = {  # of convolutions over two axes
+    "valid": {"padding": "VALID"},
+    "circular": {"padding": "CIRCULAR"},
+    "strides": {"strides": (2, 1)},
+    "dilation": {"dilation": 2},
+    "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (2, 1)},
+    "valid-strides": {"padding": "VALID", "strides": (1, 2)},
+}
+
+
 def blocks(array, letter, names):
     """Equal parts of a packed array, one per gate: `{letter + name: part}`."""
     parts = np.split(array, len(names), axis=-1)
@@ -44,7 +54,12 @@ def split(array, letter, names):
 
 def packed(*names):
     """Unpacking of gates that all read x and h; the candidate's name is ""."""
-    return lambda p: split(p.w_ih, "W", names) | split(p.w_hh, "U", names) | split(p.b, "b", names)
+
+    def unpack(p):
+        biases = {} if p.b is None else split(p.b, "b", names)
+        return split(p.w_ih, "W", names) | split(p.w_hh, "U", names) | biases
+
+    return unpack
 
 
 def parts(tree):

@@ -6,7 +6,7 @@ import numpy as np
 
 import jrnn
 from tests import references as ref
-from tests.values.case import HIDDEN, IN, Case, blocks, packed, split
+from tests.values.case import HIDDEN, IN, WINDOWS, Case, blocks, packed, split
 
 
 def gru(p):
@@ -97,6 +97,29 @@ MUTS = {
     "MUT3": (jrnn.MUT3(HIDDEN), ref.mut3, mut(("z", "r", ""), ("z", "r", ""))),
 }
 CASES = {
+    **{
+        f"ConvGRU-{name}": Case(
+            jrnn.ConvGRU(2, kernel=(3, 1), **options),
+            partial(ref.conv_gru, **options),
+            convolutional,
+            width=1,
+            places=(5, 4),
+        )
+        for name, options in WINDOWS.items()
+    },
+    **{
+        f"GRU-{name}-{after}": Case(
+            jrnn.GRU(HIDDEN, reset_after=after, **ours),
+            partial(ref.gru_reset_after if after else ref.gru_reset_before, **theirs),
+            gru,
+        )
+        for after in (True, False)
+        for name, ours, theirs in [
+            ("gelu", {"activation": "gelu"}, {"f": ref.gelu}),
+            ("no bias", {"bias": False}, {}),
+            ("clip", {"clip": 0.9}, {"clip": 0.9}),
+        ]
+    },
     **{
         name + ("" if keeps else "-takes"): Case(
             jrnn.GRU(HIDDEN, reset_after=name == "GRU-after", z_keeps=keeps), partial(step, keep=keeps), gru

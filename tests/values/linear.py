@@ -88,7 +88,9 @@ CASES = {
     "LRU": Case(jrnn.LRU(HIDDEN), ref.lru, lru),
     "LRU-skip": Case(jrnn.LRU(HIDDEN, outputs=IN), ref.lru, lru),
     **{
-        f"RGLRU-{heads}": Case(jrnn.RGLRU(WIDE, heads), partial(ref.rg_lru, heads=heads), rg_lru, width=WIDE)
+        f"RGLRU-{heads}": Case(
+            jrnn.RGLRU(WIDE, heads=heads), partial(ref.rg_lru, heads=heads), rg_lru, width=WIDE
+        )
         for heads in (1, 2)
     },
     **{
@@ -107,7 +109,9 @@ CASES = {
     },
     **{
         f"QRNN-{pooling}-{window}": Case(
-            jrnn.QRNN(HIDDEN, window, pooling), partial(ref.qrnn, k=window, pooling=pooling), qrnn(names)
+            jrnn.QRNN(HIDDEN, window=window, pooling=pooling),
+            partial(ref.qrnn, k=window, pooling=pooling),
+            qrnn(names),
         )
         for pooling, names in POOLINGS.items()
         for window in (1, 2, 3)
@@ -117,7 +121,7 @@ CASES = {
     "TLSTM": Case(jrnn.TLSTM(HIDDEN), ref.t_lstm, two_inputs),
     **{
         f"SLSTM-{heads}-{forget}": Case(
-            jrnn.SLSTM(WIDE, heads, forget),
+            jrnn.SLSTM(WIDE, heads=heads, forget=forget),
             partial(ref.slstm, heads=heads, forget=short),
             slstm,
             adapt=positive,
@@ -128,7 +132,7 @@ CASES = {
     },
     **{
         f"MLSTM-{heads}": Case(
-            jrnn.MLSTM(WIDE, heads), partial(ref.mlstm, heads=heads), mlstm, theirs=unscaled_mlstm
+            jrnn.MLSTM(WIDE, heads=heads), partial(ref.mlstm, heads=heads), mlstm, theirs=unscaled_mlstm
         )
         for heads in (1, 2)
     },

@@ -7,7 +7,7 @@ import numpy as np
 import jrnn
 from jrnn.cells import ablations
 from tests import references as ref
-from tests.values.case import HIDDEN, Case, blocks, packed, split
+from tests.values.case import HIDDEN, WINDOWS, Case, blocks, packed, split
 
 WIDE = 6  # blocks of 2
 
@@ -110,7 +110,19 @@ def convolutional(p):
 
 
 CASES = {
+    **{
+        f"ConvLSTM-{name}": Case(
+            jrnn.ConvLSTM(2, kernel=(3, 1), **options),
+            partial(ref.conv_lstm, **options),
+            convolutional,
+            width=1,
+            places=(5, 4),
+        )
+        for name, options in WINDOWS.items()
+    },
     "LSTM": Case(jrnn.LSTM(HIDDEN), ref.lstm, lstm),
+    "LSTM-silu": Case(jrnn.LSTM(HIDDEN, activation="silu"), partial(ref.lstm, f=ref.silu), lstm),
+    "LSTM-no bias": Case(jrnn.LSTM(HIDDEN, bias=False), ref.lstm, lstm),
     **{
         f"LSTMVariant-{name}": variant(ablations.greff(HIDDEN)[name], **{"peepholes": "diagonal"} | options)
         for name, options in GREFF.items()

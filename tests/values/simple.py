@@ -13,6 +13,8 @@ FUNCTIONS = {
     "relu": ref.relu,
     "sigmoid": ref.sigmoid,
     "identity": ref.linear,
+    "gelu": ref.gelu,
+    "silu": ref.silu,
     "elu": ref.elu,
     "leaky_relu": ref.leaky_relu,
     "softplus": ref.softplus,
@@ -30,7 +32,7 @@ def jordan(p):
 
 
 def dense(p):
-    return {"W": p.w.T, "b": p.b}
+    return {"W": p.w.T} | ({} if p.b is None else {"b": p.b})
 
 
 def embed(p):
@@ -91,7 +93,7 @@ def taps(carry):
 
 
 def narx(inputs, outputs, name="tanh"):
-    cell = jrnn.NARX(HIDDEN, OUT, input_lags=inputs, output_lags=outputs, activation=name)
+    cell = jrnn.NARX(HIDDEN, outputs=OUT, input_lags=inputs, output_lags=outputs, activation=name)
     unpack, f = two_layers(inputs, outputs), FUNCTIONS[name]
     if outputs:
         return Case(cell, partial(ref.narx, f=f), unpack, inputs=driven, theirs=taps)
@@ -118,6 +120,13 @@ CASES = {
         f"Dense-{name}": Case(jrnn.Dense(OUT, activation=name), partial(ref.dense, f=f), dense)
         for name, f in FUNCTIONS.items()
     },
+    "Dense-no bias": Case(jrnn.Dense(OUT, bias=False), ref.dense, dense),
+    "Elman-no bias": Case(jrnn.Elman(HIDDEN, bias=False), ref.elman, packed("")),
+    "Elman-clip": Case(jrnn.Elman(HIDDEN, clip=0.9), partial(ref.elman, clip=0.9), packed("")),
+    **{
+        f"Map-{name}": Case(jrnn.Map(name, IN), partial(ref.mapping, f=f), nothing)
+        for name, f in COMMON.items()
+    },
     "Embed": Case(jrnn.Embed(OUT), ref.embed, embed, width=VOCABULARY, inputs=tokens),
     "IndRNN": Case(jrnn.IndRNN(HIDDEN), ref.indrnn, indrnn),
     "IndRNN-tanh": Case(jrnn.IndRNN(HIDDEN, activation="tanh"), partial(ref.indrnn, f=ref.tanh), indrnn),
@@ -125,6 +134,9 @@ CASES = {
     "LeakyRNN-potential": leaky(partial(ref.leaky_rnn, potential=True), "tanh", state="potential"),
     "EchoState": Case(jrnn.EchoState(HIDDEN), ref.echo_state, reservoir),
     "EchoState-leak": Case(jrnn.EchoState(HIDDEN, leak=0.3), partial(ref.echo_state, leak=0.3), reservoir),
+    "EchoState-relu": Case(
+        jrnn.EchoState(HIDDEN, activation="relu"), partial(ref.echo_state, f=ref.relu), reservoir
+    ),
     "Window-0": Case(jrnn.Window(0, IN), partial(ref.window, k=0), nothing, theirs=lambda carry: carry[0]),
     "Window-2": Case(jrnn.Window(2, IN), partial(ref.window, k=2), nothing, theirs=lambda carry: carry[0]),
     "Window-each": Case(jrnn.Window(LAGS, (1,) * IN), windows, nothing),

@@ -89,7 +89,7 @@ CASES = {
     ),
     **{
         f"ClockworkRNN-{len(periods)}": Case(
-            jrnn.ClockworkRNN(6, periods), partial(ref.clockwork_rnn, periods=periods), clockwork
+            jrnn.ClockworkRNN(6, periods=periods), partial(ref.clockwork_rnn, periods=periods), clockwork
         )
         for periods in ((1, 2, 3), (2, 3), (1,))
     },
@@ -97,7 +97,9 @@ CASES = {
     "SCRN-context": Case(jrnn.SCRN(HIDDEN, context=7, alpha=0.4), partial(ref.scrn, alpha=0.4), scrn),
     **{
         f"RHN-{depth}-{'coupled' if coupled else 'free'}": Case(
-            jrnn.RHN(HIDDEN, depth, coupled), partial(ref.rhn, depth=depth, coupled=coupled), rhn
+            jrnn.RHN(HIDDEN, depth=depth, coupled=coupled),
+            partial(ref.rhn, depth=depth, coupled=coupled),
+            rhn,
         )
         for depth in (1, 3)
         for coupled in (True, False)
@@ -110,7 +112,9 @@ CASES = {
     "LEM": Case(jrnn.LEM(HIDDEN, dt=0.6), partial(ref.lem, dt=0.6), lem),
     **{
         f"OrthogonalRNN-{kind}-{name}": Case(
-            jrnn.OrthogonalRNN(HIDDEN, kind, name), partial(ref.orthogonal_rnn, method=kind, f=f), orthogonal
+            jrnn.OrthogonalRNN(HIDDEN, map=kind, activation=name),
+            partial(ref.orthogonal_rnn, method=kind, f=f),
+            orthogonal,
         )
         for kind in ("exponential", "cayley")
         for name, f in (("tanh", ref.tanh), ("modrelu", ref.modrelu))

@@ -1,0 +1,141 @@
+"""Layers one after the other."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
+
+import jax
+from jax import Array
+
+from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
+from jrnn.cells.maps import check_chain
+from jrnn.checks import brief, require_model
+from jrnn.combinators.noise import drop
+from jrnn.fields import Rate, checked
+from jrnn.layers import apply
+from jrnn.traits import is_noisy, map_time, out_axes
+from jrnn.unrolling import Scan
+from jrnn.unrolling.methods import Method
+
+
+@checked
+@dataclass(frozen=True)
+class Sequential:
+    """Layers and cells one after the other, each over the whole sequence.
+
+        xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
+
+    Parameters and carry are the tuples of theirs. What follows a layer without time in its outputs
+    (`ManyToOne`) reads them as a sequence of one step. With `dropout`, what goes from one layer to the next
+    is dropped at random, anew at every step (torch's `dropout` of a bidirectional stack).
+
+    Args:
+      layers: layers and cells in any mixture, first to last; a list is taken as a tuple, a function as a
+        `Map` of what stands before it.
+      dropout: rate between layers, in [0, 1).
+
+    Raises:
+      TypeError: an entry is neither a layer nor a cell.
+      ValueError: no layers, or a rate outside [0, 1).
+
+    Reference: Graves, Mohamed, Hinton, Speech recognition with deep recurrent neural networks, 2013,
+    arXiv:1303.5778.
+
+    >>> import jrnn
+    >>> tagger = jrnn.Sequential((jrnn.Embed(8), jrnn.Bidirectional(jrnn.LSTM(16)), jrnn.Dense(5)))
+    >>> tagger.out_features
+    5
+    """
+
+    layers: Annotated[tuple[Any, ...], check_chain(require_model)]
+    _: KW_ONLY
+    dropout: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("Sequential: layers is empty, needs at least one layer or cell")
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.layers[0])
+
+    @property
+    def out_features(self) -> int:
+        return int(self.layers[-1].out_features)
+
+    @property
+    def out_axes(self) -> Any:
+        return None if any(out_axes(m) is None for m in self.layers) else out_axes(self.layers[-1])
+
+    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        widths = [in_features, *(layer.out_features for layer in self.layers)]
+        keys = jax.random.split(key, len(self.layers))
+        return tuple(m.init(k, n) for m, k, n in zip(self.layers, keys, widths, strict=False))
+
+    def initial_carry(
+        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[Any, ...]:
+        starts = zip(self.layers, params, key_or_none(key, len(self.layers)), strict=True)
+        return tuple(m.initial_carry(p, batch_shape, key=k) for m, p, k in starts)
+
+    def apply(
+        self,
+        params: tuple[Any, ...],
+        xs: Any,
+        carry: tuple[Any, ...] | None = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        key: Array | None = None,
+        method: Method = Scan(),
+    ) -> tuple[tuple[Any, ...], Any]:
+        """Run the layers over `xs`: see `jrnn.apply`."""
+        count = len(self.layers)
+        for name, value in (("params", params), ("carry", carry)):
+            if value is not None and (not isinstance(value, tuple) or len(value) != count):
+                raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
+        carries, ends = carry or (None,) * count, []
+        options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
+        timed = True
+        for layer, p, start, (k, between) in zip(self.layers, params, carries, self.keys(key), strict=True):
+            xs = self.drop(between, xs)
+            if timed:
+                end, xs = apply(layer, p, xs, start, key=k, **options)
+            else:
+                end, xs = once(layer, p, xs, start, key=k, method=method)
+            timed = timed and out_axes(layer) is not None
+            ends.append(end)
+        return tuple(ends), xs
+
+    def keys(self, key: Array | None) -> list[tuple[Array | None, Array | None]]:
+        """For each layer its key and that of the dropout before it; None where nothing is drawn."""
+        count = len(self.layers)
+        if not self.dropout:
+            return [(k, None) for k in key_or_none(key, count)]
+        keys = key_or_none(key, 2 * count - 1)
+        return list(zip(keys[:count], [None, *keys[count:]], strict=True))
+
+    def drop(self, key: Array | None, xs: Any) -> Any:
+        """Drop entries of what goes into a layer."""
+        return xs if key is None else drop(key, self.dropout, xs)
+
+    def is_noisy(self, params: tuple[Any, ...]) -> bool:
+        """Whether a key draws noise, in a layer or between two."""
+        between = self.dropout > 0 and len(self.layers) > 1
+        return between or any(is_noisy(layer, p) for layer, p in zip(self.layers, params, strict=True))
+
+
+def once(
+    model: Any, params: Any, x: Any, carry: Any = None, *, key: Array | None = None, method: Method = Scan()
+) -> tuple[Any, Any]:
+    """Run a cell or a layer over a sequence of one step, given without its time axis."""
+    xs = jax.tree.map(lambda leaf: leaf[None], x)
+    end, ys = apply(model, params, xs, carry, key=key, method=method)
+    return end, map_time(lambda leaf: leaf[0], out_axes(model), ys)
+
+
+def looks_ahead(model: Any) -> bool:
+    """Whether an output can depend on later inputs: a layer that is no `Sequential` of cells alone."""
+    if isinstance(model, Sequential):
+        return any(looks_ahead(layer) for layer in model.layers)
+    return is_layer(model)
