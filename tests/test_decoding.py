@@ -322,7 +322,7 @@ ERRORS = [
     ({"key": KEY, "top_k": 2.0}, ValueError, "top_k must be a whole number, at least 1, got 2.0"),
     ({"key": KEY, "top_p": 0}, ValueError, r"top_p must lie in \(0, 1\], got 0"),
     ({"key": KEY, "top_p": 90}, ValueError, r"top_p must lie in \(0, 1\], got 90"),
-    ({"key": KEY, "stop": 7}, ValueError, "stop must be a token of Stack.*, from 0 to 6, got 7"),
+    ({"key": KEY, "stop": 7}, ValueError, "stop must be a token of Stack.*, an integer from 0 to 6, got 7"),
     ({"key": KEY, "length": -1}, ValueError, "length must be a whole number of tokens, got -1"),
     ({"key": KEY, "prompt": np.zeros((0, 2), int)}, ValueError, r"prompt has shape \(0, 2\), needs \(time"),
     ({"key": KEY, "prompt": np.zeros((3, 2))}, TypeError, "prompt must hold integer tokens, got float"),

@@ -1,7 +1,9 @@
-"""Decoding: a model writes."""
+"""Decoding: a model writes, or goes on from what it read."""
 
 from jrnn.decoding.beams import Beams as Beams
 from jrnn.decoding.beams import beam_search as beam_search
+from jrnn.decoding.continuing import forecast as forecast
+from jrnn.decoding.continuing import one_to_many as one_to_many
 from jrnn.decoding.ctc import CTC as CTC
 from jrnn.decoding.ctc import ctc_beam_search as ctc_beam_search
 from jrnn.decoding.ctc import ctc_greedy as ctc_greedy
