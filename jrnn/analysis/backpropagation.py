@@ -117,7 +117,7 @@ def backpropagate(
     return _backpropagation(activation, output_activation, loss)(weights, xs, targets, start)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def _backpropagation(activation: str, output_activation: str, loss: Loss) -> Callable[..., Backpropagation]:
     f1, f2 = ACTIVATIONS[activation], OUTPUTS[output_activation]
 

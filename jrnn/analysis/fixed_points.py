@@ -213,7 +213,7 @@ class Descent(NamedTuple):
     tried: Array  # steps so far
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _search(cell: Any, steps: int) -> Callable[..., End]:
     """Search from many starts: `(params, x, carry, starts) -> End`."""
 
@@ -270,13 +270,13 @@ def _norm(values: Array) -> Array:
     return jnp.sqrt(jnp.sum(values**2))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _jacobian(cell: Any) -> Callable[..., Array]:
     """J at a state: `(params, x, carry, state) -> (D, D)`."""
     return jax.jit(lambda *given: _linearised(cell, *given)[1])
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _trajectory(cell: Any) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
         def step(carry: Any, x: Any) -> tuple[Any, Array]:

@@ -95,7 +95,7 @@ def gradient_flow(
     return found
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _flow(model: Any, loss: training.Loss, method: Scan) -> Callable[..., GradientFlow]:
     names: list[str] = []  # set by the trace, and in the order of the model: jit sorts the names of a dict
 
@@ -203,7 +203,7 @@ def sensitivity(
     return _sensitivity(cell, norm, probes)(params, xs, begin(cell, params, xs, carry, key))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sensitivity]:
     def run(params: Any, xs: Any, carry: Any) -> Sensitivity:
         size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype

@@ -70,7 +70,7 @@ def pulse_response(
     return _distances(cell)(params, begin(cell, params, xs, carry, key), xs, others)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def _distances(cell: Any) -> Callable[..., Array]:
     """Norms of the difference of two runs from one carry."""
 
@@ -270,7 +270,7 @@ def forgetting_curve(
     return 1 - jnp.mean(errors**2, 0) / jnp.var(targets[half:], 0)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=16)
 def _states(cell: Any) -> Callable[..., Array]:
     """The states of a run, (time, D)."""
 

@@ -82,7 +82,8 @@ class Embed:
 
     `in_features` of `init` is the size of the vocabulary. x is an integer array without a feature axis.
     The table starts as N(0, 1), as in torch; flax divides by √features.
-    A token outside the vocabulary gives NaN rather than some other token's vector.
+    A token outside the vocabulary, a negative one too, is an error where `unroll` knows its tokens; under jit
+    its vector is NaN, as of a gather of JAX that is out of bounds, never that of some other token.
 
     Args:
       features: width of y.

@@ -27,6 +27,8 @@ from jrnn.decoding.prompting import (
     value_of,
 )
 from jrnn.decoding.rounding import can_round, shortened
+from jrnn.unrolling import Scan
+from jrnn.unrolling.boundary import check_runs
 
 TINY = 1e-30  # what a position counts as covered that no weight ever fell on
 
@@ -123,6 +125,7 @@ def beam_search(
     >>> found.tokens.T.tolist(), [f"{p:.2f}" for p in jnp.exp(found.log_probs)]
     ([[2, 3, 3], [1, 3, 3]], ['0.36', '0.18'])
     """
+    check_runs(cell, Scan(), None)
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     check_width("width", width)

@@ -23,6 +23,8 @@ from jrnn.decoding.prompting import (
     value_of,
 )
 from jrnn.decoding.rounding import can_round, shortened
+from jrnn.unrolling import Scan
+from jrnn.unrolling.boundary import check_runs
 
 
 class Generated(NamedTuple):
@@ -99,6 +101,7 @@ def generate(
     >>> generate(Embed(3), bigram, jnp.array([0]), 5, temperature=0).tokens.tolist()
     [1, 2, 0, 1, 2]
     """
+    check_runs(cell, Scan(), key)
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
