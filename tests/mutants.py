@@ -52,6 +52,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/analysis/fixed_points": "fixed_points flip_flop",
     "jrnn/analysis/gates": "gates inspecting",
     "jrnn/analysis/gradients": "gradient_flow inspecting",
+    "jrnn/analysis/probing": "gradient_flow penalties",
     "jrnn/analysis/memory": "remembering",
     "jrnn/analysis/penalties": "penalties",
     "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command jacobians penalties",

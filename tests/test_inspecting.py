@@ -103,8 +103,8 @@ def test_a_large_state_is_probed(language, monkeypatch):
 def test_verdicts_in_words(language):
     found, words = language[3], language[3].verdicts
     assert list(words) == [
-        "gradient of the loss by cells[1].h",
-        "gradient of the loss by cells[1].c",
+        "gradient of the last step's loss by cells[1].h",
+        "gradient of the last step's loss by cells[1].c",
         "gradient of the last state",
         "memory",
         "dynamics",
@@ -112,7 +112,7 @@ def test_verdicts_in_words(language):
         "Jacobian of a step",
         *(f"gate {name}" for name in "ifgo"),
     ]
-    assert words["gradient of the loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
+    assert words["gradient of the last step's loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
     assert words["gradient of the last state"] == str(found.sensitivity.verdict)
     assert words["recurrent matrix [1].w_hh"] == (
         "spectral radius 1, 1, 1, 1; largest singular value 1, 1, 1, 1"  # orthogonal at the start
@@ -223,14 +223,16 @@ def test_chaos_whose_gradient_no_float_holds():
         "chaotic, as long as states stay bounded: largest Lyapunov exponent 0.642 ± "
     )
     assert words["dynamics"].endswith(f"as large as the state after {steps} steps")
-    lost = int(np.flatnonzero(~np.isfinite(found.flow.totals["h"]))[-1])
-    said = words["gradient of the loss by h"]
-    assert said.startswith("exploding: times 1.9") and said.endswith(f"; no float holds it up to step {lost}")
-    norms = strict(found)["gradient_norms"]["h"]
-    assert norms[: lost + 1] == [None] * (lost + 1) and None not in norms[lost + 1 :] and 20 < lost < 190
+    lost = int(np.flatnonzero(~np.isfinite(found.flow.lasting["h"]))[0])
+    said = words["gradient of the last step's loss by h"]
+    assert said.startswith("exploding: times 1.9") and said.endswith(
+        f"; no float holds it from {lost} steps back"
+    )
+    norms = strict(found)["gradient_by_lag"]["h"]
+    assert norms[lost:] == [None] * (200 - lost) and None not in norms[:lost] and 20 < lost < 190
     line = jrnn.plots.report(found).axes[0].get_lines()[0]
     assert line.get_label().startswith("h (exploding, ×1.9")
-    np.testing.assert_allclose(line.get_ydata()[lost + 1 :], norms[lost + 1 :])
+    np.testing.assert_allclose(line.get_ydata()[:lost], norms[:lost])
 
 
 # JSON
@@ -263,7 +265,8 @@ def test_json_is_the_arrays(language):
             key: np.asarray(getattr(gate, key), np.float64).tolist()
             for key in ("mean", "low", "high", "time_scale")
         }
-    assert len(written) == 10
+    assert_same(written["gradient_by_lag"], {n: v.tolist() for n, v in found.flow.lasting.items()})
+    assert len(written) == 11
 
 
 def test_json_of_inputs_and_of_nothing(nameless):

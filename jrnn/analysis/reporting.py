@@ -41,8 +41,10 @@ class Report(NamedTuple):
     @property
     def verdicts(self) -> dict[str, str]:
         """What the numbers mean, a sentence for each."""
-        flows, totals = self.flow.verdicts, self.flow.totals
-        found = {f"gradient of the loss by {n}": f"{flows[n]}{_beyond(totals[n])}" for n in flows}
+        flows, lasting = self.flow.verdicts, self.flow.lasting
+        found = {
+            f"gradient of the last step's loss by {n}": f"{flows[n]}{_beyond(lasting[n])}" for n in flows
+        }
         found["gradient of the last state"] = str(self.sensitivity.verdict)
         found["memory"] = self._memory()
         found["dynamics"] = self._dynamics()
@@ -94,6 +96,7 @@ class Report(NamedTuple):
             "verdicts": self.verdicts,
             "loss": self.flow.loss,
             "gradient_norms": self.flow.totals,
+            "gradient_by_lag": self.flow.lasting,
             "sensitivity": {"log_state": state, "log_inputs": inputs},
             "lyapunov": {"exponents": exponents, "standard_error": error},
             "recurrent_matrices": {name: _spectrum(one) for name, one in self.matrices.items()},
@@ -182,7 +185,7 @@ def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
 def _beyond(norms: NDArray[np.float64]) -> str:
     """In a long chaotic sequence a gradient leaves the range of floats."""
     lost = np.flatnonzero(~np.isfinite(norms))
-    return f"; no float holds it up to step {lost[-1]}" if lost.size else ""
+    return f"; no float holds it from {lost[0]} steps back" if lost.size else ""
 
 
 def _gate(name: str, gate: GateStatistics) -> str:
