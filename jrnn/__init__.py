@@ -28,6 +28,7 @@ from jrnn.combinators import Stack as Stack
 from jrnn.combinators import StackCarry as StackCarry
 from jrnn.combinators import Tap as Tap
 from jrnn.combinators import Zoneout as Zoneout
+from jrnn.exports import public_names
 from jrnn.layers import Bidirectional as Bidirectional
 from jrnn.layers import BidirectionalCarry as BidirectionalCarry
 from jrnn.layers import BidirectionalParams as BidirectionalParams
@@ -170,13 +171,22 @@ _LAZY = {  # what a plain recurrence does not need is imported on first use
     "word2vec": "jrnn.training.word2vec:word2vec",
 }
 
+__all__ = public_names(globals(), "initializers", *_LAZY)
+
 
 def __getattr__(name: str) -> Any:
     """Import one of `_LAZY`."""
     if name not in _LAZY:
         raise AttributeError(f"module 'jrnn' has no attribute {name!r}")
     module, _, attribute = _LAZY[name].partition(":")
-    loaded = importlib.import_module(module)
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "jrnn").partition(".")[0]
+        if missing == "jrnn":
+            raise
+        # as hasattr, help and completion expect it
+        raise AttributeError(f"jrnn.{name} needs {missing}, which is not installed") from error
     return getattr(loaded, attribute) if attribute else loaded
 
 

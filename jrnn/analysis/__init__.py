@@ -44,3 +44,6 @@ from jrnn.analysis.reporting import inspect as inspect
 from jrnn.analysis.states import from_vector as from_vector
 from jrnn.analysis.states import linear_step as linear_step
 from jrnn.analysis.states import to_vector as to_vector
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

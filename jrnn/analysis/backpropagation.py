@@ -17,38 +17,67 @@ OUTPUTS = {**ACTIVATIONS, "softmax": jax.nn.softmax}
 
 
 class Weights(NamedTuple):
-    """Weights of a simple recurrent network of one hidden layer; wᵢⱼ leads from unit i to unit j."""
+    """Weights of a simple recurrent network of one hidden layer; wᵢⱼ leads from unit i to unit j.
 
-    w1: Any  # (in, hidden), input to hidden layer
-    w11: Any  # (hidden, hidden), hidden layer to itself, one step later
-    w2: Any  # (hidden, out), hidden to output layer
+    Fields:
+      w1: (in, hidden), input to hidden layer.
+      w11: (hidden, hidden), hidden layer to itself, one step later.
+      w2: (hidden, out), hidden to output layer.
+    """
+
+    w1: Any
+    w11: Any
+    w2: Any
 
 
 class Quantities(NamedTuple):
-    """What a simple recurrent network computes at each step, or the gradients of these."""
+    """All that a simple recurrent network computes at each step, or the gradients of these.
 
-    z1: Array  # (time, hidden)
-    h: Array  # (time, hidden)
-    z2: Array  # (time, out)
-    y: Array  # (time, out)
+    Fields:
+      z1: (time, hidden).
+      h: (time, hidden).
+      z2: (time, out).
+      y: (time, out).
+    """
+
+    z1: Array
+    h: Array
+    z2: Array
+    y: Array
 
 
 class Backpropagation(NamedTuple):
-    """What `backpropagate` returns; a d before a name is the gradient of the loss by it."""
+    """Result of `backpropagate`; a d before a name is the gradient of the loss by it.
 
-    losses: Array  # (time,), Lₜ; their sum is the loss L
-    z1: Array  # (time, hidden)
-    h: Array  # (time, hidden)
-    z2: Array  # (time, out)
-    y: Array  # (time, out)
-    dz1: Array  # (time, hidden)
-    dh: Array  # (time, hidden)
-    dz2: Array  # (time, out)
-    dy: Array  # (time, out)
-    dw1: Array  # (in, hidden)
-    dw11: Array  # (hidden, hidden)
-    dw2: Array  # (hidden, out)
-    steps: Weights  # (time, ...), what the use of the weights at each step adds to dw1, dw11 and dw2
+    Fields:
+      losses: (time,), Lₜ; their sum is the loss L.
+      z1: (time, hidden).
+      h: (time, hidden).
+      z2: (time, out).
+      y: (time, out).
+      dz1: (time, hidden).
+      dh: (time, hidden).
+      dz2: (time, out).
+      dy: (time, out).
+      dw1: (in, hidden).
+      dw11: (hidden, hidden).
+      dw2: (hidden, out).
+      steps: (time, ...), what the use of the weights at each step adds to dw1, dw11 and dw2.
+    """
+
+    losses: Array
+    z1: Array
+    h: Array
+    z2: Array
+    y: Array
+    dz1: Array
+    dh: Array
+    dz2: Array
+    dy: Array
+    dw1: Array
+    dw11: Array
+    dw2: Array
+    steps: Weights
 
 
 def squared_error(y: Array, target: Array) -> Array:

@@ -27,14 +27,22 @@ class FixedPoints(NamedTuple):
 
     The stable ones come first, then saddles, the fewest unstable directions first, then the unstable and
     the slow ones; `states[kinds == "saddle"]` takes one kind.
+
+    Fields:
+      states: (n, D), h as a vector.
+      speeds: (n,), ‖F(h, x) − h‖: how far one step moves the state.
+      eigenvalues: (n, D), λ of ∂F/∂h, complex, the largest |λ| first.
+      kinds: (n,), "stable", "saddle", "unstable" or "slow".
+      starts: (n,), how many of the starts ended there.
+      missed: starts that ended nowhere.
     """
 
-    states: NDArray[Any]  # (n, D), h as a vector
-    speeds: NDArray[Any]  # (n,), ‖F(h, x) − h‖: how far one step moves the state
-    eigenvalues: NDArray[Any]  # (n, D), λ of ∂F/∂h, complex, the largest |λ| first
-    kinds: NDArray[np.str_]  # (n,), "stable", "saddle", "unstable" or "slow"
-    starts: NDArray[Any]  # (n,), how many of the starts ended there
-    missed: int  # starts that ended nowhere
+    states: NDArray[Any]
+    speeds: NDArray[Any]
+    eigenvalues: NDArray[Any]
+    kinds: NDArray[np.str_]
+    starts: NDArray[Any]
+    missed: int
 
     @property
     def unstable(self) -> NDArray[Any]:

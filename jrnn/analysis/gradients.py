@@ -23,13 +23,17 @@ STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
 
 
 class GradientFlow(NamedTuple):
-    """Gradients of a loss by every state, and whether they last through time: see `gradient_flow`."""
+    """Gradients of a loss by every state, and whether they last through time: see `gradient_flow`.
 
-    loss: Array  # ()
-    norms: dict[str, Array]  # of each state, by its path: (time, batch...)
-    by_lag: dict[
-        str, Array
-    ]  # of what comes through the last output alone: (lags, batch...), NaN before a start
+    Fields:
+      loss: ().
+      norms: of each state, by its path: (time, batch...).
+      by_lag: of what comes through the last output alone: (lags, batch...), NaN before a start.
+    """
+
+    loss: Array
+    norms: dict[str, Array]
+    by_lag: dict[str, Array]
 
     @property
     def totals(self) -> dict[str, NDArray[np.float64]]:
@@ -155,10 +159,15 @@ def _linked(norms: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Sensitivity(NamedTuple):
-    """What `sensitivity` returns: natural logarithms, since the norms soon leave the range of floats."""
+    """Result of `sensitivity`: natural logarithms, since the norms soon leave the range of floats.
 
-    log_state: Array  # (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T
-    log_inputs: Array | None  # (T,), log ‖∂h_T/∂x_t‖; None of tokens
+    Fields:
+      log_state: (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T.
+      log_inputs: (T,), log ‖∂h_T/∂x_t‖; None of tokens.
+    """
+
+    log_state: Array
+    log_inputs: Array | None
 
     @property
     def state(self) -> NDArray[np.float64]:
@@ -312,13 +321,15 @@ def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.floa
 
 
 class Verdict(NamedTuple):
-    """What becomes of a gradient on its way back through time.
+    """Fate of a gradient on its way back through time; printed, it says so in words.
 
-    Printed, it says so in words.
+    Fields:
+      kind: "vanishing", "exploding", "steady", or "none": nothing flows at all.
+      rate: factor per step backwards.
     """
 
-    kind: str  # "vanishing", "exploding", "steady", or "none": nothing flows at all
-    rate: float  # factor per step backwards
+    kind: str
+    rate: float
 
     def __str__(self) -> str:
         if self.kind == "none":

@@ -17,10 +17,15 @@ CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues and singular values of a matrix, or of a stack of them; on the host."""
+    """Eigenvalues and singular values of a matrix, or of a stack of them; on the host.
 
-    eigenvalues: NDArray[Any]  # (..., D), complex, the largest modulus first
-    singular_values: NDArray[Any]  # (..., D), the largest first
+    Fields:
+      eigenvalues: (..., D), complex, the largest modulus first.
+      singular_values: (..., D), the largest first.
+    """
+
+    eigenvalues: NDArray[Any]
+    singular_values: NDArray[Any]
 
     @property
     def spectral_radius(self) -> NDArray[Any]:

@@ -134,10 +134,15 @@ def steps_of_rate(rate: Array) -> Array:
 
 
 class MemoryCapacity(NamedTuple):
-    """What `memory_capacity` measures."""
+    """Result of `memory_capacity`.
 
-    by_lag: Array  # (max_lag,), the share of the variance of the input of k steps ago that is read back
-    size: int  # D, numbers in the state
+    Fields:
+      by_lag: (max_lag,), the share of the variance of the input of k steps ago that is read back.
+      size: D, numbers in the state.
+    """
+
+    by_lag: Array
+    size: int
 
     @property
     def total(self) -> Array:

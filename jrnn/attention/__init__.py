@@ -11,3 +11,6 @@ from jrnn.attention.scores import Dot as Dot
 from jrnn.attention.scores import General as General
 from jrnn.attention.scores import Local as Local
 from jrnn.attention.scores import Location as Location
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

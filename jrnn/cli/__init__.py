@@ -6,3 +6,6 @@ What a command needs is imported when it runs: `jrnn --help` loads neither flax 
 from jrnn.cli.options import TrainConfig as TrainConfig
 from jrnn.cli.parsing import main as main
 from jrnn.cli.tables import cell_table as cell_table
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

@@ -15,3 +15,6 @@ from jrnn.combinators.stacking import ProjectParams as ProjectParams
 from jrnn.combinators.stacking import Residual as Residual
 from jrnn.combinators.stacking import Stack as Stack
 from jrnn.combinators.stacking import StackCarry as StackCarry
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

@@ -12,3 +12,6 @@ from jrnn.crf.schemes import EntityScores as EntityScores
 from jrnn.crf.schemes import bio_constraint as bio_constraint
 from jrnn.crf.schemes import entities as entities
 from jrnn.crf.schemes import entity_f1 as entity_f1
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

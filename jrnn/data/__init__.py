@@ -50,3 +50,6 @@ from jrnn.data.series import read_csv as read_csv
 from jrnn.data.series import read_ts as read_ts
 from jrnn.data.text import CharVocabulary as CharVocabulary
 from jrnn.data.text import Vocabulary as Vocabulary
+from jrnn.exports import public_names
+
+__all__ = public_names(globals(), "synthetic")

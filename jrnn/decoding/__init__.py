@@ -10,3 +10,6 @@ from jrnn.decoding.ctc import ctc_greedy as ctc_greedy
 from jrnn.decoding.ctc import ctc_loss as ctc_loss
 from jrnn.decoding.generating import Generated as Generated
 from jrnn.decoding.generating import generate as generate
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())

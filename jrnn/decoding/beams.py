@@ -34,12 +34,19 @@ TINY = 1e-30  # what a position counts as covered that no weight ever fell on
 
 
 class Beams(NamedTuple):
-    """What `beam_search` returns: the best sequences, best first."""
+    """Result of `beam_search`: the best sequences, best first.
 
-    tokens: Array  # (length, batch..., width), int32; behind the end of a sequence `stop`
-    scores: Array  # (batch..., width); −∞ where there are fewer sequences than the beam is wide
-    log_probs: Array  # (batch..., width), of the whole sequence
-    lengths: Array  # (batch..., width), tokens of each sequence, its stop included
+    Fields:
+      tokens: (length, batch..., width), int32; behind the end of a sequence `stop`.
+      scores: (batch..., width); −∞ where there are fewer sequences than the beam is wide.
+      log_probs: (batch..., width), of the whole sequence.
+      lengths: (batch..., width), tokens of each sequence, its stop included.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probs: Array
+    lengths: Array
 
 
 class Beam(NamedTuple):

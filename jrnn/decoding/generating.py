@@ -28,11 +28,17 @@ from jrnn.unrolling.boundary import check_runs
 
 
 class Generated(NamedTuple):
-    """What `generate` returns."""
+    """Result of `generate`.
 
-    tokens: Array  # (length, batch...), int32, without the prompt
-    log_probs: Array  # (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop
-    carry: Any  # has read all but the last token: with that as a prompt, generation goes on
+    Fields:
+      tokens: (length, batch...), int32, without the prompt.
+      log_probs: (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop.
+      carry: has read all but the last token: with that as a prompt, generation goes on.
+    """
+
+    tokens: Array
+    log_probs: Array
+    carry: Any
 
 
 def generate(

@@ -22,3 +22,6 @@ from jrnn.data.synthetic.transduction import copies as copies
 from jrnn.data.synthetic.transduction import dates as dates
 from jrnn.data.synthetic.transduction import reversals as reversals
 from jrnn.data.synthetic.translation import phrases as phrases
+from jrnn.exports import public_names
+
+__all__ = public_names(globals())
