@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.alignment import expand
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Cell, Shape, zero_state
-from jrnn.checks import brief, check_width, require_cell
+from jrnn.checks import brief, check_in_features, check_width, require_cell
 from jrnn.combinators.reparametrising import Computed
 from jrnn.initializers import glorot
 from jrnn.unrolling.masking import schedule
@@ -90,6 +90,7 @@ class BahdanauAttention:
         return self.cell.out_features + sum(_tuple(self.memory_features))
 
     def init(self, key: Array, in_features: int) -> AttentionParams:
+        check_in_features(in_features)
         return _draw(self, key, in_features + sum(_tuple(self.memory_features)))
 
     def initial_carry(
@@ -155,6 +156,7 @@ class LuongAttention:
         return self.features
 
     def init(self, key: Array, in_features: int) -> AttentionParams:
+        check_in_features(in_features)
         k_cell, k_w = jax.random.split(key)
         joined = sum(_tuple(self.memory_features)) + self.cell.out_features
         drawn = _draw(self, k_cell, in_features + self.features * self.input_feeding)

@@ -11,7 +11,7 @@ from jax import Array
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_width
+from jrnn.checks import check_in_features, check_width
 from jrnn.initializers import glorot
 
 
@@ -42,6 +42,7 @@ def convolve(x: Array, kernel: Array) -> Array:
 
 
 def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:
+    check_in_features(in_features)
     size, count = (cell.kernel,) * cell.spatial, len(biases)
 
     def draw(key: Array, channels: int) -> Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn.cell import Shape, zero_state
-from jrnn.checks import check_lag, check_width
+from jrnn.checks import check_in_features, check_lag, check_width
 
 Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
 
@@ -68,6 +68,7 @@ class Window:
         return sum((k + 1) * width for k, width in zip(self._lags, self._widths, strict=True))
 
     def init(self, key: Array, in_features: int) -> tuple[()]:
+        check_in_features(in_features)
         if in_features != sum(self._widths):
             raise ValueError(f"{self} needs in_features={sum(self._widths)}, got {in_features}")
         return ()

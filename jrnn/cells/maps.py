@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jrnn.alignment import sharded_axes
 from jrnn.cell import Shape
 from jrnn.cells.activations import activation
-from jrnn.checks import check_width
+from jrnn.checks import check_in_features, check_width
 from jrnn.initializers import default_float, glorot
 
 
@@ -89,7 +89,7 @@ class Embed:
       features: width of y.
 
     Raises:
-      ValueError: a width below 1.
+      ValueError: a width below 1, or at `init` a vocabulary without words.
       TypeError: x is not an integer array.
 
     Reference: Bengio et al., A neural probabilistic language model, 2003.
@@ -113,6 +113,7 @@ class Embed:
         return self.features
 
     def init(self, key: Array, in_features: int) -> EmbedParams:
+        check_in_features(in_features, least=1)
         return EmbedParams(jax.random.normal(key, (in_features, self.features), default_float()))
 
     def initial_carry(

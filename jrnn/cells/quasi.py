@@ -9,7 +9,7 @@ from jax import Array
 from jrnn.alignment import in_dtype_of
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
-from jrnn.checks import check_choice, check_width
+from jrnn.checks import check_choice, check_in_features, check_width
 from jrnn.initializers import glorot
 
 GATES = {"f": "nf", "fo": "nfo", "ifo": "nfoi"}
@@ -70,6 +70,7 @@ class QRNN:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> QRNNParams:
+        check_in_features(in_features)
         count = len(GATES[self.pooling])
         w = glorot(key, (self.window * in_features, count * self.hidden), blocks=count)
         return QRNNParams(

@@ -11,7 +11,7 @@ from jrnn.alignment import in_dtype_of
 from jrnn.cell import Shape, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_width
+from jrnn.checks import check_in_features, check_width
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class TGRU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> InputParams:
+        check_in_features(in_features)
         return draw_input(key, 2 * in_features, self.hidden, 3)
 
     def initial_carry(
@@ -153,6 +154,7 @@ class TLSTM:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> InputParams:
+        check_in_features(in_features)
         return draw_input(key, 2 * in_features, self.hidden, 3)
 
     def initial_carry(

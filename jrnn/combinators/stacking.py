@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jrnn.cell import Cell, Shape, in_ndim, is_linear, key_or_none
-from jrnn.checks import check_rate, check_width, require_cell, require_tuple
+from jrnn.checks import check_in_features, check_rate, check_width, require_cell, require_tuple
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
 
@@ -134,6 +134,7 @@ class Residual:
         return self.cell.out_features
 
     def init(self, key: Array, in_features: int) -> Any:
+        check_in_features(in_features)
         if in_features != self.out_features:
             raise ValueError(
                 f"Residual: {self.cell} gives {self.out_features} features, "
