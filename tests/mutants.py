@@ -44,6 +44,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/decoding/beams": "beams rounding",
     "jrnn/decoding/continuing": "paradigms every_paradigm forecasting rounding",
     "jrnn/decoding": "decoding paradigms beams rounding",
+    "jrnn/cli": "inspect_command commands",
     "jrnn/crf": "crf spans",
     "jrnn/attention": "attention attention_combined seq2seq beams",
     "jrnn/seq2seq": "seq2seq attention_combined",
