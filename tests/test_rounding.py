@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import jrnn
 from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
 from jrnn.decoding.rounding import rounded
 
-WORDS, IN = 7, 3
+WORDS, IN, KEY = 7, 3, jax.random.key(0)
 WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))
 LOOP = jrnn.Stack((jrnn.GRU(4), jrnn.Dense(IN)))
 RNG = np.random.default_rng(0)
@@ -35,7 +36,7 @@ CALLS = {
     "length of generate": (
         WRITER,
         TOKENS[:2],
-        lambda m, p, x, n: jrnn.generate(m, p, x, n, key=jax.random.key(0), stop=3),
+        lambda m, p, x, n: jrnn.generate(m, p, x, n, key=KEY, stop=3),
     ),
     "prompts of beam_search": (WRITER, TOKENS, lambda m, p, x, n: jrnn.beam_search(m, p, x, 4, width=2)),
     "length of beam_search": (
@@ -130,3 +131,22 @@ def test_log_probabilities_of_what_was_written_have_a_gradient(params):
 
     for a, b in zip(*(jax.tree.leaves(jax.grad(f)(params[WRITER])) for f in (score, forced)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_of_any_batch_and_time_can_be_exported(params):
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("t, b", constraints=["t >= 2"]), jnp.int32)
+    for write in (
+        lambda p, x: jrnn.generate(WRITER, p, x, 4, temperature=0).tokens,
+        lambda p, x: jrnn.beam_search(WRITER, p, x, 4, width=2).tokens,
+    ):
+        exported = export.export(jax.jit(write))(params[WRITER], shape)
+        needed = write(params[WRITER], TOKENS[:5])
+        np.testing.assert_array_equal(exported.call(params[WRITER], TOKENS[:5]), needed)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_is_moved_but_explicitly(name, params):
+    f, p, x = of(name, 5, params)
+    x = jax.device_put(x)
+    with jax.transfer_guard("disallow"):
+        f(p, x)

@@ -142,7 +142,7 @@ def beam_search(
             raise ValueError(f"{name} must be at least 0, got {given}")
         penalties.append(on_device(given, jnp.float32))
     rule = Rule(penalties[0], penalties[1], checked_stop(cell, stop))
-    lengths, room = checked_lengths(lengths, len(prompt)), checked_length(length)
+    lengths, room = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     count: Any = length
     if eager := can_round(cell, params, carry, prompt, lengths, rule):
         prompt, lengths, count, room = rounded_up(prompt, lengths, length, adjust)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jrnn.alignment import expand
@@ -143,7 +144,7 @@ def forecast(
     check_width("steps", steps)
     check_runs(cell, method, key)
     check_inputs(cell, xs)
-    lengths = checked_lengths(lengths, len(xs), "xs", least=0)
+    lengths = checked_lengths(lengths, np.shape(xs)[0], "xs", least=0)
     options: dict[str, Any] = {"key": key, "method": method}
     if key is None and can_round(cell, params, carry, xs, lengths):
         with contextlib.suppress(TypeError, ValueError):  # raised below, about the shapes that were given

@@ -111,7 +111,7 @@ def generate(
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
-    lengths, steps = checked_lengths(lengths, len(prompt)), checked_length(length)
+    lengths, steps = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     choice = {
         "key": key,
         # arrays of one dtype each, so that an int or a float of NumPy does not compile anew

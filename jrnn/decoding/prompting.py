@@ -79,7 +79,7 @@ def checked_prompt(cell: Any, prompt: Any) -> Any:
         raise TypeError(f"prompt must hold integer tokens, got {tokens.dtype}")
     if tokens.ndim == 0 or tokens.shape[0] == 0:
         raise ValueError(f"prompt has shape {tokens.shape}, needs (time, batch...) and at least one step")
-    if tokens.size:
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
         low, high = (value_of("prompt", f(), unknown=0) for f in (tokens.min, tokens.max))
         if not 0 <= low <= high < cell.out_features:
             raise ValueError(
@@ -97,7 +97,7 @@ def checked_lengths(given: Any, steps: int, of: str = "prompt", least: int = 1) 
         lengths = jax.device_get(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.size:
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
         low, high = (value_of("lengths", f(), unknown=1) for f in (lengths.min, lengths.max))
         if low < least or high > steps:
             raise ValueError(
