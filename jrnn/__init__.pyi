@@ -67,7 +67,9 @@ from jrnn.data import pair_batches as pair_batches
 from jrnn.decoding import Beams as Beams
 from jrnn.decoding import Generated as Generated
 from jrnn.decoding import beam_search as beam_search
+from jrnn.decoding import forecast as forecast
 from jrnn.decoding import generate as generate
+from jrnn.decoding import one_to_many as one_to_many
 from jrnn.decoding.ctc import CTC as CTC
 from jrnn.layers import Bidirectional as Bidirectional
 from jrnn.layers import BidirectionalCarry as BidirectionalCarry
@@ -80,10 +82,8 @@ from jrnn.modules import summary as summary
 from jrnn.paradigms import ManyToOne as ManyToOne
 from jrnn.paradigms import autoregressive as autoregressive
 from jrnn.paradigms import delayed as delayed
-from jrnn.paradigms import forecast as forecast
 from jrnn.paradigms import last as last
 from jrnn.paradigms import many_to_one as many_to_one
-from jrnn.paradigms import one_to_many as one_to_many
 from jrnn.seq2seq import CopyBridge as CopyBridge
 from jrnn.seq2seq import DenseBridge as DenseBridge
 from jrnn.seq2seq import EncoderDecoder as EncoderDecoder

@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +47,21 @@ def listed(stub: Path) -> dict[str, str]:
     for package in re.findall(r"^from (\S+) import \*$", text, re.M):
         found |= listed(ROOT.joinpath(*package.split(".")[1:], "__init__.pyi"))
     return found
+
+
+def public_names(names: Mapping[str, Any], *more: str) -> list[str]:
+    """The classes, functions and constants of jrnn among the names of a package, in alphabetical order.
+
+    Args:
+      names: `globals()` of the package, behind its imports.
+      *more: names besides, such as those that are imported on first use.
+
+    Returns:
+      Its `__all__`: `help` lists these, and no other that was imported.
+    """
+    found = {
+        name
+        for name, value in names.items()
+        if name.isupper() or getattr(value, "__module__", "").startswith("jrnn.")
+    }
+    return sorted({*more, *(name for name in found if not name.startswith("_"))} - {"public_names"})

@@ -114,6 +114,18 @@ def check_lag(argument: str, given: Any) -> int:
     return lag
 
 
+def check_in_features(given: Any, least: int = 0) -> None:
+    """Raise unless `given` is a width of inputs: a whole number, 0 for a cell without inputs."""
+    try:
+        width = None if isinstance(given, (bool, np.bool_)) else operator.index(given)
+    except TypeError:
+        width = None
+    if width is None:
+        raise TypeError(f"in_features must be an int, got {brief(given)}")
+    if width < least:
+        raise ValueError(f"in_features must be {least} or more, got {given}")
+
+
 def check_multiple(argument: str, given: int, of: str, number: int) -> None:
     """Raise unless a width can be shared equally: `of` is the argument that says by how many."""
     check_width(of, number)
@@ -123,6 +135,7 @@ def check_multiple(argument: str, given: int, of: str, number: int) -> None:
 
 def check_equal_widths(cell: Any, in_features: int) -> None:
     """Raise unless the input of a cell is as wide as its state."""
+    check_in_features(in_features)
     if in_features != cell.hidden:
         raise ValueError(
             f"{cell} needs in_features={cell.hidden}, as it adds its input to its state, got {in_features}: "

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jrnn.cell import Shape
+from jrnn.checks import check_in_features
 
 Initializer = Callable[..., Array]
 
@@ -194,6 +195,7 @@ def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Arra
 
 
 def _per_block(draw: Initializer, key: Array, shape: Shape, blocks: int, dtype: Any) -> Array:
+    check_in_features(shape[0])  # here, where nearly every `init` comes by
     if blocks < 1 or shape[1] % blocks:
         raise ValueError(f"shape {shape} cannot be split into {blocks} blocks of columns of equal width")
     if 0 in shape:  # of a cell without inputs

@@ -208,6 +208,9 @@ class EncoderDecoder:
     ) -> Any:
         """Read the source: the carry from which the decoder starts, its attention filled.
 
+        The memory is as long as the source, and every length has programs of its own, here and where the
+        decoder writes: pad sources of ever new lengths to a few, with `lengths`.
+
         Args:
           params: those of the model.
           source: (S, batch..., features) or (S, batch...) tokens.

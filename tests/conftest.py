@@ -25,7 +25,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Before anything is compiled; worker processes and those that tests start inherit the environment."""
-    config.pluginmanager.register(Programs())
+    config.pluginmanager.register(Programs(), "programs")
     if "XLA_FLAGS" not in os.environ and known(QUICK):
         os.environ["XLA_FLAGS"] = QUICK
     # Programs are kept between runs, by a key of what is compiled, jaxlib's version, the processor and all
@@ -49,6 +49,13 @@ def known(flags):
     """Whether this XLA knows the flags: it ends a process that has others, so a child tries them."""
     child = [sys.executable, "-c", "import jax; jax.devices()"]
     return subprocess.run(child, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def programs(request):
+    """How many programs were compiled until now."""
+    counted = request.config.pluginmanager.get_plugin("programs")
+    return lambda: counted.count
 
 
 class Programs:

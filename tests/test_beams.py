@@ -344,9 +344,9 @@ ERRORS = [
     ({"coverage_penalty": np.ones(2)}, "coverage_penalty must be a scalar, got shape (2,)"),
     ({"coverage_penalty": 1.0}, "coverage_penalty needs a cell with attention and its memory attached, got "
      f"{CELL}"),
-    ({"stop": 4}, f"stop must be a token of {CELL}, from 0 to 3, got 4"),
+    ({"stop": 4}, f"stop must be a token of {CELL}, an integer from 0 to 3, got 4"),
     ({"length": -1}, "length must be a whole number of tokens, got -1"),
-    ({"lengths": [0] * 6}, "lengths must lie between 1 and the 1 steps of prompt, got 0 to 1"),
+    ({"lengths": [0] * 6}, "lengths must lie between 1 and the 1 steps of prompt, got 0 to 0"),
 ]  # fmt: skip
 
 

@@ -306,7 +306,7 @@ LOGITS = draw(2)
         ),
         (
             lambda: ctc_greedy(LOGITS, np.array([6, 3])),
-            "lengths must lie between 0 and the 5 steps of xs, got 3 to 6",
+            "lengths must lie between 0 and the 5 steps of logits, got 3 to 6",
         ),
         (lambda: ctc_loss(LOGITS, np.zeros((2, 2))), "labels must be integers, got float64"),
         (

@@ -12,6 +12,7 @@ import jrnn
 from jrnn import GRU, LSTM, Dense, Embed
 from jrnn.cells.maps import EmbedParams
 from jrnn.combinators import Stack
+from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
 from jrnn.unrolling import unroll
 
 VOCABULARY = 7
@@ -313,7 +314,71 @@ def test_a_loop_is_opened_and_goes_on_from_either_carry(params):
         np.testing.assert_array_equal(second, whole[4:])
 
 
+EMPTY = {
+    "generate": (
+        lambda x, n: jrnn.generate(MODEL, PARAMS, x, 5, temperature=0, lengths=n)[:2],
+        [(5, "b")] * 2,
+    ),
+    "generate, all options": (
+        lambda x, n: jrnn.generate(MODEL, PARAMS, x, 5, key=KEY, top_k=2, top_p=0.5, stop=1, adjust=keep)[:2],
+        [(5, "b")] * 2,
+    ),
+    "beam_search": (
+        lambda x, n: jrnn.beam_search(MODEL, PARAMS, x, 5, width=3, stop=1, lengths=n),
+        [(5, "b", 3), ("b", 3), ("b", 3), ("b", 3)],
+    ),
+    "beam_search, adjusted": (
+        lambda x, n: jrnn.beam_search(MODEL, PARAMS, x, 5, width=3, adjust=keep),
+        [(5, "b", 3), ("b", 3), ("b", 3), ("b", 3)],
+    ),
+    "ctc_greedy": (lambda x, n: ctc_greedy(as_floats(x), n), [("b", "t")]),
+    "ctc_beam_search": (lambda x, n: ctc_beam_search(as_floats(x), n, width=2), [("b", 2, "t"), ("b", 2)]),
+    "ctc_loss": (lambda x, n: ctc_loss(as_floats(x), jnp.zeros((*n.shape, 2), int), n), [("b",)]),
+    "forecast": (lambda x, n: jrnn.forecast(LOOP, LOOP_PARAMS, as_floats(x), 4, lengths=n)[1], [(4, "b", 3)]),
+    "one_to_many": (
+        lambda x, n: jrnn.one_to_many(LOOP, LOOP_PARAMS, as_floats(x)[0], 4, then="output")[1],
+        [(4, "b", 3)],
+    ),
+}
+LOOP = Stack((GRU(5), Dense(3)))
+PARAMS, LOOP_PARAMS = MODEL.init(KEY, VOCABULARY), LOOP.init(KEY, 3)
+
+
+def as_floats(tokens):
+    return jnp.zeros((*tokens.shape, 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (1, 0), (2, 4, 0)], ids=str)
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_batch_without_rows_has_results_without_rows(name, shape):
+    call, needed = EMPTY[name]
+    put = {"b": shape[1:], "t": shape[:1]}
+    needed = [sum((put.get(n, (n,)) for n in one), ()) for one in needed]
+    prompt, lengths = np.zeros(shape, np.int32), np.zeros(shape[1:], np.int32)
+    for run in (call, jax.jit(call)):
+        assert [leaf.shape for leaf in jax.tree.leaves(run(prompt, lengths))] == needed
+
+
 ERRORS = [
+    ({"key": KEY, "stop": True}, ValueError, "stop must be a token of .*, an integer from 0 to 6, got True"),
+    ({"key": KEY, "stop": 2.0}, ValueError, "stop must be a token of .*, an integer from 0 to 6, got 2.0"),
+    ({"key": KEY, "stop": "."}, ValueError, "stop must be a token of .*, an integer from 0 to 6, got '.'"),
+    ({"temperature": True}, ValueError, "temperature must be a number, got True"),
+    ({"temperature": "hot"}, ValueError, "temperature must be a number, got 'hot'"),
+    ({"temperature": 1j}, ValueError, "temperature must be a number, got 1j"),
+    ({"key": KEY, "top_p": True}, ValueError, "top_p must be a number, got True"),
+    ({"key": KEY, "top_k": True}, ValueError, "top_k must be a whole number, at least 1, got True"),
+    ({"key": KEY, "length": True}, ValueError, "length must be a whole number of tokens, got True"),
+    ({"key": 0}, TypeError, r"key must be a random key, as in jax.random.key\(0\), got 0"),
+    ({"key": KEY, "lengths": [1.0, 2.0]}, ValueError, "lengths must be integers, got float64"),
+    (
+        {"key": KEY, "prompt": np.zeros((3, 2), complex)},
+        TypeError,
+        "prompt must hold integer tokens, got comp",
+    ),
+    ({"key": KEY, "prompt": np.zeros((3, 2), bool)}, TypeError, "prompt must hold integer tokens, got bool"),
+    ({"key": KEY, "cell": jrnn.Bidirectional(GRU(3))}, TypeError, r"unroll runs cells, and Bidirectional"),
+    ({"key": KEY, "cell": GRU}, TypeError, r"unroll: cell must be a cell, got the class GRU: call it"),
     ({}, ValueError, r"key is missing: pass key=jax.random.key\(seed\), or temperature=0"),
     ({"temperature": -1}, ValueError, "temperature must be at least 0, got -1"),
     ({"temperature": float("nan")}, ValueError, "temperature must be at least 0, got nan"),
@@ -322,7 +387,7 @@ ERRORS = [
     ({"key": KEY, "top_k": 2.0}, ValueError, "top_k must be a whole number, at least 1, got 2.0"),
     ({"key": KEY, "top_p": 0}, ValueError, r"top_p must lie in \(0, 1\], got 0"),
     ({"key": KEY, "top_p": 90}, ValueError, r"top_p must lie in \(0, 1\], got 90"),
-    ({"key": KEY, "stop": 7}, ValueError, "stop must be a token of Stack.*, from 0 to 6, got 7"),
+    ({"key": KEY, "stop": 7}, ValueError, "stop must be a token of Stack.*, an integer from 0 to 6, got 7"),
     ({"key": KEY, "length": -1}, ValueError, "length must be a whole number of tokens, got -1"),
     ({"key": KEY, "prompt": np.zeros((0, 2), int)}, ValueError, r"prompt has shape \(0, 2\), needs \(time"),
     ({"key": KEY, "prompt": np.zeros((3, 2))}, TypeError, "prompt must hold integer tokens, got float"),

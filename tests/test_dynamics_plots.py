@@ -61,11 +61,11 @@ def gate(low, high):
 
 
 def flow():
-    t = np.arange(30.0)
-    return GradientFlow(1.0, {
-        "cells[0].h": 3 * 0.5 ** (29 - t)[:, None] * [0.6, 0.8],
-        "cells[0].c": 1.25 ** (29 - t)[:, None] * [3.0, 4.0],
-        "cells[1]": np.full((30, 2), 2.0) * [0.6, 0.8],
+    lags, pair = np.arange(30.0)[:, None], np.sqrt(2) * np.array([0.6, 0.8])  # of mean square 1
+    return GradientFlow(1.0, norms={}, by_lag={
+        "cells[0].h": 3 * 0.5**lags * pair,
+        "cells[0].c": 5 * 1.25**lags * pair,
+        "cells[1]": np.where(lags < [[30, 20]], 2 * np.ones(2), np.nan),  # of 30 and of 20 steps
         "unused": np.zeros((30, 2)),
     })  # fmt: skip
 
@@ -90,11 +90,11 @@ RECORDS = [
 
 def test_gradient_norms_are_those_of_all_sequences():
     ax = drawn(gradient_norms(flow()))
-    t = np.arange(30)
-    expected = [3 * 0.5 ** (29 - t), 5 * 1.25 ** (29 - t), np.full(30, 2.0), np.zeros(30)]
+    lags = np.arange(30)
+    expected = [3 * 0.5**lags, 5 * 1.25**lags, np.full(30, 2.0), np.zeros(30)]
     assert len(ax.lines) == 4 and ax.get_yscale() == "log"
     for line, norms in zip(ax.lines, expected, strict=True):
-        np.testing.assert_allclose(line.get_data(), [t, norms], rtol=1e-12)
+        np.testing.assert_allclose(line.get_data(), [lags, norms], rtol=1e-12)
     assert names(ax) == [
         "cells[0].h (vanishing, ×0.5 a step)",
         "cells[0].c (exploding, ×1.25 a step)",
@@ -102,7 +102,9 @@ def test_gradient_norms_are_those_of_all_sequences():
         "unused (none)",
     ]
     assert labels(ax) == (
-        "Gradient of the loss by each state", "step t", "‖∂L/∂h$_t$‖ (loss per unit of state)"
+        "Gradient of the last step's loss by each state",
+        "lag T − t (steps)",
+        "‖∂L$_T$/∂h$_t$‖ (loss per unit of state)",
     )  # fmt: skip
 
 
@@ -323,7 +325,7 @@ def test_names_with_dollars_are_no_formulas():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: gradient_norms(GradientFlow(1.0, {})), "series is empty, needs at least one curve"),
+        (lambda: gradient_norms(GradientFlow(1.0, {}, {})), "series is empty, needs at least one curve"),
         (lambda: sensitivities({}), "series is empty, needs at least one curve"),
         (
             lambda: sensitivities({"a": sensed([0.0])}, bounds={"a": [0.0], "b": [0.0]}),

@@ -180,13 +180,101 @@ def test_verdicts():
     assert str(verdict(np.full(3, -np.inf))) == "no gradient at all"
 
 
-def test_verdicts_of_a_flow_are_of_all_sequences_together():
-    cell = jrnn.Elman(3, activation="identity")
-    params = cell.init(jax.random.key(0), IN)
-    params = params._replace(w_hh=0.5 * params.w_hh)
-    loss = jrnn.AtLast(lambda ys, targets, mask: ys.sum())
-    found = gradient_flow(cell, params, jrnn.Batch(XS, XS), loss).verdicts
-    assert list(found) == ["h"] and found["h"].rate == pytest.approx(0.5)
+# what lasts through time, against closed forms
+
+LONG = 40
+RUN = jnp.asarray(np.random.default_rng(1).normal(size=(LONG, B, IN)))
+LOSSES = {
+    "at every step": SQUARES,
+    "at the last step": jrnn.AtLast(lambda ys, targets, mask: jnp.square(ys).sum()),
+    "of every step but the last": jrnn.PerStep(lambda ys, targets, mask: jnp.square(ys[:-1]).sum()),
+}
+FATES = {"vanishing": 0.5, "exploding": 1.25, "steady": 1.0}
+
+
+def turning(hidden, rate):
+    """A linear Elman whose eigenvalues are all of that modulus: gradients of any direction change by it."""
+    cell = jrnn.Elman(hidden, activation="identity")
+    params = moved(cell.init(jax.random.key(0), IN))
+    return cell, params._replace(w_hh=rate * jnp.linalg.qr(params.w_hh)[0])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("fate", FATES)
+def test_the_verdict_is_the_modulus_of_the_eigenvalues_wherever_losses_are(fate, loss):
+    cell, params = turning(3, FATES[fate])
+    for lengths in (None, np.array([LONG, 25, 11])):
+        if loss == "of every step but the last" and lengths is not None:
+            continue
+        batch = jrnn.Batch(RUN, jnp.zeros((LONG, B, 3)), lengths)
+        found = gradient_flow(cell, params, batch, LOSSES[loss])
+        kind, rate = found.verdicts["h"]
+        assert kind == fate == sensitivity(cell, params, RUN[:, 0]).verdict.kind
+        ends = np.full(B, LONG) if lengths is None else lengths
+        ends = ends - 1 if loss == "of every step but the last" else ends
+        for row, end in enumerate(ends):
+            norms = np.asarray(found.by_lag["h"][:, row])
+            np.testing.assert_allclose(norms[:end] / norms[0], FATES[fate] ** np.arange(end), rtol=1e-9)
+            assert np.isnan(norms[end:]).all()
+            assert norms[0] == pytest.approx(float(found.norms["h"][end - 1, row]))
+        assert rate == pytest.approx(FATES[fate])
+    if loss == "at the last step":  # which is all that there is
+        np.testing.assert_allclose(found.by_lag["h"][:, 0], found.norms["h"][::-1, 0], rtol=1e-9)
+
+
+def test_ragged_sequences_do_not_change_a_verdict():
+    """Nor does it where the short ones have the longer gradients."""
+    cell, params = turning(3, 1.0)
+    scales, lengths = jnp.array([1.0, 30.0, 50.0]), np.array([LONG, 20, 20])
+    loss = jrnn.AtLast(lambda ys, targets, mask: (ys.sum(-1) * scales).sum())
+    found = gradient_flow(cell, params, jrnn.Batch(RUN, RUN, lengths), loss)
+    np.testing.assert_allclose(found.lasting["h"], np.sqrt(3 * jnp.square(scales).mean()), rtol=1e-9)
+    assert found.verdicts["h"].rate == pytest.approx(1)
+
+
+@pytest.mark.parametrize("loss", ["at every step", "at the last step"])
+def test_layers_of_both_directions_and_of_models_that_pool(loss):
+    cells, params = zip(turning(3, 0.5), turning(3, 0.8), strict=True)
+    both = jrnn.Bidirectional(*cells)
+    batch = jrnn.Batch(RUN, jnp.zeros((LONG, B, 6)), np.array([LONG, 25, 11]))
+    found = gradient_flow(both, (params[0], params[1]), batch, LOSSES[loss]).verdicts
+    assert found["forward.h"].rate == pytest.approx(0.5)
+    if loss == "at every step":
+        assert found["backward.h"].rate == pytest.approx(0.8)
+    mean = jrnn.ManyToOne(jrnn.Sequential((cells[1], jrnn.Dense(2))), read="mean")
+    dense = moved(jrnn.Dense(2).init(jax.random.key(0), 3))
+    per = jrnn.PerSequence(jrnn.losses.mean_squared_error)
+    batch = jrnn.Batch(RUN, jnp.zeros((B, 2)))
+    found = gradient_flow(mean, (params[1], dense), batch, per)
+    assert found.verdicts["model.layers[0].h"].rate == pytest.approx(0.8)
+
+
+def test_a_deep_network_goes_back_through_every_layer():
+    """By hand: the derivative of the last step's loss alone, by states that are perturbed."""
+    model = jrnn.Stack((jrnn.Elman(3), jrnn.LSTM(4), jrnn.Dense(2)))
+    params = moved(model.init(jax.random.key(0), IN))
+    batch = jrnn.Batch(XS, jnp.ones((T, B, 2)))
+    last = jrnn.PerStep(lambda ys, targets, mask: jnp.square(ys - targets)[-1].sum() / ys.size)
+    one = gradient_flow(model, params, batch, SQUARES).by_lag
+    alone = gradient_flow(model, params, batch, last).norms
+    for name, norms in alone.items():
+        np.testing.assert_allclose(one[name], norms[::-1], rtol=1e-10, atol=1e-15)
+    layers = jrnn.Sequential(model.cells)
+    found = gradient_flow(layers, params, batch, SQUARES).by_lag
+    np.testing.assert_allclose(found["layers[1].c"], one["cells[1].c"], rtol=1e-10)
+
+
+def test_an_elman_network_that_forgets_is_said_to_forget():
+    """It was said to be steady, times 1.0002 a step: each step's own loss was measured."""
+    cell = jrnn.Elman(16)
+    params = cell.init(jax.random.key(0), 3)
+    params = params._replace(w_hh=0.05 * params.w_hh)
+    xs = jax.random.normal(jax.random.key(1), (60, 4, 3))
+    found = gradient_flow(cell, params, jrnn.Batch(xs, jnp.zeros((60, 4, 16))), SQUARES)
+    kind, rate = found.verdicts["h"]
+    assert kind == "vanishing" and rate == pytest.approx(
+        sensitivity(cell, params, xs[:, 0]).verdict.rate, rel=0.1
+    )
 
 
 ERRORS = [

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import pydoc
 import re
 import statistics
 import subprocess
@@ -79,6 +80,31 @@ def test_every_name_of_the_stubs_is_there_and_no_other():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'jrnn' has no attribute 'Lstm'"):
         _ = jrnn.Lstm
+
+
+PACKAGES = [p for p in FILES if p.name == "__init__.py" and " as " in p.read_text() and p.parent != ROOT]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=name_of)
+def test_help_lists_what_a_package_exports(path):
+    package = importlib.import_module(".".join(("jrnn", *path.relative_to(ROOT).parent.parts)))
+    names = [alias.asname for node in nodes(path, ast.ImportFrom) for alias in node.names if alias.asname]
+    assert package.__all__ == sorted(names)
+    listed = pydoc.plain(pydoc.render_doc(package))
+    for name in names:
+        if not inspect.ismodule(getattr(package, name)):
+            assert re.search(rf"^    (class )?{name}\b", listed, re.MULTILINE), name
+
+
+def test_a_name_whose_package_is_not_installed_is_as_if_absent(monkeypatch):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib" or n.startswith("jrnn.plots")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delattr(jrnn, "plots", raising=False)
+    assert not hasattr(jrnn, "plots") and hasattr(jrnn, "RNN")
+    with pytest.raises(AttributeError, match=r"^jrnn\.plots needs matplotlib, which is not installed$"):
+        _ = jrnn.plots
+    assert "class LSTM" in pydoc.plain(pydoc.render_doc(jrnn))
 
 
 CLASSES = [v for v in map(jrnn.__getattr__, EXPORTS) if inspect.isclass(v)]
@@ -171,6 +197,7 @@ import sys, time, jax, jax.numpy
 begin = time.process_time()
 import jrnn
 seconds = time.process_time() - begin
+dir(jrnn), jrnn.__all__
 heavy = {"flax", "optax", "orbax", "matplotlib", "tqdm", "chex", "hypothesis", "pytest"}
 print(seconds, *sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
 """

@@ -7,6 +7,7 @@ import pytest
 
 import jrnn
 from jrnn import initializers
+from tests.cases import CASES
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 5e-3}  # of a sum of 16 products near one
 
@@ -151,6 +152,38 @@ def test_weights_of_independent_units():
 def test_embed_scale():
     table = jrnn.Embed(16).init(jax.random.key(8), in_features=500).table
     np.testing.assert_allclose([np.mean(table), np.std(table)], [0, 1], atol=0.04)
+
+
+LAYERS = [
+    jrnn.Bidirectional(jrnn.GRU(3)),
+    jrnn.Sequential((jrnn.Dense(2), jrnn.Bidirectional(jrnn.LSTM(3)))),
+    jrnn.ManyToOne(jrnn.GRU(3)),
+    jrnn.CRF(3),
+    jrnn.EncoderDecoder(jrnn.GRU(3), jrnn.Stack((jrnn.Embed(2), jrnn.GRU(4), jrnn.Dense(5)))),
+]
+WIDTHS = [(-1, ValueError, "or more, got -1"), (np.int64(-3), ValueError, "or more, got -3")]
+WIDTHS += [
+    (bad, TypeError, "in_features must be an int, got ") for bad in (2.0, True, np.True_, "3", None, 1j)
+]
+WIDTHS += [
+    (np.ones(2), TypeError, "in_features must be an int, got "),
+    ((3,), TypeError, "must be an int, got (3"),
+]
+
+
+@pytest.mark.parametrize("model", [*(case.cell for case in CASES), *LAYERS], ids=repr)
+def test_a_width_that_is_none_is_refused_by_name(model):
+    for given, error, message in WIDTHS:
+        with pytest.raises(error, match=r"^in_features must be ") as caught:
+            model.init(jax.random.key(0), given)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_has_words_and_a_width_may_be_of_numpy():
+    with pytest.raises(ValueError, match=r"^in_features must be 1 or more, got 0$"):
+        jrnn.Stack((jrnn.Embed(3), jrnn.GRU(2))).init(jax.random.key(0), 0)
+    same = (jrnn.GRU(2).init(jax.random.key(0), n) for n in (3, np.int64(3), jnp.int32(3)))
+    assert len({str(params) for params in same}) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
 """`jrnn inspect`: what it prints, writes and refuses."""
 
+import functools
+import hashlib
+import itertools
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +18,8 @@ import pytest
 import jrnn
 from jrnn.analysis import inspect
 from jrnn.cli import TrainConfig, main
+from jrnn.cli.sampling import printable
+from tests.test_checkpoint import forge
 from tests.test_inspecting import CROSS_ENTROPY, strict
 
 TEXT = "".join(np.random.default_rng(0).choice(list("abc \n"), 850))
@@ -31,7 +39,8 @@ def trained(tmp_path_factory):
     vocabulary, config = jrnn.CharVocabulary.from_text(TEXT), TrainConfig(hidden=4, embed=3)
     model = config.model(len(vocabulary))
     params = model.init(jax.random.key(0), len(vocabulary))
-    settings = {"config": vars(config), "vocabulary": vars(vocabulary), "files": [str(text)], "sha256": ""}
+    settings = {"config": vars(config), "vocabulary": vars(vocabulary), "files": [str(text)]}
+    settings["sha256"] = hashlib.sha256(TEXT.encode()).hexdigest()
     jrnn.save(run, jrnn.Snapshot(model, len(vocabulary), params, meta=settings))
     return run
 
@@ -55,7 +64,7 @@ def expected(run, text, steps):
 
 
 def test_inspect_prints_and_writes(trained, capsys):
-    assert main(["inspect", str(trained)]) == 0
+    assert main(["inspect", str(trained), "--text", str(trained.parent / "text.txt")]) == 0
     out = capsys.readouterr().out
     found = expected(trained, TEXT[-85:], 10)  # of 85 characters held out, 8 rows of 10 and one more
     written = json.loads((trained / "inspect.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
@@ -79,7 +88,7 @@ def test_inspect_another_text_and_fewer_steps(trained, tmp_path, capsys):
 def test_inspect_without_matplotlib(trained, monkeypatch, capsys):
     monkeypatch.setattr("jrnn.cli.inspecting.importlib.util.find_spec", lambda name: None)
     (trained / "inspect.png").unlink(missing_ok=True)
-    assert main(["inspect", str(trained)]) == 0
+    assert main(["inspect", str(trained), "--text", str(trained.parent / "text.txt")]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == "no inspect.png: matplotlib is not installed, pip install 'jrnn[plots]'"
     assert not (trained / "inspect.png").exists()
@@ -108,3 +117,69 @@ def test_inspect_refuses(trained, tmp_path, capsys):
     assert not list(tmp_path.glob("inspect.*"))
     assert main(["inspect", run, *text("enough.txt")]) == 0
     assert json.loads((trained / "inspect.json").read_text(encoding="utf-8"))["steps"] == 10
+
+
+def test_a_file_that_only_the_checkpoint_names_is_not_opened(trained, tmp_path, capsys):
+    """Such as a pipe that nobody writes to, which would be waited for without end."""
+    run, pipe = Path(shutil.copytree(trained, tmp_path / "run")), tmp_path / "a \x1b[31mpipe"
+    os.mkfifo(pipe)
+    (path,) = jrnn.checkpoint.checkpoints(run)
+    forge(path, lambda description: description["meta"].update(files=[str(pipe), "other"]))
+    said = refusal(capsys, str(run))
+    asks = f"{run}: give the text to look at; it was trained on --text "
+    assert said == asks + f"'{tmp_path}/a \\x1b[31mpipe' other"
+    python = Path(shutil.copytree(trained, tmp_path / "python"))  # trained on what comes with Python: no file
+    (path,) = jrnn.checkpoint.checkpoints(python)
+    forge(path, lambda description: description["meta"].update(files=[]))
+    assert main(["inspect", str(python), "--steps", "10"]) == 0
+
+
+def entries(value, place=()):
+    """Every place in a tree of dicts and lists."""
+    yield place
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from entries(value[key], (*place, key))
+
+
+def put(tree, place, value):
+    if not place:
+        return value
+    tree = dict(tree) if isinstance(tree, dict) else list(tree)
+    tree[place[0]] = put(tree[place[0]], place[1:], value)
+    return tree
+
+
+WRONG = (None, True, -1, 3.5, 10**30, 1e999, "a\x1b[2J", "", [], [3], {}, {"symbols": 3}, {"more": 1})
+
+
+def test_tampered_entries_end_in_one_line(trained, tmp_path, capsys):
+    """Every entry of meta with values of every type in its place; those of its own type may be taken."""
+    run, text = Path(shutil.copytree(trained, tmp_path / "run")), str(trained.parent / "text.txt")
+    (path,) = jrnn.checkpoint.checkpoints(run)
+    meta = json.loads((path / "checkpoint.json").read_text())["meta"]
+    places = list(entries(meta))
+    assert len(places) == 1 + 4 + len(vars(TrainConfig())) + 2 + 1
+    refused = 0
+    for place, value in itertools.product(places, WRONG):
+        forge(path, lambda description, p=place, v=value: description.update(meta=put(meta, p, v)))
+        own = type(functools.reduce(lambda tree, key: tree[key], place, meta)) in (type(value), float)
+        commands = ["sample", str(run), "--length", "2"], ["inspect", str(run), "--text", text]
+        for command in commands[: 2 if value is None else 1]:
+            status, (_, err) = main(command), capsys.readouterr()
+            assert status == 2 or own, (place, value)
+            if status:
+                assert err.startswith("jrnn: ") and err.count("\n") == 1 and "\x1b" not in err
+            refused += status == 2
+    assert refused > 150
+
+
+def test_escape_codes_of_a_vocabulary_do_not_reach_the_terminal(trained, tmp_path, capsys):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (path,) = jrnn.checkpoint.checkpoints(run)
+    codes = "\x1b\x07\u202e\ud800\x9b"
+    forge(path, lambda description: description["meta"]["vocabulary"].update(symbols=codes))
+    assert main(["sample", str(run), "--length", "200", "--prompt", "\x07"]) == 0
+    out = capsys.readouterr().out
+    assert out.isprintable() is False and set(out) <= set("\\x1b079u2edc8\n\ufffd") and "\\x1b" in out
+    assert printable("a\tb\nc\r\x1b[31m é 日 \u200d") == "a\tb\nc\\r\\x1b[31m é 日 \u200d"

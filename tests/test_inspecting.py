@@ -1,8 +1,10 @@
 """The report about a model, and its verdicts on known dynamics."""
 
+import inspect as inspecting
 import json
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn import analysis
 from jrnn.analysis import (
     gate_statistics,
     gradient_flow,
@@ -103,8 +106,8 @@ def test_a_large_state_is_probed(language, monkeypatch):
 def test_verdicts_in_words(language):
     found, words = language[3], language[3].verdicts
     assert list(words) == [
-        "gradient of the loss by cells[1].h",
-        "gradient of the loss by cells[1].c",
+        "gradient of the last step's loss by cells[1].h",
+        "gradient of the last step's loss by cells[1].c",
         "gradient of the last state",
         "memory",
         "dynamics",
@@ -112,7 +115,7 @@ def test_verdicts_in_words(language):
         "Jacobian of a step",
         *(f"gate {name}" for name in "ifgo"),
     ]
-    assert words["gradient of the loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
+    assert words["gradient of the last step's loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
     assert words["gradient of the last state"] == str(found.sensitivity.verdict)
     assert words["recurrent matrix [1].w_hh"] == (
         "spectral radius 1, 1, 1, 1; largest singular value 1, 1, 1, 1"  # orthogonal at the start
@@ -136,7 +139,7 @@ def test_verdicts_in_words(language):
 def test_a_cell_that_names_nothing(nameless):
     _, params, found = nameless
     assert found.matrices == found.gates == {}
-    assert found.verdicts["gates"] == "the cells name none, so nothing is known of them"
+    assert found.verdicts["gates"] == "the cells name none: jax.ad_checkpoint.checkpoint_name in a step would"
     assert not any(name.startswith(("gate ", "recurrent")) for name in found.verdicts)
     lambdas = np.exp(-np.exp(np.asarray(params[0].nu)))  # moduli
     np.testing.assert_allclose(np.unique(found.jacobians.spectral_radius.round(5)), lambdas.max(), atol=2e-5)
@@ -223,14 +226,16 @@ def test_chaos_whose_gradient_no_float_holds():
         "chaotic, as long as states stay bounded: largest Lyapunov exponent 0.642 ± "
     )
     assert words["dynamics"].endswith(f"as large as the state after {steps} steps")
-    lost = int(np.flatnonzero(~np.isfinite(found.flow.totals["h"]))[-1])
-    said = words["gradient of the loss by h"]
-    assert said.startswith("exploding: times 1.9") and said.endswith(f"; no float holds it up to step {lost}")
-    norms = strict(found)["gradient_norms"]["h"]
-    assert norms[: lost + 1] == [None] * (lost + 1) and None not in norms[lost + 1 :] and 20 < lost < 190
+    lost = int(np.flatnonzero(~np.isfinite(found.flow.lasting["h"]))[0])
+    said = words["gradient of the last step's loss by h"]
+    assert said.startswith("exploding: times 1.9") and said.endswith(
+        f"; no float holds it from {lost} steps back"
+    )
+    norms = strict(found)["gradient_by_lag"]["h"]
+    assert norms[lost:] == [None] * (200 - lost) and None not in norms[:lost] and 20 < lost < 190
     line = jrnn.plots.report(found).axes[0].get_lines()[0]
     assert line.get_label().startswith("h (exploding, ×1.9")
-    np.testing.assert_allclose(line.get_ydata()[lost + 1 :], norms[lost + 1 :])
+    np.testing.assert_allclose(line.get_ydata()[:lost], norms[:lost])
 
 
 # JSON
@@ -263,7 +268,8 @@ def test_json_is_the_arrays(language):
             key: np.asarray(getattr(gate, key), np.float64).tolist()
             for key in ("mean", "low", "high", "time_scale")
         }
-    assert len(written) == 10
+    assert_same(written["gradient_by_lag"], {n: v.tolist() for n, v in found.flow.lasting.items()})
+    assert len(written) == 11
 
 
 def test_json_of_inputs_and_of_nothing(nameless):
@@ -276,15 +282,15 @@ def test_json_of_inputs_and_of_nothing(nameless):
 
 
 def test_the_page_has_a_panel_for_each_and_all_verdicts(language, nameless):
-    for found, absent in ((language[3], {}), (nameless[2], {4: "no recurrent matrix is named w_hh",
-                                                            5: "the cells name no gates"})):  # fmt: skip
+    titles = ("Eigenvalues of recurrent matrices", "Saturation of gates, unit by unit")
+    others = ("Stretching by a step, ∂h$_t$/∂h$_{t-1}$", "Time scales of a step, −1 / mean ln |λ|")
+    for found, needed in ((language[3], titles), (nameless[2], others)):
         figure = jrnn.plots.report(found)
         figure.canvas.draw()
-        assert len(figure.axes) == 6
-        for index, ax in enumerate(figure.axes):
-            assert [text.get_text() for text in ax.texts] == ([absent[index]] if index in absent else [])
-            assert ax.has_data() == (index not in absent) == ax.axison
-            assert index in absent or (ax.get_title() and ax.get_xlabel() and ax.get_ylabel())
+        assert len(figure.axes) == 6 and tuple(ax.get_title() for ax in figure.axes[4:]) == needed
+        for ax in figure.axes:
+            assert ax.has_data() and ax.axison and not ax.texts
+            assert ax.get_title() and ax.get_xlabel() and ax.get_ylabel()
         (words,) = figure.subfigs[1].texts
         assert " ".join(words.get_text().split()) == " ".join(f"{n}: {v}" for n, v in found.verdicts.items())
         box = words.get_window_extent()
@@ -292,9 +298,57 @@ def test_the_page_has_a_panel_for_each_and_all_verdicts(language, nameless):
         for legend in (ax.get_legend() for ax in figure.axes if ax.get_legend()):
             assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in figure.axes)
             assert not legend.get_window_extent().overlaps(legend.axes.xaxis.label.get_window_extent())
-    np.testing.assert_array_equal(
-        figure.axes[2].get_lines()[1].get_ydata(), np.asarray(found.lyapunov.exponents, np.float64)
+    exponents = np.asarray(found.lyapunov.exponents, np.float64)
+    np.testing.assert_array_equal(figure.axes[2].get_lines()[1].get_ydata(), exponents)
+    _, params, _ = nameless  # a linear recurrence: what it keeps are the moduli, each of two real numbers
+    moduli = np.repeat(np.sort(np.exp(-np.exp(np.asarray(params[0].nu))))[::-1], 2)
+    for line in figure.axes[4].get_lines()[:3]:
+        np.testing.assert_allclose(line.get_data(), [np.arange(1, 7), moduli], rtol=1e-5)
+    np.testing.assert_allclose(figure.axes[5].get_lines()[0].get_ydata(), -1 / np.log(moduli), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"), [(1.5, "nothing of the state decays"), (0.0, "a step keeps nothing of the state")]
+)
+def test_a_page_without_time_scales_says_why(factor, reason):
+    cell = jrnn.from_functions(
+        init=lambda key, n: jnp.asarray(factor * TURN, jnp.float32),
+        initial_carry=lambda p, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 2)),
+        step=lambda p, h, x: (h @ p + x,) * 2,
+        out_features=2,
     )
+    batch = jrnn.Batch(*2 * (jnp.ones((20, 1, 2)),))
+    figure = jrnn.plots.report(inspect(cell, cell.init(None, 2), batch, SQUARES))
+    assert [text.get_text() for text in figure.axes[5].texts] == [reason]
+    figure.canvas.draw()
+
+
+def test_a_report_prints_as_a_page(language, nameless):
+    for found in (language[3], nameless[2]):
+        printed = repr(found)
+        assert printed == str(found) and len(printed.splitlines()) < 25
+        assert all(len(line) <= 110 for line in printed.splitlines())
+        words = " ".join(printed.split())
+        assert words.startswith(
+            f"{found.model} {STEPS} steps, loss {float(found.flow.loss):.4g} gradient of the last"
+        )
+        assert all(f"{name}: {verdict}" in words for name, verdict in found.verdicts.items())
+
+
+RESULTS = [
+    *(analysis.Report, analysis.GradientFlow, analysis.Sensitivity, analysis.Verdict, analysis.Lyapunov),
+    *(analysis.Predictability, analysis.Spectrum, analysis.FixedPoints, analysis.GateStatistics),
+    *(analysis.MemoryCapacity, analysis.Projection),
+    *(jrnn.Generated, jrnn.Beams, jrnn.Pair),
+]
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
+def test_help_says_what_the_fields_of_a_result_are(kind):
+    for name in kind._fields:
+        assert re.search(rf"^  {name}: \S", inspecting.getdoc(kind), re.MULTILINE), name
+    public = {v for v in map(partial(getattr, analysis), analysis.__all__) if hasattr(v, "_fields")}
+    assert public <= set(RESULTS)
 
 
 # errors

@@ -310,3 +310,21 @@ def test_a_readout_without_a_penalty_of_fewer_steps_than_units(steps):
     centred = [(a - a.mean(0)).astype(np.float64) for a in (features, targets)]
     wanted = np.linalg.lstsq(*centred, rcond=1e-6)[0]
     np.testing.assert_allclose(readout.w, wanted, atol=2e-5)
+
+
+def test_a_probability_that_is_reached_exactly_keeps_no_token_more():
+    """With top_p the sum of the most likely tokens, rounding lets one more in."""
+    rng, wrong = np.random.default_rng(0), []
+    for trial in range(40):
+        parts = np.sort(rng.integers(1, 9, 6))[::-1]
+        p, kept = parts / parts.sum(), int(rng.integers(1, 6))
+        while kept < 6 and p[kept] == p[kept - 1]:
+            kept += 1  # ties are kept or left out together
+        bigram = jrnn.cells.maps.EmbedParams(jnp.log(jnp.asarray(np.tile(p, (6, 1)), jnp.float32)))
+        prompt = jnp.zeros((1, 64), jnp.int32)
+        found = jrnn.generate(
+            jrnn.Embed(6), bigram, prompt, 8, key=jax.random.key(trial), top_p=min(float(p[:kept].sum()), 1.0)
+        )
+        if int(found.tokens.max()) >= kept:
+            wrong.append(trial)
+    assert not wrong

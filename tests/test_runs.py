@@ -321,7 +321,7 @@ def test_a_flax_module_is_not_taken_for_a_cell():
     module = jrnn.RNN(CELL, 2, rngs=nnx.Rngs(0))
     for call in (lambda: fit(module), lambda: jrnn.unroll(module, module.params, XS),
                  lambda: jrnn.evaluate(jrnn.linen.RNN(CELL, 2), PARAMS, BATCHES, LOSS)):  # fmt: skip
-        with pytest.raises(TypeError, match=r"the Flax module RNN: give what it holds, module.cell and module.params"):
+        with pytest.raises(TypeError, match=r"the Flax module RNN: give what it holds, module\.cell"):
             call()
 
 

@@ -192,7 +192,7 @@ def flow(model, params, d):
 
 
 LM = jrnn.Stack((jrnn.Embed(3), jrnn.GRU(4), jrnn.Dense(TOKENS)))
-LINEAR = jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(3, "tanh"), jrnn.QRNN(4)))
+LINEAR = jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(3, activation="tanh"), jrnn.QRNN(4)))
 TAGGER = jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(3)), jrnn.Dense(4), jrnn.CRF(4)))
 SQRT = jrnn.Scan(memory="sqrt")
 

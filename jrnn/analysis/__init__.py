@@ -1,5 +1,6 @@
 """Looking inside: gradients, dynamics and memory of any cell, all derived from its `step`."""
 
+from jrnn._exports import public_names
 from jrnn.analysis.exponents import Lyapunov as Lyapunov
 from jrnn.analysis.exponents import Predictability as Predictability
 from jrnn.analysis.exponents import lyapunov as lyapunov
@@ -41,3 +42,5 @@ from jrnn.analysis.reporting import inspect as inspect
 from jrnn.analysis.states import from_vector as from_vector
 from jrnn.analysis.states import linear_step as linear_step
 from jrnn.analysis.states import to_vector as to_vector
+
+__all__ = public_names(globals())

@@ -1,6 +1,5 @@
 """Lyapunov exponents: how fast neighbouring trajectories part, and what that says of a network."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jax import Array, lax
 from jrnn.alignment import promoted
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
+from jrnn.caching import cached
 from jrnn.checks import check_lag, check_width
 
 BATCHES = 20  # of the standard error
@@ -21,11 +21,17 @@ FLOAT32 = float(np.finfo(np.float32).eps)
 
 
 class Lyapunov(NamedTuple):
-    """Lyapunov exponents, in nats per step, the largest first."""
+    """Lyapunov exponents, in nats per step, the largest first.
 
-    exponents: Array  # (k,); −∞ of a direction that a step takes to zero
-    standard_error: Array  # (k,), of the mean over time; NaN of a single interval, and no gradient
-    local: Array  # (n, k), growth in each interval between orthonormalisations, in nats per step
+    Fields:
+      exponents: (k,); −∞ of a direction that a step takes to zero.
+      standard_error: (k,), of the mean over time; NaN of a single interval, and no gradient.
+      local: (n, k), growth in each interval between orthonormalisations, in nats per step.
+    """
+
+    exponents: Array
+    standard_error: Array
+    local: Array
 
     @property
     def entropy(self) -> Array:
@@ -51,11 +57,17 @@ class Lyapunov(NamedTuple):
 
 
 class Predictability(NamedTuple):
-    """How far ahead a state can be foretold, and what that means for evaluation in parallel over time."""
+    """How far ahead a state can be foretold, and what that means for evaluation in parallel over time.
 
-    horizon: Array  # steps until an error of the given precision has grown to the size of the state
-    log_amplification: Array  # ln of how many times an error of every single step is found in the states
-    converges: Array  # bool, whether evaluation of all steps at once takes few iterations
+    Fields:
+      horizon: steps until an error of the given precision has grown to the size of the state.
+      log_amplification: ln of how many times an error of every single step is found in the states.
+      converges: bool, whether evaluation of all steps at once takes few iterations.
+    """
+
+    horizon: Array
+    log_amplification: Array
+    converges: Array
 
 
 def lyapunov(
@@ -231,7 +243,7 @@ def _triangular(z: Array) -> tuple[Array, Array]:
     return q, jnp.concatenate(growth)
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., Lyapunov]:
     """`(params, carry, xs) -> Lyapunov`."""
 

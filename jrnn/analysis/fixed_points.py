@@ -1,6 +1,5 @@
 """Where a cell stands still: fixed and slow points at a held input, and what kinds they are."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from jrnn.alignment import promoted
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
+from jrnn.caching import cached
 from jrnn.cell import carry_spec, is_slot, structure_of
 from jrnn.checks import check_lag, check_positive, check_width
 
@@ -28,14 +28,22 @@ class FixedPoints(NamedTuple):
 
     The stable ones come first, then saddles, the fewest unstable directions first, then the unstable and
     the slow ones; `states[kinds == "saddle"]` takes one kind.
+
+    Fields:
+      states: (n, D), h as a vector.
+      speeds: (n,), ‖F(h, x) − h‖: how far one step moves the state.
+      eigenvalues: (n, D), λ of ∂F/∂h, complex, the largest |λ| first.
+      kinds: (n,), "stable", "saddle", "unstable" or "slow".
+      starts: (n,), how many of the starts ended there.
+      missed: starts that ended nowhere.
     """
 
-    states: NDArray[Any]  # (n, D), h as a vector
-    speeds: NDArray[Any]  # (n,), ‖F(h, x) − h‖: how far one step moves the state
-    eigenvalues: NDArray[Any]  # (n, D), λ of ∂F/∂h, complex, the largest |λ| first
-    kinds: NDArray[np.str_]  # (n,), "stable", "saddle", "unstable" or "slow"
-    starts: NDArray[Any]  # (n,), how many of the starts ended there
-    missed: int  # starts that ended nowhere
+    states: NDArray[Any]
+    speeds: NDArray[Any]
+    eigenvalues: NDArray[Any]
+    kinds: NDArray[np.str_]
+    starts: NDArray[Any]
+    missed: int
 
     @property
     def unstable(self) -> NDArray[Any]:
@@ -214,7 +222,7 @@ class Descent(NamedTuple):
     tried: Array  # steps so far
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _search(cell: Any, steps: int) -> Callable[..., End]:
     """Search from many starts: `(params, x, carry, starts) -> End`."""
 
@@ -271,13 +279,13 @@ def _norm(values: Array) -> Array:
     return jnp.sqrt(jnp.sum(values**2))
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _jacobian(cell: Any) -> Callable[..., Array]:
     """J at a state: `(params, x, carry, state) -> (D, D)`."""
     return jax.jit(lambda *given: _linearised(cell, *given)[1])
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _trajectory(cell: Any) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
         def step(carry: Any, x: Any) -> tuple[Any, Array]:

@@ -18,13 +18,21 @@ from jrnn.unrolling.methods import Loop
 
 
 class GateStatistics(NamedTuple):
-    """What `gate_statistics` finds of one gate: for each unit, over all valid steps of all sequences."""
+    """Statistics of one gate: for each unit, over all valid steps of all sequences.
 
-    mean: Array  # (units...)
-    low: Array  # (units...), the share of steps with |v| < low; of a gate: shut
-    high: Array  # (units...), the share with |v| > high: open; of a candidate in (−1, 1): saturated
-    mean_log: Array  # (units...), the mean of ln |v|
-    mean_log_rest: Array  # (units...), the mean of ln |1 − v|
+    Fields:
+      mean: (units...).
+      low: (units...), the share of steps with |v| < low; of a gate: shut.
+      high: (units...), the share with |v| > high: open; of a candidate in (−1, 1): saturated.
+      mean_log: (units...), the mean of ln |v|.
+      mean_log_rest: (units...), the mean of ln |1 − v|.
+    """
+
+    mean: Array
+    low: Array
+    high: Array
+    mean_log: Array
+    mean_log_rest: Array
 
     @property
     def time_scale(self) -> Array:

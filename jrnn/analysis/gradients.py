@@ -1,6 +1,5 @@
 """Gradients through time: of any loss by every state, of the last state by all before it, and a verdict."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,8 +10,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from jrnn.analysis.probing import gradients_of_states, loop_names
+from jrnn.analysis.probing import loop_names, norms_of_states
 from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
+from jrnn.caching import cached
 from jrnn.cell import is_layer
 from jrnn.checks import check_choice, check_width, require_cell
 from jrnn.data import Batch
@@ -24,10 +24,17 @@ STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
 
 
 class GradientFlow(NamedTuple):
-    """What `gradient_flow` returns."""
+    """Gradients of a loss by every state, and whether they last through time: see `gradient_flow`.
 
-    loss: Array  # ()
-    norms: dict[str, Array]  # of each state, by its path: (time, batch...)
+    Fields:
+      loss: ().
+      norms: of each state, by its path: (time, batch...).
+      by_lag: of what comes through the last output alone: (lags, batch...), NaN before a start.
+    """
+
+    loss: Array
+    norms: dict[str, Array]
+    by_lag: dict[str, Array]
 
     @property
     def totals(self) -> dict[str, NDArray[np.float64]]:
@@ -36,11 +43,23 @@ class GradientFlow(NamedTuple):
         return {name: np.sqrt(s.sum(tuple(range(1, s.ndim)))) for name, s in squares.items()}
 
     @property
+    def lasting(self) -> dict[str, NDArray[np.float64]]:
+        """Of each state, (lags,): √ of the mean of `by_lag`² over the sequences.
+
+        Where some are shorter, it goes on from lag to lag as those do that have both, so that no end of a
+        sequence looks like a change of the gradient.
+        """
+        return {name: _linked(np.asarray(norms, np.float64)) for name, norms in self.by_lag.items()}
+
+    @property
     def verdicts(self) -> "dict[str, Verdict]":
-        """What becomes of the gradient of each state, of all sequences together, where floats hold it."""
-        totals = {name: np.where(np.isfinite(total), total, 0) for name, total in self.totals.items()}
+        """What becomes of the gradient of each state on its way back from the last output.
+
+        That of a loss at every step is fed anew at every step, and would not show it.
+        """
+        lasting = {name: np.where(np.isfinite(norm), norm, 0)[::-1] for name, norm in self.lasting.items()}
         with np.errstate(divide="ignore"):
-            return {name: verdict(np.log(total)) for name, total in totals.items()}
+            return {name: verdict(np.log(norm)) for name, norm in lasting.items()}
 
 
 def gradient_flow(
@@ -53,13 +72,17 @@ def gradient_flow(
     key: Array | None = None,
     method: Scan = Scan(),
 ) -> GradientFlow:
-    """How much the loss depends on every state of every layer at every step: norms of the adjoints.
+    """Gradients of the loss by every state of every layer at every step, and of its last step alone.
 
         λₜ = ∂L/∂hₜ = ∂L/∂yₜ · ∂yₜ/∂hₜ + λₜ₊₁ · ∂hₜ₊₁/∂hₜ,   norms = ‖λₜ‖₂
+        μ_T = λ_T,   μₜ = μₜ₊₁ · ∂hₜ₊₁/∂hₜ,                  by_lagₖ = ‖μ_T₋ₖ‖₂
 
     The derivative is total: through the output of the same step, the layers above and all later steps.
     It is that of the mean loss, by the state of each sequence. At a step that is no step of its sequence it
-    is 0. One forward and one backward pass, of any model that is trained by this loss.
+    is 0. Where every step has a loss, ‖λₜ‖ shows mostly the loss of step t itself: what lasts through time is
+    μ, which starts at T, the last step of a sequence that anything comes from (of a backward layer the
+    first), goes on through nothing but states, and alone makes the `verdicts`. Two forward and backward
+    passes, of any model that is trained by this loss.
 
     Args:
       model: a cell or a layer.
@@ -71,8 +94,9 @@ def gradient_flow(
       method: how the recurrence is run.
 
     Returns:
-      The loss, and for each state the norms of its adjoints, (time, batch...): of an LSTM "h" and "c", of a
-      `Stack` "cells[0].h", of a `Bidirectional` "forward.h" and "backward.h", at the place of their input.
+      `GradientFlow(loss, norms, by_lag)`, for each state the norms of its adjoints, (time, batch...): of an
+      LSTM "h" and "c", of a `Stack` "cells[0].h", of a `Bidirectional` "forward.h" and "backward.h", at the
+      place of their input; by lag, from the last output backwards, NaN before the start of a sequence.
 
     Raises:
       TypeError: the model is neither a cell nor a layer.
@@ -96,38 +120,43 @@ def gradient_flow(
     return found
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _flow(model: Any, loss: Loss, method: Scan) -> Callable[..., GradientFlow]:
     names: list[str] = []  # set by the trace, and in the order of the model: jit sorts the names of a dict
 
     @jax.jit
-    def flow(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Array, list[Array]]:
+    def flow(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Array, list[tuple[Array, Array]]]:
         def run(by: Any) -> Array:
             ys = training.model_function(model, by)(params, batch, carry, key)[1]
             return loss.mean(ys, batch)
 
-        value, loops, ranks = gradients_of_states(run, method)
+        value, loops = norms_of_states(run, method)
         found = {
-            f"{name}.{leaf}".lstrip("."): _norms(gradients[leaf], rank)
-            for name, gradients, of_loop in zip(loop_names(model, len(loops)), loops, ranks, strict=True)
-            for leaf, rank in of_loop.items()
+            f"{name}.{leaf}".lstrip("."): (loop.whole[leaf], loop.by_lag[leaf])
+            for name, loop in zip(loop_names(model, len(loops)), loops, strict=True)
+            for leaf in loop.whole
         }
         names[:] = found
         return value, list(found.values())
 
     def named(*arguments: Any) -> GradientFlow:
         value, norms = flow(*arguments)
-        return GradientFlow(value, dict(zip(names, norms, strict=True)))
+        whole, by_lag = ({n: pair[i] for n, pair in zip(names, norms, strict=True)} for i in (0, 1))
+        return GradientFlow(value, whole, by_lag)
 
     return named
 
 
-def _norms(gradients: Array, rank: int) -> Array:
-    lengths = jnp.abs(gradients)
-    largest = lengths.max()
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares leave the range of floats
-    axes = tuple(range(lengths.ndim - rank, lengths.ndim))
-    return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))
+def _linked(norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root mean square over all axes but that of the lags, of which some rows reach more than others."""
+    squares = np.square(norms.reshape(len(norms), -1))
+    there = ~np.isnan(squares)
+    found = [math.sqrt(squares[0][there[0]].mean()) if there[0].any() else 0.0]
+    with np.errstate(invalid="ignore", over="ignore"):
+        for before, now, both in zip(squares, squares[1:], there[1:], strict=False):
+            start, end = before[both].sum(), now[both].sum()
+            found.append(found[-1] * np.sqrt(end / start) if start else np.sqrt(end / max(both.sum(), 1)))
+    return np.array(found)
 
 
 def _on_host(values: Any) -> NDArray[np.float64]:
@@ -135,10 +164,15 @@ def _on_host(values: Any) -> NDArray[np.float64]:
 
 
 class Sensitivity(NamedTuple):
-    """What `sensitivity` returns: natural logarithms, since the norms soon leave the range of floats."""
+    """Result of `sensitivity`: natural logarithms, since the norms soon leave the range of floats.
 
-    log_state: Array  # (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T
-    log_inputs: Array | None  # (T,), log ‖∂h_T/∂x_t‖; None of tokens
+    Fields:
+      log_state: (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T.
+      log_inputs: (T,), log ‖∂h_T/∂x_t‖; None of tokens.
+    """
+
+    log_state: Array
+    log_inputs: Array | None
 
     @property
     def state(self) -> NDArray[np.float64]:
@@ -208,7 +242,7 @@ def sensitivity(
     return _sensitivity(cell, norm, probes)(params, xs, begin(cell, params, xs, carry, key))
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sensitivity]:
     def run(params: Any, xs: Any, carry: Any) -> Sensitivity:
         size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
@@ -292,13 +326,15 @@ def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.floa
 
 
 class Verdict(NamedTuple):
-    """What becomes of a gradient on its way back through time.
+    """Fate of a gradient on its way back through time; printed, it says so in words.
 
-    Printed, it says so in words.
+    Fields:
+      kind: "vanishing", "exploding", "steady", or "none": nothing flows at all.
+      rate: factor per step backwards.
     """
 
-    kind: str  # "vanishing", "exploding", "steady", or "none": nothing flows at all
-    rate: float  # factor per step backwards
+    kind: str
+    rate: float
 
     def __str__(self) -> str:
         if self.kind == "none":

@@ -1,6 +1,5 @@
 """Jacobians of a step: their eigenvalues and singular values, and how their products grow."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,16 +11,22 @@ from numpy.typing import NDArray
 
 from jrnn.alignment import promoted
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
+from jrnn.caching import cached
 from jrnn.checks import check_lag, check_width
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB in float64
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues and singular values of a matrix, or of a stack of them; on the host."""
+    """Eigenvalues and singular values of a matrix, or of a stack of them; on the host.
 
-    eigenvalues: NDArray[Any]  # (..., D), complex, the largest modulus first
-    singular_values: NDArray[Any]  # (..., D), the largest first
+    Fields:
+      eigenvalues: (..., D), complex, the largest modulus first.
+      singular_values: (..., D), the largest first.
+    """
+
+    eigenvalues: NDArray[Any]
+    singular_values: NDArray[Any]
 
     @property
     def spectral_radius(self) -> NDArray[Any]:
@@ -304,7 +309,7 @@ def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:
     return spectrum(jacobians)
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _look(cell: Any) -> Callable[..., Any]:
     """`(params, carry, x) -> (after, J)`."""
 
@@ -317,7 +322,7 @@ def _look(cell: Any) -> Callable[..., Any]:
     return look
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _along(cell: Any) -> Callable[..., Any]:
     """`(params, carry, blocks) -> (after, Jacobians of the first step of every block)`."""
 
@@ -335,7 +340,7 @@ def _along(cell: Any) -> Callable[..., Any]:
     return along
 
 
-@functools.lru_cache(maxsize=64)
+@cached
 def _growth(cell: Any, directions: int) -> Callable[..., Array]:
     @jax.jit
     def run(params: Any, carry: Any, xs: Any) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jrnn.analysis.states import begin, to_vector
+from jrnn.caching import cached
 from jrnn.cells.reservoir import ridge_readout
 from jrnn.checks import check_lag, check_width
 
@@ -70,7 +71,7 @@ def pulse_response(
     return _distances(cell)(params, begin(cell, params, xs, carry, key), xs, others)
 
 
-@functools.lru_cache(maxsize=256)
+@cached
 def _distances(cell: Any) -> Callable[..., Array]:
     """Norms of the difference of two runs from one carry."""
 
@@ -134,10 +135,15 @@ def steps_of_rate(rate: Array) -> Array:
 
 
 class MemoryCapacity(NamedTuple):
-    """What `memory_capacity` measures."""
+    """Result of `memory_capacity`.
 
-    by_lag: Array  # (max_lag,), the share of the variance of the input of k steps ago that is read back
-    size: int  # D, numbers in the state
+    Fields:
+      by_lag: (max_lag,), the share of the variance of the input of k steps ago that is read back.
+      size: D, numbers in the state.
+    """
+
+    by_lag: Array
+    size: int
 
     @property
     def total(self) -> Array:
@@ -270,7 +276,7 @@ def forgetting_curve(
     return 1 - jnp.mean(errors**2, 0) / jnp.var(targets[half:], 0)
 
 
-@functools.lru_cache(maxsize=256)
+@cached
 def _states(cell: Any) -> Callable[..., Array]:
     """The states of a run, (time, D)."""
 

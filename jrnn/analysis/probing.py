@@ -1,13 +1,15 @@
 """Perturbations of every state of a model: zeros that are added, and are there for their gradient."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.alignment import expand, select
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
 from jrnn.jaxprs import shifted
@@ -49,13 +51,17 @@ class Shifted:
 class Shifting:
     """A method that adds `shifts` to the states of the loops that it runs, in their order.
 
-    Run without them it takes note of their types, and of how many axes a state has behind its batch axes.
+    Run without them it takes note of their types, of how many axes a state has behind its batch axes, and of
+    the direction. With `ends` nothing has a gradient by an output but that of one step of each sequence.
     """
 
     method: Method
     shifts: Shifts | None = None
+    ends: list[Array | None] | None = None  # of each loop, (batch...); None without states
     types: Shifts = field(default_factory=list)
     ranks: list[dict[str, int]] = field(default_factory=list)
+    reverse: list[bool] = field(default_factory=list)
+    valid: list[Array | None] = field(default_factory=list)  # (time, leading batch axes), None: all are
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
@@ -66,12 +72,16 @@ class Shifting:
             {n: jax.ShapeDtypeStruct((loop.length, *leaf.shape), leaf.dtype) for n, leaf in leaves.items()}
         )
         self.ranks.append({name: leaf.ndim for name, leaf in single.items()})
+        self.reverse.append(loop.reverse)
+        self.valid.append(loop.xs[1])
         if self.shifts is None:
             return self.method.run(loop)
         x, valid, reset = loop.xs
         xs = ((x, self.shifts[number]), valid, reset)
         shifted_cell = Shifted(cell)
-        return self.method.run(replace(loop, cell=shifted_cell, body=body_of(shifted_cell), xs=xs))
+        end, ys = self.method.run(replace(loop, cell=shifted_cell, body=body_of(shifted_cell), xs=xs))
+        last = self.ends[number] if self.ends else None
+        return end, ys if last is None else _cut(ys, last)
 
 
 def cell_carry(cell: Any, params: Any) -> Any:
@@ -102,6 +112,18 @@ def _paths(model: Any, path: str) -> list[str]:
     return found
 
 
+def _cut(ys: Any, ends: Array) -> Any:
+    """Outputs of which those at the step `ends` alone hand a gradient back."""
+
+    def cut(y: Array) -> Array:
+        if y.ndim <= ends.ndim:
+            return y
+        here = expand(jnp.arange(y.shape[0]), 1 + ends.ndim) == ends
+        return select(here, y, jax.lax.stop_gradient(y))
+
+    return jax.tree.map(cut, ys)
+
+
 def gradients_of_states(
     run: Callable[[Method], Array], method: Method
 ) -> tuple[Array, Shifts, list[dict[str, int]]]:
@@ -115,8 +137,84 @@ def gradients_of_states(
       `(loss, gradients, ranks)`: of each loop and leaf of its state, (time, *its shape), and how many axes
       of it stand behind the batch axes.
     """
+    probe = _probe(run, method)
+    loss, _, gradients = _gradients(run, method, probe, None)
+    return loss, gradients, probe.ranks
+
+
+class StateNorms(NamedTuple):
+    """Norms of the gradients by the states of a loop, of each leaf (time, batch...)."""
+
+    whole: dict[str, Array]
+    by_lag: dict[str, Array]  # through the last output, so many steps before it; NaN where there was no step
+
+
+def norms_of_states(run: Callable[[Method], Array], method: Method) -> tuple[Array, list[StateNorms]]:
+    """The loss and, of each loop, the norms of its gradients: of the whole, and of its last step alone.
+
+    The last step of a sequence is the one visited last of those that any gradient comes from.
+    """
+    probe = _probe(run, method)
+
+    def norms(ends: list[Array | None] | None) -> tuple[Array, Any, list[dict[str, Array]]]:
+        loss, valid, loops = _gradients(run, method, probe, ends)
+        pairs = zip(loops, probe.ranks, strict=True)
+        return loss, valid, [{n: _norms(g[n], rank) for n, rank in ranks.items()} for g, ranks in pairs]
+
+    loss, valid, whole = norms(None)
+    ends = [_last(found, reverse) for found, reverse in zip(whole, probe.reverse, strict=True)]
+    *_, alone = norms(ends)
+    return loss, [
+        StateNorms(all_of_it, {name: _lagged(norm, *how) for name, norm in through.items()})
+        for all_of_it, through, *how in zip(whole, alone, ends, valid, probe.reverse, strict=True)
+    ]
+
+
+def _probe(run: Callable[[Method], Array], method: Method) -> Shifting:
     probe = Shifting(method)
     jax.eval_shape(lambda: run(probe))
+    return probe
+
+
+def _gradients(
+    run: Callable[[Method], Array], method: Method, probe: Shifting, ends: list[Array | None] | None
+) -> tuple[Array, list[Array | None], Shifts]:
     zeros = [{name: jnp.zeros(t.shape, t.dtype) for name, t in types.items()} for types in probe.types]
-    loss, gradients = jax.value_and_grad(lambda shifts: run(Shifting(method, shifts)))(zeros)
-    return loss, gradients, probe.ranks
+
+    def value(shifts: Shifts) -> tuple[Array, list[Array | None]]:
+        shifting = Shifting(method, shifts, ends)
+        return run(shifting), shifting.valid
+
+    (loss, valid), gradients = jax.value_and_grad(value, has_aux=True)(zeros)
+    return loss, valid, gradients
+
+
+def _last(norms: dict[str, Array], reverse: bool) -> Array | None:
+    """The step visited last that has a gradient, (batch...), none outside; None without states."""
+    if not norms:
+        return None
+    flows = functools.reduce(jnp.logical_or, [norm != 0 for norm in norms.values()])
+    steps = expand(jnp.arange(len(flows)), flows.ndim)
+    if reverse:
+        return jnp.where(flows, steps, len(flows)).min(0, initial=len(flows))
+    return jnp.where(flows, steps, -1).max(0, initial=-1)
+
+
+def _lagged(norms: Array, ends: Any, valid: Array | None, reverse: bool) -> Array:
+    """Norms by how many steps before the end they stand; inf where no float holds them."""
+    norms = jnp.where(jnp.isnan(norms), jnp.inf, norms)
+    if valid is not None:
+        norms = jnp.where(expand(valid, norms.ndim), norms, jnp.nan)
+    lags = expand(jnp.arange(len(norms)), norms.ndim)
+    steps = ends + lags if reverse else ends - lags
+    there = (steps >= 0) & (steps < len(norms))
+    return jnp.where(there, jnp.take_along_axis(norms, jnp.where(there, steps, 0), 0), jnp.nan)
+
+
+def _norms(gradients: Array, rank: int) -> Array:
+    """Norms over the last `rank` axes."""
+    lengths = jnp.abs(gradients)
+    largest = lengths.max(initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares leave the range of floats
+    axes = tuple(range(lengths.ndim - rank, lengths.ndim))
+    return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))

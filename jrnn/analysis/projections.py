@@ -9,11 +9,17 @@ from jrnn.checks import check_width
 
 
 class Projection(NamedTuple):
-    """Principal components of states, made by `principal_components`."""
+    """Principal components of states, made by `principal_components`.
 
-    mean: Array  # (D,)
-    axes: Array  # (count, D), orthonormal rows
-    explained: Array  # (count,), shares of the variance
+    Fields:
+      mean: (D,).
+      axes: (count, D), orthonormal rows.
+      explained: (count,), shares of the variance.
+    """
+
+    mean: Array
+    axes: Array
+    explained: Array
 
     def project(self, states: Any) -> Array:
         """Coordinates of states, (..., D), along the axes, (..., count)."""

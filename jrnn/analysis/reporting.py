@@ -1,6 +1,7 @@
 """One page about a trained model: gradients, spectra, gates, memory, and what they mean in words."""
 
 import math
+import textwrap
 from typing import Any, NamedTuple
 
 import jax
@@ -23,26 +24,41 @@ PROBES = 32  # of the sensitivity of a state of more entries than
 EXACT = 128
 JACOBIANS = 5  # at so many steps
 EXPONENTS = 8
+WIDTH = 110  # characters of a printed line
 
 
 class Report(NamedTuple):
-    """What `inspect` finds."""
+    """Result of `inspect`; printed, it is a page in words, and its fields hold the numbers.
+
+    Fields:
+      model: the cell.
+      steps: how many each sequence has.
+      flow: gradients of the loss by the states, of all sequences, as of `gradient_flow`.
+      sensitivity: of the last state to those before it, of the first sequence, as all that follows.
+      lyapunov: the largest exponents, as of `lyapunov`.
+      predictability: by the largest exponent, as of `predictability`.
+      matrices: spectra of the recurrent matrices, by path: (gates, hidden); none where none is named w_hh.
+      jacobians: spectra of ∂hₜ/∂hₜ₋₁ at a few steps, (steps, D).
+      gates: statistics of what the step names, of all sequences; none of a cell that names nothing.
+    """
 
     model: Any
     steps: int
-    flow: GradientFlow  # of the loss, by the states of all sequences
-    sensitivity: Sensitivity  # of the first sequence, as all that follows
+    flow: GradientFlow
+    sensitivity: Sensitivity
     lyapunov: Lyapunov
     predictability: Predictability
-    matrices: dict[str, Spectrum]  # recurrent matrices, by path: (gates, hidden)
-    jacobians: Spectrum  # of the state, at a few steps
-    gates: dict[str, GateStatistics]  # none of a cell that names nothing
+    matrices: dict[str, Spectrum]
+    jacobians: Spectrum
+    gates: dict[str, GateStatistics]
 
     @property
     def verdicts(self) -> dict[str, str]:
         """What the numbers mean, a sentence for each."""
-        flows, totals = self.flow.verdicts, self.flow.totals
-        found = {f"gradient of the loss by {n}": f"{flows[n]}{_beyond(totals[n])}" for n in flows}
+        flows, lasting = self.flow.verdicts, self.flow.lasting
+        found = {
+            f"gradient of the last step's loss by {n}": f"{flows[n]}{_beyond(lasting[n])}" for n in flows
+        }
         found["gradient of the last state"] = str(self.sensitivity.verdict)
         found["memory"] = self._memory()
         found["dynamics"] = self._dynamics()
@@ -58,8 +74,15 @@ class Report(NamedTuple):
         for name, gate in self.gates.items():
             found[f"gate {name}"] = _gate(name, gate)
         if not self.gates:
-            found["gates"] = "the cells name none, so nothing is known of them"
+            found["gates"] = "the cells name none: jax.ad_checkpoint.checkpoint_name in a step would"
         return found
+
+    def __repr__(self) -> str:
+        said = [f"{name}: {verdict}" for name, verdict in self.verdicts.items()]
+        lines = [f"{self.model}", f"{self.steps} steps, loss {float(self.flow.loss):.4g}", "", *said]
+        return "\n".join(
+            part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ") or [""]
+        )
 
     def _memory(self) -> str:
         log = np.asarray(jax.device_get(self.sensitivity.log_state), np.float64)
@@ -94,6 +117,7 @@ class Report(NamedTuple):
             "verdicts": self.verdicts,
             "loss": self.flow.loss,
             "gradient_norms": self.flow.totals,
+            "gradient_by_lag": self.flow.lasting,
             "sensitivity": {"log_state": state, "log_inputs": inputs},
             "lyapunov": {"exponents": exponents, "standard_error": error},
             "recurrent_matrices": {name: _spectrum(one) for name, one in self.matrices.items()},
@@ -182,7 +206,7 @@ def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
 def _beyond(norms: NDArray[np.float64]) -> str:
     """In a long chaotic sequence a gradient leaves the range of floats."""
     lost = np.flatnonzero(~np.isfinite(norms))
-    return f"; no float holds it up to step {lost[-1]}" if lost.size else ""
+    return f"; no float holds it from {lost[0]} steps back" if lost.size else ""
 
 
 def _gate(name: str, gate: GateStatistics) -> str:

@@ -1,5 +1,6 @@
 """Attention: a decoder that looks at a whole memory at every step."""
 
+from jrnn._exports import public_names
 from jrnn.attention.decoders import AttentionCarry as AttentionCarry
 from jrnn.attention.decoders import AttentionParams as AttentionParams
 from jrnn.attention.decoders import BahdanauAttention as BahdanauAttention
@@ -11,3 +12,5 @@ from jrnn.attention.scores import Dot as Dot
 from jrnn.attention.scores import General as General
 from jrnn.attention.scores import Local as Local
 from jrnn.attention.scores import Location as Location
+
+__all__ = public_names(globals())

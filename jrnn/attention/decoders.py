@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn.alignment import expand, joined, select
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Shape, zero_state
-from jrnn.checks import brief
+from jrnn.checks import brief, check_in_features
 from jrnn.combinators.reparametrising import Computed
 from jrnn.fields import AnyCell, Width, checked
 from jrnn.initializers import glorot
@@ -92,6 +92,7 @@ class BahdanauAttention:
         return self.cell.out_features + sum(_tuple(self.memory_features))
 
     def init(self, key: Array, in_features: int) -> AttentionParams:
+        check_in_features(in_features)
         return _draw(self, key, in_features + sum(_tuple(self.memory_features)))
 
     def initial_carry(
@@ -158,6 +159,7 @@ class LuongAttention:
         return self.features
 
     def init(self, key: Array, in_features: int) -> AttentionParams:
+        check_in_features(in_features)
         k_cell, k_w = jax.random.split(key)
         joined = sum(_tuple(self.memory_features)) + self.cell.out_features
         drawn = _draw(self, k_cell, in_features + self.features * self.input_feeding)

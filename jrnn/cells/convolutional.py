@@ -12,6 +12,7 @@ from jrnn.alignment import promoted, sharded_axes
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
+from jrnn.checks import check_in_features
 from jrnn.fields import Width, checked
 from jrnn.initializers import glorot
 
@@ -89,6 +90,7 @@ def _felt(cell: Any, h: Array, kernel: Array) -> Array:
 
 
 def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) -> GateParams:
+    check_in_features(in_features)
     size, count = _each(cell.kernel, cell.spatial), len(biases)
 
     def draw(key: Array, channels: int) -> Array:

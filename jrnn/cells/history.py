@@ -8,6 +8,7 @@ from jax import Array
 
 from jrnn.alignment import aligned, joined
 from jrnn.cell import Shape, zero_state
+from jrnn.checks import check_in_features
 from jrnn.fields import Lag, Width, checked
 
 Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
@@ -63,6 +64,7 @@ class Window:
         return sum((k + 1) * width for k, width in zip(self._lags, self._widths, strict=True))
 
     def init(self, key: Array, in_features: int) -> tuple[()]:
+        check_in_features(in_features)
         if in_features != sum(self._widths):
             raise ValueError(f"{self} needs in_features={sum(self._widths)}, got {in_features}")
         return ()

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
-from jrnn.checks import check_equal_widths, check_multiple
+from jrnn.checks import check_equal_widths, check_in_features, check_multiple
 from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 
@@ -77,6 +77,7 @@ class LRU:
         return self.hidden if self.outputs is None else self.outputs
 
     def init(self, key: Array, in_features: int) -> LRUParams:
+        check_in_features(in_features)
         k_modulus, k_phase, k_b, k_c, k_d = jax.random.split(key, 5)
         uniform = jax.random.uniform(k_modulus, (self.hidden,), default_float())
         squared = uniform * (self.r_max**2 - self.r_min**2) + self.r_min**2

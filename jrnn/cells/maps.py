@@ -11,7 +11,7 @@ from jrnn.alignment import looked_up
 from jrnn.cell import Shape, broadcasting
 from jrnn.cells.activations import Activation, activation, is_function
 from jrnn.cells.gating import plus
-from jrnn.checks import brief, require_tuple
+from jrnn.checks import brief, check_in_features, require_tuple
 from jrnn.fields import Check, Width, checked
 from jrnn.initializers import default_float, glorot
 
@@ -157,13 +157,14 @@ class Embed:
 
     `in_features` of `init` is the size of the vocabulary. x is an integer array without a feature axis.
     The table starts as N(0, 1), as in torch; flax divides by √features.
-    A token outside the vocabulary gives NaN rather than some other token's vector.
+    A token outside the vocabulary, a negative one too, is an error where `unroll` knows its tokens; under jit
+    its vector is NaN, as of a gather of JAX that is out of bounds, never that of some other token.
 
     Args:
       features: width of y.
 
     Raises:
-      ValueError: a width below 1.
+      ValueError: a width below 1, or at `init` a vocabulary without words.
       TypeError: x is not an integer array.
 
     Reference: Bengio et al., A neural probabilistic language model, 2003.
@@ -184,6 +185,7 @@ class Embed:
         return self.features
 
     def init(self, key: Array, in_features: int) -> EmbedParams:
+        check_in_features(in_features, least=1)
         return EmbedParams(jax.random.normal(key, (in_features, self.features), default_float()))
 
     def initial_carry(

@@ -9,6 +9,7 @@ from jax import Array
 from jrnn.alignment import aligned
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh, zeros
+from jrnn.checks import check_in_features
 from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
@@ -67,6 +68,7 @@ class QRNN:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> QRNNParams:
+        check_in_features(in_features)
         count = len(GATES[self.pooling])
         w = glorot(key, (self.window * in_features, count * self.hidden), blocks=count)
         return QRNNParams(

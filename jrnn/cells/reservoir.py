@@ -13,6 +13,7 @@ from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.activations import Activation, activation
 from jrnn.cells.gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
+from jrnn.checks import check_in_features
 from jrnn.fields import Share, Width, checked
 from jrnn.initializers import default_float, ring, spectral_radius
 
@@ -74,6 +75,7 @@ class EchoState:
         return min(1.0, 10 / self.hidden) if self.density is None else self.density
 
     def init(self, key: Array, in_features: int) -> EchoStateParams:
+        check_in_features(in_features)
         k_ih, k_hh, k_b = jax.random.split(key, 3)
 
         def uniform(key: Array, shape: Shape, scale: float) -> Array:

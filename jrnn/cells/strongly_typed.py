@@ -10,6 +10,7 @@ from jrnn.alignment import in_dtype_of, joined
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells.gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
+from jrnn.checks import check_in_features
 from jrnn.fields import Width, checked
 
 
@@ -100,6 +101,7 @@ class TGRU:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> InputParams:
+        check_in_features(in_features)
         return draw_input(key, 2 * in_features, self.hidden, 3)
 
     def initial_carry(
@@ -148,6 +150,7 @@ class TLSTM:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> InputParams:
+        check_in_features(in_features)
         return draw_input(key, 2 * in_features, self.hidden, 3)
 
     def initial_carry(

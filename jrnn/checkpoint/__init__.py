@@ -17,3 +17,5 @@ from jrnn.checkpoint.files import checkpoints as checkpoints
 from jrnn.checkpoint.snapshots import Snapshot as Snapshot
 from jrnn.checkpoint.snapshots import load as load
 from jrnn.checkpoint.snapshots import save as save
+
+__all__ = ["CheckpointError", "Snapshot", "cell_from_json", "cell_to_json", "checkpoints", "load", "save"]

@@ -3,14 +3,17 @@
 import argparse
 import importlib.util
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import jrnn
 from jrnn.cli.sampling import load_run
-from jrnn.cli.training import read
+from jrnn.cli.training import _sha256, read
 
 ROWS = 8  # sequences for what takes a batch
 LEAST = 10  # characters of a sequence
@@ -21,9 +24,9 @@ def inspect(arguments: argparse.Namespace) -> int:
     run = Path(arguments.run_directory)
     snapshot = load_run(run, best=True)
     vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
-    text = read((arguments.text,)) if arguments.text else jrnn.data.split(read(snapshot.meta["files"]))[1]
     if arguments.steps < LEAST:
         raise ValueError(f"--steps must be at least {LEAST}, got {arguments.steps}")
+    text = _text(run, snapshot.meta, arguments.text)
     steps = min(arguments.steps, (len(text) - 1) // ROWS)
     if steps < LEAST:
         raise ValueError(f"the text is too short: it has {len(text)} characters, needs {LEAST * ROWS + 1}")
@@ -41,3 +44,15 @@ def inspect(arguments: argparse.Namespace) -> int:
     jrnn.plots.report(report).savefig(run / "inspect.png")
     print(f"page:    {run / 'inspect.png'}")
     return 0
+
+
+def _text(run: Path, meta: dict[str, Any], given: Sequence[str]) -> str:
+    """The text to look at: of that which the run was trained on, what was held out.
+
+    Files that only the checkpoint names are not opened: it may come from anywhere.
+    """
+    if meta["files"] and not given:
+        named = " ".join(map(shlex.quote, meta["files"]))
+        raise ValueError(f"{run}: give the text to look at; it was trained on --text {named}")
+    text = read(given)
+    return str(jrnn.data.split(text)[1]) if _sha256(text) == meta["sha256"] or not given else text

@@ -42,7 +42,8 @@ def parser() -> Parser:
     example = "jrnn sample runs/1 --prompt 'The ' --temperature 0.5 --length 1000"
     _add_sample(command("sample", sample, "let a trained model write", "jrnn sample runs/1", example))
     line = "look inside a trained model: gradients, dynamics, gates, memory"
-    _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1", "jrnn inspect runs/1 --steps 200"))
+    example = "jrnn inspect runs/1 --text book.txt --steps 200"
+    _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1 --text book.txt", example))
     line = "list the recurrent cells, their sizes and papers"
     _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
     command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
@@ -75,7 +76,8 @@ def _add_sample(added: Parser) -> None:
 
 def _add_inspect(added: Parser) -> None:
     added.add_argument("run_directory", metavar="RUN", help="directory of the run; the page is written there")
-    added.add_argument("--text", metavar="FILE", help="UTF-8 text to look at (default: what was held out)")
+    line = "UTF-8 text to look at; of that which it was trained on, what was held out"
+    added.add_argument("--text", nargs="+", metavar="FILE", default=(), help=line)
     line = "characters of a sequence (default: 500)"
     added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
 

@@ -1,15 +1,19 @@
 """`jrnn sample`: a trained model writes on."""
 
 import argparse
+import dataclasses
 import shlex
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import jax
 
 import jrnn
+from jrnn.checks import brief
+from jrnn.cli.options import TrainConfig
 
 META = ("config", "vocabulary", "files", "sha256")  # what `jrnn train` stores beside the parameters
 
@@ -24,15 +28,26 @@ def sample(arguments: argparse.Namespace) -> int:
         print(f"jrnn: the model knows no {listed}, and takes it for an unknown character", file=sys.stderr)
     choice = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     model, key = (snapshot.cell, snapshot.params, vocabulary), jax.random.key(arguments.seed)
-    print(arguments.prompt + write_on(*model, arguments.prompt, arguments.length, key=key, **choice))
+    written = write_on(*model, arguments.prompt, arguments.length, key=key, **choice)
+    print(printable(arguments.prompt) + written)
     return 0
 
 
 def write_on(model: Any, params: Any, vocabulary: Any, prompt: str, length: int, **choice: Any) -> str:
-    """Text after a prompt; after a line feed, or the first symbol, if the prompt is empty."""
+    """Text after a prompt, for a terminal; after a line feed, or the first symbol, if the prompt is empty."""
     start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[:1])
     written = jrnn.generate(model, params, vocabulary.encode(start), length, **choice)
-    return str(vocabulary.decode(written.tokens))
+    return printable(str(vocabulary.decode(written.tokens)))
+
+
+def printable(text: str) -> str:
+    """A text in which what commands a terminal, or turns the direction of writing, is spelled out."""
+    return "".join(c.encode("unicode_escape").decode() if _commands(c) else c for c in text)
+
+
+def _commands(c: str) -> bool:
+    control = unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"
+    return control or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
 
 
 def load_run(run: Path, best: bool = False) -> Any:
@@ -47,9 +62,42 @@ def load_run(run: Path, best: bool = False) -> Any:
         older = found[1:] and not best
         hint = f"; without {found[0]} the run goes on from {found[1].name}" if older else ""
         raise ValueError(f"{one_line(error)}{hint}") from error
-    if set(META) - snapshot.meta.keys():
+    if not isinstance(snapshot.meta, dict) or set(META) - snapshot.meta.keys():
         raise ValueError(f"{run}: not a run of jrnn train: its checkpoint has no vocabulary and settings")
+    if fault := _fault(snapshot.meta, snapshot.in_features):
+        raise ValueError(f"{run}: its checkpoint is not one that jrnn train wrote: {fault}")
     return snapshot
+
+
+def _fault(meta: dict[str, Any], in_features: int) -> str:
+    """What is wrong with the entries that `jrnn train` stores; nothing if they are as it stores them."""
+    for name, kind in zip(META, (dict, dict, list, str), strict=True):
+        if type(meta[name]) is not kind:
+            return f"{name} is {brief(meta[name])}, no {kind.__name__}"
+    if wrong := [file for file in meta["files"] if type(file) is not str]:
+        return f"files holds {brief(wrong[0])}, no name of a file"
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name, value in meta["config"].items():
+        if name not in fields or not _fits(fields[name], value):
+            return f"config has {brief(name)}: {brief(value)}"
+    try:
+        vocabulary = jrnn.CharVocabulary(**meta["vocabulary"])
+        size = len(vocabulary) if vocabulary.symbols + vocabulary.unknown else 0
+    except (TypeError, ValueError) as error:
+        return f"vocabulary is {brief(meta['vocabulary'])}: {brief(str(error))}"
+    return "" if size == in_features else f"vocabulary has {size} entries, the model takes {in_features}"
+
+
+def _fits(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a value is one that an option of `jrnn train` can have."""
+    kinds = (int, float) if isinstance(field.default, float) else (type(field.default),)
+    if type(value) not in kinds:
+        return False
+    try:
+        field.metadata["type"](str(value))
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+    return True
 
 
 def program() -> str:
@@ -64,4 +112,4 @@ def one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -1,5 +1,6 @@
 """Cells made of cells."""
 
+from jrnn._exports import public_names
 from jrnn.combinators.carries import Cast as Cast
 from jrnn.combinators.carries import Feedback as Feedback
 from jrnn.combinators.carries import FeedbackCarry as FeedbackCarry
@@ -16,3 +17,5 @@ from jrnn.combinators.stacking import Residual as Residual
 from jrnn.combinators.stacking import Skip as Skip
 from jrnn.combinators.stacking import Stack as Stack
 from jrnn.combinators.stacking import StackCarry as StackCarry
+
+__all__ = public_names(globals())

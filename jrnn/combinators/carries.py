@@ -252,7 +252,8 @@ class Tap:
         yₜ ↦ (yₜ, {name: values named so})   with names
 
     Names are those that the step gives with `jax.ad_checkpoint.checkpoint_name`: the gates i f g o of an
-    LSTM, r z n of a GRU. A name that occurs several times (in a `Stack`) gives a tuple, bottom first.
+    LSTM, r z n of a GRU; a step of one's own names them alike, as the README shows under "Looking inside".
+    A name that occurs several times (in a `Stack`) gives a tuple, bottom first.
 
     Args:
       cell: any cell.

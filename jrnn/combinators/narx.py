@@ -9,6 +9,7 @@ from jrnn.cell import Cell, Shape
 from jrnn.cells.activations import Activation
 from jrnn.cells.history import Window
 from jrnn.cells.maps import Dense
+from jrnn.checks import check_in_features
 from jrnn.combinators.carries import Feedback
 from jrnn.combinators.stacking import Stack
 from jrnn.fields import Lag, Width, checked
@@ -74,6 +75,7 @@ class NARX:
         return self._cell((rows - self.output_lags * self.outputs) // (self.input_lags + 1))
 
     def init(self, key: Array, in_features: int) -> Any:
+        check_in_features(in_features)
         fed = self.outputs if self.output_lags else 0
         return self._cell(in_features).init(key, in_features + fed)
 

@@ -251,7 +251,11 @@ class WeightNormParams(NamedTuple):
 class WeightNorm:
     """Length and direction of every column apart.
 
-        w_j = g_j · v_j / ‖v_j‖,   0 where v_j = 0
+        w_j = g_j · v_j / ‖v_j‖,   0 where v_j = 0;   v = w and g_j = ‖w_j‖ at the start
+
+    So it starts as the very matrix that the cell drew, and keeps the function of weights that it is put
+    around. torch's `weight_norm` starts alike; its matrices are transposed, so that its dim=0 are our
+    columns, one length for each unit of each gate. flax's `WeightNorm` starts at g = 1: another function.
 
     Reference: Salimans, Kingma, Weight normalization, 2016, arXiv:1602.07868.
     """

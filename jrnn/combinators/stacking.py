@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.maps import check_chain
-from jrnn.checks import require_cell
+from jrnn.checks import check_in_features, require_cell
 from jrnn.combinators.noise import drop
 from jrnn.fields import AnyCell, Rate, Width, checked
 from jrnn.initializers import glorot
@@ -133,6 +133,7 @@ class Residual:
         return self.cell.out_features
 
     def init(self, key: Array, in_features: int) -> Any:
+        check_in_features(in_features)
         if in_features != self.out_features:
             raise ValueError(
                 f"Residual: {self.cell} gives {self.out_features} features, "

@@ -1,5 +1,6 @@
 """Conditional random fields: a score for whole tag sequences, and the best of them."""
 
+from jrnn._exports import public_names
 from jrnn.crf.inference import Constraint as Constraint
 from jrnn.crf.inference import crf_log_likelihood as crf_log_likelihood
 from jrnn.crf.inference import crf_loss as crf_loss
@@ -9,3 +10,5 @@ from jrnn.crf.layer import CRF as CRF
 from jrnn.crf.layer import CRFParams as CRFParams
 from jrnn.crf.layer import Potentials as Potentials
 from jrnn.crf.schemes import bio_constraint as bio_constraint
+
+__all__ = public_names(globals())

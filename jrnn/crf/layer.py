@@ -8,6 +8,7 @@ from jax import Array
 
 from jrnn.alignment import select
 from jrnn.cell import Shape
+from jrnn.checks import check_in_features
 from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 from jrnn.unrolling import Scan
@@ -72,6 +73,7 @@ class CRF:
 
     def init(self, key: Array, in_features: int) -> CRFParams:
         del key
+        check_in_features(in_features)
         self._check_inputs(in_features)
         zeros = jnp.zeros(self.tags, default_float())
         return CRFParams(jnp.zeros((self.tags, self.tags), zeros.dtype), zeros, zeros)

@@ -1,5 +1,6 @@
 """Data: text, vocabularies, files, generated tasks and batches, in NumPy."""
 
+from jrnn._exports import public_names
 from jrnn.data import synthetic as synthetic
 from jrnn.data.batching import Batch as Batch
 from jrnn.data.batching import PaddedBatches as PaddedBatches
@@ -27,3 +28,5 @@ from jrnn.data.pairing import pair_batches as pair_batches
 from jrnn.data.text import CharVocabulary as CharVocabulary
 from jrnn.data.text import Vocabulary as Vocabulary
 from jrnn.data.text import contexts as contexts
+
+__all__ = public_names(globals(), "synthetic")

@@ -21,11 +21,17 @@ class Batch(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The `xs` of an `EncoderDecoder`; arrays are time first."""
+    """Input of an `EncoderDecoder`; arrays are time first.
 
-    source: Any  # (S, batch..., features), or (S, batch...) tokens
-    inputs: Any  # (T, batch..., ...), given to the decoder: its targets one step late, or a Feedback's xs
-    source_mask: Any = None  # (S, batch...), False in the padding of the source; None: all valid
+    Fields:
+      source: (S, batch..., features), or (S, batch...) tokens.
+      inputs: (T, batch..., ...), what the decoder is given: its targets one step late, or a Feedback's xs.
+      source_mask: (S, batch...), False in the padding of the source; None: all valid.
+    """
+
+    source: Any
+    inputs: Any
+    source_mask: Any = None
 
 
 @dataclass(frozen=True, eq=False)

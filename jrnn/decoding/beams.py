@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand, like_rows, on_device
+from jrnn.alignment import expand, like_rows
 from jrnn.attention.decoders import attached
 from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
 from jrnn.checks import check_width
@@ -20,21 +20,33 @@ from jrnn.decoding.prompting import (
     checked_prompt,
     checked_stop,
     log_softmax,
+    on_device,
     open_loop,
     read_prompt,
+    rounded_up,
     value_of,
 )
+from jrnn.decoding.rounding import can_round, shortened
+from jrnn.unrolling import Scan
+from jrnn.unrolling.boundary import check_runs
 
 TINY = 1e-30  # what a position counts as covered that no weight ever fell on
 
 
 class Beams(NamedTuple):
-    """What `beam_search` returns: the best sequences, best first."""
+    """Result of `beam_search`: the best sequences, best first.
 
-    tokens: Array  # (length, batch..., width), int32; behind the end of a sequence `stop`
-    scores: Array  # (batch..., width); −∞ where there are fewer sequences than the beam is wide
-    log_probs: Array  # (batch..., width), of the whole sequence
-    lengths: Array  # (batch..., width), tokens of each sequence, its stop included
+    Fields:
+      tokens: (length, batch..., width), int32; behind the end of a sequence `stop`.
+      scores: (batch..., width); −∞ where there are fewer sequences than the beam is wide.
+      log_probs: (batch..., width), of the whole sequence.
+      lengths: (batch..., width), tokens of each sequence, its stop included.
+    """
+
+    tokens: Array
+    scores: Array
+    log_probs: Array
+    lengths: Array
 
 
 class Beam(NamedTuple):
@@ -86,7 +98,8 @@ def beam_search(
     attention gives to position i of its memory at step t. At every step the `width` most likely sequences
     that have not ended are kept, and beside them the `width` best-scored that have. A sequence ends with
     `stop` or after `length` tokens. With a beam wider than there are prefixes it is exhaustive. A row is
-    left early when nothing in its beam can come to outscore what has ended.
+    left early when nothing in its beam can come to outscore what has ended. Prompts and `length` are rounded
+    up as by `generate`, so that a few programs serve.
 
     Args:
       cell: takes tokens and gives logits, as for `generate`.
@@ -119,6 +132,7 @@ def beam_search(
     >>> found.tokens.T.tolist(), [f"{p:.2f}" for p in jnp.exp(found.log_probs)]
     ([[2, 3, 3], [1, 3, 3]], ['0.36', '0.18'])
     """
+    check_runs(cell, Scan(), None)
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     check_width("width", width)
@@ -127,21 +141,28 @@ def beam_search(
         if not value_of(name, given, unknown=0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {given}")
         penalties.append(on_device(given, float))
-    return _search(
+    rule = Rule(penalties[0], penalties[1], checked_stop(cell, stop))
+    lengths, room = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
+    count: Any = length
+    if eager := can_round(cell, params, carry, prompt, lengths, rule):
+        prompt, lengths, count, room = rounded_up(prompt, lengths, length, adjust)
+    found = _search(
         cell,
         params,
         prompt,
         carry,
-        Rule(penalties[0], penalties[1], checked_stop(cell, stop)),
-        lengths=checked_lengths(lengths, len(prompt)),
-        length=checked_length(length),
+        rule,
+        lengths=lengths,
+        length=count,
+        room=room,
         width=width,
         adjust=adjust,
         covers=value_of("coverage_penalty", coverage_penalty, unknown=1) > 0,
     )
+    return found._replace(tokens=shortened(found.tokens, length)) if eager else found
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "length", "width", "adjust", "covers"))
+@functools.partial(jax.jit, static_argnames=("cell", "room", "width", "adjust", "covers"))
 def _search(
     cell: Any,
     params: Any,
@@ -150,7 +171,8 @@ def _search(
     rule: Rule,
     *,
     lengths: Any,
-    length: int,
+    length: Any,
+    room: int,
     width: int,
     adjust: Adjust | None,
     covers: bool,
@@ -181,10 +203,10 @@ def _search(
         return (t < length) & jnp.any(best > ended.scores.min(-1))
 
     token = _repeat(token, len(batch_shape), width)
-    beam, ended = _nothing_yet(batch_shape, width, length, rule.stop, valid)
+    beam, ended = _nothing_yet(batch_shape, width, room, rule.stop, valid)
     beam, ended = jax.tree.map(lambda leaf: like_rows(leaf, token), (beam, ended))
     start = (jnp.zeros((), jnp.int32), carry, token, beam, ended)
-    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if length else start
+    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if room else start
     found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
 
@@ -223,11 +245,11 @@ def _step(cell: Any, params: Any, spec: Any, axis: int) -> Any:
 
 
 def _nothing_yet(
-    batch_shape: Shape, width: int, length: int, stop: Array | None, valid: Array
+    batch_shape: Shape, width: int, room: int, stop: Array | None, valid: Array
 ) -> tuple[Beam, Beams]:
     """A beam that holds one empty sequence, and no sequence that has ended."""
     shape, dtype = (*batch_shape, width), jnp.result_type(float)
-    tokens = jnp.full((*shape, length), 0 if stop is None else stop, jnp.int32)
+    tokens = jnp.full((*shape, room), 0 if stop is None else stop, jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
     none = jnp.full(shape, -jnp.inf, dtype)
     beam = Beam(tokens, first, jnp.zeros((*shape, valid.shape[-1]), dtype))
@@ -252,7 +274,7 @@ def _advance_row(
     return parent, token, Beam(tokens, kept, beam.coverage[parent]), ended
 
 
-def _finish_row(rule: Rule, length: int, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
+def _finish_row(rule: Rule, length: Any, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
     """What has ended, and what is cut at the full length."""
     scores = rule.score(beam.log_probs, length, beam.coverage, valid)
     scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # left early, the beam has lost

@@ -14,6 +14,8 @@ from jrnn.alignment import like_rows, promoted, select
 from jrnn.cell import broadcasting
 from jrnn.checks import check_lag, check_width
 from jrnn.data import Batch
+from jrnn.decoding.prompting import checked_lengths, on_device
+from jrnn.decoding.rounding import is_eager, lengthened, rounded, shortened
 from jrnn.losses import length_mask
 
 # optax adds it to log-probabilities: far below any of them, but −inf would come back as NaN
@@ -97,22 +99,28 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
     >>> print(f"{jnp.exp(-ctc_loss(jnp.zeros((2, 2)), jnp.array([1]))):.2f}")  # 11, 01 and 10, of 4
     0.75
     """
-    logits, valid = _checked(logits, lengths, blank)
-    labels = jnp.asarray(labels)
+    shape = np.shape(logits)
+    logits, lengths = _checked(logits, lengths, blank)
+    labels = labels if isinstance(labels, np.ndarray) else jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if labels.ndim == 0 or labels.shape[:-1] != logits.shape[1:-1]:
+    if labels.ndim == 0 or labels.shape[:-1] != shape[1:-1]:
         raise ValueError(
-            f"labels has shape {labels.shape}, logits of shape {logits.shape} need {logits.shape[1:-1]} and "
-            "an axis for the labels of a sequence"
+            f"labels has shape {labels.shape}, logits of shape {shape} need {shape[1:-1]} and an axis for "
+            "the labels of a sequence"
         )
-    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # as int8, 300 classes are 44
-    impossible = jnp.isneginf(logits) & (logits.max(-1, keepdims=True) > -jnp.inf)
-    return _losses(jnp.where(impossible, LOG_ZERO, logits), valid, labels, blank=blank)
+    labels = labels.astype(np.int32) if labels.dtype.itemsize < 4 else labels  # as int8, 300 classes are 44
+    if is_eager(logits, lengths, labels):
+        labels = lengthened(labels, rounded(labels.shape[-1]), axis=-1, fill=-1)
+    return _losses(logits, lengths, labels, blank=blank)
 
 
 @functools.partial(jax.jit, static_argnames="blank")
-def _losses(logits: Array, valid: Array, labels: Array, *, blank: int) -> Array:
+def _losses(logits: Array, lengths: Array, labels: Array, *, blank: int) -> Array:
+    logits, valid = _without_padding(logits, lengths)
+    impossible = jnp.isneginf(logits) & (logits.max(-1, keepdims=True) > -jnp.inf)
+    logits = jnp.where(impossible, LOG_ZERO, logits)
+
     def loss(logits: Array, valid: Array, labels: Array) -> Array:
         dtype = logits.dtype
         is_label = (labels >= 0) & (labels != blank)
@@ -164,12 +172,14 @@ def ctc_greedy(logits: Any, lengths: Any = None, *, blank: int = 0) -> Array:
     >>> ctc_greedy(jax.nn.one_hot(jnp.array([1, 1, 0, 1, 2, 2]), 3)).tolist()
     [1, 1, 2, -1, -1, -1]
     """
-    logits, valid = _checked(logits, lengths, blank)
-    return _collapsed(logits, valid, blank=blank)
+    steps = len(logits)
+    logits, lengths = _checked(logits, lengths, blank)
+    return shortened(_collapsed(logits, lengths, blank=blank), steps, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames="blank")
-def _collapsed(logits: Array, valid: Array, *, blank: int) -> Array:
+def _collapsed(logits: Array, lengths: Array, *, blank: int) -> Array:
+    logits, valid = _without_padding(logits, lengths)
     path = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     before = jnp.concatenate([jnp.full_like(path[:1], blank), path[:-1]])
     keep = jnp.moveaxis(valid & (path != before) & (path != blank), 0, -1)
@@ -211,14 +221,17 @@ def ctc_beam_search(logits: Any, lengths: Any = None, *, width: int, blank: int 
     [-1 -1] [ 1 -1] 0.64
     """
     check_width("width", width)
-    logits, valid = _checked(logits, lengths, blank)
-    return _search_all(jax.nn.log_softmax(logits), valid, width=width, blank=blank)
+    steps = len(logits)
+    logits, lengths = _checked(logits, lengths, blank)
+    labels, log_probabilities = _search_all(logits, lengths, width=width, blank=blank)
+    return shortened(labels, steps, axis=-1), log_probabilities
 
 
 @functools.partial(jax.jit, static_argnames=("width", "blank"))
-def _search_all(log_p: Array, valid: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+def _search_all(logits: Array, lengths: Array, *, width: int, blank: int) -> tuple[Array, Array]:
+    logits, valid = _without_padding(logits, lengths)
+    log_p, rows = jax.nn.log_softmax(logits), valid.any(axis=0)
     search = functools.partial(_search, blank=blank)
-    rows = valid.any(axis=0)
     start = jax.tree.map(
         lambda a: like_rows(jnp.broadcast_to(a, (*rows.shape, *a.shape)), rows),
         _empty_prefix(width, len(log_p), log_p.dtype),
@@ -287,8 +300,8 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
 
 
 def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
-    """Logits in float32 or wider, zeros in padding, and the valid steps, (time, batch...)."""
-    logits = jnp.asarray(logits)
+    """Logits, of a rounded number of steps in an eager call, and how many of each sequence count."""
+    logits = logits if isinstance(logits, np.ndarray) else jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits must be floats, got {logits.dtype}")
     if logits.ndim < 2:
@@ -296,13 +309,20 @@ def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
     check_lag("blank", blank)
     if blank >= logits.shape[-1]:
         raise ValueError(f"blank must be one of the {logits.shape[-1]} classes of logits, got {blank}")
-    logits = logits.astype(promoted(logits.dtype, jnp.float32))
-    shape = logits.shape[:-1]
-    if lengths is None:
-        return logits, jnp.ones(shape, bool)
-    if np.shape(lengths) != shape[1:]:
+    steps, batch_shape = len(logits), logits.shape[1:-1]
+    if lengths is not None and np.shape(lengths) != batch_shape:
         raise ValueError(
-            f"lengths has shape {np.shape(lengths)}, logits of shape {logits.shape} need {shape[1:]}"
+            f"lengths has shape {np.shape(lengths)}, logits of shape {logits.shape} need {batch_shape}"
         )
-    valid = length_mask(lengths, shape[0])
+    lengths = checked_lengths(lengths, steps, "logits", least=0)
+    lengths = on_device(np.full(batch_shape, steps) if lengths is None else lengths)
+    if is_eager(logits, lengths):
+        logits = lengthened(logits, rounded(steps))
+    return logits, lengths
+
+
+def _without_padding(logits: Array, lengths: Array) -> tuple[Array, Array]:
+    """Logits in float32 or wider, zeros in padding, and the valid steps, (time, batch...)."""
+    logits = logits.astype(promoted(logits.dtype, jnp.float32))
+    valid = length_mask(lengths, len(logits))
     return select(valid, logits, jnp.zeros_like(logits)), valid

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import like_rows, on_device
+from jrnn.alignment import like_rows
 from jrnn.cell import Cell
 from jrnn.decoding.prompting import (
     Adjust,
@@ -17,18 +17,29 @@ from jrnn.decoding.prompting import (
     checked_prompt,
     checked_stop,
     log_softmax,
+    on_device,
     open_loop,
     read_prompt,
+    rounded_up,
     value_of,
 )
+from jrnn.decoding.rounding import can_round, shortened
+from jrnn.unrolling import Scan
+from jrnn.unrolling.boundary import check_runs
 
 
 class Generated(NamedTuple):
-    """What `generate` returns."""
+    """Result of `generate`.
 
-    tokens: Array  # (length, batch...), int32, without the prompt
-    log_probs: Array  # (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop
-    carry: Any  # has read all but the last token: with that as a prompt, generation goes on
+    Fields:
+      tokens: (length, batch...), int32, without the prompt.
+      log_probs: (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop.
+      carry: has read all but the last token: with that as a prompt, generation goes on.
+    """
+
+    tokens: Array
+    log_probs: Array
+    carry: Any
 
 
 def generate(
@@ -54,8 +65,11 @@ def generate(
     `top_k` keeps the k most likely tokens; `top_p` then keeps, of those, the smallest set of the most
     likely ones whose probabilities, at this temperature, sum to at least top_p: always one or more.
     Of equally likely tokens the lower one comes first. A row's noise is drawn from the key, the number of
-    the row and the step, so its tokens do not depend on its neighbours. Temperature, top_p, stop and key
-    may change without compiling anew.
+    the row and the step, so its tokens do not depend on its neighbours.
+
+    Temperature, top_p, stop and key may change without compiling anew. Called eagerly, prompts are padded to
+    1, 2, 3, 4, 6, 8, 12, … steps, and so is `length` without `adjust`: two programs for every doubling, and
+    nothing is chosen behind `length`. Every batch shape has a program of its own.
 
     A decoder starts from `carry=model.encode(...)` and a prompt of the token that starts every target. To go
     on where a call ended, give `tokens[-1:]` as the prompt and its `carry`.
@@ -94,24 +108,37 @@ def generate(
     >>> generate(Embed(3), bigram, jnp.array([0]), 5, temperature=0).tokens.tolist()
     [1, 2, 0, 1, 2]
     """
+    check_runs(cell, Scan(), key)
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
-    return _generate(
+    lengths, steps = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
+    choice = {
+        "key": key,
+        # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
+        "temperature": on_device(temperature, jnp.float32),
+        "top_p": None if top_p is None else on_device(top_p, jnp.float32),
+        "stop": checked_stop(cell, stop),
+    }
+    count = None
+    if can_round(cell, params, carry, prompt, lengths, choice):
+        prompt, lengths, count, steps = rounded_up(prompt, lengths, steps, adjust)
+    found: Generated = _generate(
         cell,
         params,
         prompt,
         carry,
-        key=key,
-        # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
-        temperature=on_device(temperature, jnp.float32),
-        top_p=None if top_p is None else on_device(top_p, jnp.float32),
-        stop=checked_stop(cell, stop),
-        lengths=checked_lengths(lengths, len(prompt)),
-        length=checked_length(length),
+        **choice,
+        lengths=lengths,
+        count=count,
+        length=steps,
         top_k=top_k,
         adjust=adjust,
     )
+    if count is None:
+        return found
+    tokens, log_probs, carry = found
+    return Generated(shortened(tokens, length), shortened(log_probs, length), carry)
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "length", "top_k", "adjust"))
@@ -126,6 +153,7 @@ def _generate(
     top_p: Array | None,
     stop: Array | None,
     lengths: Any,
+    count: Array | None,
     length: int,
     top_k: int | None,
     adjust: Adjust | None,
@@ -156,8 +184,20 @@ def _generate(
         return (carry, token, done, written), (token, log_prob)
 
     start: Any = (carry, token, jnp.zeros_like(token, bool), written)
-    (carry, *_), (tokens, log_probs) = lax.scan(advance, start, jnp.arange(length))
+    (carry, *_), (tokens, log_probs) = lax.scan(up_to(count, advance), start, jnp.arange(length))
     return Generated(tokens, log_probs, carry)
+
+
+def up_to(count: Array | None, advance: Any) -> Any:
+    """The body of a loop, of which nothing is done from step `count` on."""
+    if count is None:
+        return advance
+
+    def body(loop: Any, t: Array) -> Any:
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(advance, loop, t)[1])
+        return lax.cond(t < count, advance, lambda loop, t: (loop, nothing), loop, t)
+
+    return body
 
 
 def _choose(
@@ -175,7 +215,9 @@ def _choose(
         if top_p is not None:
             p = jax.nn.softmax(logits)
             before = jnp.cumsum(p) - p  # probability of all that are more likely
-            logits = jnp.where(before < top_p.astype(p.dtype), logits, -jnp.inf)
+            # which is rounded: where it is top_p, it must not be a little less
+            keep = (before < top_p.astype(p.dtype) - 1e-6).at[0].set(True)
+            logits = jnp.where(keep, logits, -jnp.inf)
         token = tokens[jax.random.categorical(key, logits)]
     return jnp.where(temperature == 0, most_likely, token).astype(jnp.int32)
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import on_device, promoted
+from jrnn.alignment import promoted
 from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
+from jrnn.decoding.rounding import is_eager, lengthened, rounded
 from jrnn.paradigms import last
 from jrnn.unrolling import unroll
 
@@ -45,42 +46,73 @@ def log_softmax(logits: Array) -> Array:
     return jnp.where(jnp.isneginf(logits), -jnp.inf, jax.nn.log_softmax(logits))
 
 
-def checked_prompt(cell: Any, prompt: Any) -> Array:
-    """The prompt as an int32 array (time, batch...)."""
+def rounded_up(
+    prompt: Any, lengths: Any, length: int, adjust: Adjust | None
+) -> tuple[Array, Array, Array, int]:
+    """Prompts of rounded length and how long each is; how many tokens to write, and into room for how many.
+
+    A user's function sees all of that room, so of its own no more is made.
+    """
+    steps = len(prompt)
+    if lengths is None:
+        lengths = np.full(prompt.shape[1:], steps, np.int32)
+    room = length if adjust else rounded(length)
+    return lengthened(prompt, rounded(steps)), on_device(lengths), on_device(length), room
+
+
+def on_device(value: Any, dtype: Any = jnp.int32) -> Array:
+    """A value as an array of this dtype, moved there explicitly where it is known."""
+    if isinstance(value, Array):
+        return value.astype(dtype)
+    return jax.device_put(np.asarray(value, dtype))
+
+
+def checked_prompt(cell: Any, prompt: Any) -> Any:
+    """The prompt as int32 tokens (time, batch...), on the host unless it is traced or sharded."""
     if in_ndim(cell) != 0:
         raise ValueError(f"cell must take tokens, got {cell}: put Embed before it, in a Stack")
     if isinstance(prompt, str):
         raise TypeError("prompt is a str, needs integer tokens: encode it with the vocabulary of the model")
-    tokens = on_device(prompt)
+    tokens = prompt if isinstance(prompt, np.ndarray) else jnp.asarray(prompt)
+    if is_eager(tokens):
+        tokens = jax.device_get(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(f"prompt must hold integer tokens, got {tokens.dtype}")
     if tokens.ndim == 0 or tokens.shape[0] == 0:
         raise ValueError(f"prompt has shape {tokens.shape}, needs (time, batch...) and at least one step")
-    low, high = (value_of("prompt", f(), unknown=0) for f in (tokens.min, tokens.max))
-    if tokens.size and not 0 <= low <= high < cell.out_features:
-        raise ValueError(f"prompt must hold tokens from 0 to {cell.out_features - 1}, got {low} to {high}")
+    if not isinstance(tokens, jax.core.Tracer) and tokens.size:
+        low, high = (value_of("prompt", f(), unknown=0) for f in (tokens.min, tokens.max))
+        if not 0 <= low <= high < cell.out_features:
+            raise ValueError(
+                f"prompt must hold tokens from 0 to {cell.out_features - 1}, got {low:g} to {high:g}"
+            )
     return tokens.astype(jnp.int32)
 
 
-def checked_lengths(given: Any, steps: int) -> Array | None:
-    """Lengths of the prompts, at least 1 each."""
+def checked_lengths(given: Any, steps: int, of: str = "prompt", least: int = 1) -> Any:
+    """Lengths of the sequences `of` an argument, on the host unless they are traced or sharded."""
     if given is None:
         return None
-    lengths = on_device(given)
-    with jax.transfer_guard_host_to_device("allow"):  # of the bounds
-        low = value_of("lengths", lengths.min(initial=steps), unknown=steps)
-        high = value_of("lengths", lengths.max(initial=1), unknown=1)
-    if low < 1 or high > steps:
-        raise ValueError(
-            f"lengths must lie between 1 and the {steps} steps of prompt, got {low:g} to {high:g}"
-        )
+    lengths = given if isinstance(given, Array) else np.asarray(given)
+    if is_eager(lengths):
+        lengths = jax.device_get(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+        low, high = (value_of("lengths", f(), unknown=1) for f in (lengths.min, lengths.max))
+        if low < least or high > steps:
+            raise ValueError(
+                f"lengths must lie between {least} and the {steps} steps of {of}, got {low:g} to {high:g}"
+            )
     return lengths
 
 
 def value_of(name: str, given: Any, unknown: float) -> float:
-    """The value of a scalar, `unknown` under jit."""
+    """The value of a real scalar, `unknown` under jit."""
     if np.ndim(given) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(given)}")
+    if not any(jnp.issubdtype(_dtype(given), kind) for kind in (jnp.integer, jnp.floating)):
+        raise ValueError(f"{name} must be a number, got {given!r}")
     return unknown if isinstance(given, jax.core.Tracer) else float(jax.device_get(given))
 
 
@@ -93,7 +125,16 @@ def checked_length(length: Any) -> int:
 
 def checked_stop(cell: Any, stop: Any) -> Array | None:
     """The token that ends a row, as an array: another one is not compiled anew."""
+    if stop is None:
+        return None
     last_token = cell.out_features - 1
-    if stop is not None and not 0 <= value_of("stop", stop, unknown=0) <= last_token:
-        raise ValueError(f"stop must be a token of {cell}, from 0 to {last_token}, got {stop}")
-    return None if stop is None else on_device(stop, jnp.int32)
+    if (
+        not jnp.issubdtype(_dtype(stop), jnp.integer)
+        or not 0 <= value_of("stop", stop, unknown=0) <= last_token
+    ):
+        raise ValueError(f"stop must be a token of {cell}, an integer from 0 to {last_token}, got {stop!r}")
+    return on_device(stop)
+
+
+def _dtype(given: Any) -> Any:
+    return given.dtype if isinstance(given, Array) else np.asarray(given).dtype

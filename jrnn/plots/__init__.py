@@ -5,6 +5,7 @@ Every function draws into the axes given, or into those of a new figure, and ret
 last line of a cell shows it, once `%matplotlib inline` has been run.
 """
 
+from jrnn._exports import public_names
 from jrnn.plots.dynamics import eigenvalues as eigenvalues
 from jrnn.plots.dynamics import gate_saturation as gate_saturation
 from jrnn.plots.dynamics import gradient_norms as gradient_norms
@@ -21,3 +22,5 @@ from jrnn.plots.matrices import confusion_matrix as confusion_matrix
 from jrnn.plots.matrices import heat_map as heat_map
 from jrnn.plots.matrices import piano_roll as piano_roll
 from jrnn.plots.reports import report as report
+
+__all__ = public_names(globals())

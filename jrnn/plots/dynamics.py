@@ -15,7 +15,6 @@ from jrnn.analysis import (
     Lyapunov,
     Projection,
     Sensitivity,
-    verdict,
 )
 from jrnn.plots.figures import DASHES, MARKERS, add_legend, new_figure, point_style
 from jrnn.plots.lines import curves
@@ -29,10 +28,11 @@ KINDS = {  # marker, whether it is filled
 
 
 def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
-    """Draw how long the gradient of each state is at every step, on a logarithmic scale.
+    """Draw what reaches each state of the loss at the last step, by lag, on a logarithmic scale.
 
-        normₜ = √ Σ over sequences of ‖∂L/∂hₜ‖²
+        normₖ = √ of the mean over sequences of ‖∂L_T/∂h_T₋ₖ‖²
 
+    A loss at every step feeds the whole gradient anew at every step: only the last one's shows what lasts.
     What has left the range of floats on its way back leaves a gap.
 
     Args:
@@ -45,17 +45,18 @@ def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     >>> import numpy as np
     >>> from jrnn.analysis import GradientFlow
     >>> from jrnn.plots import gradient_norms
-    >>> ax = gradient_norms(GradientFlow(0.0, {"h": 0.5 ** np.arange(9.0)[::-1, None]}))
+    >>> halved = 0.5 ** np.arange(9.0)[:, None]
+    >>> ax = gradient_norms(GradientFlow(0.0, norms={"h": halved[::-1]}, by_lag={"h": halved}))
     >>> [line.get_label() for line in ax.lines]
     ['h (vanishing, ×0.5 a step)']
     """
     series = {}
-    for name, total in flow.totals.items():
-        with np.errstate(divide="ignore"):
-            kind, rate = verdict(np.where(np.isfinite(total), np.log(total), -np.inf))
-        series[f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} a step)"] = total
-    ax = curves(series, ax, xlabel="step t", ylabel="‖∂L/∂h$_t$‖ (loss per unit of state)", log=True)
-    ax.set_title("Gradient of the loss by each state")
+    for name, (kind, rate) in flow.verdicts.items():
+        label = f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} a step)"
+        series[label] = flow.lasting[name]
+    ylabel = "‖∂L$_T$/∂h$_t$‖ (loss per unit of state)"
+    ax = curves(series, ax, xlabel="lag T − t (steps)", ylabel=ylabel, log=True)
+    ax.set_title("Gradient of the last step's loss by each state")
     return ax
 
 

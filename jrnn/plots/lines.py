@@ -46,7 +46,7 @@ def curves(
     ax = new_figure().subplots() if ax is None else ax
     for index, (name, (x, values)) in enumerate(points.items()):
         ax.plot(x, values, label=name, **line_style(index, len(x)))
-    if log:
+    if log and any((values > 0).any() for _, values in points.values()):  # else all is a gap
         ax.set_yscale("log", nonpositive="mask")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)

@@ -4,18 +4,24 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jrnn.analysis import Report, Spectrum
+from jrnn.analysis.memory import steps_of_rate
 from jrnn.plots.dynamics import eigenvalues, gate_saturation, gradient_norms, lyapunov_spectrum, sensitivities
 from jrnn.plots.figures import new_figure
+from jrnn.plots.lines import curves
 
 WIDTH = 165  # characters of a line of verdicts
 
 
 def report(found: Report) -> Figure:
     """Draw a report: gradients, what the last state keeps, spectra, gates, and the verdicts in words.
+
+    Of a cell without a matrix named w_hh, such as `MinGRU`, it shows how a step stretches the state, and of
+    one that names no gates (`checkpoint_name`) how long a step keeps each direction of the state.
 
     Args:
       found: what `jrnn.analysis.inspect` returns.
@@ -48,12 +54,12 @@ def report(found: Report) -> Figure:
     if found.matrices:
         _draw_eigenvalues(axes[4], found.matrices, "recurrent matrices")
     else:
-        _leave_empty(axes[4], "no recurrent matrix is named w_hh")
+        _draw_stretching(axes[4], found.jacobians)
     if found.gates:
         gate_saturation(found.gates, axes[5])
     else:
-        _leave_empty(axes[5], "the cells name no gates")
-    for ax in axes[:5]:
+        _draw_time_scales(axes[5], found.jacobians)
+    for ax in axes[: 5 if found.gates else 6]:
         _put_legend_below(ax)
     parts[1].text(0.02, 0.98, "\n".join(lines), va="top", fontsize=9.5, family="monospace", parse_math=False)
     return figure
@@ -62,6 +68,38 @@ def report(found: Report) -> Figure:
 def _draw_eigenvalues(ax: Axes, spectra: Mapping[str, Spectrum], of: str) -> None:
     eigenvalues({name: one.eigenvalues for name, one in spectra.items()}, ax)
     ax.set_title(f"Eigenvalues of {of}")
+
+
+def _draw_stretching(ax: Axes, jacobians: Spectrum) -> None:
+    """Singular values of the step at a few steps, from the most stretched direction to the least."""
+    values = np.asarray(jacobians.singular_values, np.float64)
+    ranks = np.arange(1, values.shape[1] + 1)
+    series = {
+        "largest at any step": (ranks, values.max(0)),
+        "median step": (ranks, np.median(values, 0)),
+        "smallest at any step": (ranks, values.min(0)),
+    }
+    curves(
+        series, ax, xlabel="direction, the most stretched first", ylabel="singular value (1: kept as it is)"
+    )
+    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.set_title("Stretching by a step, ∂h$_t$/∂h$_{t-1}$")
+
+
+def _draw_time_scales(ax: Axes, jacobians: Spectrum) -> None:
+    """For how long each direction is kept, by the eigenvalues at a few steps, the slowest first."""
+    sizes = -np.sort(-np.abs(np.asarray(jacobians.eigenvalues, np.complex128)), 1)
+    with np.errstate(divide="ignore"):
+        scales = np.asarray(steps_of_rate(np.log(sizes).mean(0)), np.float64)
+    shown = np.where((scales > 0) & np.isfinite(scales), scales, np.nan)
+    if np.isnan(shown).all():
+        _leave_empty(
+            ax, "nothing of the state decays" if scales.any() else "a step keeps nothing of the state"
+        )
+        return
+    ranks = np.arange(1, len(shown) + 1)
+    curves({"τ": (ranks, shown)}, ax, xlabel="direction, the slowest first", ylabel="τ (steps)", log=True)
+    ax.set_title("Time scales of a step, −1 / mean ln |λ|")
 
 
 def _put_legend_below(ax: Axes) -> None:

@@ -1,5 +1,6 @@
 """Training: one step as a pure function, and the loop around it. This is where `jit` lives."""
 
+from jrnn._exports import public_names
 from jrnn.training.devices import use_cores as use_cores
 from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
@@ -13,3 +14,5 @@ from jrnn.training.steps import evaluate as evaluate
 from jrnn.training.steps import init_state as init_state
 from jrnn.training.steps import predict as predict
 from jrnn.training.steps import train_step as train_step
+
+__all__ = public_names(globals())

@@ -1,7 +1,10 @@
 """Running a cell over time."""
 
+from jrnn._exports import public_names
 from jrnn.unrolling.associative import Associative as Associative
 from jrnn.unrolling.cudnn import CuDNN as CuDNN
 from jrnn.unrolling.driver import gradient_memory as gradient_memory
 from jrnn.unrolling.driver import unroll as unroll
 from jrnn.unrolling.scan import Scan as Scan
+
+__all__ = public_names(globals())

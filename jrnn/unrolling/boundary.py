@@ -12,6 +12,7 @@ from jrnn.alignment import match, same_type, select
 from jrnn.caching import cached
 from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
 from jrnn.checks import Text, brief, require_cell, require_key
+from jrnn.unrolling.inputs import check_values
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
@@ -85,6 +86,7 @@ def align(
     """
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
+    check_values(cell, params, xs)
     for _ in range(8 + len(jax.tree.leaves(carry))):  # a dtype can travel from entry to entry, one a round
         given = jax.tree.map(jax.typeof, carry)
         returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)

@@ -57,8 +57,10 @@ def unroll(
       `(carry, ys)`: the carry after the last valid step visited, and the outputs, (time, ..., out).
 
     Raises:
-      ValueError: shapes, lengths or params that do not fit; the message names the argument.
-      TypeError: no cell, key or method; xs holds no arrays, or integers for a cell that takes floats.
+      ValueError: shapes, lengths or params that do not fit, or tokens that are known (not under jit) and
+        outside of the table of an `Embed`; the message names the argument.
+      TypeError: no cell, key or method; xs holds no arrays, or integers or complex numbers for a cell that
+        takes floats.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(3)

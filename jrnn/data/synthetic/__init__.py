@@ -1,5 +1,6 @@
 """Tasks that are generated from a seed: those by which recurrent networks are known."""
 
+from jrnn._exports import public_names
 from jrnn.data.synthetic.memory import adding_problem as adding_problem
 from jrnn.data.synthetic.memory import copy_memory as copy_memory
 from jrnn.data.synthetic.memory import delayed_echo as delayed_echo
@@ -11,3 +12,5 @@ from jrnn.data.synthetic.transduction import additions as additions
 from jrnn.data.synthetic.transduction import copies as copies
 from jrnn.data.synthetic.transduction import dates as dates
 from jrnn.data.synthetic.transduction import reversals as reversals
+
+__all__ = public_names(globals())

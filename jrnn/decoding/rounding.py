@@ -1,0 +1,64 @@
+"""Lengths rounded up in eager calls, so that a few compiled programs serve all of them.
+
+Arrays are lengthened and cut on the host: every shape that an operation on a device meets is a program more.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jrnn.cell import quiet, structure_of
+
+
+def rounded(steps: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: two programs for a doubling, below half as much again.
+
+    >>> [rounded(steps) for steps in (1, 4, 5, 7, 9, 100)]
+    [1, 4, 6, 8, 12, 128]
+    """
+    power = 1 << (max(steps, 1) - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and steps <= power * 3 // 4 else power
+
+
+def is_eager(*trees: Any) -> bool:
+    """Whether no array is traced, or lies on several devices."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, Array)]
+    traced = (isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return not any(traced) and all(len(leaf.sharding.device_set) == 1 for leaf in leaves)
+
+
+def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
+    """Whether a call is eager, and nothing is drawn, since noise goes on in padding too."""
+    if not is_eager(params, carry, *more):
+        return False
+    if carry is None:
+        return True
+    try:
+        return bool(structure_of(quiet(cell, params, carry)) == structure_of(carry))
+    except (TypeError, ValueError):  # it does not belong to the cell, as `unroll` will say
+        return False
+
+
+def lengthened(x: Any, size: int, axis: int = 0, fill: int = 0) -> Array:
+    """An array filled up to a size along an axis."""
+    given = np.asarray(jax.device_get(x))
+    missing = [(0, size - given.shape[axis] if i == axis % given.ndim else 0) for i in range(given.ndim)]
+    return _on_device_of(x, np.pad(given, missing, constant_values=fill))
+
+
+def shortened(ys: Any, size: int, axis: int = 0) -> Any:
+    """The first entries of every array along an axis."""
+
+    def cut(y: Array) -> Array:
+        if y.shape[axis] == size:
+            return y
+        rows = np.moveaxis(jax.device_get(y), axis, 0)[:size]
+        return _on_device_of(y, np.moveaxis(rows, 0, axis))
+
+    return jax.tree.map(cut, ys)
+
+
+def _on_device_of(x: Any, value: Any) -> Array:
+    return jax.device_put(value, x.sharding if isinstance(x, Array) and x.committed else None)

@@ -1,0 +1,64 @@
+"""Inputs that a cell would make nonsense of without a word: foreign tokens, one-hot rows, complex numbers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrnn.cells.maps import Embed, EmbedParams
+from jrnn.combinators import Stack
+
+
+def check_values(cell: Any, params: Any, xs: Any) -> None:
+    """Raise where `xs` is complex and no parameter is, or holds tokens that have no vector."""
+    leaf = jax.tree.leaves(xs)[0]
+    if leaf is xs and _is_complex(xs) and not any(map(_is_complex, jax.tree.leaves(params))):
+        raise TypeError(
+            f"xs is {xs.dtype}, {cell} is real: give its parts as features, "
+            "jnp.concatenate([xs.real, xs.imag], -1)"
+        )
+    table = _table(cell, params)
+    if table is not None and jnp.issubdtype(leaf.dtype, jnp.integer) and _is_known(leaf):
+        _check_tokens(cell, len(table), np.asarray(jax.device_get(leaf)))
+
+
+def _check_tokens(cell: Any, rows: int, tokens: Any) -> None:
+    if not tokens.size:
+        return
+    outside = (tokens < 0) | (tokens >= rows)
+    if outside.any():
+        place = tuple(int(index) for index in np.argwhere(outside)[0])
+        raise ValueError(
+            f"xs{list(place)} is token {tokens[place]}, of which the table of {cell} knows nothing: it has "
+            f"{rows} rows, for tokens 0 to {rows - 1}"
+        )
+    # two classes, or a row or two, may well be tokens that look like it
+    wide = tokens.ndim > 1 and tokens.shape[-1] == rows > 2 and tokens.size > 2 * rows
+    if wide and tokens.max() == 1 and (tokens.sum(-1) == 1).all():
+        raise ValueError(
+            f"xs has shape {tokens.shape} and looks one-hot, {rows} wide as the table of {cell} is long: "
+            "give the tokens themselves, (time, batch...), as xs.argmax(-1) does"
+        )
+
+
+def _table(cell: Any, params: Any) -> Any:
+    """The table that reads the tokens of a cell; None where none is found."""
+    while not isinstance(cell, Embed):
+        if isinstance(cell, Stack):
+            cell, params = cell.cells[0], params[0]
+        elif hasattr(cell, "cell"):
+            cell, params = cell.cell, getattr(params, "cell", params)
+        else:
+            return None
+    return params.table if isinstance(params, EmbedParams) else None
+
+
+def _is_known(leaf: Any) -> bool:
+    if not isinstance(leaf, jax.Array):
+        return True
+    return not isinstance(leaf, jax.core.Tracer) and leaf.is_fully_addressable
+
+
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)

@@ -1,0 +1,152 @@
+"""Eager calls with ever new lengths: a few programs serve them, and nothing that comes out changes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import jrnn
+from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
+from jrnn.decoding.rounding import rounded
+
+WORDS, IN, KEY = 7, 3, jax.random.key(0)
+WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))
+LOOP = jrnn.Stack((jrnn.GRU(4), jrnn.Dense(IN)))
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(WORDS, size=(64, 2)).astype(np.int32)
+XS = RNG.normal(size=(64, 2, IN)).astype(np.float32)
+
+
+def drawn(model, in_features):
+    spec = jax.eval_shape(lambda: model.init(jax.random.key(0), in_features))
+    return jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape), a.dtype), spec)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return {WRITER: drawn(WRITER, WORDS), LOOP: drawn(LOOP, IN)}
+
+
+# by name: which model, its input from a number of steps, and the call of that number
+CALLS = {
+    "prompts of generate": (WRITER, TOKENS, lambda m, p, x, n: jrnn.generate(m, p, x, 4, temperature=0)),
+    "length of generate": (
+        WRITER,
+        TOKENS[:2],
+        lambda m, p, x, n: jrnn.generate(m, p, x, n, key=KEY, stop=3),
+    ),
+    "prompts of beam_search": (WRITER, TOKENS, lambda m, p, x, n: jrnn.beam_search(m, p, x, 4, width=2)),
+    "length of beam_search": (
+        WRITER,
+        TOKENS[:2],
+        lambda m, p, x, n: jrnn.beam_search(m, p, x, n, width=2, stop=3, length_penalty=0.6),
+    ),
+    "past of forecast": (LOOP, XS, lambda m, p, x, n: jrnn.forecast(m, p, x, 4)),
+    "steps of forecast": (LOOP, XS[:2], lambda m, p, x, n: jrnn.forecast(m, p, x, n)),
+    "steps of one_to_many": (LOOP, XS[0], lambda m, p, x, n: jrnn.one_to_many(m, p, x, n, then="output")),
+    "logits of ctc_loss": (LOOP, XS, lambda m, p, x, n: ctc_loss(x, np.array([[1, 2, -1], [2, 2, 1]]))),
+    "labels of ctc_loss": (LOOP, XS, lambda m, p, x, n: ctc_loss(XS, 1 + np.arange(2 * n).reshape(2, n) % 2)),
+    "logits of ctc_greedy": (LOOP, XS, lambda m, p, x, n: ctc_greedy(x)),
+    "logits of ctc_beam_search": (LOOP, XS, lambda m, p, x, n: ctc_beam_search(x, width=2)),
+}
+
+
+def of(name, steps, params):
+    """One call, as a function of parameters and input."""
+    model, given, call = CALLS[name]
+    given = given[:steps] if given.shape[0] == 64 else given
+    return lambda p, x: call(model, p, x, steps), params[model], given
+
+
+def test_lengths_are_rounded_up_by_less_than_a_half():
+    sizes = [rounded(n) for n in range(1, 1000)]
+    assert all(n <= size < 1.5 * n or size <= 2 for n, size in enumerate(sizes, 1))
+    assert sizes == sorted(sizes) and len(set(sizes)) == 20 and rounded(0) == 1
+    assert all(rounded(size) == size for size in sizes)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_thirty_lengths_are_two_programs(name, params, programs):
+    run = lambda steps: (lambda f, *arguments: jax.block_until_ready(f(*arguments)))(*of(name, steps, params))
+    run(64)  # what does not depend on the length, such as parameters and keys
+    before = programs()
+    for steps in range(33, 63):
+        run(steps)
+    assert programs() - before <= 1  # of 48 steps; that of 64 is there
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_comes_out_is_that_of_the_very_length(name, params):
+    for steps in (5, 8):
+        f, *arguments = of(name, steps, params)
+        given, needed = f(*arguments), jax.jit(f)(*arguments)  # traced, nothing is rounded
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def test_of_ragged_batches_too(params):
+    lengths = np.array([5, 2])
+    for f, model, given in (
+        (lambda p, x: jrnn.generate(WRITER, p, x, 5, temperature=0, lengths=lengths), WRITER, TOKENS[:5]),
+        (lambda p, x: jrnn.beam_search(WRITER, p, x, 5, width=3, lengths=lengths), WRITER, TOKENS[:5]),
+        (lambda p, x: jrnn.forecast(LOOP, p, x, 5, lengths=lengths), LOOP, XS[:5]),
+        (lambda p, x: ctc_beam_search(x, lengths, width=3), LOOP, XS[:5]),
+    ):
+        for a, b in zip(
+            *(jax.tree.leaves(run(params[model], given)) for run in (f, jax.jit(f))), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def test_noise_is_that_of_the_very_length():
+    cell = jrnn.Stack((jrnn.GRU(6), jrnn.Dense(IN)), dropout=0.5)
+    params, key = drawn(cell, IN), jax.random.key(1)
+    noisy = jrnn.unroll(cell, params, XS[:1], key=key)[0]
+    for f in (
+        partial(jrnn.forecast, cell, steps=5, key=key),
+        partial(jrnn.forecast, cell, steps=5, carry=noisy),
+        lambda p, xs: jrnn.one_to_many(cell, p, xs[0], 5, then="output", carry=noisy),
+    ):
+        given, needed = f(params, XS[:5]), jax.jit(f)(params, XS[:5])
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+            a, b = (
+                jax.random.key_data(k) if jnp.issubdtype(k.dtype, jax.dtypes.prng_key) else k for k in (a, b)
+            )
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def test_log_probabilities_of_what_was_written_have_a_gradient(params):
+    """As a policy gradient needs it, eagerly called inside of `jax.grad`."""
+    score = lambda p: jrnn.generate(WRITER, p, TOKENS[:5], 5, temperature=0).log_probs.sum()
+    tokens = jrnn.generate(WRITER, params[WRITER], TOKENS[:5], 5, temperature=0).tokens
+    whole = np.concatenate([TOKENS[:5], tokens])
+
+    def forced(p):
+        log_p = jax.nn.log_softmax(jrnn.unroll(WRITER, p, whole[:-1])[1][4:])
+        return jnp.take_along_axis(log_p, whole[5:, :, None], -1).sum()
+
+    for a, b in zip(*(jax.tree.leaves(jax.grad(f)(params[WRITER])) for f in (score, forced)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_program_of_any_batch_and_time_can_be_exported(params):
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("t, b", constraints=["t >= 2"]), jnp.int32)
+    for write in (
+        lambda p, x: jrnn.generate(WRITER, p, x, 4, temperature=0).tokens,
+        lambda p, x: jrnn.beam_search(WRITER, p, x, 4, width=2).tokens,
+    ):
+        exported = export.export(jax.jit(write))(params[WRITER], shape)
+        needed = write(params[WRITER], TOKENS[:5])
+        np.testing.assert_array_equal(exported.call(params[WRITER], TOKENS[:5]), needed)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_is_moved_but_explicitly(name, params):
+    f, p, x = of(name, 5, params)
+    x = jax.device_put(x)
+    with jax.transfer_guard("disallow"):
+        f(p, x)
