@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand, looked_up, promoted
+from jrnn.alignment import aligned, expand, looked_up, promoted
 from jrnn.cell import Shape, broadcasting
 from jrnn.checks import brief
 from jrnn.crf.layer import Potentials
@@ -262,8 +262,8 @@ def _score(potentials: Potentials, tags: Any, valid: Array) -> Array:
     tags = jnp.where(valid, tags, 0)
     own = jnp.take_along_axis(unaries, tags[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
     # 1 + tag of the last valid step before each step, and behind the last; 0: there is none
-    before = fill_padding(tags + 1, valid)
-    before = jnp.concatenate([jnp.zeros_like(before[:1]), before])
+    none = jnp.zeros((1, *tags.shape[1:]), jnp.int32)
+    before = jnp.concatenate(aligned(none, fill_padding(tags + 1, valid)))
     entered = looked_up(jnp.concatenate([start[None], transitions]), before[:-1], tags)
     left = looked_up(jnp.append(0, end), before[-1])
     return jnp.where(valid, own + entered, 0).sum(0) + left
