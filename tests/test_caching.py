@@ -94,6 +94,15 @@ USES = {
     "stack": lambda cell, params: jrnn.unroll(jrnn.Stack((cell,)), (params,), XS),
     "evaluate": lambda cell, params: jrnn.evaluate(cell, params, BATCHES, LOSS),
     "fit": fit,
+    "predict": lambda cell, params: list(jrnn.predict(cell, params, BATCHES)),
+    "gradient_flow": lambda cell, params: jrnn.analysis.gradient_flow(cell, params, BATCHES[0], LOSS),
+    "lyapunov": lambda cell, params: jrnn.analysis.lyapunov(cell, params, XS[:, 0]),
+    "spectra": lambda cell, params: jrnn.analysis.spectra(cell, params, XS[:, 0]),
+    "sensitivity": lambda cell, params: jrnn.analysis.sensitivity(cell, params, XS[:, 0]),
+    "fixed points": lambda cell, params: jrnn.analysis.find_fixed_points(
+        cell, params, jnp.zeros(3), jnp.zeros((2, 5))
+    ),
+    "pulse": lambda cell, params: jrnn.analysis.pulse_response(cell, params, XS[0, 0], 4),
 }
 
 
