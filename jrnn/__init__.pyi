@@ -2,6 +2,7 @@
 
 from jrnn import analysis as analysis
 from jrnn import attention as attention
+from jrnn import cells as cells
 from jrnn import checkpoint as checkpoint
 from jrnn import crf as crf
 from jrnn import data as data

@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 
 P = TypeVar("P")
 C = TypeVar("C")
+Y = TypeVar("Y", covariant=True)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -61,6 +62,19 @@ class Cell(Protocol[P, C]):
     def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C: ...
 
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]: ...
+
+
+class CellOf(Protocol[P, C, Y]):
+    """A cell whose outputs have a known type: what type checkers see of `Cell` where they matter."""
+
+    @property
+    def out_features(self) -> int: ...
+
+    def init(self, key: Array, in_features: int) -> P: ...
+
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C: ...
+
+    def step(self, params: P, carry: C, x: Any) -> tuple[C, Y]: ...
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
+from jrnn.cell import C, Cell, P, Shape, in_ndim, is_layer, key_or_none
 from jrnn.cells.activations import is_function
 from jrnn.checks import check_choice
 from jrnn.fields import AnyCell, checked
@@ -18,7 +18,7 @@ from jrnn.unrolling.methods import Method
 
 
 @runtime_checkable
-class Layer(Protocol):
+class Layer(Protocol[P, C]):
     """A map from sequences to sequences: a value like a cell, with `apply` in place of `step`.
 
     **More can be said.** `out_axes`: where time stands in the outputs, as `jax.vmap` takes it: 0 unless a
@@ -33,36 +33,36 @@ class Layer(Protocol):
     @property
     def out_features(self) -> int: ...
 
-    def init(self, key: Array, in_features: int) -> Any: ...
+    def init(self, key: Array, in_features: int) -> P: ...
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any: ...
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C: ...
 
     def apply(
         self,
-        params: Any,
+        params: P,
         xs: Any,
-        carry: Any = None,
+        carry: C | None = None,
         *,
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
         key: Array | None = None,
         method: Method = Scan(),
-    ) -> tuple[Any, Any]: ...
+    ) -> tuple[C, Any]: ...
 
 
 def apply(
-    model: Any,
-    params: Any,
+    model: Cell[P, C] | Layer[P, C],
+    params: P,
     xs: Any,
-    carry: Any = None,
+    carry: C | None = None,
     *,
     lengths: Any = None,
     mask: Any = None,
     resets: Any = None,
     key: Array | None = None,
     method: Method = Scan(),
-) -> tuple[Any, Any]:
+) -> tuple[C, Any]:
     """Run a cell or a layer over sequences: `unroll` for the one, the layer's `apply` for the other.
 
     Args:
@@ -84,7 +84,7 @@ def apply(
     >>> jrnn.apply(layer, layer.init(jax.random.key(0), 2), jnp.ones((5, 4, 2)))[1].shape
     (5, 4, 6)
     """
-    run = model.apply if is_layer(model) else _unroll_of(model)
+    run = cast(Layer[P, C], model).apply if is_layer(model) else _unroll_of(model)
     return run(params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)
 
 

@@ -2,28 +2,29 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Generic, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import joined, select
-from jrnn.cell import Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
-from jrnn.fields import AnyCell, checked, one_of
+from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
+from jrnn.checks import require_cell
+from jrnn.fields import checked, one_of
 from jrnn.jaxprs import named_values
 
 
-class LearnedCarryParams(NamedTuple):
+class LearnedCarryParams(NamedTuple, Generic[P]):
     """Parameters of `LearnedCarry`."""
 
-    cell: Any
+    cell: P
     carry: Any  # state at the start, without batch axes; complex as (2, ...); None elsewhere
 
 
 @checked
 @dataclass(frozen=True)
-class LearnedCarry:
+class LearnedCarry(Generic[P, C]):
     """Trainable initial state.
 
         s₋₁ = params.carry,   the same for every sequence
@@ -43,7 +44,7 @@ class LearnedCarry:
     (3,)
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
 
     @property
     def in_ndim(self) -> int:
@@ -57,19 +58,19 @@ class LearnedCarry:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> LearnedCarryParams:
+    def init(self, key: Array, in_features: int) -> LearnedCarryParams[P]:
         params = self.cell.init(key, in_features)
         return LearnedCarryParams(params, jax.tree.map(_as_real, self.cell.initial_carry(params)))
 
     def initial_carry(
-        self, params: LearnedCarryParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Any:
+        self, params: LearnedCarryParams[P], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> C:
         carry = self.cell.initial_carry(params.cell, batch_shape, key=key)
         spec = carry_spec(self.cell, params.cell)
         starts = jax.tree.map(_from_real, spec, params.carry, is_leaf=is_slot)
         return map_state(_start, spec, carry, starts)
 
-    def step(self, params: LearnedCarryParams, carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(self, params: LearnedCarryParams[P], carry: C, x: Any) -> tuple[C, Any]:
         return self.cell.step(params.cell, carry, x)
 
 
@@ -95,7 +96,7 @@ Float = Literal["bfloat16", "float16", "float32", "float64"]
 
 @checked
 @dataclass(frozen=True)
-class Cast:
+class Cast(Generic[P, C]):
     """Mixed precision: parameters, input and state are cast for the step, the state is kept in another.
 
         (s, yₜ) = cell(compute(params), compute(sₜ₋₁), compute(xₜ))
@@ -121,7 +122,7 @@ class Cast:
     (dtype('float32'), dtype(bfloat16))
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     _: KW_ONLY
     compute: Float = "bfloat16"
     carry: Float | None = None
@@ -138,14 +139,14 @@ class Cast:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
         carry = self.cell.initial_carry(params, batch_shape, key=key)
         return self._keep(params, carry, self.carry or self.compute)
 
-    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         low, x = (jax.tree.map(lambda a: _cast(a, self.compute), tree) for tree in (params, x))
         carry, y = self.cell.step(low, self._keep(params, carry, self.compute), x)
         return self._keep(params, carry, self.carry or self.compute), y
@@ -167,16 +168,16 @@ EMIT: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class FeedbackCarry(NamedTuple):
+class FeedbackCarry(NamedTuple, Generic[C]):
     """Carry of `Feedback`."""
 
-    cell: Any
+    cell: C
     y: Array  # (..., out), the last output
 
 
 @checked
 @dataclass(frozen=True)
-class Feedback:
+class Feedback(Generic[P, C]):
     """Closed loop: a cell that reads its own last output, or a given one in its place.
 
         uₜ = givenₜ where use_givenₜ, else emit(yₜ₋₁)
@@ -206,7 +207,7 @@ class Feedback:
     (5, 2)
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     _: KW_ONLY
     emit: Annotated[str, one_of(EMIT)] = "identity"
 
@@ -218,16 +219,16 @@ class Feedback:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
     def initial_carry(
         self, params: Any, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> FeedbackCarry:
+    ) -> FeedbackCarry[C]:
         y = jnp.zeros((*batch_shape, self.out_features), float_dtype(params))
         return FeedbackCarry(self.cell.initial_carry(params, batch_shape, key=key), y)
 
-    def step(self, params: Any, carry: FeedbackCarry, x: Any) -> tuple[FeedbackCarry, Array]:
+    def step(self, params: P, carry: FeedbackCarry[C], x: Any) -> tuple[FeedbackCarry[C], Array]:
         if not isinstance(x, tuple) or len(x) not in (2, 3):
             raise ValueError("Feedback: xs must be (given, use_given) or (given, use_given, external)")
         given, use_given, *external = x
@@ -245,7 +246,7 @@ class Feedback:
 
 @checked
 @dataclass(frozen=True)
-class Tap:
+class Tap(Generic[P, C]):
     """Emit what a cell has inside, next to its output.
 
         yₜ ↦ (yₜ, carryₜ)                    without names; the state of it, slots are None
@@ -271,7 +272,7 @@ class Tap:
     (5, 3)
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     names: tuple[str, ...] = ()
 
     @property
@@ -286,13 +287,13 @@ class Tap:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
         return self.cell.initial_carry(params, batch_shape, key=key)
 
-    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         if not self.names:
             carry, y = self.cell.step(params, carry, x)
             spec = carry_spec(self.cell, params)

@@ -2,21 +2,22 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Generic
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jrnn.alignment import expand, select
-from jrnn.cell import Shape, carry_spec, in_ndim, is_slot
+from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_slot
 from jrnn.cells.gating import widened
-from jrnn.fields import AnyCell, Positive, checked
+from jrnn.checks import require_cell
+from jrnn.fields import Positive, checked
 
 
 @checked
 @dataclass(frozen=True)
-class ClipGradient:
+class ClipGradient(Generic[P, C]):
     """A cell whose gradient is clipped at every step of the recurrence.
 
         sₜ, yₜ = cell(sₜ₋₁, xₜ)                            forwards as ever
@@ -47,7 +48,7 @@ class ClipGradient:
     0.1
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     max_norm: Positive
 
     @property
@@ -58,13 +59,13 @@ class ClipGradient:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
         return self.cell.initial_carry(params, batch_shape, key=key)
 
-    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         spec = carry_spec(self.cell, params)
         moving: list[tuple[Array, int]] = []  # state, and how many axes of it stand behind the batch
 

@@ -3,24 +3,25 @@
 import functools
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jrnn.alignment import select
-from jrnn.cell import Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
-from jrnn.fields import AnyCell, Rate, checked
+from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
+from jrnn.checks import require_cell
+from jrnn.fields import Rate, checked
 from jrnn.jaxprs import replaced_values
 
 Rates = Rate | tuple[Rate, ...]
 
 
-class NoisyCarry(NamedTuple):
+class NoisyCarry(NamedTuple, Generic[C]):
     """Carry of `Dropout`, `Zoneout` and a noisy `Reparametrise`."""
 
-    cell: Any
+    cell: C
     key: Array | None  # noise: kept, or by Zoneout's step advanced; None in evaluation
 
 
@@ -43,7 +44,7 @@ def _drop_leaf(key: Array, rate: float, leaf: Array) -> Array:
 
 @checked
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Generic[P, C]):
     """Variational dropout: one mask per sequence, the same at every step.
 
         x̃ₜ = m_x · xₜ,   s̃ₜ₋₁ = m_s · sₜ₋₁
@@ -76,7 +77,7 @@ class Dropout:
     True
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     _: KW_ONLY
     input: Rate = 0.0
     state: Rates = 0.0
@@ -99,15 +100,15 @@ class Dropout:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry[C]:
         inner, own = key_or_none(key, 2)
         _per_entry("Dropout: state", _as_tuple(self.state or ()), carry_spec(self.cell, params), fill=(0.0,))
         return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
 
-    def step(self, params: Any, carry: NoisyCarry, x: Any) -> tuple[NoisyCarry, Any]:
+    def step(self, params: P, carry: NoisyCarry[C], x: Any) -> tuple[NoisyCarry[C], Any]:
         if carry.key is None:
             inner, y = self.cell.step(params, carry.cell, x)
             return NoisyCarry(inner, None), y
@@ -134,7 +135,7 @@ class Dropout:
 
 @checked
 @dataclass(frozen=True)
-class Zoneout:
+class Zoneout(Generic[P, C]):
     """Every unit of the state keeps its old value with a given probability at every step.
 
         (s̃ₜ, yₜ) = cell(sₜ₋₁, xₜ)
@@ -160,7 +161,7 @@ class Zoneout:
     8
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     rates: Rates = 0.1
 
     @property
@@ -175,14 +176,14 @@ class Zoneout:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> NoisyCarry[C]:
         inner, own = key_or_none(key, 2)
         return NoisyCarry(self.cell.initial_carry(params, batch_shape, key=inner), own)
 
-    def step(self, params: Any, carry: NoisyCarry, x: Any) -> tuple[NoisyCarry, Any]:
+    def step(self, params: P, carry: NoisyCarry[C], x: Any) -> tuple[NoisyCarry[C], Any]:
         key, draw = key_or_none(carry.key, 2)
         spec = carry_spec(self.cell, params)
         given = _as_tuple(self.rates)

@@ -1,13 +1,13 @@
 """Depth: cells on top of cells."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
+from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.maps import check_chain
 from jrnn.checks import check_in_features, require_cell
 from jrnn.combinators.noise import drop
@@ -101,7 +101,7 @@ class Stack:
 
 @checked
 @dataclass(frozen=True)
-class Residual:
+class Residual(Generic[P, C]):
     """Skip connection around a cell.
 
         yₜ = xₜ + cell(xₜ)
@@ -122,7 +122,7 @@ class Residual:
     Residual(cell=GRU(hidden=8))
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
 
     @property
     def linear(self) -> bool:
@@ -132,7 +132,7 @@ class Residual:
     def out_features(self) -> int:
         return self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         check_in_features(in_features)
         if in_features != self.out_features:
             raise ValueError(
@@ -141,10 +141,10 @@ class Residual:
             )
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
         return self.cell.initial_carry(params, batch_shape, key=key)
 
-    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         carry, y = self.cell.step(params, carry, x)
         if y.shape != x.shape:
             raise ValueError(f"Residual: x of shape {x.shape} and output of shape {y.shape} cannot be added")
@@ -153,7 +153,7 @@ class Residual:
 
 @checked
 @dataclass(frozen=True)
-class Skip:
+class Skip(Generic[P, C]):
     """Skip connection that concatenates: what comes next reads the input beside the output.
 
         yₜ = [xₜ, cell(xₜ)]
@@ -175,7 +175,7 @@ class Skip:
     11
     """
 
-    cell: AnyCell
+    cell: Annotated[Cell[P, C], require_cell]
     features: Width
 
     def __post_init__(self) -> None:
@@ -190,12 +190,12 @@ class Skip:
     def out_features(self) -> int:
         return self.features + self.cell.out_features
 
-    def init(self, key: Array, in_features: int) -> Any:
+    def init(self, key: Array, in_features: int) -> P:
         if in_features != self.features:
             raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
         return self.cell.init(key, in_features)
 
-    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+    def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
         return self.cell.initial_carry(params, batch_shape, key=key)
 
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:

@@ -5,15 +5,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import optax
 from jax import Array
 
+from jrnn.cell import Cell, P
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked
 from jrnn.checks import check_lag, require_key
+from jrnn.data import Batch
+from jrnn.layers import Layer
 from jrnn.training.objectives import Loss
 from jrnn.training.plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training.progress import Progress
@@ -24,7 +27,7 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
 
-class FitResult(NamedTuple):
+class FitResult(NamedTuple, Generic[P]):
     """The outcome of `fit`.
 
     Attributes:
@@ -37,7 +40,7 @@ class FitResult(NamedTuple):
       diverged: the step after which the parameters were not finite, which ends training; None: they are.
     """
 
-    params: Any
+    params: P
     state: TrainState
     history: list[dict[str, Any]]
     interrupted: bool = False
@@ -45,14 +48,14 @@ class FitResult(NamedTuple):
 
 
 def fit(
-    model: Any,
+    model: Cell[P, Any] | Layer[P, Any] | Callable[[P, Batch, Any, Any], tuple[Any, Any]],
     batches: Batches | Callable[[int], Batches],
     loss: Loss,
     *,
     optimizer: optax.GradientTransformation,
     key: Array,
     in_features: int | None = None,
-    params: Any = None,
+    params: P | None = None,
     epochs: int = 1,
     validation: Batches | Callable[[int], Batches] | None = None,
     stateful: bool = False,
@@ -67,7 +70,7 @@ def fit(
     meta: dict[str, Any] | None = None,
     progress: Progress = Progress(),
     method: Method = Scan(),
-) -> FitResult:
+) -> FitResult[P]:
     """Train a model over epochs of batches; evaluate, save and report.
 
     The same arguments on the same machine give the same bits, and a run that was stopped and resumed

@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn.alignment import match, select
 from jrnn.caching import cached
-from jrnn.cell import carry_spec, map_state
+from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state
 from jrnn.checks import brief
 from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
 from jrnn.unrolling.masking import fill_padding, schedule
@@ -18,10 +18,10 @@ from jrnn.unrolling.scan import Scan
 
 
 def unroll(
-    cell: Any,
-    params: Any,
+    cell: CellOf[P, C, Y],
+    params: P,
     xs: Any,
-    carry: Any = None,
+    carry: C | None = None,
     *,
     lengths: Any = None,
     mask: Any = None,
@@ -29,7 +29,7 @@ def unroll(
     reverse: bool = False,
     key: Array | None = None,
     method: Method = Scan(),
-) -> tuple[Any, Any]:
+) -> tuple[C, Y]:
     """Run a cell over the leading axis of `xs`.
 
         carryₜ, ysₜ = step(params, carryₜ₋₁, xsₜ),   t = 0 … T−1 (T−1 … 0 with reverse)
