@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Generic
 
 import pytest
 
@@ -229,7 +230,7 @@ def test_every_cell_names_its_arguments_alike(cell):
 
 @pytest.mark.parametrize("cell", MODELS, ids=lambda c: c.__name__)
 def test_cells_and_layers_are_final_frozen_dataclasses(cell):
-    assert cell.__bases__ == (object,)
+    assert cell.__bases__ in ((object,), (Generic,))  # of which none has methods
     assert cell.__dataclass_params__.frozen and cell.__dataclass_params__.eq
     assert cell.__subclasses__() == []
 

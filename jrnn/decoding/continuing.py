@@ -62,7 +62,7 @@ def one_to_many(
     (5, 2, 3)
     """
     require_cell("one_to_many: cell", cell)
-    check_lag("steps", steps)
+    steps = check_lag("steps", steps)
     check_choice("then", then, ("zeros", "repeat", "output"))
     check_runs(cell, method, key)
     x, count = jnp.asarray(x), None
@@ -141,7 +141,7 @@ def forecast(
     >>> jrnn.forecast(model, model.init(jax.random.key(0), 3), jnp.ones((7, 2, 3)), steps=4)[1].shape
     (4, 2, 3)
     """
-    check_width("steps", steps)
+    steps = check_width("steps", steps)
     check_runs(cell, method, key)
     check_inputs(cell, xs)
     lengths = checked_lengths(lengths, np.shape(xs)[0], "xs", least=0)

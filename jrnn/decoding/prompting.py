@@ -1,5 +1,6 @@
 """What decoding starts from: a prompt, checked, and the carry that has read all of it but its last token."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -118,9 +119,9 @@ def value_of(name: str, given: Any, unknown: float) -> float:
 
 def checked_length(length: Any) -> int:
     """How many tokens to write."""
-    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+    if isinstance(length, bool) or not hasattr(length, "__index__") or operator.index(length) < 0:
         raise ValueError(f"length must be a whole number of tokens, got {length!r}")
-    return length
+    return operator.index(length)
 
 
 def checked_stop(cell: Any, stop: Any) -> Array | None:
