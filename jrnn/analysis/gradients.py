@@ -142,9 +142,17 @@ def _flow(model: Any, loss: Loss, method: Scan) -> Callable[..., GradientFlow]:
     def named(*arguments: Any) -> GradientFlow:
         value, norms = flow(*arguments)
         whole, by_lag = ({n: pair[i] for n, pair in zip(names, norms, strict=True)} for i in (0, 1))
-        return GradientFlow(value, whole, by_lag)
+        return GradientFlow(value, whole, {name: _where_there(norms) for name, norms in by_lag.items()})
 
     return named
+
+
+def _where_there(norms: Array) -> Any:
+    """NaN for −1, made on the host: `jax_debug_nans` takes one that a device returns for a fault."""
+    if isinstance(norms, jax.core.Tracer):
+        return jnp.where(norms < 0, jnp.nan, norms)
+    on_host = jax.device_get(norms)
+    return np.where(on_host < 0, np.asarray(np.nan, on_host.dtype), on_host)
 
 
 def _linked(norms: NDArray[np.float64]) -> NDArray[np.float64]:

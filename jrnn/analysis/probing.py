@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jrnn.alignment import expand, select
+from jrnn.alignment import expand, on_device, select
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
 from jrnn.jaxprs import shifted
@@ -118,7 +119,7 @@ def _cut(ys: Any, ends: Array) -> Any:
     def cut(y: Array) -> Array:
         if y.ndim <= ends.ndim:
             return y
-        here = expand(jnp.arange(y.shape[0]), 1 + ends.ndim) == ends
+        here = expand(jnp.arange(y.shape[0]), 1 + ends.ndim) == ends[None]
         return select(here, y, jax.lax.stop_gradient(y))
 
     return jax.tree.map(cut, ys)
@@ -146,7 +147,7 @@ class StateNorms(NamedTuple):
     """Norms of the gradients by the states of a loop, of each leaf (time, batch...)."""
 
     whole: dict[str, Array]
-    by_lag: dict[str, Array]  # through the last output, so many steps before it; NaN where there was no step
+    by_lag: dict[str, Array]  # through the last output, so many steps before it; −1 where there was no step
 
 
 def norms_of_states(run: Callable[[Method], Array], method: Method) -> tuple[Array, list[StateNorms]]:
@@ -179,7 +180,9 @@ def _probe(run: Callable[[Method], Array], method: Method) -> Shifting:
 def _gradients(
     run: Callable[[Method], Array], method: Method, probe: Shifting, ends: list[Array | None] | None
 ) -> tuple[Array, list[Array | None], Shifts]:
-    zeros = [{name: jnp.zeros(t.shape, t.dtype) for name, t in types.items()} for types in probe.types]
+    zeros = [
+        {name: on_device(np.zeros(t.shape, t.dtype)) for name, t in found.items()} for found in probe.types
+    ]
 
     def value(shifts: Shifts) -> tuple[Array, list[Array | None]]:
         shifting = Shifting(method, shifts, ends)
@@ -201,14 +204,14 @@ def _last(norms: dict[str, Array], reverse: bool) -> Array | None:
 
 
 def _lagged(norms: Array, ends: Any, valid: Array | None, reverse: bool) -> Array:
-    """Norms by how many steps before the end they stand; inf where no float holds them."""
+    """Norms by how many steps before the end they stand; inf where no float holds them, −1 for no step."""
     norms = jnp.where(jnp.isnan(norms), jnp.inf, norms)
     if valid is not None:
-        norms = jnp.where(expand(valid, norms.ndim), norms, jnp.nan)
+        norms = jnp.where(expand(valid, norms.ndim), norms, -1)
     lags = expand(jnp.arange(len(norms)), norms.ndim)
-    steps = ends + lags if reverse else ends - lags
+    steps = ends[None] + lags if reverse else ends[None] - lags
     there = (steps >= 0) & (steps < len(norms))
-    return jnp.where(there, jnp.take_along_axis(norms, jnp.where(there, steps, 0), 0), jnp.nan)
+    return jnp.where(there, jnp.take_along_axis(norms, jnp.where(there, steps, 0), 0), -1)
 
 
 def _norms(gradients: Array, rank: int) -> Array:

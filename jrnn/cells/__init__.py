@@ -1,5 +1,5 @@
 """Recurrent cells, one architecture family per file; `jrnn` exports them too."""
 
-from jrnn._exports import attach
+from jrnn import _exports
 
-__getattr__, __dir__, __all__ = attach(__name__)
+__getattr__, __dir__, __all__ = _exports.attach(__name__)

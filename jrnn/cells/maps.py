@@ -111,6 +111,7 @@ class Map:
 
     def init(self, key: Array, in_features: int) -> tuple[()]:
         del key
+        check_in_features(in_features)
         if in_features != self.features:
             raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
         return ()

@@ -191,6 +191,7 @@ class Skip(Generic[P, C]):
         return self.features + self.cell.out_features
 
     def init(self, key: Array, in_features: int) -> P:
+        check_in_features(in_features)
         if in_features != self.features:
             raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
         return self.cell.init(key, in_features)

@@ -184,7 +184,9 @@ def _generate(
         return (carry, token, done, written), (token, log_prob)
 
     start: Any = (carry, token, jnp.zeros_like(token, bool), written)
-    (carry, *_), (tokens, log_probs) = lax.scan(up_to(count, advance), start, jnp.arange(length))
+    (carry, *_), (tokens, log_probs) = lax.scan(
+        up_to(count, advance), start, jnp.arange(length, dtype=jnp.int32)
+    )
     return Generated(tokens, log_probs, carry)
 
 
