@@ -28,13 +28,17 @@ def _execute(path: Path, out: Path, digest: "hashlib._Hash") -> None:
     done, mark = out / path.name, out / f"{path.stem}.sha256"
     if done.exists() and mark.exists() and mark.read_text() == digest.hexdigest():
         return
-    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--log-level=WARN"]
-    command += ["--ExecutePreprocessor.timeout=900", f"--output={done}", str(path)]
-    ran = subprocess.run(command, cwd=path.parent, text=True, capture_output=True, check=False)
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--log-level=ERROR"]
+    command += ["--ExecutePreprocessor.timeout=900", f"--output={done.resolve()}", str(path)]
+    ran = subprocess.run(command, cwd=path.parent, env=_environment(), text=True, capture_output=True, check=False)
     if ran.returncode:
         sys.exit(f"{path.name} failed:\n{ran.stderr[-4000:]}")
     mark.write_text(digest.hexdigest())
     print(f"executed {path.name}", flush=True)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
 
 
 def test_page(path: Path) -> None:
@@ -52,11 +56,9 @@ def test_page(path: Path) -> None:
 
 def test_pages(pages: list[Path], jobs: int = 2) -> None:
     """Run the doctests of pages, each in a process of its own."""
-    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
-
     def run(path: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
         command = [sys.executable, "-m", "docs.executing", str(path)]
-        return path, subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+        return path, subprocess.run(command, cwd=ROOT, env=_environment(), text=True, capture_output=True, check=False)
 
     with ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(run, pages))
