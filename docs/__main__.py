@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from docs.executing import NOTEBOOKS, ROOT, execute_notebooks, test_pages
+from docs.executing import NOTEBOOKS, ROOT, check_pages, execute_notebooks
 
 DOCS = ROOT / "docs"
 BUILD = DOCS / "_build"
@@ -23,7 +23,12 @@ def assemble(source: Path) -> None:
     shutil.copytree(DOCS / "pages", source)
     shutil.copytree(DOCS / "static", source / "static")
     shutil.copy(DOCS / "conf.py", source)
-    shutil.copytree(BUILD / "notebooks", source / "notebooks", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sha256"))
+    shutil.copytree(
+        BUILD / "notebooks",
+        source / "notebooks",
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.sha256"),
+    )
     pages = {"cells/index": overview(), "reference/index": reference_index()}
     pages |= {f"cells/{name}": cell_page(name) for name in cells()}
     pages |= {f"reference/{room}": reference_page(room) for room in ROOMS}
@@ -36,7 +41,11 @@ def assemble(source: Path) -> None:
 def main() -> int:
     """Execute, assemble, render."""
     parser = argparse.ArgumentParser(prog="python -m docs", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="do not execute notebooks and pages; show the former without outputs")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="do not execute notebooks and pages; show the former without outputs",
+    )
     arguments = parser.parse_args()
     os.environ["JRNN_ROOT"] = str(ROOT)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -51,7 +60,7 @@ def main() -> int:
             if not (BUILD / "notebooks" / path.name).exists():
                 shutil.copy(path, BUILD / "notebooks")
     else:
-        test_pages(sorted((DOCS / "pages").rglob("*.md")))
+        check_pages(sorted((DOCS / "pages").rglob("*.md")))
         tell("pages: every example holds")
         execute_notebooks(BUILD / "notebooks")
         tell("notebooks executed")
@@ -61,7 +70,20 @@ def main() -> int:
 
     html = BUILD / "html"
     shutil.rmtree(html, ignore_errors=True)
-    failed = sphinx(["-q", "-n", "-W", "--keep-going", "-b", "html", "-d", str(BUILD / "doctrees"), str(BUILD / "source"), str(html)])
+    failed = sphinx(
+        [
+            "-q",
+            "-n",
+            "-W",
+            "--keep-going",
+            "-b",
+            "html",
+            "-d",
+            str(BUILD / "doctrees"),
+            str(BUILD / "source"),
+            str(html),
+        ]
+    )
     tell(f"{len(list(html.rglob('*.html')))} pages in {html.relative_to(ROOT)}" if not failed else "failed")
     return failed
 

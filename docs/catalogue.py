@@ -66,11 +66,15 @@ def room_of(value: Any) -> str:
 
 def module_names(module: str) -> list[str]:
     """What a module offers besides what is reached as jrnn.NAME."""
-    loaded = getattr(jrnn, module.split(".")[1]) if module.count(".") == 1 else importlib.import_module(module)
+    loaded = (
+        getattr(jrnn, module.split(".")[1]) if module.count(".") == 1 else importlib.import_module(module)
+    )
     known = set(map(id, top_names().values()))
     names = [name for name in dir(loaded) if not name.startswith("_")]
     source = loaded.__name__
-    return [name for name in names if _is_ours(value := getattr(loaded, name), source) and id(value) not in known]
+    return [
+        name for name in names if _is_ours(value := getattr(loaded, name), source) and id(value) not in known
+    ]
 
 
 def cells() -> dict[str, Any]:
@@ -78,7 +82,7 @@ def cells() -> dict[str, Any]:
     return {
         name: kind
         for name, kind in top_names().items()
-        if hasattr(kind, "step") and kind.__module__.startswith("jrnn.cells") or name == "NARX"
+        if (hasattr(kind, "step") and kind.__module__.startswith("jrnn.cells")) or name == "NARX"
     }
 
 

@@ -44,9 +44,12 @@ def cell_page(name: str) -> str:
     nodes, edges = step_graph(small.cell, small.params, small.carry, small.x)
     parts = [f"# {name}", f"```{{eval-rst}}\n.. autoclass:: jrnn.{name}\n```"]
     if edges:
-        parts += ["## One step", f'```{{raw}} html\n<div class="scrolls">{draw(nodes, edges, name)}</div>\n```']
+        parts += [
+            "## One step",
+            f'```{{raw}} html\n<div class="scrolls">{draw(nodes, edges, name)}</div>\n```',
+        ]
         parts += [_caption(nodes, edges)]
-    parts += ["## Parameters", _parameters(name, kind, small)]
+    parts += ["## Weights", _parameters(name, kind, small)]
     if state := _state(small):
         parts += ["## Carry", state]
     parts += ["## Use", _use(name, small)]
@@ -72,7 +75,11 @@ def _comment(tree: Any, path: str) -> str:
     if not hasattr(tree, "_fields") or head not in tree._fields:
         return ""
     inner = getattr(tree, head)
-    return _comment(inner, rest) if rest and hasattr(inner, "_fields") else field_comments(type(tree)).get(head, "")
+    return (
+        _comment(inner, rest)
+        if rest and hasattr(inner, "_fields")
+        else field_comments(type(tree)).get(head, "")
+    )
 
 
 def _sized(name: str, kind: type, small: Any) -> tuple[Any, int, Any]:
@@ -115,11 +122,13 @@ def _state(small: Any) -> str:
 
 def _use(name: str, small: Any) -> str:
     module = cells()[name].__module__.split(".")[-1]
-    others = [other for other, kind in cells().items() if kind.__module__.endswith(f".{module}") and other != name]
+    others = [
+        other for other, kind in cells().items() if kind.__module__.endswith(f".{module}") and other != name
+    ]
     links = ", ".join(f"[{other}]({other}.md)" for other in others)
     lines = [
-        f"`jrnn.unroll(cell, params, xs)` runs it over a sequence; every [combinator](../combinators.md), every",
-        "[method](../methods.md) and every option of `unroll` takes it.",
+        "`jrnn.unroll(cell, params, xs)` runs it over a sequence; every [combinator](../combinators.md),",
+        "every [method](../methods.md) and every option of `unroll` takes it.",
     ]
     if getattr(small.cell, "linear", False):
         lines.append("The state enters affinely, so that `Associative()` computes all steps at once.")
@@ -143,7 +152,10 @@ def overview() -> str:
         groups[family_of(kind)].append(_overview_row(name, kind))
     for title, rows in groups.items():
         if rows:
-            parts += [f"## {title}", "\n".join(["| cell | | learned | |", "| --- | --- | ---: | --- |", *rows])]
+            parts += [
+                f"## {title}",
+                "\n".join(["| cell | | learned | |", "| --- | --- | ---: | --- |", *rows]),
+            ]
     toctree = ["```{toctree}", ":hidden:", "", *cells(), "```"]
     return "\n\n".join([*parts, "\n".join(toctree)]) + "\n"
 

@@ -28,7 +28,10 @@ copyright = "The jrnn authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns: list[str] = []
 nitpicky = True
-nitpick_ignore_regex = [("py:class", ".*"), ("py:exc", ".*")]  # types in signatures; links in prose are strict
+nitpick_ignore_regex = [
+    ("py:class", ".*"),
+    ("py:exc", ".*"),
+]  # types in signatures; links in prose are strict
 suppress_warnings: list[str] = []
 
 html_theme = "furo"
@@ -92,39 +95,65 @@ def restructured(app: Sphinx, kind: str, name: str, value: Any, options: Any, li
     lines[:] = text.split("\n")
 
 
+PAPERS = {
+    r"\barXiv:(\d{4}\.\d{4,5})(v\d+)?": r"https://arxiv.org/abs/\1",
+    r"\bdoi:(10\.[^\s,;]*[^\s,;.)])": r"https://doi.org/\1",
+}
+
+
 def _paragraph(text: str) -> str:
     if text.lstrip().startswith(">>>"):
         return text
     if re.fullmatch(r"(?: {4}[^\n]*\n?)+", text):
         tex = block_to_tex(text).replace("\n", "\n   ")
         return f".. math::\n   :no-wrap:\n\n   {tex}"
-    parts = re.split(r"(?<![`:\\])`([^`\n]+?)`", text)  # prose and code, in turns
+    parts = re.split(r"(?<![`:\\])`([^`]+?)`", text)  # prose and code, in turns
     prose = [re.sub(r"(?<!\*)\*(?!\*)|\|", r"\\\g<0>", part) for part in parts[::2]]
+    prose = [
+        re.sub(r"\barXiv:(\d{4}\.\d{4,5})(v\d+)?", r"`\g<0> <https://arxiv.org/abs/\1>`__", p) for p in prose
+    ]
+    prose = [re.sub(r"\bdoi:(10\.[^\s,;]*[^\s,;.)])", r"`\g<0> <https://doi.org/\1>`__", p) for p in prose]
     prose = [re.sub(r"^(?=\w)", r"\\ ", part) if i else part for i, part in enumerate(prose)]
-    prose = [re.sub(r"(?<=\w)$", r"\\ ", part) if i < len(prose) - 1 else part for i, part in enumerate(prose)]
-    code = [f"``{part}``" for part in parts[1::2]] + [""]
+    prose = [
+        re.sub(r"(?<=\w)$", r"\\ ", part) if i < len(prose) - 1 else part for i, part in enumerate(prose)
+    ]
+    code = [f"``{' '.join(part.split())}``" for part in parts[1::2]] + [""]
     return "".join(p + c for p, c in zip(prose, code, strict=True))
 
 
 def without_fields(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the accessors of NamedTuples, of which the fields are listed already."""
-    return True if type(value).__name__ in ("_tuplegetter", "member_descriptor") or name in ("count", "index") else None
+    return (
+        True
+        if type(value).__name__ in ("_tuplegetter", "member_descriptor") or name in ("count", "index")
+        else None
+    )
 
 
 class CodeLinks(SphinxTransform):
-    """Link inline code that is a public name, or a call of one, to its documentation."""
+    """Link inline code that is a public name, or a call of one; end blocks where their last line ends."""
 
     default_priority = 5
 
     def apply(self, **_: Any) -> None:
-        """Wrap every such literal in a reference."""
+        """Change the document."""
+        for block in list(self.document.findall(nodes.literal_block)):
+            text = block.astext().rstrip()
+            block.rawsource, block.children = text, []
+            block += nodes.Text(text)
         for literal in list(self.document.findall(nodes.literal)):
             head = re.match(r"(?:jrnn\.)?([A-Za-z_][\w.]*)", literal.astext())
             name = f"jrnn.{head[1]}" if head else ""
             if name not in PUBLIC or isinstance(literal.parent, addnodes.pending_xref | nodes.reference):
                 continue
             link = addnodes.pending_xref(
-                "", refdomain="py", reftype="obj", reftarget=name, refexplicit=True, refwarn=True, refdoc=self.env.docname
+                "",
+                refdomain="py",
+                reftype="obj",
+                reftarget=name,
+                refexplicit=True,
+                refwarn=True,
+                refdoc=self.env.docname,
             )
             literal.replace_self(link)
             link += literal
@@ -132,7 +161,9 @@ class CodeLinks(SphinxTransform):
 
 def setup(app: Sphinx) -> None:
     """Register what stands above."""
-    app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(inline_math, None), block_renderers=(display_math, None)
+    )
     app.config.html_math_renderer = "mathml"
     app.connect("autodoc-process-docstring", restructured, priority=100)
     app.connect("autodoc-skip-member", without_fields)

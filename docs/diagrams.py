@@ -2,13 +2,21 @@
 
 from collections import defaultdict
 from html import escape
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Literal
 
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
-_FUNCTIONS = {"logistic": "σ", "sigmoid": "σ", "tanh": "tanh", "relu": "relu", "exp": "exp", "softplus": "softplus"}
+_FUNCTIONS = {
+    "logistic": "σ",
+    "sigmoid": "σ",
+    "tanh": "tanh",
+    "relu": "relu",
+    "exp": "exp",
+    "softplus": "softplus",
+}
 _SHAPES = {"slice", "split", "squeeze", "reshape", "broadcast_in_dim", "convert_element_type", "name", "copy"}
 
 
@@ -57,7 +65,9 @@ def step_graph(cell: Any, params: Any, carry: Any, x: Any) -> tuple[list[Node], 
         sources: dict[int, bool] = {}
         weighted = _multiplies(eqn)
         for variable in eqn.invars:
-            for source, already in (reach.get(variable, {}) if not isinstance(variable, Literal) else {}).items():
+            for source, already in (
+                reach.get(variable, {}) if not isinstance(variable, Literal) else {}
+            ).items():
                 sources[source] = sources.get(source, False) or already or weighted
         for out in eqn.outvars:
             reach[out] = dict(sources)
@@ -137,7 +147,7 @@ def draw(nodes: list[Node], edges: Edges, title: str) -> str:
             middle[item] = number * _COLUMN + _WIDTH / 2 + 4, top + (row + 0.5) * _ROW
     width = (len(columns) - 1) * _COLUMN + _WIDTH + 8
     parts = [
-        f'<svg class="step" viewBox="0 0 {width} {height:.0f}" width="{width}" height="{height:.0f}" role="img">',
+        f'<svg class="step" viewBox="0 0 {width} {height:.0f}" width="{width}" role="img">',
         f"<title>{escape(title)}</title>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"'
         ' orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker></defs>',
@@ -146,10 +156,14 @@ def draw(nodes: list[Node], edges: Edges, title: str) -> str:
         parts.append(f'<path class="{"weighted" if weighted else "plain"}" d="{_path(chain, middle)}"/>')
     for i, node in enumerate(nodes):
         x, y = middle[i]
-        label, extra = escape(node.label), f' <tspan class="function">{node.function}</tspan>' if node.function else ""
+        label, extra = (
+            escape(node.label),
+            f' <tspan class="function">{node.function}</tspan>' if node.function else "",
+        )
         parts.append(
-            f'<g class="{node.kind}"><rect x="{x - _WIDTH / 2:.0f}" y="{y - _HEIGHT / 2:.0f}" width="{_WIDTH}"'
-            f' height="{_HEIGHT}" rx="8"/><text x="{x:.0f}" y="{y + 5:.0f}">{label}{extra}</text></g>'
+            f'<g class="{node.kind}"><rect x="{x - _WIDTH / 2:.0f}" y="{y - _HEIGHT / 2:.0f}"'
+            f' width="{_WIDTH}" height="{_HEIGHT}" rx="8"/>'
+            f'<text x="{x:.0f}" y="{y + 5:.0f}">{label}{extra}</text></g>'
         )
     return "\n".join([*parts, "</svg>"])
 
@@ -162,8 +176,10 @@ def _levels(nodes: list[Node], edges: Edges) -> list[int]:
     return level
 
 
-def _routed(nodes: list[Node], edges: Edges, level: list[int]) -> tuple[list[tuple[list[Any], bool]], list[list[Any]]]:
-    """Lead edges over several columns through places of their own, and order the columns by their neighbours."""
+def _routed(
+    nodes: list[Node], edges: Edges, level: list[int]
+) -> tuple[list[tuple[list[Any], bool]], list[list[Any]]]:
+    """Lead long edges through places of their own, and order the columns by their neighbours."""
     columns: list[list[Any]] = [[] for _ in range(max(level) + 1)]
     for i in range(len(nodes)):
         columns[level[i]].append(i)
@@ -175,7 +191,7 @@ def _routed(nodes: list[Node], edges: Edges, level: list[int]) -> tuple[list[tup
             columns[place[2]].append(place)
         chain = [a, *between, b]
         chains.append((chain, weighted))
-        for left, right in zip(chain, chain[1:], strict=False):
+        for left, right in pairwise(chain):
             neighbours[left].append(right)
             neighbours[right].append(left)
     for _ in range(4):
@@ -191,7 +207,13 @@ def _path(chain: list[Any], middle: dict[Any, tuple[float, float]]) -> str:
     for i, item in enumerate(chain):
         x, y = middle[item]
         half = _WIDTH / 2
-        points += [(x + half, y)] if i == 0 else [(x - half - 1, y)] if i == len(chain) - 1 else [(x - half, y), (x + half, y)]
+        points += (
+            [(x + half, y)]
+            if i == 0
+            else [(x - half - 1, y)]
+            if i == len(chain) - 1
+            else [(x - half, y), (x + half, y)]
+        )
     d = f"M{points[0][0]:.0f} {points[0][1]:.0f}"
     for (x0, y0), (x1, y1) in zip(points[::2], points[1::2], strict=True):
         bend = (x1 - x0) / 2

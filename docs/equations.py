@@ -6,7 +6,14 @@ from collections.abc import Iterator
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱⁿᵀᵏˡᴸʲᵗᵐ", "0123456789+-()inTklLjtm", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", "0123456789+-()aehijklmnoprstuvx", strict=True))
 _ACCENTS = {"\u0303": "tilde", "\u0302": "hat", "\u0304": "bar", "\u0307": "dot"}
-_PRECOMPOSED = {"ĩ": "i\u0303", "õ": "o\u0303", "ĥ": "h\u0302", "ñ": "n\u0303", "ũ": "u\u0303", "ŷ": "y\u0302"}
+_PRECOMPOSED = {
+    "ĩ": "i\u0303",
+    "õ": "o\u0303",
+    "ĥ": "h\u0302",
+    "ñ": "n\u0303",
+    "ũ": "u\u0303",
+    "ŷ": "y\u0302",
+}
 _FUNCTIONS = {"tanh", "exp", "log", "min", "max", "sin", "cos", "det"}
 _NAMES = {"relu", "softplus", "sign", "Re", "diag", "mean", "var", "Bernoulli", "dh", "dv", "dt", "LN", "xs"}
 _SYMBOLS = {
@@ -39,8 +46,8 @@ _TOKEN = re.compile(
     r'(?P<quoted>"[^"]*"|`[^`]*`)'
     r"|(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)"
     r"|(?P<genitive>[a-z]+'s)"
-    rf"|(?P<word>[A-Za-zΑ-Ωα-ω∂∇]+[\u0300-\u036f]?)(?P<marks>{_TAIL})"
-    rf"|(?P<close>[)\]])(?P<after>[{_SUP}{_SUB}]*)"
+    rf"|(?P<word>[A-Za-zΑ-Ωα-ω∂∇]+[\u0300-\u036f]?\d*)(?P<marks>{_TAIL})"
+    rf"|(?P<close>[)\]‖])(?P<after>{_TAIL})"
     r"|(?P<space>\s+)"
     r"|(?P<other>.)"
 )
@@ -113,6 +120,8 @@ def to_tex(text: str) -> str:
 def _gap(before: str, kind: str) -> str:
     if "words" in (before, kind) and {before, kind} <= {"words", "factor", "open", "close", "function"}:
         return r"\;"
+    if before == "function" and kind in ("factor", "function"):
+        return r"\,"
     return r"\," if before in ("factor", "close") and kind in ("factor", "open") else " "
 
 
@@ -141,7 +150,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
         elif match["space"]:
             yield "space", " "
         elif match["close"]:
-            yield "close", token[0] + _marks(match["after"])
+            yield "close", _SYMBOLS.get(token[0], token[0]) + _marks(match["after"])
         elif token in "⟦⟧":
             yield ("factor", r"\sqrt{") if token == "⟦" else ("close", "}")
         else:
@@ -159,6 +168,8 @@ def _word(word: str, marks: str) -> tuple[str, str]:
         return "function", rf"\{word}" + (_marks(marks) or " ")
     if name := re.match(r"_[A-Za-z_]+", marks):  # a name of code: max_norm
         return "words", _note(word + name[0]) + _marks(marks[name.end() :])
+    if re.fullmatch(r"[A-Za-zα-ω]\d+", word):
+        return "factor", f"{{{word}}}" + _marks(marks)
     if word in _NAMES or marks:
         return "factor", rf"\operatorname{{{word}}}" + _marks(marks)
     return "words", rf"\text{{{word}}}"
@@ -166,17 +177,20 @@ def _word(word: str, marks: str) -> tuple[str, str]:
 
 def _marks(marks: str) -> str:
     """Sub- and superscripts, each kind gathered: bˡ_n becomes b_{n}^{l}."""
-    below, above, primes = "", "", ""
+    below, above, primes, within = "", "", "", False
     for mark in _MARK.finditer(marks):
         if mark["sub"]:
             below += "".join(_SUBSCRIPTS.get(c, c) for c in mark["sub"])
         elif mark["sup"]:
             above += "".join(_SUPERSCRIPTS[c] for c in mark["sup"])
+        elif mark["prime"] and within:  # Σ_y′ sums over y′
+            below += "'"
         elif mark["prime"]:
             primes += "'"
         else:
             below += to_tex(mark["braced"]) if mark["braced"] else mark["under"] or ""
             above += mark["hat"] or ""
+        within = bool(mark["under"])
     tex = f"_{{{below}}}" if below else ""
     above = above + r"\prime" * len(primes)
     return tex + (f"^{{{above}}}" if above else "")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -23,25 +24,40 @@ def execute_notebooks(out: Path, jobs: int = 2) -> None:
         list(pool.map(lambda path: _execute(path, out, library.copy()), NOTEBOOKS))
 
 
-def _execute(path: Path, out: Path, digest: "hashlib._Hash") -> None:
+def _execute(path: Path, out: Path, digest: Any) -> None:
     digest.update(path.read_bytes())
     done, mark = out / path.name, out / f"{path.stem}.sha256"
     if done.exists() and mark.exists() and mark.read_text() == digest.hexdigest():
         return
-    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--log-level=ERROR"]
-    command += ["--ExecutePreprocessor.timeout=900", f"--output={done.resolve()}", str(path)]
-    ran = subprocess.run(command, cwd=path.parent, env=_environment(), text=True, capture_output=True, check=False)
+    ran = _run_apart(path, done)
     if ran.returncode:
         sys.exit(f"{path.name} failed:\n{ran.stderr[-4000:]}")
     mark.write_text(digest.hexdigest())
     print(f"executed {path.name}", flush=True)
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+def execute_notebook(path: Path, done: Path) -> None:
+    """Execute one notebook in the folder where it lies; a cell that fails is an error."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.setdefault("id", hashlib.sha256(cell.source.encode()).hexdigest()[:8])
+    NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    ).execute()
+    nbformat.write(notebook, done)
 
 
-def test_page(path: Path) -> None:
+def _run_apart(*paths: Path) -> subprocess.CompletedProcess[str]:
+    """Execute a notebook, or test a page, in a process of its own."""
+    command = [sys.executable, "-m", "docs.executing", *(str(path.resolve()) for path in paths)]
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+
+
+def check_page(path: Path) -> None:
     """Run the doctests of a page; one whose framework is not installed is left, but for CI."""
     text = path.read_text()
     missing = [name for name in NEEDS.findall(text) if importlib.util.find_spec(name) is None]
@@ -54,20 +70,19 @@ def test_page(path: Path) -> None:
         sys.exit(f"{failed} of {count} examples failed: {path}")
 
 
-def test_pages(pages: list[Path], jobs: int = 2) -> None:
-    """Run the doctests of pages, each in a process of its own."""
-    def run(path: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-        command = [sys.executable, "-m", "docs.executing", str(path)]
-        return path, subprocess.run(command, cwd=ROOT, env=_environment(), text=True, capture_output=True, check=False)
-
+def check_pages(pages: list[Path], jobs: int = 2) -> None:
+    """Run the doctests of pages."""
     with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(run, pages))
-    for _, ran in results:
+        results = list(pool.map(_run_apart, pages))
+    broken = []
+    for path, ran in zip(pages, results, strict=True):
         print(ran.stdout, end="")
-    broken = [(path, ran) for path, ran in results if ran.returncode]
+        if ran.returncode:
+            broken.append(f"{path.name}: {ran.stderr[-3000:]}")
     if broken:
-        sys.exit("\n".join(f"{path.name}: {ran.stderr[-3000:]}" for path, ran in broken))
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":
-    test_page(Path(sys.argv[1]))
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    execute_notebook(*paths) if paths[0].suffix == ".ipynb" else check_page(*paths)

@@ -30,7 +30,10 @@ def reference_page(room: str) -> str:
     for name in sorted(names, key=_place):
         directive = "autoclass" if inspect.isclass(_value(name)) else "autofunction"
         members = "\n   :members:" if directive == "autoclass" else ""
-        parts += [f"## {name.removeprefix('jrnn.')}", f"```{{eval-rst}}\n.. {directive}:: {name}{members}\n```"]
+        parts += [
+            f"## {name.removeprefix('jrnn.')}",
+            f"```{{eval-rst}}\n.. {directive}:: {name}{members}\n```",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,7 +50,10 @@ def _value(name: str) -> Any:
 
 def reference_index() -> str:
     """The list of rooms."""
-    lines = ["# Reference", "Every public name of jrnn, from its docstring. Cells have pages [of their own](../cells/index.md)."]
+    lines = [
+        "# Reference",
+        "Every public name of jrnn, from its docstring. Cells have pages [of their own](../cells/index.md).",
+    ]
     table = ["| room | names |", "| --- | --- |"]
     for room, names in documented().items():
         links = ", ".join(f"{{py:obj}}`{name.removeprefix('jrnn.')} <{name}>`" for name in sorted(names))
