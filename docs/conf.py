@@ -1,11 +1,13 @@
 """Configuration of Sphinx; `python -m docs` runs it over docs/_build/source."""
 
+import functools
 import inspect
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -101,6 +103,17 @@ PAPERS = {
 }
 
 
+PAPERS = {
+    r"\barXiv:(\d{4}\.\d{4,5})": "https://arxiv.org/abs/",
+    r"\bdoi:(10\.\S+?)(?=[.,;:)]*(?:\s|$))": "https://doi.org/",
+}
+
+
+def _link(address: str, found: re.Match[str]) -> str:
+    label = found[0].replace("<", r"\<")
+    return f"`{label} <{address}{quote(found[1], safe='/().:-_')}>`__"
+
+
 def _paragraph(text: str) -> str:
     if text.lstrip().startswith(">>>"):
         return text
@@ -109,10 +122,8 @@ def _paragraph(text: str) -> str:
         return f".. math::\n   :no-wrap:\n\n   {tex}"
     parts = re.split(r"(?<![`:\\])`([^`]+?)`", text)  # prose and code, in turns
     prose = [re.sub(r"(?<!\*)\*(?!\*)|\|", r"\\\g<0>", part) for part in parts[::2]]
-    prose = [
-        re.sub(r"\barXiv:(\d{4}\.\d{4,5})(v\d+)?", r"`\g<0> <https://arxiv.org/abs/\1>`__", p) for p in prose
-    ]
-    prose = [re.sub(r"\bdoi:(10\.[^\s,;]*[^\s,;.)])", r"`\g<0> <https://doi.org/\1>`__", p) for p in prose]
+    for pattern, address in PAPERS.items():
+        prose = [re.sub(pattern, functools.partial(_link, address), part) for part in prose]
     prose = [re.sub(r"^(?=\w)", r"\\ ", part) if i else part for i, part in enumerate(prose)]
     prose = [
         re.sub(r"(?<=\w)$", r"\\ ", part) if i < len(prose) - 1 else part for i, part in enumerate(prose)
