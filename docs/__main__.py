@@ -70,20 +70,9 @@ def main() -> int:
 
     html = BUILD / "html"
     shutil.rmtree(html, ignore_errors=True)
-    failed = sphinx(
-        [
-            "-q",
-            "-n",
-            "-W",
-            "--keep-going",
-            "-b",
-            "html",
-            "-d",
-            str(BUILD / "doctrees"),
-            str(BUILD / "source"),
-            str(html),
-        ]
-    )
+    # -E: pages that are read again, since a warning of a page that is kept would not come back
+    options = ["-q", "-E", "-n", "-W", "--keep-going", "-b", "html", "-d", str(BUILD / "doctrees")]
+    failed = sphinx([*options, str(BUILD / "source"), str(html)])
     tell(f"{len(list(html.rglob('*.html')))} pages in {html.relative_to(ROOT)}" if not failed else "failed")
     return failed
 

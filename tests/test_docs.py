@@ -69,6 +69,7 @@ def test_python_on_pages_is_an_example_that_the_build_runs(name):
         lines = [line for line in block.splitlines() if line]
         assert lines[0].startswith(">>> ")
         assert block.endswith("\n\n"), "doctest would take ``` for a result"
+        assert max(map(len, lines)) <= 100, "wider than the page"
 
 
 # equations
