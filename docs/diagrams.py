@@ -101,7 +101,7 @@ def _simplified(nodes: list[Node], edges: Edges) -> tuple[list[Node], Edges]:
 def _leaf_names(tree: Any, alone: str, time: str) -> list[str]:
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     names = ["".join(f"{getattr(k, 'name', getattr(k, 'idx', ''))}" for k in path[-1:]) for path, _ in paths]
-    return [f"{name if name and not name.isdigit() else alone + name}{time}" for name in names]
+    return [f"{f'{alone}[{n}]' if n.isdigit() else n or alone}{time}" for n in names]
 
 
 def _multiplies(eqn: Any) -> bool:
@@ -156,14 +156,13 @@ def draw(nodes: list[Node], edges: Edges, title: str) -> str:
         parts.append(f'<path class="{"weighted" if weighted else "plain"}" d="{_path(chain, middle)}"/>')
     for i, node in enumerate(nodes):
         x, y = middle[i]
-        label, extra = (
-            escape(node.label),
-            f' <tspan class="function">{node.function}</tspan>' if node.function else "",
-        )
+        label = escape(node.label)
+        if node.function:
+            label += f' <tspan class="function">{node.function}</tspan>'
         parts.append(
             f'<g class="{node.kind}"><rect x="{x - _WIDTH / 2:.0f}" y="{y - _HEIGHT / 2:.0f}"'
             f' width="{_WIDTH}" height="{_HEIGHT}" rx="8"/>'
-            f'<text x="{x:.0f}" y="{y + 5:.0f}">{label}{extra}</text></g>'
+            f'<text x="{x:.0f}" y="{y + 5:.0f}">{label}</text></g>'
         )
     return "\n".join([*parts, "</svg>"])
 
@@ -186,14 +185,16 @@ def _routed(
     chains = []
     neighbours: dict[Any, list[Any]] = defaultdict(list)
     for (a, b), weighted in edges.items():
-        between = [(a, b, column) for column in range(level[a] + 1, level[b])]
-        for place in between:
-            columns[place[2]].append(place)
+        between = [(a, weighted, column) for column in range(level[a] + 1, level[b])]
+        for place in between:  # shared by all lines of a kind that come from one node
+            if place not in columns[place[2]]:
+                columns[place[2]].append(place)
         chain = [a, *between, b]
         chains.append((chain, weighted))
         for left, right in pairwise(chain):
-            neighbours[left].append(right)
-            neighbours[right].append(left)
+            if right not in neighbours[left]:
+                neighbours[left].append(right)
+                neighbours[right].append(left)
     for _ in range(4):
         for column in [*columns[1:], *columns[-2::-1]]:
             row = {item: i - len(c) / 2 for c in columns if c is not column for i, item in enumerate(c)}
@@ -203,19 +204,12 @@ def _routed(
 
 
 def _path(chain: list[Any], middle: dict[Any, tuple[float, float]]) -> str:
-    points = []
-    for i, item in enumerate(chain):
-        x, y = middle[item]
-        half = _WIDTH / 2
-        points += (
-            [(x + half, y)]
-            if i == 0
-            else [(x - half - 1, y)]
-            if i == len(chain) - 1
-            else [(x - half, y), (x + half, y)]
-        )
-    d = f"M{points[0][0]:.0f} {points[0][1]:.0f}"
-    for (x0, y0), (x1, y1) in zip(points[::2], points[1::2], strict=True):
+    """A line from node to node: level where it passes a column, bent between columns."""
+    d = ""
+    for left, right in pairwise(chain):
+        (x0, y0), (x1, y1) = middle[left], middle[right]
+        x0, x1 = x0 + _WIDTH / 2, x1 - _WIDTH / 2 - (right == chain[-1])
         bend = (x1 - x0) / 2
-        d += f" L{x0:.0f} {y0:.0f} C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"
-    return d
+        d += f"{'L' if d else 'M'}{x0:.0f} {y0:.0f} "
+        d += f"C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f} "
+    return d.rstrip()

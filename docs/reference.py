@@ -54,9 +54,8 @@ def reference_index() -> str:
         "# Reference",
         "Every public name of jrnn, from its docstring. Cells have pages [of their own](../cells/index.md).",
     ]
-    table = ["| room | names |", "| --- | --- |"]
     for room, names in documented().items():
         links = ", ".join(f"{{py:obj}}`{name.removeprefix('jrnn.')} <{name}>`" for name in sorted(names))
-        table.append(f"| [{ROOMS[room].title}]({room}.md) | {links} |")
+        lines += [f"## [{ROOMS[room].title}]({room}.md)", links]
     toctree = ["```{toctree}", ":hidden:", "", *ROOMS, "```"]
-    return "\n\n".join([*lines, "\n".join(table), "\n".join(toctree)]) + "\n"
+    return "\n\n".join([*lines, "\n".join(toctree)]) + "\n"
