@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from docs.executing import NOTEBOOKS, ROOT, check_pages, execute_notebooks
 
 DOCS = ROOT / "docs"
 BUILD = DOCS / "_build"
+STRAY = re.compile(r"`__|``|:py:\w+:|\{py:\w+\}")  # what a reader must not see
 
 
 def assemble(source: Path) -> None:
@@ -73,8 +75,12 @@ def main() -> int:
     # -E: pages that are read again, since a warning of a page that is kept would not come back
     options = ["-q", "-E", "-n", "-W", "--keep-going", "-b", "html", "-d", str(BUILD / "doctrees")]
     failed = sphinx([*options, str(BUILD / "source"), str(html)])
-    tell(f"{len(list(html.rglob('*.html')))} pages in {html.relative_to(ROOT)}" if not failed else "failed")
-    return failed
+    pages = list(html.rglob("*.html"))
+    strays = [page.name for page in pages if STRAY.search(page.read_text())]
+    if strays:
+        print(f"markup that was not understood: {', '.join(strays)}")
+    tell("failed" if failed or strays else f"{len(pages)} pages in {html.relative_to(ROOT)}")
+    return failed or bool(strays)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False
 python_use_unqualified_type_names = True
@@ -104,7 +105,7 @@ PAPERS = {
 
 
 PAPERS = {
-    r"\barXiv:(\d{4}\.\d{4,5})": "https://arxiv.org/abs/",
+    r"\barXiv:(\d{4}\.\d{4,5}(?:v\d+)?)": "https://arxiv.org/abs/",
     r"\bdoi:(10\.\S+?)(?=[.,;:)]*(?:\s|$))": "https://doi.org/",
 }
 
@@ -128,6 +129,7 @@ def _paragraph(text: str) -> str:
     prose = [
         re.sub(r"(?<=\w)$", r"\\ ", part) if i < len(prose) - 1 else part for i, part in enumerate(prose)
     ]
+    prose = [re.sub(r"(?m)((?:^\s*|: )(?:[A-Za-z]|\d+))\.(?=\s|$)", r"\1\\.", part) for part in prose]
     code = [f"``{' '.join(part.split())}``" for part in parts[1::2]] + [""]
     return "".join(p + c for p, c in zip(prose, code, strict=True))
 

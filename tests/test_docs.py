@@ -1,11 +1,13 @@
 """The documentation: complete, consistent, and its converters. The build itself is `python -m docs`."""
 
+import doctest
 import json
 import re
 
 import pytest
 
 import jrnn
+from docs import equations
 from docs.catalogue import ROOMS, cells, example
 from docs.cell_pages import cell_page, family_of, field_comments
 from docs.diagrams import step_graph
@@ -148,3 +150,7 @@ def test_comments_behind_fields_are_read():
     from jrnn.cells.lstm import LSTMParams
 
     assert field_comments(LSTMParams)["w_ih"] == "(in, 4·hidden)"
+
+
+def test_the_examples_of_the_converters_hold():
+    assert doctest.testmod(equations).failed == 0
