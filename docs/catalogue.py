@@ -25,7 +25,7 @@ class Room(NamedTuple):
 ROOMS = {
     "contract": Room("The contract", ("jrnn.cell",)),
     "unrolling": Room("Unrolling and methods", ("jrnn.unrolling",)),
-    "layers": Room("Layers", ("jrnn.layers",)),
+    "layers": Room("Layers", ("jrnn.layers", "jrnn.sequential")),
     "combinators": Room("Combinators", ("jrnn.combinators",)),
     "maps": Room("Maps and read-outs", ("jrnn.cells",), ("jrnn.ablations",)),
     "attention": Room("Attention", ("jrnn.attention",), ("jrnn.attention",)),
@@ -53,7 +53,8 @@ def top_names() -> dict[str, Any]:
 def _is_ours(value: Any, module: str) -> bool:
     if isinstance(value, ModuleType) or not (inspect.isclass(value) or inspect.isfunction(value)):
         return False
-    return value.__module__ == module or value.__module__.startswith(f"{module}.")
+    path = value.__module__.split(".")
+    return path[: module.count(".") + 1] == module.split(".") and not any(p.startswith("_") for p in path)
 
 
 def room_of(value: Any) -> str:

@@ -22,7 +22,7 @@ import jrnn  # noqa: E402
 from docs.catalogue import cells  # noqa: E402
 from docs.cell_pages import field_comments  # noqa: E402
 from docs.equations import block_to_tex  # noqa: E402
-from docs.reference import documented  # noqa: E402
+from docs.reference import documented, plain_signature  # noqa: E402
 
 project = "jrnn"
 author = "The jrnn authors"
@@ -134,6 +134,13 @@ def _paragraph(text: str) -> str:
     return "".join(p + c for p, c in zip(prose, code, strict=True))
 
 
+def types_alone(
+    app: Sphinx, kind: str, name: str, value: Any, options: Any, signature: str, returns: str
+) -> Any:
+    """Show the types of a signature, and not how they are checked."""
+    return signature and plain_signature(signature), returns and plain_signature(returns)
+
+
 def without_fields(app: Sphinx, kind: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the accessors of NamedTuples, of which the fields are listed already."""
     return (
@@ -179,6 +186,7 @@ def setup(app: Sphinx) -> None:
     )
     app.config.html_math_renderer = "mathml"
     app.connect("autodoc-process-docstring", restructured, priority=100)
+    app.connect("autodoc-process-signature", types_alone)
     app.connect("autodoc-skip-member", without_fields)
     app.add_transform(CodeLinks)
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from typing import Any
 
 import jrnn
@@ -46,6 +47,23 @@ def _place(name: str) -> tuple[int, str]:
 def _value(name: str) -> Any:
     module, _, attribute = name.removeprefix("jrnn.").rpartition(".")
     return getattr(functools.reduce(getattr, module.split("."), jrnn) if module else jrnn, attribute)
+
+
+def plain_signature(text: str) -> str:
+    """A signature without what annotations hold besides types.
+
+    >>> plain_signature("(hidden: ~typing.Annotated[int, <function check_width at 0x7f>], bias: bool)")
+    '(hidden: int, bias: bool)'
+    """
+    while (start := re.search(r"~?[\w.]*\bAnnotated\[", text)) is not None:
+        depth, comma, end = 1, None, start.end()
+        while depth:
+            if text[end] == "," and depth == 1 and comma is None:
+                comma = end
+            depth += {"[": 1, "]": -1}.get(text[end], 0)
+            end += 1
+        text = text[: start.start()] + text[start.end() : comma] + text[end:]
+    return text
 
 
 def reference_index() -> str:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import jrnn
-from docs import equations
+from docs import equations, reference
 from docs.catalogue import ROOMS, cells, example
 from docs.cell_pages import cell_page, family_of, field_comments
 from docs.diagrams import step_graph
@@ -15,7 +15,6 @@ from docs.equations import block_to_tex, to_tex
 from docs.executing import NOTEBOOKS, ROOT
 from docs.reference import documented
 from jrnn.cli.tables import recurrent_cells
-from tests.public import PUBLIC
 
 PAGES = sorted((ROOT / "docs/pages").rglob("*.md"))
 TEXTS = {str(page.relative_to(ROOT / "docs/pages").with_suffix("")): page.read_text() for page in PAGES}
@@ -40,7 +39,8 @@ def test_every_recurrent_cell_has_a_page_and_a_family():
 def test_every_public_name_stands_on_one_page():
     named = [name.removeprefix("jrnn.") for names in documented().values() for name in names]
     assert len(named) == len(set(named))
-    public = {name for name in PUBLIC if callable(getattr(jrnn, name))}
+    values = {name: getattr(jrnn, name) for name in dir(jrnn) if not name.startswith("_")}
+    public = {n for n, v in values.items() if re.match(r"jrnn\.[a-z]", getattr(v, "__module__", ""))}
     assert public == {name for name in named if "." not in name} | set(cells())
 
 
@@ -153,4 +153,4 @@ def test_comments_behind_fields_are_read():
 
 
 def test_the_examples_of_the_converters_hold():
-    assert doctest.testmod(equations).failed == 0
+    assert doctest.testmod(equations).failed == doctest.testmod(reference).failed == 0
