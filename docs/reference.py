@@ -29,7 +29,7 @@ def reference_page(room: str) -> str:
     if room == "maps":
         parts.append("Every cell has [a page of its own](../cells/index.md).")
     for name in sorted(names, key=_place):
-        directive = "autoclass" if inspect.isclass(_value(name)) else "autofunction"
+        directive = "autoclass" if inspect.isclass(value_of(name)) else "autofunction"
         members = "\n   :members:" if directive == "autoclass" else ""
         parts += [
             f"## {name.removeprefix('jrnn.')}",
@@ -40,11 +40,12 @@ def reference_page(room: str) -> str:
 
 def _place(name: str) -> tuple[int, str]:
     """Functions before classes before records, each by name."""
-    value = _value(name)
+    value = value_of(name)
     return (0 if inspect.isfunction(value) else 2 if hasattr(value, "_fields") else 1, name.lower())
 
 
-def _value(name: str) -> Any:
+def value_of(name: str) -> Any:
+    """What a name such as jrnn.losses.cross_entropy stands for."""
     module, _, attribute = name.removeprefix("jrnn.").rpartition(".")
     return getattr(functools.reduce(getattr, module.split("."), jrnn) if module else jrnn, attribute)
 
