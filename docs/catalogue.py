@@ -66,7 +66,7 @@ def room_of(value: Any) -> str:
 
 
 def module_names(module: str) -> list[str]:
-    """What a module offers besides what is reached as jrnn.NAME."""
+    """The public names of a module that are not reached as jrnn.NAME."""
     loaded = (
         getattr(jrnn, module.split(".")[1]) if module.count(".") == 1 else importlib.import_module(module)
     )

@@ -24,7 +24,7 @@ FAMILIES = {  # files of cells, in the order of the overview
 
 
 def family_of(kind: type) -> str:
-    """The heading under which a cell stands; files without one are gathered under the last."""
+    """The heading under which a cell is listed."""
     file = kind.__module__.rsplit(".", 1)[-1]
     return next((title for title, files in FAMILIES.items() if file in files.split()), "Others")
 
@@ -70,7 +70,7 @@ def _rows(tree: Any) -> list[tuple[str, Any]]:
 
 
 def _comment(tree: Any, path: str) -> str:
-    """The comment behind the field that a path names, followed from the root."""
+    """The trailing comment of the field that a path names."""
     head, _, rest = path.partition(".")
     if not hasattr(tree, "_fields") or head not in tree._fields:
         return ""
@@ -131,7 +131,7 @@ def _use(name: str, small: Any) -> str:
         "every [method](../methods.md) and every option of `unroll` takes it.",
     ]
     if getattr(small.cell, "linear", False):
-        lines.append("The state enters affinely, so that `Associative()` computes all steps at once.")
+        lines.append("Its next state is affine in its state: `Associative()` computes all steps at once.")
     if getattr(small.cell, "diagonal", False):
         lines.append("No unit sees another unit's past.")
     if links:

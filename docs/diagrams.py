@@ -168,7 +168,7 @@ def draw(nodes: list[Node], edges: Edges, title: str) -> str:
 
 
 def _levels(nodes: list[Node], edges: Edges) -> list[int]:
-    """Columns: inputs first, every other node behind what it is computed from."""
+    """Columns: inputs first, every other node after what it is computed from."""
     level = [0] * len(nodes)
     for a, b in sorted(edges, key=lambda edge: edge[1]):  # nodes are numbered in the order of the trace
         level[b] = max(level[b], level[a] + 1)

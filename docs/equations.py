@@ -60,7 +60,7 @@ _MARK = re.compile(
 def block_to_tex(text: str) -> str:
     """Convert a block of equations, one a line, into an aligned TeX display.
 
-    What stands behind two or more spaces on a line, such as a condition, becomes a column of its own.
+    Text after two or more spaces on a line, such as a condition, becomes a column of its own.
 
     >>> print(block_to_tex("zₜ = σ(xₜ w_z)     gated=True"))
     \\begin{align*}
