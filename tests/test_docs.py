@@ -45,6 +45,14 @@ def test_every_public_name_stands_on_one_page():
     assert public == {name for name in named if "." not in name} | set(cells())
 
 
+def test_the_guide_mentions_every_combinator_and_every_method():
+    for room, page in {"combinators": "combinators", "layers": "combinators", "unrolling": "methods"}.items():
+        kinds = {name: value_of(name) for name in documented()[room]}
+        models = {n for n, k in kinds.items() if isinstance(k, type) and not hasattr(k, "_fields")}
+        written = set(re.findall(r"\w+", TEXTS[page]))
+        assert {name.removeprefix("jrnn.") for name in models} - {"Layer"} <= written
+
+
 def test_every_notebook_is_listed():
     assert {f"notebooks/{path.stem}" for path in NOTEBOOKS} == set(toctrees("notebooks"))
     for path in NOTEBOOKS:
