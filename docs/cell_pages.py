@@ -48,7 +48,7 @@ def cell_page(name: str) -> str:
             "## One step",
             f'```{{raw}} html\n<div class="scrolls">{draw(nodes, edges, name)}</div>\n```',
         ]
-        parts += [_caption(nodes, edges)]
+        parts += [_caption(small.cell, nodes, edges)]
     parts += ["## Weights", _parameters(name, kind, small)]
     if state := _state(small):
         parts += ["## Carry", state]
@@ -56,11 +56,13 @@ def cell_page(name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _caption(nodes: Any, edges: Any) -> str:
+def _caption(cell: Any, nodes: Any, edges: Any) -> str:
     gates = any(node.kind == "gate" for node in nodes)
     weighted = [] if not any(edges.values()) else ["A solid line leads through a weight matrix."]
     plain = [] if all(edges.values()) else ["A dashed line is elementwise."]
-    looked = "Read off the trace of `step`." + (" `Tap` hands out every gate by its name." if gates else "")
+    looked = f"Read off the trace of `{cell!r}`." + (
+        " `Tap` hands out every gate by its name." if gates else ""
+    )
     return " ".join([*weighted, *plain, looked])
 
 
