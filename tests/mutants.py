@@ -75,6 +75,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/data/text": "vocabulary language",
     "jrnn/data/language": "language",
     "jrnn/data": "reports data pairing vocabulary language training",
+    "docs": "docs",
 }
 
 
@@ -148,7 +149,7 @@ def main():
         def run(mutant):
             if not hasattr(copies, "tree"):
                 copies.tree = Path(tempfile.mkdtemp(dir=folder))
-                unwanted = shutil.ignore_patterns(".*", "__pycache__", "runs", "notebooks")
+                unwanted = shutil.ignore_patterns(".*", "__pycache__", "runs", "_build")
                 shutil.copytree(options.tree, copies.tree, ignore=unwanted, dirs_exist_ok=True)
             return mutant, is_found(mutant, copies.tree)
 
