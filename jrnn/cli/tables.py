@@ -17,19 +17,18 @@ def recurrent_cells() -> dict[str, Any]:
     return {name: kind for name, kind in named.items() if hasattr(kind, "step")}
 
 
-def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = False) -> str:
+def cell_table(hidden: int = 128, in_features: int = 128) -> str:
     """A table of all recurrent cells: name, number of parameters, what it is, paper.
 
     Args:
       hidden: width of the cells.
       in_features: width of their inputs.
-      markdown: whether to write a Markdown table rather than one for a terminal.
 
     Returns:
       The table, without a line feed at its end.
 
-    >>> print(cell_table(128, 128, markdown=True).splitlines()[9])
-    | `ConvLSTM` | Convolutional LSTM: ... | 1,180,160 | | Shi et al., Convolutional LSTM network: ... |
+    >>> cell_table(128, 128).splitlines()[15].split()[:2]
+    ['ConvLSTM', '1,180,160']
     """
     rows = []
     for name, kind in recurrent_cells().items():
@@ -43,10 +42,6 @@ def cell_table(hidden: int = 128, in_features: int = 128, *, markdown: bool = Fa
         except ValueError:  # not at these widths: modules of equal size, an input as wide as the state
             cell, count = kind, "-"
         rows.append((name, line, count, recurrence(cell), paper))
-    if markdown:
-        head = ["| cell | what it is | parameters | recurrence | paper |", "| --- | --- | ---: | --- | --- |"]
-        escaped = ([text.replace("|", "\\|") for text in row] for row in rows)
-        return "\n".join([*head, *(f"| `{n}` | {line} | {c} | {r} | {p} |" for n, line, c, r, p in escaped)])
     wide = max(len(row[0]) for row in rows)
     shown = [f"{'cell':{wide}}  parameters  recurrence  hidden={hidden}, in_features={in_features}"]
     for name, line, number, kind, paper in rows:
