@@ -16,7 +16,7 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_parallel_codegen_split_count=1"
 )
-PROGRAMS = 1000  # kept at most: each takes a megabyte, and twelve of the 65,530 memory maps of a process
+PROGRAMS = 3000  # kept at most: each takes a megabyte, and twelve of the 65,530 memory maps of a process
 
 
 def pytest_addoption(parser):

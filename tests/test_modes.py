@@ -91,11 +91,19 @@ def test_the_tour_in_float64_without_promotion_agrees():
     compare(found, strictly(), random=False)
 
 
+REST = ["checks"], ["infinity"], ["leaks", "partitionable"], ["without jit"], ["rbg", "precision"]
+REST += ["not partitionable"], ["x64"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [m for m in MODES if m != "none"])
-def test_the_tour_agrees_in_every_mode(mode):
-    found = walk([mode], exempt=EXEMPT.get(mode, ()))
-    compare(found, usual(), random=mode not in OTHER_DRAWS)
+@pytest.mark.parametrize("modes", REST, ids=" and ".join)
+def test_the_tour_agrees_in_the_other_modes(modes):
+    found = walk(modes, exempt=EXEMPT.get(modes[0], ()))
+    compare(found, usual(), random=not set(modes).intersection(OTHER_DRAWS))
+
+
+def test_no_mode_is_left_out():
+    assert {"none", *STRICT, *(mode for modes in REST for mode in modes)} == set(MODES)
 
 
 @functools.cache

@@ -270,7 +270,13 @@ def test_killed_before_any_of_its_file_operations_a_run_goes_on_to_the_same_bits
             return
         recording[0] = False  # what is done here is no operation of the run
         files = sorted(path for path in out.rglob("*") if path.is_file())
-        content = tuple((str(path.relative_to(out)), path.read_bytes()) for path in files)
+        # a folder that is not complete is removed, whatever is in it: that there is one is all that counts
+        names = [path.relative_to(out).as_posix() for path in files]
+        content = tuple(
+            name.partition("/")[0] if ".tmp/" in name else (name, path.read_bytes())
+            for name, path in zip(names, files, strict=True)
+        )
+        content = tuple(dict.fromkeys(content))
         if hash(content) not in seen:
             seen[hash(content)] = shutil.copytree(out, kept / str(len(seen)))
         recording[0] = True
@@ -280,7 +286,7 @@ def test_killed_before_any_of_its_file_operations_a_run_goes_on_to_the_same_bits
     whole = run(out, batches=short, validation=short, save_every=2)
     recording[0] = False
     losses = [json.loads(line).get("loss") for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert len(seen) > 80
+    assert len(seen) > 30
     for directory in seen.values():
         resumed = run(directory, batches=short, validation=short, save_every=2, resume=True)
         assert_identical((resumed.params, resumed.state), (whole.params, whole.state))
