@@ -51,38 +51,41 @@ def execute_notebook(path: Path, done: Path) -> None:
 
 
 def _run_apart(*paths: Path) -> subprocess.CompletedProcess[str]:
-    """Execute a notebook, or test a page, in a process of its own."""
+    """Execute a notebook, or test pages, in a process of their own."""
     command = [sys.executable, "-m", "docs.executing", *(str(path.resolve()) for path in paths)]
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
 
 
-def check_page(path: Path) -> None:
+def check_page(path: Path) -> bool:
     """Run the doctests of a page; one whose framework is not installed is left, but for CI."""
     text = path.read_text()
     missing = [name for name in NEEDS.findall(text) if importlib.util.find_spec(name) is None]
     if missing and not os.environ.get("CI"):
         print(f"not run, without {', '.join(missing)}: {path.name}")
-        return
+        return True
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     failed, count = doctest.testfile(str(path), module_relative=False, optionflags=flags, encoding="utf-8")
     if failed:
-        sys.exit(f"{failed} of {count} examples failed: {path}")
+        print(f"{failed} of {count} examples failed: {path}")
+    return not failed
 
 
 def check_pages(pages: list[Path], jobs: int = 2) -> None:
-    """Run the doctests of pages."""
+    """Run the doctests of pages, in a few processes: jax takes seconds to start."""
+    shares = [share for share in (pages[first::jobs] for first in range(jobs)) if share]
     with ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(_run_apart, pages))
-    broken = []
-    for path, ran in zip(pages, results, strict=True):
+        results = list(pool.map(lambda share: _run_apart(*share), shares))
+    for ran in results:
         print(ran.stdout, end="")
-        if ran.returncode:
-            broken.append(f"{path.name}: {ran.stderr[-3000:]}")
-    if broken:
-        sys.exit("\n".join(broken))
+    if any(ran.returncode for ran in results):
+        sys.exit("\n".join(ran.stderr[-3000:] for ran in results if ran.returncode))
 
 
 if __name__ == "__main__":
     paths = [Path(argument) for argument in sys.argv[1:]]
-    execute_notebook(*paths) if paths[0].suffix == ".ipynb" else check_page(*paths)
+    if paths[0].suffix == ".ipynb":
+        execute_notebook(*paths)
+    else:
+        failed = [path for path in paths if not check_page(path)]
+        sys.exit(bool(failed))

@@ -233,6 +233,7 @@ REFUSED = {
     "ClockworkRNN": "ClockworkRNN(hidden=4, periods=(1, 2)) has no fixed points: a step takes t of its "
     "state, an integer, from 0 to 1, so that every step is another map",
     "Dense": "Dense(features=4, activation='tanh') has no state of real numbers to look at",
+    "Map": "Map(function='softsign', features=4) has no state of real numbers to look at",
     "Embed": "Embed(features=4) has no state of real numbers to look at",
 }
 

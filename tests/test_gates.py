@@ -172,7 +172,7 @@ def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(ca
     assert sorted(found) == sorted(labels)
 
 
-NAMELESS = jrnn.Window, jrnn.NARX, jrnn.LRU, jrnn.Dense, jrnn.Embed
+NAMELESS = jrnn.Window, jrnn.NARX, jrnn.LRU, jrnn.Dense, jrnn.Embed, jrnn.Map
 
 
 def names_of(cell, params, xs):

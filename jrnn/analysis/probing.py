@@ -74,9 +74,9 @@ class Shifting:
         )
         self.ranks.append({name: leaf.ndim for name, leaf in single.items()})
         self.reverse.append(loop.reverse)
-        self.valid.append(loop.xs[1])
         if self.shifts is None:
             return self.method.run(loop)
+        self.valid.append(loop.xs[1])
         x, valid, reset = loop.xs
         xs = ((x, self.shifts[number]), valid, reset)
         shifted_cell = Shifted(cell)
