@@ -18,11 +18,11 @@ from sphinx.transforms import SphinxTransform
 ROOT = Path(os.environ["JRNN_ROOT"])
 sys.path.insert(0, str(ROOT))
 
-import jrnn  # noqa: E402
-from docs.catalogue import cells  # noqa: E402
-from docs.cell_pages import field_comments  # noqa: E402
-from docs.equations import block_to_tex  # noqa: E402
-from docs.reference import documented, plain_signature  # noqa: E402
+import jrnn
+from docs.catalogue import cells
+from docs.cell_pages import field_comments
+from docs.equations import block_to_tex
+from docs.reference import documented, plain_signature
 
 project = "jrnn"
 author = "The jrnn authors"

@@ -88,7 +88,7 @@ def _fields(value: Any) -> Iterable[Any]:
 
 
 def _is_importable(value: Any) -> bool:
-    """Whether a function or a class stands in a module, under its name, for as long as the process lives."""
+    """True for a function or class that stands in a module, under its name, while the process lives."""
     name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", None)
     if module == "__main__":  # of a notebook, where it is replaced when its lines are run again
         return False

@@ -325,37 +325,27 @@ def test_a_flax_module_is_not_taken_for_a_cell():
             call()
 
 
-def test_a_console_that_knows_no_arrow(tmp_path):
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    text = tmp_path / "text.txt"
-    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
-    options = [
-        "--hidden",
-        "4",
-        "--embed",
-        "2",
-        "--batch",
-        "2",
-        "--steps",
-        "8",
-        "--epochs",
-        "1",
-        "--out",
-        "run",
-    ]
+TINY = "--hidden 4 --embed 2 --batch 2 --steps 8 --epochs 1 --out".split()
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the past let go of the gate. " * 100, encoding="utf-8")
+    return str(path)
+
+
+def test_a_console_that_knows_no_arrow(tmp_path, text):
     done = subprocess.run(
-        [sys.executable, "-m", "jrnn", "train", str(text), *options],
-        cwd=tmp_path, env=environment, capture_output=True, check=False,
+        [sys.executable, "-m", "jrnn", "train", text, *TINY, "run"],
+        cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"Embed(2) ? LSTM(4) ? Dense" in done.stdout
 
 
-def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
-    options = ["--hidden", "4", "--embed", "2", "--batch", "2", "--steps", "8", "--epochs", "1"]
-    assert main(["train", str(text), *options, "--out", str(tmp_path / "whole")]) == 0
+def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_path, text, capsys):
+    assert main(["train", text, *TINY, str(tmp_path / "whole")]) == 0
     (tmp_path / "stopped").mkdir()
     shutil.copy(tmp_path / "whole" / "run.json", tmp_path / "stopped")  # all that is there at first
     assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
@@ -363,24 +353,8 @@ def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_p
     capsys.readouterr()
 
 
-def test_a_command_whose_numbers_explode_says_so(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text("the past let go of the gate. " * 100, encoding="utf-8")
-    options = [
-        "--hidden",
-        "4",
-        "--embed",
-        "2",
-        "--batch",
-        "2",
-        "--steps",
-        "8",
-        "--epochs",
-        "1",
-        "--lr",
-        "1e38",
-    ]
-    assert main(["train", str(text), *options, "--out", str(tmp_path / "run")]) == 2
+def test_a_command_whose_numbers_explode_says_so(tmp_path, text, capsys):
+    assert main(["train", text, "--lr", "1e38", *TINY, str(tmp_path / "run")]) == 2
     assert "loss or gradient were not finite at step" in capsys.readouterr().err
 
 

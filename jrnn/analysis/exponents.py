@@ -57,7 +57,7 @@ class Lyapunov(NamedTuple):
 
 
 class Predictability(NamedTuple):
-    """How far ahead a state can be foretold, and what that means for evaluation in parallel over time.
+    """Horizon over which a state can be foretold, and what that means for evaluation in parallel over time.
 
     Fields:
       horizon: steps until an error of the given precision has grown to the size of the state.
@@ -141,7 +141,7 @@ def lyapunov(
 
 
 def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Predictability:
-    """How far ahead a state can be foretold, and whether T steps can be evaluated in parallel.
+    """Horizon over which a state can be foretold, and whether T steps can be evaluated in parallel.
 
         horizon = ln(1 / precision) / λ₁ where λ₁ > 0, else ∞
         amplification = Σₜ exp(λ₁ t),   t = 0 … T − 1

@@ -53,7 +53,7 @@ class GradientFlow(NamedTuple):
 
     @property
     def verdicts(self) -> "dict[str, Verdict]":
-        """What becomes of the gradient of each state on its way back from the last output.
+        """The fate of the gradient of each state on its way back from the last output.
 
         That of a loss at every step is fed anew at every step, and would not show it.
         """

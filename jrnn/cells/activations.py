@@ -35,7 +35,7 @@ ACTIVATIONS: dict[str, Function] = {
 
 
 def is_function(value: Any) -> bool:
-    """Whether a value is a function: not a class, and not a model that can be called."""
+    """True for a function; not for a class, nor for a model that can be called."""
     named = hasattr(value, "__name__") or isinstance(value, functools.partial)
     return callable(value) and named and not isinstance(value, type)
 

@@ -185,7 +185,7 @@ def verify(path: Path) -> None:
 
 
 def is_gone(path: Path) -> bool:
-    """Whether a checkpoint was removed since it was chosen, as another process does that keeps few."""
+    """True if a checkpoint was removed since it was chosen, as another process does that keeps few."""
     return not (path / MANIFEST).is_file()
 
 

@@ -46,7 +46,7 @@ def check_optimizer(stored: Any, optimizer: Any) -> None:
 
 
 def is_described(stored: Any) -> bool:
-    """Whether this is what `optimizer_to_json` returns."""
+    """True for what `optimizer_to_json` returns."""
     if stored is None:
         return True
     pairs = isinstance(stored, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in stored)

@@ -70,7 +70,7 @@ def load_run(run: Path, best: bool = False) -> Any:
 
 
 def _fault(meta: dict[str, Any], in_features: int) -> str:
-    """What is wrong with the entries that `jrnn train` stores; nothing if they are as it stores them."""
+    """The fault of entries that `jrnn train` stores, in words; empty if they are as it stores them."""
     for name, kind in zip(META, (dict, dict, list, str), strict=True):
         if type(meta[name]) is not kind:
             return f"{name} is {brief(meta[name])}, no {kind.__name__}"
@@ -89,7 +89,7 @@ def _fault(meta: dict[str, Any], in_features: int) -> str:
 
 
 def _fits(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Whether a value is one that an option of `jrnn train` can have."""
+    """True for a value that an option of `jrnn train` can have."""
     kinds = (int, float) if isinstance(field.default, float) else (type(field.default),)
     if type(value) not in kinds:
         return False
