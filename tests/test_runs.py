@@ -325,7 +325,7 @@ def test_a_flax_module_is_not_taken_for_a_cell():
             call()
 
 
-TINY = "--hidden 4 --embed 2 --batch 2 --steps 8 --epochs 1 --out".split()
+TINY = ["--hidden", "4", "--embed", "2", "--batch", "2", "--steps", "8", "--epochs", "1", "--out"]
 
 
 @pytest.fixture
