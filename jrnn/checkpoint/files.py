@@ -117,18 +117,22 @@ def _lock(file: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(directory: Path) -> Iterator[None]:
-    """Wait for other processes that write a checkpoint to a folder, where the system can lock one."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
+def turn(directory: Path, *, alone: bool) -> Iterator[None]:
+    """Wait for a turn at the checkpoints of a folder, where the system can lock one.
+
+    Args:
+      directory: the folder; one that is not there is not locked.
+      alone: to write; else beside others that read, while none writes.
+    """
+    if sys.platform == "win32" or not directory.is_dir():
         yield
         return
     import fcntl
 
     handle = os.open(directory, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
     finally:
         os.close(handle)
@@ -140,7 +144,8 @@ def writing(directory: Path, step: int, keep: int) -> Iterator[tuple[Path, Path]
 
     Then all other checkpoints go but the newest `keep - 1`.
     """
-    with _one_at_a_time(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    with turn(directory, alone=True):
         for unfinished in directory.glob(".step_*.tmp"):  # of a process that was killed
             shutil.rmtree(unfinished)
         path = _name_beside(directory, step)

@@ -16,6 +16,7 @@ from jrnn.checkpoint.cells import agreed_cell, cell_to_json
 from jrnn.checkpoint.files import (
     ARRAYS,
     DESCRIPTION,
+    MANIFEST,
     CheckpointError,
     choose,
     is_gone,
@@ -23,6 +24,7 @@ from jrnn.checkpoint.files import (
     parse,
     show,
     step_of,
+    turn,
     verify,
     writing,
 )
@@ -151,13 +153,15 @@ def load(
     folder = Path(directory) / "best" if best else Path(directory)
     if best and not folder.exists():
         raise CheckpointError(f"{folder}: there is none: fit keeps the best epoch where it has validation")
+    single = (folder / MANIFEST).is_file()
     for _ in range(_ATTEMPTS):
-        path = choose(folder, step)
-        try:
-            return _read(path, cell, optimizer)
-        except (CheckpointError, OSError):
-            if path == folder or not is_gone(path):
-                raise
+        with turn(folder.parent if single else folder, alone=False):
+            path = choose(folder, step)
+            try:
+                return _read(path, cell, optimizer)
+            except (CheckpointError, OSError):
+                if path == folder or not is_gone(path):
+                    raise
     raise CheckpointError(f"{folder}: its checkpoints were replaced {_ATTEMPTS} times while they were read")
 
 
