@@ -64,8 +64,8 @@ class PerStep:
 class AtLast:
     """A loss on the last valid output of every sequence (many-to-one): `PerSequence` behind `last`.
 
-    Of a `Bidirectional` that is the backward cell's first step: it has seen one input there; `ManyToOne`
-    reads both ends.
+    What reads from the end (`Reversed`, the backward cell of a `Bidirectional`) has seen one input there:
+    `ManyToOne` reads each at its own end, and `PerSequence` is its loss.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
