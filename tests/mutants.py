@@ -49,7 +49,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/layers": "layers paradigms modules",
     "jrnn/modules": "modules streams",
     "jrnn/paradigms": "paradigms every_paradigm",
-    "jrnn/checkpoint": "saving checkpoint checkpoint_structure hostile_checkpoints training cli",
+    "jrnn/checkpoint": "saving runs checkpoint checkpoint_structure hostile_checkpoints training cli",
     "jrnn/decoding/ctc": "reports ctc modes",
     "jrnn/decoding/beams": "beams rounding modes",
     "jrnn/decoding/continuing": "paradigms every_paradigm rounding",

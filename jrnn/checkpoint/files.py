@@ -189,11 +189,6 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{name} is corrupted: it has {found[name]}, the manifest {files[name]}")
 
 
-def is_gone(path: Path) -> bool:
-    """True if a checkpoint was removed since it was chosen, as another process does that keeps few."""
-    return not (path / MANIFEST).is_file()
-
-
 def parse(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:

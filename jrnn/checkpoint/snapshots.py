@@ -19,7 +19,6 @@ from jrnn.checkpoint.files import (
     MANIFEST,
     CheckpointError,
     choose,
-    is_gone,
     offer,
     parse,
     show,
@@ -31,7 +30,6 @@ from jrnn.checkpoint.files import (
 from jrnn.checkpoint.optimizers import check_optimizer, is_described, optimizer_to_json
 
 FORMAT = 2
-_ATTEMPTS = 20  # at a checkpoint that another process replaces meanwhile
 
 TYPES: dict[str, tuple[type, ...]] = {  # of what checkpoint.json holds
     "format": (int,),
@@ -153,16 +151,9 @@ def load(
     folder = Path(directory) / "best" if best else Path(directory)
     if best and not folder.exists():
         raise CheckpointError(f"{folder}: there is none: fit keeps the best epoch where it has validation")
-    single = (folder / MANIFEST).is_file()
-    for _ in range(_ATTEMPTS):
-        with turn(folder.parent if single else folder, alone=False):
-            path = choose(folder, step)
-            try:
-                return _read(path, cell, optimizer)
-            except (CheckpointError, OSError):
-                if path == folder or not is_gone(path):
-                    raise
-    raise CheckpointError(f"{folder}: its checkpoints were replaced {_ATTEMPTS} times while they were read")
+    run = folder.parent if (folder / MANIFEST).is_file() else folder
+    with turn(run, alone=False):  # what a run replaces meanwhile must not vanish half read
+        return _read(choose(folder, step), cell, optimizer)
 
 
 def _read(path: Path, cell: Any, optimizer: Any) -> Snapshot:
