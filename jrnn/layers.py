@@ -173,7 +173,7 @@ class Bidirectional:
         return int(self._merged().shape[-1])
 
     def _merged(self) -> Any:
-        """What merging makes of two rows of outputs."""
+        """Types of two rows of outputs once they are merged."""
         rows = (jax.ShapeDtypeStruct((2, cell.out_features), default_float()) for cell in self._cells)
         return jax.eval_shape(self.merged, *rows)
 

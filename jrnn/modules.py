@@ -143,7 +143,7 @@ class RNN(nnx.Module):
 
 
 class Call(NamedTuple):
-    """What both Flax modules do with a cell or layer and its parameters."""
+    """A call of a cell or layer, as both Flax modules make it."""
 
     model: Any
     params: Any

@@ -120,7 +120,7 @@ class Sequential:
         return xs if key is None else drop(key, self.dropout, xs)
 
     def is_noisy(self, params: tuple[Any, ...]) -> bool:
-        """Whether a key draws noise, in a layer or between two."""
+        """True if a key draws noise, in a layer or between two."""
         between = self.dropout > 0 and len(self.layers) > 1
         return between or any(is_noisy(layer, p) for layer, p in zip(self.layers, params, strict=True))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import matplotlib.figure
 import matplotlib.image
@@ -98,3 +99,10 @@ def test_monitor_draws_after_epochs_only(tmp_path, records):
     pixels = matplotlib.image.imread(image)
     assert image.read_bytes() != early
     assert pixels.shape[2] == 4 and pixels[..., :3].min() < 0.2 and pixels[..., :3].max() == 1.0
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    for given in (tmp_path, tmp_path / "metrics.jsonl"):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl: not a file, needs the metrics of a run"):
+            loss_curve(given)

@@ -230,7 +230,7 @@ class Tie:
         return jax.tree_util.tree_map_with_path(visit, params, is_leaf=lambda leaf: leaf is None)
 
     def _takes(self, path: Any) -> bool:
-        """Whether a leaf belongs to the target."""
+        """True for a leaf that belongs to the target."""
         return f"{_name(path)}.".startswith(f"{self.target}.")
 
 

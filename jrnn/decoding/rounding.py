@@ -23,14 +23,14 @@ def rounded(steps: int) -> int:
 
 
 def is_eager(*trees: Any) -> bool:
-    """Whether no array is traced, or lies on several devices."""
+    """True if no array is traced or lies on several devices."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, Array)]
     traced = (isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     return not any(traced) and all(len(leaf.sharding.device_set) == 1 for leaf in leaves)
 
 
 def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
-    """Whether a call is eager, and nothing is drawn, since noise goes on in padding too."""
+    """True for an eager call in which nothing is drawn, since noise goes on in padding too."""
     if not is_eager(params, carry, *more):
         return False
     if carry is None:

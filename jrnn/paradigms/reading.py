@@ -215,7 +215,7 @@ class ManyToOne:
         return self.model.initial_carry(params, batch_shape, key=key)
 
     def is_noisy(self, params: Any) -> bool:
-        """Whether a key draws noise."""
+        """True if a key draws noise."""
         return is_noisy(self.model, params)
 
     def apply(

@@ -39,7 +39,7 @@ def loss_curve(
       The axes; `.figure.savefig("loss.png")` writes them.
 
     Raises:
-      ValueError: there is no step to draw.
+      ValueError: there is no step to draw, or what is given is no metrics file.
       OSError: the file is missing or cannot be read.
 
     >>> from jrnn.plots import loss_curve
@@ -142,6 +142,8 @@ def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
         return list(given)
     path = Path(given)
     path = path / "metrics.jsonl" if path.is_dir() else path
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+        raise ValueError(f"{path}: not a file, needs the metrics of a run")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):

@@ -159,7 +159,7 @@ def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axe
 
 
 def _counts(predictions: Any, targets: Any, classes: int) -> NDArray[np.int64]:
-    """How often each class is taken for each, (K, K), targets as rows."""
+    """Count how often each class is taken for each, (K, K), targets as rows."""
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if predictions.shape != targets.shape:
         raise ValueError(
