@@ -13,7 +13,6 @@ from jrnn.cells.lstm import LSTMCarry, LSTMParams
 from tests.cases import CASES, subject_of
 
 KEY = jax.random.key(0)
-STATELESS = jrnn.Dense, jrnn.Embed
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +211,7 @@ def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
     cell, steps, subject = case.cell, 3, subject_of(case)
     params = subject.params("float64")
     pulse, rest = (subject.xs(dtype="float64", seed=seed) for seed in (3, 5))
-    if isinstance(cell, STATELESS):
+    if not jax.tree.leaves(jax.eval_shape(cell.initial_carry, params, ())):
         with pytest.raises(ValueError, match="has no state of real numbers to look at"):
             pulse_response(cell, params, pulse, steps)
         return
@@ -225,7 +224,8 @@ def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
 
     found, needed = subject.run(both, params, pulse, rest)
     np.testing.assert_allclose(found, needed, rtol=1e-6, atol=1e-9)
-    assert found[0] > 0 or "relu" in str(cell)  # all units may be off
+    differ = not all(jax.tree.leaves(jax.tree.map(np.array_equal, pulse, rest)))  # tokens may be the same
+    assert found[0] > 0 or "relu" in str(cell) or not differ  # all units may be off
 
 
 # what does not fit
