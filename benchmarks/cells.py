@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import jrnn
-from jrnn.cli.tables import count_parameters, recurrence, recurrent_cells
+from jrnn._cli.tables import count_parameters, recurrence, recurrent_cells
 
 BATCH, STEPS, FEATURES, HIDDEN = 32, 100, 128, 128
 PLACES = 8  # of a field, for cells that convolve

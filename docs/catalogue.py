@@ -24,8 +24,8 @@ class Room(NamedTuple):
 
 ROOMS = {
     "contract": Room("The contract", ("jrnn.cell",)),
-    "unrolling": Room("Unrolling and methods", ("jrnn.unrolling",)),
-    "layers": Room("Layers", ("jrnn.layers", "jrnn.sequential")),
+    "unrolling": Room("Unrolling and methods", ("jrnn.unrolling",), ("jrnn.unrolling",)),
+    "layers": Room("Layers", ("jrnn.layers",)),
     "combinators": Room("Combinators", ("jrnn.combinators",)),
     "maps": Room("Maps and read-outs", ("jrnn.cells",), ("jrnn.ablations",)),
     "attention": Room("Attention", ("jrnn.attention",), ("jrnn.attention",)),

@@ -7,7 +7,7 @@ import numpy as np
 
 import jrnn
 from jrnn.plots import curves
-from jrnn.plots.figures import new_figure
+from jrnn.plots._figures import new_figure
 
 STATIC = Path(__file__).parent / "static"
 CELLS = {

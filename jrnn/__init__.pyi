@@ -2,17 +2,25 @@
 
 from jrnn import analysis as analysis
 from jrnn import attention as attention
+from jrnn import cell as cell
 from jrnn import cells as cells
 from jrnn import checkpoint as checkpoint
+from jrnn import combinators as combinators
 from jrnn import crf as crf
 from jrnn import data as data
 from jrnn import decoding as decoding
 from jrnn import initializers as initializers
+from jrnn import layers as layers
 from jrnn import linen as linen
 from jrnn import losses as losses
 from jrnn import metrics as metrics
+from jrnn import modules as modules
+from jrnn import paradigms as paradigms
 from jrnn import plots as plots
+from jrnn import seq2seq as seq2seq
 from jrnn import testing as testing
+from jrnn import training as training
+from jrnn import unrolling as unrolling
 from jrnn.attention import AttentionCarry as AttentionCarry
 from jrnn.attention import AttentionParams as AttentionParams
 from jrnn.attention import BahdanauAttention as BahdanauAttention
@@ -77,6 +85,7 @@ from jrnn.layers import BidirectionalCarry as BidirectionalCarry
 from jrnn.layers import BidirectionalParams as BidirectionalParams
 from jrnn.layers import Layer as Layer
 from jrnn.layers import Reversed as Reversed
+from jrnn.layers import Sequential as Sequential
 from jrnn.layers import apply as apply
 from jrnn.modules import RNN as RNN
 from jrnn.modules import summary as summary
@@ -89,7 +98,6 @@ from jrnn.seq2seq import CopyBridge as CopyBridge
 from jrnn.seq2seq import DenseBridge as DenseBridge
 from jrnn.seq2seq import EncoderDecoder as EncoderDecoder
 from jrnn.seq2seq import EncoderDecoderParams as EncoderDecoderParams
-from jrnn.sequential import Sequential as Sequential
 from jrnn.training import AtLast as AtLast
 from jrnn.training import FitResult as FitResult
 from jrnn.training import PerSequence as PerSequence

@@ -2,7 +2,7 @@
 
 import sys
 
-from jrnn.cli import main
+from jrnn._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

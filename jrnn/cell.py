@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import promoted
-from jrnn.caching import cached
-from jrnn.checks import require_key
+from jrnn._alignment import promoted
+from jrnn._caching import cached
+from jrnn._checks import require_key
 
 PyTree = Any
 Shape = tuple[int, ...]

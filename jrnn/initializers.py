@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn._checks import check_in_features
 from jrnn.cell import Shape
-from jrnn.checks import check_in_features
 
 Initializer = Callable[..., Array]
 

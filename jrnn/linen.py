@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 from jax import Array
 
+from jrnn._checks import check_flag, check_text, check_whole, check_width, require_model
+from jrnn._traits import is_noisy
 from jrnn.cell import trainable
-from jrnn.checks import check_flag, check_text, check_whole, check_width, require_model
 from jrnn.modules import Call
-from jrnn.traits import is_noisy
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 

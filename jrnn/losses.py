@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand, promoted, select
-from jrnn.unrolling.masking import schedule
+from jrnn._alignment import expand, promoted, select
+from jrnn.unrolling._masking import schedule
 
 # optax is imported where it is used: it would double what `import jrnn` costs.
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jrnn._checks import Text, brief, check_flag, check_text, check_whole, check_width, require_model
+from jrnn._traits import is_noisy, map_time, out_axes
 from jrnn.cell import in_ndim, is_layer, quiet, trainable
-from jrnn.checks import Text, brief, check_flag, check_text, check_whole, check_width, require_model
 from jrnn.layers import Reversed, apply
-from jrnn.traits import is_noisy, map_time, out_axes
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import brief
+from jrnn._fields import AnyModel, Width, checked
+from jrnn._traits import is_noisy, require_time
 from jrnn.attention.decoders import AttentionCarry, attach
 from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none, quiet
-from jrnn.cells.activations import Activation, activation
+from jrnn.cells._activations import Activation, activation
 from jrnn.cells.maps import Dense, DenseParams
-from jrnn.checks import brief
 from jrnn.combinators.carries import FeedbackCarry
 from jrnn.data import Pair
-from jrnn.fields import AnyModel, Width, checked
 from jrnn.initializers import default_float
 from jrnn.layers import apply
 from jrnn.paradigms import last, many_to_one
-from jrnn.traits import is_noisy, require_time
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn._checks import brief
 from jrnn.attention import Additive, Dot, General, Local, Location
-from jrnn.checks import brief
 from tests import attending
 from tests import references as ref
 from tests.test_slots import carried, scans

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import jrnn
-from jrnn.caching import cached, owner_of
+from jrnn._caching import cached, owner_of
 
 XS = jnp.ones((4, 2, 3))
 BATCHES = [jrnn.Batch(XS, jnp.zeros((4, 2, 5)))]

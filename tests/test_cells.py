@@ -13,8 +13,8 @@ import pytest
 
 import jrnn
 from jrnn.cells import ablations
-from jrnn.cells.activations import ACTIVATIONS
-from jrnn.cells.gating import gates
+from jrnn.cells._activations import ACTIVATIONS
+from jrnn.cells._gating import gates
 from tests import references as ref
 from tests.values import CASES
 from tests.values.case import BATCH, IN, OUT, VOCABULARY, assert_close, draw, ours, reference, weigh

@@ -18,9 +18,9 @@ import optax
 import pytest
 
 import jrnn
+from jrnn._cli import TrainConfig, main
+from jrnn._cli.tables import recurrent_cells
 from jrnn.checkpoint import checkpoints
-from jrnn.cli import TrainConfig, main
-from jrnn.cli.tables import recurrent_cells
 
 WORDS = ["gate", "carry", "state", "input", "output", "cell", "forget", "learn", "the", "past", "let", "go"]
 TINY = ["--hidden", "8", "--embed", "4", "--batch", "2", "--steps", "16", "--epochs", "3"]

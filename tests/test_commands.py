@@ -11,10 +11,10 @@ import jax
 import pytest
 
 import jrnn
-from jrnn.cli import TrainConfig, cell_table, main
-from jrnn.cli.diagnosis import gpu_advice
-from jrnn.cli.parsing import parser
-from jrnn.cli.tables import recurrent_cells
+from jrnn._cli import TrainConfig, cell_table, main
+from jrnn._cli.diagnosis import gpu_advice
+from jrnn._cli.parsing import parser
+from jrnn._cli.tables import recurrent_cells
 from tests.test_cli import start
 
 
@@ -76,7 +76,7 @@ def test_gpu_advice(monkeypatch):
 
 def test_the_real_command_is_quick_to_help_and_shows_no_traceback(tmp_path):
     heavy = "{'flax', 'optax', 'orbax', 'matplotlib', 'tqdm'} & {m.partition('.')[0] for m in sys.modules}"
-    code = f"import sys, jrnn.cli as c\ntry: c.main(['--help'])\nfinally: print('loaded', sorted({heavy}))"
+    code = f"import sys, jrnn._cli as c\ntry: c.main(['--help'])\nfinally: print('loaded', sorted({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("loaded []\n") and "doctor" in done.stdout
     process = start("sample", str(tmp_path / "nothing"))

@@ -23,8 +23,8 @@ from jrnn.crf import (
     marginals,
     viterbi,
 )
+from jrnn.layers.sequential import looks_ahead
 from jrnn.losses import cross_entropy, length_mask
-from jrnn.sequential import looks_ahead
 
 T, K = 5, 3
 LENGTHS = np.array([5, 0, 3, 1])

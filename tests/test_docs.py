@@ -14,7 +14,7 @@ from docs.diagrams import step_graph
 from docs.equations import block_to_tex, to_tex
 from docs.executing import NOTEBOOKS, ROOT
 from docs.reference import documented, value_of
-from jrnn.cli.tables import recurrent_cells
+from jrnn._cli.tables import recurrent_cells
 
 PAGES = sorted((ROOT / "docs/pages").rglob("*.md"))
 TEXTS = {str(page.relative_to(ROOT / "docs/pages").with_suffix("")): page.read_text() for page in PAGES}

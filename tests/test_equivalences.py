@@ -10,7 +10,7 @@ import pytest
 
 import jrnn
 from jrnn.cells import ablations
-from jrnn.cells.gating import GateParams
+from jrnn.cells._gating import GateParams
 from jrnn.cells.lstm import LSTMParams
 from jrnn.cells.lstm_variant import LSTMVariantParams
 from jrnn.cells.maps import DenseParams

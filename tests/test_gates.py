@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn._jaxprs import named_types
 from jrnn.analysis.gates import GateStatistics, gate_statistics
 from jrnn.cell import batch_shape_of
-from jrnn.jaxprs import named_types
 from tests.cases import CASES, subject_of
 
 KEY = jax.random.key(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn._jaxprs import shifted
 from jrnn.analysis import gradient_flow, log_bound, sensitivity, verdict
-from jrnn.jaxprs import shifted
 
 T, B, IN = 5, 3, 2
 LENGTHS = np.array([5, 3, 1])

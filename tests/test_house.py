@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import pydoc
 import re
 import statistics
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Generic
 
+import jedi
 import pytest
 
 import jrnn
@@ -21,16 +23,15 @@ from tests.mutants import mutants
 
 # what stands left of what: a module imports only from its own rank and those before it
 ORDER = [
-    {"_exports", "checks"},
-    {"caching"},
+    {"_exports", "_checks"},
+    {"_caching"},
     {"data", "metrics"},
-    {"cell", "fields", "traits", "jaxprs", "alignment"},
+    {"cell", "_fields", "_traits", "_jaxprs", "_alignment"},
     {"initializers"},
     {"cells"},
     {"combinators"},
     {"unrolling"},
     {"layers"},
-    {"sequential"},
     {"paradigms"},
     {"attention"},
     {"seq2seq", "crf"},
@@ -42,11 +43,11 @@ ORDER = [
     {"decoding"},
     {"analysis", "plots"},
     {"interop"},
-    {"cli"},
+    {"_cli"},
     {"__main__"},
 ]
-WHOLE = {"checkpoint", "cli", "__main__"}  # may import jrnn itself: they look cells up among its exports
-NOBODY_IMPORTS = {"testing", "modules", "linen", "cli"}  # besides themselves, and what comes after them
+WHOLE = {"checkpoint", "_cli", "__main__"}  # may import jrnn itself: they look cells up among its exports
+NOBODY_IMPORTS = {"testing", "modules", "linen", "_cli"}  # besides themselves, and what comes after them
 FILE_LINES, FUNCTION_LINES, POSITIONAL = 400, 40, 6
 
 ROOT = Path(jrnn.__file__).parent
@@ -59,6 +60,10 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 def name_of(path):
     return str(path.relative_to(ROOT))
+
+
+def name_of_module(path):
+    return ".".join(("jrnn", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
 
 
 def nodes(path, *kinds):
@@ -79,6 +84,33 @@ def test_every_name_of_the_stubs_is_there_and_no_other():
     for name in jrnn.cells.__all__:
         assert getattr(jrnn.cells, name) is getattr(jrnn, name)
     assert jrnn.__version__ == importlib.metadata.version("jrnn")
+
+
+def public_modules():
+    """Modules in which something public is written, and the packages that lead there."""
+    packages = [importlib.import_module(name_of_module(path)) for path in FILES if path.name == "__init__.py"]
+    for package in packages:
+        for name in getattr(package, "__all__", []):
+            value = getattr(package, name)
+            where = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", "")
+            yield from itertools.accumulate(where.split("."), "{}.{}".format)
+
+
+def test_what_has_an_underscore_is_internal_and_nothing_else_is():
+    public = {
+        *public_modules(),
+        "jrnn.data.synthetic",
+        "jrnn.testing.laws",
+    }  # a constant, LAWS, says no module
+    for path in FILES:
+        name = name_of_module(path)
+        if name != "jrnn.__main__" and "._cli" not in name:
+            assert (name in public) != any(part.startswith("_") for part in name.split(".")), name
+
+
+def test_an_editor_completes_the_public_names():
+    found = jedi.Script("import jrnn\njrnn.").complete(2, 5)
+    assert {c.name for c in found if not c.name.startswith("_")} == set(EXPORTS)
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -187,7 +219,7 @@ def test_forbidden_words(path):
     assert uses(path, r"\b_src\b|(^|\.)pmap$|^(eval|exec|compile|__import__)$") == []
     if module != "testing":
         assert uses(path, r"^(pickle|cloudpickle|dill|marshal|shelve)\b|allow_pickle") == []
-    if module != "jaxprs":
+    if module != "_jaxprs":
         assert uses(path, r"\.(eqns|jaxpr)$|jax\.(extend|interpreters)\b") == []
     if module != "testing" and RANK.get(module, 0) < RANK["training"]:
         assert uses(path, r"(^|\.)jit$|\bjax\.config\b") == []
@@ -332,7 +364,7 @@ def test_cells_and_their_steps_are_short():
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_names_of_files(path):
     assert path.stem not in ("utils", "util", "common", "base", "helpers", "misc")
-    module = ".".join(("jrnn", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    module = name_of_module(path)
     if module != "jrnn.__main__":
         assert importlib.import_module(module).__name__ == module  # no function shadows a module
 

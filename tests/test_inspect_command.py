@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import jrnn
+from jrnn._cli import TrainConfig, main
+from jrnn._cli.sampling import printable
 from jrnn.analysis import inspect
-from jrnn.cli import TrainConfig, main
-from jrnn.cli.sampling import printable
 from tests.test_checkpoint import forge
 from tests.test_inspecting import CROSS_ENTROPY, strict
 
@@ -86,7 +86,7 @@ def test_inspect_another_text_and_fewer_steps(trained, tmp_path, capsys):
 
 
 def test_inspect_without_matplotlib(trained, monkeypatch, capsys):
-    monkeypatch.setattr("jrnn.cli.inspecting.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("jrnn._cli.inspecting.importlib.util.find_spec", lambda name: None)
     (trained / "inspect.png").unlink(missing_ok=True)
     assert main(["inspect", str(trained), "--text", str(trained.parent / "text.txt")]) == 0
     said = capsys.readouterr().out.splitlines()[-1]

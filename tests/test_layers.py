@@ -139,7 +139,7 @@ def test_a_reversed_cell_is_unroll_in_reverse():
     end, ys = apply(BACKWARDS, params, XS, start, **FLAGS)
     needed = jrnn.unroll(BACKWARDS.cell, params, XS, start, reverse=True, **FLAGS)
     close((*end, ys), (*needed[0], needed[1]))
-    assert BACKWARDS.out_features == 4 and jrnn.sequential.looks_ahead(BACKWARDS)
+    assert BACKWARDS.out_features == 4 and jrnn.layers.sequential.looks_ahead(BACKWARDS)
 
 
 def test_a_bidirectional_layer_is_a_forward_and_a_reversed_one():

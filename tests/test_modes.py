@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 
 import jrnn
-from jrnn.alignment import joined, select
+from jrnn._alignment import joined, select
 from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour

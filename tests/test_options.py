@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.cells.activations import ACTIVATIONS
+from jrnn.cells._activations import ACTIVATIONS
 from jrnn.checkpoint.cells import cell_from_json, cell_to_json
 from tests.cases import CASES
 from tests.test_house import MODELS

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import jrnn
-from jrnn.cli.tables import recurrent_cells
+from jrnn._cli.tables import recurrent_cells
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from jax import export
 
 import jrnn
 from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
-from jrnn.decoding.rounding import rounded
+from jrnn.decoding._rounding import rounded
 
 WORDS, IN, KEY = 7, 3, jax.random.key(0)
 WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))

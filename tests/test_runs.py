@@ -15,8 +15,8 @@ import optax
 import pytest
 
 import jrnn
+from jrnn._cli import main
 from jrnn.checkpoint import CheckpointError, checkpoints
-from jrnn.cli import main
 from jrnn.losses import mean_squared_error
 
 RNG = np.random.default_rng(0)

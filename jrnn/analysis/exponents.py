@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.alignment import promoted
+from jrnn._alignment import promoted
+from jrnn._caching import cached
+from jrnn._checks import check_lag, check_width
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
-from jrnn.caching import cached
-from jrnn.checks import check_lag, check_width
 
 BATCHES = 20  # of the standard error
 ZERO = 8  # roundings that are left of a direction where nothing is

@@ -9,12 +9,12 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from jrnn.alignment import promoted
+from jrnn._alignment import promoted
+from jrnn._caching import cached
+from jrnn._checks import check_lag, check_positive, check_width
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
-from jrnn.caching import cached
 from jrnn.cell import carry_spec, is_slot, structure_of
-from jrnn.checks import check_lag, check_positive, check_width
 
 NEWTON = 1e-5  # damping below which a step is Newton's
 FLAT = 0.01  # greatest slope of the speed at a slow point

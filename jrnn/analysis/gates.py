@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._jaxprs import named_types, named_values
 from jrnn.analysis.memory import steps_of_rate
 from jrnn.cell import Shape, in_ndim, is_layer
-from jrnn.cells.gating import widened
-from jrnn.jaxprs import named_types, named_values
+from jrnn.cells._gating import widened
 from jrnn.unrolling import unroll
-from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
-from jrnn.unrolling.loops import plain
+from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling._loops import plain
 from jrnn.unrolling.methods import Loop
 
 

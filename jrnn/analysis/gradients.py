@@ -10,11 +10,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from jrnn.analysis.probing import loop_names, norms_of_states
+from jrnn._caching import cached
+from jrnn._checks import check_choice, check_width, require_cell
+from jrnn.analysis._probing import loop_names, norms_of_states
 from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
-from jrnn.caching import cached
 from jrnn.cell import is_layer
-from jrnn.checks import check_choice, check_width, require_cell
 from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss

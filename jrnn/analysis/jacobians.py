@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from jrnn.alignment import promoted
+from jrnn._alignment import promoted
+from jrnn._caching import cached
+from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
-from jrnn.caching import cached
-from jrnn.checks import check_lag, check_width
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB in float64
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn._caching import cached
+from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, to_vector
-from jrnn.caching import cached
 from jrnn.cells.reservoir import ridge_readout
-from jrnn.checks import check_lag, check_width
 
 
 def pulse_response(

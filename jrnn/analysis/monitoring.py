@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jrnn.checks import check_width
+from jrnn._checks import check_width
 
 
 @dataclass(frozen=True)

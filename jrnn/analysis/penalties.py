@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand
+from jrnn._alignment import expand
+from jrnn._checks import check_width, require_cell
+from jrnn.analysis._probing import gradients_of_states
 from jrnn.analysis.exponents import lyapunov
-from jrnn.analysis.probing import gradients_of_states
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import in_ndim
-from jrnn.checks import check_width, require_cell
 from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.checks import check_width
+from jrnn._checks import check_width
 
 
 class Projection(NamedTuple):

@@ -9,16 +9,16 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from jrnn._checks import require_cell
 from jrnn.analysis.exponents import Lyapunov, Predictability, lyapunov, predictability
 from jrnn.analysis.gates import GateStatistics, gate_statistics
 from jrnn.analysis.gradients import GradientFlow, Sensitivity, gradient_flow, sensitivity
 from jrnn.analysis.jacobians import Spectrum, spectra, spectrum
 from jrnn.analysis.penalties import recurrent_matrices
 from jrnn.analysis.states import begin, to_vector
-from jrnn.checks import require_cell
 from jrnn.data import Batch
 from jrnn.training.objectives import Loss
-from jrnn.unrolling.boundary import check_inputs
+from jrnn.unrolling._boundary import check_inputs
 
 PROBES = 32  # of the sensitivity of a state of more entries than
 EXACT = 128

@@ -11,7 +11,7 @@ from jax import Array
 
 from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, is_slot
 from jrnn.unrolling import Scan
-from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
 
 Push = Callable[[Array], Array]  # (D,) -> (D,)
 

@@ -11,14 +11,14 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import expand, joined, select
+from jrnn._alignment import expand, joined, select
+from jrnn._checks import brief, check_in_features
+from jrnn._fields import AnyCell, Width, checked
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Shape, zero_state
-from jrnn.checks import brief, check_in_features
 from jrnn.combinators.reparametrising import Computed
-from jrnn.fields import AnyCell, Width, checked
 from jrnn.initializers import glorot
-from jrnn.unrolling.masking import schedule
+from jrnn.unrolling._masking import schedule
 
 
 class Memory(NamedTuple):

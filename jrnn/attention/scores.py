@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import promoted
+from jrnn._alignment import promoted
+from jrnn._checks import brief
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import broadcasting
-from jrnn.cells.gating import zeros
-from jrnn.checks import brief
-from jrnn.fields import Positive, Width, checked
+from jrnn.cells._gating import zeros
 from jrnn.initializers import glorot
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import activation
-from jrnn.cells.gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
-from jrnn.fields import Width, checked
+from jrnn.cells._activations import activation
+from jrnn.cells._gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
 
 

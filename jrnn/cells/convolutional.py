@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import promoted, sharded_axes
+from jrnn._alignment import promoted, sharded_axes
+from jrnn._checks import check_in_features
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import GateParams, gates, repeated, tanh
+from jrnn.cells._gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_in_features
-from jrnn.fields import Width, checked
 from jrnn.initializers import glorot
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Positive, Width, checked, one_of
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import cut, plus
-from jrnn.fields import Positive, Width, checked, one_of
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import cut, plus
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
 
 RECURRENT = {"orthogonal": orthogonal, "identity": identity, "ring": ring}
@@ -38,7 +38,7 @@ class Elman:
 
     Args:
       hidden: width of h and of the output.
-      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells._activations`).
       recurrent_init: start of w_hh: "orthogonal", "identity" (with relu an IRNN) or "ring".
       bias: whether there is b.
       clip: bound on what f reads, as ONNX has it.
@@ -112,7 +112,7 @@ class Jordan:
     Args:
       hidden: width of h.
       outputs: width of y; the width of h if left out.
-      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells.activations`).
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells._activations`).
       output_activation: g, likewise.
 
     Raises:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh, times, zeros
-from jrnn.fields import Width, checked
+from jrnn.cells._gating import sigmoid, split, tanh, times, zeros
 from jrnn.initializers import glorot, orthogonal
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import cut, gates, plus
-from jrnn.fields import Positive, Width, checked
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import cut, gates, plus
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -47,7 +47,7 @@ class GRU:
       hidden: width of h.
       reset_after: whether the reset gate acts after the recurrent product.
       z_keeps: whether z weighs the old state, or else the candidate.
-      activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells.activations`).
+      activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
       bias: whether there are b and b_hn.
       clip: bound on what σ and f read, as ONNX has it.
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import repeated, sigmoid, split, tanh
-from jrnn.fields import Width, checked
+from jrnn.cells._gating import repeated, sigmoid, split, tanh
 from jrnn.initializers import glorot, orthogonal
 
 

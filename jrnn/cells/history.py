@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import aligned, joined
+from jrnn._alignment import aligned, joined
+from jrnn._checks import check_in_features
+from jrnn._fields import Lag, Width, checked
 from jrnn.cell import Shape, zero_state
-from jrnn.checks import check_in_features
-from jrnn.fields import Lag, Width, checked
 
 Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
 

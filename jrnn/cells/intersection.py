@@ -7,10 +7,10 @@ import jax
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._checks import check_equal_widths
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import GateParams, draw_gates, sigmoid, split, tanh
-from jrnn.checks import check_equal_widths
-from jrnn.fields import Width, checked
+from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh
 
 
 @checked

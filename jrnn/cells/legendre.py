@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import tanh
-from jrnn.fields import Positive, Width, checked
+from jrnn.cells._gating import tanh
 from jrnn.initializers import default_float, glorot
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._checks import check_equal_widths, check_in_features, check_multiple
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
-from jrnn.checks import check_equal_widths, check_in_features, check_multiple
-from jrnn.fields import Width, checked
+from jrnn.cells._gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.initializers import default_float
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import gates, plus
-from jrnn.fields import Width, checked
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import gates, plus
 from jrnn.initializers import chrono, default_float, glorot, orthogonal
 
 
@@ -48,7 +48,7 @@ class LSTM:
     Args:
       hidden: width of h and c.
       forget_bias: start of b_f (Keras: 1; torch draws all biases around 0).
-      activation: a, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells.activations`).
+      activation: a, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
       bias: whether there is b.
       max_lag: longest dependency in steps; if given, biases start by the chrono rule in its place:
         b_f = log U(1, max_lag − 1), b_i = −b_f.

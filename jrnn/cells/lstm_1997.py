@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._checks import check_multiple
+from jrnn._fields import Width, checked, one_of
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import GateParams, sigmoid, zeros
+from jrnn.cells._gating import GateParams, sigmoid, zeros
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.checks import check_multiple
-from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
 SQUASH = {"logistic": (2.0, 0.5), "tanh": (1.0, 1.0)}  # (height of g, slope of g and of h)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import cut, split
-from jrnn.fields import Positive, Width, checked
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import cut, split
 from jrnn.initializers import default_float, glorot, orthogonal
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import looked_up
+from jrnn._alignment import looked_up
+from jrnn._checks import brief, check_in_features, require_tuple
+from jrnn._fields import Check, Width, checked
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells.activations import Activation, activation, is_function
-from jrnn.cells.gating import plus
-from jrnn.checks import brief, check_in_features, require_tuple
-from jrnn.fields import Check, Width, checked
+from jrnn.cells._activations import Activation, activation, is_function
+from jrnn.cells._gating import plus
 from jrnn.initializers import default_float, glorot
 
 
@@ -32,7 +32,7 @@ class Dense:
 
     Args:
       features: width of y.
-      activation: f, by name: "identity", "tanh", "relu", "gelu", ... (`jrnn.cells.activations`).
+      activation: f, by name: "identity", "tanh", "relu", "gelu", ... (`jrnn.cells._activations`).
       bias: whether there is b.
 
     Raises:
@@ -80,7 +80,7 @@ class Map:
     A function that stands among the cells of a `Stack` or `Sequential` becomes one.
 
     Args:
-      function: f, by name (`jrnn.cells.activations`), or any that keeps the axes before the features.
+      function: f, by name (`jrnn.cells._activations`), or any that keeps the axes before the features.
       features: width of x.
 
     Raises:

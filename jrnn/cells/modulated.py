@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Lag, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import GateParams, draw_gates, gates, times
+from jrnn.cells._gating import GateParams, draw_gates, gates, times
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.fields import Lag, Width, checked
 from jrnn.initializers import glorot, orthogonal
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import draw_gates, gates, tanh, widened, zeros
+from jrnn.cells._gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.fields import Positive, Width, checked
 
 
 def normalise(z: Array, epsilon: float) -> Array:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import Function, activation, check_activation
-from jrnn.cells.gating import zeros
-from jrnn.fields import Width, checked
+from jrnn.cells._activations import Function, activation, check_activation
+from jrnn.cells._gating import zeros
 from jrnn.initializers import default_float, glorot
 
 

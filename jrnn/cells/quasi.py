@@ -6,11 +6,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import aligned
+from jrnn._alignment import aligned
+from jrnn._checks import check_in_features
+from jrnn._fields import Width, checked, one_of
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh, zeros
-from jrnn.checks import check_in_features
-from jrnn.fields import Width, checked, one_of
+from jrnn.cells._gating import sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot
 
 GATES = {"f": "nf", "fo": "nfo", "ifo": "nfoi"}

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import expand
+from jrnn._alignment import expand
+from jrnn._checks import check_in_features
+from jrnn._fields import Share, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.activations import Activation, activation
-from jrnn.cells.gating import GateParams, widened
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
-from jrnn.checks import check_in_features
-from jrnn.fields import Share, Width, checked
 from jrnn.initializers import default_float, ring, spectral_radius
 
 
@@ -42,7 +42,7 @@ class EchoState:
       leak: a, in (0, 1].
       input_scale: w_ih ~ U(−input_scale, input_scale).
       bias_scale: b ~ U(−bias_scale, bias_scale).
-      activation: f, by name: "tanh", "identity", "relu", ... (`jrnn.cells.activations`).
+      activation: f, by name: "tanh", "identity", "relu", ... (`jrnn.cells._activations`).
 
     Raises:
       ValueError: a width below 1, an unknown name, or a leak or density outside (0, 1].

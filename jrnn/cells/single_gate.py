@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
-from jrnn.fields import Width, checked
+from jrnn.cells._gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
 
 

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.alignment import in_dtype_of, joined
+from jrnn._alignment import in_dtype_of, joined
+from jrnn._checks import check_in_features
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import sigmoid, split, tanh
+from jrnn.cells._gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_in_features
-from jrnn.fields import Width, checked
 
 
 @checked

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import select
+from jrnn._alignment import select
+from jrnn._checks import check_multiple
+from jrnn._fields import Rate, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import sigmoid, tanh, zeros
-from jrnn.checks import check_multiple
-from jrnn.fields import Rate, Width, checked
+from jrnn.cells._gating import sigmoid, tanh, zeros
 from jrnn.initializers import glorot
 
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import check_multiple
+from jrnn._fields import Width, checked, one_of
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells.gating import draw_blocks, repeated, sigmoid, split, tanh, times_blocks
+from jrnn.cells._gating import draw_blocks, repeated, sigmoid, split, tanh, times_blocks
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.checks import check_multiple
-from jrnn.fields import Width, checked, one_of
 from jrnn.initializers import glorot
 
 FORGET: dict[str, Callable[[Array], Array]] = {  # the logarithm of the forget gate

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from jrnn.cell import carry_spec, is_slot
-from jrnn.checkpoint.arrays import Leaves, is_key, leaf_to_json, read_arrays, write_arrays
+from jrnn.checkpoint._arrays import Leaves, is_key, leaf_to_json, read_arrays, write_arrays
+from jrnn.checkpoint._optimizers import check_optimizer, is_described, optimizer_to_json
 from jrnn.checkpoint.cells import agreed_cell, cell_to_json
 from jrnn.checkpoint.files import (
     ARRAYS,
@@ -27,7 +28,6 @@ from jrnn.checkpoint.files import (
     verify,
     writing,
 )
-from jrnn.checkpoint.optimizers import check_optimizer, is_described, optimizer_to_json
 
 FORMAT = 2
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import joined, select
+from jrnn._alignment import joined, select
+from jrnn._checks import require_cell
+from jrnn._fields import checked, one_of
+from jrnn._jaxprs import named_values
 from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
-from jrnn.checks import require_cell
-from jrnn.fields import checked, one_of
-from jrnn.jaxprs import named_values
 
 
 class LearnedCarryParams(NamedTuple, Generic[P]):

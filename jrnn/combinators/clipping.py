@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand, select
+from jrnn._alignment import expand, select
+from jrnn._checks import require_cell
+from jrnn._fields import Positive, checked
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_slot
-from jrnn.cells.gating import widened
-from jrnn.checks import require_cell
-from jrnn.fields import Positive, checked
+from jrnn.cells._gating import widened
 
 
 @checked

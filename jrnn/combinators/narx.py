@@ -5,14 +5,14 @@ from typing import Any
 
 from jax import Array
 
+from jrnn._checks import check_in_features
+from jrnn._fields import Lag, Width, checked
 from jrnn.cell import Cell, Shape
-from jrnn.cells.activations import Activation
+from jrnn.cells._activations import Activation
 from jrnn.cells.history import Window
 from jrnn.cells.maps import Dense
-from jrnn.checks import check_in_features
 from jrnn.combinators.carries import Feedback
 from jrnn.combinators.stacking import Stack
-from jrnn.fields import Lag, Width, checked
 
 
 @checked

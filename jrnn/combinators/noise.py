@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import select
+from jrnn._alignment import select
+from jrnn._checks import require_cell
+from jrnn._fields import Rate, checked
+from jrnn._jaxprs import replaced_values
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
-from jrnn.checks import require_cell
-from jrnn.fields import Rate, checked
-from jrnn.jaxprs import replaced_values
 
 Rates = Rate | tuple[Rate, ...]
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import brief
+from jrnn._fields import AnyCell, Positive, Rate, Width, checked
 from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
-from jrnn.cells.gating import widened
-from jrnn.checks import brief
+from jrnn.cells._gating import widened
 from jrnn.combinators.noise import NoisyCarry, drop
-from jrnn.fields import AnyCell, Positive, Rate, Width, checked
 from jrnn.initializers import default_float
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import check_in_features, require_cell
+from jrnn._fields import AnyCell, Rate, Width, checked
 from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.maps import check_chain
-from jrnn.checks import check_in_features, require_cell
 from jrnn.combinators.noise import drop
-from jrnn.fields import AnyCell, Rate, Width, checked
 from jrnn.initializers import glorot
 
 

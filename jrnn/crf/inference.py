@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import expand, looked_up, promoted
+from jrnn._alignment import expand, looked_up, promoted
+from jrnn._checks import brief
 from jrnn.cell import Shape, broadcasting
-from jrnn.checks import brief
 from jrnn.crf.layer import Potentials
 from jrnn.unrolling import unroll
-from jrnn.unrolling.masking import fill_padding, schedule
+from jrnn.unrolling._masking import fill_padding, schedule
 
 
 class Constraint(NamedTuple):

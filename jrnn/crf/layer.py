@@ -6,13 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import select
+from jrnn._alignment import select
+from jrnn._checks import check_in_features
+from jrnn._fields import Width, checked
 from jrnn.cell import Shape
-from jrnn.checks import check_in_features
-from jrnn.fields import Width, checked
 from jrnn.initializers import default_float
 from jrnn.unrolling import Scan
-from jrnn.unrolling.masking import schedule
+from jrnn.unrolling._masking import schedule
 from jrnn.unrolling.methods import Method
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import brief, check_lag, check_width
+from jrnn._checks import brief, check_lag, check_width
 
 
 class Batch(NamedTuple):

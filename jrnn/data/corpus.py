@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from jrnn.checks import brief
+from jrnn._checks import brief
 
 Text = TypeVar("Text", str, NDArray[Any])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import TypeVar
 
-from jrnn.checks import brief, check_choice, check_width
+from jrnn._checks import brief, check_choice, check_width
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import brief, check_lag
+from jrnn._checks import brief, check_lag
 from jrnn.data.batching import (
     Batch,
     Pair,

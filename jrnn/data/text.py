@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import brief, check_width
+from jrnn._checks import brief, check_width
 
 PAD, UNKNOWN, START, STOP = "<pad>", "<unk>", "<s>", "</s>"
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import expand, like_rows
+from jrnn._alignment import expand, like_rows
+from jrnn._checks import check_width
 from jrnn.attention.decoders import attached
 from jrnn.cell import Cell, Shape, carry_spec, is_slot, map_state
-from jrnn.checks import check_width
 from jrnn.combinators import Tap
-from jrnn.decoding.prompting import (
+from jrnn.decoding._prompting import (
     Adjust,
     adjusted,
     checked_length,
@@ -26,9 +26,9 @@ from jrnn.decoding.prompting import (
     rounded_up,
     value_of,
 )
-from jrnn.decoding.rounding import can_round, shortened
+from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
-from jrnn.unrolling.boundary import check_runs
+from jrnn.unrolling._boundary import check_runs
 
 TINY = 1e-30  # what a position counts as covered that no weight ever fell on
 

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import expand
+from jrnn._alignment import expand
+from jrnn._checks import check_choice, check_lag, check_width, require_cell
 from jrnn.cell import Cell
-from jrnn.checks import check_choice, check_lag, check_width, require_cell
 from jrnn.combinators import Feedback, FeedbackCarry
-from jrnn.decoding.prompting import checked_lengths, on_device
-from jrnn.decoding.rounding import can_round, lengthened, rounded, shortened
+from jrnn.decoding._prompting import checked_lengths, on_device
+from jrnn.decoding._rounding import can_round, lengthened, rounded, shortened
 from jrnn.paradigms import last
 from jrnn.unrolling import Scan, unroll
-from jrnn.unrolling.boundary import check_inputs, check_runs
+from jrnn.unrolling._boundary import check_inputs, check_runs
 from jrnn.unrolling.methods import Method
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from jrnn.alignment import like_rows, promoted, select
+from jrnn._alignment import like_rows, promoted, select
+from jrnn._checks import check_lag, check_width
 from jrnn.cell import broadcasting
-from jrnn.checks import check_lag, check_width
 from jrnn.data import Batch
-from jrnn.decoding.prompting import checked_lengths, on_device
-from jrnn.decoding.rounding import is_eager, lengthened, rounded, shortened
+from jrnn.decoding._prompting import checked_lengths, on_device
+from jrnn.decoding._rounding import is_eager, lengthened, rounded, shortened
 from jrnn.losses import length_mask
 
 # optax adds it to log-probabilities: far below any of them, but −inf would come back as NaN

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.alignment import like_rows
+from jrnn._alignment import like_rows
 from jrnn.cell import Cell
-from jrnn.decoding.prompting import (
+from jrnn.decoding._prompting import (
     Adjust,
     adjusted,
     checked_length,
@@ -23,9 +23,9 @@ from jrnn.decoding.prompting import (
     rounded_up,
     value_of,
 )
-from jrnn.decoding.rounding import can_round, shortened
+from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
-from jrnn.unrolling.boundary import check_runs
+from jrnn.unrolling._boundary import check_runs
 
 
 class Generated(NamedTuple):

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import expand, select
+from jrnn._alignment import expand, select
+from jrnn._checks import check_choice
+from jrnn._fields import AnyModel, checked, one_of
+from jrnn._traits import is_noisy, require_time
 from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
-from jrnn.checks import check_choice
-from jrnn.fields import AnyModel, checked, one_of
 from jrnn.layers import Bidirectional, BidirectionalCarry, Reversed, apply
-from jrnn.sequential import Sequential, once
-from jrnn.traits import is_noisy, require_time
+from jrnn.layers.sequential import Sequential, once
 from jrnn.unrolling import Scan, unroll
-from jrnn.unrolling.masking import schedule
+from jrnn.unrolling._masking import schedule
 from jrnn.unrolling.methods import Method
 
 READS = ("ends", "mean", "max")

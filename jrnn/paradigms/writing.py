@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import select
-from jrnn.checks import check_lag
+from jrnn._alignment import select
+from jrnn._checks import check_lag
+from jrnn._traits import map_time, out_axes
 from jrnn.layers import apply
-from jrnn.sequential import looks_ahead
-from jrnn.traits import map_time, out_axes
+from jrnn.layers.sequential import looks_ahead
 from jrnn.unrolling import Scan
-from jrnn.unrolling.masking import schedule
+from jrnn.unrolling._masking import schedule
 from jrnn.unrolling.methods import Method
 
 

@@ -16,7 +16,7 @@ from jrnn.analysis import (
     Projection,
     Sensitivity,
 )
-from jrnn.plots.figures import DASHES, MARKERS, add_legend, new_figure, point_style
+from jrnn.plots._figures import DASHES, MARKERS, add_legend, new_figure, point_style
 from jrnn.plots.lines import curves
 
 KINDS = {  # marker, whether it is filled

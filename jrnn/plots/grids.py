@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jrnn.checks import check_width
-from jrnn.plots.figures import new_figure
+from jrnn._checks import check_width
+from jrnn.plots._figures import new_figure
 
 CAPTION = 22  # characters in a line
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from jrnn.plots.figures import add_legend, line_style, new_figure
+from jrnn.plots._figures import add_legend, line_style, new_figure
 
 
 def curves(

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from jrnn.plots.figures import new_figure
+from jrnn.plots._figures import new_figure
 from jrnn.plots.lines import curves
 
 Records = Iterable[dict[str, Any]]

@@ -10,7 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from jrnn.plots.figures import new_figure
+from jrnn.plots._figures import new_figure
 
 # light grey to black; what is exactly 0 is left out and so white
 GREYS = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.15, 1, 256)), name="jrnn greys")

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from jrnn.analysis import Report, Spectrum
 from jrnn.analysis.memory import steps_of_rate
+from jrnn.plots._figures import new_figure
 from jrnn.plots.dynamics import eigenvalues, gate_saturation, gradient_norms, lyapunov_spectrum, sensitivities
-from jrnn.plots.figures import new_figure
 from jrnn.plots.lines import curves
 
 WIDTH = 165  # characters of a line of verdicts

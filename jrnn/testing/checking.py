@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from jrnn.checks import require_cell
+from jrnn._checks import require_cell
 from jrnn.testing.laws import LAWS
 from jrnn.testing.subject import Inputs, LawError, Subject, default_inputs
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jrnn.cell import FunctionCell, carry_spec, in_ndim, map_state, trainable
-from jrnn.testing.derivatives import gradients, linearity, transforms
+from jrnn.testing._derivatives import gradients, linearity, transforms
 from jrnn.testing.subject import (
     BATCH,
     STEPS,

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jrnn.alignment import on_device
+from jrnn._alignment import on_device
 from jrnn.cell import Cell, in_ndim, is_layer
 from jrnn.data import Batch
 from jrnn.training.steps import TrainState

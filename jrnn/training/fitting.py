@@ -11,18 +11,18 @@ import jax
 import optax
 from jax import Array
 
+from jrnn._checks import check_lag, require_key
 from jrnn.cell import Cell, P
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked
-from jrnn.checks import check_lag, require_key
 from jrnn.data import Batch
 from jrnn.layers import Layer
+from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
+from jrnn.training._runs import Run
+from jrnn.training._storing import Store
 from jrnn.training.objectives import Loss
-from jrnn.training.plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training.progress import Progress
-from jrnn.training.runs import Run
 from jrnn.training.steps import Penalty, TrainState
-from jrnn.training.storing import Store
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 

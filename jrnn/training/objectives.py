@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.checks import brief
+from jrnn._checks import brief
 from jrnn.data import Batch
 from jrnn.losses import length_mask
 from jrnn.paradigms import last

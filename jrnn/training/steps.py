@@ -9,10 +9,10 @@ import numpy as np
 import optax
 from jax import Array
 
-from jrnn.alignment import select
-from jrnn.caching import cached
+from jrnn._alignment import select
+from jrnn._caching import cached
+from jrnn._checks import brief, reject_flax
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
-from jrnn.checks import brief, reject_flax
 from jrnn.data import Batch
 from jrnn.layers import apply
 from jrnn.training.objectives import Loss

@@ -5,6 +5,8 @@ from jrnn.unrolling.associative import Associative as Associative
 from jrnn.unrolling.cudnn import CuDNN as CuDNN
 from jrnn.unrolling.driver import gradient_memory as gradient_memory
 from jrnn.unrolling.driver import unroll as unroll
+from jrnn.unrolling.methods import Loop as Loop
+from jrnn.unrolling.methods import Method as Method
 from jrnn.unrolling.scan import Scan as Scan
 
 __all__ = public_names(globals())

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.caching import cached
+from jrnn._caching import cached
+from jrnn._checks import brief
+from jrnn._jaxprs import Program
 from jrnn.cell import is_linear
-from jrnn.checks import brief
-from jrnn.jaxprs import Program
-from jrnn.unrolling.engine import prepare
-from jrnn.unrolling.loops import Values, pick, spread, step_of
+from jrnn.unrolling._engine import prepare
+from jrnn.unrolling._loops import Values, pick, spread, step_of
+from jrnn.unrolling._planning import Stage, live
 from jrnn.unrolling.methods import Loop, Method
-from jrnn.unrolling.planning import Stage, live
 
 _BLOCKS = 16  # of a tree
 

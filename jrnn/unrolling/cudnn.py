@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn._checks import brief
 from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
-from jrnn.checks import brief
 from jrnn.unrolling.methods import Loop, Method
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.alignment import match, select
-from jrnn.caching import cached
+from jrnn._alignment import match, select
+from jrnn._caching import cached
+from jrnn._checks import brief
 from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state
-from jrnn.checks import brief
-from jrnn.unrolling.boundary import align, check_inputs, check_runs, starting_carry
-from jrnn.unrolling.masking import fill_padding, schedule
+from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling._masking import fill_padding, schedule
 from jrnn.unrolling.methods import Body, Loop, Method
 from jrnn.unrolling.scan import Scan
 

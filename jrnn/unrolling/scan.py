@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from jax import lax
 
-from jrnn.caching import cached
-from jrnn.unrolling.engine import Prepared, prepare
-from jrnn.unrolling.loops import plain
-from jrnn.unrolling.memory import blocks
+from jrnn._caching import cached
+from jrnn.unrolling._engine import Prepared, prepare
+from jrnn.unrolling._loops import plain
+from jrnn.unrolling._memory import blocks
 from jrnn.unrolling.methods import Body, Loop
 
 

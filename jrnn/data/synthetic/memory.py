@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_lag, check_rate, check_width
-from jrnn.data.synthetic.drawing import seeded
+from jrnn._checks import check_lag, check_rate, check_width
+from jrnn.data.synthetic._drawing import seeded
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]

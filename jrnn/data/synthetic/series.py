@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import brief, check_width
-from jrnn.data.synthetic.drawing import seeded
+from jrnn._checks import brief, check_width
+from jrnn.data.synthetic._drawing import seeded
 
 Floats = NDArray[np.float32]
 

@@ -5,8 +5,8 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn.checks import check_width
-from jrnn.data.synthetic.drawing import distinct, pick, seeded
+from jrnn._checks import check_width
+from jrnn.data.synthetic._drawing import distinct, pick, seeded
 
 Integers = NDArray[np.int32]
 

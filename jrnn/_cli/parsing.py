@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from jrnn.cli.diagnosis import doctor
-from jrnn.cli.inspecting import inspect
-from jrnn.cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
-from jrnn.cli.sampling import one_line, sample
-from jrnn.cli.tables import cells
-from jrnn.cli.training import train
+from jrnn._cli.diagnosis import doctor
+from jrnn._cli.inspecting import inspect
+from jrnn._cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
+from jrnn._cli.sampling import one_line, sample
+from jrnn._cli.tables import cells
+from jrnn._cli.training import train
 
 
 class Parser(argparse.ArgumentParser):

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn.cli.options import TrainConfig
-from jrnn.cli.sampling import META, load_run, one_line, program, write_on
-from jrnn.cli.tables import count_parameters, recurrent_cells
+from jrnn._cli.options import TrainConfig
+from jrnn._cli.sampling import META, load_run, one_line, program, write_on
+from jrnn._cli.tables import count_parameters, recurrent_cells
 
 SETTINGS = "run.json"  # what a run was started with
 

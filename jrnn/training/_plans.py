@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import optax
 
-from jrnn.caching import cached
+from jrnn._caching import cached
+from jrnn._checks import brief, check_width
 from jrnn.cell import trainable
-from jrnn.checks import brief, check_width
 from jrnn.data import Batch
-from jrnn.sequential import looks_ahead
+from jrnn.layers.sequential import looks_ahead
 from jrnn.training.objectives import Loss
 from jrnn.training.progress import Progress
 from jrnn.training.steps import Evaluation, Penalty, TrainState, model_function, train_step

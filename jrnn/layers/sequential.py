@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import jax
 from jax import Array
 
+from jrnn._checks import brief, require_model
+from jrnn._fields import Rate, checked
+from jrnn._traits import is_noisy, map_time, out_axes
 from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
 from jrnn.cells.maps import check_chain
-from jrnn.checks import brief, require_model
 from jrnn.combinators.noise import drop
-from jrnn.fields import Rate, checked
-from jrnn.layers import apply
-from jrnn.traits import is_noisy, map_time, out_axes
+from jrnn.layers.layer import apply
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 

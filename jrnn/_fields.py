@@ -7,8 +7,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from jrnn.cell import Cell
-from jrnn.checks import (
+from jrnn._checks import (
     brief,
     check_choice,
     check_flag,
@@ -24,6 +23,7 @@ from jrnn.checks import (
     require_model,
     require_tuple,
 )
+from jrnn.cell import Cell
 
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]  # (name, given) -> value, or an error that names it

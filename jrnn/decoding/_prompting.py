@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import promoted
+from jrnn._alignment import promoted
 from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
-from jrnn.decoding.rounding import is_eager, lengthened, rounded
+from jrnn.decoding._rounding import is_eager, lengthened, rounded
 from jrnn.paradigms import last
 from jrnn.unrolling import unroll
 

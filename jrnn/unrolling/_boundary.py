@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.alignment import match, same_type, select
-from jrnn.caching import cached
+from jrnn._alignment import match, same_type, select
+from jrnn._caching import cached
+from jrnn._checks import Text, brief, require_cell, require_key
 from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
-from jrnn.checks import Text, brief, require_cell, require_key
-from jrnn.unrolling.inputs import check_values
+from jrnn.unrolling._inputs import check_values
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:

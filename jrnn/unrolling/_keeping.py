@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jrnn.caching import cached
-from jrnn.jaxprs import Op, Program
-from jrnn.unrolling.planning import entries, live, size_of, spreads
+from jrnn._caching import cached
+from jrnn._jaxprs import Op, Program
+from jrnn.unrolling._planning import entries, live, size_of, spreads
 
 UNBOUNDED = 2**30
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from jrnn._checks import brief
 from jrnn.cell import carry_spec, structure_of
-from jrnn.checks import brief
 
 
 def out_axes(model: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from jrnn.caching import cached
+from jrnn._caching import cached
 
 
 @dataclass(frozen=True, eq=False)

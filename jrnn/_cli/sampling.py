@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 import jrnn
-from jrnn.checks import brief
-from jrnn.cli.options import TrainConfig
+from jrnn._checks import brief
+from jrnn._cli.options import TrainConfig
 
 META = ("config", "vocabulary", "files", "sha256")  # what `jrnn train` stores beside the parameters
 

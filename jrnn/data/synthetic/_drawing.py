@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from jrnn.checks import check_lag, check_width
+from jrnn._checks import check_lag, check_width
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Hashable)
@@ -26,7 +26,7 @@ def distinct(draw: Callable[[], H], count: int) -> list[H]:
     """The first `count` different results of `draw`, or a ValueError once nothing new comes.
 
     >>> from itertools import cycle
-    >>> from jrnn.data.synthetic.drawing import distinct
+    >>> from jrnn.data.synthetic._drawing import distinct
     >>> distinct(cycle("aabac").__next__, 3)
     ['a', 'b', 'c']
     """

@@ -3,9 +3,9 @@
 What a command needs is imported when it runs: `jrnn --help` loads neither flax nor orbax nor matplotlib.
 """
 
+from jrnn._cli.options import TrainConfig as TrainConfig
+from jrnn._cli.parsing import main as main
+from jrnn._cli.tables import cell_table as cell_table
 from jrnn._exports import public_names
-from jrnn.cli.options import TrainConfig as TrainConfig
-from jrnn.cli.parsing import main as main
-from jrnn.cli.tables import cell_table as cell_table
 
 __all__ = public_names(globals())

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn.alignment import expand, select
+from jrnn._alignment import expand, select
+from jrnn._checks import brief
 from jrnn.cell import Shape
-from jrnn.checks import brief
 
 
 class Schedule(NamedTuple):

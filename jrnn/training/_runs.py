@@ -14,14 +14,14 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from jrnn.alignment import on_device
+from jrnn._alignment import on_device
 from jrnn.checkpoint import checkpoints, load
 from jrnn.data import Batch
+from jrnn.training._plans import Batches, Plan
+from jrnn.training._storing import Store, from_json, to_json
 from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
-from jrnn.training.plans import Batches, Plan
 from jrnn.training.progress import Meter, bar, line
 from jrnn.training.steps import TrainState, batch_shape, counted, init_state, mean_loss, require_batch
-from jrnn.training.storing import Store, from_json, to_json
 
 
 class Best(NamedTuple):

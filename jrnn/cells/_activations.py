@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn.checks import check_choice
+from jrnn._checks import check_choice
 
 Function = Callable[[Array], Array]
 

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
-from jrnn.alignment import align_leaf
-from jrnn.caching import cached
-from jrnn.jaxprs import Op, Program, trace
-from jrnn.unrolling.keeping import split
-from jrnn.unrolling.planning import Cut, Stage, size_of
+from jrnn._alignment import align_leaf
+from jrnn._caching import cached
+from jrnn._jaxprs import Op, Program, trace
+from jrnn.unrolling._keeping import split
+from jrnn.unrolling._planning import Cut, Stage, size_of
 
 Values = dict[int, Any]
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn.cells.activations import Function
-from jrnn.cells.activations import activation as function_of
+from jrnn.cells._activations import Function
+from jrnn.cells._activations import activation as function_of
 from jrnn.initializers import default_float, glorot, orthogonal
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn.alignment import expand, on_device, select
+from jrnn._alignment import expand, on_device, select
+from jrnn._jaxprs import shifted
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
-from jrnn.jaxprs import shifted
 from jrnn.unrolling.driver import body_of
 from jrnn.unrolling.methods import Loop, Method
 

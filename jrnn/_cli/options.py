@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jrnn
-from jrnn.cli.tables import recurrent_cells
+from jrnn._cli.tables import recurrent_cells
 
 
 def number(kind: type, holds: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:

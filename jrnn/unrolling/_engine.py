@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from jrnn.caching import cached
-from jrnn.jaxprs import Program, trace
-from jrnn.unrolling.loops import Values, first, pick, plain, run_loop, run_ops, spread, step_bytes, turn
-from jrnn.unrolling.memory import Footprint
+from jrnn._caching import cached
+from jrnn._jaxprs import Program, trace
+from jrnn.unrolling._loops import Values, first, pick, plain, run_loop, run_ops, spread, step_bytes, turn
+from jrnn.unrolling._memory import Footprint
+from jrnn.unrolling._planning import Plan, Stage, plan, size_of
 from jrnn.unrolling.methods import Loop
-from jrnn.unrolling.planning import Plan, Stage, plan, size_of
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn.cli.sampling import load_run
-from jrnn.cli.training import _sha256, read
+from jrnn._cli.sampling import load_run
+from jrnn._cli.training import _sha256, read
 
 ROWS = 8  # sequences for what takes a batch
 LEAST = 10  # characters of a sequence

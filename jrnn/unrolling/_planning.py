@@ -8,8 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrnn.caching import cached
-from jrnn.jaxprs import Op, Program, joined
+from jrnn._caching import cached
+from jrnn._jaxprs import Op, Program, joined
 
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before, after)
 UNKNOWN = 32  # what a symbolic axis of jax.export counts for, where sizes are weighed: the speed, no result
