@@ -39,6 +39,7 @@ ROOMS = {
     "analysis": Room("Analysis", ("jrnn.analysis",), ("jrnn.analysis",)),
     "plots": Room("Plots", ("jrnn.plots",), ("jrnn.plots",)),
     "initializers": Room("Initializers", ("jrnn.initializers",), ("jrnn.initializers",)),
+    "interop": Room("Other libraries", ("jrnn.interop",), ("jrnn.interop",)),
     "flax": Room("Flax modules", ("jrnn.modules",), ("jrnn.linen",)),
     "testing": Room("Testing a cell", ("jrnn.testing",), ("jrnn.testing",)),
 }

@@ -10,6 +10,7 @@ from jrnn import crf as crf
 from jrnn import data as data
 from jrnn import decoding as decoding
 from jrnn import initializers as initializers
+from jrnn import interop as interop
 from jrnn import layers as layers
 from jrnn import linen as linen
 from jrnn import losses as losses

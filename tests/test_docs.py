@@ -50,7 +50,7 @@ def test_the_guide_mentions_every_combinator_and_every_method():
         kinds = {name: value_of(name) for name in documented()[room]}
         models = {n for n, k in kinds.items() if isinstance(k, type) and not hasattr(k, "_fields")}
         written = set(re.findall(r"\w+", TEXTS[page]))
-        assert {name.removeprefix("jrnn.") for name in models} - {"Layer"} <= written
+        assert {name.rpartition(".")[2] for name in models} - {"Layer"} <= written
 
 
 def test_every_notebook_is_listed():

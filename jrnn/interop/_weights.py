@@ -1,0 +1,86 @@
+"""Arrays of other libraries: read from whatever holds them, and taken by name, each exactly once."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+Size = int | str  # a letter stands for a size that is not known beforehand
+
+
+def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """Read a NumPy, JAX, PyTorch or Keras array, without a change to any of its bits.
+
+    Raises:
+      ValueError: it is not made of real floating point numbers, as quantised weights are not.
+    """
+    if hasattr(value, "detach"):  # of PyTorch, which has no bfloat16 to give to NumPy
+        value = value.detach().cpu()
+        narrow = str(value.dtype) == "torch.bfloat16"
+        value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
+    array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must hold floating point numbers, got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def reordered(array: Any, order: Iterable[int], axis: int = -1) -> Any:
+    """Put the equal parts of an array along an axis, one per gate, into another order.
+
+    >>> reordered(np.arange(6), (2, 0, 1))
+    array([4, 5, 0, 1, 2, 3])
+    """
+    order = tuple(order)
+    parts = np.split(np.asarray(array), len(order), axis=axis)
+    return np.concatenate([parts[place] for place in order], axis=axis)
+
+
+class Weights:
+    """Named arrays, each taken once: a name that is missing, misshapen or left over is an error.
+
+    >>> weights = Weights({"rnn.w": np.ones((2, 3))}, "a state dict", prefix="rnn.")
+    >>> weights.take("w", ("in", 3)).shape
+    (2, 3)
+    >>> weights.finish()
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], source: str, prefix: str = "") -> None:
+        self.source, self.prefix = source, prefix
+        found = {name: value for name, value in arrays.items() if name.startswith(prefix)}
+        if not found:
+            raise ValueError(f"{source} has no weight under {prefix!r}, only {_listed(arrays)}")
+        self._left = {name: array_of(value, name) for name, value in found.items()}
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self._left
+
+    def names(self) -> list[str]:
+        """List the names that have not been taken, without the prefix."""
+        return [name.removeprefix(self.prefix) for name in self._left]
+
+    def take(self, name: str, shape: tuple[Size, ...]) -> np.ndarray[Any, Any]:
+        """Take an array; integers in `shape` are checked, letters only count the axes."""
+        full = self.prefix + name
+        if full not in self._left:
+            raise ValueError(f"{self.source} has no weight {full!r}, only {_listed(self._left)}")
+        array = self._left[full]
+        fits = [not isinstance(n, int) or n == size for n, size in zip(shape, array.shape, strict=False)]
+        if array.ndim != len(shape) or not all(fits):
+            needed = ", ".join(map(str, shape))
+            raise ValueError(f"{full} must have shape ({needed}), got {array.shape}")
+        del self._left[full]
+        return array
+
+    def finish(self, unused: bool = False) -> None:
+        """Raise if something has not been taken, unless the caller allows what is `unused`."""
+        if self._left and not unused:
+            raise ValueError(
+                f"{self.source}: no place for {_listed(self._left)}; unused=True leaves them out"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
