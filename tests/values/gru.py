@@ -118,6 +118,7 @@ CASES = {
             ("gelu", {"activation": "gelu"}, {"f": ref.gelu}),
             ("no bias", {"bias": False}, {}),
             ("clip", {"clip": 0.9}, {"clip": 0.9}),
+            ("softsign gates", {"gate_activation": "softsign"}, {"gate": ref.softsign}),
         ]
     },
     **{
