@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.interop import to_onnx
+from jrnn.interop import from_onnx, to_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -101,10 +101,26 @@ def check_written(model, width, lengths=None, carry=True, seed=0):
     return proto, params
 
 
+def assert_same(got, want):
+    """To the last bit."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert isinstance(a, jax.Array) and a.dtype == b.dtype and a.shape == b.shape
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def check_round_trip(model, proto, params):
+    """That what was written is read."""
+    found, weights = from_onnx(proto.SerializeToString())
+    assert found == model
+    assert_same(weights, params)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_are_written(name):
     """Both directions, each with parameters of its own, of rows of several lengths, from a given carry."""
-    proto, _ = check_written(jrnn.Bidirectional(CELLS[name]), IN, LENGTHS)
+    proto, params = check_written(jrnn.Bidirectional(CELLS[name]), IN, LENGTHS)
+    check_round_trip(jrnn.Bidirectional(CELLS[name]), proto, params)
     node = next(node for node in proto.graph.node if node.op_type in ("RNN", "GRU", "LSTM"))
     assert {a.name: a for a in node.attribute}["direction"].s == b"bidirectional"
 
@@ -112,8 +128,8 @@ def test_cells_are_written(name):
 @pytest.mark.parametrize("layer", [lambda cell: cell, jrnn.Reversed])
 @pytest.mark.parametrize("name", ["GRU", "LSTM-all"])
 def test_one_direction_is_written(name, layer):
-    check_written(layer(CELLS[name]), IN, LENGTHS)
-    check_written(layer(CELLS[name]), IN, carry=False)
+    check_round_trip(layer(CELLS[name]), *check_written(layer(CELLS[name]), IN, LENGTHS))
+    check_round_trip(layer(CELLS[name]), *check_written(layer(CELLS[name]), IN, carry=False))
 
 
 LAYER = {
@@ -136,7 +152,6 @@ LAYER = {
     "mean": (jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(4), merge="mean"), jax.nn.softmax)), IN),
     "encoded": (jrnn.Stack((jrnn.Dense(3, activation="hard_tanh"), jrnn.GRU(4), jax.nn.log_softmax)), IN),
     "unbiased": (jrnn.Stack((jrnn.Map("softplus", IN), jrnn.Elman(4), jrnn.Dense(3, bias=False))), IN),
-    "takes": (jrnn.Stack((jrnn.GRU(4, z_keeps=False, clip=0.7),)), IN),
 }
 
 
@@ -144,7 +159,17 @@ LAYER = {
 @pytest.mark.parametrize("name", LAYER)
 def test_models_are_written(name, lengths):
     model, width = LAYER[name]
-    check_written(model, width, lengths)
+    proto, params = check_written(model, width, lengths)
+    check_round_trip(model, proto, params)
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_gru_whose_z_takes_the_new_is_written_with_z_turned(after):
+    cell = jrnn.GRU(4, reset_after=after, z_keeps=False, clip=0.7)
+    proto, p = check_written(cell, IN)
+    turned = np.repeat(np.array([1, -1, 1], np.float32), 4)
+    p = p._replace(w_ih=p.w_ih * turned, w_hh=p.w_hh * turned, b=p.b * turned)
+    check_round_trip(jrnn.GRU(4, reset_after=after, clip=0.7), proto, p)
 
 
 LEARNED = jrnn.Sequential((jrnn.LearnedCarry(jrnn.Stack((jrnn.GRU(3), jrnn.LSTM(4)))), jrnn.Dense(2)))
@@ -152,7 +177,8 @@ LEARNED = jrnn.Sequential((jrnn.LearnedCarry(jrnn.Stack((jrnn.GRU(3), jrnn.LSTM(
 
 def test_a_learned_start_is_written():
     check_written(LEARNED, IN, LENGTHS, carry=False)
-    check_written(jrnn.Bidirectional(jrnn.LearnedCarry(jrnn.LSTM(4)), jrnn.LSTM(4)), IN, carry=False)
+    both = jrnn.Bidirectional(jrnn.LearnedCarry(jrnn.LSTM(4)), jrnn.LSTM(4))
+    check_round_trip(both, *check_written(both, IN, carry=False))
     with pytest.raises(
         ValueError, match=r"LearnedCarry holds the start of carry\.0\.cells\.0, and carry=True"
     ):

@@ -257,5 +257,10 @@ def _with_constants(name: str, left: list[list[float]]) -> str:
         if not left[place] and name not in USUAL:
             raise ValueError(f"{ACTIVATIONS[name]} needs its constants, activation_alpha and activation_beta")
         value = left[place].pop(0) if left[place] else USUAL[name][place]
-        constants.append(usual if np.float32(value) == np.float32(usual) else float(str(np.float32(value))))
+        constants.append(usual if np.float32(value) == np.float32(usual) else shortest(value))
     return with_constants(name, tuple(constants))
+
+
+def shortest(value: float) -> float:
+    """The number of fewest digits that is this one in float32, in which ONNX keeps it."""
+    return float(str(np.float32(value)))
