@@ -163,8 +163,7 @@ def _answer(graph: _Graph) -> Flow:
     (flow,) = answers.values()
     if len(flow.chains) > 1:
         flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
-    if flow.read == "cell":
-        raise ValueError("its only output is the cell state of an LSTM")
+    flow.features()
     return flow
 
 
