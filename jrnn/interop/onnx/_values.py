@@ -209,7 +209,7 @@ class Flow:
         if label == TIME:
             return self._end(axis, start, stop)
         raise ValueError(
-            f"it takes [{start}:{stop}] of axis {axis}, of size {size}; an exporter that writes out every step, "
+            f"it takes [{start}:{stop}] of axis {axis} of {size}; an exporter that writes out each step, "
             "as torch's with dynamo=True does for nn.RNN, leaves no operator to read"
         )
 
@@ -248,7 +248,7 @@ class Flow:
             raise ValueError("it reads the cell state of an LSTM, which is no output of a cell")
         if self.read in ("last", "first"):
             raise ValueError(
-                f"it reads the {self.read} step of both directions, of which one has seen only that step there"
+                f"it reads the {self.read} step of both directions, where one of them has seen that step only"
             )
         labels = [axis.label for axis in self.dims[-1] if axis.size != 1 or axis.label == FEATURES]
         if labels != [FEATURES] or not isinstance(self.sizes[-1], int):
