@@ -29,6 +29,7 @@ from jrnn.decoding._prompting import (
 from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
+from jrnn.unrolling._hoisting import hoisted
 
 TINY = 1e-30  # what a position counts as covered that no weight ever fell on
 
@@ -181,8 +182,9 @@ def _search(
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
     valid = like_rows(_positions(cell, carry, batch_shape, covers), token)
     spec = carry_spec(cell, params, batch_shape)
+    tapped = hoisted(Tap(cell, ("attention",)) if covers else cell, params, carry, token)
+    step = _step(tapped, params, spec, len(batch_shape), covers)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
-    step = _step(Tap(cell, ("attention",)) if covers else cell, params, spec, len(batch_shape))
     advance_row = functools.partial(_advance_row, rule, adjust=adjust)
     finish_row = functools.partial(_finish_row, rule, length)
     for _ in batch_shape:
@@ -229,13 +231,13 @@ def _take(index: Array, leaf: Array, axis: int) -> Array:
     return jnp.take_along_axis(leaf, expand(index, leaf.ndim), axis)
 
 
-def _step(cell: Any, params: Any, spec: Any, axis: int) -> Any:
+def _step(cell: Any, params: Any, spec: Any, axis: int, tapped: bool) -> Any:
     """The step of a whole beam; its state has an axis for the width, what it reads in slots is shared."""
     axes = jax.tree.map(lambda leaf: None if leaf is None else axis, spec, is_leaf=is_slot)
 
     def step(carry: Any, token: Array) -> tuple[Any, Array, Array]:
         carry, y = cell.step(params, carry, token)
-        if not isinstance(cell, Tap):
+        if not tapped:
             return carry, y, jnp.zeros((*y.shape[:-1], 0))
         logits, inside = y
         weights = inside["attention"]

@@ -26,6 +26,7 @@ from jrnn.decoding._prompting import (
 from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
+from jrnn.unrolling._hoisting import hoisted
 
 
 class Generated(NamedTuple):
@@ -159,6 +160,7 @@ def _generate(
     adjust: Adjust | None,
 ) -> Generated:
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
+    cell = hoisted(cell, params, carry, token)
     batch_shape = prompt.shape[1:]
     rows = jnp.arange(prompt[0].size, dtype=jnp.int32).reshape(batch_shape)
     written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
