@@ -54,6 +54,7 @@ from jrnn.cells.single_gate import SGRN as SGRN
 from jrnn.cells.single_gate import UGRNN as UGRNN
 from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
+from jrnn.cells.single_gate import MiRU as MiRU
 from jrnn.cells.strongly_typed import TGRU as TGRU
 from jrnn.cells.strongly_typed import TLSTM as TLSTM
 from jrnn.cells.strongly_typed import TRNN as TRNN
