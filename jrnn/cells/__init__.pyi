@@ -28,6 +28,7 @@ from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
+from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM
 from jrnn.cells.lstm_variant import LSTMVariant as LSTMVariant
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
