@@ -131,6 +131,13 @@ def test_memory_connections_of_zero_are_an_lstm():
     different(cell, params, LSTM, LSTMParams(*params.lstm))
 
 
+def test_residual_lstm_without_its_shortcut_has_peepholes_and_no_more():
+    cell = jrnn.ResidualLSTM(HIDDEN)
+    params = params_of(cell)
+    closed = params._replace(w_ho=jnp.eye(HIDDEN), w_ix=0 * params.w_ix)
+    same(cell, closed, DIAGONAL, params_of(DIAGONAL)._replace(**params.lstm._asdict(), p=params.p))
+
+
 def test_projection_by_the_identity_is_none():
     cell = jrnn.LSTMVariant(HIDDEN, projection=HIDDEN)
     params = params_of(cell)._replace(w_hr=jnp.eye(HIDDEN))

@@ -134,6 +134,12 @@ TORCH_RECURRENT = {  # the cell of jrnn, that of the peer, its options, its weig
         {"memory_bias": False},
         lambda p: torch_gates(p.lstm) | {"weight_mh": p.w_ch.T},
     ),
+    "ResLSTM": (
+        jrnn.ResidualLSTM(HIDDEN),
+        "ResLSTMCell",
+        {},
+        lambda p: torch_gates(p.lstm) | {"weight_ph": p.p, "weight_proj": p.w_ho.T, "weight_res": p.w_ix.T},
+    ),
 }
 
 

@@ -30,6 +30,7 @@ from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
 from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM
 from jrnn.cells.lstm_variant import LSTMVariant as LSTMVariant
+from jrnn.cells.lstm_variant import ResidualLSTM as ResidualLSTM
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
 from jrnn.cells.maps import Map as Map
