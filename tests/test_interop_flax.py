@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen
+from flax import linen, nnx
 
 import jrnn
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.interop import from_linen, to_linen
+from jrnn.interop import from_linen, from_nnx, to_linen, to_nnx
 
 STEPS, BATCH, IN, HIDDEN = 4, 3, 2, 5
 LENGTHS = np.array([4, 1, 3])
@@ -153,19 +153,14 @@ def carry_first(carry):
     return [c[::-1] if isinstance(c, LSTMCarry) else c for c in carry]
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", LINEN)
-def test_linen_gives_the_same_outputs(name, dtype):
-    make, expected, _ = LINEN[name]
-    module, variables = make(dtype), cast(linen_variables(name), dtype)
-    xs = cast(inputs(expected), dtype)
-    model, params = from_linen(variables, module)
-    assert model == expected
-    stacked = isinstance(module, linen.Sequential)
+def compare(run, model, params, dtype):
+    """Outputs and last carry of a Flax module, run by `run(xs, **options)`, and of a model."""
+    xs = cast(inputs(model), dtype)
+    stacked = isinstance(model, (jrnn.Stack, jrnn.Sequential))
     lengths = None if stacked or isinstance(model, jrnn.ConvLSTM) else LENGTHS
     carry, ours = jrnn.apply(model, params, xs, lengths=lengths)
     options = {} if stacked else {"seq_lengths": lengths, "return_carry": True}
-    theirs = jax.jit(partial(module.apply, **options))(variables, batch_first(xs))
+    theirs = run(batch_first(xs), **options)
     if not stacked:
         last, theirs = theirs
         for a, b in zip(*map(jax.tree.leaves, (carry_first(carry), last)), strict=True):
@@ -173,6 +168,20 @@ def test_linen_gives_the_same_outputs(name, dtype):
     valid = slice(None) if lengths is None else VALID
     assert ours.dtype == dtype
     assert apart(ours[valid], batch_first(theirs)[valid]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", LINEN)
+def test_linen_gives_the_same_outputs(name, dtype):
+    make, expected, _ = LINEN[name]
+    variables = cast(linen_variables(name), dtype)
+    model, params = from_linen(variables, make(dtype))
+    assert model == expected
+
+    def run(xs, **options):
+        return jax.jit(partial(make(dtype).apply, **options))(variables, xs)
+
+    compare(run, model, params, dtype)
 
 
 @pytest.mark.parametrize("name", LINEN)
@@ -184,6 +193,89 @@ def test_linen_gets_the_same_bits_back(name):
     if same_tree:
         same_bits(tree, variables["params"])
     same_bits(from_linen(tree, make(float) if name == "Stack" else None)[1], params)
+
+
+# NNX: how a module of some dtype is made, what it is in jrnn, and how it is written
+
+
+def nnx_cell(dtype, kind, width=IN, **options):
+    numbers = {"dtype": dtype, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
+    return nnx.RNN(kind(width, HIDDEN, **numbers, **options))
+
+
+def nnx_both(dtype, width=IN):
+    rnns = (nnx_cell(dtype, kind, width) for kind in (nnx.GRUCell, nnx.LSTMCell))
+    return nnx.Bidirectional(*rnns)
+
+
+def nnx_stack(dtype):
+    numbers = {"param_dtype": dtype, "rngs": nnx.Rngs(0)}
+    head = nnx.Linear(HIDDEN, 2, use_bias=False, **numbers)
+    return nnx.Sequential(
+        nnx.Embed(VOCABULARY, 3, **numbers), nnx_cell(dtype, nnx.LSTMCell, 3), nnx.relu, head
+    )
+
+
+def nnx_sequential(dtype):
+    head = nnx.Linear(2 * HIDDEN, 2, param_dtype=dtype, rngs=nnx.Rngs(0))
+    return nnx.Sequential(nnx_cell(dtype, nnx.SimpleCell), nnx_both(dtype, HIDDEN), head)
+
+
+NNX = {
+    "SimpleCell": (partial(nnx_cell, kind=nnx.SimpleCell), jrnn.Elman(HIDDEN), {}),
+    "SimpleCell relu residual": (
+        partial(nnx_cell, kind=nnx.SimpleCell, activation_fn=nnx.relu, residual=True),
+        jrnn.Elman(HIDDEN, activation="relu"),
+        None,
+    ),
+    "LSTMCell": (partial(nnx_cell, kind=nnx.LSTMCell), LSTM, {}),
+    "OptimizedLSTMCell softsign": (
+        partial(nnx_cell, kind=nnx.OptimizedLSTMCell, activation_fn=jax.nn.soft_sign),
+        jrnn.LSTM(HIDDEN, activation="softsign"),
+        {"optimized": True},
+    ),
+    "GRUCell": (partial(nnx_cell, kind=nnx.GRUCell), GRU, {}),
+    "Bidirectional": (nnx_both, BOTH, {}),
+    "Stack": (nnx_stack, STACK, {}),
+    "Sequential": (nnx_sequential, jrnn.Sequential((jrnn.Elman(HIDDEN), BOTH, jrnn.Dense(2))), {}),
+}
+
+
+def nnx_module(name, dtype=float):
+    """A module with random weights, and these."""
+    module = NNX[name][0](dtype)
+    tree = cast(drawn(nnx.to_pure_dict(nnx.state(module, nnx.Param))), dtype)
+    nnx.update(module, tree)
+    return module, tree
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", NNX)
+def test_nnx_gives_the_same_outputs(name, dtype):
+    module, _ = nnx_module(name, dtype)
+    model, params = from_nnx(module)
+    assert model == NNX[name][1]
+
+    def run(xs, **options):
+        return nnx.jit(lambda module, xs: module(xs, **options))(module, xs)
+
+    compare(run, model, params, dtype)
+
+
+@pytest.mark.parametrize("name", NNX)
+def test_nnx_gets_the_same_bits_back(name):
+    module, given = nnx_module(name)
+    model, params = from_nnx(module)
+    options = NNX[name][2]
+    tree = to_nnx(model, params, **(options or {}))
+    if options is not None:
+        same_bits(tree, given)
+    nnx.update(module, tree)
+    if name != "SimpleCell relu residual":
+        same_bits(from_nnx(module)[1], params)
+    if name != "Stack":
+        for state in (tree, nnx.state(module)):
+            same_bits(from_nnx(state)[1], from_nnx(tree)[1])
 
 
 def test_parts_of_a_model_are_read_in_the_order_of_a_list():
@@ -288,6 +380,50 @@ def drawn_model(model):
 def test_linen_what_cannot_be_is_said(message):
     with pytest.raises(ValueError, match=re.escape(message)):
         REFUSED[message]()
+
+
+NNX_REFUSED = {
+    "b_hn of GRU(hidden=4) must be 0: GRUCell of Flax NNX": lambda: to_nnx(*drawn_model(jrnn.GRU(4))),
+    "Flax NNX has no reset_after=False": lambda: to_nnx(*drawn_model(jrnn.GRU(4, reset_after=False))),
+    "Flax NNX has no form of UGRNN": lambda: to_nnx(*drawn_model(jrnn.UGRNN(4))),
+    "dense_h/kernel must be for 1, 3 or 4 gates of 4 units, got (4, 8)": lambda: from_nnx(
+        {"dense_i": {"kernel": np.ones((2, 8))}, "dense_h": {"kernel": np.ones((4, 8))}}
+    ),
+    "dense_i/kernel must have shape (in, 12), got (12, 2)": lambda: from_nnx(
+        {"dense_i": {"kernel": np.ones((12, 2))}, "dense_h": {"kernel": np.ones((4, 12))}}
+    ),
+    "no weight 'dense_h/bias'": lambda: from_nnx(
+        {"dense_i": {"kernel": np.ones((2, 16))}, "dense_h": {"kernel": np.ones((4, 16))}}
+    ),
+    "no place for 'scale'": lambda: from_nnx({"embedding": np.ones((7, 3)), "scale": np.ones(3)}),
+    "has no weights of Dropout under layers/1": lambda: from_nnx(
+        nnx.Sequential(nnx_cell(float, nnx.LSTMCell), nnx.Dropout(0.5))
+    ),
+    "keep_order=True": lambda: from_nnx(nnx.RNN(nnx_cell(float, nnx.GRUCell).cell, reverse=True)),
+    "gate_fn of GRUCell must be sigmoid": lambda: from_nnx(
+        nnx_cell(float, nnx.GRUCell, gate_fn=jax.nn.hard_sigmoid)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", NNX_REFUSED)
+def test_nnx_what_cannot_be_is_said(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        NNX_REFUSED[message]()
+
+
+def test_nnx_parts_may_be_modules_and_states():
+    module, tree = nnx_module("Stack")
+    layers = list(module.layers)
+    model, params = from_nnx([layers[0], nnx.state(layers[1]), tree["layers"][3]])
+    assert model == jrnn.Stack((jrnn.Embed(3), LSTM, jrnn.Dense(2, bias=False)))
+    whole = from_nnx(module)[1]
+    same_bits(params, (*whole[:2], whole[3]))
+
+
+def test_only_modules_and_states_are_taken():
+    with pytest.raises(TypeError, match=re.escape("source must be an NNX module or its state, got GRU(")):
+        from_nnx(GRU)
 
 
 def test_what_is_left_over_is_left_out_when_allowed():

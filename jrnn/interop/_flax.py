@@ -42,9 +42,9 @@ def flattened(tree: Any, path: str = "") -> dict[str, Any]:
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries of leaves by their paths: the way back from `flattened`."""
-    tree: dict[str, Any] = {}
+    tree: dict[Any, Any] = {}
     for path, leaf in leaves.items():
-        *above, name = path.split("/")
+        *above, name = (int(part) if part.isdigit() else part for part in path.split("/"))
         inner = tree
         for part in above:
             inner = inner.setdefault(part, {})
@@ -76,9 +76,9 @@ def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
     if found is None:
         where = f"under {path[:-1]!r} " if path else ""
         raise ValueError(
-            f"{weights.source}: what stands {where}is no cell, RNN, Bidirectional, Sequential, Embed or dense "
-            f"layer of Flax: it has {', '.join(sorted(children)) or 'no weights'}. Parameters of other models "
-            "do not say in which order their parts are applied: give a list of them, first to last"
+            f"{weights.source}: what stands {where}is no cell, RNN, Bidirectional, Sequential, Embed or "
+            f"dense layer of Flax: it has {', '.join(sorted(children)) or 'no weights'}. Parameters of other "
+            "models do not say in which order their parts are applied: give a list of them, first to last"
         )
     return found
 
