@@ -1,6 +1,10 @@
 """Weights from and to other libraries: plain data in, `(model, params)` out, and back."""
 
 from jrnn._exports import public_names
+from jrnn.interop.equinox import from_equinox as from_equinox
+from jrnn.interop.equinox import to_equinox as to_equinox
+from jrnn.interop.haiku import from_haiku as from_haiku
+from jrnn.interop.haiku import to_haiku as to_haiku
 from jrnn.interop.linen import from_linen as from_linen
 from jrnn.interop.linen import to_linen as to_linen
 from jrnn.interop.nnx import from_nnx as from_nnx

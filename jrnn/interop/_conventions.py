@@ -37,16 +37,18 @@ def or_zeros(weights: Weights, name: str, like: Array) -> Array:
     return weights.take(name, like.shape[-1:]) if name in weights else np.zeros(like.shape[-1], like.dtype)
 
 
-def own_lstm(cell: LSTM, params: Any, library: str) -> LSTMParams:
+def own_lstm(cell: LSTM, params: Any, library: str, *allowed: str) -> LSTMParams:
     """Parameters of an LSTM, zeros where it has no bias."""
-    refuse_options(cell, library, "activation", "bias")
+    refuse_options(cell, library, "bias", *allowed)
     own = own_weights("", cell, params, {}, library)
     w_ih: Any = own.take("w_ih", ("in", 4 * cell.hidden))
     w_hh: Any = own.take("w_hh", (cell.hidden, 4 * cell.hidden))
     return LSTMParams(w_ih, w_hh, or_zeros(own, "b", w_ih))
 
 
-def own_gru(cell: GRU, params: Any, library: str, *, reset_after: bool, z_keeps: bool) -> GRUParams:
+def own_gru(
+    cell: GRU, params: Any, library: str, *allowed: str, reset_after: bool = True, z_keeps: bool = True
+) -> GRUParams:
     """Parameters of a GRU by the conventions of a library, zeros where it has no bias.
 
     Which side z weighs is a matter of its sign, σ(−a) = 1 − σ(a).
@@ -54,7 +56,7 @@ def own_gru(cell: GRU, params: Any, library: str, *, reset_after: bool, z_keeps:
     Raises:
       ValueError: the cell resets on the other side of the product.
     """
-    refuse_options(cell, library, "activation", "bias", "reset_after", "z_keeps")
+    refuse_options(cell, library, "bias", "reset_after", "z_keeps", *allowed)
     own = own_weights("", cell, params, {"reset_after": ("w_hh", reset_after)}, library)
     w_ih: Any = own.take("w_ih", ("in", 3 * cell.hidden))
     w_hh: Any = own.take("w_hh", (cell.hidden, 3 * cell.hidden))

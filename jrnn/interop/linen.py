@@ -196,11 +196,11 @@ def _write_cell(cell: Any, params: Any) -> dict[str, Any]:
     if isinstance(cell, Elman):
         return write_simple(cell, params, LIBRARY, "i", "h")
     if isinstance(cell, LSTM):
-        lstm, (inputs, states) = own_lstm(cell, params, LIBRARY), _names("", "ifgo")
+        lstm, (inputs, states) = own_lstm(cell, params, LIBRARY, "activation"), _names("", "ifgo")
         biases = by_gate(states, "bias", lstm.b)
         return by_gate(inputs, "kernel", lstm.w_ih) | by_gate(states, "kernel", lstm.w_hh) | biases
     if isinstance(cell, GRU):
-        gru = own_gru(cell, params, LIBRARY, reset_after=True, z_keeps=True)
+        gru = own_gru(cell, params, LIBRARY, "activation")
         return _write_gates(gru[:3], "rzn") | {"hn/bias": gru.b_hn}
     if isinstance(cell, UGRNN):
         own = own_weights("", cell, params, {}, LIBRARY)

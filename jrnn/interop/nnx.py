@@ -161,13 +161,13 @@ def _write_cell(cell: Any, params: Any, optimized: bool = False) -> dict[str, An
     if isinstance(cell, Elman):
         return write_simple(cell, params, LIBRARY, "dense_i", "dense_h")
     if isinstance(cell, LSTM):
-        w_ih, w_hh, b = own_lstm(cell, params, LIBRARY)
+        w_ih, w_hh, b = own_lstm(cell, params, LIBRARY, "activation")
         if optimized:
             return {"dense_i/kernel": w_ih, "dense_h/kernel": w_hh, "dense_h/bias": b}
         kernels = by_gate(INPUTS, "kernel", w_ih) | by_gate(STATES, "kernel", w_hh)
         return kernels | by_gate(STATES, "bias", b)
     if isinstance(cell, GRU):
-        w_ih, w_hh, b, b_hn = own_gru(cell, params, LIBRARY, reset_after=True, z_keeps=True)
+        w_ih, w_hh, b, b_hn = own_gru(cell, params, LIBRARY, "activation")
         if np.any(b_hn):
             raise ValueError(
                 f"b_hn of {brief(cell)} must be 0: GRUCell of Flax NNX has no bias within the product that "
