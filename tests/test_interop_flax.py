@@ -1,6 +1,6 @@
 """Weights from and to Flax: the same outputs as Linen's and NNX's own modules, and the same bits again.
 
-Every weight is random, biases too. Sizes differ pairwise, lengths are ragged.
+Every weight is random, biases too; lengths are ragged.
 """
 
 import re
@@ -15,11 +15,20 @@ from flax import linen, nnx
 import jrnn
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.interop import from_linen, from_nnx, to_linen, to_nnx
-
-STEPS, BATCH, IN, HIDDEN = 4, 3, 2, 5
-LENGTHS = np.array([4, 1, 3])
-VALID = np.arange(STEPS)[:, None] < LENGTHS  # (time, batch)
-TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+from tests.converting import (
+    HIDDEN,
+    IN,
+    LENGTHS,
+    TOLERANCE,
+    VALID,
+    VOCABULARY,
+    apart,
+    cast,
+    drawn,
+    drawn_model,
+    inputs,
+    same_bits,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,44 +37,12 @@ def x64():
         yield
 
 
-def drawn(tree, seed=0):
-    """Random weights in the place of those of a tree."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), tree)
-
-
-def cast(tree, dtype):
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype if a.dtype == float else None), tree)
-
-
 def batch_first(xs):
     return jnp.swapaxes(xs, 0, 1)
 
 
-def inputs(model):
-    """Sequences for a model, (time, batch, ...)."""
-    rng = np.random.default_rng(1)
-    if isinstance(model, jrnn.Stack):
-        return rng.integers(0, VOCABULARY, (STEPS, BATCH))
-    field = FIELD[: model.spatial] if isinstance(model, jrnn.ConvLSTM) else ()
-    return rng.normal(size=(STEPS, BATCH, *field, IN))
-
-
-def apart(ours, theirs):
-    assert ours.shape == theirs.shape
-    return np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max()
-
-
-def same_bits(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
 # Linen: how a module of some dtype is made, what it is in jrnn, and whether the very tree comes back
 
-VOCABULARY, FIELD = 7, (4, 3)
 GRU, LSTM = jrnn.GRU(HIDDEN), jrnn.LSTM(HIDDEN)
 
 
@@ -370,10 +347,6 @@ REFUSED = {
     "Flax Linen has no activation='relu'": lambda: to_linen(*drawn_model(jrnn.Dense(4, activation="relu"))),
     "w_ih must have shape (in, 12), got (2, 15)": lambda: to_linen(jrnn.GRU(4), drawn_model(GRU)[1]),
 }
-
-
-def drawn_model(model):
-    return model, drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), IN)))
 
 
 @pytest.mark.parametrize("message", REFUSED)
