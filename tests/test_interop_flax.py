@@ -271,6 +271,16 @@ def test_shared_weights_stand_in_both_places():
     same_bits(tree["layers_2"]["kernel"], tree["layers_0"]["embedding"].T)
 
 
+def test_noise_stands_in_no_parameter():
+    _, params = drawn_model(GRU)
+    tree = to_linen(GRU, params)
+    noisy = jrnn.Dropout(GRU, output=0.5)
+    same_bits(to_linen(noisy, params), tree)
+    same_bits(to_linen(jrnn.Reversed(noisy), params), tree)
+    two = to_linen(jrnn.Bidirectional(noisy, GRU), jrnn.BidirectionalParams(params, params))
+    same_bits(two, {"forward_rnn": tree, "backward_rnn": tree})
+
+
 # what cannot be, by the words of the message
 
 
@@ -306,8 +316,8 @@ REFUSED = {
         {"Embed_0": tree_of("Stack")["layers_0"], "GRUCell_0": tree_of("GRUCell")["cell"]}
     ),
     "has no weights under layers_2": lambda: from_linen(tree_of("Stack")),
-    "has no weights of Dropout under layers_1": lambda: from_linen(
-        {"layers_0": tree_of("LSTMCell")}, linen.Sequential([lstm(float), linen.Dropout(0.5)])
+    "has no weights of LayerNorm under layers_1": lambda: from_linen(
+        {"layers_0": tree_of("LSTMCell")}, linen.Sequential([lstm(float), linen.LayerNorm()])
     ),
     "has no weights under 'backward_rnn/cell'": lambda: from_linen(
         without(tree_of("Bidirectional"), "backward_rnn")
@@ -369,8 +379,8 @@ NNX_REFUSED = {
         {"dense_i": {"kernel": np.ones((2, 16))}, "dense_h": {"kernel": np.ones((4, 16))}}
     ),
     "no place for 'scale'": lambda: from_nnx({"embedding": np.ones((7, 3)), "scale": np.ones(3)}),
-    "has no weights of Dropout under layers/1": lambda: from_nnx(
-        nnx.Sequential(nnx_cell(float, nnx.LSTMCell), nnx.Dropout(0.5))
+    "under 'layers/1' is no cell, RNN": lambda: from_nnx(
+        nnx.Sequential(nnx_cell(float, nnx.LSTMCell), nnx.LayerNorm(HIDDEN, rngs=nnx.Rngs(0)))
     ),
     "keep_order=True": lambda: from_nnx(nnx.RNN(nnx_cell(float, nnx.GRUCell).cell, reverse=True)),
     "gate_fn of GRUCell must be sigmoid": lambda: from_nnx(
@@ -390,6 +400,7 @@ def test_nnx_parts_may_be_modules_and_states():
     layers = list(module.layers)
     model, params = from_nnx([layers[0], nnx.state(layers[1]), tree["layers"][3]])
     assert model == jrnn.Stack((jrnn.Embed(3), LSTM, jrnn.Dense(2, bias=False)))
+    assert from_nnx(nnx.Sequential(*layers[:2], nnx.Dropout(0.5), *layers[2:]))[0] == STACK
     whole = from_nnx(module)[1]
     same_bits(params, (*whole[:2], whole[3]))
 

@@ -10,7 +10,7 @@ from jrnn.cells._activations import check_activation
 from jrnn.cells.elman import Elman, ElmanParams
 from jrnn.cells.maps import Dense, DenseParams, Embed, EmbedParams, Map
 from jrnn.interop._conventions import or_zeros, refuse_options
-from jrnn.interop._models import chained, parts_of
+from jrnn.interop._models import chained, parts_of, without_noise
 from jrnn.interop._weights import Weights, own_weights
 from jrnn.layers import Bidirectional, BidirectionalParams, Reversed
 
@@ -110,7 +110,7 @@ def _read_sequential(weights: Weights, path: str, module: Any, flavour: Flavour)
             parts.append(read(weights, f"{start}{index}/", entry, flavour))
         elif callable(entry) and hasattr(entry, "__name__"):
             parts.append(entry)
-        else:
+        elif type(entry).__name__ != "Dropout":
             what = "no weights" if entry is None else f"no weights of {type(entry).__name__}"
             raise ValueError(
                 f"{weights.source} has {what} under {start}{index}: give the module if it is a function; "
@@ -176,16 +176,18 @@ def side_by_side(weights: Weights, names: Sequence[str], leaf: str, shape: tuple
 
 def write(model: Any, params: Any, flavour: Flavour) -> dict[str, Any]:
     """The tree of a model: the way back from `read`."""
+    model = without_noise(model)
     parts = parts_of(model, params)
     if parts is not None:
         trees = [(i, write(m, p, flavour)) for i, (m, p) in enumerate(parts) if not isinstance(m, Map)]
         return nested({f"{flavour.entry}{i}": tree for i, tree in trees})
     if isinstance(model, Bidirectional):
         sides = zip(("forward_rnn", "backward_rnn"), (model.forward, model.backward), params, strict=True)
-        return {name: {"cell": nested(flavour.write(cell, own))} for name, cell, own in sides}
+        return {name: {"cell": nested(flavour.write(without_noise(c), own))} for name, c, own in sides}
     if isinstance(model, Embed | Dense):
         return _write_map(model, params, flavour)
-    return {"cell": nested(flavour.write(model.cell if isinstance(model, Reversed) else model, params))}
+    cell = without_noise(model.cell) if isinstance(model, Reversed) else model
+    return {"cell": nested(flavour.write(cell, params))}
 
 
 def _write_map(model: Embed | Dense, params: Any, flavour: Flavour) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 from jrnn._checks import brief
 from jrnn.cell import in_ndim, is_layer
 from jrnn.cells.maps import Map
-from jrnn.combinators import Stack
+from jrnn.combinators import Dropout, Stack
 from jrnn.combinators.reparametrising import Tie
 from jrnn.layers import Sequential
 
@@ -49,6 +49,11 @@ def width_of(model: Any, params: Any) -> int | None:
     """Width of the inputs of a converted part, which its first weight multiplies; None if it takes any."""
     leaves = jax.tree.leaves(params)
     return int(leaves[0].shape[-2]) if leaves and in_ndim(model) else None
+
+
+def without_noise(model: Any) -> Any:
+    """A cell without a dropout around it, which does nothing in evaluation and has no parameters."""
+    return model.cell if isinstance(model, Dropout) else model
 
 
 def parts_of(model: Any, params: Any) -> list[tuple[Any, Any]] | None:

@@ -9,7 +9,7 @@ from jrnn.cells.gru import GRU, GRUParams
 from jrnn.cells.lstm import LSTM, LSTMParams
 from jrnn.cells.maps import Dense, DenseParams, Embed, EmbedParams, Map
 from jrnn.interop._conventions import no_form, own_gru, own_lstm, refuse_options
-from jrnn.interop._models import chained, parts_of
+from jrnn.interop._models import chained, parts_of, without_noise
 from jrnn.interop._weights import Weights, own_weights, to_jax
 
 LIBRARY = "Equinox"
@@ -58,7 +58,7 @@ def to_equinox(model: Any, params: Any) -> Any:
     `Embed`, with `use_bias=False` of a model without a bias.
 
     Args:
-      model: one of these, or a `Stack` of them; functions and the rate of a dropout stand in no parameter.
+      model: one of these, or a `Stack` of them; functions and dropout stand in no parameter.
       params: its parameters.
 
     Returns:
@@ -132,6 +132,7 @@ def _read_cell(weights: Weights) -> tuple[Any, Any]:
 
 
 def _write(cell: Any, params: Any) -> dict[str, Any]:
+    cell = without_noise(cell)
     if isinstance(cell, LSTM | GRU):
         own: Any = (
             own_lstm(cell, params, LIBRARY) if isinstance(cell, LSTM) else own_gru(cell, params, LIBRARY)

@@ -24,7 +24,7 @@ from jrnn.interop._conventions import (
     refuse_options,
     write_convolutional,
 )
-from jrnn.interop._models import chained, parts_of
+from jrnn.interop._models import chained, parts_of, without_noise
 from jrnn.interop._weights import Weights, own_weights, reordered, to_jax
 
 LIBRARY = "Haiku"
@@ -97,8 +97,8 @@ def to_haiku(model: Any, params: Any) -> dict[str, dict[str, Any]]:
     `Dense`; `hk.DeepRNN` of a `Stack`.
 
     Args:
-      model: a cell of the table of `from_haiku`, or a `Stack` of them; functions and the rate of a dropout
-        stand in no parameter.
+      model: a cell of the table of `from_haiku`, or a `Stack` of them; functions and dropout stand in
+        no parameter.
       params: its parameters.
 
     Returns:
@@ -121,7 +121,7 @@ def to_haiku(model: Any, params: Any) -> dict[str, dict[str, Any]]:
     for cell, own in [(model, params)] if parts is None else parts:
         if isinstance(cell, Map):
             continue
-        name, arrays = _write(cell, own)
+        name, arrays = _write(without_noise(cell), own)
         numbered = f"{name}_{taken[name]}" if taken[name] else name
         taken[name] += 1
         for path, array in arrays.items():

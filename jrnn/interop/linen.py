@@ -47,8 +47,8 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
       params: the tree of parameters, or the variables with the collection "params". Names say which cell it
         is; a list of trees is a sequence of parts, first to last, for a module of one's own.
       module: the Linen module, for what is not in its parameters: activations, `residual`, `reverse`, merge,
-        functions in a `Sequential`. Without one all of these are taken to be Flax's defaults. Its `dtype` is
-        not looked at: jrnn computes in that of the parameters (`Cast`).
+        functions in a `Sequential`; `Dropout` is left out. Without a module all of these are taken to be
+        Flax's defaults. Its `dtype` is not looked at: jrnn computes in that of the parameters (`Cast`).
       unused: whether weights that have no place in the model may be left out.
 
     Returns:
@@ -87,9 +87,9 @@ def to_linen(model: Any, params: Any) -> dict[str, Any]:
 
     The module: `nn.RNN` of a cell (for `Reversed` with `reverse=True, keep_order=True`), `nn.Bidirectional`
     of two, `nn.Sequential` for `Stack` and `Sequential`, `nn.Embed` and `nn.Dense`. Activations, merges and
-    functions are given to it anew, they stand in no parameter; nor does the rate of a dropout. Of
-    `Elman` it is `nn.SimpleCell`, of `LSTM` `nn.LSTMCell` or `nn.OptimizedLSTMCell`, of `GRU` `nn.GRUCell`,
-    of `UGRNN` `nn.MGUCell(reset_gate=False)`, of `ConvLSTM` `nn.ConvLSTMCell`.
+    functions have no parameters: give them to the module again; dropout has none either. Of `Elman` it is
+    `nn.SimpleCell`, of `LSTM` `nn.LSTMCell` or `nn.OptimizedLSTMCell`, of `GRU` `nn.GRUCell`, of `UGRNN`
+    `nn.MGUCell(reset_gate=False)`, of `ConvLSTM` `nn.ConvLSTMCell`.
 
     Args:
       model: a cell or layer of the table of `from_linen`.

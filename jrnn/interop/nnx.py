@@ -40,7 +40,8 @@ def from_nnx(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
         cell it is. What a state does not hold, activations, `residual`, `reverse`, the merge and functions
         in a `Sequential`, is taken to be Flax's default. A list of modules or states is a sequence of parts,
         first to last, for a module of one's own. A module's `dtype` is not looked at: jrnn computes in that
-        of the parameters (`Cast`). Streams of random numbers are left out.
+        of the parameters (`Cast`). `Dropout` and streams of random numbers
+        are left out.
       unused: whether weights that have no place in the model may be left out.
 
     Returns:
@@ -94,8 +95,8 @@ def to_nnx(model: Any, params: Any, *, optimized: bool = False) -> dict[str, Any
 
     The module: `nnx.RNN` of a cell (for `Reversed` with `reverse=True, keep_order=True`),
     `nnx.Bidirectional` of two, `nnx.Sequential` for `Stack` and `Sequential`, `nnx.Embed` and `nnx.Linear`.
-    Activations, merges and functions are given to it anew, they stand in no parameter; nor does the rate of a
-    dropout. Of `Elman` it is `nnx.SimpleCell`, of `LSTM` `nnx.LSTMCell`, of `GRU` `nnx.GRUCell`.
+    Activations, merges and functions have no parameters: give them to the module again; dropout has none
+    either. Of `Elman` it is `nnx.SimpleCell`, of `LSTM` `nnx.LSTMCell`, of `GRU` `nnx.GRUCell`.
 
     Args:
       model: a cell or layer of the table of `from_nnx`.
