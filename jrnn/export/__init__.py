@@ -1,0 +1,6 @@
+"""Trained models for where jrnn is not: as ONNX graphs, and as StableHLO programs."""
+
+from jrnn._exports import public_names
+from jrnn.export.graphs import onnx as onnx
+
+__all__ = public_names(globals())
