@@ -15,9 +15,9 @@ from jrnn.cells.lstm import LSTMParams
 from jrnn.cells.lstm_variant import LSTMVariantParams
 from jrnn.cells.maps import DenseParams
 from jrnn.cells.minimal import InputParams
-from tests import references as ref
-from tests.values import CASES
-from tests.values.case import assert_close, draw
+from tests.cells import VALUES
+from tests.references import run as run_reference
+from tests.values import assert_close, draw
 
 STEPS, BATCH, IN, HIDDEN, OUT = 7, 2, 3, 4, 5
 OPEN = 50.0  # σ of it is 1
@@ -353,12 +353,12 @@ def test_heads_are_a_block_diagonal_matrix(kind):
     same(heads, params, one, params._replace(**{name: whole[None]}), width=HIDDEN)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("SLSTM", "MLSTM"))])
+@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith(("SLSTM", "MLSTM"))])
 def test_stabiliser_changes_nothing(name):
-    case = CASES[name]
+    case = VALUES[name]
     params, carry, xs = draw(case, (BATCH,), steps=STEPS)
     start = jax.tree.map(np.zeros_like, case.theirs(carry))
-    last, want = ref.run(case.step, case.unpack(params), start, xs)
+    last, want = run_reference(case.step, case.unpack(params), start, xs)
     got_last, got = jrnn.unroll(case.cell, params, jnp.asarray(xs))
     assert_close((case.theirs(got_last), got), (last, want))
     assert np.isfinite(jrnn.unroll(case.cell, params, 1e4 * jnp.asarray(xs))[1]).all()

@@ -66,7 +66,7 @@ class LSTMVariant:
       forget_bias: start of b_f.
 
     Raises:
-      ValueError: a width below 1, an unknown name, gates in another order, coupled gates of which i is off.
+      ValueError: gates in another order, or coupled gates of which i is off.
 
     Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber, LSTM: a search space odyssey, 2017,
     arXiv:1503.04069; peepholes: Gers, Schraudolph, Schmidhuber, 2002; projection: Sak, Senior, Beaufays,

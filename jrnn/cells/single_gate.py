@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
 
@@ -25,12 +25,6 @@ class MGU:
 
     Gates stand side by side in the order f n. Flax's `MGUCell` is another cell: a `GRU` whose r and z are
     one, or without its reset gate a `UGRNN`.
-
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
     arXiv:1603.09420.
@@ -49,10 +43,7 @@ class MGU:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -76,11 +67,7 @@ class UGRNN:
     Gates stand side by side in the order g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
 
     Args:
-      hidden: width of h.
       gate_bias: start of b_g.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Collins, Sohl-Dickstein, Sussillo, Capacity and trainability in recurrent neural networks,
     2017, arXiv:1611.09913.
@@ -101,10 +88,7 @@ class UGRNN:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(self.gate_bias, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -125,12 +109,8 @@ class JANET:
     Gates stand side by side in the order s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
 
     Args:
-      hidden: width of h.
       beta: β, how much more is written than forgotten.
       forget_bias: start of b_s.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: van der Westhuizen, Lasenby, The unreasonable effectiveness of the forget gate, 2018,
     arXiv:1804.04849.
@@ -152,10 +132,7 @@ class JANET:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(self.forget_bias, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -177,12 +154,6 @@ class LiGRU:
     Gates stand side by side in the order z n. The paper normalises xₜ w over the batch; here a bias
     stands in its place.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Ravanelli, Brakel, Omologo, Bengio, Light gated recurrent units for speech recognition,
     2018, arXiv:1803.10225.
 
@@ -200,10 +171,7 @@ class LiGRU:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -230,12 +198,6 @@ class LightRU:
         fₜ = σ(xₜ w_f + hₜ₋₁ w_hh + b)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Ye et al., Light recurrent unit: towards an interpretable recurrent neural network for
     modeling long-range dependency, 2024, doi:10.3390/electronics13163204.
 
@@ -258,10 +220,7 @@ class LightRU:
             b=zeros(self.hidden),
         )
 
-    def initial_carry(
-        self, params: LightRUParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: LightRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -281,12 +240,6 @@ class SGRN:
         fₜ = σ(aₜ + hₜ₋₁ w_hh + b)
         hₜ = tanh((1 − fₜ) · aₜ + fₜ · hₜ₋₁),   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Zu, Wei, A simple gated recurrent network for detection of power quality disturbances, 2021,
     doi:10.1049/gtd2.12056.
 
@@ -304,10 +257,7 @@ class SGRN:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0,))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:

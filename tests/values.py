@@ -1,65 +1,15 @@
-"""What the value tests are made of: a case, what is drawn for it, and both ways to run it."""
+"""Draws for a `Comparison`, and both ways to run it: jrnn's cell and the step in NumPy."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jrnn
-from tests import references as ref
+from tests.references import run
 
-STEPS, BATCH, IN, HIDDEN, OUT, VOCABULARY = 4, 2, 3, 5, 6, 9  # pairwise distinct
-
-
-def same(tree):
-    return tree
-
-
-class Case(NamedTuple):
-    """A cell, the reference's step, and what stands between them."""
-
-    cell: Any
-    step: Callable  # options bound
-    unpack: Callable  # params of the cell -> params of the reference
-    width: int = IN
-    places: tuple[int, ...] = ()  # spatial axes, between batch and features
-    inputs: Callable | None = None  # (rng, lead) -> xs; normal numbers if left out
-    adapt: Callable = lambda params, carry: (params, carry)  # what was drawn -> what the cell allows
-    theirs: Callable = same  # carry of the cell -> carry of the reference
-
-
-WINDOWS = {  # of convolutions over two axes
-    "valid": {"padding": "VALID"},
-    "circular": {"padding": "CIRCULAR"},
-    "strides": {"strides": (2, 1)},
-    "dilation": {"dilation": 2},
-    "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (2, 1)},
-    "valid-strides": {"padding": "VALID", "strides": (1, 2)},
-}
-
-
-def blocks(array, letter, names):
-    """Equal parts of a packed array, one per gate: `{letter + name: part}`."""
-    parts = np.split(array, len(names), axis=-1)
-    return {letter + name: part for name, part in zip(names, parts, strict=True)}
-
-
-def split(array, letter, names):
-    """The same, each transposed for column vectors."""
-    return {name: part.T for name, part in blocks(array, letter, names).items()}
-
-
-def packed(*names):
-    """Unpacking of gates that all read x and h; the candidate's name is ""."""
-
-    def unpack(p):
-        biases = {} if p.b is None else split(p.b, "b", names)
-        return split(p.w_ih, "W", names) | split(p.w_hh, "U", names) | biases
-
-    return unpack
+STEPS, BATCH = 4, 2
 
 
 def parts(tree):
@@ -95,7 +45,7 @@ def draw(case, batch, seed=0, steps=STEPS):
 
 
 def reference(case, params, carry, xs):
-    return ref.run(case.step, case.unpack(params), case.theirs(carry), xs)
+    return run(case.step, case.unpack(params), case.theirs(carry), xs)
 
 
 def ours(case, batch, params, carry, xs, **options):
