@@ -28,7 +28,8 @@ def session(model, params, xs, **options):
 
 def run(program, xs, **more):
     names = [value.name for value in program.get_inputs()]
-    feed = dict(zip(names, map(np.asarray, jax.tree.leaves(xs)), strict=True)) | more
+    leaves = [*map(np.asarray, jax.tree.leaves(xs)), *(more[name] for name in names if name in more)]
+    feed = dict(zip(names, leaves, strict=True)) | more
     return dict(zip([value.name for value in program.get_outputs()], program.run(None, feed), strict=True))
 
 
@@ -38,20 +39,21 @@ def flat(ys, carry):
 
 
 def carry_of(found):
-    return {name.replace("carry_out", "carry"): v for name, v in found.items() if name.startswith("carry")}
+    return {name.replace("last", "carry", 1): v for name, v in found.items() if name.startswith("last")}
 
 
 def compare(model, params, draw):
     """Ragged rows, then another shape in two chunks, the second from the carry of the first."""
-    program = session(model, params, draw(1, 1))
+    program = session(model, params, draw(1, 1), lengths=True, carry=True)
     apply = functools.partial(jrnn.apply, model, params)
     xs, lengths = draw(5, 3), np.array([2, 0, 5], np.int32)
     carry, ys = jax.jit(lambda xs, n: apply(xs, lengths=n))(xs, lengths)
     found = run(program, xs, lengths=lengths)
     xs = draw(4, 2)
     carry_2, ys_2 = jax.jit(apply)(xs)
-    first = run(program, jax.tree.map(lambda a: a[:1], xs))
-    second = run(program, jax.tree.map(lambda a: a[1:], xs), **carry_of(first))
+    one, three = np.array([1, 1], np.int32), np.array([3, 3], np.int32)
+    first = run(program, jax.tree.map(lambda a: a[:1], xs), lengths=one)
+    second = run(program, jax.tree.map(lambda a: a[1:], xs), lengths=three, **carry_of(first))
     outs = [name for name in second if name.startswith("ys")]
     second |= {name: np.concatenate([first[name], second[name]]) for name in outs}
     for got, needed in ((found, flat(ys, carry)), (second, flat(ys_2, carry_2))):
@@ -107,10 +109,10 @@ def floats(*lead):
 def test_layers(name):
     layer = LAYERS[name]
     params = jax.jit(lambda: layer.init(jax.random.key(0), 3))()
-    program = session(layer, params, floats(1, 1))
     xs, lengths = floats(5, 3), np.array([2, 0, 5], np.int32)
     for n in (None, lengths):
-        carry, ys = jrnn.apply(layer, params, xs, lengths=n)
+        program = session(layer, params, floats(1, 1), lengths=n is not None)
+        carry, ys = jax.jit(lambda xs, n: jrnn.apply(layer, params, xs, lengths=n))(xs, n)
         found = run(program, xs, **({} if n is None else {"lengths": n}))
         for a, b in zip(found.values(), flat(ys, carry), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -179,12 +181,11 @@ def test_mistakes_are_named():
         jrnn.export.onnx("GRU", params, floats(1, 1))
 
 
-def test_without_lengths_there_is_no_such_input_and_texts_are_kept():
+def test_plain_files_take_only_inputs_and_keep_texts():
     cell = jrnn.GRU(4)
     params = jax.jit(lambda: cell.init(jax.random.key(0), 3))()
-    program = session(cell, params, floats(1, 1), lengths=False, metadata={"symbols": "abc"})
+    program = session(cell, params, floats(1, 1), metadata={"symbols": "abc"})
     names = [value.name for value in (*program.get_inputs(), *program.get_overridable_initializers())]
-    assert names == ["xs", "carry"]
-    assert program.get_modelmeta().custom_metadata_map == {"symbols": "abc"}
+    assert names == ["xs"] and program.get_modelmeta().custom_metadata_map == {"symbols": "abc"}
     xs = floats(3, 2)
     np.testing.assert_allclose(run(program, xs)["ys"], jrnn.unroll(cell, params, xs)[1], rtol=1e-5, atol=1e-6)

@@ -12,6 +12,10 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 Array = np.ndarray[Any, Any]
 Shape = tuple[Any, ...]  # whole numbers and symbolic sizes
 INT64 = np.dtype(np.int64)
+# what is computed at once where the operands are known, as places and sizes are
+FOLDED: dict[str, Any] = {
+    "Add": np.add, "Max": np.maximum, "Min": np.minimum, "Mul": np.multiply, "Sub": np.subtract
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,8 @@ class Graph:
 
     def elementwise(self, kind: str, *operands: Value, dtype: Any = None) -> Value:
         """Write a node that broadcasts its operands as NumPy does; nothing is spread out before it."""
+        if kind in FOLDED and dtype is None and all(v.array is not None for v in operands):
+            return known(FOLDED[kind](*(v.array for v in operands)))
         shape = broadcast(*(v.shape for v in operands))
         return self.emit(kind, *operands, like=(shape, operands[0].dtype if dtype is None else dtype))
 

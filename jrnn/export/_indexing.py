@@ -100,16 +100,11 @@ def _window(graph: Graph, eqn: Equation, x: Value, first: Value) -> Value:
     limits = tuple(shape[i] - sizes[i] for i in axes)
     first = graph.cast(whole(graph, eqn, 1, first), INT64)
     inside = graph.elementwise("Max", graph.elementwise("Min", first, graph.dims(limits)), known(np.int64(0)))
-    exact = first.array is not None and all(isinstance(n, int) for n in limits)
-    if exact:  # where it lies is known
-        inside = known(np.clip(np.asarray(first.array), 0, np.array(limits, np.int64)))
     stops = graph.elementwise("Add", inside, graph.dims(tuple(sizes[i] for i in axes)))
-    if exact and all(isinstance(sizes[i], int) for i in axes):
-        stops = known(np.asarray(inside.array) + np.array([sizes[i] for i in axes], np.int64))
     ends = inside, stops, known(np.array(axes, np.int64))
     part = graph.emit("Slice", whole(graph, eqn, 0, x), *ends, like=(tuple(sizes), x.dtype))
     found = graph.reshape(part, result(eqn)[0])
-    if "FILL" not in str(eqn.params["mode"]) or (exact and _known_equal(first, inside)):
+    if "FILL" not in str(eqn.params["mode"]) or _known_equal(first, inside):
         return found
     return graph.where(_all_equal(graph, first, inside), found, known(_filling(eqn, x.dtype)))
 
@@ -129,17 +124,10 @@ def _all_equal(graph: Graph, a: Value, b: Value) -> Value:
 def _filling(eqn: Equation, dtype: Any) -> Any:
     """What stands in place of an entry outside."""
     given = eqn.params["fill_value"]
-    if given is None:
-        kind = np.dtype(dtype).kind
-        given = (
-            False
-            if kind == "b"
-            else np.iinfo(dtype).max
-            if kind == "u"
-            else np.iinfo(dtype).min
-            if kind == "i"
-            else np.nan
-        )
+    if given is None and np.issubdtype(dtype, np.integer):
+        given = np.iinfo(dtype).min if np.issubdtype(dtype, np.signedinteger) else np.iinfo(dtype).max
+    elif given is None:
+        given = False if np.dtype(dtype).kind == "b" else np.nan
     return np.asarray(given, dtype)
 
 

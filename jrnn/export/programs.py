@@ -31,8 +31,8 @@ def stablehlo(
 
     `serialize()` makes bytes of it, and `jax.export.deserialize(bytes).call(...)` runs them wherever jax is:
     jrnn is not needed there. A tree is handed over as its only array, or as a dict of arrays by name:
-    `{"h": ..., "c": ...}` is the carry of an `LSTM`, `{"0.h": ..., ...}` that of a `Stack`. The first step of a
-    stream takes the carry that the program of the sequence returns for its beginning.
+    `{"h": ..., "c": ...}` is the carry of an `LSTM`, `{"cells.0.h": ...}` that of a `Stack`. The first step
+    of a stream takes the carry that the program of a sequence returns for the beginning.
 
     Args:
       model: a cell or a layer, of anybody; without noise, as it is evaluated.
