@@ -37,7 +37,9 @@ from jrnn.cells.reservoir import ridge_readout as ridge_readout
 from jrnn.checkpoint import CheckpointError as CheckpointError
 from jrnn.checkpoint import Snapshot as Snapshot
 from jrnn.checkpoint import load as load
+from jrnn.checkpoint import load_params as load_params
 from jrnn.checkpoint import save as save
+from jrnn.checkpoint import save_params as save_params
 from jrnn.combinators import Cast as Cast
 from jrnn.combinators import ClipGradient as ClipGradient
 from jrnn.combinators import Dropout as Dropout
