@@ -14,7 +14,6 @@ from jrnn._alignment import expand, on_device, select
 from jrnn._jaxprs import shifted
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
-from jrnn.unrolling.driver import body_of
 from jrnn.unrolling.methods import Loop, Method
 
 Shifts = list[dict[str, Any]]  # a loop each: path of a leaf of the state -> (time, *its shape)
@@ -64,9 +63,9 @@ class Shifting:
     reverse: list[bool] = field(default_factory=list)
     valid: list[Array | None] = field(default_factory=list)  # (time, leading batch axes), None: all are
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
-        cell, (params, _), number = loop.cell, loop.constants, len(self.types)
+        cell, params, number = loop.cell, loop.params, len(self.types)
         leaves = state_leaves(cell, params, loop.carry)
         single = state_leaves(cell, params, cell_carry(cell, params))
         self.types.append(
@@ -76,11 +75,9 @@ class Shifting:
         self.reverse.append(loop.reverse)
         if self.shifts is None:
             return self.method.run(loop)
-        self.valid.append(loop.xs[1])
-        x, valid, reset = loop.xs
-        xs = ((x, self.shifts[number]), valid, reset)
-        shifted_cell = Shifted(cell)
-        end, ys = self.method.run(replace(loop, cell=shifted_cell, body=body_of(shifted_cell), xs=xs))
+        self.valid.append(loop.valid)
+        xs = (loop.xs, self.shifts[number])
+        end, ys = self.method.run(replace(loop, cell=Shifted(cell), xs=xs))
         last = self.ends[number] if self.ends else None
         return end, ys if last is None else _cut(ys, last)
 

@@ -12,8 +12,8 @@ from jrnn.analysis.memory import steps_of_rate
 from jrnn.cell import Shape, in_ndim, is_layer
 from jrnn.cells._gating import widened
 from jrnn.unrolling import unroll
-from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
-from jrnn.unrolling._loops import plain
+from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
+from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling.methods import Loop
 
 
@@ -111,7 +111,7 @@ def gate_statistics(
         raise ValueError(f"low and high must be in order, 0 ≤ low ≤ high, got {low} and {high}")
     check_runs(cell, _StepByStep(), key)
     steps, batch_shape = check_inputs(cell, xs)
-    start = align(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
+    start = promote_carry(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
     places = _places(cell, (params, start, _first(xs)), batch_shape, names)
     measured = _Measured(cell, places, low, high)
     (_, visited, sums), _ = unroll(
@@ -197,8 +197,8 @@ def _added(total: Array, value: Array) -> Array:
 class _StepByStep:
     """The loop as it is: `Scan` takes what does not depend on the state ahead, and keeps it of all steps."""
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
-        return plain(loop.body, loop.reverse)(loop.constants, loop.carry, loop.xs)
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
+        return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
 
 
 def _first(xs: Any) -> Any:

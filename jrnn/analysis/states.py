@@ -11,7 +11,7 @@ from jax import Array
 
 from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, is_slot
 from jrnn.unrolling import Scan
-from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
 
 Push = Callable[[Array], Array]  # (D,) -> (D,)
 
@@ -43,7 +43,7 @@ def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None 
         needed = "(time,)" if in_ndim(cell) == 0 else "(time, features)"
         raise ValueError(f"xs has shape {given}, needs one sequence, {needed}: of a batch, xs[:, b]")
     with jax.transfer_guard_host_to_device("allow"):  # of the zeros that a state starts from
-        carry = align(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
+        carry = promote_carry(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
     if not state_leaves(cell, params, carry):
         raise ValueError(f"{cell} has no state of real numbers to look at")
     return carry
