@@ -258,6 +258,12 @@ def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
     return jnp.zeros((*batch_shape, features), float_dtype(params))
 
 
+def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+    """The `initial_carry` of a cell whose state is one array of `hidden` zeros, set as a class attribute."""
+    del key
+    return zero_state(params, batch_shape, self.hidden)
+
+
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:
     """Split a key for `count` inner cells, or return a `None` for each."""
     require_key(key)

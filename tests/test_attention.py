@@ -11,9 +11,9 @@ import jrnn
 from jrnn._checks import brief
 from jrnn.attention import Additive, Dot, General, Local, Location
 from tests import attending
-from tests import references as ref
+from tests.references import derivative
 from tests.test_slots import carried, scans
-from tests.values.case import random, weigh
+from tests.values import random, weigh
 
 IN, HIDDEN, QUERY, FEATURES, STEPS, SPAN, BATCH = 2, 4, 3, 5, 4, 6, 4
 LENGTHS = np.array([SPAN, 3, 1, 0], np.int32)  # valid positions of each row
@@ -110,7 +110,7 @@ def test_values_weights_and_gradients_are_those_of_the_equations(name, x64):
             given = jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]])
             return loss(equations(cell, *given)[0])
 
-        b = ref.derivative(with_leaf, leaves[i])
+        b = derivative(with_leaf, leaves[i])
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
         assert np.any(b) or (name == "general, not fed" and b.shape == arguments[1].last.shape)
 

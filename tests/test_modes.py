@@ -19,7 +19,8 @@ from jrnn._alignment import joined, select
 from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour
-from tests.cases import CASES, Case
+from tests.cases import CASES
+from tests.entries import Case
 
 STRICT = {  # what raises, and changes no value
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),

@@ -14,8 +14,20 @@ from jrnn.checkpoint.cells import cell_from_json as cell_from_json
 from jrnn.checkpoint.cells import cell_to_json as cell_to_json
 from jrnn.checkpoint.files import CheckpointError as CheckpointError
 from jrnn.checkpoint.files import checkpoints as checkpoints
+from jrnn.checkpoint.parameters import load_params as load_params
+from jrnn.checkpoint.parameters import save_params as save_params
 from jrnn.checkpoint.snapshots import Snapshot as Snapshot
 from jrnn.checkpoint.snapshots import load as load
 from jrnn.checkpoint.snapshots import save as save
 
-__all__ = ["CheckpointError", "Snapshot", "cell_from_json", "cell_to_json", "checkpoints", "load", "save"]
+__all__ = [
+    "CheckpointError",
+    "Snapshot",
+    "cell_from_json",
+    "cell_to_json",
+    "checkpoints",
+    "load",
+    "load_params",
+    "save",
+    "save_params",
+]

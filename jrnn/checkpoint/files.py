@@ -172,6 +172,18 @@ def _retain(path: Path, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a hidden name, and rename it: under its own it is complete, or what it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        _sync([temporary])
+        temporary.replace(path)
+        _sync([path.absolute().parent])
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def verify(path: Path) -> None:
     """Compare every file of a checkpoint with the manifest, and the manifest with its checksum."""
     if not (path / MANIFEST).is_file():
