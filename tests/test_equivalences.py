@@ -302,6 +302,15 @@ def test_clockwork_with_one_period_of_1_is_an_elman_network():
     same(cell, clockwork, ELMAN, params)
 
 
+def test_lipschitz_network_without_its_linear_part_is_an_antisymmetric_one():
+    antisymmetric = jrnn.AntisymmetricRNN(HIDDEN, gamma=0.0, epsilon=0.4)
+    cell = jrnn.LipschitzRNN(HIDDEN, beta=1.0, gamma=0.0, epsilon=0.4)
+    params = params_of(cell)
+    plain = params_of(antisymmetric)._replace(w_ih=params.w_ih, w_hh=params.w_hh, b=params.b)
+    same(cell, params._replace(w_a=0 * params.w_a), antisymmetric, plain)
+    different(cell, params, antisymmetric, plain)
+
+
 def test_irnn_is_an_elman_network_that_starts_at_the_identity():
     cell = jrnn.Elman(HIDDEN, activation="relu", recurrent_init="identity")
     same(cell, params_of(cell), RELU, params_of(cell))

@@ -10,6 +10,7 @@ from jrnn.cells.bistable import BRC as BRC
 from jrnn.cells.bistable import NBRC as NBRC
 from jrnn.cells.continuous import AntisymmetricRNN as AntisymmetricRNN
 from jrnn.cells.continuous import LeakyRNN as LeakyRNN
+from jrnn.cells.continuous import LipschitzRNN as LipschitzRNN
 from jrnn.cells.convolutional import ConvGRU as ConvGRU
 from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.decay import GRUD as GRUD
