@@ -226,6 +226,26 @@ def test_gru_that_never_resets_is_a_ugrnn(reset_after):
     same(cell, params, UGRNN, two._replace(b=two.b.at[HIDDEN:].add(recurrent)))
 
 
+def test_delayed_feedback_that_is_shut_off_is_a_ugrnn():
+    cell = jrnn.TauGRU(HIDDEN, delay=3)
+    params = params_of(cell)
+    a = slice(HIDDEN, 2 * HIDDEN)
+    w_ih, w_hh = (w.at[:, a].set(0) for w in (params.w_ih, params.w_hh))
+    shut = params._replace(w_ih=w_ih, w_hh=w_hh, b=params.b.at[a].set(-OPEN))
+    turned = (columns(params.w_ih, 4), columns(params.w_hh, 3), columns(params.b, 4))
+    same(cell, shut, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+    different(cell, params, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+
+
+def test_delayed_feedback_comes_after_its_delay():
+    cell, xs = jrnn.TauGRU(HIDDEN, delay=3), normal(STEPS, BATCH, IN)
+    params = params_of(cell)
+    _, ys = jrnn.unroll(cell, params, xs)
+    _, without = jrnn.unroll(cell, params._replace(w_lh=0 * params.w_lh), xs)
+    changed = np.abs(ys - without).max(axis=(1, 2)) > 1e-3
+    assert changed.tolist() == [step > 3 for step in range(STEPS)]  # the first state, 3 steps behind the last
+
+
 def test_highway_of_one_coupled_layer_is_a_ugrnn():
     cell = jrnn.RHN(HIDDEN, depth=1)
     params = params_of(cell)

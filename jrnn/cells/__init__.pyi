@@ -21,6 +21,7 @@ from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
 from jrnn.cells.fast import FastRNN as FastRNN
 from jrnn.cells.gru import GRU as GRU
+from jrnn.cells.gru import TauGRU as TauGRU
 from jrnn.cells.highway import RHN as RHN
 from jrnn.cells.highway import NASCell as NASCell
 from jrnn.cells.history import Window as Window
