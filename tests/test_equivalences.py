@@ -403,6 +403,21 @@ def test_min_gru_is_a_trnn_with_the_complement_of_its_gate():
     same(cell, params, TRNN, InputParams(*(side(n, -z) for z, n in turned)))
 
 
+def test_a_trace_unit_without_an_activation_is_an_lru_read_out_as_it_is():
+    cell, lru, xs = (
+        jrnn.RTU(HIDDEN, activation="identity"),
+        jrnn.LRU(HIDDEN, outputs=2 * HIDDEN),
+        normal(9, IN),
+    )
+    params, zeros = params_of(cell), np.zeros((HIDDEN, HIDDEN))
+    scale = 0.5 * jnp.log(1 - jnp.exp(-2 * jnp.exp(params.nu)))
+    signs = jnp.block([[jnp.eye(HIDDEN), zeros], [zeros, -jnp.eye(HIDDEN)]])
+    whole = params_of(lru)._replace(**params._asdict(), gamma=scale, w_ho=signs)
+    (p, q), ys = jrnn.unroll(cell, params, xs)
+    h, wanted = jrnn.unroll(lru, whole, xs)
+    assert_close((p, q, ys), (h.real, h.imag, wanted))
+
+
 @pytest.mark.parametrize("kind", [jrnn.SLSTM, jrnn.RGLRU])
 def test_heads_are_a_block_diagonal_matrix(kind):
     heads, one = kind(HIDDEN, heads=2), kind(HIDDEN)

@@ -29,6 +29,7 @@ from jrnn.cells.intersection import IntersectionRNN as IntersectionRNN
 from jrnn.cells.legendre import LMU as LMU
 from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
+from jrnn.cells.linear_units import RTU as RTU
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
 from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM
