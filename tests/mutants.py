@@ -49,7 +49,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/layers": "layers paradigms modules streams",
     "jrnn/modules": "modules streams",
     "jrnn/paradigms": "paradigms every_paradigm",
-    "jrnn/interop": "interop_torch interop_keras interop_flax interop_onnx",
+    "jrnn/interop": "interop_torch interop_keras interop_flax interop_haiku interop_equinox interop_onnx",
     "jrnn/checkpoint/parameters": "safetensors",
     "jrnn/checkpoint": "saving runs checkpoint checkpoint_structure hostile_checkpoints training cli",
     "jrnn/decoding/ctc": "reports ctc modes",

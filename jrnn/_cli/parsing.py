@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from jrnn._cli.diagnosis import doctor
+from jrnn._cli.exporting import export
 from jrnn._cli.inspecting import inspect
 from jrnn._cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
 from jrnn._cli.sampling import one_line, sample
@@ -44,6 +45,8 @@ def parser() -> Parser:
     line = "look inside a trained model: gradients, dynamics, gates, memory"
     example = "jrnn inspect runs/1 --text book.txt --steps 200"
     _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1 --text book.txt", example))
+    line = "write a trained model as ONNX, for where JAX is not"
+    _add_export(command("export", export, line, "jrnn export runs/1 model.onnx"))
     line = "list the recurrent cells, their sizes and papers"
     _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
     command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
@@ -80,6 +83,11 @@ def _add_inspect(added: Parser) -> None:
     added.add_argument("--text", nargs="+", metavar="FILE", default=(), help=line)
     line = "characters of a sequence (default: 500)"
     added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
+
+
+def _add_export(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run")
+    added.add_argument("target", metavar="FILE", help="file to write, ending in .onnx")
 
 
 def _add_cells(added: Parser) -> None:
