@@ -109,7 +109,7 @@ def test_a_state_goes_to_the_optimizer_that_made_it(tmp_path):
     assert load(tmp_path, optimizer=optax.chain(optax.clip_by_global_norm(2.0), optax.adam(1e-4))).optimizer
     with pytest.raises(
         CheckpointError,
-        match=r"belongs to clip_by_global_norm → scale_by_adam .* got the optimizer scale_by_radam",
+        match=r"belongs to clip_by_global_norm → scale_by_adam .* got .* scale_by_radam",
     ):
         load(tmp_path, optimizer=MAKES["radam"])
     save(
