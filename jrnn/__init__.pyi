@@ -9,6 +9,7 @@ from jrnn import combinators as combinators
 from jrnn import crf as crf
 from jrnn import data as data
 from jrnn import decoding as decoding
+from jrnn import export as export
 from jrnn import initializers as initializers
 from jrnn import interop as interop
 from jrnn import layers as layers

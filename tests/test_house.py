@@ -42,7 +42,7 @@ ORDER = [
     {"training"},
     {"decoding"},
     {"analysis", "plots"},
-    {"interop"},
+    {"interop", "export"},
     {"_cli"},
     {"__main__"},
 ]

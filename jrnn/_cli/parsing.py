@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from jrnn._cli.converting import convert
 from jrnn._cli.diagnosis import doctor
+from jrnn._cli.exporting import export
 from jrnn._cli.inspecting import inspect
 from jrnn._cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
 from jrnn._cli.sampling import one_line, sample
@@ -48,6 +49,8 @@ def parser() -> Parser:
     line = "convert a model to the file of another library, and verify it"
     example = "jrnn convert model.pt model.safetensors --prefix encoder.rnn"
     _add_convert(command("convert", convert, line, "jrnn convert runs/1 model.onnx", example))
+    line = "write a trained model as ONNX, for where JAX is not"
+    _add_export(command("export", export, line, "jrnn export runs/1 model.onnx"))
     line = "list the recurrent cells, their sizes and papers"
     _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
     command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
@@ -98,6 +101,11 @@ def _add_convert(added: Parser) -> None:
     added.add_argument("--config", metavar="FILE", help=line)
     line = "leave out weights of PyTorch that have no place in the model"
     added.add_argument("--unused", action="store_true", help=line)
+
+
+def _add_export(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run")
+    added.add_argument("target", metavar="FILE", help="file to write, ending in .onnx")
 
 
 def _add_cells(added: Parser) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -274,7 +273,7 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
 def _check_batches(shapes: set[tuple[int, ...]]) -> None:
     """Refuse memories of another batch than the carry; one memory for all sequences has no batch axis."""
     try:
-        np.broadcast_shapes(*shapes)
+        jnp.broadcast_shapes(*shapes)  # which takes the symbolic sizes of jax.export
     except ValueError as error:
         raise ValueError(f"memory and carry must have one batch shape, got {sorted(shapes)}") from error
 

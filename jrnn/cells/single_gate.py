@@ -1,14 +1,14 @@
 """Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn._fields import Width, checked
+from jrnn._fields import Rate, Share, Width, checked
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
@@ -264,4 +264,54 @@ class SGRN:
         a = x @ params.w_ih
         f = sigmoid(a + carry @ params.w_hh + params.b, "f")
         h = jnp.tanh((1 - f) * a + f * carry)
+        return h, h
+
+
+@checked
+@dataclass(frozen=True)
+class MiRU:
+    """Minion recurrent unit: a GRU that always keeps the same share of its state.
+
+        rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
+        nₜ = tanh(xₜ w_n + (rₜ · hₜ₋₁) u_n + b_n)
+        hₜ = λ · hₜ₋₁ + (1 − λ) · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ
+    has no parameters, which is its MiRU 2.
+
+    Args:
+      keep: λ, the share of the state that is kept.
+      reset: θ, in the place of the gate r; None for the gate.
+
+    Reference: Zyarah, Kudithipudi, Minion gated recurrent unit for continual learning, 2025,
+    arXiv:2503.06175.
+
+    >>> import jax, jrnn
+    >>> cells = jrnn.MiRU(8), jrnn.MiRU(8, reset=0.5)
+    >>> [cell.init(jax.random.key(0), in_features=3).w_ih.shape for cell in cells]
+    [(3, 16), (3, 8)]
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    keep: Rate = 0.5
+    reset: Share | None = None
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, biases=(0, 0) if self.reset is None else (0,))
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h, a_n, u_n, r = carry, x @ params.w_ih + params.b, params.w_hh, cast(Any, self.reset)
+        if self.reset is None:
+            (a_r, a_n), (u_r, u_n) = split(a_n, 2), split(u_n, 2)
+            r = sigmoid(a_r + h @ u_r, "r")
+        n = tanh(a_n + (r * h) @ u_n, "n")
+        h = self.keep * h + (1 - self.keep) * n
         return h, h

@@ -1,4 +1,4 @@
-"""LSTMs with options, and the ablations: LSTMVariant."""
+"""LSTMs with options, and the ablations: LSTMVariant, WMCLSTM, ResidualLSTM."""
 
 from functools import partial
 
@@ -162,4 +162,56 @@ LSTMVariant = Entry(
         **{f"LSTMVariant-{name}": comparison for name, comparison in OTHERS.items()},
     },
     counts=counts,
+)
+
+
+def wmc_lstm(p, carry, x):
+    """Landi et al. 2021: the gates see the cell through a matrix and a tanh each, o the new one."""
+    h, c = carry
+    input_gate = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + tanh(times(p["Vi"], c)) + p["bi"])
+    forget_gate = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + tanh(times(p["Vf"], c)) + p["bf"])
+    candidate = tanh(times(p["Wc"], x) + times(p["Uc"], h) + p["bc"])
+    c = forget_gate * c + input_gate * candidate
+    output_gate = sigmoid(times(p["Wo"], x) + times(p["Uo"], h) + tanh(times(p["Vo"], c)) + p["bo"])
+    h = output_gate * tanh(c)
+    return (h, c), h
+
+
+def unpack_wmc_lstm(p):
+    return packed(*"ifco")(p.lstm) | split(p.w_ch, "V", "ifo")
+
+
+WMCLSTM = Entry(
+    laws=[Case(jrnn.WMCLSTM(4), 2)],
+    values={"WMCLSTM": Comparison(jrnn.WMCLSTM(HIDDEN), wmc_lstm, unpack_wmc_lstm)},
+    counts=lambda i, h: {jrnn.WMCLSTM(h): 4 * gate(i, h) + 3 * h**2},
+)
+
+
+def residual_lstm(p, carry, x):
+    """Kim et al. 2017: o also weighs the input, behind a matrix where it is of another width."""
+    h, c = carry
+    input_gate = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + p["pi"] * c + p["bi"])
+    forget_gate = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + p["pf"] * c + p["bf"])
+    c = forget_gate * c + input_gate * tanh(times(p["Wc"], x) + times(p["Uc"], h) + p["bc"])
+    output_gate = sigmoid(times(p["Wo"], x) + times(p["Uo"], h) + p["po"] * c + p["bo"])
+    shortcut = times(p["Wx"], x) if "Wx" in p else x
+    h = output_gate * (times(p["Wp"], tanh(c)) + shortcut)
+    return (h, c), h
+
+
+def unpack_residual_lstm(p):
+    weights = packed(*"ifco")(p.lstm) | split(p.p, "p", "ifo") | {"Wp": p.w_ho.T}
+    return weights if p.w_ix is None else weights | {"Wx": p.w_ix.T}
+
+
+ResidualLSTM = Entry(
+    laws=[Case(jrnn.ResidualLSTM(4), 2), Case(jrnn.ResidualLSTM(4), 4)],
+    values={
+        "ResidualLSTM": Comparison(jrnn.ResidualLSTM(HIDDEN), residual_lstm, unpack_residual_lstm),
+        "ResidualLSTM-square": Comparison(
+            jrnn.ResidualLSTM(HIDDEN), residual_lstm, unpack_residual_lstm, width=HIDDEN
+        ),
+    },
+    counts=lambda i, h: {jrnn.ResidualLSTM(h): 4 * gate(i, h) + 3 * h + h**2 + (0 if i == h else i * h)},
 )

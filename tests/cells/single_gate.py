@@ -1,4 +1,4 @@
-"""Cells with one gate: MGU, UGRNN, JANET, LiGRU, LightRU, SGRN."""
+"""Cells with one gate: MGU, UGRNN, JANET, LiGRU, LightRU, SGRN, MiRU."""
 
 from functools import partial
 
@@ -105,4 +105,24 @@ SGRN = Entry(
     laws=[Case(jrnn.SGRN(4), 2)],
     values={"SGRN": Comparison(jrnn.SGRN(HIDDEN), sgrn, unpack_sgrn)},
     counts=lambda i, h: {jrnn.SGRN(h): gate(i, h)},
+)
+
+
+def miru(p, h, x, keep=0.5, reset=None):
+    """Zyarah & Kudithipudi 2025: the update is a coefficient λ, and in version 2 the reset one θ as well."""
+    reset = sigmoid(times(p["Wr"], x) + times(p["Ur"], h) + p["br"]) if reset is None else reset
+    candidate = tanh(times(p["W"], x) + times(p["U"], reset * h) + p["b"])
+    h = keep * h + (1 - keep) * candidate
+    return h, h
+
+
+MiRU = Entry(
+    laws=[Case(jrnn.MiRU(4), 2), Case(jrnn.MiRU(4, keep=0.9, reset=0.7), 2)],
+    values={
+        "MiRU-1": Comparison(jrnn.MiRU(HIDDEN, keep=0.3), partial(miru, keep=0.3), packed("r", "")),
+        "MiRU-2": Comparison(
+            jrnn.MiRU(HIDDEN, keep=0.3, reset=0.6), partial(miru, keep=0.3, reset=0.6), packed("")
+        ),
+    },
+    counts=lambda i, h: {jrnn.MiRU(h): 2 * gate(i, h), jrnn.MiRU(h, reset=0.5): gate(i, h)},
 )
