@@ -3,16 +3,18 @@
 import argparse
 import importlib.metadata
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jrnn._cli.formats import Loaded, Options, format_of, read, write
+from jrnn._cli.formats import Loaded, Options, format_of, naming, read
 from jrnn._cli.verifying import Unverified, verify
 from jrnn.checkpoint.files import write_file
 from jrnn.interop._models import parts_of
+from jrnn.layers import Bidirectional
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -27,7 +29,8 @@ def convert(arguments: argparse.Namespace) -> int:
         print(f"{source}: {loaded.what}\n{described(loaded.model, loaded.params)}")
         print(verified(loaded, loaded))
         written = Path(scratch) / target.name
-        again = write(written, loaded.model, loaded.params)
+        with naming(target):
+            again = format_of(target).write(written, loaded.model, loaded.params)
         line = verified(loaded, again)
         write_file(target, written.read_bytes())
         print(f"{target}: {again.what}, {target.stat().st_size:,} bytes\n{line}")
@@ -35,19 +38,28 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def described(model: Any, params: Any) -> str:
-    """A line for each layer: what it is, and the shapes and dtype of its weights."""
-    parts = parts_of(model, params) or [(model, params)]
-    names = [str(part) for part, _ in parts]
-    width = min(60, max(map(len, names)))
+    """A line for each layer: its place, what it is, and the shapes and dtype of its weights."""
+    layers = list(_layers("", model, params))
+    places = max(len(place) for place, _, _ in layers)
+    names = max(len(str(layer)) for _, layer, _ in layers)
     lines = []
-    for index, (name, (_, own)) in enumerate(zip(names, parts, strict=True)):
+    for place, layer, own in layers:
         leaves = jax.tree_util.tree_leaves_with_path(own)
-        shapes = (
-            f"{jax.tree_util.keystr(path, simple=True, separator='.')} {leaf.shape}" for path, leaf in leaves
-        )
-        kinds = ", ".join(sorted({str(leaf.dtype) for _, leaf in leaves}))
-        lines.append(f"  {index}  {name:{width}}  {', '.join(shapes)}  {kinds}".rstrip())
+        shapes = (f"{jax.tree_util.keystr(path, simple=True, separator='.')} {a.shape}" for path, a in leaves)
+        dtypes = sorted({str(leaf.dtype) for _, leaf in leaves})
+        lines.append(f"  {place:{places}}  {layer!s:{names}}  {', '.join([*shapes, *dtypes])}".rstrip())
     return "\n".join(lines)
+
+
+def _layers(place: str, model: Any, params: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The layers inside a model, each with its place and parameters."""
+    inner = {str(i): part for i, part in enumerate(parts_of(model, params) or ())}
+    if isinstance(model, Bidirectional):
+        inner = {"forward": (model.forward, params[0]), "backward": (model.backward, params[1])}
+    for name, part in inner.items():
+        yield from _layers(f"{place}.{name}" if place else name, *part)
+    if not inner:
+        yield place, model, params
 
 
 def verified(loaded: Loaded, theirs: Loaded) -> str:

@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
 
 
 class Format(NamedTuple):
-    """How files of an ending are read and written."""
+    """How files of an ending are read, and written and read again."""
 
     read: Callable[[Path, Options], Loaded]
     write: Callable[[Path, Any, Any], Loaded]
@@ -58,18 +58,13 @@ def read(path: Path, options: Options) -> Loaded:
         return Loaded(snapshot.cell, snapshot.params, "run of jrnn train")
     found = format_of(path)
     path.open("rb").close()  # a file that is not there
-    with _naming(path):
+    with naming(path):
         return found.read(path, options)
 
 
-def write(path: Path, model: Any, params: Any) -> Loaded:
-    """Write a model to a file, and read that again; what cannot be written is a ValueError that names it."""
-    with _naming(path):
-        return format_of(path).write(path, model, params)
-
-
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
+    """Make a ValueError that names the file of whatever is wrong with its content."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jrnn
-from jrnn._checks import brief
+from jrnn._cli.sampling import one_line
 from jrnn.cell import in_ndim
 
 STEPS, BATCH, FIELD = 6, 3, 8  # of random inputs, FIELD a side of a field
@@ -157,7 +157,7 @@ def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
             )
             types = {value.name: _numpy_type(value.type) for value in session.get_inputs()}
         except Exception as error:
-            raise Unverified(brief(str(error))) from error
+            raise Unverified(one_line(error)[:300]) from error
         for first in (np.asarray(xs), np.asarray(xs).swapaxes(0, 1)):
             feeds = {given[0].name: first.astype(types[given[0].name])}
             for value, sides in zip(given[1:], dims[1:], strict=True):
@@ -167,7 +167,7 @@ def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
             try:
                 found.append(session.run(None, feeds)[0])
             except Exception as error:  # of the layout that is not meant
-                faults.append(brief(str(error)))
+                faults.append(one_line(error)[:300])
         if not found:
             raise Unverified(faults[0])
         return found
