@@ -133,6 +133,17 @@ def test_names_of_pytorch_in_safetensors_in_bfloat16(tmp_path, capsys):
     assert torch.load(tmp_path / "m.pt")["weight_hh_l0"].equal(module.weight_hh_l0)
 
 
+def test_learned_starts_go_to_onnx_and_back(tmp_path, capsys):
+    for name in ("onnx", "onnxruntime", "safetensors"):
+        pytest.importorskip(name)
+    model = jrnn.LearnedCarry(jrnn.GRU(5))
+    source, target = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    jrnn.save_params(source, model, parameters(model, 3))
+    assert "verified in onnxruntime" in convert(capsys, source, target)
+    convert(capsys, target, tmp_path / "again.safetensors")
+    same_bits(stored(tmp_path / "again.safetensors")[1], stored(source)[1])
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_onnx_of_fixed_shape_with_time_or_the_batch_first(tmp_path, capsys, batch_first):
     onnx, _ = (pytest.importorskip(name) for name in ("onnx", "onnxruntime"))

@@ -12,6 +12,7 @@ import numpy as np
 import jrnn
 from jrnn._cli.sampling import one_line
 from jrnn.cell import in_ndim
+from jrnn.checkpoint.parameters import _width
 
 STEPS, BATCH, FIELD = 6, 3, 8  # of random inputs, FIELD a side of a field
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # relative to the largest output; of others 5e-2
@@ -43,9 +44,8 @@ def verify(
     for steps, batch in sizes:
         xs = sample(model, params, steps, batch)
         ours = np.asarray(jrnn.apply(model, params, xs)[1]).astype(np.float64)
-        limit = TOLERANCE.get(str(jax.tree.leaves(params)[0].dtype), 5e-2) * max(
-            1, np.abs(ours).max(initial=0)
-        )
+        relative = TOLERANCE.get(str(jax.tree.leaves(params)[0].dtype), 5e-2)
+        limit = relative * max(1, np.abs(ours).max(initial=0))
         for theirs in run(xs):
             if (differs := _apart(ours, np.asarray(theirs).astype(np.float64))) <= limit:
                 return differs
@@ -62,14 +62,11 @@ def _apart(ours: Any, theirs: Any) -> float:
 
 def sample(model: Any, params: Any, steps: int = STEPS, batch: int = BATCH) -> Any:
     """Random inputs of a model, (time, batch, ...), in the dtype of its parameters."""
-    rng = np.random.default_rng(0)
-    first = jax.tree.leaves(params)[0]
-    if in_ndim(model) == 0:
-        return jnp.asarray(
-            rng.integers(min(1, len(first) - 1), len(first), (steps, batch))
-        )  # 0 may be a mask
+    rng, width = np.random.default_rng(0), _width(model, params, None)
+    if in_ndim(model) == 0:  # tokens: 0 may be that of padding, which other libraries mask
+        return jnp.asarray(rng.integers(min(1, width - 1), width, (steps, batch)))
     sides = [FIELD] * _spatial(model)
-    return jnp.asarray(rng.normal(size=(steps, batch, *sides, first.shape[-2])), first.dtype)
+    return jnp.asarray(rng.normal(size=(steps, batch, *sides, width)), jax.tree.leaves(params)[0].dtype)
 
 
 def _spatial(model: Any) -> int:
