@@ -228,8 +228,8 @@ class Flow:
             kind = next((part.kind for part in chain[:0:-1] if part.kind != "map"), "map")
             if not (last if kind == "forward" else kind == "backward" and (start, stop) == (0, 1)):
                 raise ValueError(
-                    f"it takes steps [{start}:{stop}] of a layer that reads {kind}, and the whole sequence is "
-                    "seen by the last step of one that reads forward, or the first of one that reads backward"
+                    f"it takes steps [{start}:{stop}] of a layer that reads {kind}; the whole sequence is seen "
+                    "by the last step of one that reads forward, or the first of one that reads backward"
                 )
         return dataclasses.replace(self, dims=_put(self.dims, axis, ()), read="step")
 
