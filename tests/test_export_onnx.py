@@ -118,6 +118,28 @@ def test_layers(name):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_parts_that_are_read_and_written():
+    """By flat numbers; what lies outside is dropped, or filled, as JAX says."""
+
+    def step(params, carry, x):
+        rows, n = jnp.arange(x.shape[0]), (x[:, 0] * 3).astype(int)  # some of them outside
+        last = carry.at[..., n[0] % 3].set(x).at[:, 0, 1:3].add(1.0).at[rows, 0, n].set(2.0)
+        last = jax.vmap(lambda past, u, i: past.at[..., i].max(u))(last, x, n)
+        last = last.at[:, :, 1].multiply(0.5).at[:, 1, n[0]].min(x[:, 1], mode="clip")
+        taken = jax.vmap(lambda past, i: lax.dynamic_slice(past, (i, 0), (2, 3)))(last, n)[:, 0]
+        got = last[rows, 0, n], last.at[rows, 1, n].get(mode="fill", fill_value=7.0)
+        y = jnp.concatenate([taken, jnp.stack(got, -1), last[:, 1:3, n[0]], last[..., ::-1][:, 0]], -1)
+        return last, y
+
+    cell = jrnn.from_functions(
+        lambda key, n: jnp.ones(3),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3, 3)),
+        step,
+        10,
+    )
+    compare(cell, jnp.ones(3), floats)
+
+
 class Turning(NamedTuple):
     """A carry with a complex entry, a number of steps and a history."""
 

@@ -10,6 +10,7 @@ from jrnn._jaxprs import Equation
 from jrnn.export._graph import Graph, Value, broadcast, known
 from jrnn.export._indexing import INDEXING
 from jrnn.export._products import PRODUCTS
+from jrnn.export._scattering import SCATTERING
 from jrnn.export._shapes import SHAPES
 
 Mapping = Callable[..., Any]  # (graph, equation, *operands) -> a value or a list of values
@@ -163,4 +164,5 @@ MAPPINGS: dict[str, Mapping] = {
     **SHAPES,
     **PRODUCTS,
     **INDEXING,
+    **SCATTERING,
 }
