@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.cells._activations import ACTIVATIONS
+from jrnn.cells._activations import ACTIVATIONS, CONSTANTS, activation
 from jrnn.cells._gating import gates
 from tests.cells import ENTRIES, VALUES
 from tests.entries import IN, OUT, VOCABULARY
@@ -125,6 +125,40 @@ def test_activations():
         np.testing.assert_allclose(ACTIVATIONS[name](x), function(x), 1e-12, 1e-12, err_msg=name)
         slope = jax.vmap(jax.grad(ACTIVATIONS[name]))(x)
         np.testing.assert_allclose(slope, function(x + 1e-30j).imag / 1e-30, 1e-12, 1e-12, err_msg=name)
+
+
+def test_activations_with_constants():
+    """On both sides of every kink; the usual constants go without saying."""
+    x = np.linspace(-5, 5, 24)
+    wanted = {
+        "affine(0.5, -2.0)": 0.5 * x - 2,
+        "elu(0.3)": np.where(x > 0, x, 0.3 * (np.exp(x) - 1)),
+        "leaky_relu(0.2)": np.where(x > 0, x, 0.2 * x),
+        "hard_sigmoid(0.2, 0.4)": np.clip(0.2 * x + 0.4, 0, 1),
+        "scaled_tanh(1.5, 0.3)": 1.5 * np.tanh(0.3 * x),
+        "thresholded_relu(2.0)": np.where(x > 2, x, 0),
+    }
+    assert {name.partition("(")[0] for name in wanted} == set(CONSTANTS)
+    for name, want in wanted.items():
+        cell = jrnn.Dense(3, activation=name)
+        assert cell.activation == name and cell == jrnn.Dense(3, activation=name.replace(", ", ",  "))
+        np.testing.assert_allclose(activation(name)(x), want, 1e-12, 1e-12, err_msg=name)
+    for name, (_, usual) in CONSTANTS.items():
+        given = f"{name}({', '.join(map(str, usual.values()))})"
+        assert jrnn.Dense(3, activation=given).activation == {"affine": "identity"}.get(name, name)
+        np.testing.assert_allclose(
+            CONSTANTS[name][0](x, *usual.values()),
+            FUNCTIONS[{"affine": "identity"}.get(name, name)](x),
+            1e-12,
+        )
+
+
+@pytest.mark.parametrize("given", ["elu(1, 2)", "tanh(1)", "elu(1", "elu()", "elu(nan)", "elu(a)", "(1)"])
+def test_an_activation_with_wrong_constants_is_refused(given):
+    with pytest.raises(
+        ValueError, match=r"activation with constants must be one of affine\(alpha, beta\), elu"
+    ):
+        jrnn.Elman(3, activation=given)
 
 
 @pytest.mark.parametrize("state", ["rate", "potential"])

@@ -47,6 +47,7 @@ class GRU:
       reset_after: whether the reset gate acts after the recurrent product.
       z_keeps: whether z weighs the old state, or else the candidate.
       activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
+      gate_activation: what stands as σ, by name.
       bias: whether there are b and b_hn.
       clip: bound on what σ and f read, as ONNX has it.
 
@@ -66,6 +67,7 @@ class GRU:
     reset_after: bool = True
     z_keeps: bool = True
     activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
     bias: bool = True
     clip: Positive | None = None
 
@@ -90,10 +92,12 @@ class GRU:
         a = plus(x @ params.w_ih, params.b)  # (..., 3·hidden)
         if self.reset_after:
             u = h @ params.w_hh  # (..., 3·hidden)
-            r, z = gates(cut(a[..., :two] + u[..., :two], self.clip), "rz")
+            z_rz = a[..., :two] + u[..., :two]
+            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
             n = a[..., two:] + r * plus(u[..., two:], params.b_hn)
         else:
-            r, z = gates(cut(a[..., :two] + h @ params.w_hh[:, :two], self.clip), "rz")
+            z_rz = a[..., :two] + h @ params.w_hh[:, :two]
+            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
             n = a[..., two:] + (r * h) @ params.w_hh[:, two:]
         n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, verified before any of it is used.
+"""Checkpoints: everything needed to resume a run, verified before use.
 
 A checkpoint is a folder `step_00001200` in the folder of a run:
 
@@ -6,8 +6,8 @@ A checkpoint is a folder `step_00001200` in the folder of a run:
     checkpoint.json  the cell as names and fields, shape and dtype of every leaf, position, meta
     manifest.json    size and sha256 of every file, and the sha256 of that list
 
-It is written under a hidden name, synced and renamed: a folder of that name is complete, whatever happened
-to the process. Nothing is unpickled, and names are looked up among jrnn's own exports only.
+It is written under a hidden name, synced and renamed, so a folder of that name is complete even if the
+process was killed. Nothing is unpickled, and class names are looked up among jrnn's own exports only.
 """
 
 from jrnn.checkpoint.cells import cell_from_json as cell_from_json

@@ -21,13 +21,13 @@ TIME, BATCH = "time", "batch"
 class Written:
     """The loop as it is written, one step after the other, for those who read it."""
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Run `lax.scan` over the body of a loop."""
 
         def body(carry: Any, x: Any) -> tuple[Any, Any]:
-            return loop.body(loop.constants, carry, x)
+            return loop.body(loop.consts, carry, x)
 
-        return lax.scan(body, loop.carry, loop.xs, reverse=loop.reverse)
+        return lax.scan(body, loop.carry, loop.inputs, reverse=loop.reverse)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,8 @@ from jrnn.interop.linen import from_linen as from_linen
 from jrnn.interop.linen import to_linen as to_linen
 from jrnn.interop.nnx import from_nnx as from_nnx
 from jrnn.interop.nnx import to_nnx as to_nnx
+from jrnn.interop.onnx import from_onnx as from_onnx
+from jrnn.interop.onnx import to_onnx as to_onnx
 from jrnn.interop.torch import from_torch as from_torch
 from jrnn.interop.torch import to_torch as to_torch
 

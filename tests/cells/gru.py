@@ -6,27 +6,27 @@ import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed
-from tests.references import clamp, gelu, sigmoid, tanh, times
+from tests.references import clamp, gelu, sigmoid, softsign, tanh, times
 
 
-def gru_reset_after(p, h, x, keep=True, f=tanh, clip=np.inf):
+def gru_reset_after(p, h, x, keep=True, f=tanh, clip=np.inf, gate=sigmoid):
     """Cho et al. 2014, arXiv:1406.1078v1, with the biases of cuDNN: r scales U h + d.
 
     With `keep` z weighs the past, as in that paper; without, the candidate, as in Chung et al. 2014. `clip`
-    bounds what σ and f are applied to.
+    bounds what `gate` and f are applied to.
     """
-    update = sigmoid(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
-    reset = sigmoid(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
+    update = gate(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
+    reset = gate(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
     inside = reset * (times(p["U"], h) + p.get("d", 0))
     candidate = f(clamp(times(p["W"], x) + p.get("b", 0) + inside, clip))
     h = update * h + (1 - update) * candidate if keep else (1 - update) * h + update * candidate
     return h, h
 
 
-def gru_reset_before(p, h, x, keep=True, f=tanh, clip=np.inf):
+def gru_reset_before(p, h, x, keep=True, f=tanh, clip=np.inf, gate=sigmoid):
     """Cho et al. 2014, arXiv:1406.1078v3: r scales h before the product; `keep` as above."""
-    update = sigmoid(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
-    reset = sigmoid(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
+    update = gate(clamp(times(p["Wz"], x) + times(p["Uz"], h) + p.get("bz", 0), clip))
+    reset = gate(clamp(times(p["Wr"], x) + times(p["Ur"], h) + p.get("br", 0), clip))
     candidate = f(clamp(times(p["W"], x) + times(p["U"], reset * h) + p.get("b", 0), clip))
     h = update * h + (1 - update) * candidate if keep else (1 - update) * h + update * candidate
     return h, h
@@ -43,6 +43,7 @@ OPTIONS = {  # of ours, of the reference
     "-gelu": ({"activation": "gelu"}, {"f": gelu}),
     "-no bias": ({"bias": False}, {}),
     "-clip": ({"clip": 0.9}, {"clip": 0.9}),
+    "-softsign gates": ({"gate_activation": "softsign"}, {"gate": softsign}),
 }
 
 

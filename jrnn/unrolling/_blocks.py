@@ -1,4 +1,10 @@
-"""How many bytes the backward pass of a loop takes, and the blocks that bring them down."""
+"""Bytes that the gradient of a loop takes, and the blocks of steps that bring them down.
+
+With blocks, the carry is saved at the ends of blocks alone, and a block is run again when the backward pass
+reaches it (gradient checkpointing). 1000 steps in blocks of 100, and these in blocks of 10, are (100, 10):
+
+    10 carries for the blocks of 100, 10 for the blocks of 10 in one of them, residuals of 10 steps
+"""
 
 import functools
 import itertools
@@ -7,29 +13,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """What the gradient of a loop keeps, in bytes."""
+class MemoryEstimate:
+    """Bytes that the gradient of a loop takes, by what they are for."""
 
-    carry: int  # at the end of a block
-    step: int  # of every step of a block that is differentiated
-    given: int  # of the inputs of a step
-    out: int  # of its outputs
-    weights: int  # once
+    carry: int  # for each block
+    step: int  # for each step of the innermost block: residuals and adjoints
+    xs: int  # the inputs of a step
+    ys: int  # the outputs of a step
+    consts: int  # once
 
     def bytes(self, blocks: tuple[int, ...], length: int) -> int:
         """Temporaries of the gradient, with blocks of these lengths, the outermost first."""
-        total, steps = 7 * self.weights // 5, length  # their gradient, and room to add to it
+        total, steps = 7 * self.consts // 5, length  # their gradient, and room to add to it
         for block in blocks:
             count, rest = divmod(steps, block)
-            total += count * self.carry + block * (self.given + self.out)
+            total += count * self.carry + block * (self.xs + self.ys)
             if rest:  # the inputs are copied, but for the last steps, which are run by themselves
-                total += self.weights + count * block * self.given + rest * (self.given + self.out)
+                total += self.consts + count * block * self.xs + rest * (self.xs + self.ys)
             steps = block
         return total + steps * self.step
 
 
-def blocks(memory: int | str, footprint: Footprint, length: int) -> tuple[int, ...]:
-    """Lengths of blocks, the outermost first: as few levels as `memory` allows, then as long ones."""
+def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> tuple[int, ...]:
+    """Choose the lengths of blocks, the outermost first: as few levels as fit `memory`, then as long ones."""
     if not isinstance(length, int):  # a symbolic axis of jax.export, which nothing is known to divide
         if isinstance(memory, int):
             raise ValueError(f"memory={memory} bytes needs a known number of steps, xs has {length}")
@@ -37,10 +43,10 @@ def blocks(memory: int | str, footprint: Footprint, length: int) -> tuple[int, .
     if length < 4:
         return ()
     if not isinstance(memory, int):
-        return min(_nested(1, length), key=lambda found: footprint.bytes(found, length))
-    best = footprint.bytes((), length)
+        return min(_nested(1, length), key=lambda found: estimate.bytes(found, length))
+    best = estimate.bytes((), length)
     for levels in range(length.bit_length()):
-        chains = [(footprint.bytes(found, length), found) for found in _nested(levels, length)]
+        chains = [(estimate.bytes(found, length), found) for found in _nested(levels, length)]
         fitting = [found for size, found in chains if size <= memory]
         if fitting:
             return max(fitting, key=lambda found: found[-1:])
@@ -51,7 +57,7 @@ def blocks(memory: int | str, footprint: Footprint, length: int) -> tuple[int, .
 
 
 def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
-    """Blocks in blocks, `levels` deep, each level into about as many as the others."""
+    """Candidates for `levels` levels of blocks, each of which divides into about as many as the others."""
     if levels == 0:
         return [()]
     found = []
@@ -67,7 +73,7 @@ def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
 
 
 def _near(length: int, wanted: float) -> int:
-    """A number close to `wanted` that goes into `length` without a rest, or with a small one."""
+    """A number close to `wanted` that divides `length`, or leaves a small remainder."""
     fitting = (d for d in _divisors(length) if wanted / 1.5 <= d <= wanted * 1.5)
     parts = max(1, round(length / wanted))
     return min(fitting, key=lambda d: abs(math.log(d / wanted)), default=length // parts)
