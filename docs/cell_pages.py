@@ -14,7 +14,8 @@ from docs.diagrams import draw, step_graph
 FAMILIES = {  # files of cells, in the order of the overview
     "Simple recurrent networks": "elman fast simple_units diagonal orthogonal continuous",
     "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated xlstm",
-    "Gated recurrent units": "gru single_gate additive mutations bistable highway intersection decay",
+    "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection "
+    "decay",
     "Linear recurrences": "minimal linear_units quasi strongly_typed",
     "Memory with time scales": "timescales oscillators legendre",
     "Over space": "convolutional",
@@ -145,6 +146,8 @@ def overview() -> str:
     """The list of cells, with their first sentences and sizes."""
     parts = [
         "# Cells",
+        "The first argument of nearly all, `hidden`, is the number of units: the width of the state and of "
+        "the output, where the page of a cell says nothing else. "
         "Numbers of learned parameters are for 128 units and 64 inputs (128 where the width must be equal). "
         "A *linear* recurrence is elementwise affine in its state, so that [`Associative`](../methods.md) "
         "solves it for all steps at once; in a *diagonal* one no unit sees another one's past.",

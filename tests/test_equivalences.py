@@ -15,9 +15,9 @@ from jrnn.cells.lstm import LSTMParams
 from jrnn.cells.lstm_variant import LSTMVariantParams
 from jrnn.cells.maps import DenseParams
 from jrnn.cells.minimal import InputParams
-from tests import references as ref
-from tests.values import CASES
-from tests.values.case import assert_close, draw
+from tests.cells import VALUES
+from tests.references import run as run_reference
+from tests.values import assert_close, draw
 
 STEPS, BATCH, IN, HIDDEN, OUT = 7, 2, 3, 4, 5
 OPEN = 50.0  # σ of it is 1
@@ -124,6 +124,20 @@ def test_gate_recurrence_of_zero_is_none():
     different(cell, params, DIAGONAL, params._replace(w_gh=None))
 
 
+def test_memory_connections_of_zero_are_an_lstm():
+    cell = jrnn.WMCLSTM(HIDDEN)
+    params = params_of(cell)
+    same(cell, params._replace(w_ch=0 * params.w_ch), LSTM, LSTMParams(*params.lstm))
+    different(cell, params, LSTM, LSTMParams(*params.lstm))
+
+
+def test_residual_lstm_without_its_shortcut_has_peepholes_and_no_more():
+    cell = jrnn.ResidualLSTM(HIDDEN)
+    params = params_of(cell)
+    closed = params._replace(w_ho=jnp.eye(HIDDEN), w_ix=0 * params.w_ix)
+    same(cell, closed, DIAGONAL, params_of(DIAGONAL)._replace(**params.lstm._asdict(), p=params.p))
+
+
 def test_projection_by_the_identity_is_none():
     cell = jrnn.LSTMVariant(HIDDEN, projection=HIDDEN)
     params = params_of(cell)._replace(w_hr=jnp.eye(HIDDEN))
@@ -180,6 +194,23 @@ def test_convolution_of_one_place_is_an_lstm_at_every_place():
 UGRNN = jrnn.UGRNN(HIDDEN)
 
 
+def test_minion_unit_is_a_gru_of_a_constant_update():
+    cell, gru = jrnn.MiRU(HIDDEN, keep=0.3), jrnn.GRU(HIDDEN, reset_after=False)
+    params = params_of(cell)
+    constant = np.full(HIDDEN, np.log(0.3 / 0.7))
+    packed = (columns(leaf, 2) for leaf in params)
+    whole = [side(r, 0 * r, n) for r, n in packed]
+    whole[2] = whole[2].at[HIDDEN : 2 * HIDDEN].set(constant)
+    same(cell, params, gru, params_of(gru)._replace(**dict(zip(("w_ih", "w_hh", "b"), whole, strict=True))))
+
+
+def test_minion_unit_of_two_constants_is_a_leaky_unit():
+    cell = jrnn.MiRU(HIDDEN, keep=0.3, reset=0.6)
+    params = params_of(cell)
+    leaky = jrnn.EchoState(HIDDEN, leak=0.7)
+    same(cell, params, leaky, params_of(leaky)._replace(fixed=params._replace(w_hh=0.6 * params.w_hh)))
+
+
 def test_janet_with_beta_0_is_a_ugrnn():
     cell = jrnn.JANET(HIDDEN, beta=0.0)
     same(cell, params_of(cell), UGRNN, params_of(cell))
@@ -193,6 +224,26 @@ def test_gru_that_never_resets_is_a_ugrnn(reset_after):
     two = GateParams(*(side(*columns(leaf, 3)[1:]) for leaf in params[:3]))
     recurrent = params.b_hn if reset_after else 0  # a bias as any other
     same(cell, params, UGRNN, two._replace(b=two.b.at[HIDDEN:].add(recurrent)))
+
+
+def test_delayed_feedback_that_is_shut_off_is_a_ugrnn():
+    cell = jrnn.TauGRU(HIDDEN, delay=3)
+    params = params_of(cell)
+    a = slice(HIDDEN, 2 * HIDDEN)
+    w_ih, w_hh = (w.at[:, a].set(0) for w in (params.w_ih, params.w_hh))
+    shut = params._replace(w_ih=w_ih, w_hh=w_hh, b=params.b.at[a].set(-OPEN))
+    turned = (columns(params.w_ih, 4), columns(params.w_hh, 3), columns(params.b, 4))
+    same(cell, shut, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+    different(cell, params, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+
+
+def test_delayed_feedback_comes_after_its_delay():
+    cell, xs = jrnn.TauGRU(HIDDEN, delay=3), normal(STEPS, BATCH, IN)
+    params = params_of(cell)
+    _, ys = jrnn.unroll(cell, params, xs)
+    _, without = jrnn.unroll(cell, params._replace(w_lh=0 * params.w_lh), xs)
+    changed = np.abs(ys - without).max(axis=(1, 2)) > 1e-3
+    assert changed.tolist() == [step > 3 for step in range(STEPS)]  # the first state, 3 steps behind the last
 
 
 def test_highway_of_one_coupled_layer_is_a_ugrnn():
@@ -271,6 +322,15 @@ def test_clockwork_with_one_period_of_1_is_an_elman_network():
     same(cell, clockwork, ELMAN, params)
 
 
+def test_lipschitz_network_without_its_linear_part_is_an_antisymmetric_one():
+    antisymmetric = jrnn.AntisymmetricRNN(HIDDEN, gamma=0.0, epsilon=0.4)
+    cell = jrnn.LipschitzRNN(HIDDEN, beta=1.0, gamma=0.0, epsilon=0.4)
+    params = params_of(cell)
+    plain = params_of(antisymmetric)._replace(w_ih=params.w_ih, w_hh=params.w_hh, b=params.b)
+    same(cell, params._replace(w_a=0 * params.w_a), antisymmetric, plain)
+    different(cell, params, antisymmetric, plain)
+
+
 def test_irnn_is_an_elman_network_that_starts_at_the_identity():
     cell = jrnn.Elman(HIDDEN, activation="relu", recurrent_init="identity")
     same(cell, params_of(cell), RELU, params_of(cell))
@@ -343,6 +403,21 @@ def test_min_gru_is_a_trnn_with_the_complement_of_its_gate():
     same(cell, params, TRNN, InputParams(*(side(n, -z) for z, n in turned)))
 
 
+def test_a_trace_unit_without_an_activation_is_an_lru_read_out_as_it_is():
+    cell, lru, xs = (
+        jrnn.RTU(HIDDEN, activation="identity"),
+        jrnn.LRU(HIDDEN, outputs=2 * HIDDEN),
+        normal(9, IN),
+    )
+    params, zeros = params_of(cell), np.zeros((HIDDEN, HIDDEN))
+    scale = 0.5 * jnp.log(1 - jnp.exp(-2 * jnp.exp(params.nu)))
+    signs = jnp.block([[jnp.eye(HIDDEN), zeros], [zeros, -jnp.eye(HIDDEN)]])
+    whole = params_of(lru)._replace(**params._asdict(), gamma=scale, w_ho=signs)
+    (p, q), ys = jrnn.unroll(cell, params, xs)
+    h, wanted = jrnn.unroll(lru, whole, xs)
+    assert_close((p, q, ys), (h.real, h.imag, wanted))
+
+
 @pytest.mark.parametrize("kind", [jrnn.SLSTM, jrnn.RGLRU])
 def test_heads_are_a_block_diagonal_matrix(kind):
     heads, one = kind(HIDDEN, heads=2), kind(HIDDEN)
@@ -353,12 +428,12 @@ def test_heads_are_a_block_diagonal_matrix(kind):
     same(heads, params, one, params._replace(**{name: whole[None]}), width=HIDDEN)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("SLSTM", "MLSTM"))])
+@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith(("SLSTM", "MLSTM"))])
 def test_stabiliser_changes_nothing(name):
-    case = CASES[name]
+    case = VALUES[name]
     params, carry, xs = draw(case, (BATCH,), steps=STEPS)
     start = jax.tree.map(np.zeros_like, case.theirs(carry))
-    last, want = ref.run(case.step, case.unpack(params), start, xs)
+    last, want = run_reference(case.step, case.unpack(params), start, xs)
     got_last, got = jrnn.unroll(case.cell, params, jnp.asarray(xs))
     assert_close((case.theirs(got_last), got), (last, want))
     assert np.isfinite(jrnn.unroll(case.cell, params, 1e4 * jnp.asarray(xs))[1]).all()

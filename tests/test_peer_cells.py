@@ -112,6 +112,76 @@ def test_torch_projection_both_directions():
     assert_same(answer(run, arguments), torch_projected(arguments, lengths=LENGTHS))
 
 
+# torchrecurrent: cells in the form of torch.nn's, a step at a time.
+
+
+def torch_gates(p):
+    """Both biases of every gate, of which jrnn has the sum."""
+    return {"weight_ih": p.w_ih.T, "weight_hh": p.w_hh.T, "bias_ih": 0.3 * p.b, "bias_hh": 0.7 * p.b}
+
+
+def torch_sgu(p):
+    """The peer has a further bias, within the gate g."""
+    weights = {"weight_ih": p.w_ih.T, "weight_hh": pytest.importorskip("torch").cat([p.w_gg.T, p.w_hh.T])}
+    weights |= {"bias_ih": p.b, "bias_hh": 0 * p.b}
+    return weights if p.w_go is None else weights | {"weight_ho": p.w_go.T}
+
+
+TORCH_RECURRENT = {  # the cell of jrnn, that of the peer, its options, its weights
+    "MiRU1": (jrnn.MiRU(HIDDEN, keep=0.3), "MiRU1Cell", {"update_coefficient": 0.3}, torch_gates),
+    "MiRU2": (
+        jrnn.MiRU(HIDDEN, keep=0.3, reset=0.6),
+        "MiRU2Cell",
+        {"update_coefficient": 0.3, "reset_coefficient": 0.6},
+        torch_gates,
+    ),
+    "WMCLSTM": (
+        jrnn.WMCLSTM(HIDDEN),
+        "WMCLSTMCell",
+        {"memory_bias": False},
+        lambda p: torch_gates(p.lstm) | {"weight_mh": p.w_ch.T},
+    ),
+    "SGU": (jrnn.SGU(HIDDEN), "SGUCell", {}, torch_sgu),
+    "DSGU": (jrnn.SGU(HIDDEN, deep=True), "DSGUCell", {}, torch_sgu),
+    "ResLSTM": (
+        jrnn.ResidualLSTM(HIDDEN),
+        "ResLSTMCell",
+        {},
+        lambda p: torch_gates(p.lstm) | {"weight_ph": p.p, "weight_proj": p.w_ho.T, "weight_res": p.w_ix.T},
+    ),
+}
+
+
+def torch_recurrent(name, options, weights, arguments):
+    """Last carry, ys and gradients of the cell of that name."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    peer = pytest.importorskip("torchrecurrent", reason="torchrecurrent is not installed")
+    module = getattr(peer, name)(IN, HIDDEN, **options).double()
+    leaves, structure = jax.tree.flatten(arguments)
+    tensors = [torch.tensor(leaf, requires_grad=True) for leaf in leaves]
+    params, carry, xs = jax.tree.unflatten(structure, tensors)
+    ys = []
+    for x in xs:
+        made = torch.func.functional_call(module, weights(params), (x, carry))
+        carry = made if torch.is_tensor(made) else type(carry)(*made)
+        ys.append(jax.tree.leaves(carry)[0])
+    ys = torch.stack(ys)
+    energy(ys, carry).backward()
+    last = jax.tree.map(lambda leaf: leaf.detach().numpy(), carry)
+    return (last, ys.detach().numpy()), jax.tree.unflatten(structure, [t.grad.numpy() for t in tensors])
+
+
+@pytest.mark.parametrize("name", TORCH_RECURRENT)
+def test_torchrecurrent(name):
+    cell, peer, options, weights = TORCH_RECURRENT[name]
+    got, want = unrolled(cell, "full"), torch_recurrent(peer, options, weights, draw(cell))
+    if isinstance(cell, jrnn.SGU):  # the slope of torch's hard sigmoid, 1/6, is rounded to float32
+        assert_same(got[0], want[0])
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got[1], want[1])
+    else:
+        assert_same(got, want)
+
+
 # Keras: convolutions, other activations, merges.
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn._fields import Positive, Width, checked
-from jrnn.cell import Shape, broadcasting, key_or_none, zero_state
+from jrnn._fields import Positive, Share, Width, checked
+from jrnn.cell import Shape, broadcasting, key_or_none, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot
@@ -37,7 +37,6 @@ class LeakyRNN:
     1 is an Elman network.
 
     Args:
-      hidden: number of units.
       tau: τ, time constant, in the unit of `dt` (ms).
       dt: length of a step; at most τ.
       activation: f, by name.
@@ -45,7 +44,7 @@ class LeakyRNN:
       noise: σ, standard deviation of a potential that noise alone would give, at small α.
 
     Raises:
-      ValueError: a width below 1, dt not in (0, τ], a negative noise, or an unknown name.
+      ValueError: dt not in (0, τ], or a negative noise.
 
     Reference: Song, Yang, Wang, Training excitatory-inhibitory recurrent neural networks for cognitive tasks,
     2016, doi:10.1371/journal.pcbi.1004792; rates: Yang et al., 2019, doi:10.1038/s41593-018-0310-2.
@@ -119,13 +118,9 @@ class AntisymmetricRNN:
     Of w_hh, hidden² numbers, only the differences count: hidden · (hidden − 1) / 2.
 
     Args:
-      hidden: width of h.
       gamma: γ, diffusion.
       epsilon: ε, step size.
       gated: whether an input gate stands before the update.
-
-    Raises:
-      ValueError: a width below 1, or ε not above 0.
 
     Reference: Chang, Chen, Haber, Chi, AntisymmetricRNN: a dynamical system view on recurrent neural
     networks, 2019, arXiv:1902.09689.
@@ -154,10 +149,7 @@ class AntisymmetricRNN:
             b=zeros(count * self.hidden),
         )
 
-    def initial_carry(
-        self, params: AntisymmetricParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: AntisymmetricParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -169,4 +161,74 @@ class AntisymmetricRNN:
         else:
             update = tanh(a + past, "n")
         h = carry + self.epsilon * update
+        return h, h
+
+
+class LipschitzParams(NamedTuple):
+    """Parameters of `LipschitzRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden), of the matrix W
+    b: Array  # (hidden,)
+    w_a: Array  # (hidden, hidden), of the matrix A
+
+
+@checked
+@dataclass(frozen=True)
+class LipschitzRNN:
+    """Lipschitz RNN: a linear part beside a nonlinear one, both with matrices that stay near stability.
+
+        A = (1 − β) (w_a + w_aᵀ) + β (w_a − w_aᵀ) − γ I
+        W = (1 − β) (w_hh + w_hhᵀ) + β (w_hh − w_hhᵀ) − γ I
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ W + b)
+        hₜ = hₜ₋₁ + ε · (hₜ₋₁ A + nₜ),   yₜ = hₜ
+
+    A matrix is antisymmetric at β = 1 and symmetric at β = 0. This is Euler's method; the paper also steps by
+    the midpoint, and has a β and a γ for either matrix, of which its code has one.
+
+    Args:
+      beta: β, the share of the antisymmetric parts.
+      gamma: γ, diffusion.
+      epsilon: ε, step size.
+
+    Reference: Erichson, Azencot, Queiruga, Hodgkinson, Mahoney, Lipschitz recurrent neural networks, 2021,
+    arXiv:2006.12070.
+
+    >>> import jrnn
+    >>> jrnn.LipschitzRNN(8, epsilon=0.1)
+    LipschitzRNN(hidden=8, epsilon=0.1)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    beta: Share = 0.75
+    gamma: float = 0.001
+    epsilon: Positive = 0.03
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LipschitzParams:
+        k_ih, k_hh, k_a = jax.random.split(key, 3)
+        return LipschitzParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=glorot(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+            w_a=glorot(k_a, (self.hidden, self.hidden)),
+        )
+
+    initial_carry = zero_carry
+
+    def _mixed(self, w: Array) -> Array:
+        """The matrix A or W of the equations."""
+        symmetric, antisymmetric = w + w.T, w - w.T
+        mixed = (1 - self.beta) * symmetric + self.beta * antisymmetric
+        return mixed - self.gamma * jnp.eye(self.hidden, dtype=w.dtype)
+
+    @broadcasting
+    def step(self, params: LipschitzParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h = carry
+        n = tanh(x @ params.w_ih + h @ self._mixed(params.w_hh) + params.b, "n")
+        h = h + self.epsilon * (h @ self._mixed(params.w_a) + n)
         return h, h
