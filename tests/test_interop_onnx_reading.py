@@ -668,3 +668,15 @@ def test_onnx_is_named_where_it_is_not_installed(monkeypatch):
     for call in (lambda: from_onnx(proto), lambda: to_onnx(jrnn.GRU(3), drawn(jrnn.GRU(3), IN)[0])):
         with pytest.raises(ModuleNotFoundError, match=r"the package onnx: pip install 'jrnn\[peers\]'"):
             call()
+
+
+@pytest.mark.parametrize("carry", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_what_export_writes_by_operators_is_read(lengths, carry):
+    """It keeps the states of rows without a step, and its states have defaults."""
+    model = jrnn.Sequential((jrnn.Embed(2), jrnn.Bidirectional(jrnn.LSTM(3)), jrnn.Dense(2)))
+    params, _ = drawn(model, 7)
+    xs = jax.ShapeDtypeStruct((STEPS, BATCH), np.int32)
+    found, weights = from_onnx(jrnn.export.onnx(model, params, xs, lengths=lengths, carry=carry))
+    assert found == model
+    assert_same(weights, params)

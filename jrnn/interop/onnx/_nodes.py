@@ -121,7 +121,7 @@ def _squeeze(node: Node) -> Value:
 
 def _unsqueeze(node: Node) -> Value:
     value: Any = node.get(0)
-    return value.unsqueeze(_whole(node, "axes", 1))
+    return value if isinstance(value, Tokens) else value.unsqueeze(_whole(node, "axes", 1))
 
 
 def _reshape(node: Node) -> Value:
@@ -266,9 +266,21 @@ def _where(node: Node) -> Value:
         if aligned and value.dims[0] == given.dims[0] and not np.any(other.array):
             node.found.lengths[node.name] = given.lengths
             return value
+    if isinstance(given, Tokens) and isinstance(other, Flow) and other.read in ("state", "cell"):
+        return _kept(node, given, value, other)
     if all(isinstance(v, Known) for v in values):
         return elementwise(lambda c, a, b: a if c else b, *values)
     raise ValueError("it chooses by other than lengths, or something else than 0 in padding")
+
+
+def _kept(node: Node, given: Tokens, start: Any, last: Flow) -> Value:
+    """Read the last state of rows of which some have no step, and keep the state that they start from."""
+    if given.function(np.arange(3)).tolist() != [True, False, False]:
+        raise ValueError("it chooses states by something else than a length of 0")
+    if not (isinstance(start, Known) or (isinstance(start, Flow) and start.given())):
+        raise ValueError("a row without a step keeps the state that it starts from, and no other")
+    node.found.lengths[node.name] = str(given.flow.chain[0].name)
+    return last
 
 
 def _matmul(node: Node) -> Value:
@@ -289,9 +301,8 @@ def _gemm(node: Node) -> Value:
 def _two(node: Node) -> Value:
     """Read arithmetic: of sizes, of a read-out and its bias, or of both directions."""
     values: list[Any] = list(node.inputs)
-    if node.kind in ("Add", "Mul") and (
-        tokens := _of_tokens(node, {"Add": np.add}.get(node.kind, np.multiply))
-    ):
+    on_tokens = {"Add": np.add, "Mul": np.multiply, "Equal": np.equal}.get(node.kind)
+    if on_tokens and (tokens := _of_tokens(node, on_tokens)):
         return tokens
     if all(isinstance(value, Known) for value in values):
         functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
@@ -299,7 +310,7 @@ def _two(node: Node) -> Value:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
     if any(isinstance(value, Known) for value in values):
-        place = next(i for i, value in enumerate(values) if isinstance(value, Flow))
+        place = next((i for i, value in enumerate(values) if isinstance(value, Flow)), 0)
         if node.kind == "Mul" and np.all(values[1 - place].array == 0.5):
             return _halved(node, node.flow(place))
         if node.kind != "Add" or len(values) != 2:
