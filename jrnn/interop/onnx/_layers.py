@@ -253,6 +253,8 @@ def _bidirectional(a: Chain, b: Chain, merge: str) -> Chain:
         a, b = b, a
     if a[0] is not b[0]:
         raise ValueError(f"it merges what comes from {a[0].name!r} and from {b[0].name!r}")
+    if a == b:
+        raise ValueError("it merges a value with itself")
     count = next(i for i in range(1, 1 + max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
     cells, params = [], []
     for kind, rest in (("forward", a[count:]), ("backward", b[count:])):

@@ -238,7 +238,7 @@ def _write_function(graph: _Graph, model: Any, function: str | Function, at: _Pl
         bounds = [graph.constant(f"bound_{n}", np.array(n, graph.dtype)) for n in (-1, 1)]
         return graph.node("Clip", [at.x, *bounds])
     for kind, known in FUNCTIONS.items():
-        if function is known:
+        if function == known:
             return graph.node(kind, [at.x], axis=-1)
     name, constants = constants_of(function) if isinstance(function, str) else ("", ())
     if name not in ACTIVATIONS or name in ("affine", "scaled_tanh"):
