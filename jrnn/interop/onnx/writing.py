@@ -41,8 +41,9 @@ def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = Fal
     Written are `Elman`, `GRU`, `LSTM`, `LSTMVariant`, `Embed`, `Dense`, `Map`, and `Stack`, `Sequential`,
     `Bidirectional`, `Reversed`, `LearnedCarry` and, outermost, `ManyToOne` of them; `ys` of that has no time.
 
-    In onnxruntime, a row of length 0 has a last carry of zeros, where jrnn keeps the one that was given.
-    It runs float32 only. A negative token counts from the end of the vocabulary, where jrnn has NaN.
+    In onnxruntime, a row of length 0 has a last carry of zeros, where jrnn keeps the one that was given. It
+    runs float32 only. A negative token counts from the end of the vocabulary, where jrnn has NaN. Any other
+    model is written by `jrnn.export.onnx`, which also keeps the carry of rows of length 0.
 
     Args:
       model: a cell or a layer.
