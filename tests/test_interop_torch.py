@@ -231,6 +231,8 @@ def test_functions_among_modules_stay():
     assert to_torch(model, params).keys() == head.state_dict().keys()
     with pytest.raises(ValueError, match="1 is a Hardtanh, which jrnn has no cell for"):
         from_torch(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Hardtanh()))
+    left = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Hardtanh()).double()
+    assert from_torch(left, unused=True)[0] == jrnn.Stack((jrnn.Dense(5), jrnn.Map("tanh", 5)))
 
 
 def test_a_gru_whose_z_takes_the_new_is_turned():
