@@ -3,8 +3,9 @@
     python -m benchmarks.interop            in the root of the repository, with PyTorch and Keras installed
     python -m benchmarks.interop torch
 
-A module `tests/test_interop_NAME.py` takes part if it has `CASES`, `named(case)`, and
-`differences(index, dtype)` for the largest difference of weights that came in, and of those that went out.
+A module `tests/test_interop_NAME.py` takes part if it has `CASES`, `named(case)` and
+`differences(index, dtype)`, which returns the largest difference of weights that came in, and of those
+that went out.
 """
 
 import importlib
