@@ -70,9 +70,7 @@ class Reparametrise:
 
     def __post_init__(self) -> None:
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
-            raise TypeError(
-                f"Reparametrise: form must be a form such as WeightNorm(), got {brief(self.form)}"
-            )
+            raise TypeError(f"Reparametrise: form must be a form like WeightNorm(), got {brief(self.form)}")
 
     @property
     def in_ndim(self) -> int:
