@@ -30,7 +30,7 @@ class Form(Protocol):
 
 
 class Computed(NamedTuple):
-    """Replaces a computed weight in params."""
+    """The entry of params that replaces a computed weight."""
 
     params: Any
 
