@@ -138,11 +138,13 @@ def difference(run, model, params, dtype):
     carry, ours = jrnn.apply(model, params, xs, lengths=lengths)
     options = {} if stacked else {"seq_lengths": lengths, "return_carry": True}
     theirs = run(batch_first(xs), **options)
-    last, theirs = ([], theirs) if stacked else theirs
+    last, theirs = (None, theirs) if stacked else theirs
     valid = slice(None) if lengths is None else VALID
     assert ours.dtype == dtype
-    carries = zip(*map(jax.tree.leaves, (carry_first(carry), last)), strict=True) if last else ()
-    return max(apart(ours[valid], batch_first(theirs)[valid]), *(apart(a, b) for a, b in carries), 0.0)
+    pairs = [(ours[valid], batch_first(theirs)[valid])]
+    if not stacked:
+        pairs += zip(*map(jax.tree.leaves, (carry_first(carry), last)), strict=True)
+    return max(apart(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
