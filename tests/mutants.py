@@ -60,7 +60,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/decoding": "decoding paradigms beams rounding modes",
     "jrnn/crf": "reports crf spans modes",
     "jrnn/linen": "modules streams",
-    "jrnn/_cli": "inspect_command commands",
+    "jrnn/_cli": "inspect_command commands convert",
     "jrnn/attention": "attention attention_combined seq2seq beams",
     "jrnn/seq2seq": "seq2seq attention_combined streams",
     "jrnn/analysis/jacobians": "jacobians every_analysis lyapunov",
