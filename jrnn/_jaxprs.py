@@ -251,7 +251,7 @@ def _is_reverse_only(eqn: Any) -> bool:
 def named_values(
     function: Callable[..., Any], names: tuple[str, ...], *args: Any
 ) -> tuple[Any, dict[str, tuple[Array, ...]]]:
-    """Call `function(*args)` and also return what it named with `checkpoint_name`.
+    """Call `function(*args)`, and return the values that it names with `checkpoint_name` too.
 
     Names inside a nested `jit` or loop of the function are not seen.
 
@@ -286,18 +286,9 @@ def named_values(
 def replaced_values(
     function: Callable[..., Any], names: tuple[str, ...], change: Callable[[int, Array], Array], *args: Any
 ) -> Any:
-    """Call `function(*args)` with what it names replaced by `change(number in order of appearance, value)`.
+    """Call `function(*args)` with the values of some names replaced by `change(place in order, value)`.
 
     Names inside a nested `jit` or loop of the function are not seen.
-
-    Args:
-      function: any traceable function.
-      names: the names of what is replaced.
-      change: what stands in its place.
-      *args: its arguments.
-
-    Returns:
-      The result.
 
     Raises:
       ValueError: none of the names occurs; the message lists those that do.
@@ -326,17 +317,9 @@ def replaced_values(
 
 
 def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -> Any:
-    """Call `function(*args)` with something added to leaves of its result, where they are computed.
+    """Call `function(*args)` with `by[i]` added to the leaf i of its result, where that is computed.
 
-    All that the function computes of such a leaf afterwards sees the sum.
-
-    Args:
-      function: any traceable function.
-      by: what is added to the leaf of each number.
-      *args: its arguments.
-
-    Returns:
-      The result.
+    All that the function computes from such a leaf afterwards sees the sum.
     """
     program, constants, result = trace(function, *args)
     values = dict(program.literals)
@@ -368,7 +351,7 @@ def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
 
 
 def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What `function(*args)` names with `checkpoint_name`: names and types, in order of appearance.
+    """Names that `function(*args)` gives with `checkpoint_name`, and types, in order of appearance.
 
     Names inside a nested `jit` or loop of the function are not seen.
     """
