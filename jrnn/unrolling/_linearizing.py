@@ -58,9 +58,10 @@ class WeightSite:
 
 @cached
 def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
-    """Find the values behind the ops in which weights meet what changes from step to step.
+    """Find the values through which weights act on what changes from step to step.
 
-    Sums and changes of shape behind such an op are linear, so that several ops share one site:
+    A site is the result of an op on weights. Sums and changes of shape that follow are linear, so they are
+    part of it, and several such ops share one site:
 
         z = x @ w_ih + h @ w_hh + b      one site, z, and not one for each product
 
@@ -73,7 +74,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     ends = {*stage.ys, *stage.carry_out}
 
     def passes_on(value: int) -> bool:
-        """Whether a site may lie behind `value`: all that reads it is linear, and does not copy it."""
+        """Whether a site may come after `value`: all that reads it is linear, and does not copy it."""
         if value in ends or not all(op.linear for op in readers[value]):
             return False
         parts = [o for op in readers[value] for o in op.outputs]
@@ -336,6 +337,6 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     remaining = (capacity - flow).T.tocsr()
     remaining.data = (remaining.data > 0).astype(np.int32)
     remaining.eliminate_zeros()
-    # the cut nearest to the sink: what still reaches it stands behind the cut
-    behind = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
-    return {v for v in values if entry[v] not in behind and entry[v] + 1 in behind}
+    # the minimum cut nearest to the sink, on whose side is all that still reaches it
+    sink_side = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
+    return {v for v in values if entry[v] not in sink_side and entry[v] + 1 in sink_side}

@@ -89,8 +89,8 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         outputs = (after, saved[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
         linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
-        moved = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, moved)
+        inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
+        return outputs, _with_zero_tangents(outputs, inexact)
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -149,7 +149,12 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _linear_scan(
     step: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
 ) -> tuple[Array, ...]:
-    """The loop over tangents, which is linear in them: tangents of the inexact carry, and of the ys."""
+    """The loop over tangents, which is linear in them: the tangents of the inexact carry and ys.
+
+        ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)       reads hₜ, saved by the primal loop, and ε̇ₜ
+
+    JAX transposes it into the loop over the adjoints.
+    """
     start = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
     inexact = filter(is_inexact, y_types)
     ends, ys = _squeezed_scan(step.linear, step.linear_consts(consts), start, xs, inexact, direction)
@@ -206,10 +211,12 @@ def _tangents_of(stage: Stage, primals: Any, tangents: Any) -> tuple[Env, Env]:
 def _site_tangents(
     stage: Stage, program: Program, active: ActiveInputs, length: int, arrays: tuple[Any, Any, Any]
 ) -> tuple[Array, ...]:
-    """ε̇ of all sites at all steps: what the tangents of weights, and folded ones of xs, do to each site.
+    """ε̇ of all sites at all steps, from the tangents of weights and the folded tangents of xs.
 
-    The jvp of all steps at once is taken, rather than the jvp of one step for all steps: vmap turns a `cond`
-    in a function that is linear already into what cannot be transposed.
+        z = x w_ih + h w_hh + b:   ε̇ = x ẇ_ih + h ẇ_hh + ḃ,   with the operands x and h of all steps stacked
+
+    This is the jvp of a vmap, not a vmap of jvps: vmap turns a `cond` in a function that is linear already
+    into something that cannot be transposed.
     """
     consts, xs, saved = arrays
     sites = active.sites

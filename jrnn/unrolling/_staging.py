@@ -2,7 +2,7 @@
 
 An LSTM layer and a read-out, y = h @ v, as one step:
 
-    a = x @ w_ih         no carry behind it              all steps at once, before the loop
+    a = x @ w_ih         reads no carry                  all steps at once, before the loop
     z = a + h @ w_hh     on a cycle through the carry    the loop
     y = h @ v            reads the loop, feeds no carry  all steps at once, after the loop
 """
@@ -217,8 +217,8 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
 
         x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
 
-    A cycle of ops through the carry stands on the first odd level that is not below what it reads, any other
-    op on the level of what it reads: on the next even one, if it does not fuse into the loop there.
+    A cycle of ops through the carry has the first odd level that is not below the level of what it reads. Any
+    other op has the level of what it reads, or the next even one if it does not fuse into the loop there.
     """
     producer: dict[int, Any] = {o: op for op in ops for o in op.outputs} | {a: a for a, _ in carry}
     nodes: list[Any] = [*ops, *(a for a, _ in carry)]  # an entry of the carry by its value before the step
