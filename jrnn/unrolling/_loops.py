@@ -82,10 +82,14 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
 
     def jvp(primals: Any, tangents: Any) -> Any:
         consts, carry, xs = primals
+        # 1. Which inputs have tangents, and where they enter.
         active = active_inputs(stage, program, *_tangents_of(stage, primals, tangents))
+        # 2. The primal loop, which hands out the operands of sites and residuals too.
         step = linearize_step(stage, program, active.sites, active.xs)
         after, saved = _squeezed_scan(step.primal, consts, carry, xs, step.saved_types, direction)
+        # 3. What the tangents of weights do to the sites, outside of the loop.
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
+        # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
         linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
@@ -182,8 +186,10 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
       weight_tangents: tangents of constants, without zeros.
       x_tangents: tangents of xs, without zeros.
     """
+    # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
     every = weight_sites(stage, program)
     sites = tuple(site for site in every if any(w in weight_tangents for w in site.weights))
+    # An input is folded if nothing but the sums at active sites reads it.
     at_sites = {op for site in sites for op in site.ops}
     read_elsewhere = {*stage.carry_out, *operands_of(sites)}
     for op in stage.ops:
@@ -220,11 +226,13 @@ def _site_tangents(
     """
     consts, xs, saved = arrays
     sites = active.sites
+    # Weights are the same at every step, (n, m); operands and folded tangents are stacked, (T, B, n).
     const_env = dict(zip(stage.consts, consts, strict=True))
     step_env = dict(zip((*stage.xs, *loop_outputs(stage, sites)), (*xs, *saved), strict=False))
     operands = {o: step_env[o] for o in operands_of(sites)}
 
     def at_one_step(operands: Env, weights: Env, folded: Env) -> tuple[Array, ...]:
+        # The derivative does not read what is only added, so that zeros stand for it.
         zeros = {s: zeros_like_type(program.types[s]) for site in sites for s in site.additive}
         return _eval_sites(sites, const_env | operands | weights, zeros | folded)
 

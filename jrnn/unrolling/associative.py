@@ -82,7 +82,8 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
 
     def run(consts: Any, carry: Any, xs: Any) -> Any:
         initial = dict(zip(stage.carry_in, carry, strict=True))
-        env: Env = dict(zip(stage.xs, xs, strict=True))  # of all steps; the carry before each of them too
+        # `env` has arrays of all steps: inputs, and the carry before each step of what is solved already.
+        env: Env = dict(zip(stage.xs, xs, strict=True))
         states: Env = {}  # after each step
         for part in parts:
             step = functools.partial(step_of(part), consts)
@@ -94,6 +95,7 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
             states.update(zip(part.ys, after, strict=True))
             for value, state, before in zip(part.carry_in, after, start, strict=True):
                 env[value] = shift(state, before, reverse)
+        # With all states known, no step depends on another: the outputs of all are computed at once.
         mapped = jax.vmap(functools.partial(step_of(outputs), consts, ()), axis_size=length)
         ys = dict(zip(stage.ys, mapped(read(env, outputs.xs))[1], strict=True))
         ends = (states[after][0 if reverse else -1] for after in stage.carry_out)
@@ -156,6 +158,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
     Returns:
       (time, ...), the states.
     """
+    # With a · start added to b at the first step, the recurrence starts from zero.
     first = -1 if reverse else 0
     b = b.at[first].add(a[first] * start)
 
@@ -167,6 +170,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
             return lax.platform_dependent(a, b, cpu=loop, default=join)
         return (join if tree else loop)(a, b)
 
+    # The transposed system is a recurrence too, in the other direction, with the factor of the step after.
     def transposed(_: Any, adjoint: Array) -> Array:
         return scan(shift(a, jnp.zeros_like(start), not reverse), adjoint, not reverse)
 
