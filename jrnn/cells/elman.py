@@ -196,4 +196,5 @@ class PLRNN:
     def step(self, params: PLRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
         others = params.w_hh * (1 - jnp.eye(self.hidden, dtype=params.w_hh.dtype))
         z = params.a * carry + jax.nn.relu(carry) @ others + x @ params.w_ih + params.b
+        z = checkpoint_name(z, "z")
         return z, z
