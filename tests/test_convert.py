@@ -251,7 +251,7 @@ def test_bad_sources_are_told_in_one_line(tmp_path, capsys):
         said = refused(capsys, tmp_path / name, target)
         assert message in said and said.startswith("jrnn: ") and said.count("\n") == 1, (name, said)
     said = convert(capsys, tmp_path / "more.pt", target, "--unused")
-    assert "not verified in torch: 'norm' with weight is no module" in said
+    assert "not verified in torch: what module 'norm' is, with weight, is not known" in said
 
 
 def test_bad_targets_are_refused_before_anything_is_read(tmp_path, capsys):

@@ -30,8 +30,8 @@ class Loaded(NamedTuple):
 
     model: Any
     params: Any
-    what: str  # the file is, in words
-    library: str = ""  # that runs it; none if that is jrnn
+    what: str  # kind of file, in words
+    library: str = ""  # package that runs it; none where that is jrnn
     run: Run | None = None
     sizes: tuple[tuple[int, int], ...] = ((STEPS, BATCH),)  # (steps, batch) that it takes
 

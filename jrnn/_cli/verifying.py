@@ -46,11 +46,20 @@ def verify(
         ours = np.asarray(jrnn.apply(model, params, xs)[1]).astype(np.float64)
         relative = TOLERANCE.get(str(jax.tree.leaves(params)[0].dtype), 5e-2)
         limit = relative * max(1, np.abs(ours).max(initial=0))
-        for theirs in run(xs):
+        for theirs in _outputs(run, xs):
             if (differs := _apart(ours, np.asarray(theirs).astype(np.float64))) <= limit:
                 return differs
             found.append(f"outputs {theirs.shape} differ by {differs:.1e}")
     raise ValueError(f"verification failed: from outputs {ours.shape} of jrnn, {' and '.join(found)}")
+
+
+def _outputs(run: Run, xs: Any) -> list[Any]:
+    try:
+        return run(xs)
+    except Unverified:
+        raise
+    except Exception as error:  # of whatever class the library has
+        raise Unverified(f"it fails on random inputs: {one_line(error)[:300]}") from error
 
 
 def _apart(ours: Any, theirs: Any) -> float:
@@ -105,7 +114,7 @@ def _torch_module(torch: Any, name: str, weights: dict[str, Any], nonlinearity: 
         weights = {f"{leaf}_l0": value for leaf, value in weights.items()}
     if "weight_ih_l0" not in weights:
         if "weight" not in weights or weights["weight"].ndim != 2:
-            raise Unverified(f"{name!r} with {', '.join(weights)} is no module that is made again here")
+            raise Unverified(f"what module {name!r} is, with {', '.join(weights)}, is not known")
         w, b = weights["weight"], weights.get("bias")
         return lambda xs: w[xs] if not xs.is_floating_point() else torch.nn.functional.linear(xs, w, b)
     rows, out = weights["weight_hh_l0"].shape
