@@ -16,6 +16,7 @@ from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.decay import GRUD as GRUD
 from jrnn.cells.deep_gates import SGU as SGU
 from jrnn.cells.diagonal import IndRNN as IndRNN
+from jrnn.cells.elman import PLRNN as PLRNN
 from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
