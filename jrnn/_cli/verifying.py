@@ -1,4 +1,4 @@
-"""Random inputs for a model, and what the library that its weights come from makes of them."""
+"""Comparison of a model with its original library on random inputs."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ Run = Callable[[Any], list[Any]]
 
 
 class Unverified(Exception):
-    """A library that cannot run a model, and why."""
+    """Raised if a library cannot run a model, with the reason."""
 
 
 def verify(
@@ -79,7 +79,7 @@ def sample(model: Any, params: Any, steps: int = STEPS, batch: int = BATCH) -> A
 
 
 def _spatial(model: Any) -> int:
-    """Count the spatial axes of what a model reads."""
+    """Count the spatial axes of the inputs of a model."""
     inner = getattr(model, "cells", None) or getattr(model, "layers", None)
     for name in ("cell", "forward", "model"):
         inner = inner or (hasattr(model, name) and (getattr(model, name),))
@@ -87,7 +87,7 @@ def _spatial(model: Any) -> int:
 
 
 def in_torch(state: dict[str, Any], nonlinearity: str) -> Run:
-    """Run a state dict as modules one after the other, made again from names and shapes."""
+    """Run a state dict as a chain of modules, rebuilt from names and shapes."""
 
     def run(xs: Any) -> list[Any]:
         try:
@@ -109,7 +109,7 @@ def in_torch(state: dict[str, Any], nonlinearity: str) -> Run:
 
 
 def _torch_module(torch: Any, name: str, weights: dict[str, Any], nonlinearity: str) -> Callable[[Any], Any]:
-    """A recurrent module, an embedding or a linear layer that has these weights."""
+    """A recurrent module, an embedding or a linear layer with these weights."""
     if "weight_ih" in weights:  # a cell runs as a module of one layer
         weights = {f"{leaf}_l0": value for leaf, value in weights.items()}
     if "weight_ih_l0" not in weights:
@@ -137,12 +137,12 @@ def _torch_module(torch: Any, name: str, weights: dict[str, Any], nonlinearity: 
 
 
 def in_keras(model: Any) -> Run:
-    """Run a model of Keras, whose batch comes first."""
+    """Run a Keras model, which takes batch-first inputs."""
     return lambda xs: [np.asarray(model(jnp.swapaxes(xs, 0, 1)))]
 
 
 def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
-    """Run an ONNX graph, with time or the batch first; and the (steps, batch) that its shapes allow."""
+    """Run an ONNX graph, time or batch first; also return the (steps, batch) that its shapes allow."""
     given = [
         value for value in proto.graph.input if value.name not in {t.name for t in proto.graph.initializer}
     ]
@@ -182,6 +182,6 @@ def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
 
 
 def _numpy_type(name: str) -> Any:
-    """The type of NumPy that onnxruntime calls "tensor(float)" or "tensor(int32)"."""
+    """The NumPy type of an onnxruntime type such as "tensor(float)" or "tensor(int32)"."""
     found = name.removeprefix("tensor(").removesuffix(")")
     return np.dtype({"float": "float32", "double": "float64"}.get(found, found))
