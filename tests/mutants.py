@@ -37,6 +37,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/associative": "associative linear_recurrences laws",
     "jrnn/unrolling/_blocks": "memory unrolling",
     "jrnn/unrolling/cudnn": "cudnn",
+    "jrnn/unrolling/_hoisting": "hoisting",
     "jrnn/unrolling/_inputs": "inputs errors",
     "jrnn/unrolling": UNROLLING,
     "jrnn/_jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",

@@ -1,5 +1,6 @@
 """Weights from and to Keras: the same outputs, masks included, in float32, in which Keras computes."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 
 import jrnn
 from jrnn.interop import from_keras, to_keras
+from jrnn.interop.keras import NEEDS
 
 os.environ["KERAS_BACKEND"] = "jax"
 keras = pytest.importorskip("keras", reason="Keras is not installed")
@@ -21,11 +23,11 @@ MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [1, 0, 0, 0, 0]], bool).T  # 
 
 CASES = [  # a layer, its options
     ("SimpleRNN", {}),
-    ("SimpleRNN", {"activation": "relu", "use_bias": False}),
+    ("SimpleRNN", {"activation": "leaky_relu", "use_bias": False}),
     ("SimpleRNN", {"return_sequences": False}),
     ("GRU", {}),
     ("GRU", {"reset_after": False}),
-    ("GRU", {"use_bias": False, "activation": "softsign"}),
+    ("GRU", {"use_bias": False, "activation": "softsign", "recurrent_activation": "hard_sigmoid"}),
     ("GRU", {"reset_after": False, "use_bias": False}),
     ("LSTM", {}),
     ("LSTM", {"use_bias": False, "unit_forget_bias": False}),
@@ -106,14 +108,17 @@ def rebuilt(model, params, xs):
 
 
 @functools.cache
-def differences(number):
+def differences(number, dtype="float32"):
     """Largest difference of outputs `(in, out)`: weights from Keras, and weights to it."""
+    assert dtype == "float32"  # in which its activations are computed, whatever the dtype of a layer
     name, options = CASES[number]
     layer, xs = layer_of(name, options), inputs(name)
     mask = MASK if name in ("SimpleRNN", "GRU", "LSTM", "Bidirectional", "RNN") else None
     layer.build(np.swapaxes(xs, 0, 1).shape)
     model, params = from_keras(randomised(layer))
-    into = np.abs(ours(model, params, xs, mask) - theirs(layer, xs, mask)).max()
+    expected = theirs(layer, xs, mask)
+    assert np.ptp(expected) > 0.1
+    into = np.abs(ours(model, params, xs, mask) - expected).max()
     params = redrawn(params)
     out = np.abs(ours(model, params, xs, mask) - masked(rebuilt(model, params, xs), xs, mask)).max()
     return float(into), float(out)
@@ -251,9 +256,7 @@ def given(name, **options):
 
 BAD = {
     "go_backwards=True returns the sequence reversed": lambda: given("LSTM", go_backwards=True),
-    "GRU has no recurrent_activation='hard_sigmoid'": lambda: given(
-        "GRU", recurrent_activation="hard_sigmoid"
-    ),
+    "recurrent_activation must be one of .*, got 'mish'": lambda: given("GRU", recurrent_activation="mish"),
     "activation must be one of .*, got 'gelu'": lambda: given("LSTM", activation="gelu"),
     "merge_mode must be one of concat.*, got None": lambda: given(
         "Bidirectional", layer="GRU", merge_mode=None
@@ -300,7 +303,16 @@ def test_weights_that_do_not_fit_are_named():
         from_keras({"class_name": "GRU", "config": {}}, [w_ih, w_hh, b])
 
 
+@pytest.mark.parametrize("kind", NEEDS, ids=lambda kind: kind.__name__)
+def test_every_option_of_a_cell_is_looked_at(kind):
+    own = {"hidden", "features", "bias", "z_keeps", "reset_after", "kernel", "spatial", "strides", "dilation"}
+    own |= {"output_activation"} if kind is jrnn.LSTMVariant else set()  # compared with the other one
+    starts = {"forget_bias", "max_lag", "recurrent_init"}
+    assert {field.name for field in dataclasses.fields(kind)} - own - starts == set(NEEDS[kind])
+
+
 REFUSED = {
+    "z can only be turned where gates are σ": jrnn.GRU(3, z_keeps=False, gate_activation="tanh"),
     "p of .*Keras has no peepholes='diagonal'": jrnn.LSTMVariant(3, peepholes="diagonal"),
     "w_hr of .*no projection=2": jrnn.LSTMVariant(3, projection=2),
     "one activation for g and for h": jrnn.LSTMVariant(3, output_activation="relu"),
@@ -334,7 +346,7 @@ OTHERS = [
 @pytest.mark.parametrize("model", OTHERS, ids=repr)
 def test_other_cells_are_refused(model):
     params = redrawn(jax.eval_shape(lambda: model.init(jax.random.key(0), 2)))
-    with pytest.raises(TypeError, match="^0.*: Keras has no recurrent layer of"):
+    with pytest.raises(TypeError, match=r"^0.*: Keras has no recurrent layer of"):
         to_keras(model, params)
 
 

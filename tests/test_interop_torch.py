@@ -1,5 +1,6 @@
 """Weights from and to PyTorch: the same outputs and last states, ragged batches included, in float64."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import jrnn
 from jrnn.interop import from_torch, to_torch
+from jrnn.interop.torch import NEEDS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -305,7 +307,15 @@ def test_float64_is_not_rounded_in_silence():
         from_torch(LSTM)
 
 
+@pytest.mark.parametrize("kind", NEEDS, ids=lambda kind: kind.__name__)
+def test_every_option_of_a_cell_is_looked_at(kind):
+    own = {"hidden", "features", "bias", "projection", "z_keeps"}  # they have a form in PyTorch
+    starts = {"forget_bias", "max_lag", "recurrent_init"}
+    assert {field.name for field in dataclasses.fields(kind)} - own - starts == set(NEEDS[kind])
+
+
 REFUSED = {
+    "w_ih.*no gate_activation='hard_sigmoid'": jrnn.GRU(3, gate_activation="hard_sigmoid"),
     "w_hh.*PyTorch has no reset_after=False": jrnn.GRU(3, reset_after=False),
     "w_ih.*no activation='relu'": jrnn.LSTM(3, activation="relu"),
     "w_ih.*no activation='gelu', only 'tanh' or 'relu'": jrnn.Elman(3, activation="gelu"),

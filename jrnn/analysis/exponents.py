@@ -13,6 +13,7 @@ from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 BATCHES = 20  # batch means for the standard error
 ZERO = 8  # a remainder of this many rounding errors counts as zero
@@ -250,17 +251,18 @@ def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., L
     def measure(params: Any, carry: Any, xs: Any) -> Lyapunov:
         def step(state: Any, x: Any) -> Any:
             carry, rows = state
-            return push_rows(cell, params, carry, x, rows), None
+            return push_rows(ready, params, carry, x, rows), None
 
         def interval(state: Any, block: Any) -> Any:
             (carry, rows), _ = lax.scan(step, state, block)
             q, growth = orthonormalise(rows.T)
             return (carry, q.T), growth / every
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
         steps = len(jax.tree.leaves(xs)[0])
         over = steps % every  # dropped at the start, so that the last step counts
         if over:  # without jit, scan rejects a loop of no steps
-            carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, _part(xs, 0, over))
+            carry, _ = lax.scan(lambda c, x: (ready.step(params, c, x)[0], None), carry, _part(xs, 0, over))
         blocks = jax.tree.map(
             lambda x: x.reshape(steps // every, every, *x.shape[1:]), _part(xs, over, steps)
         )

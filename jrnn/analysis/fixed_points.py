@@ -15,6 +15,7 @@ from jrnn._checks import check_lag, check_positive, check_width
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
 from jrnn.cell import carry_spec, is_slot, structure_of
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 NEWTON = 1e-5  # damping below which a step is Newton's
 FLAT = 0.01  # largest slope of the speed at a slow point
@@ -227,11 +228,12 @@ def _search(cell: Any, steps: int) -> Callable[..., End]:
     """Search from many starts: `(params, x, carry, starts) -> End`."""
 
     def search(params: Any, x: Any, carry: Any, starts: Array) -> End:
+        ready = hoisted(cell, params, carry, x)
         width = starts.shape[1]
         eye = jnp.eye(width, dtype=starts.dtype)
 
         def residual(h: Array) -> tuple[Array, Array]:
-            f, j = _linearised(cell, params, x, carry, h)
+            f, j = _linearised(ready, params, x, carry, h)
             return f - h, j - eye
 
         def advance(at: Descent) -> Descent:
@@ -288,8 +290,10 @@ def _jacobian(cell: Any) -> Callable[..., Array]:
 @cached
 def _trajectory(cell: Any) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+
         def step(carry: Any, x: Any) -> tuple[Any, Array]:
-            carry, _ = cell.step(params, carry, x)
+            carry, _ = ready.step(params, carry, x)
             return carry, to_vector(cell, params, carry)
 
         return lax.scan(step, carry, xs)[1]

@@ -20,6 +20,7 @@ from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
 
@@ -259,13 +260,15 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
         if probes is not None:
             rows = fixed_normal(0, (probes, size), dtype) / math.sqrt(probes)
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+
         def forward(carry: Any, x: Any) -> tuple[Any, Any]:
-            return cell.step(params, carry, x)[0], carry
+            return ready.step(params, carry, x)[0], carry
 
         def backward(state: tuple[Array, Array], step: Any) -> tuple[Any, Any]:
             rows, log_scale = state
             logs = [_log_norm(rows, norm) + log_scale]
-            rows, by_x = _pull(cell, params, step, rows)
+            rows, by_x = _pull(ready, params, step, rows)
             logs += [] if by_x is None else [_log_norm(by_x, norm) + log_scale]
             largest = jnp.max(jnp.abs(rows))
             scale = jnp.where(largest > 0, largest, 1)

@@ -1,5 +1,6 @@
 """Jacobians of a step: eigenvalues, singular values, and the growth of their products."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` computes at a time: 16 MiB in float64
 
@@ -311,14 +313,13 @@ def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:
 @cached
 def _look(cell: Any) -> Callable[..., Any]:
     """`(params, carry, x) -> (after, J)`."""
+    return jax.jit(functools.partial(_jacobian_of_step, cell))
 
-    @jax.jit
-    def look(params: Any, carry: Any, x: Any) -> Any:
-        vector = to_vector(cell, params, carry)
-        after, rows = push_rows(cell, params, carry, x, jnp.eye(vector.size, dtype=vector.dtype))
-        return after, rows.T
 
-    return look
+def _jacobian_of_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+    vector = to_vector(cell, params, carry)
+    after, rows = push_rows(cell, params, carry, x, jnp.eye(vector.size, dtype=vector.dtype))
+    return after, rows.T
 
 
 @cached
@@ -327,11 +328,13 @@ def _along(cell: Any) -> Callable[..., Any]:
 
     @jax.jit
     def along(params: Any, carry: Any, blocks: Any) -> Any:
+        ready = hoisted(cell, params, carry, types_of_step(_rows(blocks, 0)))
+
         def block(carry: Any, xs: Any) -> Any:
-            carry, found = _look(cell)(params, carry, _rows(xs, 0))
+            carry, found = _jacobian_of_step(ready, params, carry, _rows(xs, 0))
             rest = _rows(xs, slice(1, None))
             if len(jax.tree.leaves(rest)[0]):  # without jit, scan rejects a loop of no steps
-                carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
+                carry, _ = lax.scan(lambda c, x: (ready.step(params, c, x)[0], None), carry, rest)
             return carry, found
 
         return lax.scan(block, carry, blocks)
@@ -345,10 +348,11 @@ def _growth(cell: Any, directions: int) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
         def body(state: Any, x: Any) -> Any:
             carry, rows, log = state
-            carry, rows = push_rows(cell, params, carry, x, rows)
+            carry, rows = push_rows(ready, params, carry, x, rows)
             rows, grown = _normalised(rows)
             return (carry, rows, log + grown), log + grown
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
         rows = start_rows(cell, params, carry, directions)
         return lax.scan(body, (carry, rows, jnp.zeros((), rows.dtype)), xs)[1]
 

@@ -12,6 +12,7 @@ from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, to_vector
 from jrnn.cells.reservoir import ridge_readout
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 
 def pulse_response(
@@ -75,13 +76,14 @@ def pulse_response(
 def _distances(cell: Any) -> Callable[..., Array]:
     """Norms of the difference between two runs from the same carry."""
 
-    def step(params: Any, carries: Any, xs: Any) -> tuple[Any, Array]:
+    def step(cell: Any, params: Any, carries: Any, xs: Any) -> tuple[Any, Array]:
         afters = tuple(cell.step(params, carry, x)[0] for carry, x in zip(carries, xs, strict=True))
         h, other = (to_vector(cell, params, carry) for carry in afters)
         return afters, jnp.linalg.norm(h - other)
 
     def run(params: Any, carry: Any, xs: Any, others: Any) -> Array:
-        return lax.scan(functools.partial(step, params), (carry, carry), (xs, others))[1]
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+        return lax.scan(functools.partial(step, ready, params), (carry, carry), (xs, others))[1]
 
     return jax.jit(run)
 
@@ -278,11 +280,12 @@ def forgetting_curve(
 def _states(cell: Any) -> Callable[..., Array]:
     """The states of a run, (time, D)."""
 
-    def step(params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+    def step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
         after, _ = cell.step(params, carry, x)
         return after, to_vector(cell, params, after)
 
     def run(params: Any, carry: Any, xs: Any) -> Array:
-        return lax.scan(functools.partial(step, params), carry, xs)[1]
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+        return lax.scan(functools.partial(step, ready, params), carry, xs)[1]
 
     return jax.jit(run)

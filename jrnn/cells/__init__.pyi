@@ -10,15 +10,18 @@ from jrnn.cells.bistable import BRC as BRC
 from jrnn.cells.bistable import NBRC as NBRC
 from jrnn.cells.continuous import AntisymmetricRNN as AntisymmetricRNN
 from jrnn.cells.continuous import LeakyRNN as LeakyRNN
+from jrnn.cells.continuous import LipschitzRNN as LipschitzRNN
 from jrnn.cells.convolutional import ConvGRU as ConvGRU
 from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.decay import GRUD as GRUD
+from jrnn.cells.deep_gates import SGU as SGU
 from jrnn.cells.diagonal import IndRNN as IndRNN
 from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
 from jrnn.cells.fast import FastRNN as FastRNN
 from jrnn.cells.gru import GRU as GRU
+from jrnn.cells.gru import TauGRU as TauGRU
 from jrnn.cells.highway import RHN as RHN
 from jrnn.cells.highway import NASCell as NASCell
 from jrnn.cells.history import Window as Window
@@ -26,6 +29,7 @@ from jrnn.cells.intersection import IntersectionRNN as IntersectionRNN
 from jrnn.cells.legendre import LMU as LMU
 from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
+from jrnn.cells.linear_units import RTU as RTU
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
 from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM

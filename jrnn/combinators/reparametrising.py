@@ -20,7 +20,6 @@ class Form(Protocol):
 
     @property
     def noisy(self) -> bool: ...
-
     def init(self, key: Array, w: Array) -> Any:
         """Parameters from which `weight` computes a matrix like `w`, the one that the cell initialized."""
         ...

@@ -21,6 +21,7 @@ ACTIVATIONS = {  # the functions that are the same in both
     "linear": "identity",
     **{name: name for name in ("tanh", "relu", "sigmoid", "softplus", "softsign", "elu", "silu", "softmax")},
     **{name: name for name in ("hard_sigmoid", "hard_tanh")},
+    "leaky_relu": "leaky_relu(0.2)",
 }
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
 SILENT = {"InputLayer", "Masking", "Dropout", "SpatialDropout1D"}  # they do nothing, or make the mask
@@ -176,10 +177,13 @@ class Reader(NamedTuple):
         return cell, LSTMVariantParams(w_ih, w_hh, b, p=None, w_gh=None, w_hr=None)
 
     def _gru(self, name: str, config: Mapping[str, Any]) -> tuple[Any, Any]:
-        if (gate := function_of(name, config, "recurrent_activation")) != "sigmoid":
-            raise ValueError(f"{name}: GRU has no recurrent_activation={gate!r}, only sigmoid")
-        options = {"reset_after": config["reset_after"], "bias": config["use_bias"]}
-        cell = GRU(config["units"], activation=function_of(name, config, "activation"), **options)
+        cell = GRU(
+            config["units"],
+            reset_after=config["reset_after"],
+            activation=function_of(name, config, "activation"),
+            gate_activation=function_of(name, config, "recurrent_activation"),
+            bias=config["use_bias"],
+        )
         w_ih, w_hh, b = self._gates(name, config, 3)
         w_ih, w_hh, b = (
             reordered(w_ih, Z_R_N),

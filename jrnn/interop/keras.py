@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from jrnn._checks import brief
-from jrnn.cell import is_layer
 from jrnn.cells.convolutional import ConvLSTM
 from jrnn.cells.elman import Elman
 from jrnn.cells.gru import GRU
@@ -20,6 +19,7 @@ from jrnn.cells.lstm_variant import LSTMVariant
 from jrnn.cells.maps import Dense, Embed, Map
 from jrnn.combinators import Dropout, Stack
 from jrnn.interop._keras import ACTIVATIONS, MERGES, Z_R_N, Listed, Part, Reader, opened
+from jrnn.interop._models import chained
 from jrnn.interop._weights import keeping, own_weights, reordered, to_jax
 from jrnn.layers import Bidirectional, Reversed, Sequential
 from jrnn.paradigms import ManyToOne
@@ -31,7 +31,7 @@ KNOWN = tuple(FUNCTIONS)
 # what a cell must be for Keras to have it: by field, the weight that it concerns and what it may be
 NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
     Elman: {"activation": ("w_ih", *KNOWN), "clip": ("w_ih", None)},
-    GRU: {"activation": ("w_ih", *KNOWN), "clip": ("w_ih", None)},
+    GRU: {"activation": ("w_ih", *KNOWN), "gate_activation": ("w_ih", *KNOWN), "clip": ("w_ih", None)},
     LSTM: {"activation": ("w_ih", *KNOWN)},
     LSTMVariant: {
         "peepholes": ("p", None),
@@ -123,11 +123,7 @@ def _chained(parts: list[Part]) -> tuple[Any, Any]:
     """One model of all layers, which reads the last step if the last recurrent one does."""
     if not parts:
         raise ValueError("source has no layer that computes anything")
-    model, params = parts[0].model, parts[0].params
-    if len(parts) > 1:
-        models = tuple(part.model for part in parts)
-        whole = Sequential if any(is_layer(part) for part in models) else Stack
-        model, params = whole(models), tuple(part.params for part in parts)
+    model, params = chained((part.model, part.params) for part in parts)
     last = next((index for index, part in enumerate(parts) if not part.returns_sequences), None)
     if last is None:
         return model, params
@@ -137,7 +133,9 @@ def _chained(parts: list[Part]) -> tuple[Any, Any]:
                 f"{part.name} follows {parts[last].name}, which returns its last output alone: jrnn has only "
                 "Dense behind that"
             )
-    return ManyToOne(model if len(parts) == 1 else Sequential(models)), params
+    return ManyToOne(
+        Sequential(model.cells) if isinstance(model, Stack) and len(parts) > 1 else model
+    ), params
 
 
 def to_keras(model: Any, params: Any) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
@@ -314,10 +312,12 @@ def _options(where: str, cell: Any) -> tuple[str, dict[str, Any], tuple[int, ...
         config = {"filters": cell.hidden, "padding": cell.padding.lower(), "data_format": "channels_last"}
         return f"ConvLSTM{cell.spatial}D", config | sizes, tuple(sizes["kernel_size"])
     config = {"units": cell.hidden, "activation": FUNCTIONS[str(cell.activation)]}
+    gate = getattr(cell, "gate_activation", None)
+    config |= {"recurrent_activation": FUNCTIONS[gate]} if gate else {}
     if isinstance(cell, GRU):
         return "GRU", config | {"reset_after": cell.reset_after}, ()
     if isinstance(cell, LSTMVariant):
         if cell.output_activation != cell.activation:
             raise ValueError(f"{where}w_ih of {cell}: Keras has one activation for g and for h")
-        return "LSTM", config | {"recurrent_activation": FUNCTIONS[str(cell.gate_activation)]}, ()
+        return "LSTM", config, ()
     return "SimpleRNN" if isinstance(cell, Elman) else "LSTM", config, ()

@@ -47,6 +47,11 @@ def _whole(node: Node, key: str, place: int) -> list[int]:
         raise ValueError(f"{key} depends on the size of an input") from error
 
 
+def _sizes(node: Node, place: int) -> list[Size]:
+    """A shape, whose sizes may be those of dynamic axes."""
+    return [n if isinstance(n, str) else int(n) for n in node.known(place, "the shape")]
+
+
 def _axis(node: Node, rank: int, default: int = 0) -> int:
     return int(node.attributes.get("axis", default)) % rank
 
@@ -62,11 +67,11 @@ def _constant(node: Node) -> Value:
 
 def _constant_of_shape(node: Node) -> Value:
     fill = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).reshape(())
-    return Known.of(fill).expand(list(node.known(0, "the shape")))
+    return Known.of(fill).expand(_sizes(node, 0))
 
 
 def _expand(node: Node) -> Value:
-    value, target = node.value(0), list(node.known(1, "the shape"))
+    value, target = node.value(0), _sizes(node, 1)
     if isinstance(value, Known):
         return value.expand(target)
     flow = node.flow(0)
@@ -117,7 +122,7 @@ def _unsqueeze(node: Node) -> Value:
 
 def _reshape(node: Node) -> Value:
     value = node.value(0)
-    target: list[Size] = list(node.known(1, "the shape"))
+    target = _sizes(node, 1)
     sizes = value.shape if isinstance(value, Known) else value.sizes
     if not node.attributes.get("allowzero", 0):
         target = [sizes[i] if size == 0 else size for i, size in enumerate(target)]
@@ -250,10 +255,10 @@ def _gemm(node: Node) -> Value:
 
 
 def _two(node: Node) -> Value:
-    """Read a sum or a product: of sizes, of a read-out and its bias, or of both directions."""
+    """Read arithmetic: of sizes, of a read-out and its bias, or of both directions."""
     values: list[Any] = list(node.inputs)
     if all(isinstance(value, Known) for value in values):
-        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b])}
+        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
         if not all(value.array.dtype.kind in "iO" for value in values) or node.kind not in functions:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
@@ -263,6 +268,8 @@ def _two(node: Node) -> Value:
             raise ValueError("it scales by a constant")
         return biased(node, node.flow(place), values[1 - place].array)
     flows = [node.flow(i) for i in range(len(values))]
+    if node.kind not in MERGES:
+        raise ValueError("it compares values")
     if any(flow.dims != flows[0].dims or flow.read != flows[0].read for flow in flows):
         raise ValueError(f"it merges values of axes {[flow.dims for flow in flows]}")
     together = dataclasses.replace(flows[0], chains=tuple(flow.chain for flow in flows))
@@ -289,7 +296,7 @@ def _reduce(node: Node) -> Value:
 NODES: dict[str, Callable[[Node], Any]] = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
     **dict.fromkeys(("Identity", "Dropout"), _same),
-    **dict.fromkeys(("Add", "Mul", "Mean"), _two),
+    **dict.fromkeys(("Add", "Equal", "Mul", "Mean"), _two),
     **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMean", "ReduceMax"), _reduce),
     **dict.fromkeys(
         ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign"), activated

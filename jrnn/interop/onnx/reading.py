@@ -163,16 +163,15 @@ def _answer(graph: _Graph) -> Flow:
     (flow,) = answers.values()
     if len(flow.chains) > 1:
         flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
-    if flow.read == "cell":
-        raise ValueError("its only output is the cell state of an LSTM")
+    flow.features()
     return flow
 
 
 def _answers_of(states: dict[str, Flow]) -> dict[str, Flow]:
-    """Of outputs without time, those that have gone through most layers."""
+    """Of outputs without time, the one that has gone through most layers; the first of several."""
     depth = {name: max(map(len, flow.chains)) for name, flow in states.items() if flow.read == "state"}
-    deepest = [name for name in depth if depth[name] == max(depth.values())]
-    return {name: states[name] for name in deepest or states}
+    deepest = max(depth or states, key=lambda name: depth.get(name, 0))
+    return {deepest: states[deepest]}
 
 
 def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:
