@@ -45,6 +45,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/_caching": "caching engine",
     "jrnn/_checks": "options errors",
     "jrnn/_traits": "streams modules",
+    "jrnn/_states": "jacobians seq2seq clipping every_analysis",
     "jrnn/_fields": "options errors",
     "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules streams",

@@ -50,6 +50,7 @@ from jrnn.cells.normalised import LayerNormLSTM as LayerNormLSTM
 from jrnn.cells.orthogonal import OrthogonalRNN as OrthogonalRNN
 from jrnn.cells.oscillators import LEM as LEM
 from jrnn.cells.oscillators import CoRNN as CoRNN
+from jrnn.cells.oscillators import HeterogeneousCoRNN as HeterogeneousCoRNN
 from jrnn.cells.oscillators import UnICORNN as UnICORNN
 from jrnn.cells.quasi import QRNN as QRNN
 from jrnn.cells.reservoir import EchoState as EchoState

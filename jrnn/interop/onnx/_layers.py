@@ -23,6 +23,7 @@ from jrnn.interop.onnx._values import (
     Flow,
     Known,
     Part,
+    Tokens,
     Value,
 )
 from jrnn.layers import Bidirectional, BidirectionalParams
@@ -79,8 +80,10 @@ class Node:
     def flow(self, place: int) -> Flow:
         """An input that must depend on those of the graph."""
         value = self.get(place)
-        if not isinstance(value, Flow) or not value.whole:
+        if not isinstance(value, Flow):
             raise ValueError(f"input {place} is no value that it can be applied to")
+        if not value.whole:
+            raise ValueError(f"it reads a part of the input {value.chain[0].name!r}")
         return value
 
     def weight(self, place: int, name: str, *shape: int | str) -> Any:
@@ -185,7 +188,7 @@ def _lengths(node: Node, steps: Any) -> str:
     """The input that `sequence_lens` come from, "" for none."""
     value = node.get(4)
     if isinstance(value, Flow):
-        if not value.given() or not value.whole or not value.chain[0].integer:
+        if not value.integer() or not value.whole:
             raise ValueError("sequence_lens must be an input of the graph, of integers")
         return str(value.chain[0].name)
     if value is not None and any(length != steps for length in value.array.ravel()):
@@ -201,7 +204,7 @@ def _start(node: Node, place: int, shape: tuple[int, int], layout: int) -> Any:
     name = ("initial_h", "initial_c")[place - 5]
     value = node.get(place)
     if isinstance(value, Flow):
-        if not value.given() or value.chains[0][0].integer:
+        if not value.given() or value.integer():
             raise ValueError(f"{name} comes from another node: an encoder and a decoder are two models")
         return None
     if value is None:
@@ -267,8 +270,13 @@ def extended(flow: Flow, part: Part, dims: tuple[Dim, ...] | None = None) -> Flo
 def embedded(node: Node) -> Flow:
     """Read a Gather from a table that is known."""
     table = node.weight(0, "the table", "words", "features")
+    if isinstance(given := node.get(1), Tokens):
+        words = np.arange(len(table))
+        if not np.array_equal(given.function(words), words):
+            raise ValueError("it takes rows of its table by other numbers than those of the words")
+        node.inputs[1] = given.flow
     tokens = node.flow(1)
-    if node.attributes.get("axis", 0) != 0 or not tokens.given() or not tokens.chain[0].integer:
+    if node.attributes.get("axis", 0) != 0 or not tokens.integer():
         raise ValueError("an embedding takes rows of its table by the integers of an input")
     part = Part("map", Embed(table.shape[1]), EmbedParams(table), node=node.name)
     return extended(tokens, part, tokens.dims)

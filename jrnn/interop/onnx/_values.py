@@ -6,7 +6,7 @@ string, and so is a product with one.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,6 +164,10 @@ class Flow:
         """Whether it is an input as it came, or a slice of one."""
         return all(len(chain) == 1 for chain in self.chains)
 
+    def integer(self) -> bool:
+        """Whether it is an input of integers."""
+        return self.given() and bool(self.chains[0][0].integer)
+
     def transpose(self, order: Sequence[int]) -> "Flow":
         """Reorder dimensions."""
         return dataclasses.replace(self, dims=tuple(self.dims[i] for i in order))
@@ -268,7 +272,15 @@ class Steps:
         return dataclasses.replace(self, dims=_with_ones(self.dims, axes, ()))
 
 
-Value = Known | Flow | Steps
+@dataclass(frozen=True)
+class Tokens:
+    """What is computed of the integers of an input, each for itself, before they choose an embedding."""
+
+    flow: Flow
+    function: Callable[[Any], Any]
+
+
+Value = Known | Flow | Steps | Tokens
 
 
 def regrouped(axes: list[Axis], target: list[Size]) -> list[Dim]:

@@ -26,6 +26,9 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     `Stack`, others a `Sequential`; a graph that reads the last step or state becomes `ManyToOne`. Constants
     other than zero as initial states become `LearnedCarry`. Every attribute of the operators is read.
 
+    What an exporter writes as a loop or step by step is no operator any more: of `torch.onnx.export` that is
+    `nn.RNN` with dynamo=True (with dynamo=False it can be read), of Keras 3 `GRU` and `SimpleRNN`.
+
     The model has time first, whatever the graph has. Lengths and states that the graph takes as inputs are
     those of `jrnn.apply`, and states that it returns are in the carry. What stands in padding is 0 in jrnn;
     a `Linear` of PyTorch behind a padded sequence has its bias there. onnxruntime returns 0 as the state of a
@@ -60,6 +63,7 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     graph = _Graph(onnx, proto.graph)
+    _check_operators(proto.graph.node)
     for node in proto.graph.node:
         graph.read(node)
     flow = _answer(graph)
@@ -78,6 +82,11 @@ def _parsed(onnx: Any, source: Any) -> Any:
         raise TypeError(f"from_onnx takes an onnx.ModelProto or its bytes, got a {type(source).__name__}")
     if not source.graph.node:
         raise ValueError("the ONNX model has no nodes")
+    for tensor in source.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(
+                f"{tensor.name!r} is kept outside of the model: onnx.load(path) reads it as well"
+            )
     try:
         onnx.checker.check_model(source)
     except onnx.checker.ValidationError as error:
@@ -98,10 +107,6 @@ class _Graph:
                 self.values[given.name] = self._input(given)
 
     def _array(self, tensor: Any) -> Any:
-        if tensor.data_location == self.onnx.TensorProto.EXTERNAL:
-            raise ValueError(
-                f"{tensor.name!r} is kept outside of the model: onnx.load(path) reads it as well"
-            )
         return self.onnx.numpy_helper.to_array(tensor)
 
     def _input(self, given: Any) -> Flow:
@@ -119,12 +124,7 @@ class _Graph:
 
     def read(self, node: Any) -> None:
         """Read a node."""
-        name = f"node {node.name or node.output[0]!r} ({node.domain}.{node.op_type})".replace("(.", "(")
-        if node.domain not in ("", "ai.onnx") or node.op_type not in NODES:
-            raise ValueError(
-                f"{name}: from_onnx reads RNN, GRU and LSTM, with Gather, MatMul, Gemm, Add and activations "
-                "around them, and no such operator"
-            )
+        name = _name(node)
         attributes = {a.name: self._attribute(a) for a in node.attribute}
         inputs = [self.values[given] for given in node.input]
         given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
@@ -145,6 +145,23 @@ class _Graph:
             return value.decode()
         return (
             [v.decode() if isinstance(v, bytes) else v for v in value] if isinstance(value, list) else value
+        )
+
+
+def _name(node: Any) -> str:
+    domain = f"{node.domain}." if node.domain else ""
+    return f"node {node.name or node.output[0]!r} ({domain}{node.op_type})"
+
+
+def _check_operators(nodes: Any) -> None:
+    """That all operators are among those that are read; a loop is named before what stands around it."""
+    foreign = [node for node in nodes if node.domain not in ("", "ai.onnx") or node.op_type not in NODES]
+    loops = [node for node in foreign if node.op_type in ("Loop", "Scan")]
+    for node in loops or foreign:
+        hint = ": a loop that its exporter did not see as one of the three, as GRU and SimpleRNN of Keras 3"
+        raise ValueError(
+            f"{_name(node)}: from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around "
+            f"them, and no such operator{hint if loops else ''}"
         )
 
 
