@@ -407,7 +407,9 @@ def test_nnx_parts_may_be_modules_and_states():
     same_bits(params, (*whole[:2], whole[3]))
 
 
-def test_only_modules_and_states_are_taken():
+def test_only_trees_modules_and_states_are_taken():
+    with pytest.raises(TypeError, match="params must be a tree of parameters, or a list of them, got None"):
+        from_linen(None)
     with pytest.raises(TypeError, match=re.escape("source must be an NNX module or its state, got GRU(")):
         from_nnx(GRU)
 
