@@ -11,7 +11,16 @@ from jrnn.cells._activations import CONSTANTS, constants_of, with_constants
 from jrnn.cells.maps import Dense, DenseParams, Embed, EmbedParams, Map
 from jrnn.combinators import LearnedCarry, LearnedCarryParams, Stack
 from jrnn.interop._weights import array_of
-from jrnn.interop.onnx._operators import ACTIVATIONS, OURS, USUAL, Operator, activations_of, cell_of, shortest
+from jrnn.interop.onnx._operators import (
+    ACTIVATIONS,
+    FUNCTIONS,
+    OURS,
+    USUAL,
+    Operator,
+    activations_of,
+    cell_of,
+    shortest,
+)
 from jrnn.interop.onnx._values import (
     BATCH,
     DIRECTION,
@@ -28,7 +37,6 @@ from jrnn.interop.onnx._values import (
 )
 from jrnn.layers import Bidirectional, BidirectionalParams
 
-FUNCTIONS = {"Softmax": jax.nn.softmax, "LogSoftmax": jax.nn.log_softmax}
 ATTRIBUTES = {  # besides those that give the activations
     "RNN": {"direction", "hidden_size", "clip", "layout"},
     "GRU": {"direction", "hidden_size", "clip", "layout", "linear_before_reset"},
@@ -42,9 +50,8 @@ class Found:
     """All that was found in the graph until now."""
 
     parts: list[Part] = field(default_factory=list)  # of recurrent nodes
-    lengths: dict[str, str] = field(
-        default_factory=dict
-    )  # the input that each recurrent node takes them from
+    # by node, the input that it takes them from
+    lengths: dict[str, str] = field(default_factory=dict)
     merged: dict[Any, Chain] = field(default_factory=dict)
 
 
@@ -191,9 +198,10 @@ def _lengths(node: Node, steps: Any) -> str:
         if not value.integer() or not value.whole:
             raise ValueError("sequence_lens must be an input of the graph, of integers")
         return str(value.chain[0].name)
-    if value is not None and any(length != steps for length in value.array.ravel()):
+    array = node.known(4, "sequence_lens")
+    if array is not None and any(length != steps for length in array.ravel()):
         raise ValueError(
-            f"sequence_lens are the constants {value.array.ravel().tolist()}: a model has no place for them, "
+            f"sequence_lens are the constants {array.ravel().tolist()}: a model has no place for them, "
             "they must be an input of the graph"
         )
     return ""
@@ -207,9 +215,9 @@ def _start(node: Node, place: int, shape: tuple[int, int], layout: int) -> Any:
         if not value.given() or value.integer():
             raise ValueError(f"{name} comes from another node: an encoder and a decoder are two models")
         return None
-    if value is None:
+    if (array := node.known(place, name)) is None:
         return None
-    array = array_of(value.array, name)
+    array = array_of(array, name)
     if array.ndim != 3:
         raise ValueError(f"{name} must have 3 axes, got shape {array.shape}")
     array = array.swapaxes(0, 1) if layout else array
@@ -245,6 +253,8 @@ def _bidirectional(a: Chain, b: Chain, merge: str) -> Chain:
         a, b = b, a
     if a[0] is not b[0]:
         raise ValueError(f"it merges what comes from {a[0].name!r} and from {b[0].name!r}")
+    if a == b:
+        raise ValueError("it merges a value with itself")
     count = next(i for i in range(1, 1 + max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
     cells, params = [], []
     for kind, rest in (("forward", a[count:]), ("backward", b[count:])):

@@ -54,10 +54,15 @@ def _sizes(node: Node, place: int) -> list[Size]:
 
 
 def _axis(node: Node, rank: int, default: int = 0) -> int:
-    return int(node.attributes.get("axis", default)) % rank
+    axis = int(node.attributes.get("axis", default))
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis={axis} of {rank}")
+    return axis % rank
 
 
 def _rank(value: Any) -> int:
+    if not isinstance(value, Known | Flow):
+        raise ValueError("it moves axes of what is no sequence and no constant")
     return value.array.ndim if isinstance(value, Known) else len(value.dims)
 
 
@@ -310,7 +315,8 @@ def _two(node: Node) -> Value:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
     if any(isinstance(value, Known) for value in values):
-        place = next((i for i, value in enumerate(values) if isinstance(value, Flow)), 0)
+        place = next((i for i, value in enumerate(values) if not isinstance(value, Known)), 0)
+        node.flow(place)
         if node.kind == "Mul" and np.all(values[1 - place].array == 0.5):
             return _halved(node, node.flow(place))
         if node.kind != "Add" or len(values) != 2:

@@ -320,12 +320,17 @@ def _put(dims: tuple[Any, ...], place: int, dim: Any) -> tuple[Any, ...]:
 
 
 def _normal(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front."""
+    if any(not -rank <= axis < rank for axis in axes):
+        raise ValueError(f"axes {list(axes)} of {rank}")
     return [int(axis) % rank for axis in axes]
 
 
 def _with_ones(sizes: tuple[Any, ...], axes: Sequence[int], one: Any) -> tuple[Any, ...]:
     rank = len(sizes) + len(axes)
     places, rest = _normal(axes, rank), iter(sizes)
+    if len(set(places)) < len(axes):
+        raise ValueError(f"axes {list(axes)} name one twice")
     return tuple(one if i in places else next(rest) for i in range(rank))
 
 

@@ -107,11 +107,20 @@ class _Graph:
                 self.values[given.name] = self._input(given)
 
     def _array(self, tensor: Any) -> Any:
-        return self.onnx.numpy_helper.to_array(tensor)
+        try:
+            return self.onnx.numpy_helper.to_array(tensor)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{tensor.name!r} is no array: {error}") from error
+
+    def _dtype(self, number: int) -> np.dtype[Any]:
+        try:
+            return np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(number))
+        except KeyError as error:
+            raise ValueError(f"{number} is no dtype of ONNX") from error
 
     def _input(self, given: Any) -> Flow:
         kind = given.type.tensor_type
-        dtype = self.onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else np.dtype("O")
+        dtype = self._dtype(kind.elem_type)
         if dtype.kind not in "if":
             raise ValueError(f"input {given.name!r} is of {dtype}, and models read floats or integers")
         dims: list[Any] = [
@@ -130,7 +139,7 @@ class _Graph:
         given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
         try:
             found = NODES[node.op_type](given)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise ValueError(f"{name}: {error}") from error
         found = found if isinstance(found, list) else [found]
         self.values.update(zip(node.output, found, strict=False))
@@ -140,7 +149,7 @@ class _Graph:
         if isinstance(value, self.onnx.TensorProto):
             return self._array(value)
         if attribute.name == "to":
-            return self.onnx.helper.tensor_dtype_to_np_dtype(value)
+            return self._dtype(value)
         if isinstance(value, bytes):
             return value.decode()
         return (

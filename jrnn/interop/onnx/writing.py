@@ -14,6 +14,7 @@ from jrnn.combinators import LearnedCarry, Stack
 from jrnn.interop._weights import array_of
 from jrnn.interop.onnx._operators import (
     ACTIVATIONS,
+    FUNCTIONS,
     Operator,
     attributes_of,
     import_onnx,
@@ -24,7 +25,6 @@ from jrnn.paradigms import ManyToOne
 
 OPSET, IR = 14, 8  # the first opset with today's inputs of the operators, read by every runtime of today
 MERGES = {"sum": "Add", "mul": "Mul", "mean": "Mean"}
-FUNCTIONS: dict[Function, str] = {jax.nn.softmax: "Softmax", jax.nn.log_softmax: "LogSoftmax"}
 
 
 def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = False) -> Any:
@@ -237,8 +237,9 @@ def _write_function(graph: _Graph, model: Any, function: str | Function, at: _Pl
     if function == "hard_tanh":
         bounds = [graph.constant(f"bound_{n}", np.array(n, graph.dtype)) for n in (-1, 1)]
         return graph.node("Clip", [at.x, *bounds])
-    if not isinstance(function, str) and function in FUNCTIONS:
-        return graph.node(FUNCTIONS[function], [at.x], axis=-1)
+    for kind, known in FUNCTIONS.items():
+        if function == known:
+            return graph.node(kind, [at.x], axis=-1)
     name, constants = constants_of(function) if isinstance(function, str) else ("", ())
     if name not in ACTIVATIONS or name in ("affine", "scaled_tanh"):
         raise ValueError(f"{at.path or 'model'}: {model}: ONNX has no operator for {function!r}")
