@@ -331,6 +331,27 @@ def test_lipschitz_network_without_its_linear_part_is_an_antisymmetric_one():
     different(cell, params, antisymmetric, plain)
 
 
+def test_oscillators_of_one_kind_are_a_cornn_that_sees_no_velocity():
+    cell, cornn = (
+        jrnn.HeterogeneousCoRNN(HIDDEN, dt=0.5, gamma=(1.3, 1.3), epsilon=(0.2, 0.2)),
+        jrnn.CoRNN(HIDDEN, dt=0.5, gamma=1.3, epsilon=0.2),
+    )
+    params = params_of(cell)._replace(fixed=cell.init(jax.random.key(0), IN).fixed)
+    whole = GateParams(params.w_ih, jnp.concatenate([params.w_hh, 0 * params.w_hh]), params.b)
+    same(cell, params, cornn, whole)
+
+
+def test_piecewise_linear_units_that_keep_nothing_are_potentials():
+    cell = jrnn.PLRNN(HIDDEN)
+    params = params_of(cell)
+    potentials = jrnn.LeakyRNN(HIDDEN, tau=5.0, dt=5.0, activation="relu", state="potential")
+    others = params.w_hh - jnp.diag(jnp.diag(params.w_hh))
+    xs = normal(STEPS, BATCH, IN)
+    _, zs = jrnn.unroll(cell, params._replace(a=0 * params.a), xs)
+    _, ys = jrnn.unroll(potentials, GateParams(params.w_ih, others, params.b), xs)
+    assert_close(jax.nn.relu(zs), ys)
+
+
 def test_irnn_is_an_elman_network_that_starts_at_the_identity():
     cell = jrnn.Elman(HIDDEN, activation="relu", recurrent_init="identity")
     same(cell, params_of(cell), RELU, params_of(cell))

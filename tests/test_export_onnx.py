@@ -248,6 +248,22 @@ def test_a_primitive_without_a_mapping_is_named_with_its_line():
         jrnn.export.onnx(cell, jnp.ones((3, 3)), floats(1, 1))
 
 
+def test_noise_of_a_fixed_key_is_a_constant_and_other_noise_is_refused():
+    def cell(draw):
+        init = lambda key, n: jnp.ones(3)
+        start = lambda params, batch_shape=(), *, key=None: jnp.zeros(batch_shape, jnp.uint32)
+        return jrnn.from_functions(init, start, lambda params, n, x: (n + 1, x + draw(n)), 3)
+
+    fixed = cell(lambda n: jax.random.normal(jax.random.key(0), (3,)))
+    found = run(session(fixed, jnp.ones(3), floats(1, 1)), floats(2, 2))["ys"]
+    np.testing.assert_allclose(found, jrnn.unroll(fixed, jnp.ones(3), floats(2, 2))[1], rtol=1e-6)
+    moving = cell(lambda n: jax.random.normal(jax.random.fold_in(jax.random.key(0), n[0]), (3,)))
+    with pytest.raises(
+        ValueError, match=r"random_.* at .*: a model is exported as in evaluation, without noise"
+    ):
+        jrnn.export.onnx(moving, jnp.ones(3), floats(1, 1))
+
+
 def test_mistakes_are_named():
     cell = jrnn.GRU(4)
     params = jax.jit(lambda: cell.init(jax.random.key(0), 3))()

@@ -18,7 +18,7 @@ from jrnn.layers import Bidirectional
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    """Run `jrnn convert`: nothing is written where the target is before it has been verified."""
+    """Run `jrnn convert`; the target is written only after verification."""
     source, target = Path(arguments.source), Path(arguments.target)
     options = Options(arguments.prefix, arguments.nonlinearity, arguments.config, arguments.unused)
     format_of(target)
@@ -38,7 +38,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def described(model: Any, params: Any) -> str:
-    """A line for each layer: its place, what it is, and the shapes and dtype of its weights."""
+    """One line per layer: its path, the cell, and the shapes and dtypes of its weights."""
     layers = list(_layers("", model, params))
     places = max(len(place) for place, _, _ in layers)
     names = max(len(str(layer)) for _, layer, _ in layers)
@@ -52,7 +52,7 @@ def described(model: Any, params: Any) -> str:
 
 
 def _layers(place: str, model: Any, params: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The layers inside a model, each with its place and parameters."""
+    """The layers inside a model, each with its path and parameters."""
     inner = {str(i): part for i, part in enumerate(parts_of(model, params) or ())}
     if isinstance(model, Bidirectional):
         inner = {"forward": (model.forward, params[0]), "backward": (model.backward, params[1])}
@@ -63,7 +63,7 @@ def _layers(place: str, model: Any, params: Any) -> Iterator[tuple[str, Any, Any
 
 
 def verified(loaded: Loaded, theirs: Loaded) -> str:
-    """A line on whether a file holds a model: the same outputs, or bits where it is a file of jrnn."""
+    """Verify that a file holds a model, by equal outputs, or bits for a file of jrnn; return one line."""
     if theirs.run is None:
         if loaded.model != theirs.model or not _same_bits(loaded.params, theirs.params):
             raise ValueError(f"verification failed: {theirs.what} are not those that were written")

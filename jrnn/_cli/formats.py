@@ -1,4 +1,4 @@
-"""Files of models, by their ending: how each is read and written."""
+"""Readers and writers of model files, by file extension."""
 
 import contextlib
 import importlib
@@ -17,34 +17,34 @@ from jrnn._cli.verifying import BATCH, STEPS, Run, in_keras, in_onnxruntime, in_
 
 
 class Options(NamedTuple):
-    """What a file does not say."""
+    """Options of reading, for what a file does not contain."""
 
     prefix: str = ""  # of names in a state dict
     nonlinearity: str = "tanh"  # of PyTorch's nn.RNN
     config: str | None = None  # the JSON file of the Keras model that weights belong to
-    unused: bool = False  # whether weights may be left out
+    unused: bool = False  # ignore weights that have no place
 
 
 class Loaded(NamedTuple):
-    """A model that was read from a file."""
+    """A model read from a file."""
 
     model: Any
     params: Any
-    what: str  # the file is, in words
-    library: str = ""  # that runs it; none if that is jrnn
+    what: str  # kind of file, in words
+    library: str = ""  # package that runs it; none where that is jrnn
     run: Run | None = None
     sizes: tuple[tuple[int, int], ...] = ((STEPS, BATCH),)  # (steps, batch) that it takes
 
 
 class Format(NamedTuple):
-    """How files of an ending are read, and written and read again."""
+    """Reading of files with an extension, and writing, which reads the result back."""
 
     read: Callable[[Path, Options], Loaded]
     write: Callable[[Path, Any, Any], Loaded]
 
 
 def format_of(path: Path) -> Format:
-    """The format that the name of a file says."""
+    """The format of a file, by its name."""
     for ending, found in FORMATS.items():
         if path.name.endswith(ending):
             return found
@@ -52,7 +52,7 @@ def format_of(path: Path) -> Format:
 
 
 def read(path: Path, options: Options) -> Loaded:
-    """Read a model from a file or a run; whatever is wrong with it is a ValueError that names it."""
+    """Read a model from a file or a run; any error becomes a ValueError that names it."""
     if path.is_dir() and not path.name.endswith(tuple(FORMATS)):
         snapshot = load_run(path, best=True)
         return Loaded(snapshot.cell, snapshot.params, "run of jrnn train")
@@ -64,7 +64,7 @@ def read(path: Path, options: Options) -> Loaded:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make a ValueError that names the file of whatever is wrong with its content."""
+    """Turn any error about the content of a file into a ValueError that names the file."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -164,7 +164,7 @@ def _write_keras_weights(path: Path, model: Any, params: Any) -> Loaded:
 
 
 def _filled(model: Any, params: Any) -> Any:
-    """A `keras.Sequential` that has the weights of a model."""
+    """A `keras.Sequential` with the weights of a model."""
     config, weights = jrnn.interop.to_keras(model, params)
     theirs = _keras().Sequential.from_config(config)
     if not theirs.built:  # a field of any size

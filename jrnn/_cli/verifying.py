@@ -1,4 +1,4 @@
-"""Random inputs for a model, and what the library that its weights come from makes of them."""
+"""Comparison of a model with its original library on random inputs."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ Run = Callable[[Any], list[Any]]
 
 
 class Unverified(Exception):
-    """A library that cannot run a model, and why."""
+    """Raised if a library cannot run a model, with the reason."""
 
 
 def verify(
@@ -46,11 +46,20 @@ def verify(
         ours = np.asarray(jrnn.apply(model, params, xs)[1]).astype(np.float64)
         relative = TOLERANCE.get(str(jax.tree.leaves(params)[0].dtype), 5e-2)
         limit = relative * max(1, np.abs(ours).max(initial=0))
-        for theirs in run(xs):
+        for theirs in _outputs(run, xs):
             if (differs := _apart(ours, np.asarray(theirs).astype(np.float64))) <= limit:
                 return differs
             found.append(f"outputs {theirs.shape} differ by {differs:.1e}")
     raise ValueError(f"verification failed: from outputs {ours.shape} of jrnn, {' and '.join(found)}")
+
+
+def _outputs(run: Run, xs: Any) -> list[Any]:
+    try:
+        return run(xs)
+    except Unverified:
+        raise
+    except Exception as error:  # of whatever class the library has
+        raise Unverified(f"it fails on random inputs: {one_line(error)[:300]}") from error
 
 
 def _apart(ours: Any, theirs: Any) -> float:
@@ -70,7 +79,7 @@ def sample(model: Any, params: Any, steps: int = STEPS, batch: int = BATCH) -> A
 
 
 def _spatial(model: Any) -> int:
-    """Count the spatial axes of what a model reads."""
+    """Count the spatial axes of the inputs of a model."""
     inner = getattr(model, "cells", None) or getattr(model, "layers", None)
     for name in ("cell", "forward", "model"):
         inner = inner or (hasattr(model, name) and (getattr(model, name),))
@@ -78,7 +87,7 @@ def _spatial(model: Any) -> int:
 
 
 def in_torch(state: dict[str, Any], nonlinearity: str) -> Run:
-    """Run a state dict as modules one after the other, made again from names and shapes."""
+    """Run a state dict as a chain of modules, rebuilt from names and shapes."""
 
     def run(xs: Any) -> list[Any]:
         try:
@@ -100,12 +109,12 @@ def in_torch(state: dict[str, Any], nonlinearity: str) -> Run:
 
 
 def _torch_module(torch: Any, name: str, weights: dict[str, Any], nonlinearity: str) -> Callable[[Any], Any]:
-    """A recurrent module, an embedding or a linear layer that has these weights."""
+    """A recurrent module, an embedding or a linear layer with these weights."""
     if "weight_ih" in weights:  # a cell runs as a module of one layer
         weights = {f"{leaf}_l0": value for leaf, value in weights.items()}
     if "weight_ih_l0" not in weights:
         if "weight" not in weights or weights["weight"].ndim != 2:
-            raise Unverified(f"{name!r} with {', '.join(weights)} is no module that is made again here")
+            raise Unverified(f"what module {name!r} is, with {', '.join(weights)}, is not known")
         w, b = weights["weight"], weights.get("bias")
         return lambda xs: w[xs] if not xs.is_floating_point() else torch.nn.functional.linear(xs, w, b)
     rows, out = weights["weight_hh_l0"].shape
@@ -128,12 +137,12 @@ def _torch_module(torch: Any, name: str, weights: dict[str, Any], nonlinearity: 
 
 
 def in_keras(model: Any) -> Run:
-    """Run a model of Keras, whose batch comes first."""
+    """Run a Keras model, which takes batch-first inputs."""
     return lambda xs: [np.asarray(model(jnp.swapaxes(xs, 0, 1)))]
 
 
 def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
-    """Run an ONNX graph, with time or the batch first; and the (steps, batch) that its shapes allow."""
+    """Run an ONNX graph, time or batch first; also return the (steps, batch) that its shapes allow."""
     given = [
         value for value in proto.graph.input if value.name not in {t.name for t in proto.graph.initializer}
     ]
@@ -173,6 +182,6 @@ def in_onnxruntime(proto: Any) -> tuple[Run, tuple[tuple[int, int], ...]]:
 
 
 def _numpy_type(name: str) -> Any:
-    """The type of NumPy that onnxruntime calls "tensor(float)" or "tensor(int32)"."""
+    """The NumPy type of an onnxruntime type such as "tensor(float)" or "tensor(int32)"."""
     found = name.removeprefix("tensor(").removesuffix(")")
     return np.dtype({"float": "float32", "double": "float64"}.get(found, found))

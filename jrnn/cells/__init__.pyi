@@ -16,6 +16,7 @@ from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.decay import GRUD as GRUD
 from jrnn.cells.deep_gates import SGU as SGU
 from jrnn.cells.diagonal import IndRNN as IndRNN
+from jrnn.cells.elman import PLRNN as PLRNN
 from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
@@ -50,6 +51,7 @@ from jrnn.cells.normalised import LayerNormLSTM as LayerNormLSTM
 from jrnn.cells.orthogonal import OrthogonalRNN as OrthogonalRNN
 from jrnn.cells.oscillators import LEM as LEM
 from jrnn.cells.oscillators import CoRNN as CoRNN
+from jrnn.cells.oscillators import HeterogeneousCoRNN as HeterogeneousCoRNN
 from jrnn.cells.oscillators import UnICORNN as UnICORNN
 from jrnn.cells.quasi import QRNN as QRNN
 from jrnn.cells.reservoir import EchoState as EchoState

@@ -76,7 +76,7 @@ def _is_static(eqn: Equation, operands: list[Operand]) -> bool:
 
 def _evaluated(eqn: Equation, values: dict[Any, Operand]) -> list[Operand]:
     variables = dict.fromkeys(v for v in eqn.inputs if not hasattr(v, "val"))
-    given = [np.broadcast_to(as_known(values[v], v.aval.dtype), v.aval.shape) for v in variables]
+    given = [as_known(values[v], v.aval) for v in variables]
     return [of_array(value) for value in eqn.run(*given)]
 
 

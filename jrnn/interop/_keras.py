@@ -60,7 +60,7 @@ class Listed:
     def take(self, name: str, shape: tuple[int | str, ...]) -> Any:
         """Take the next one."""
         if not self._left:
-            raise ValueError(f"weights ends before {name}")
+            raise ValueError(f"weights ends before {name}: is the layer built?")
         return Weights({name: self._left.pop(0)}, "weights").take(name, shape)
 
     def finish(self) -> None:
