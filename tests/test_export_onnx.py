@@ -114,8 +114,9 @@ LAYERS = {
     "bidirectional": jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge="mean"),
     "reversed": jrnn.Reversed(jrnn.MGU(4)),
     "sequential": jrnn.Sequential(
-        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))))
+        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))), jrnn.CRF(2))
     ),
+    "many to one": jrnn.ManyToOne(jrnn.Stack((jrnn.MGU(4), jrnn.Dense(2)))),
 }
 
 
