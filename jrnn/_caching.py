@@ -1,4 +1,4 @@
-"""Caches whose results live as long as the objects that they were computed for."""
+"""Caches whose results live as long as the objects they were computed for."""
 
 import dataclasses
 import functools
@@ -15,26 +15,26 @@ _CACHES = "_jrnn_caches"  # attribute of an owner: function -> its cache
 _SLOTTED: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()  # the caches of jaxprs
 _IDENTITY: Any = object.__eq__
 _ATOMS = {int, float, complex, bool, str, bytes, type(None)}
-_VALUES = {tuple}  # and the dataclasses that were seen to compare by their fields, and to stay
+_VALUES = {tuple}  # and importable dataclasses that compare by their fields, added when first seen
 
 
 class Caches(dict[Any, Any]):
-    """The caches of an owner: function -> its cache. A copy of the owner, and its pickle, hold none."""
+    """The caches of an owner: function -> its cache. Copies and pickles of the owner hold none."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Caches, ()
 
 
 def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callable[Arguments, Result]:
-    """Cache the results of a function by its arguments, which are positional.
+    """Cache the results of a function by its positional arguments.
 
-    `LSTM(8)` is equal to another `LSTM(8)`, and holds no arrays: its results are cached for good. A function
-    of a notebook is equal to itself alone, and may close over arrays: the results for a cell that holds one
-    are cached in an attribute of that function, and freed with it. `functools.lru_cache` would keep both.
+    `LSTM(8)` equals any other `LSTM(8)`, and holds no arrays: its results are cached permanently. A function
+    from a notebook equals only itself, and may close over arrays: the results for a cell that holds one are
+    cached in an attribute of that function, and freed with it. `functools.lru_cache` would keep both.
 
     Args:
       function: the function.
-      maxsize: how many results are cached for each owner, the latest ones.
+      maxsize: number of results cached for each owner; the oldest are dropped.
     """
     for_good = functools.lru_cache(maxsize)(function)
 
@@ -52,7 +52,7 @@ def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callab
 
 
 def owner_of(value: Any) -> Any:
-    """The first object in a value that may be freed: it is equal to itself alone, and no module holds it.
+    """The first object in a value that compares by identity and is not held by a module, so may be freed.
 
     >>> import jrnn
     >>> def step(params, h, x):
@@ -65,7 +65,7 @@ def owner_of(value: Any) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return None
-    if kind not in _VALUES:  # not seen before: is it one, and of which sort?
+    if kind not in _VALUES:  # not seen before: classify it
         if isinstance(value, types.MethodType):
             return owner_of((value.__self__, value.__func__))
         if isinstance(value, type) or kind.__eq__ is _IDENTITY:
@@ -88,18 +88,18 @@ def _fields(value: Any) -> Iterable[Any]:
 
 
 def _is_importable(value: Any) -> bool:
-    """Whether a function or class can be imported under its name, and so lives as long as the process."""
+    """True if a function or class can be imported by its name, and so lives as long as the process."""
     name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", None)
-    if module == "__main__":  # of a notebook, where it is replaced when its lines are run again
+    if module == "__main__":  # in a notebook, rerunning a cell replaces it
         return False
     return getattr(sys.modules.get(module or ""), name, None) is value
 
 
 def _caches_of(owner: Any) -> Caches:
-    """The caches of an owner, stored in an attribute of it, so that they are freed together."""
+    """The caches of an owner, stored as its attribute, so that they are freed together."""
     try:
         held = vars(owner)
-    except TypeError:  # a jaxpr: nothing that is computed for one refers to it
+    except TypeError:  # a jaxpr: no result computed for it refers to it
         caches: Caches = _SLOTTED.setdefault(owner, Caches())
         return caches
     if _CACHES not in held:

@@ -1,4 +1,4 @@
-"""Jaxprs, which no other file walks: the ops of a traced function, and what it names inside."""
+"""All traversal of jaxprs: the ops of a traced function, and its named values."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,11 +20,11 @@ class Op:
     run: Callable[..., Any]  # the values of `inputs` -> a list, the values of `outputs`
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    linear: bool  # a sum or a change of shape: the tangent of its result is the op on the tangents
-    fusible: bool  # XLA fuses it into its neighbours; a matmul, a gather or anything unknown is not
-    recomputable: bool  # fusible, and cheaper to compute again than to read back; a tanh is not
+    linear: bool  # a sum or a reshape: the tangent of its result is the op applied to the tangents
+    fusible: bool  # XLA fuses it into its neighbours; not a matmul, a gather or anything unknown
+    recomputable: bool  # fusible, and cheaper to recompute than to load; not a tanh
     product: bool  # a matmul
-    reverse_only: bool  # has no derivative in forward mode, as a custom_vjp
+    reverse_only: bool  # has no forward-mode derivative, e.g. a custom_vjp
     bounds: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
 
 
@@ -37,7 +37,7 @@ class Program:
     outputs: tuple[int, ...]
     types: dict[int, Any]  # value -> shape and dtype
     literals: dict[int, Any]  # values known while tracing: literals, and constants of inner functions
-    pure: bool  # False: it prints or calls back, so the order and number of its steps matter
+    pure: bool  # False: it has effects (prints, callbacks), so the order and number of its steps matter
 
 
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
@@ -57,15 +57,15 @@ _FUSIBLE = _RECOMPUTABLE | frozenset(_TRANSCENDENTAL.split())
 
 
 def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any], Any]:
-    """Trace a function of trees into a program; a function that stays the same is traced once.
+    """Trace a function of pytrees into a program; the same function is traced once.
 
     Args:
       function: any traceable function.
       *types: its arguments, or their types.
 
     Returns:
-      `(program, constants, result)`: the program's inputs are `constants`, the values that the function
-      closes over, then the leaves of the arguments; `result` is the tree of the result's types.
+      `(program, constants, result)`: the inputs of the program are `constants`, the values that the function
+      closes over, followed by the leaves of the arguments; `result` is the tree of result types.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(*types)
     return _program(closed.jaxpr), list(closed.consts), result
@@ -82,7 +82,7 @@ def _program(jaxpr: Any) -> Program:
 
 
 class _Numbering:
-    """The ops of a jaxpr and of the functions that it calls, in one list, over values that count up."""
+    """The ops of a jaxpr and of the functions that it calls, in one list, over numbered values."""
 
     def __init__(self, jaxpr: Any) -> None:
         self.jaxpr = jaxpr
@@ -92,13 +92,13 @@ class _Numbering:
         self.computed: dict[Any, tuple[int, ...]] = {}  # (inputs, equation or bounds of a slice) -> outputs
 
     def new(self, aval: Any) -> int:
-        """A new number."""
+        """Number a new value."""
         number = len(self.types)
         self.types[number] = aval
         return number
 
     def literal(self, value: Any, aval: Any) -> int:
-        """The number of a value that is known."""
+        """Number a known value."""
         number = self.new(aval)
         self.literals[number] = value
         return number
@@ -116,14 +116,14 @@ class _Numbering:
                 for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
                     inputs[var] = self.literal(value, var.aval)
                 numbers.update(zip(eqn.outvars, self.visit(called.jaxpr, inputs), strict=True))
-            elif eqn.primitive.name == "name":  # `checkpoint_name` is for readers: an alias of its input
+            elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
                 numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
             else:
                 self.add([eqn, *more], numbers)
         return tuple(map(number_of, inner.outvars))
 
     def add(self, eqns: list[Any], numbers: dict[Any, int]) -> None:
-        """Add an op, unless its equal is there: a slice, or an equation of a function called twice."""
+        """Add an op, unless an equal one exists: a slice, or an equation of a function called twice."""
         read, made = _interface(eqns)
         inputs = tuple(numbers[v] for v in read)
         key = inputs, (_slice_bounds(eqns[0]) if len(eqns) == 1 else None) or eqns[0]
@@ -134,10 +134,10 @@ class _Numbering:
 
 
 def _slice_bounds(eqn: Any) -> tuple[int, int, int] | None:
-    """(axis, start, stop) of an equation that slices numbers along one axis."""
+    """(axis, start, stop) of an equation that slices a numeric array along one axis."""
     if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
         return None
-    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # of keys, a split counts as a use
+    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # splitting keys counts as a use
         return None
     shape = eqn.invars[0].aval.shape
     bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], shape, strict=True)
@@ -151,7 +151,7 @@ def merge_slices(ops: list[Op], types: dict[int, Any]) -> list[Op]:
         i = z[:, :4]; f = z[:, 4:8]; o = z[:, 8:]    becomes    i, f, o = split(z, (4, 4, 4), axis=1)
 
     The transpose of a split concatenates the adjoints; that of slices pads each with zeros and adds them. The
-    split stands where the first slice stood, so before everything that reads a part.
+    split takes the place of the first slice, and so precedes all ops that read a part.
     """
     slices_of: dict[tuple[int, int], list[Op]] = {}
     for op in ops:
@@ -175,11 +175,11 @@ def _mesh(variable: Any) -> Any:
 
 
 def _by_mesh(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
-    """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
+    """Equations one by one, except that those between two changes of mesh (`auto_axes`) form one list.
 
-    What such a region computes inside cannot be handed out: no loop carries values of two meshes. A later
-    region that reads it, as a derivative does, computes it again. The mesh of all others is that of `outer`,
-    the jaxpr that they come from.
+    Values inside such a region cannot be outputs, as a loop cannot carry values of two meshes. A later
+    region that reads them, such as a derivative, recomputes them. All other equations have the mesh of
+    `outer`, the jaxpr they come from.
     """
     home = next((mesh for v in (*outer.constvars, *outer.invars) if (mesh := _mesh(v))), None)
 
@@ -206,7 +206,7 @@ def _by_mesh(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
 
 
 def _interface(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Variables that equations read and those that they hand out: of a region, what is back on its mesh."""
+    """Inputs and outputs of some equations; a region outputs only what is back on the mesh outside."""
     made = [v for eqn in eqns for v in eqn.outvars]
     read = [v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)]
     outer = list(dict.fromkeys(v for v in read if v not in made))
@@ -231,7 +231,7 @@ def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], num
 
 
 def _function(jaxpr: Any, eqns: list[Any], read: list[Any], made: list[Any]) -> Callable[..., Any]:
-    """Some equations of a jaxpr as a function of what they read."""
+    """Some equations of a jaxpr as a function of their inputs."""
     info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     effects = frozenset().union(*(eqn.effects for eqn in eqns))
     parts = {"constvars": [], "invars": read, "outvars": made, "eqns": eqns, "effects": effects}
@@ -240,7 +240,7 @@ def _function(jaxpr: Any, eqns: list[Any], read: list[Any], made: list[Any]) -> 
 
 
 def _is_reverse_only(eqn: Any) -> bool:
-    """True for a custom_vjp, and for what holds one: in a branch, in the body of a loop, in a call."""
+    """True for a custom_vjp, and for an equation that contains one: a branch, a loop, a call."""
     if eqn.primitive.name.startswith("custom_vjp_call"):
         return True
     params = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr"))
@@ -251,7 +251,7 @@ def _is_reverse_only(eqn: Any) -> bool:
 def named_values(
     function: Callable[..., Any], names: tuple[str, ...], *args: Any
 ) -> tuple[Any, dict[str, tuple[Array, ...]]]:
-    """Call `function(*args)`, and return the values that it names with `checkpoint_name` too.
+    """Call `function(*args)`, and also return the values that it names with `checkpoint_name`.
 
     Names inside a nested `jit` or loop of the function are not seen.
 
@@ -264,7 +264,7 @@ def named_values(
       `(result, {name: values in order of appearance})`.
 
     Raises:
-      ValueError: a name does not occur; the message lists those that do.
+      ValueError: an unknown name; the message lists those that occur.
     """
     closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr = closed.jaxpr
@@ -286,7 +286,7 @@ def named_values(
 def replaced_values(
     function: Callable[..., Any], names: tuple[str, ...], change: Callable[[int, Array], Array], *args: Any
 ) -> Any:
-    """Call `function(*args)` with the values of some names replaced by `change(place in order, value)`.
+    """Call `function(*args)` with the values of some names replaced by `change(index, value)`.
 
     Names inside a nested `jit` or loop of the function are not seen.
 
@@ -317,21 +317,21 @@ def replaced_values(
 
 
 def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -> Any:
-    """Call `function(*args)` with `by[i]` added to the leaf i of its result, where that is computed.
+    """Call `function(*args)` with `by[i]` added to leaf i of its result, at the op that computes it.
 
-    All that the function computes from such a leaf afterwards sees the sum.
+    Everything that the function later computes from that leaf sees the sum.
     """
     program, constants, result = trace(function, *args)
     values = dict(program.literals)
     values.update(zip(program.inputs, [*constants, *jax.tree.leaves(args)], strict=True))
-    inside: dict[int, int] = {}  # value -> place; of two leaves that are one value, the first
+    inside: dict[int, int] = {}  # value -> leaf index; the first if several leaves are the same value
     for place in by:
         inside.setdefault(program.outputs[place], place)
     waiting = {value: by[place] for value, place in inside.items()}
     for op in program.ops:
         values.update(zip(op.outputs, op.run(*(values[i] for i in op.inputs)), strict=True))
         values.update({o: values[o] + waiting.pop(o) for o in op.outputs if o in waiting})
-    after = {inside[value]: shift for value, shift in waiting.items()}  # handed on as it came
+    after = {inside[value]: shift for value, shift in waiting.items()}  # leaves that are inputs, unchanged
     after |= {place: shift for place, shift in by.items() if place not in inside.values()}
     leaves = [values[o] for o in program.outputs]
     leaves = [leaf + after[i] if i in after else leaf for i, leaf in enumerate(leaves)]
@@ -339,7 +339,7 @@ def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -
 
 
 def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
-    """Run some equations one after the other, and add what is read later to `values`."""
+    """Run some equations in order, and add the results that are read later to `values`."""
     eqns = jaxpr.eqns[begin:end]
     later = [v for eqn in jaxpr.eqns[end:] for v in eqn.invars] + list(jaxpr.outvars)
     read = {v for v in later if not isinstance(v, Literal)}
@@ -351,7 +351,7 @@ def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
 
 
 def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """Names that `function(*args)` gives with `checkpoint_name`, and types, in order of appearance.
+    """The names and types of values that `function(*args)` names with `checkpoint_name`, in order.
 
     Names inside a nested `jit` or loop of the function are not seen.
     """
@@ -360,18 +360,18 @@ def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any
 
 
 class Equation(NamedTuple):
-    """One equation as it was traced, for a translation into another language."""
+    """One traced equation, for export to another format."""
 
     primitive: str
     params: dict[str, Any]
     inputs: list[Any]  # variables, and literals, which have a value `.val`; both have a type `.aval`
     outputs: list[Any]
-    run: Callable[..., Any]  # the values of the variables among the inputs, each once -> those of the outputs
-    line: str  # "file:line" outside of JAX that it comes from; empty if JAX does not know
+    run: Callable[..., Any]  # values of the distinct input variables -> values of the outputs
+    line: str  # "file:line" of its origin outside JAX; empty if unknown
 
 
 def equations(closed: Any) -> tuple[list[Any], dict[Any, Any], list[Equation], list[Any]]:
-    """Take a traced function apart: inputs, constants whose values are known, equations, outputs."""
+    """Split a traced function into inputs, constants with known values, equations and outputs."""
     jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
     found = []
     for eqn in jaxpr.eqns:

@@ -316,7 +316,7 @@ LOGITS = draw(2)
         ),
         (
             lambda: CTC().mean(LOGITS, jrnn.Batch(None, np.zeros((2, 1), int), mask=np.ones((5, 2), bool))),
-            "mask has shape (5, 2), CTC needs one entry a sequence, (2,)",
+            "mask has shape (5, 2), CTC needs one per sequence, (2,)",
         ),
     ],
 )

@@ -348,8 +348,8 @@ ERRORS = [
      "^lengths must lie between 0 and the 5 steps of xs, got 0 to 9$"),
     (lambda: jrnn.forecast(LOOP, None, XS, 0), ValueError, "^steps must be at least 1, got 0$"),
     (lambda: jrnn.forecast(jrnn.GRU(4), drawn(jrnn.GRU(4)), XS, 3), ValueError,
-     r"^forecast: the output of GRU\(.*\) has shape \(4, 4\), needs \(4, 2\), that of a step of xs, which it "
-     r"predicts: put Dense\(2\) behind it(\n|$)"),
+     r"^forecast: the output of GRU\(.*\) has shape \(4, 4\), needs \(4, 2\), the shape of a step of xs, "
+     r"which it predicts: append Dense\(2\)(\n|$)"),
     (lambda: jrnn.many_to_one(LOOP, None, XS, read="middle"), ValueError,
      r"^read must be one of ends, mean, max, got 'middle'$"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prompts: checking them, and the carry that has read all of one but its last token."""
+"""Prompts: checks, and the carry after all tokens but the last."""
 
 import operator
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Adjust = Callable[[Array, Array, Array], Array]  # (logits, tokens, t) -> logits
 
 
 def open_loop(cell: Any, carry: Any) -> tuple[Any, Any]:
-    """The cell inside a `Feedback`, and its part of the carry: decoding feeds outputs back itself.
+    """The cell inside a `Feedback`, and its part of the carry, since decoding itself feeds outputs back.
 
-    The carry may already be that of the cell inside, as decoding returns it.
+    The carry may already be that of the inner cell, as decoding returns it.
     """
     while isinstance(cell, Feedback):
         cell, carry = cell.cell, carry.cell if isinstance(carry, FeedbackCarry) else carry
@@ -30,14 +30,14 @@ def open_loop(cell: Any, carry: Any) -> tuple[Any, Any]:
 
 
 def read_prompt(cell: Any, params: Any, prompt: Array, carry: Any, lengths: Any) -> tuple[Any, Array]:
-    """The carry that has read each prompt but for its last token, and that token."""
+    """The carry after all tokens of each prompt but the last, and that last token."""
     before = None if lengths is None else lengths - 1
     carry, _ = unroll(cell, params, prompt[:-1], carry, lengths=before)
     return carry, last(prompt, lengths)
 
 
 def adjusted(adjust: Adjust | None, logits: Array, tokens: Array, t: Array) -> Array:
-    """The logits of one row, in float32 at least, after the user's function."""
+    """The logits of one row, in float32 at least, as changed by the user's function."""
     logits = logits.astype(promoted(logits.dtype, jnp.float32))
     return logits if adjust is None else adjust(logits, tokens, t)
 
@@ -50,9 +50,9 @@ def log_softmax(logits: Array) -> Array:
 def rounded_up(
     prompt: Any, lengths: Any, length: int, adjust: Adjust | None
 ) -> tuple[Array, Array, Array, int]:
-    """Prompts padded to a rounded length, their lengths, the number of tokens to write, and that rounded up.
+    """Prompts padded to a rounded length, their lengths, and the number of new tokens, exact and rounded.
 
-    With `adjust` the last is not rounded, since the user's function sees the whole array of tokens.
+    With `adjust` the latter is not rounded, since the user's function sees the whole array of tokens.
     """
     steps = len(prompt)
     if lengths is None:
@@ -118,14 +118,14 @@ def value_of(name: str, given: Any, unknown: float) -> float:
 
 
 def checked_length(length: Any) -> int:
-    """The number of tokens to write."""
+    """The number of tokens to generate."""
     if isinstance(length, bool) or not hasattr(length, "__index__") or operator.index(length) < 0:
         raise ValueError(f"length must be a whole number of tokens, got {length!r}")
     return operator.index(length)
 
 
 def checked_stop(cell: Any, stop: Any) -> Array | None:
-    """The token that ends a row, as an array, so that another one does not compile again."""
+    """The token that ends a row, as an array, so that a different one does not recompile."""
     if stop is None:
         return None
     last_token = cell.out_features - 1

@@ -1,6 +1,6 @@
 """Lengths rounded up in eager calls, so that a few compiled programs serve all lengths.
 
-Arrays are padded and cut on the host: on a device, each new shape would compile another program.
+Arrays are padded and sliced on the host: on a device, each new shape would compile another program.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from jrnn.cell import quiet, structure_of
 
 
 def rounded(steps: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: two programs per doubling, at most 50 % of padding.
+    """Round up to 1, 2, 3, 4, 6, 8, 12, 16, 24, …: two programs per doubling, at most 50 % padding.
 
     >>> [rounded(steps) for steps in (1, 4, 5, 7, 9, 100)]
     [1, 4, 6, 8, 12, 128]
@@ -23,33 +23,33 @@ def rounded(steps: int) -> int:
 
 
 def is_eager(*trees: Any) -> bool:
-    """Whether no array is traced or sharded over several devices."""
+    """True if no array is traced or sharded over several devices."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, Array)]
     traced = (isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     return not any(traced) and all(len(leaf.sharding.device_set) == 1 for leaf in leaves)
 
 
 def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
-    """Whether a call is eager and draws no noise, which would be drawn for padding too."""
+    """True if a call is eager and draws no noise, which padding would draw too."""
     if not is_eager(params, carry, *more):
         return False
     if carry is None:
         return True
     try:
         return bool(structure_of(quiet(cell, params, carry)) == structure_of(carry))
-    except (TypeError, ValueError):  # it does not belong to the cell, as `unroll` will say
+    except (TypeError, ValueError):  # not a carry of this cell: `unroll` will raise
         return False
 
 
 def lengthened(x: Any, size: int, axis: int = 0, fill: int = 0) -> Array:
-    """An array padded to a size along an axis."""
+    """Pad an array to a size along an axis."""
     given = np.asarray(jax.device_get(x))
     missing = [(0, size - given.shape[axis] if i == axis % given.ndim else 0) for i in range(given.ndim)]
     return _on_device_of(x, np.pad(given, missing, constant_values=fill))
 
 
 def shortened(ys: Any, size: int, axis: int = 0) -> Any:
-    """The first entries of every array along an axis."""
+    """Slice the first entries of every array along an axis."""
 
     def cut(y: Array) -> Array:
         if y.shape[axis] == size:

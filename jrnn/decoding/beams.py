@@ -1,4 +1,4 @@
-"""Beam search: the most likely sequences rather than the most likely tokens."""
+"""Beam search for the most likely sequences."""
 
 import functools
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
 from jrnn.unrolling._hoisting import hoisted
 
-TINY = 1e-30  # coverage of a position that attention never fell on
+TINY = 1e-30  # least coverage of a position, so that its logarithm is finite
 
 
 class Beams(NamedTuple):
@@ -39,9 +39,9 @@ class Beams(NamedTuple):
 
     Fields:
       tokens: (length, batch..., width), int32; `stop` after the end of a sequence.
-      scores: (batch..., width); −∞ where there are fewer sequences than the beam is wide.
+      scores: (batch..., width); −∞ if there are fewer sequences than `width`.
       log_probs: (batch..., width), of the whole sequence.
-      lengths: (batch..., width), tokens of each sequence, its stop included.
+      lengths: (batch..., width), number of tokens of each sequence, including its stop.
     """
 
     tokens: Array
@@ -55,11 +55,11 @@ class Beam(NamedTuple):
 
     tokens: Array  # (..., length), padded with `stop`
     log_probs: Array  # (...)
-    coverage: Array  # (..., S), sum of the attention to each position of a memory; S = 0 without a penalty
+    coverage: Array  # (..., S), total attention to each position of a memory; S = 0 without a penalty
 
 
 class Rule(NamedTuple):
-    """The score of a sequence, and the token that ends one."""
+    """The scoring of sequences, and the token that ends one."""
 
     length_penalty: Array  # (), α
     coverage_penalty: Array  # (), β
@@ -70,7 +70,7 @@ class Rule(NamedTuple):
         return ((5 + jnp.asarray(length, self.length_penalty.dtype)) / 6) ** self.length_penalty
 
     def score(self, log_probs: Array, length: Any, coverage: Array, valid: Array) -> Array:
-        """Scores of sequences of one length."""
+        """Scores of sequences of the same length."""
         covered = jnp.where(valid, jnp.log(jnp.clip(coverage, TINY, 1)), 0).sum(-1)
         return log_probs / self.divisor(length) + self.coverage_penalty * covered
 
@@ -93,33 +93,33 @@ def beam_search(
 
         score = log p(tokens) / ((5 + n) / 6)^α + β Σᵢ log min(Σₜ aₜᵢ, 1)
 
-    α is `length_penalty`, β `coverage_penalty`, n the number of tokens with the stop, aₜᵢ the weight that
-    attention gives to position i of its memory at step t. At every step the search keeps the `width` most
-    likely sequences that have not ended, and the `width` best-scored that have. A sequence ends with `stop`
-    or after `length` tokens. If the beam is wider than the number of prefixes, the search is exhaustive. It
-    stops early once no sequence in a beam can outscore those that have ended. Prompts and `length` are
-    rounded up as by `generate`, so that a few programs serve all lengths.
+    α is `length_penalty`, β `coverage_penalty`, n the number of tokens including the stop, aₜᵢ the attention
+    weight of position i of the memory at step t. At every step the search keeps the `width` most likely
+    sequences that have not ended, and the `width` best-scored that have. A sequence ends with `stop` or after
+    `length` tokens. If the beam is wider than the number of prefixes, the search is exhaustive. It stops
+    early once no sequence in a beam can outscore those that have ended. Prompts and `length` are rounded up
+    as in `generate`, so that a few programs serve all lengths.
 
     Args:
-      cell: takes tokens and gives logits, as for `generate`.
+      cell: a cell from tokens to logits, as for `generate`.
       params: its parameters.
       prompt: (T,) or (T, batch...), integer tokens, T at least 1.
-      length: the most tokens that a sequence has.
-      width: of the beam, and how many sequences are returned.
+      length: maximum number of tokens of a sequence.
+      width: width of the beam, and number of returned sequences.
       stop: the token that ends a sequence; None: all have `length` tokens.
-      carry: initial carry, of the same batch, such as `model.encode(...)`; defaults to
+      carry: initial carry, with the same batch, such as `model.encode(...)`; defaults to
         `cell.initial_carry`.
       lengths: (batch...), steps of each prompt, at least 1; defaults to T.
       length_penalty: α, at least 0; 0 compares log-probabilities, which favours short sequences.
-      coverage_penalty: β, at least 0; other than 0 only for a cell with attention.
-      adjust: `(logits, tokens, t) -> logits`, as for `generate`; of one sequence of the beam.
+      coverage_penalty: β, at least 0; nonzero only for a cell with attention.
+      adjust: `(logits, tokens, t) -> logits`, as for `generate`; applied to each sequence of the beam.
 
     Returns:
       `Beams(tokens, scores, log_probs, lengths)`, best first.
 
     Raises:
       ValueError: an argument out of range, or a coverage penalty for a cell without attention.
-      TypeError: a prompt of a dtype other than an integer.
+      TypeError: a prompt that is not of integers.
 
     Reference: penalties: Wu et al., Google's neural machine translation system, 2016, arXiv:1609.08144,
     equation 14.
@@ -231,7 +231,7 @@ def _take(index: Array, leaf: Array, axis: int) -> Array:
 
 
 def _step(cell: Any, params: Any, spec: Any, axis: int, tapped: bool) -> Any:
-    """The step of a whole beam: its state has an axis for the width, slots are shared by the beam."""
+    """The step of a whole beam: state has an axis for the width, the other slots are shared by the beam."""
     axes = jax.tree.map(lambda leaf: None if leaf is None else axis, spec, is_leaf=is_slot)
 
     def step(carry: Any, token: Array) -> tuple[Any, Array, Array]:
@@ -248,7 +248,7 @@ def _step(cell: Any, params: Any, spec: Any, axis: int, tapped: bool) -> Any:
 def _nothing_yet(
     batch_shape: Shape, width: int, room: int, stop: Array | None, valid: Array
 ) -> tuple[Beam, Beams]:
-    """A beam that holds one empty sequence, and no sequence that has ended."""
+    """A beam with one empty sequence, and no sequences that have ended."""
     shape, dtype = (*batch_shape, width), jnp.result_type(float)
     tokens = jnp.full((*shape, room), 0 if stop is None else stop, jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
@@ -276,14 +276,14 @@ def _advance_row(
 
 
 def _finish_row(rule: Rule, length: Any, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
-    """The sequences that have ended, and those cut at the full length."""
+    """The best of the sequences that have ended and those that reached the full length."""
     scores = rule.score(beam.log_probs, length, beam.coverage, valid)
-    scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # left early, the beam has lost
+    scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # stopped early: the beam lost
     return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
 
 
 def _best(ended: Beams, more: Beams) -> Beams:
-    """The best of both, as many as `ended` has."""
+    """The best of both, as many as in `ended`."""
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ended, more)
     _, index = lax.top_k(joined.scores, len(ended.scores))
     return jax.tree.map(lambda a: a[index], joined)

@@ -1,4 +1,4 @@
-"""Sequences from a single input, and forecasts from a past."""
+"""Sequences from a single input, and forecasts."""
 
 import contextlib
 import functools
@@ -32,29 +32,29 @@ def one_to_many(
     key: Array | None = None,
     method: Method = Scan(),
 ) -> tuple[Any, Any]:
-    """A sequence from a single input, or from a carry alone.
+    """Generate a sequence from a single input, or from a carry alone.
 
         x₀ = x,   xₜ = 0        then="zeros": driven by the state alone
                   xₜ = x        then="repeat"
                   xₜ = yₜ₋₁     then="output": the cell reads its last output
 
-    Called eagerly, the loop is compiled for 1, 2, 3, 4, 6, 8, 12, … steps, of which the first T are run.
+    Eager calls compile the loop for 1, 2, 3, 4, 6, 8, 12, … steps, and run the first T of them.
 
     Args:
       cell: a cell that takes features.
       params: its parameters.
       x: (batch..., features), the first input; zeros to start from the carry alone.
       steps: T.
-      carry: carry to start from, such as one made of an image.
-      then: what the cell reads from the second step on.
-      key: draws the noise; without one there is none.
-      method: how the loop is run.
+      carry: initial carry, such as one computed from an image; defaults to `cell.initial_carry`.
+      then: the input from the second step on.
+      key: PRNG key for noise; None: no noise.
+      method: how to run the loop.
 
     Returns:
       `(carry, ys)`, ys of shape (T, batch..., out).
 
     Raises:
-      ValueError: an unknown `then`, or with "output" a cell whose output is not as wide as x.
+      ValueError: an unknown `then`, or, with "output", a cell whose output and x have different widths.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Project(jrnn.GRU(8), 3)
@@ -117,21 +117,21 @@ def forecast(
         ŷ₀ = cell(x₀ … x_T₋₁)_T₋₁
         ŷₖ = cell(x₀ … x_T₋₁, ŷ₀ … ŷₖ₋₁)
 
-    Called eagerly, past and future are padded to 1, 2, 3, 4, 6, 8, 12, … steps, so that a few programs serve
-    pasts of any length.
+    Eager calls pad past and future to 1, 2, 3, 4, 6, 8, 12, … steps, so that a few programs serve all
+    lengths.
 
     Args:
-      cell: one whose output predicts its next input, and is as wide.
+      cell: a cell whose output predicts its next input, and has the same width.
       params: its parameters.
       xs: the past, (time, batch..., features).
-      steps: how many to predict, at least 1.
-      carry: carry to start from.
-      lengths: (batch...), valid steps of each past.
-      key: draws the noise; without one there is none.
-      method: how the loop is run.
+      steps: number of steps to predict, at least 1.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      lengths: (batch...), number of valid steps of each past.
+      key: PRNG key for noise; None: no noise.
+      method: how to run the loop.
 
     Returns:
-      `(carry, ys)`, ys of shape (steps, batch..., features); the carry has not read the last of them.
+      `(carry, ys)`, ys of shape (steps, batch..., features); the carry has not read the last prediction.
 
     Raises:
       ValueError: no steps, or input and output of different widths.
@@ -147,7 +147,7 @@ def forecast(
     lengths = checked_lengths(lengths, np.shape(xs)[0], "xs", least=0)
     options: dict[str, Any] = {"key": key, "method": method}
     if key is None and can_round(cell, params, carry, xs, lengths):
-        with contextlib.suppress(TypeError, ValueError):  # raised below, about the shapes that were given
+        with contextlib.suppress(TypeError, ValueError):  # raised below, with the shapes before rounding
             valid = on_device(len(xs) if lengths is None else lengths)
             past, room, count = lengthened(xs, rounded(len(xs))), rounded(steps), on_device(steps - 1)
             end, ys = _forecast(cell, params, past, carry, lengths=valid, count=count, steps=room, **options)
@@ -175,10 +175,10 @@ def _forecast(
     first = last(past, lengths)
     if first.shape != xs.shape[1:]:
         raise ValueError(
-            f"forecast: the output of {cell} has shape {first.shape}, needs {xs.shape[1:]}, that of a "
-            f"step of xs, which it predicts: put Dense({xs.shape[-1]}) behind it"
+            f"forecast: the output of {cell} has shape {first.shape}, needs {xs.shape[1:]}, the shape of a "
+            f"step of xs, which it predicts: append Dense({xs.shape[-1]})"
         )
     own = (jnp.zeros((steps - 1, *first.shape), first.dtype), jnp.zeros((steps - 1, *first.shape[:-1]), bool))
-    start = FeedbackCarry(carry, first)  # the noise of the past goes on
+    start = FeedbackCarry(carry, first)  # keeps the noise of the past
     end, ys = unroll(Feedback(cell), params, own, start, lengths=count, method=method)
     return end.cell, jnp.concatenate([first[None], ys])

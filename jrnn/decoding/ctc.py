@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: labels of a sequence that nobody aligned with its steps."""
+"""Connectionist temporal classification: label sequences without an alignment to the steps."""
 
 import functools
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ LOG_ZERO = -1e30
 
 @dataclass(frozen=True)
 class CTC:
-    """CTC as a loss of `fit`: outputs are logits of every step, targets the labels of every sequence.
+    """CTC as a loss for `fit`: outputs are logits of every step, targets the labels of every sequence.
 
         loss = −Σ log p(labels | logits) / count,   over the sequences that count
 
-    Targets are (batch, n), each row filled up behind its labels with −1 or the blank. `lengths` of the batch
-    are those of the inputs; a sequence of length 0 or with a False in the mask (batch,) does not count. One
-    that has fewer steps than its labels need makes the mean inf, and adds nothing to the gradient.
+    Targets are (batch, n), each row padded after its labels with −1 or the blank. `lengths` of the batch
+    are those of the inputs; a sequence of length 0 or with a False in the mask (batch,) does not count. A
+    sequence with fewer steps than its labels need makes the mean inf, and adds nothing to the gradient.
 
     Args:
-      blank: the class that stands for no label.
+      blank: the class that means no label.
 
     Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
@@ -58,38 +58,37 @@ class CTC:
         return jnp.where(counts, losses, 0).sum() / jnp.maximum(counts.sum(), 1).astype(losses.dtype)
 
     def count(self, batch: Batch) -> Any:
-        """How many sequences count."""
+        """The number of sequences that count."""
         return self._counts(batch).sum()
 
     def _counts(self, batch: Batch) -> Array:
         rows = batch.targets.shape[:-1]
         if batch.mask is not None and np.shape(batch.mask) != rows:
-            raise ValueError(f"mask has shape {np.shape(batch.mask)}, CTC needs one entry a sequence, {rows}")
+            raise ValueError(f"mask has shape {np.shape(batch.mask)}, CTC needs one per sequence, {rows}")
         counts = jnp.ones(rows, bool) if batch.mask is None else jnp.asarray(batch.mask)
         return counts if batch.lengths is None else counts & (jnp.asarray(batch.lengths) > 0)
 
 
 def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -> Array:
-    """Negative log-probability of labels, summed over all their alignments with the steps, in nats.
+    """Negative log-probability of labels, summed over all alignments with the steps, in nats.
 
         loss = −log Σ_π Πₜ softmax(logitsₜ)[πₜ],   π: repeats dropped, then blanks, leaves the labels
 
-    This is `optax.ctc_loss` with time first. In float32 at least. What stands in padding reaches neither the
-    value nor a gradient.
+    This is `optax.ctc_loss` with time first, in float32 at least. Padding affects neither value nor gradient.
 
     Args:
-      logits: (time, batch..., classes), floats; −inf for a class that cannot be.
-      labels: (batch..., n), integers in [0, classes), each row filled up behind its labels with the blank or
-        anything negative. A label outside, or one behind padding, gives NaN.
-      lengths: (batch...), valid steps of each sequence.
-      blank: the class that stands for no label.
+      logits: (time, batch..., classes), floats; −inf for an impossible class.
+      labels: (batch..., n), integers in [0, classes), each row padded after its labels with the blank or
+        negative numbers. A label out of range, or after padding, gives NaN.
+      lengths: (batch...), number of valid steps of each sequence.
+      blank: the class that means no label.
 
     Returns:
-      (batch...), inf with no gradient where there are fewer steps than the labels need: one for each, and one
-      between two that are equal.
+      (batch...), inf with no gradient if there are fewer steps than the labels need: one for each, and one
+      between two equal ones.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
@@ -109,7 +108,7 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
             f"labels has shape {labels.shape}, logits of shape {shape} need {shape[1:-1]} and an axis for "
             "the labels of a sequence"
         )
-    labels = labels.astype(np.int32) if labels.dtype.itemsize < 4 else labels  # as int8, 300 classes are 44
+    labels = labels.astype(np.int32) if labels.dtype.itemsize < 4 else labels  # int8 wraps 300 classes to 44
     if is_eager(logits, lengths, labels):
         labels = lengthened(labels, rounded(labels.shape[-1]), axis=-1, fill=-1)
     return _losses(logits, lengths, labels, blank=blank)
@@ -125,8 +124,8 @@ def _losses(logits: Array, lengths: Array, labels: Array, *, blank: int) -> Arra
         dtype = logits.dtype
         is_label = (labels >= 0) & (labels != blank)
         inside = jnp.arange(labels.size) < is_label.sum()
-        # one step and one label of padding more: optax takes no sequence without steps or without labels
-        # it picks labels by a product: no TF32; and its float32 meets our float64
+        # one more step and label of padding, since optax rejects sequences without steps or labels
+        # optax picks labels by a matmul, so no TF32; and it mixes its float32 with our float64
         with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
             (found,) = optax.ctc_loss(
                 jnp.pad(logits, ((0, 1), (0, 0)))[None],
@@ -151,18 +150,18 @@ def ctc_greedy(logits: Any, lengths: Any = None, *, blank: int = 0) -> Array:
 
         πₜ = arg max logitsₜ;   repeats dropped, then blanks
 
-    These need not be the most likely labels: those may have many alignments, none of them the best.
+    These need not be the most likely labels, which may have many alignments, none of them the best.
 
     Args:
       logits: (time, batch..., classes), floats.
-      lengths: (batch...), valid steps of each sequence.
-      blank: the class that stands for no label.
+      lengths: (batch...), number of valid steps of each sequence.
+      blank: the class that means no label.
 
     Returns:
-      (batch..., time), int32, each row filled up with −1 behind its labels.
+      (batch..., time), int32, each row padded with −1 after its labels.
 
     Raises:
-      ValueError: a shape, dtype or blank that does not fit; the message names the argument.
+      ValueError: a wrong shape, dtype or blank; the message names the argument.
 
     Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
@@ -188,27 +187,27 @@ def _collapsed(logits: Array, lengths: Array, *, blank: int) -> Array:
 
 
 def ctc_beam_search(logits: Any, lengths: Any = None, *, width: int, blank: int = 0) -> tuple[Array, Array]:
-    """The most likely labels, by prefix beam search, in one compiled loop.
+    """Search for the most likely labels by prefix beam search, in one compiled loop.
 
         blank(ℓ) ← p[blank] · (blank(ℓ) + label(ℓ))
-        label(ℓc) ← p[c] · (label(ℓc) + blank(ℓ) + label(ℓ)),   without the last where ℓ ends in c itself
+        label(ℓc) ← p[c] · (label(ℓc) + blank(ℓ) + label(ℓ)),   without the last where ℓ ends in c
 
-    Both are probabilities of a prefix, summed over its alignments that end in a blank, or in a label; after
-    each step the `width` prefixes of the greatest sum of the two are kept. What was dropped is missing in the
-    sums of others: log-probabilities are lower bounds, exact where there are no more than `width` prefixes.
+    Both are probabilities of a prefix, summed over its alignments that end in a blank or in a label; each
+    step keeps the `width` prefixes with the greatest sum of the two. Alignments through dropped prefixes are
+    not counted, so log-probabilities are lower bounds, exact if there are at most `width` prefixes.
 
     Args:
       logits: (time, batch..., classes), floats.
-      lengths: (batch...), valid steps of each sequence.
-      width: how many prefixes to keep.
-      blank: the class that stands for no label.
+      lengths: (batch...), number of valid steps of each sequence.
+      width: number of prefixes to keep.
+      blank: the class that means no label.
 
     Returns:
-      `(labels, log_probabilities)`, best first: (batch..., width, time), int32, each row filled up with −1
-      behind its labels; (batch..., width), −inf where there are fewer label sequences than `width`.
+      `(labels, log_probabilities)`, best first: (batch..., width, time), int32, each row padded with −1
+      after its labels; (batch..., width), −inf if there are fewer label sequences than `width`.
 
     Raises:
-      ValueError: a shape, dtype, width or blank that does not fit; the message names the argument.
+      ValueError: a wrong shape, dtype, width or blank; the message names the argument.
 
     Reference: Hannun, Maas, Jurafsky, Ng, First-pass large vocabulary continuous speech recognition using
     bi-directional recurrent DNNs, 2014, arXiv:1408.2873 (without its language model).
@@ -242,9 +241,9 @@ def _search_all(logits: Array, lengths: Array, *, width: int, blank: int) -> tup
 
 
 class _Beam(NamedTuple):
-    prefixes: Array  # (width, time), −1 behind the labels; those of nonzero probability all differ
-    counts: Array  # (width,), labels of each
-    last: Array  # (width,), the last of them, −1 if there is none
+    prefixes: Array  # (width, time), −1 after the labels; those of nonzero probability are distinct
+    counts: Array  # (width,), number of labels of each
+    last: Array  # (width,), last label of each, −1 if it has none
     blank: Array  # (width,), log-probability of alignments that end in a blank
     label: Array  # (width,), log-probability of alignments that end in a label
 
@@ -271,21 +270,21 @@ def _search(start: _Beam, log_p: Array, valid: Array, *, blank: int) -> tuple[Ar
 
 @broadcasting  # the prefixes are the batch
 def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
-    """One step: each prefix stays as it is or goes on with a label; the best of all of them are kept."""
+    """One step: each prefix stays or is extended by a label, and the best of all are kept."""
     (width, steps), classes = beam.prefixes.shape, now.size
     last, total = beam.last, jnp.logaddexp(beam.blank, beam.label)
     numbers, places = (jnp.arange(n, dtype=jnp.int32) for n in (classes, steps))
     stay_blank = total + now[blank]
-    stay_label = beam.label + now[last]  # an empty prefix has no last, and a label of −inf
+    stay_label = beam.label + now[last]  # an empty prefix has no last label; its `label` is −inf
     longer = jnp.where(numbers == last[:, None], beam.blank[:, None], total[:, None]) + now
-    # a prefix may go on to another one of the beam: that alignment belongs there
+    # an extended prefix may equal another one of the beam: add its probability there
     shorter = jnp.where(places == beam.counts[:, None] - 1, -1, beam.prefixes)
     grows = jnp.all(beam.prefixes[:, None] == shorter, axis=-1) & (beam.counts > 0) & (total > -jnp.inf)
     gained = jnp.where(grows, longer[:, last], -jnp.inf).max(axis=0)
     stay_label = jnp.logaddexp(stay_label, gained)
     moved = jnp.any(grows[..., None] & (last[:, None] == numbers), axis=1)  # (width, classes)
     longer = jnp.where(moved, -jnp.inf, longer)
-    candidates = longer.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))  # where no label stands
+    candidates = longer.at[:, blank].set(jnp.logaddexp(stay_blank, stay_label))  # in the column of the blank
     scores, chosen = lax.top_k(candidates.reshape(-1), width)
     source, label = jnp.divmod(chosen.astype(jnp.int32), classes)
     stays, end = label == blank, beam.counts[source]
@@ -300,7 +299,7 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
 
 
 def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
-    """Logits, of a rounded number of steps in an eager call, and how many of each sequence count."""
+    """Logits, padded to a rounded number of steps in eager calls, and the lengths of the sequences."""
     logits = logits if isinstance(logits, np.ndarray) else jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits must be floats, got {logits.dtype}")
@@ -322,7 +321,7 @@ def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
 
 
 def _without_padding(logits: Array, lengths: Array) -> tuple[Array, Array]:
-    """Logits in float32 or wider, zeros in padding, and the valid steps, (time, batch...)."""
+    """Logits in float32 at least, with zeros in padding, and the valid steps, (time, batch...)."""
     logits = logits.astype(promoted(logits.dtype, jnp.float32))
     valid = length_mask(lengths, len(logits))
     return select(valid, logits, jnp.zeros_like(logits)), valid

@@ -35,7 +35,7 @@ class Generated(NamedTuple):
     Fields:
       tokens: (length, batch...), int32, without the prompt.
       log_probs: (length, batch...), of each token before temperature, top_k and top_p; 0 after a stop.
-      carry: has read all but the last token; with that token as a prompt, generation continues.
+      carry: the carry after all tokens but the last; to continue, pass that token as the prompt.
     """
 
     tokens: Array
@@ -61,32 +61,32 @@ def generate(
     """Sample a continuation of a prompt from a language model or a decoder, in one compiled loop.
 
         (carryₜ, logitsₜ) = step(params, carryₜ₋₁, tokenₜ₋₁),   token₋₁ the last one of the prompt
-        tokenₜ ~ softmax(logitsₜ / temperature),   the arg max where temperature is 0
+        tokenₜ ~ softmax(logitsₜ / temperature),   the arg max if temperature is 0
 
     `top_k` keeps the k most likely tokens; `top_p` then keeps, of those, the smallest set of the most
     likely ones whose probabilities, at this temperature, sum to at least top_p: always one or more.
-    Of equally likely tokens the lower one comes first. A row's noise is drawn from the key, the number of
-    the row and the step, so its tokens do not depend on its neighbours.
+    Of equally likely tokens the lower one comes first. Noise is drawn from the key, the row number and the
+    step, so the tokens of a row do not depend on the other rows.
 
-    Temperature, top_p, stop and key may change without compiling again. In eager calls prompts are padded to
-    1, 2, 3, 4, 6, 8, 12, … steps, and so is `length` without `adjust`: two programs for every doubling.
-    Tokens after `length` are not sampled. Every batch shape has a program of its own.
+    Changing temperature, top_p, stop or key does not recompile. Eager calls pad prompts, and `length` if
+    there is no `adjust`, to 1, 2, 3, 4, 6, 8, 12, … steps: two programs per doubling. Tokens after `length`
+    are not sampled. A new batch shape compiles a new program.
 
     A decoder starts from `carry=model.encode(...)` and a prompt of the token that starts every target. To
     continue where a call ended, pass `tokens[-1:]` as the prompt and its `carry`.
 
     Args:
-      cell: takes tokens and gives logits over the same tokens, as a `Stack` from `Embed`
-        to `Dense(vocabulary)`; of a `Feedback` the cell inside.
+      cell: a cell from tokens to logits over the same tokens, such as a `Stack` from `Embed` to
+        `Dense(vocabulary)`; for a `Feedback`, its inner cell is used.
       params: its parameters.
       prompt: (T,) or (T, batch...), integer tokens, T at least 1.
-      length: how many tokens to generate.
+      length: number of tokens to generate.
       key: PRNG key; needed unless temperature is 0.
       temperature: a scalar, at least 0; 0 takes the most likely token.
       top_k: number of tokens to choose from; None: all.
       top_p: probability to choose from, in (0, 1]; None: 1.
       stop: the token that ends a row; the rest of the row is filled with it.
-      carry: initial carry, of the same batch; defaults to `cell.initial_carry`.
+      carry: initial carry, with the same batch; defaults to `cell.initial_carry`.
       lengths: (batch...), steps of each prompt, at least 1; defaults to T.
       adjust: `(logits, tokens, t) -> logits`, a JAX function of one row: its logits (vocabulary,), its tokens
         (length,), of which the first t are generated, and t. −∞ forbids a token. Equal functions are compiled
@@ -96,8 +96,8 @@ def generate(
       `Generated(tokens, log_probs, carry)`.
 
     Raises:
-      ValueError: an argument out of range, no key to sample with, or a cell that takes no tokens.
-      TypeError: a prompt of a dtype other than an integer.
+      ValueError: an argument out of range, no key to sample with, or a cell that does not take tokens.
+      TypeError: a prompt that is not of integers.
 
     Reference: top_k: Fan et al., 2018, arXiv:1805.04833; top_p: Holtzman et al., The curious case of neural
     text degeneration, 2020, arXiv:1904.09751.
@@ -116,7 +116,7 @@ def generate(
     lengths, steps = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     choice = {
         "key": key,
-        # arrays of one dtype each, so that an int or a float of NumPy does not compile anew
+        # arrays of fixed dtypes, so that a NumPy int or float does not recompile
         "temperature": on_device(temperature, jnp.float32),
         "top_p": None if top_p is None else on_device(top_p, jnp.float32),
         "stop": checked_stop(cell, stop),
@@ -218,8 +218,8 @@ def _choose(
         logits, tokens = lax.top_k(logits, min(top_k or logits.size, logits.size))  # most likely first
         if top_p is not None:
             p = jax.nn.softmax(logits)
-            before = jnp.cumsum(p) - p  # probability of all that are more likely
-            # which is rounded: where it is top_p, it must not be a little less
+            before = jnp.cumsum(p) - p  # total probability of all more likely tokens
+            # a sum equal to top_p must not pass because rounding made it a little less
             keep = (before < top_p.astype(p.dtype) - 1e-6).at[0].set(True)
             logits = jnp.where(keep, logits, -jnp.inf)
         token = tokens[jax.random.categorical(key, logits)]
@@ -231,7 +231,7 @@ def _check_choice(key: Any, temperature: Any, top_k: int | None, top_p: Any) -> 
     if not heat >= 0:
         raise ValueError(f"temperature must be at least 0, got {heat:g}")
     if key is None and heat > 0:
-        raise ValueError("key is missing: pass key=jax.random.key(seed), or temperature=0 not to sample")
+        raise ValueError("key is missing: pass key=jax.random.key(seed), or temperature=0 for no sampling")
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise ValueError(f"top_k must be a whole number, at least 1, got {top_k!r}")
     if top_p is not None and not 0 < value_of("top_p", top_p, unknown=1) <= 1:

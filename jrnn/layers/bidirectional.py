@@ -1,4 +1,4 @@
-"""Layers that read a sequence from its end: `Bidirectional` and `Reversed`."""
+"""Layers that read sequences backwards: `Bidirectional` and `Reversed`."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -48,7 +48,7 @@ def check_merge(argument: str, given: Any) -> str | Merge:
 @checked
 @dataclass(frozen=True)
 class Bidirectional:
-    """Two cells, one from each end; with lengths, each from the end of its own sequence.
+    """Two cells, one forward and one backward; with lengths, backward from the last valid step.
 
         (aₜ) = forward over t = 0 … T−1
         (bₜ) = backward over t = T−1 … 0
@@ -56,13 +56,13 @@ class Bidirectional:
 
     Args:
       forward: any cell.
-      backward: any cell; the same one again if left out (with parameters of its own).
+      backward: any cell; defaults to the forward one, with separate parameters.
       merge: "concat", "sum", "mul" or "mean"; or any function of two arrays (..., features) that keeps the
-        axes before the features. It compares by identity, and has no checkpoint.
+        axes before the features. A function compares by identity, and cannot be saved in a checkpoint.
 
     Raises:
-      TypeError: an entry is no cell.
-      ValueError: an unknown merge, or widths that differ where they must not.
+      TypeError: not a cell.
+      ValueError: an unknown merge, or different widths for "sum", "mul" or "mean".
 
     Reference: Schuster, Paliwal, Bidirectional recurrent neural networks, 1997, doi:10.1109/78.650093.
 
@@ -98,12 +98,12 @@ class Bidirectional:
         return int(self._merged().shape[-1])
 
     def _merged(self) -> Any:
-        """Types of two rows of outputs once they are merged."""
+        """The type of two merged rows of outputs."""
         rows = (jax.ShapeDtypeStruct((2, cell.out_features), default_float()) for cell in self._cells)
         return jax.eval_shape(self.merged, *rows)
 
     def merged(self, forward: Array, backward: Array) -> Array:
-        """Merge outputs of both directions."""
+        """Merge the outputs of both directions."""
         return (MERGES[self.merge] if isinstance(self.merge, str) else self.merge)(forward, backward)
 
     def init(self, key: Array, in_features: int) -> BidirectionalParams:
@@ -151,18 +151,18 @@ def _check_pair(name: str, layer: Any, value: Any) -> None:
 @checked
 @dataclass(frozen=True)
 class Reversed:
-    """A cell that reads its sequence from the end; with lengths, from the end of each.
+    """A cell that reads sequences backwards; with lengths, from the last valid step of each.
 
         (carryₜ, yₜ) = cell(carryₜ₊₁, xₜ),   t = T−1 … 0
 
-    It is `unroll(..., reverse=True)` as a value: ys[t] belongs to xs[t], and the carry returned is the one
-    after the first step. Parameters and carry are those of the cell.
+    This is `unroll(..., reverse=True)` as a layer: ys[t] belongs to xs[t], and the returned carry is the one
+    after reading xs[0]. Parameters and carry are those of the cell.
 
     Args:
       cell: any cell.
 
     Raises:
-      TypeError: no cell; each layer of a `Sequential` is reversed for itself.
+      TypeError: not a cell; the layers of a `Sequential` must be reversed one by one.
 
     Reference: Sutskever, Vinyals, Le, Sequence to sequence learning with neural networks, 2014,
     arXiv:1409.3215, for the encoder.

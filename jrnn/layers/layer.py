@@ -13,9 +13,9 @@ from jrnn.unrolling.methods import Method
 class Layer(Protocol[P, C]):
     """A map from sequences to sequences: a value like a cell, with `apply` in place of `step`.
 
-    **More can be said.** `out_axes`: where time stands in the outputs, as `jax.vmap` takes it: 0 unless a
-    layer says otherwise, None where there is none (`ManyToOne`), or a tree of both. `is_noisy(params)`:
-    whether a key draws noise, for a layer whose initial carry does not show it.
+    **Optional attributes.** `out_axes`: the time axis of the outputs, as in `jax.vmap`: 0 (the default), None
+    for outputs without time (`ManyToOne`), or a tree of both. `is_noisy(params)`: whether the layer draws
+    noise from a key; needed only if its initial carry does not show this.
 
     >>> import jrnn
     >>> isinstance(jrnn.Sequential((jrnn.LSTM(8),)), jrnn.Layer)
@@ -55,18 +55,18 @@ def apply(
     key: Array | None = None,
     method: Method = Scan(),
 ) -> tuple[C, Any]:
-    """Run a cell or a layer over sequences: `unroll` for the one, the layer's `apply` for the other.
+    """Run a cell or a layer over sequences, by `unroll` or by the layer's `apply`.
 
     Args:
       model: a cell or a layer.
       params: its parameters.
       xs: inputs, (time, ..., features).
-      carry: carry to start from.
-      lengths: (...), valid steps of each sequence.
+      carry: initial carry; defaults to `model.initial_carry`.
+      lengths: (...), number of valid steps of each sequence.
       mask: (time, ...), False at steps to skip.
       resets: (time, ...), True at the first step of a sequence.
-      key: draws the noise; without one there is none.
-      method: how the loop is run.
+      key: PRNG key for noise; None: no noise.
+      method: how to run the loop.
 
     Returns:
       `(carry, ys)`.

@@ -1,4 +1,4 @@
-"""Layers one after the other."""
+"""Layers in sequence."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
@@ -20,17 +20,16 @@ from jrnn.unrolling.methods import Method
 @checked
 @dataclass(frozen=True)
 class Sequential:
-    """Layers and cells one after the other, each over the whole sequence.
+    """Layers and cells in sequence, each over the whole input sequence.
 
         xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
 
-    Parameters and carry are the tuples of theirs. What follows a layer without time in its outputs
-    (`ManyToOne`) reads them as a sequence of one step. With `dropout`, what goes from one layer to the next
-    is dropped at random, anew at every step (torch's `dropout` of a bidirectional stack).
+    Parameters and carry are tuples, one entry per layer. A layer after one whose outputs have no time axis
+    (`ManyToOne`) reads a sequence of one step. `dropout` applies between layers, with a new mask at every
+    step (torch's `dropout` of a bidirectional stack).
 
     Args:
-      layers: layers and cells in any mixture, first to last; a list is taken as a tuple, a function as a
-        `Map` of what stands before it.
+      layers: layers and cells in any mixture, first to last; a list becomes a tuple, a function a `Map`.
       dropout: rate between layers, in [0, 1).
 
     Raises:
@@ -108,7 +107,7 @@ class Sequential:
         return tuple(ends), xs
 
     def keys(self, key: Array | None) -> list[tuple[Array | None, Array | None]]:
-        """For each layer its key and that of the dropout before it; None where nothing is drawn."""
+        """The keys of each layer and of the dropout before it; None where no noise is drawn."""
         count = len(self.layers)
         if not self.dropout:
             return [(k, None) for k in key_or_none(key, count)]
@@ -116,11 +115,11 @@ class Sequential:
         return list(zip(keys[:count], [None, *keys[count:]], strict=True))
 
     def drop(self, key: Array | None, xs: Any) -> Any:
-        """Drop entries of what goes into a layer."""
+        """Apply dropout to the input of a layer."""
         return xs if key is None else drop(key, self.dropout, xs)
 
     def is_noisy(self, params: tuple[Any, ...]) -> bool:
-        """True if a key draws noise, in a layer or between two."""
+        """True if noise is drawn from a key, in a layer or between two."""
         between = self.dropout > 0 and len(self.layers) > 1
         return between or any(is_noisy(layer, p) for layer, p in zip(self.layers, params, strict=True))
 
@@ -128,14 +127,14 @@ class Sequential:
 def once(
     model: Any, params: Any, x: Any, carry: Any = None, *, key: Array | None = None, method: Method = Scan()
 ) -> tuple[Any, Any]:
-    """Run a cell or a layer over a sequence of one step, given without its time axis."""
+    """Run a cell or a layer over a single step, without a time axis."""
     xs = jax.tree.map(lambda leaf: leaf[None], x)
     end, ys = apply(model, params, xs, carry, key=key, method=method)
     return end, map_time(lambda leaf: leaf[0], out_axes(model), ys)
 
 
 def looks_ahead(model: Any) -> bool:
-    """Whether an output can depend on later inputs: for any layer but a `Sequential` of cells."""
+    """True if an output can depend on later inputs: for any layer but a `Sequential` of cells."""
     if isinstance(model, Sequential):
         return any(looks_ahead(layer) for layer in model.layers)
     return is_layer(model)
