@@ -368,7 +368,7 @@ MISTAKES = {
     "function of a whole row": (
         lambda: jrnn.Stack((GRU, jnp.sum)),
         ValueError,
-        "Map: function must keep all axes but the last, of ShapeDtypeStruct(shape=(2, 4)",
+        "Map: function must keep all axes but the last, maps ShapeDtypeStruct(shape=(2, 4)",
     ),
     "map of another width": (
         lambda: jrnn.Stack((jrnn.Map("relu", 4), GRU)).init(KEY, 3),
@@ -388,7 +388,7 @@ MISTAKES = {
     "chrono biases without biases": (
         lambda: jrnn.LSTM(3, max_lag=9, bias=False),
         ValueError,
-        "max_lag=9 is a start of biases, and bias=False leaves none",
+        "max_lag=9 sets initial biases, so it cannot go with bias=False",
     ),
     "residual of another width": (
         lambda: jrnn.Residual(LSTM).init(KEY, 3),

@@ -1,13 +1,18 @@
-"""Recurrent cells, one architecture family per file; `jrnn` exports them too.
+"""Recurrent cells, one architecture family per file; also exported by `jrnn`.
 
-Docstrings of cells say in which way a cell differs. Unless they say otherwise,
+Activations are given by name: "tanh", "relu", "sigmoid", "identity", "softmax", "gelu", "silu", "elu",
+"leaky_relu", "softplus", "softsign", "hard_sigmoid", "hard_tanh", "scaled_tanh" or "thresholded_relu";
+constants other than the defaults follow in parentheses, "leaky_relu(0.2)". Any other function is accepted
+too: it compares by identity, pickles only if it can be imported, and cannot be saved in a checkpoint.
+
+Docstrings of cells describe only what differs. By default,
 
 Args:
   hidden: number of units, the width of h and of y.
 
 Raises:
-  ValueError: a width below 1, an unknown name, or a number out of its range.
-  TypeError: a value of another type, or an option given by position.
+  ValueError: a width below 1, an unknown name, or a number out of range.
+  TypeError: a value of the wrong type, or an option given by position.
 """
 
 from jrnn import _exports

@@ -1,8 +1,7 @@
-"""Activations, by name: a cell is a value, and functions do not compare as one.
+"""Activations by name: cells compare by value, which functions do not.
 
-Constants other than the usual ones stand behind the name: "leaky_relu(0.2)".
-Any other function is taken as well: it compares by identity, pickles where it stands in a module (a lambda
-does not), and has no checkpoint.
+Constants other than the defaults follow the name: "leaky_relu(0.2)". Any other function is accepted too: it
+compares by identity, pickles only if it can be imported (not a lambda), and cannot be saved in a checkpoint.
 """
 
 import functools
@@ -21,7 +20,7 @@ Function = Callable[[Array], Array]
 
 
 def _scaled_tanh(x: Array, alpha: float = 1.7159, beta: float = 2 / 3) -> Array:
-    """Hyperbolic tangent of LeCun."""
+    """LeCun's scaled hyperbolic tangent."""
     return alpha * jnp.tanh(beta * x)
 
 
@@ -36,7 +35,7 @@ ACTIVATIONS: dict[str, Function] = {
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
     "softmax": jax.nn.softmax,  # over the features
-    "gelu": jax.nn.gelu,  # by tanh, as in flax; torch and Keras take erf
+    "gelu": jax.nn.gelu,  # the tanh approximation, as in flax; torch and Keras use erf
     "silu": jax.nn.silu,
     "elu": jax.nn.elu,
     "leaky_relu": jax.nn.leaky_relu,  # slope 0.01 below zero; Keras differs
@@ -47,7 +46,7 @@ ACTIVATIONS: dict[str, Function] = {
     "scaled_tanh": _scaled_tanh,
     "thresholded_relu": _thresholded_relu,
 }
-CONSTANTS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {  # with those that go without saying
+CONSTANTS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {  # with their defaults
     "affine": (lambda x, alpha, beta: alpha * x + beta, {"alpha": 1.0, "beta": 0.0}),
     "elu": (jax.nn.elu, {"alpha": 1.0}),
     "leaky_relu": (jax.nn.leaky_relu, {"alpha": 0.01}),
@@ -58,13 +57,13 @@ CONSTANTS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {  # with 
 
 
 def is_function(value: Any) -> bool:
-    """True for a function; not for a class, nor for a model that can be called."""
+    """True for a function; False for a class or a callable model."""
     named = hasattr(value, "__name__") or isinstance(value, functools.partial)
     return callable(value) and named and not isinstance(value, type)
 
 
 def check_activation(argument: str, given: Any) -> str | Function:
-    """Return the name of an activation, that of a function that has one, any other function; or raise."""
+    """Return the name of an activation, also if given as a known function; other functions unchanged."""
     if is_function(given):
         named = (name for name, function in ACTIVATIONS.items() if function is given)
         return next(named, given)
@@ -77,14 +76,14 @@ Activation = Annotated[str | Function, check_activation]
 
 
 def activation(given: str | Function) -> Function:
-    """Look up an activation by name; a function is itself."""
+    """Look up an activation by name; return a function unchanged."""
     if not isinstance(given, str):
         return given
     return ACTIVATIONS[given] if given in ACTIVATIONS else _of_constants(given)
 
 
 def constants_of(given: str) -> tuple[str, tuple[float, ...]]:
-    """Split the name of an activation from its constants, of which there may be none."""
+    """Split an activation into its name and constants, if any."""
     if "(" in given:
         return _parsed("activation", given)
     name = "affine" if given == "identity" else given
@@ -92,7 +91,7 @@ def constants_of(given: str) -> tuple[str, tuple[float, ...]]:
 
 
 def with_constants(name: str, constants: tuple[float, ...]) -> str:
-    """Write the name of an activation with constants, which are left out where they are the usual ones."""
+    """Write the name of an activation with its constants, omitting the defaults."""
     if constants == tuple(CONSTANTS[name][1].values()):
         return "identity" if name == "affine" else name
     return f"{name}({', '.join(map(repr, constants))})"
@@ -105,7 +104,7 @@ def _of_constants(given: str) -> Function:
 
 
 def _parsed(argument: str, given: str) -> tuple[str, tuple[float, ...]]:
-    """The name and the constants of "name(1.0, 2.0)"; or raise."""
+    """Parse "name(1.0, 2.0)" into its name and constants; or raise."""
     forms = [f"{name}({', '.join(usual)})" for name, (_, usual) in CONSTANTS.items()]
     name, _, written = given.partition("(")
     try:

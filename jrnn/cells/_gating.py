@@ -1,4 +1,4 @@
-"""Gates side by side in packed arrays: their parameters, their start, their values."""
+"""Gates in packed arrays: parameters, initialization, values."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from jrnn.initializers import default_float, glorot, orthogonal
 
 
 class GateParams(NamedTuple):
-    """Parameters of gates that all read the input and the state; the cell gives their order."""
+    """Parameters of gates that all read the input and the state; their order depends on the cell."""
 
     w_ih: Array  # (in, gates · hidden)
     w_hh: Array  # (hidden, gates · hidden)
@@ -23,7 +23,7 @@ class GateParams(NamedTuple):
 
 
 def draw_gates(key: Array, in_features: int, hidden: int, biases: tuple[float, ...]) -> GateParams:
-    """Draw the parameters of gates: Glorot input, orthogonal recurrence, gate by gate; a bias for each."""
+    """Initialize each gate: Glorot input weights, orthogonal recurrent weights, a constant bias."""
     k_ih, k_hh = jax.random.split(key)
     count = len(biases)
     return GateParams(
@@ -34,62 +34,62 @@ def draw_gates(key: Array, in_features: int, hidden: int, biases: tuple[float, .
 
 
 def repeated(biases: tuple[float, ...], hidden: int) -> Array:
-    """One bias per gate, `hidden` times each, side by side."""
+    """The bias of each gate repeated `hidden` times, concatenated."""
     return jnp.repeat(jnp.asarray(biases, default_float()), hidden)
 
 
 def draw_blocks(key: Array, rows: int, columns: int, heads: int, gates: int) -> Array:
-    """Block-diagonal matrix, (heads, rows / heads, columns / heads): Glorot, gate by gate in every block."""
+    """Initialize a block-diagonal matrix, (heads, rows / heads, columns / heads): Glorot gate by gate."""
     w = glorot(key, (rows // heads, columns), blocks=heads * gates)
     return w.reshape(rows // heads, heads, columns // heads).swapaxes(0, 1)
 
 
 def times_blocks(x: Array, w: Array, gates: int) -> list[Array]:
-    """X W for a block-diagonal W; every gate, of all heads, for itself: (..., hidden)."""
+    """X W for a block-diagonal W, split by gate, each over all heads: (..., hidden)."""
     blocks = x.reshape(*x.shape[:-1], w.shape[0], w.shape[1])
     parts = split(jnp.einsum("...hi,hij->...hj", blocks, w), gates)
     return [part.reshape(*part.shape[:-2], -1) for part in parts]
 
 
 def times(x: Any, *factors: Any) -> Any:
-    """X W for a W that is one matrix or the product of several; None stands for no factor."""
+    """X W for a W that is a matrix or a product of several; None factors are skipped."""
     for factor in factors:
         x = x if factor is None else x @ factor
     return x
 
 
 def plus(a: Array, b: Any) -> Array:
-    """A sum with a bias, or with None for no bias."""
+    """Add a bias; None for no bias."""
     return a if b is None else a + b
 
 
 def cut(a: Array, bound: float | None) -> Array:
-    """Clip to ±bound, or not at all."""
+    """Clip to ±bound; None for no clipping."""
     return a if bound is None else jnp.clip(a, -bound, bound)
 
 
 def widened(x: Array) -> Array:
-    """In float32 at least."""
+    """Upcast to float32 at least."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def zeros(*shape: int) -> Array:
-    """Zeros in the dtype that parameters are drawn in."""
+    """Zeros in the default dtype of parameters."""
     return jnp.zeros(shape, default_float())
 
 
 def split(packed: Array, count: int) -> list[Array]:
-    """Parts of equal width of a packed array, one per gate."""
+    """Split a packed array into parts of equal width, one per gate."""
     return jnp.split(packed, count, axis=-1)
 
 
 def sigmoid(z: Array, name: str) -> Array:
-    """σ(z), named for those who look inside."""
+    """σ(z), tagged with `checkpoint_name`, so that `Tap` can find it."""
     return checkpoint_name(jax.nn.sigmoid(z), name)
 
 
 def tanh(z: Array, name: str) -> Array:
-    """Tanh z, named for those who look inside."""
+    """Tanh z, tagged with `checkpoint_name`, so that `Tap` can find it."""
     return checkpoint_name(jnp.tanh(z), name)
 
 
@@ -107,9 +107,9 @@ def gates(
     Args:
       z: (..., gates · hidden), in the order of `names`.
       names: gate names, a letter each: "ifgo".
-      candidate: the letter that takes f.
+      candidate: the letter of the candidate.
       activation: f; tanh is computed together with the gates.
-      gate: what stands as σ.
+      gate: the activation used as σ.
 
     Returns:
       One (..., hidden) array per name.
@@ -135,9 +135,9 @@ def _tanh(z: Array, parts: int) -> list[Array]:
 
 @_tanh.defjvp
 def _tanh_jvp(parts: int, primals: Any, tangents: Any) -> Any:
-    """The slope (1 + tanh) (1 − tanh), part by part, so that parts are kept for the backward pass.
+    """The derivative (1 + tanh) (1 − tanh) part by part, so that the parts are saved as residuals.
 
-    A loop that reads one kept array at several offsets is not vectorised on a CPU; one with parts is.
+    On a CPU, XLA does not vectorise a loop that reads one array at several offsets; with parts it does.
     """
     values = _tanh(*primals, parts)
     moved = jnp.split(tangents[0], parts, axis=-1)

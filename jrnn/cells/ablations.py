@@ -1,4 +1,4 @@
-"""The LSTM variants of two published ablation studies, by the names that they have there."""
+"""The LSTM variants of two published ablation studies, by their names in the papers."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from jrnn.cells.lstm_variant import LSTMVariant
 
 
 def greff(hidden: int) -> dict[str, LSTMVariant]:
-    """The vanilla LSTM V, with peepholes, and the eight variants of it that were compared.
+    """The vanilla LSTM V, with peepholes, and its eight variants in the study.
 
     Args:
       hidden: width of every cell.
@@ -36,9 +36,9 @@ def greff(hidden: int) -> dict[str, LSTMVariant]:
 
 
 def jozefowicz(hidden: int) -> dict[str, LSTMVariant]:
-    """The LSTM and what is left of it without one gate, or with a large forget bias.
+    """The LSTM, without one of its gates, or with a large forget bias.
 
-    The paper prints tanh for the output gate, in all likelihood a slip: here it is σ.
+    The paper prints tanh for the output gate, most likely an error: here it is σ.
 
     Args:
       hidden: width of every cell.

@@ -1,4 +1,4 @@
-"""Gated cells without a non-linear recurrence of their own: sums of what gates let through."""
+"""Gated cells whose state is a gated sum, with little or no other nonlinearity."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,9 +18,9 @@ from jrnn.initializers import glorot, orthogonal
 class RANParams(NamedTuple):
     """Parameters of `RAN`."""
 
-    w_ih: Array  # (in, 3·hidden), in the order i f n
+    w_ih: Array  # (in, 3·hidden), order i f n
     w_hh: Array  # (hidden, 2·hidden), of i f
-    b: Array  # (3·hidden,), in the order i f n
+    b: Array  # (3·hidden,), order i f n
 
 
 @checked
@@ -34,7 +34,7 @@ class RAN:
         cₜ = iₜ · nₜ + fₜ · cₜ₋₁
         hₜ = g(cₜ),   yₜ = hₜ
 
-    The carry is c alone, as h follows from it. The paper has no b_n.
+    The carry is only c, since h follows from it. The paper has no b_n.
 
     Args:
       hidden: width of c and h.
@@ -115,7 +115,7 @@ class ATR:
 class CFNParams(NamedTuple):
     """Parameters of `CFN`."""
 
-    w_ih: Array  # (in, 3·hidden), in the order θ η n
+    w_ih: Array  # (in, 3·hidden), order θ η n
     w_hh: Array  # (hidden, 2·hidden), of θ η
     b: Array  # (2·hidden,), of θ η
 
@@ -123,15 +123,15 @@ class CFNParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class CFN:
-    """Chaos-free network: without input its state goes to zero, whatever the weights.
+    """Chaos-free network: without input its state decays to zero for any weights.
 
         θₜ = σ(xₜ w_θ + hₜ₋₁ u_θ + b_θ)
         ηₜ = σ(xₜ w_η + hₜ₋₁ u_η + b_η)
         nₜ = tanh(xₜ w_n)
         hₜ = θₜ · tanh(hₜ₋₁) + ηₜ · nₜ,   yₜ = hₜ
 
-    θ, the gate on the past, is named f, and η, the gate on the input, i. b_θ starts at 1 and b_η at −1, as in
-    the paper.
+    The gates θ, on the past, and η, on the input, are named f and i. b_θ starts at 1 and b_η at −1, as in the
+    paper.
 
     Reference: Laurent, von Brecht, A recurrent neural network without chaos, 2017, arXiv:1612.06212.
 
@@ -165,7 +165,7 @@ class CFN:
 
 
 class STARParams(NamedTuple):
-    """Parameters of `STAR`; gates side by side in the order n k."""
+    """Parameters of `STAR`; order: n k."""
 
     w_ih: Array  # (in, 2·hidden)
     w_hh: Array  # (hidden, hidden), of k
@@ -175,7 +175,7 @@ class STARParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class STAR:
-    """Stackable recurrent cell: one gate, made to be stacked deep.
+    """Stackable recurrent cell: one gate, designed for deep stacks.
 
         nₜ = tanh(xₜ w_n + b_n)
         kₜ = σ(xₜ w_k + hₜ₋₁ w_hh + b_k)
@@ -227,7 +227,7 @@ class MinimalRNNParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class MinimalRNN:
-    """Minimal RNN: the input is mapped to the latent space once, then mixed in by one gate.
+    """Minimal RNN: the input is mapped to the latent space, then mixed into the state by one gate.
 
         nₜ = tanh(xₜ w_ih + b)
         uₜ = σ(hₜ₋₁ w_hh + nₜ w_nh + b_u)

@@ -1,4 +1,4 @@
-"""Bistable cells: each unit can latch one of two values on its own."""
+"""Bistable cells: each unit can latch one of two values."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -17,22 +17,22 @@ from jrnn.initializers import default_float, glorot, orthogonal
 class BRCParams(NamedTuple):
     """Parameters of `BRC`."""
 
-    w_ih: Array  # (in, 3·hidden), in the order a c n
-    w_hh: Array  # (2·hidden,), of a c
-    b: Array  # (3·hidden,), in the order a c n
+    w_ih: Array  # (in, 3·hidden), order a c n
+    w_hh: Array  # (2·hidden,), order a c
+    b: Array  # (3·hidden,), order a c n
 
 
 @checked
 @dataclass(frozen=True)
 class BRC:
-    """Bistable recurrent cell: a GRU whose units see no state but their own.
+    """Bistable recurrent cell: a GRU whose units see only their own state.
 
         aₜ = 1 + tanh(xₜ w_a + u_a · hₜ₋₁ + b_a)
         cₜ = σ(xₜ w_c + u_c · hₜ₋₁ + b_c)
         nₜ = tanh(xₜ w_n + aₜ · hₜ₋₁ + b_n)
         hₜ = cₜ · hₜ₋₁ + (1 − cₜ) · nₜ,   yₜ = hₜ
 
-    A unit with aₜ > 1 has two stable states. `w_hh` holds u_a u_c.
+    A unit with aₜ > 1 has two stable states. `w_hh` is [u_a, u_c].
 
     Reference: Vecoven, Ernst, Drion, A bio-inspired bistable recurrent cell allows for long-lasting memory,
     2021, doi:10.1371/journal.pone.0252676.
@@ -80,7 +80,7 @@ class NBRC:
         nₜ = tanh(xₜ w_n + aₜ · hₜ₋₁ + b_n)
         hₜ = cₜ · hₜ₋₁ + (1 − cₜ) · nₜ,   yₜ = hₜ
 
-    `w_ih` and `b` hold a c n, `w_hh` holds u_a u_c.
+    Order of `w_ih` and `b`: a c n; of `w_hh`: a c.
 
     Reference: Vecoven, Ernst, Drion, A bio-inspired bistable recurrent cell allows for long-lasting memory,
     2021, doi:10.1371/journal.pone.0252676.

@@ -1,4 +1,4 @@
-"""Networks in continuous time, one Euler step of their differential equation a time step."""
+"""Continuous-time networks, by one Euler step of their differential equation per time step."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,13 +19,13 @@ class LeakyCarry(NamedTuple):
     """Carry of `LeakyRNN`."""
 
     h: Array  # (..., hidden), rates or potentials
-    key: Array | None  # noise: advanced by every step; None without noise
+    key: Array | None  # noise key, advanced at every step; None without noise
 
 
 @checked
 @dataclass(frozen=True)
 class LeakyRNN:
-    """Continuous-time RNN with leaky units, as neuroscience trains it.
+    """Continuous-time RNN with leaky units, as used in computational neuroscience.
 
         τ dh/dt = −h + f(x w_ih + h w_hh + b + √(2τ) σ ξ)
         hₜ = (1 − α) · hₜ₋₁ + α · f(xₜ w_ih + hₜ₋₁ w_hh + b + eₜ),   yₜ = hₜ       state="rate"
@@ -33,15 +33,15 @@ class LeakyRNN:
         τ dv/dt = −v + x w_ih + f(v) w_hh + b + √(2τ) σ ξ
         vₜ = (1 − α) · vₜ₋₁ + α · (xₜ w_ih + f(vₜ₋₁) w_hh + b + eₜ),   yₜ = f(vₜ)   state="potential"
 
-    with α = dt / τ and eₜ = √(2 / α) σ ξₜ, ξₜ ~ N(0, 1), drawn where the carry was started with a key. α =
-    1 is an Elman network.
+    with α = dt / τ and eₜ = √(2 / α) σ ξₜ, ξₜ ~ N(0, 1), drawn if the initial carry was given a key. α = 1
+    is an Elman network.
 
     Args:
       tau: τ, time constant, in the unit of `dt` (ms).
-      dt: length of a step; at most τ.
+      dt: length of a step, at most τ.
       activation: f, by name.
       state: what the carry holds, firing rates ("rate") or membrane potentials ("potential").
-      noise: σ, standard deviation of a potential that noise alone would give, at small α.
+      noise: σ, standard deviation of a potential driven by noise alone, for small α.
 
     Raises:
       ValueError: dt not in (0, τ], or a negative noise.
@@ -98,9 +98,9 @@ class LeakyRNN:
 class AntisymmetricParams(NamedTuple):
     """Parameters of `AntisymmetricRNN`."""
 
-    w_ih: Array  # (in, hidden), or (in, 2·hidden) in the order z n
+    w_ih: Array  # (in, hidden), or (in, 2·hidden), order z n
     w_hh: Array  # (hidden, hidden); the recurrence sees w_hh − w_hhᵀ − γ I
-    b: Array  # (hidden,), or (2·hidden,) in the order z n
+    b: Array  # (hidden,), or (2·hidden,), order z n
 
 
 @checked
@@ -115,12 +115,12 @@ class AntisymmetricRNN:
         hₜ = hₜ₋₁ + ε · zₜ · nₜ                             gated=True
         yₜ = hₜ
 
-    Of w_hh, hidden² numbers, only the differences count: hidden · (hidden − 1) / 2.
+    Of the hidden² entries of w_hh only the differences matter, hidden · (hidden − 1) / 2.
 
     Args:
       gamma: γ, diffusion.
       epsilon: ε, step size.
-      gated: whether an input gate stands before the update.
+      gated: multiply the update by an input gate.
 
     Reference: Chang, Chen, Haber, Chi, AntisymmetricRNN: a dynamical system view on recurrent neural
     networks, 2019, arXiv:1902.09689.
@@ -176,15 +176,15 @@ class LipschitzParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class LipschitzRNN:
-    """Lipschitz RNN: a linear part beside a nonlinear one, both with matrices that stay near stability.
+    """Lipschitz RNN: a linear and a nonlinear part, both with matrices that stay near stability.
 
         A = (1 − β) (w_a + w_aᵀ) + β (w_a − w_aᵀ) − γ I
         W = (1 − β) (w_hh + w_hhᵀ) + β (w_hh − w_hhᵀ) − γ I
         nₜ = tanh(xₜ w_ih + hₜ₋₁ W + b)
         hₜ = hₜ₋₁ + ε · (hₜ₋₁ A + nₜ),   yₜ = hₜ
 
-    A matrix is antisymmetric at β = 1 and symmetric at β = 0. This is Euler's method; the paper also steps by
-    the midpoint, and has a β and a γ for either matrix, of which its code has one.
+    A matrix is antisymmetric at β = 1 and symmetric at β = 0. This is Euler's method; the paper also has the
+    midpoint method, and a β and γ per matrix, where its code has one of each.
 
     Args:
       beta: β, the share of the antisymmetric parts.

@@ -1,4 +1,4 @@
-"""Gated cells on images and fields: convolutions in the place of products."""
+"""Gated cells on images and fields: convolutions in place of matmuls."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -18,17 +18,17 @@ from jrnn.initializers import glorot
 
 
 def convolve(x: Array, kernel: Array, padding: str = "SAME", strides: Any = 1, dilation: Any = 1) -> Array:
-    """Cross-correlation over the axes before the channels, of the same size unless told otherwise.
+    """Cross-correlation over the axes before the channels, by default of the same size.
 
     Args:
       x: (..., *spatial, in).
       kernel: (*size, in, out).
-      padding: around the field "SAME" has zeros, "CIRCULAR" its other end, "VALID" nothing.
-      strides: places from one output to the next; one number, or one for each axis.
-      dilation: places from one entry of the kernel to the next, likewise.
+      padding: "SAME" pads with zeros, "CIRCULAR" wraps around, "VALID" does not pad.
+      strides: steps between outputs; one number, or one per axis.
+      dilation: steps between entries of the kernel, likewise.
 
     Returns:
-      (..., *places, out).
+      (..., *spatial, out).
 
     Raises:
       ValueError: x without spatial axes.
@@ -58,7 +58,7 @@ def convolve(x: Array, kernel: Array, padding: str = "SAME", strides: Any = 1, d
 
     if not sharded_axes(jax.typeof(x)):
         return convolved(x, kernel)
-    out = jax.typeof(x).sharding  # explicit axes of a batch cannot be reshaped, as vmap does
+    out = jax.typeof(x).sharding  # vmap reshapes batch axes, which explicit sharding forbids
     return jax.sharding.auto_axes(convolved, out_sharding=out)(x, kernel)
 
 
@@ -68,7 +68,7 @@ def _each(given: int | tuple[int, ...], spatial: int) -> tuple[int, ...]:
 
 
 def _places(cell: Any, batch_shape: Shape) -> Shape:
-    """The batch shape of the state: that of x, in places as many as the convolution of x has."""
+    """The batch shape of the state, with the spatial size of the convolution of x."""
     lead, field = batch_shape[: -cell.spatial], batch_shape[-cell.spatial :]
     if len(batch_shape) < cell.spatial:
         return batch_shape
@@ -104,29 +104,29 @@ def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) ->
 @checked
 @dataclass(frozen=True)
 class ConvLSTM:
-    """Convolutional LSTM: each place of a field has a state and sees its neighbourhood.
+    """Convolutional LSTM: each position of a field has a state and sees its neighbourhood.
 
         iₜ = σ(xₜ ∗ w_i + hₜ₋₁ ∗ u_i + b_i),   f, o likewise,   gₜ = tanh(xₜ ∗ w_g + hₜ₋₁ ∗ u_g + b_g)
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
         hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
 
-    ∗ is the cross-correlation of deep-learning libraries, with zeros around the field. x is
-    (..., *spatial, channels): places count as batch axes, of which lengths, masks and resets name the leading
-    ones. Packed in the order i f g o (Keras alike, flax i g f o with 1 added to f); without the
-    paper's peepholes, as in both. Padding, strides and dilation are those of x ∗ w, as in Keras, and the
-    state has as many places as come out; h ∗ u keeps its size, with zeros, or the other end, around it.
+    ∗ is the cross-correlation of deep-learning libraries, with zero padding. x is (..., *spatial, channels):
+    spatial axes count as batch axes, of which lengths, masks and resets have the leading ones. Gate order:
+    i f g o, as in Keras (flax: i g f o with 1 added to f); without the paper's peepholes, as in both. As in
+    Keras, padding, strides and dilation apply to x ∗ w, and the state has the spatial size of the result;
+    h ∗ u keeps this size, with zero or circular padding.
 
     Args:
       hidden: channels of h and c.
-      kernel: length of the kernel along every axis, odd; or a tuple, one for each.
+      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       forget_bias: start of b_f.
-      padding: "SAME"; "CIRCULAR", a field that goes on at its other end; or "VALID", places that see no edge.
-      strides: places of x from one of the state to the next; one number, or one for each axis.
-      dilation: places of x from one entry of the kernel to the next, likewise.
+      padding: "SAME", with zeros; "CIRCULAR", which wraps around; or "VALID", without padding.
+      strides: steps in x between positions of the state; one number, or one per axis.
+      dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or another number of axes.
+      ValueError: an even kernel, or a wrong number of axes.
 
     Reference: Shi et al., Convolutional LSTM network: a machine learning approach for precipitation
     nowcasting, 2015, arXiv:1506.04214.
@@ -182,18 +182,18 @@ class ConvGRU:
         nₜ = tanh(xₜ ∗ w_n + (rₜ · hₜ₋₁) ∗ u_n + b_n)
         hₜ = (1 − zₜ) · nₜ + zₜ · hₜ₋₁,   yₜ = hₜ
 
-    Fields and ∗ as in `ConvLSTM`; packed in the order r z n, z keeps the old state as in `GRU`.
+    Fields and ∗ as in `ConvLSTM`. Gate order: r z n; z keeps the old state as in `GRU`.
 
     Args:
       hidden: channels of h.
-      kernel: length of the kernel along every axis, odd; or a tuple, one for each.
+      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
-      strides: places of x from one of the state to the next; one number, or one for each axis.
-      dilation: places of x from one entry of the kernel to the next, likewise.
+      strides: steps in x between positions of the state; one number, or one per axis.
+      dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or another number of axes.
+      ValueError: an even kernel, or a wrong number of axes.
 
     Reference: Ballas, Yao, Pal, Courville, Delving deeper into convolutional networks for learning video
     representations, 2016, arXiv:1511.06432.

@@ -1,4 +1,4 @@
-"""Irregular series: cells that know how long ago a value was seen, and which values are missing."""
+"""Irregular series: cells that read the time since each value was measured, and which are missing."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,19 +18,19 @@ class GRUDParams(NamedTuple):
     """Parameters of `GRUD`."""
 
     gru: GateParams  # r z n
-    w_mh: Array  # (in, 3·hidden), of the mask, in the order r z n
+    w_mh: Array  # (in, 3·hidden), of the mask, order r z n
     w_dx: Array  # (in,), decay of inputs
     b_dx: Array  # (in,)
     w_dh: Array  # (in, hidden), decay of the state
     b_dh: Array  # (hidden,)
-    fixed: Array  # (in,), the mean of every input, to which an unseen one decays
+    fixed: Array  # (in,), the mean of every input, to which a missing one decays
 
 
 class GRUDCarry(NamedTuple):
     """State of `GRUD`."""
 
     h: Array  # (..., hidden), also the output
-    x: Array  # (..., in), every input as it was last seen
+    x: Array  # (..., in), the last measured value of every input
 
 
 @checked
@@ -45,9 +45,9 @@ class GRUD:
         hₜ = (1 − zₜ) · ĥ + zₜ · nₜ,   yₜ = hₜ
         x′ₜ = mₜ · xₜ + (1 − mₜ) · x′ₜ₋₁
 
-    values, mask and delta are (..., in): what was measured (anything where it was not, NaN included),
-    whether it was (1 or 0, or boolean), and the time since that input was last measured. The mean stands in
-    `params.fixed`, zero at first, and is not trained: put that of the training data there with
+    values, mask and delta are (..., in): the measurements (anything where missing, even NaN), whether each
+    was made (1 or 0, or boolean), and the time since that input was last measured. The mean is
+    `params.fixed`, initially zero and not trained: set it to that of the training data with
     `params._replace(fixed=mean)`. x′ starts at zero. z takes the new value (in `GRU` it keeps the old one).
 
     Raises:

@@ -1,4 +1,4 @@
-"""A unit whose candidate is the state scaled twice: by the input, and by a gate of that product."""
+"""Simple gated units: the candidate is the state multiplied by a gate that depends on it."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -16,17 +16,17 @@ from jrnn.initializers import glorot, orthogonal
 class SGUParams(NamedTuple):
     """Parameters of `SGU`."""
 
-    w_ih: Array  # (in, 2·hidden), in the order g z
+    w_ih: Array  # (in, 2·hidden), order g z
     w_hh: Array  # (hidden, hidden), of z
-    b: Array  # (2·hidden,), of g z
-    w_gg: Array  # (hidden, hidden), of x · h to the gate g
-    w_go: Any  # (hidden, hidden), of g · h to the candidate; None if not deep
+    b: Array  # (2·hidden,), order g z
+    w_gg: Array  # (hidden, hidden), from x · h to the gate g
+    w_go: Any  # (hidden, hidden), from g · h to the candidate; None if not deep
 
 
 @checked
 @dataclass(frozen=True)
 class SGU:
-    """Simple gated unit: the candidate is a product with the state, not a sum.
+    """Simple gated unit: input and state are multiplied in the candidate, not added.
 
         gₜ = tanh(((xₜ w_g + b_g) · hₜ₋₁) w_gg)
         nₜ = softplus(gₜ · hₜ₋₁)
@@ -34,11 +34,11 @@ class SGU:
         zₜ = hard_sigmoid(xₜ w_z + hₜ₋₁ w_hh + b_z)
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ,   yₜ = hₜ
 
-    The hard sigmoid is that of torch and JAX, x / 6 + ½ within 0 and 1. States are positive once they are:
-    a stack does best with a `Dense` between two of them.
+    The hard sigmoid is that of torch and JAX, x / 6 + ½ clipped to [0, 1]. States become positive and stay
+    so: in a stack, put a `Dense` between two of them.
 
     Args:
-      deep: whether the candidate has a matrix of its own (the deep simple gated unit, DSGU).
+      deep: give the candidate its own matrix (the deep simple gated unit, DSGU).
 
     Reference: Gao, Glowacka, Deep gate recurrent neural network, 2016, ACML (PMLR 63).
 

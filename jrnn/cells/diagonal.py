@@ -1,4 +1,4 @@
-"""An Elman network whose units do not see one another."""
+"""An Elman network whose units are independent of each other."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -25,16 +25,16 @@ class IndRNNParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class IndRNN:
-    """Independently recurrent network: each unit sees the input and its own past alone.
+    """Independently recurrent network: each unit sees only the input and its own past.
 
         hₜ = f(xₜ w_ih + w_hh · hₜ₋₁ + b),   yₜ = hₜ
 
-    Units mix in the next layer of a `Stack`. w_hh starts as U(0, 2^(1/T)) with T = `max_lag`; the paper clips
-    |w_hh| to that bound after every update.
+    Units are mixed by the next layer of a `Stack`. w_hh starts as U(0, 2^(1/T)) with T = `max_lag`; the paper
+    clips |w_hh| to that bound after every update.
 
     Args:
       activation: f, by name.
-      max_lag: T, longest dependency expected, in steps.
+      max_lag: T, longest expected dependency, in steps.
 
     Reference: Li, Li, Cook, Zhu, Gao, Independently recurrent neural network (IndRNN), 2018,
     arXiv:1803.04831.

@@ -1,4 +1,4 @@
-"""Simple recurrent networks, in which a hidden layer, its positive part, or the output is fed back."""
+"""Simple recurrent networks: feedback of the hidden layer, its positive part, or the output."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, NamedTuple
@@ -28,20 +28,20 @@ class ElmanParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Elman:
-    """Simple recurrent network: the hidden layer sees the input and itself one step ago.
+    """Simple recurrent network: the hidden layer reads the input and its own previous value.
 
         hₜ = f(xₜ w_ih + hₜ₋₁ w_hh + b)
         yₜ = hₜ
 
-    The carry is h, of shape (..., hidden). One bias, where torch adds two that only ever appear as a
-    sum. An output layer yₜ = g(hₜ v + c) is `Stack((Elman(hidden), Dense(width)))`.
+    The carry is h, of shape (..., hidden). There is one bias, where torch adds two. For an output layer
+    yₜ = g(hₜ v + c) use `Stack((Elman(hidden), Dense(width)))`.
 
     Args:
       hidden: width of h and of the output.
-      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells._activations`).
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ...
       recurrent_init: start of w_hh: "orthogonal", "identity" (with relu an IRNN) or "ring".
-      bias: whether there is b.
-      clip: bound on what f reads, as ONNX has it.
+      bias: add b.
+      clip: bound on the argument of f, as in ONNX.
 
     Reference: Elman, Finding structure in time, 1990, doi:10.1207/s15516709cog1402_1.
 
@@ -94,17 +94,17 @@ class JordanParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Jordan:
-    """Simple recurrent network whose memory is its own last output.
+    """Simple recurrent network whose state is its previous output.
 
         hₜ = f(xₜ w_ih + yₜ₋₁ w_yh + b)
         yₜ = g(hₜ w_hy + c)
 
-    The carry is y, of shape (..., outputs); y₋₁ is zero unless a carry is given. Teacher forcing, where
-    the true output is fed back instead, is `Feedback` around a `Stack` of `Dense`.
+    The carry is y, of shape (..., outputs); y₋₁ is zero unless a carry is given. For teacher forcing, where
+    the true output is fed back instead, use `Feedback` around a `Stack` of `Dense`.
 
     Args:
-      outputs: width of y; the width of h if left out.
-      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells._activations`).
+      outputs: width of y; defaults to the width of h.
+      activation: f, by name: "tanh", "relu", "sigmoid", "identity", ...
       output_activation: g, likewise.
 
     Reference: Jordan, Serial order: a parallel distributed processing approach, 1986 (reprinted 1997,
@@ -152,20 +152,20 @@ class PLRNNParams(NamedTuple):
     """Parameters of `PLRNN`."""
 
     w_ih: Array  # (in, hidden)
-    a: Array  # (hidden,), how much of itself a unit keeps
-    w_hh: Array  # (hidden, hidden), of which the diagonal does not count
+    a: Array  # (hidden,), decay of each unit
+    w_hh: Array  # (hidden, hidden), diagonal unused
     b: Array  # (hidden,)
 
 
 @checked
 @dataclass(frozen=True)
 class PLRNN:
-    """Piecewise linear RNN: units that decay on their own and act on others where they are positive.
+    """Piecewise linear RNN: units decay linearly and act on others while they are positive.
 
         zₜ = a · zₜ₋₁ + relu(zₜ₋₁) W + xₜ w_ih + b,   yₜ = zₜ
 
-    W is w_hh with zeros on its diagonal: what a unit does to itself is in a. As long as no unit changes sign,
-    the network is linear, so that its fixed points and cycles can be computed. The paper adds noise to z.
+    W is w_hh with a zero diagonal, since a has the action of units on themselves. The network is linear while
+    no unit changes sign, so its fixed points and cycles can be computed. The paper adds noise to z.
 
     Reference: Koppe, Toutounji, Kirsch, Lis, Durstewitz, Identifying nonlinear dynamical systems via
     generative recurrent neural networks with applications to fMRI, 2019, doi:10.1371/journal.pcbi.1007263.

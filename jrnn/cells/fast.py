@@ -66,13 +66,13 @@ class FastRNN:
 
 
 class FastGRNNParams(NamedTuple):
-    """Parameters of `FastGRNN`; a factor is None where the matrix is whole."""
+    """Parameters of `FastGRNN`; the second factors are None for full-rank matrices."""
 
     w_ih: Array  # (in, hidden), or (in, rank)
     w_ih_up: Any  # (rank, hidden)
     w_hh: Array  # (hidden, hidden), or (hidden, rank)
     w_hh_up: Any  # (rank, hidden)
-    b: Array  # (2·hidden,), in the order z n
+    b: Array  # (2·hidden,), order z n
     zeta: Array  # (), before σ
     nu: Array  # (), before σ
 
@@ -80,19 +80,19 @@ class FastGRNNParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class FastGRNN:
-    """Gated cell whose gate and candidate share one product with the input and one with the state.
+    """Gated cell whose gate and candidate share their weights.
 
         aₜ = xₜ w_ih + hₜ₋₁ w_hh
         zₜ = σ(aₜ + b_z)
         nₜ = tanh(aₜ + b_n)
         hₜ = (σ(ζ) · (1 − zₜ) + σ(ν)) · nₜ + zₜ · hₜ₋₁,   yₜ = hₜ
 
-    With a rank, w_ih (or w_hh) is the product of two thin matrices. ζ starts at 1, ν at −4, b at 1, as in the
+    With a rank, w_ih (or w_hh) is a product of two matrices. ζ starts at 1, ν at −4, b at 1, as in the
     authors' code.
 
     Args:
-      input_rank: rank of w_ih; whole if left out.
-      recurrent_rank: rank of w_hh; whole if left out.
+      input_rank: rank of w_ih; None: full.
+      recurrent_rank: rank of w_hh; None: full.
 
     Reference: Kusupati et al., FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent
     neural network, 2018, arXiv:1901.02358.

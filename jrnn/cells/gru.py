@@ -16,18 +16,18 @@ from jrnn.initializers import default_float, glorot, orthogonal
 
 
 class GRUParams(NamedTuple):
-    """Parameters of `GRU`; gates side by side in the order r z n."""
+    """Parameters of `GRU`; gate order: r z n."""
 
     w_ih: Array  # (in, 3·hidden)
     w_hh: Array  # (hidden, 3·hidden)
     b: Any  # (3·hidden,); None without a bias
-    b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None without a bias, and when the reset comes before the product
+    b_hn: Any  # (hidden,), bias of hₜ₋₁ u_n; None without a bias or with reset_after=False
 
 
 @checked
 @dataclass(frozen=True)
 class GRU:
-    """Gated recurrent unit: one gate mixes old state and candidate, another resets the candidate's past.
+    """Gated recurrent unit: one gate mixes state and candidate, another resets the state in the candidate.
 
         rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
         zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
@@ -37,19 +37,19 @@ class GRU:
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ                       z_keeps=False
         yₜ = hₜ
 
-    The reset after the product is that of arXiv:1406.1078v1, cuDNN, torch, Keras and flax; before it,
-    that of version 3, Chung et al. 2014 and haiku. z keeps the old state in Cho, torch, Keras and flax; in
-    Chung et al. and haiku it takes the new one: to convert, negate w_z, u_z and b_z. The gate
-    order is that of torch (Keras: z r n). `w_ih` holds w_r w_z w_n, `w_hh` the u. Where torch and Keras
-    have two biases per gate, one serves r and z, and `b_hn` is the recurrent one of n.
+    The reset comes after the product in arXiv:1406.1078v1, cuDNN, torch, Keras and flax; before it in
+    version 3, Chung et al. 2014 and haiku. z keeps the old state in Cho, torch, Keras and flax; in Chung et
+    al. and haiku it takes the new one: to convert, negate w_z, u_z and b_z. The gate order of `w_ih`, `w_hh`
+    and `b` is r z n, as in torch (Keras: z r n). Where torch and Keras have two biases per gate, r and z have
+    one, and `b_hn` is the recurrent bias of n.
 
     Args:
-      reset_after: whether the reset gate acts after the recurrent product.
-      z_keeps: whether z weighs the old state, or else the candidate.
-      activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
-      gate_activation: what stands as σ, by name.
-      bias: whether there are b and b_hn.
-      clip: bound on what σ and f read, as ONNX has it.
+      reset_after: apply the reset gate after the recurrent product.
+      z_keeps: z is the weight of the old state; False: of the candidate.
+      activation: f, by name: "tanh", "relu", "gelu", "silu", ...
+      gate_activation: the activation used as σ, by name.
+      bias: add b and b_hn.
+      clip: bound on the arguments of σ and f, as in ONNX.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder for statistical
     machine translation, 2014, arXiv:1406.1078.
@@ -107,23 +107,23 @@ class GRU:
 class TauGRUParams(NamedTuple):
     """Parameters of `TauGRU`."""
 
-    w_ih: Array  # (in, 4·hidden), in the order g a n d
-    w_hh: Array  # (hidden, 3·hidden), of g a n
+    w_ih: Array  # (in, 4·hidden), order g a n d
+    w_hh: Array  # (hidden, 3·hidden), order g a n
     b: Array  # (4·hidden,)
-    w_lh: Array  # (hidden, hidden), of d: it reads the delayed state
+    w_lh: Array  # (hidden, hidden), from the delayed state to d
 
 
 class TauGRUCarry(NamedTuple):
     """State of `TauGRU`."""
 
     h: Array  # (..., hidden), also the output
-    past: Array  # (..., delay, hidden), the states before, oldest first
+    past: Array  # (..., delay, hidden), previous states, oldest first
 
 
 @checked
 @dataclass(frozen=True)
 class TauGRU:
-    """GRU with delayed feedback: a gate weighs what the state of some steps ago adds to the candidate.
+    """GRU with delayed feedback: a second gate weighs the contribution of an earlier state.
 
         gₜ = σ(xₜ w_g + hₜ₋₁ u_g + b_g)
         aₜ = σ(xₜ w_a + hₜ₋₁ u_a + b_a)
@@ -131,11 +131,10 @@ class TauGRU:
         dₜ = tanh(xₜ w_d + lₜ w_lh + b_d),   lₜ = hₜ₋₁ of `delay` steps ago
         hₜ = (1 − gₜ) · hₜ₋₁ + gₜ · (nₜ + aₜ · dₜ),   yₜ = hₜ
 
-    `w_hh` holds the u. States before the first are zero. The paper's τ is `delay` steps of its differential
-    equation.
+    States before the first are zero. The paper's τ is `delay` steps of its differential equation.
 
     Args:
-      delay: how many steps l lies behind hₜ₋₁.
+      delay: number of steps from l to hₜ₋₁.
 
     Reference: Erichson, Lim, Mahoney, Gated recurrent neural networks with weighted time-delay feedback,
     2022, arXiv:2212.00228.

@@ -14,17 +14,17 @@ from jrnn.initializers import glorot, orthogonal
 
 
 class RHNParams(NamedTuple):
-    """Parameters of `RHN`; side by side in the order n t, or n t c where the carry gate is free."""
+    """Parameters of `RHN`; order: n t, or n t c if not coupled."""
 
-    w_ih: Array  # (in, 2·hidden), or 3
-    w_hh: tuple[Array, ...]  # per layer (hidden, 2·hidden), or 3
-    b: tuple[Array, ...]  # per layer (2·hidden,), or 3
+    w_ih: Array  # (in, 2·hidden), or 3·hidden
+    w_hh: tuple[Array, ...]  # per layer (hidden, 2·hidden), or 3·hidden
+    b: tuple[Array, ...]  # per layer (2·hidden,), or 3·hidden
 
 
 @checked
 @dataclass(frozen=True)
 class RHN:
-    """Recurrent highway network: `depth` highway layers a step, the first of which reads the input.
+    """Recurrent highway network: `depth` highway layers per step, the first of which reads the input.
 
         s⁰ = hₜ₋₁;   for l = 1 … depth:
         nˡ = tanh(xₜ w_n [l = 1] + sˡ⁻¹ uˡ_n + bˡ_n)
@@ -35,8 +35,8 @@ class RHN:
 
     Args:
       depth: number of layers.
-      coupled: whether c = 1 − t.
-      transform_bias: start of b_t; negative, so that a fresh network carries its state on.
+      coupled: set c = 1 − t.
+      transform_bias: start of b_t; negative, so that an untrained network keeps its state.
 
     Reference: Zilly, Srivastava, Koutník, Schmidhuber, Recurrent highway networks, 2017, arXiv:1607.03474.
 
@@ -74,12 +74,12 @@ class RHN:
             n, t, *c = split(a + s @ u + b, 2 if self.coupled else 3)
             n, t = tanh(n, "n"), sigmoid(t, "t")
             s = n * t + s * (1 - t if self.coupled else sigmoid(c[0], "c"))
-            a = 0  # the input enters the first layer alone
+            a = 0  # only the first layer reads the input
         return s, s
 
 
 class NASParams(NamedTuple):
-    """Parameters of `NASCell`; eight products side by side."""
+    """Parameters of `NASCell`; order: 1 to 8."""
 
     w_ih: Array  # (in, 8·hidden)
     w_hh: Array  # (hidden, 8·hidden)
@@ -95,7 +95,7 @@ class NASCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class NASCell:
-    """The cell that neural architecture search found for language modelling.
+    """The cell found by neural architecture search for language modelling.
 
         aₖ = xₜ wₖ,   mₖ = hₜ₋₁ uₖ,   k = 1 … 8
         o₁ = σ(a₁ + m₁)   o₂ = relu(a₂ + m₂)   o₃ = σ(a₃ + m₃)    o₄ = relu(a₄ · m₄)

@@ -1,4 +1,4 @@
-"""A memory that is a list of past inputs."""
+"""Memory of past inputs."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,26 +11,26 @@ from jrnn._checks import check_in_features
 from jrnn._fields import Lag, Width, checked
 from jrnn.cell import Shape, zero_state
 
-Past = tuple[tuple[Array, ...], ...]  # per slice of x its past values, the latest first
+Past = tuple[tuple[Array, ...], ...]  # past values of each slice of x, latest first
 
 
 @checked
 @dataclass(frozen=True)
 class Window:
-    """Tapped delay line: the input beside those of the last k steps.
+    """Tapped delay line: the input and those of the last k steps.
 
         yₜ = [xₜ, xₜ₋₁, …, xₜ₋ₖ]
 
-    Before the first step stand zeros, or what a given carry holds. No parameters. A finite-response model
-    is `Stack((Window(k, features), Dense(n, activation="tanh"), Dense(out)))`; k counts steps back, so
-    k + 1 inputs are seen. Two tuples give slices of x windows of their own, one after the other in y.
+    Inputs before the first step are zero, unless a carry is given. There are no parameters. A finite-response
+    model is `Stack((Window(k, features), Dense(n, activation="tanh"), Dense(out)))`; it reads k + 1 inputs.
+    With tuples, x is split into slices, each with its own window; y concatenates the windows.
 
     Args:
       k: number of steps to look back, 0 or more; or one per slice.
       features: width of x; or of each slice.
 
     Raises:
-      ValueError: a negative k, tuples of different lengths, or an input of another width.
+      ValueError: a negative k, tuples of different lengths, or an input of a different width.
 
     Reference: Waibel, Hanazawa, Hinton, Shikano, Lang, Phoneme recognition using time-delay neural networks,
     1989, doi:10.1109/29.21701.
@@ -78,6 +78,6 @@ class Window:
         slices = jnp.split(x, ends, axis=-1)
         pairs = zip(slices, carry, strict=True)
         seen = [aligned(now, *(p.astype(x.dtype) for p in past)) for now, past in pairs]
-        kept = zip(seen, carry, strict=True)  # without parameters the carry's dtype is not that of x
+        kept = zip(seen, carry, strict=True)  # the carry's dtype may differ from that of x
         moved = tuple(tuple(s.astype(c.dtype) for s, c in zip(s, c, strict=False)) for s, c in kept)
         return moved, joined(*[part for parts in seen for part in parts])

@@ -1,4 +1,4 @@
-"""A cell with a path through depth as well as one through time."""
+"""A cell with gated paths through both time and depth."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -25,7 +25,7 @@ class IntersectionRNN:
         yₜ = kₜ · xₜ + (1 − kₜ) · aₜ
         hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ
 
-    Gates stand side by side in the order a n k g. x is as wide as h: put a `Dense` before it where it is not.
+    Order: a n k g. x must be as wide as h: if not, put a `Dense` before it.
 
     Args:
       hidden: width of h, of x and of y.

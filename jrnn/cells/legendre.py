@@ -1,4 +1,4 @@
-"""Memory as a projection on Legendre polynomials."""
+"""Memory by projection onto Legendre polynomials."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class LMUCarry(NamedTuple):
     """State of `LMU`."""
 
     h: Array  # (..., hidden), also the output
-    m: Array  # (..., order), the last θ steps of u in Legendre polynomials
+    m: Array  # (..., order), Legendre coefficients of the last θ steps of u
 
 
 @checked
@@ -49,7 +49,7 @@ class LMU:
         mₜ = mₜ₋₁ A + uₜ B
         hₜ = tanh(xₜ w_ih + hₜ₋₁ w_hh + mₜ w_mh),   yₜ = hₜ
 
-    A and B are the zero-order hold, at steps of 1, of θ dm/dt = m a + u b with
+    A and B are the zero-order-hold discretization, with step 1, of θ dm/dt = m a + u b with
     aⱼᵢ = (2i + 1) · (−1 where i < j, else (−1)^(i−j+1)), bᵢ = (2i + 1) (−1)ⁱ; they are not trained.
 
     Args:

@@ -18,14 +18,14 @@ from jrnn.initializers import default_float, glorot
 
 
 class LRUParams(NamedTuple):
-    """Parameters of `LRU`; real and imaginary parts side by side."""
+    """Parameters of `LRU`; real parts before imaginary parts."""
 
     nu: Array  # (hidden,)
     theta: Array  # (hidden,)
     gamma: Array  # (hidden,), log of the scale of the input
     w_ih: Array  # (in, 2·hidden), B
-    w_ho: Array  # (2·hidden, out), C: real above imaginary
-    d: Any  # (out,), None where in differs from out
+    w_ho: Array  # (2·hidden, out), C
+    d: Any  # (out,), None if in and out differ
 
 
 @checked
@@ -35,15 +35,15 @@ class LRU:
 
         λ = exp(−exp(ν) + i exp(θ))
         hₜ = λ · hₜ₋₁ + exp(γ) · (xₜ B)
-        yₜ = Re(hₜ C) + d · xₜ                 without d where x and y differ in width
+        yₜ = Re(hₜ C) + d · xₜ                 without d if x and y differ in width
 
-    The state is complex. `w_ih` is B and `w_ho` is C, real beside (above) imaginary. |λ|² starts uniform
-    between r_min² and r_max² (in the paper 0 and 1), the angle in (0, max_phase), and γ at log √(1 − |λ|²). A
-    deep network puts a `Dense` with an activation between two of them.
+    The state is complex. `w_ih` is [Re B, Im B], `w_ho` [Re C; Im C]. |λ|² starts uniform in
+    (r_min², r_max²) (in the paper 0 and 1), the angle in (0, max_phase), and γ at log √(1 − |λ|²). In a
+    deep network, put a `Dense` with an activation between two of them.
 
     Args:
       hidden: number of complex units.
-      outputs: width of y; `hidden` if left out.
+      outputs: width of y; defaults to `hidden`.
       r_min: smallest modulus at the start.
       r_max: largest modulus at the start, below 1.
       max_phase: largest angle at the start, in radians.
@@ -99,7 +99,7 @@ class LRU:
 
     @broadcasting
     def step(self, params: LRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        wide = carry.real.dtype  # complex numbers come in float32 and float64
+        wide = carry.real.dtype  # complex dtypes exist only for float32 and float64
         nu, theta = jnp.exp(params.nu.astype(wide)), jnp.exp(params.theta.astype(wide))
         modulus = jnp.exp(-nu)
         lam = jax.lax.complex(modulus * jnp.cos(theta), modulus * jnp.sin(theta))
@@ -120,8 +120,8 @@ def _draw_rotation(k_modulus: Array, k_phase: Array, cell: Any) -> tuple[Array, 
 class RGLRUParams(NamedTuple):
     """Parameters of `RGLRU`."""
 
-    w: Array  # (heads, hidden / heads, 2 · hidden / heads), in the order r i within a head
-    b: Array  # (2·hidden,), in the order r i
+    w: Array  # (heads, hidden / heads, 2 · hidden / heads), order r i within a head
+    b: Array  # (2·hidden,), order r i
     decay: Array  # (hidden,), Λ
 
 
@@ -135,7 +135,7 @@ class RGLRU:
         hₜ = aₜ · hₜ₋₁ + √(1 − aₜ²) · (iₜ · xₜ),   yₜ = hₜ
 
     w is block-diagonal, one block per head. √(1 − aₜ²) is computed from log aₜ, in float32 at least, so that
-    it keeps its digits near a = 1, and is at least 1e-6. x is as wide as h: put a `Dense` before it. Λ starts
+    it is accurate near a = 1, and is at least 1e-6. x must be as wide as h: put a `Dense` before it. Λ starts
     so that aₜ² at rₜ = 1 is uniform between 0.9² and 0.999².
 
     Args:
@@ -143,7 +143,7 @@ class RGLRU:
       heads: number of blocks of the gates' matrices.
 
     Raises:
-      ValueError: a width that heads cannot share, or an input of another width.
+      ValueError: a width not divisible by heads, or an input of a different width.
 
     Reference: De et al., Griffin: mixing gated linear recurrences with local attention for efficient language
     models, 2024, arXiv:2402.19427.
@@ -182,7 +182,7 @@ class RGLRU:
         (z_r, z_i), (b_r, b_i) = times_blocks(x, params.w, 2), split(params.b, 2)
         r, i = sigmoid(z_r + b_r, "r"), sigmoid(z_i + b_i, "i")
         log_a = widened(-8 * jax.nn.softplus(params.decay) * r)
-        scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))  # bounded: at a = 1 the root has no slope
+        scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))  # √ has no derivative at 0
         a = checkpoint_name(jnp.exp(log_a).astype(r.dtype), "a")
         h = a * carry + scale.astype(r.dtype) * (i * x)
         return h, h
@@ -193,11 +193,11 @@ class RTUParams(NamedTuple):
 
     nu: Array  # (hidden,)
     theta: Array  # (hidden,)
-    w_ih: Array  # (in, 2·hidden), of the two halves of the state
+    w_ih: Array  # (in, 2·hidden), order p q
 
 
 class RTUCarry(NamedTuple):
-    """State of `RTU`: real and imaginary parts; side by side they are the output."""
+    """State of `RTU`: real and imaginary parts, concatenated in the output."""
 
     real: Array  # (..., hidden)
     imag: Array  # (..., hidden)
@@ -206,16 +206,16 @@ class RTUCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class RTU:
-    """Recurrent trace unit: pairs of units rotate and shrink, and an activation acts within the recurrence.
+    """Recurrent trace unit: pairs of units rotate and shrink, with an activation in the recurrence.
 
         r = exp(−exp(ν)),   φ = exp(θ),   s = √(1 − r²)
         pₜ = f(r cos φ · pₜ₋₁ − r sin φ · qₜ₋₁ + s · (xₜ w_p))
         qₜ = f(r cos φ · qₜ₋₁ + r sin φ · pₜ₋₁ + s · (xₜ w_q))
         yₜ = [pₜ, qₜ]
 
-    `w_ih` holds w_p beside w_q; the carry's `real` is p and its `imag` is q. No pair sees another, so that
+    `w_ih` is [w_p, w_q]; the carry's `real` is p and its `imag` is q. Pairs are independent, so that
     real-time recurrent learning costs no more than a step. With "identity" for f it is `LRU` without its
-    read-out; the paper's linear unit has an activation behind that, which is a `Map` here.
+    read-out; the paper's linear unit adds an activation after it, for which use a `Map`.
 
     Args:
       hidden: number of pairs; y is twice as wide.

@@ -15,7 +15,7 @@ from jrnn.initializers import chrono, default_float, glorot, orthogonal
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of `LSTM`; gates side by side in the order i f g o."""
+    """Parameters of `LSTM`; gate order: i f g o."""
 
     w_ih: Array  # (in, 4·hidden)
     w_hh: Array  # (hidden, 4·hidden)
@@ -41,16 +41,16 @@ class LSTM:
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
         hₜ = oₜ · a(cₜ),   yₜ = hₜ
 
-    `w_ih` holds w_i w_f w_g w_o side by side, `w_hh` the u, `b` the biases. The gate order is that of
-    torch and Keras (flax keeps them apart, haiku has i g f o). One bias, where torch adds two. The carry
-    is `LSTMCarry(h, c)`; flax orders it c, h. Peepholes, coupled gates and projection: `LSTMVariant`.
+    The gate order of `w_ih`, `w_hh` and `b` is i f g o, as in torch and Keras (flax has separate arrays,
+    haiku i g f o). There is one bias, where torch adds two. The carry is `LSTMCarry(h, c)`; flax orders it
+    c, h. For peepholes, coupled gates and projection see `LSTMVariant`.
 
     Args:
       hidden: width of h and c.
       forget_bias: start of b_f (Keras: 1; torch draws all biases around 0).
-      activation: a, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
-      bias: whether there is b.
-      max_lag: longest dependency in steps; if given, biases start by the chrono rule in its place:
+      activation: a, by name: "tanh", "relu", "gelu", "silu", ...
+      bias: add b.
+      max_lag: longest dependency in steps; if given, biases start by the chrono rule instead:
         b_f = log U(1, max_lag − 1), b_i = −b_f.
 
     Raises:
@@ -78,7 +78,7 @@ class LSTM:
         if self.max_lag is not None and self.max_lag < 3:
             raise ValueError(f"max_lag must be at least 3 steps, got {self.max_lag}")
         if self.max_lag is not None and not self.bias:
-            raise ValueError(f"max_lag={self.max_lag} is a start of biases, and bias=False leaves none")
+            raise ValueError(f"max_lag={self.max_lag} sets initial biases, so it cannot go with bias=False")
 
     @property
     def out_features(self) -> int:

@@ -1,4 +1,4 @@
-"""The LSTM as it was first published."""
+"""The LSTM as first published."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ SQUASH = {"logistic": (2.0, 0.5), "tanh": (1.0, 1.0)}  # (height of g, slope of 
 @checked
 @dataclass(frozen=True)
 class LSTM1997:
-    """Long short-term memory of 1997: no forget gate, and memory blocks whose cells share their gates.
+    """Long short-term memory of 1997: no forget gate, and blocks of cells that share their gates.
 
         iₜ = σ(xₜ w_i + hₜ₋₁ u_i + b_i),   oₜ = σ(xₜ w_o + hₜ₋₁ u_o + b_o)
         gₜ = g(xₜ w_g + hₜ₋₁ u_g + b_g)
@@ -29,9 +29,9 @@ class LSTM1997:
         hₜ = oₜ · h(cₜ),   yₜ = hₜ
         squash="logistic": g(z) = 4σ(z) − 2 = 2 tanh(z/2),  h(z) = 2σ(z) − 1 = tanh(z/2);   "tanh": both tanh
 
-    i and o have hidden / block units, each for `block` neighbouring cells. Packed in the order i g o. The
-    paper cuts gradients where they leave a memory cell; here they are exact. A negative start of b_i keeps
-    the state from drifting away.
+    i and o have hidden / block units, each for `block` neighbouring cells. Gate order: i g o. The paper
+    truncates gradients where they leave a memory cell; here they are exact. A negative start of b_i keeps
+    the state from drifting.
 
     Args:
       hidden: width of c and h.
@@ -40,7 +40,7 @@ class LSTM1997:
       input_bias: start of b_i.
 
     Raises:
-      ValueError: a width that blocks cannot share.
+      ValueError: a width not divisible by block.
 
     Reference: Hochreiter, Schmidhuber, Long short-term memory, 1997, doi:10.1162/neco.1997.9.8.1735.
 

@@ -1,4 +1,4 @@
-"""The LSTM with all that was ever added to it or taken away."""
+"""Variants of the LSTM: gates, peepholes, projection and shortcuts."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
@@ -17,13 +17,13 @@ from jrnn.initializers import default_float, glorot, orthogonal
 
 
 class LSTMVariantParams(NamedTuple):
-    """Parameters of `LSTMVariant`; parts in the order i f g o, gates in the order i f o, less what is off."""
+    """Parameters of `LSTMVariant`; order of parts: i f g o, of gates: i f o, without those that are off."""
 
     w_ih: Array  # (in, parts · hidden)
     w_hh: Array  # (out, parts · hidden)
     b: Array  # (parts · hidden,)
-    p: Any  # peepholes: (gates · hidden,), (hidden, gates · hidden) if full, None if there are none
-    w_gh: Any  # (gates · hidden, gates · hidden), last step's gates to gates; or None
+    p: Any  # peepholes: (gates · hidden,), (hidden, gates · hidden) if full, or None
+    w_gh: Any  # (gates · hidden, gates · hidden), from the previous step's gates; or None
     w_hr: Any  # (hidden, projection); or None
 
 
@@ -32,7 +32,7 @@ class LSTMVariantCarry(NamedTuple):
 
     h: Array  # (..., out), also the output
     c: Array  # (..., hidden)
-    gates: Any  # (..., gates · hidden), last step's; None without gate recurrence
+    gates: Any  # (..., gates · hidden), of the previous step; None without gate recurrence
 
 
 @checked
@@ -40,34 +40,34 @@ class LSTMVariantCarry(NamedTuple):
 class LSTMVariant:
     """LSTM family: gates on, off or coupled, peepholes, gate recurrence, projection, clipping.
 
-        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + Γₜ₋₁ r_i + b_i)     1 where "i" is not in gates
-        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + Γₜ₋₁ r_f + b_f)     1 where "f" is not
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + Γₜ₋₁ r_i + b_i)     1 if "i" is not in gates
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + Γₜ₋₁ r_f + b_f)     1 if "f" is not
         fₜ = 1 − iₜ   if coupled
         gₜ = g(xₜ w_g + hₜ₋₁ u_g + b_g)
-        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ                                     cut to ±cell_clip
-        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + Γₜ₋₁ r_o + b_o)       1 where "o" is not
-        hₜ = (oₜ · h(cₜ)) w_hr,   yₜ = hₜ                            without w_hr unless there is a projection
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ                                     clipped to ±cell_clip
+        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + Γₜ₋₁ r_o + b_o)       1 if "o" is not
+        hₜ = (oₜ · h(cₜ)) w_hr,   yₜ = hₜ                            without w_hr if there is no projection
 
-    p stands where `peepholes` is set: a vector ("diagonal") or a matrix ("full", cₜ₋₁ p_i). Γ, the gates of
-    the last step side by side, stands with `gate_recurrence`. Without any option it is `LSTM`, which is the
-    faster one. `jrnn.ablations` has the published variants by name.
+    p, with `peepholes`, is a vector ("diagonal") or a matrix ("full", cₜ₋₁ p_i). Γ, with `gate_recurrence`,
+    concatenates the gates of the previous step. Without options it equals `LSTM`, which is faster.
+    `jrnn.ablations` has the published variants by name.
 
     Args:
       hidden: width of c.
-      gates: the gates that exist, some of "ifo" in that order.
-      coupled: whether f = 1 − i.
+      gates: the gates that exist, a subset of "ifo" in that order.
+      coupled: set f = 1 − i.
       peepholes: None, "diagonal" (Gers) or "full".
-      gate_recurrence: whether gates see the gates of the step before (the first LSTM of 1997 had that).
-      projection: width of h where it is a projection (LSTMP); that of c if left out.
+      gate_recurrence: feed the gates of the previous step to the gates (as in the first LSTM, of 1997).
+      projection: width of h, a projection (LSTMP); None: h is not projected, and as wide as c.
       activation: g, by name.
       output_activation: h( ), by name.
-      gate_activation: what stands as σ, by name.
+      gate_activation: the activation used as σ, by name.
       cell_clip: bound on |c|.
-      clip: bound on what σ and g read, as ONNX has it.
+      clip: bound on the arguments of σ and g, as in ONNX.
       forget_bias: start of b_f.
 
     Raises:
-      ValueError: gates in another order, or coupled gates of which i is off.
+      ValueError: gates in a different order, or coupled gates without i.
 
     Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber, LSTM: a search space odyssey, 2017,
     arXiv:1503.04069; peepholes: Gers, Schraudolph, Schmidhuber, 2002; projection: Sak, Senior, Beaufays,
@@ -103,7 +103,7 @@ class LSTMVariant:
 
     @property
     def _gates(self) -> str:
-        """The gates that have weights."""
+        """The gates with weights."""
         return self.gates.replace("f", "") if self.coupled else self.gates
 
     @property
@@ -158,7 +158,7 @@ class LSTMVariant:
         return LSTMVariantCarry(h, c, None if last is None else jnp.concatenate(values, -1)), h
 
     def _gate(self, name: str, z: dict[str, Array], params: LSTMVariantParams, c: Array) -> Any:
-        """A gate's value, with its view of the cell state c; 1 where there is no such gate."""
+        """A gate's value, with its peephole to the cell state c; 1 if the gate is off."""
         if name not in z:
             return 1.0
         value = z[name]
@@ -172,13 +172,13 @@ class WMCLSTMParams(NamedTuple):
     """Parameters of `WMCLSTM`."""
 
     lstm: GateParams  # i f g o
-    w_ch: Array  # (hidden, 3·hidden), the cell to i f o
+    w_ch: Array  # (hidden, 3·hidden), from the cell to i f o
 
 
 @checked
 @dataclass(frozen=True)
 class WMCLSTM:
-    """LSTM with working memory connections: its gates see the cell, each through a matrix and a tanh.
+    """LSTM with working memory connections: gates read the cell state through a matrix and a tanh.
 
         iₜ = σ(xₜ w_i + hₜ₋₁ u_i + tanh(cₜ₋₁ v_i) + b_i)
         fₜ = σ(xₜ w_f + hₜ₋₁ u_f + tanh(cₜ₋₁ v_f) + b_f)
@@ -187,8 +187,8 @@ class WMCLSTM:
         oₜ = σ(xₜ w_o + hₜ₋₁ u_o + tanh(cₜ v_o) + b_o)
         hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
 
-    The tanh bounds what the cell, which may grow, says to a gate. Without it these are the full peepholes of
-    `LSTMVariant`. `w_ch` holds v; torchrecurrent has a bias within the tanh as an option.
+    The tanh bounds the effect on a gate of the cell state, which may grow. Without it these are the full
+    peepholes of `LSTMVariant`. `w_ch` is [v_i, v_f, v_o]; torchrecurrent has an optional bias in the tanh.
 
     Args:
       hidden: width of h and c.
@@ -236,15 +236,15 @@ class ResidualLSTMParams(NamedTuple):
     """Parameters of `ResidualLSTM`."""
 
     lstm: GateParams  # i f g o
-    p: Array  # (3·hidden,), peepholes of i f o
-    w_ho: Array  # (hidden, hidden), of what the cell gives out
-    w_ix: Any  # (in, hidden), the shortcut's; None where in = hidden
+    p: Array  # (3·hidden,), peepholes, order i f o
+    w_ho: Array  # (hidden, hidden), of tanh c
+    w_ix: Any  # (in, hidden), of the shortcut; None if in = hidden
 
 
 @checked
 @dataclass(frozen=True)
 class ResidualLSTM:
-    """Residual LSTM: the input takes a shortcut past the cell, to the output gate.
+    """Residual LSTM: a shortcut from the input to the output gate, around the cell.
 
         iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + b_i)
         fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + b_f)
@@ -253,8 +253,8 @@ class ResidualLSTM:
         oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + b_o)
         hₜ = oₜ · (tanh(cₜ) w_ho + x̃ₜ),   yₜ = hₜ
 
-    x̃ₜ = xₜ where the input is as wide as the state, else xₜ w_ix (in torchrecurrent always). In a stack, the
-    shortcuts of all layers form one path from input to output that passes output gates alone.
+    x̃ₜ = xₜ if the input is as wide as the state, else xₜ w_ix (in torchrecurrent always). In a stack, the
+    shortcuts of all layers form one path from input to output, through output gates only.
 
     Args:
       hidden: width of h and c.

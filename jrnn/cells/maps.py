@@ -1,4 +1,4 @@
-"""Stateless maps as cells with an empty carry, so that a whole model is one value."""
+"""Stateless maps as cells with an empty carry, so that a whole model is one cell."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -32,8 +32,8 @@ class Dense:
 
     Args:
       features: width of y.
-      activation: f, by name: "identity", "tanh", "relu", "gelu", ... (`jrnn.cells._activations`).
-      bias: whether there is b.
+      activation: f, by name: "identity", "tanh", "relu", "gelu", ...
+      bias: add b.
 
     Reference: the multilayer perceptron of any textbook.
 
@@ -70,18 +70,18 @@ class Dense:
 @checked
 @dataclass(frozen=True)
 class Map:
-    """A function of the features of every step, without parameters.
+    """A function of the features at every step, without parameters.
 
         yₜ = f(xₜ)
 
-    A function that stands among the cells of a `Stack` or `Sequential` becomes one.
+    A function among the cells of a `Stack` or `Sequential` becomes a `Map`.
 
     Args:
-      function: f, by name (`jrnn.cells._activations`), or any that keeps the axes before the features.
+      function: f, the name of an activation, or any function that keeps the axes before the features.
       features: width of x.
 
     Raises:
-      ValueError: a function that does not keep the other axes; at `init`, an input of another width.
+      ValueError: a function that changes other axes; at `init`, an input of a different width.
 
     Reference: none.
 
@@ -98,7 +98,7 @@ class Map:
         given = jax.ShapeDtypeStruct((2, self.features), default_float())
         returned = jax.eval_shape(activation(self.function), given)
         if getattr(returned, "ndim", 0) != 2 or returned.shape[0] != 2:
-            raise ValueError(f"Map: function must keep all axes but the last, of {given} it makes {returned}")
+            raise ValueError(f"Map: function must keep all axes but the last, maps {given} to {returned}")
 
     @property
     def out_features(self) -> int:
@@ -123,7 +123,7 @@ class Map:
 
 
 def check_chain(entry: Check) -> Check:
-    """The check of cells or layers one after the other, each by `entry`; a function becomes a `Map`."""
+    """Make a check for a chain of cells or layers, each checked by `entry`; functions become a `Map`."""
 
     def check(name: str, given: Any) -> tuple[Any, ...]:
         chain: list[Any] = []
@@ -148,20 +148,20 @@ class EmbedParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Embed:
-    """Learned vector for every token.
+    """Embedding: a learned vector for every token.
 
         yₜ = table[xₜ]
 
     `in_features` of `init` is the size of the vocabulary. x is an integer array without a feature axis.
-    The table starts as N(0, 1), as in torch; flax divides by √features.
-    A token outside the vocabulary, a negative one too, is an error where `unroll` knows its tokens; under jit
-    its vector is NaN, as of a gather of JAX that is out of bounds, never that of some other token.
+    The table starts as N(0, 1), as in torch; flax divides by √features. A token out of range (negative ones
+    too) is an error if `unroll` gets concrete tokens; under jit its vector is NaN, as in JAX's gather with
+    mode="fill".
 
     Args:
       features: width of y.
 
     Raises:
-      ValueError: at `init`, a vocabulary without words.
+      ValueError: at `init`, an empty vocabulary.
       TypeError: x is not an integer array.
 
     Reference: Bengio et al., A neural probabilistic language model, 2003.

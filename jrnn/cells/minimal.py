@@ -1,4 +1,4 @@
-"""Minimal gated cells: gates that see the input alone, so that the state enters linearly."""
+"""Minimal gated cells: gates see only the input, so that the recurrence is linear."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -14,14 +14,14 @@ from jrnn.initializers import glorot
 
 
 class InputParams(NamedTuple):
-    """Parameters of gates that see the input alone, side by side in the order of the cell."""
+    """Parameters of gates that see only the input; the cell's docstring gives the order."""
 
     w_ih: Array  # (in, gates · hidden)
     b: Array  # (gates · hidden,)
 
 
 def draw_input(key: Array, in_features: int, hidden: int, count: int) -> InputParams:
-    """Draw the parameters of `count` gates: Glorot gate by gate, zero bias."""
+    """Initialize `count` gates: Glorot weights for each, zero bias."""
     return InputParams(glorot(key, (in_features, count * hidden), blocks=count), zeros(count * hidden))
 
 
@@ -34,8 +34,8 @@ class MinGRU:
         nₜ = xₜ w_n + b_n
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ,   yₜ = hₜ
 
-    Side by side in the order z n. The paper's other form, in logarithms, makes the candidate positive,
-    which is another model, and loses digits with the length.
+    Order: z n. The paper's other form, in log space, makes the candidate positive, which is a different
+    model, and loses precision on long sequences.
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
 
@@ -69,14 +69,14 @@ class MinGRU:
 @checked
 @dataclass(frozen=True)
 class MinLSTM:
-    """Minimal LSTM: forget and input gate see the input alone, and share one whole.
+    """Minimal LSTM: forget and input gate see only the input, and are normalised to sum to one.
 
         fₜ = σ(xₜ w_f + b_f),   iₜ = σ(xₜ w_i + b_i)
         nₜ = xₜ w_n + b_n
         hₜ = (fₜ · hₜ₋₁ + iₜ · nₜ) / (fₜ + iₜ),   yₜ = hₜ
 
-    Side by side in the order f i n. fₜ / (fₜ + iₜ) is computed as σ(log fₜ − log iₜ), which is finite
-    wherever both gates are closed; it is named f.
+    Order: f i n. fₜ / (fₜ + iₜ) is computed as σ(log fₜ − log iₜ), which is finite even if both gates are
+    closed; this value is named f.
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
 

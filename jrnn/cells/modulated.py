@@ -1,4 +1,4 @@
-"""LSTMs whose input and state act on one another before the gates."""
+"""LSTMs whose input and state modulate each other before the gates."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from jrnn.initializers import glorot, orthogonal
 class MultiplicativeLSTMParams(NamedTuple):
     """Parameters of `MultiplicativeLSTM`."""
 
-    lstm: GateParams  # i f g o, of x and m
+    lstm: GateParams  # order i f g o, of x and m
     w_im: Array  # (in, hidden)
     w_hm: Array  # (hidden, hidden)
 
@@ -26,7 +26,7 @@ class MultiplicativeLSTMParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class MultiplicativeLSTM:
-    """Multiplicative LSTM: the transition depends on the input, which scales the state.
+    """Multiplicative LSTM: the input scales the state that the gates read.
 
         mₜ = (xₜ w_im) · (hₜ₋₁ w_hm)
         i, f, g, o from xₜ w_ih + mₜ w_hh + b, as in `LSTM`
@@ -80,17 +80,17 @@ class MogrifierLSTMParams(NamedTuple):
     """Parameters of `MogrifierLSTM`."""
 
     lstm: GateParams  # i f g o
-    q: tuple[tuple[Array, ...], ...]  # per odd round (hidden, in), or its two factors
-    r: tuple[tuple[Array, ...], ...]  # per even round (in, hidden), or its two factors
+    q: tuple[tuple[Array, ...], ...]  # per odd round (hidden, in), or two factors
+    r: tuple[tuple[Array, ...], ...]  # per even round (in, hidden), or two factors
 
 
 @checked
 @dataclass(frozen=True)
 class MogrifierLSTM:
-    """Mogrifier LSTM: input and state gate one another for some rounds before the LSTM reads them.
+    """Mogrifier LSTM: input and state gate each other for some rounds before the LSTM reads them.
 
         x⁰ = xₜ,  h⁰ = hₜ₋₁;   for k = 1 … rounds:
-        xᵏ = 2σ(hᵏ⁻¹ qᵏ) · xᵏ⁻¹   k odd,    hᵏ = 2σ(xᵏ⁻¹ rᵏ) · hᵏ⁻¹   k even,   the other one stays
+        xᵏ = 2σ(hᵏ⁻¹ qᵏ) · xᵏ⁻¹   k odd,    hᵏ = 2σ(xᵏ⁻¹ rᵏ) · hᵏ⁻¹   k even,   the other is unchanged
         i, f, g, o from x w_ih + h w_hh + b of the last round, as in `LSTM`
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
         hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
@@ -98,7 +98,7 @@ class MogrifierLSTM:
     Args:
       hidden: width of h and c.
       rounds: number of rounds, 0 or more; 0 is an LSTM.
-      rank: of q and r, products of two thin matrices; whole if left out.
+      rank: rank of q and r, as products of two factors; None: full.
       forget_bias: start of b_f.
 
     Reference: Melis, Kočiský, Blunsom, Mogrifier LSTM, 2020, arXiv:1909.01792.

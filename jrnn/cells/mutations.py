@@ -1,4 +1,4 @@
-"""The three cells that an evolutionary search found, all close to a GRU."""
+"""Three cells found by an evolutionary search, all close to a GRU."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ from jrnn.initializers import glorot, orthogonal
 
 
 class MUTParams(NamedTuple):
-    """Parameters of `MUT1`, `MUT2` and `MUT3`; gates side by side in the order of the cell."""
+    """Parameters of `MUT1`, `MUT2` and `MUT3`; their docstrings give the orders."""
 
     w_ih: Array  # (in, gates that read x through a product · hidden)
     w_hh: Array  # (hidden, gates that read h · hidden)
-    b: Array  # (3·hidden,), in the order z r n
-    w_ix: Any  # (in, hidden), fits a bare x to the state; None where in = hidden, or no x is bare
+    b: Array  # (3·hidden,), order z r n
+    w_ix: Any  # (in, hidden), maps x to the width of the state; None if in = hidden, or in `MUT3`
 
 
 def _draw(key: Array, in_features: int, hidden: int, counts: tuple[int, int], bare: bool) -> MUTParams:
-    """Draw parameters for `counts` = (gates on x, gates on h)."""
+    """Initialize parameters for `counts` = (gates on x, gates on h)."""
     k_ih, k_hh, k_ix = jax.random.split(key, 3)
     return MUTParams(
         w_ih=glorot(k_ih, (in_features, counts[0] * hidden), blocks=counts[0]),
@@ -36,15 +36,15 @@ def _draw(key: Array, in_features: int, hidden: int, counts: tuple[int, int], ba
 @checked
 @dataclass(frozen=True)
 class MUT1:
-    """First mutant of the search: the candidate reads tanh of the bare input.
+    """First mutant of the search: the candidate reads tanh of the input without a matrix.
 
         zₜ = σ(xₜ w_z + b_z)
         rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
         nₜ = tanh((rₜ · hₜ₋₁) u_n + tanh(x̃ₜ) + b_n)
         hₜ = zₜ · nₜ + (1 − zₜ) · hₜ₋₁,   yₜ = hₜ
 
-    x̃ₜ = xₜ where the input is as wide as the state, as the paper needs it, else xₜ w_ix with a learned
-    w_ix. `w_ih` holds w_z w_r, `w_hh` holds u_r u_n.
+    x̃ₜ = xₜ if the input is as wide as the state, as the paper requires, else xₜ w_ix with a learned w_ix.
+    Order of `w_ih`: z r; of `w_hh`: r n.
 
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.
@@ -79,14 +79,14 @@ class MUT1:
 @checked
 @dataclass(frozen=True)
 class MUT2:
-    """Second mutant of the search: the reset gate reads the bare input.
+    """Second mutant of the search: the reset gate reads the input without a matrix.
 
         zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
         rₜ = σ(x̃ₜ + hₜ₋₁ u_r + b_r)
         nₜ = tanh((rₜ · hₜ₋₁) u_n + xₜ w_n + b_n)
         hₜ = zₜ · nₜ + (1 − zₜ) · hₜ₋₁,   yₜ = hₜ
 
-    x̃ₜ as in `MUT1`. `w_ih` holds w_z w_n, `w_hh` holds u_z u_r u_n.
+    x̃ₜ as in `MUT1`. Order of `w_ih`: z n; of `w_hh`: z r n.
 
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.
@@ -128,7 +128,7 @@ class MUT3:
         nₜ = tanh((rₜ · hₜ₋₁) u_n + xₜ w_n + b_n)
         hₜ = zₜ · nₜ + (1 − zₜ) · hₜ₋₁,   yₜ = hₜ
 
-    `w_ih` holds w_z w_r w_n, `w_hh` holds u_z u_r u_n.
+    Order of `w_ih` and `w_hh`: z r n.
 
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.

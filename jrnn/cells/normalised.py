@@ -14,7 +14,7 @@ from jrnn.cells.lstm import LSTMCarry
 
 
 def normalise(z: Array, epsilon: float) -> Array:
-    """(z − mean) / √(variance + ε) over the last axis, in float32 at least: float16 has no 1 / √ε³."""
+    """(z − mean) / √(variance + ε) over the last axis, in float32 at least: 1 / √ε³ overflows in float16."""
     wide = widened(z)
     centred = wide - jnp.mean(wide, -1, keepdims=True)
     normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + epsilon)
@@ -22,7 +22,7 @@ def normalise(z: Array, epsilon: float) -> Array:
 
 
 class LayerNormLSTMParams(NamedTuple):
-    """Parameters of `LayerNormLSTM`; gates side by side in the order i f g o."""
+    """Parameters of `LayerNormLSTM`; gate order: i f g o."""
 
     w_ih: Array  # (in, 4·hidden)
     w_hh: Array  # (hidden, 4·hidden)
@@ -36,15 +36,15 @@ class LayerNormLSTMParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class LayerNormLSTM:
-    """LSTM whose sums are normalised over the units of a step.
+    """LSTM with layer normalization of its pre-activations.
 
         LN(z) = (z − mean z) / √(var z + ε)
         [iₜ fₜ gₜ oₜ] = γ_x · LN(xₜ w_ih) + γ_h · LN(hₜ₋₁ w_hh) + b;   i, f, o by σ, g by tanh
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
         hₜ = oₜ · tanh(γ_c · LN(cₜ) + b_c),   yₜ = hₜ
 
-    Each LN runs over all 4 · hidden sums at once, as in the paper; cₜ itself is kept as it is. One bias where
-    the paper has three that only occur as a sum.
+    Each LN runs over all 4 · hidden pre-activations at once, as in the paper; cₜ itself is not normalised.
+    There is one bias for the sum of the paper's three.
 
     Args:
       hidden: width of h and c.
@@ -95,7 +95,7 @@ class LayerNormLSTM:
 
 
 class LayerNormGRUParams(NamedTuple):
-    """Parameters of `LayerNormGRU`; gates side by side in the order r z n."""
+    """Parameters of `LayerNormGRU`; gate order: r z n."""
 
     w_ih: Array  # (in, 3·hidden)
     w_hh: Array  # (hidden, 3·hidden)
@@ -108,15 +108,15 @@ class LayerNormGRUParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class LayerNormGRU:
-    """GRU whose sums are normalised over the units of a step.
+    """GRU with layer normalization of its pre-activations.
 
         LN(z) = (z − mean z) / √(var z + ε)
         [rₜ zₜ] = σ(γ_x · LN(xₜ w_rz) + γ_h · LN(hₜ₋₁ u_rz) + b_rz)
         nₜ = tanh(γ_x · LN(xₜ w_n) + b_n + rₜ · (γ_h · LN(hₜ₋₁ u_n) + b_hn))
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ,   yₜ = hₜ
 
-    As in the paper, one LN runs over the sums of r and z together and another over those of n, and z takes
-    the new value (in `GRU` it keeps the old one).
+    As in the paper, one LN runs over r and z together and another over n, and z takes the new value (in
+    `GRU` it keeps the old one).
 
     Args:
       epsilon: ε.

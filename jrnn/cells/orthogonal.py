@@ -1,4 +1,4 @@
-"""A recurrence that keeps the length of its state: an orthogonal matrix, exactly, at every update."""
+"""Orthogonal recurrences, which preserve the norm of the state."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -25,14 +25,14 @@ class OrthogonalParams(NamedTuple):
 
 
 def check_or_modrelu(argument: str, given: Any) -> str | Function:
-    """As `check_activation`, which modrelu with its bias is not among."""
+    """Check an activation, or "modrelu", whose bias `check_activation` does not know."""
     return "modrelu" if isinstance(given, str) and given == "modrelu" else check_activation(argument, given)
 
 
 @checked
 @dataclass(frozen=True)
 class OrthogonalRNN:
-    """Orthogonal RNN: the recurrent matrix is the image of a skew-symmetric one.
+    """Orthogonal RNN: the recurrent matrix is orthogonal, computed from a skew-symmetric one.
 
         S = L − Lᵀ,   L strictly lower triangular
         Q = exp(S)                    map="exponential"
@@ -40,11 +40,11 @@ class OrthogonalRNN:
         hₜ = f(xₜ w_ih + hₜ₋₁ Q + b),   yₜ = hₜ
         hₜ = f(xₜ w_ih + hₜ₋₁ Q, b),   f(z, b) = sign(z) · relu(|z| + b)      activation="modrelu"
 
-    Any optimizer may move L: Q stays orthogonal to rounding. It is computed once per call, in float32 at
+    Any optimizer can train L: Q stays orthogonal up to rounding. Q is computed once per call, in float32 at
     least. S starts as rotations of pairs of units by angles U(−π/2, π/2).
 
     Args:
-      map: "exponential" or "cayley" (which does not reach an eigenvalue −1).
+      map: "exponential" or "cayley" (which excludes the eigenvalue −1).
       activation: f, by name, or "modrelu".
 
     Reference: Lezcano-Casado, Martínez-Rubio, Cheap orthogonal constraints in neural networks, 2019,

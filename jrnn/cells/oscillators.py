@@ -17,7 +17,7 @@ class OscillatorCarry(NamedTuple):
     """State of `CoRNN`, `UnICORNN`, `LEM` and `HeterogeneousCoRNN`."""
 
     h: Array  # (..., hidden), position, also the output
-    z: Array  # (..., hidden), velocity, or the other scale
+    z: Array  # (..., hidden), velocity, or in `LEM` the other time scale
 
 
 @checked
@@ -29,7 +29,7 @@ class CoRNN:
         zₜ = zₜ₋₁ + Δt · (nₜ − γ hₜ₋₁ − ε zₜ₋₁)
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 
-    The damping is explicit, as in the authors' code. `w_hh` holds u_h above u_z.
+    The damping is explicit, as in the authors' code. `w_hh` is [u_h; u_z].
 
     Args:
       hidden: number of oscillators.
@@ -89,7 +89,7 @@ class UnICORNNParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class UnICORNN:
-    """Undamped independent controlled oscillators: a diagonal recurrence that keeps its volume.
+    """Undamped independent controlled oscillators: a diagonal, volume-preserving recurrence.
 
         zₜ = zₜ₋₁ − Δt · σ(c) · (tanh(xₜ w_ih + w_hh · hₜ₋₁ + b) + α hₜ₋₁)
         hₜ = hₜ₋₁ + Δt · σ(c) · zₜ,   yₜ = hₜ
@@ -141,23 +141,23 @@ class UnICORNN:
 class LEMParams(NamedTuple):
     """Parameters of `LEM`."""
 
-    w_ih: Array  # (in, 4·hidden), in the order d e z h
-    w_hh: Array  # (hidden, 3·hidden), hₜ₋₁ to d e z
-    w_zh: Array  # (hidden, hidden), zₜ to h
-    b: Array  # (4·hidden,), in the order d e z h
+    w_ih: Array  # (in, 4·hidden), order d e z h
+    w_hh: Array  # (hidden, 3·hidden), order d e z
+    w_zh: Array  # (hidden, hidden), from zₜ to h
+    b: Array  # (4·hidden,), order d e z h
 
 
 @checked
 @dataclass(frozen=True)
 class LEM:
-    """Long expressive memory: two states, each with a learned time scale of its own.
+    """Long expressive memory: two states, each with learned time scales.
 
         dₜ = Δt · σ(xₜ w_d + hₜ₋₁ u_d + b_d)
         eₜ = Δt · σ(xₜ w_e + hₜ₋₁ u_e + b_e)
         zₜ = (1 − dₜ) · zₜ₋₁ + dₜ · tanh(xₜ w_z + hₜ₋₁ u_z + b_z)
         hₜ = (1 − eₜ) · hₜ₋₁ + eₜ · tanh(xₜ w_h + zₜ w_zh + b_h),   yₜ = hₜ
 
-    The authors' code has two biases wherever there is one here.
+    The authors' code has two biases for each one here.
 
     Args:
       hidden: width of h and z.
@@ -210,19 +210,19 @@ class HeterogeneousParams(NamedTuple):
     w_ih: Array  # (in, hidden)
     w_hh: Array  # (hidden, hidden)
     b: Array  # (hidden,)
-    fixed: Array  # (2, hidden), γ above ε, drawn and not learned
+    fixed: Array  # (2, hidden), γ and ε, random and not trained
 
 
 @checked
 @dataclass(frozen=True)
 class HeterogeneousCoRNN:
-    """Heterogeneous coRNN: oscillators coupled by position, each with a frequency and a damping of its own.
+    """Heterogeneous coRNN: oscillators coupled by position, with individual frequencies and dampings.
 
         nₜ = tanh(xₜ w_ih + hₜ₋₁ w_hh + b)
         zₜ = zₜ₋₁ + Δt · (nₜ − γ · hₜ₋₁ − ε · zₜ₋₁)
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 
-    γ and ε are drawn uniformly from their ranges and never learned. Where no weight is learned, this is the
+    γ and ε are drawn uniformly from their ranges and not trained. With no trained weights, this is the
     paper's random oscillators network, a reservoir.
 
     Args:

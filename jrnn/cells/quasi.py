@@ -17,7 +17,7 @@ GATES = {"f": "nf", "fo": "nfo", "ifo": "nfoi"}
 
 
 class QRNNParams(NamedTuple):
-    """Parameters of `QRNN`; side by side in the order n f o i, as far as the pooling needs them."""
+    """Parameters of `QRNN`; order: n f o i, those that the pooling needs."""
 
     w_ih: Array  # (window, in, gates · hidden); [0] for xₜ, [1] for xₜ₋₁
     b: Array  # (gates · hidden,)
@@ -26,7 +26,7 @@ class QRNNParams(NamedTuple):
 class QRNNCarry(NamedTuple):
     """State of `QRNN`."""
 
-    past: tuple[Array, ...]  # window − 1 inputs, (..., in), the latest first
+    past: tuple[Array, ...]  # window − 1 inputs, (..., in), latest first
     c: Array  # (..., hidden)
 
 

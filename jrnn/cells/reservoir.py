@@ -1,4 +1,4 @@
-"""Echo-state networks: a random recurrence that is never trained, and a read-out that is solved for."""
+"""Echo-state networks: a random, untrained recurrence, and a read-out by least squares."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
@@ -31,17 +31,17 @@ class EchoState:
 
         hₜ = (1 − a) · hₜ₋₁ + a · f(xₜ w_ih + hₜ₋₁ w_hh + b),   yₜ = hₜ
 
-    No gradient reaches the reservoir. Its read-out is the solution of a least-squares problem,
-    `jrnn.ridge_readout`, whose result are the parameters of a `Dense` on top.
+    The reservoir gets no gradients. `jrnn.ridge_readout` solves a least-squares problem for its read-out,
+    and returns parameters of a `Dense` on top.
 
     Args:
       radius: spectral radius of w_hh; below 1 the state forgets its start.
-      density: share of entries of w_hh that are not zero; that of ten a row if left out.
+      density: fraction of nonzero entries of w_hh; None: ten per row.
       topology: "random", or "ring": every unit feeds the next one, with weight `radius`.
       leak: a, in (0, 1].
       input_scale: w_ih ~ U(−input_scale, input_scale).
       bias_scale: b ~ U(−bias_scale, bias_scale).
-      activation: f, by name: "tanh", "identity", "relu", ... (`jrnn.cells._activations`).
+      activation: f, by name: "tanh", "identity", "relu", ...
 
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
     leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016;
@@ -103,24 +103,24 @@ class EchoState:
 def ridge_readout(
     features: Array, targets: Array, *, penalty: float = 1e-6, mask: Array | None = None
 ) -> DenseParams:
-    """Solve for the linear read-out with least squared error and a penalty on its weights.
+    """Solve for the linear read-out by ridge regression.
 
         w, b = argmin Σ ‖features w + b − targets‖² + penalty · ‖w‖²
 
-    The bias is not penalised. A QR factorisation takes the place of normal equations, so that float32 does
-    (and is the least).
+    The bias is not penalised. It uses a QR factorisation, not the normal equations, so that float32 (the
+    least precision used) is enough.
 
     Args:
-      features: (..., hidden), states over any leading axes, those of a washed-out start left out.
+      features: (..., hidden), states over any leading axes, without the initial transient.
       targets: (..., out), with the same leading axes.
-      penalty: of the squared weights, at least 0; with 0 the shortest of all solutions.
-      mask: leading axes of `features`, boolean, True where a step counts.
+      penalty: of the squared weights, at least 0; with 0, the solution of minimum norm.
+      mask: boolean, with the leading axes of `features`; True at steps that count.
 
     Returns:
       The parameters of `Dense(out)`.
 
     Raises:
-      ValueError: leading axes that differ, or a negative penalty.
+      ValueError: different leading axes, or a negative penalty.
 
     Reference: Hoerl, Kennard, Ridge regression: biased estimation for nonorthogonal problems, 1970.
 
@@ -142,11 +142,11 @@ def ridge_readout(
     weight = jnp.ones(features.shape[:-1], features.dtype)
     if mask is not None:
         weight = jnp.where(expand(mask, weight.ndim), weight, 0)
-    counted = weight[..., None] > 0  # what padding holds must not enter, NaN included
+    counted = weight[..., None] > 0  # padding must not enter, even if NaN
     flat_f, flat_t = (jnp.where(counted, a, 0).reshape(-1, a.shape[-1]) for a in (features, targets))
     weight = weight.reshape(-1, 1)
     mean_f, mean_t = (a.sum(0) / weight.sum() for a in (flat_f, flat_t))
-    if penalty == 0:  # of states that are fewer than units, or alike, the shortest of all solutions
+    if penalty == 0:  # minimum norm if there are fewer states than units, or equal ones
         w = jnp.linalg.lstsq(weight * (flat_f - mean_f), weight * (flat_t - mean_t))[0]
         return DenseParams(w, mean_t - mean_f @ w)
     hidden = features.shape[-1]

@@ -1,4 +1,4 @@
-"""Simple recurrent units: gates from the input, a state that each unit keeps for itself."""
+"""Simple recurrent units: gates from the input, and an elementwise recurrence."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -17,10 +17,10 @@ from jrnn.initializers import default_float, glorot
 class SRUParams(NamedTuple):
     """Parameters of `SRU`."""
 
-    w_ih: Array  # (in, 3·hidden), in the order f r n
-    v: Any  # (2·hidden,), of f r; None without recurrent gates
-    b: Array  # (2·hidden,), of f r
-    w_ix: Any  # (in, hidden), the skip's; None where in = hidden
+    w_ih: Array  # (in, 3·hidden), order f r n
+    v: Any  # (2·hidden,), order f r; None without recurrent gates
+    b: Array  # (2·hidden,), order f r
+    w_ix: Any  # (in, hidden), of the skip connection; None if in = hidden
 
 
 @checked
@@ -33,12 +33,12 @@ class SRU:
         cₜ = fₜ · cₜ₋₁ + (1 − fₜ) · (xₜ w_n)
         yₜ = rₜ · cₜ + (1 − rₜ) · x̃ₜ
 
-    x̃ₜ = √(1 + 2 exp(highway_bias)) xₜ where the input is as wide as the state, else xₜ w_ix. The carry is
-    c. Without v (`recurrent=False`) the recurrence is linear, and `Associative` runs it.
+    x̃ₜ = √(1 + 2 exp(highway_bias)) xₜ if the input is as wide as the state, else xₜ w_ix. The carry is
+    c. Without v (`recurrent=False`) the recurrence is linear, and `Associative` can run it.
 
     Args:
       hidden: width of c.
-      recurrent: whether gates see the state, through v.
+      recurrent: let the gates see the state, through v.
       highway_bias: start of b_r.
 
     Reference: Lei, Zhang, Wang, Dai, Artzi, Simple recurrent units for highly parallelizable recurrence,
@@ -61,7 +61,7 @@ class SRU:
 
     @property
     def linear(self) -> bool:
-        """Whether the state enters linearly."""
+        """True if the recurrence is linear."""
         return not self.recurrent
 
     def init(self, key: Array, in_features: int) -> SRUParams:

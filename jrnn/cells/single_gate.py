@@ -1,4 +1,4 @@
-"""Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
+"""Cells with one gate: a GRU or LSTM without its other gates."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, cast
@@ -23,8 +23,8 @@ class MGU:
         nₜ = tanh(xₜ w_n + (fₜ · hₜ₋₁) u_n + b_n)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order f n. Flax's `MGUCell` is another cell: a `GRU` whose r and z are
-    one, or without its reset gate a `UGRNN`.
+    Order: f n. Flax's `MGUCell` is a different cell: a `GRU` in which r and z are the same gate, or, without
+    its reset gate, a `UGRNN`.
 
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
     arXiv:1603.09420.
@@ -64,7 +64,7 @@ class UGRNN:
         nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
+    Order: g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
 
     Args:
       gate_bias: start of b_g.
@@ -100,13 +100,13 @@ class UGRNN:
 @checked
 @dataclass(frozen=True)
 class JANET:
-    """Just another network: an LSTM of which only the forget gate is left.
+    """Just another network: an LSTM with only a forget gate.
 
         sₜ = xₜ w_s + hₜ₋₁ u_s + b_s
         nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = σ(sₜ) · hₜ₋₁ + (1 − σ(sₜ − β)) · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
+    Order: s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
 
     Args:
       beta: β, how much more is written than forgotten.
@@ -145,14 +145,13 @@ class JANET:
 @checked
 @dataclass(frozen=True)
 class LiGRU:
-    """Light GRU: no reset gate, and relu in the place of tanh.
+    """Light GRU: no reset gate, and relu in place of tanh.
 
         zₜ = σ(xₜ w_z + hₜ₋₁ u_z + b_z)
         nₜ = relu(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = zₜ · hₜ₋₁ + (1 − zₜ) · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order z n. The paper normalises xₜ w over the batch; here a bias
-    stands in its place.
+    Order: z n. The paper has batch normalization of xₜ w, replaced here by a bias.
 
     Reference: Ravanelli, Brakel, Omologo, Bengio, Light gated recurrent units for speech recognition,
     2018, arXiv:1803.10225.
@@ -182,7 +181,7 @@ class LiGRU:
 
 
 class LightRUParams(NamedTuple):
-    """Parameters of `LightRU`; `w_ih` holds n f."""
+    """Parameters of `LightRU`; order of `w_ih`: n f."""
 
     w_ih: Array  # (in, 2·hidden)
     w_hh: Array  # (hidden, hidden), of f
@@ -192,7 +191,7 @@ class LightRUParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class LightRU:
-    """Light recurrent unit: the candidate sees the input alone, one gate the state as well.
+    """Light recurrent unit: the candidate sees only the input, the gate also the state.
 
         nₜ = tanh(xₜ w_n)
         fₜ = σ(xₜ w_f + hₜ₋₁ w_hh + b)
@@ -270,18 +269,18 @@ class SGRN:
 @checked
 @dataclass(frozen=True)
 class MiRU:
-    """Minion recurrent unit: a GRU that always keeps the same share of its state.
+    """Minion recurrent unit: a GRU that keeps a constant share of its state.
 
         rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
         nₜ = tanh(xₜ w_n + (rₜ · hₜ₋₁) u_n + b_n)
         hₜ = λ · hₜ₋₁ + (1 − λ) · nₜ,   yₜ = hₜ
 
-    Gates stand side by side in the order r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ
-    has no parameters, which is its MiRU 2.
+    Order: r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ has no parameters, as in its
+    MiRU 2.
 
     Args:
       keep: λ, the share of the state that is kept.
-      reset: θ, in the place of the gate r; None for the gate.
+      reset: θ, which replaces the gate r; None: the gate.
 
     Reference: Zyarah, Kudithipudi, Minion gated recurrent unit for continual learning, 2025,
     arXiv:2503.06175.

@@ -1,4 +1,4 @@
-"""Strongly typed cells: no unit of the state is mixed with another one across time."""
+"""Strongly typed cells: units of the state are not mixed across time."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +23,7 @@ class TRNN:
         fₜ = σ(xₜ w_f + b_f)
         hₜ = fₜ · hₜ₋₁ + (1 − fₜ) · zₜ,   yₜ = hₜ
 
-    Side by side in the order z f.
+    Order: z f.
 
     Reference: Balduzzi, Ghifary, Strongly-typed recurrent neural networks, 2016, arXiv:1602.02218.
 
@@ -55,21 +55,21 @@ class TRNN:
 class TypedCarry(NamedTuple):
     """State of `TGRU` and `TLSTM`."""
 
-    x: Array  # (..., in), the input of the step before
+    x: Array  # (..., in), the previous input
     c: Array  # (..., hidden)
 
 
 @checked
 @dataclass(frozen=True)
 class TGRU:
-    """Strongly typed GRU: all gates see this input and the last one, none sees the state.
+    """Strongly typed GRU: gates see the current and the previous input, not the state.
 
         zₜ = xₜ w_z + xₜ₋₁ v_z + b_z
         fₜ = σ(xₜ w_f + xₜ₋₁ v_f + b_f)
         oₜ = tanh(xₜ w_o + xₜ₋₁ v_o + b_o)
         cₜ = fₜ · cₜ₋₁ + zₜ · oₜ,   yₜ = cₜ
 
-    Side by side in the order z f o; the rows of `w_ih` are w above v. The input before the first is zero.
+    Order: z f o. `w_ih` is [w; v]. The input before the first is zero.
 
     Args:
       hidden: width of c.
@@ -107,7 +107,7 @@ class TGRU:
 @checked
 @dataclass(frozen=True)
 class TLSTM:
-    """Strongly typed LSTM: all gates see this input and the last one, none sees the state.
+    """Strongly typed LSTM: gates see the current and the previous input, not the state.
 
         zₜ = xₜ w_z + xₜ₋₁ v_z + b_z
         fₜ = σ(xₜ w_f + xₜ₋₁ v_f + b_f)
@@ -115,7 +115,7 @@ class TLSTM:
         cₜ = fₜ · cₜ₋₁ + (1 − fₜ) · zₜ
         yₜ = cₜ · oₜ
 
-    Side by side in the order z f o; the rows of `w_ih` are w above v. The input before the first is zero.
+    Order: z f o. `w_ih` is [w; v]. The input before the first is zero.
 
     Args:
       hidden: width of c.

@@ -19,34 +19,34 @@ class ClockworkParams(NamedTuple):
     """Parameters of `ClockworkRNN`."""
 
     w_ih: Array  # (in, hidden)
-    w_hh: tuple[Array, ...]  # module i reads itself and the slower ones: (hidden − i · size, size)
+    w_hh: tuple[Array, ...]  # of module i, from itself and slower ones: (hidden − i · size, size)
     b: Array  # (hidden,)
 
 
 class ClockworkCarry(NamedTuple):
     """State of `ClockworkRNN`."""
 
-    h: Array  # (..., hidden), modules side by side, fast ones first
-    t: Array  # (...), integer, steps taken since the start of the sequence
+    h: Array  # (..., hidden), modules concatenated, fastest first
+    t: Array  # (...), integer, number of steps since the start of the sequence
 
 
 @checked
 @dataclass(frozen=True)
 class ClockworkRNN:
-    """Clockwork RNN: modules of an Elman network that tick at periods of their own.
+    """Clockwork RNN: an Elman network whose modules update at different periods.
 
-        h⁽ⁱ⁾ₜ = tanh(xₜ w⁽ⁱ⁾ + Σ_{j ≥ i} h⁽ʲ⁾ₜ₋₁ u⁽ⁱʲ⁾ + b⁽ⁱ⁾)   where t mod Tᵢ = 0, else h⁽ⁱ⁾ₜ₋₁
+        h⁽ⁱ⁾ₜ = tanh(xₜ w⁽ⁱ⁾ + Σ_{j ≥ i} h⁽ʲ⁾ₜ₋₁ u⁽ⁱʲ⁾ + b⁽ⁱ⁾)   if t mod Tᵢ = 0, else h⁽ⁱ⁾ₜ₋₁
         yₜ = hₜ
 
-    A module reads itself and the modules of longer period. All of them tick at t = 0, the first step of a
-    sequence; t is part of the state, so that a sequence goes on where its carry left it.
+    A module reads itself and the modules with longer periods. All update at t = 0, the first step of a
+    sequence; t is part of the state, so that a sequence can be continued from its carry.
 
     Args:
       hidden: width of h, shared equally by the modules.
       periods: Tᵢ, one per module, ascending, in steps.
 
     Raises:
-      ValueError: a width that the modules cannot share, or periods that do not ascend.
+      ValueError: a width not divisible by the number of modules, or periods that do not ascend.
 
     Reference: Koutník, Greff, Gomez, Schmidhuber, A clockwork RNN, 2014, arXiv:1402.3511.
 
@@ -116,7 +116,7 @@ class SCRNCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class SCRN:
-    """Structurally constrained network: an Elman network beside slowly changing context units.
+    """Structurally constrained network: an Elman network with slowly changing context units.
 
         mₜ = (1 − α) · (xₜ w_im) + α · mₜ₋₁
         hₜ = σ(mₜ w_mh + xₜ w_ih + hₜ₋₁ w_hh)
@@ -125,7 +125,7 @@ class SCRN:
     The paper's output softmax(hₜ u + mₜ v) is a `Dense` on top.
 
     Args:
-      context: width of m; that of h if left out.
+      context: width of m; defaults to that of h.
       alpha: α, how much of the context is kept, in [0, 1).
 
     Reference: Mikolov, Joulin, Chopra, Mathieu, Ranzato, Learning longer memory in recurrent neural networks,

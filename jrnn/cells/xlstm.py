@@ -1,4 +1,4 @@
-"""Extended LSTMs: exponential gates, kept in range by a running maximum."""
+"""Extended LSTMs: exponential gates, stabilised by a running maximum."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ FORGET: dict[str, Callable[[Array], Array]] = {  # the logarithm of the forget g
 
 
 class SLSTMParams(NamedTuple):
-    """Parameters of `SLSTM`; side by side in the order i f z o."""
+    """Parameters of `SLSTM`; gate order: i f z o."""
 
     w_ih: Array  # (in, 4·hidden)
     w_hh: Array  # (heads, hidden / heads, 4 · hidden / heads)
@@ -51,7 +51,7 @@ class SLSTM:
         cₜ = f · cₜ₋₁ + i · tanh(z̃ₜ),   nₜ = f · nₜ₋₁ + i
         hₜ = σ(õₜ) · cₜ / nₜ,   yₜ = hₜ
 
-    m starts so low that the first step takes m = ĩ; c / n does not depend on it. w_hh is block-diagonal, one
+    m starts so low that m = ĩ at the first step; c / n does not depend on it. w_hh is block-diagonal, one
     block per head.
 
     Args:
@@ -61,7 +61,7 @@ class SLSTM:
       forget_bias: start of b_f.
 
     Raises:
-      ValueError: a width that heads cannot share.
+      ValueError: a width not divisible by heads.
 
     Reference: Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
 
@@ -112,8 +112,8 @@ class SLSTM:
 class MLSTMParams(NamedTuple):
     """Parameters of `MLSTM`."""
 
-    qkvo: InputParams  # (in, 4·hidden), side by side
-    gates: InputParams  # (in, 2·heads), in the order i f
+    qkvo: InputParams  # (in, 4·hidden), order q k v o
+    gates: InputParams  # (in, 2·heads), order i f
 
 
 class MLSTMCarry(NamedTuple):
@@ -127,7 +127,7 @@ class MLSTMCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class MLSTM:
-    """LSTM with a matrix for a memory, which stores values under keys (mLSTM).
+    """LSTM with a matrix memory, which stores values under keys (mLSTM).
 
         q, k, v, õ = xₜ w + b per head,   k scaled by 1/√d,   ĩₜ, f̃ₜ one number per head
         mₜ = max(log σ(f̃ₜ) + mₜ₋₁, ĩₜ)
@@ -135,9 +135,9 @@ class MLSTM:
         Cₜ = f · Cₜ₋₁ + i · v kᵀ,   nₜ = f · nₜ₋₁ + i · k
         hₜ = σ(õₜ) · Cₜ q / max(|nₜ · q|, exp(−mₜ), 1e-6 exp(−min(mₜ, 0))),   yₜ = hₜ
 
-    m starts so low that the first step takes m = ĩ; h does not depend on it. Both sides of the fraction are
-    multiplied by exp(min(m, 0)), so that no exponential overflows; the paper has no third bound. A
-    gradient keeps C of every step, hidden² / heads numbers a row: `Scan(memory="sqrt")` keeps fewer.
+    m starts so low that m = ĩ at the first step; h does not depend on it. Numerator and denominator are
+    multiplied by exp(min(m, 0)), so that no exponential overflows; the paper has no third bound. The gradient
+    saves C of every step, hidden² / heads numbers per row; `Scan(memory="sqrt")` saves fewer.
 
     Args:
       hidden: width of y.
@@ -145,7 +145,7 @@ class MLSTM:
       forget_bias: start of the bias of f̃.
 
     Raises:
-      ValueError: a width that heads cannot share.
+      ValueError: a width not divisible by heads.
 
     Reference: Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
 
@@ -210,5 +210,5 @@ def stabilised(z_i: Array, log_f: Array, m: Array) -> tuple[Array, Array, Array]
 
 
 def lowest(like: Array) -> Array:
-    """Half the lowest number of a dtype: below every gate."""
+    """Half the lowest number of a dtype, below every gate."""
     return jnp.nan_to_num(jnp.full_like(like, -jnp.inf)) / 2
