@@ -38,8 +38,8 @@ def test_weights_are_packed_as_the_kernel_reads_them(bias):
 
 
 MISFITS = {
-    "runs an LSTM alone, got GRU": (jrnn.GRU(HIDDEN), XS, {}),
-    "has tanh alone, got LSTM.hidden=5, activation='relu'": (jrnn.LSTM(HIDDEN, activation="relu"), XS, {}),
+    "runs only an LSTM, got GRU": (jrnn.GRU(HIDDEN), XS, {}),
+    "supports only tanh, got LSTM.hidden=5": (jrnn.LSTM(HIDDEN, activation="relu"), XS, {}),
     "takes no lengths, mask or resets": (CELL, XS, {"lengths": jnp.array([6, 2, 3])}),
     "needs xs of shape": (CELL, XS[:, 0], {}),
     "computes in float32": (CELL, XS.astype(jnp.bfloat16), {}),

@@ -140,12 +140,12 @@ MISTAKES = {
     "not frozen": (
         lambda: run(cell=NotFrozen(3), params=()),
         TypeError,
-        "cell NotFrozen has no hash (unhashable type: 'NotFrozen'): make it a frozen dataclass",
+        "cell NotFrozen is not hashable (unhashable type: 'NotFrozen'): make it a frozen dataclass",
     ),
     "list in a field": (
         lambda: run(cell=ListField([1, 2]), params=()),
         TypeError,
-        "cell ListField has no hash (unhashable type: 'list'): make it a frozen dataclass whose fields",
+        "cell ListField is not hashable (unhashable type: 'list'): make it a frozen dataclass whose fields",
     ),
     # params
     "params of another cell": (
@@ -266,9 +266,9 @@ MISTAKES = {
     "name for a method": (
         lambda: run(method="sqrt"),
         TypeError,
-        "method must be one as in Scan(memory='sqrt')",
+        "method must be a method such as Scan(memory='sqrt')",
     ),
-    "class for a method": (lambda: run(method=jrnn.Scan), TypeError, "method must be one as in Scan("),
+    "class for a method": (lambda: run(method=jrnn.Scan), TypeError, "method must be a method such as Scan("),
     "unknown memory": (lambda: jrnn.Scan(memory="log"), ValueError, "bytes, 'sqrt' or None, got 'log'"),
     "no memory at all": (lambda: jrnn.Scan(memory=0), ValueError, "memory must be a number of bytes"),
     "too few bytes": (
@@ -282,13 +282,13 @@ MISTAKES = {
     "unknown activation": (
         lambda: jrnn.Elman(3, activation="gelo"),
         ValueError,
-        "activation must be one of tanh, relu, sigmoid, identity, gelu, silu, elu, leaky_relu, softplus, "
-        "softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelo'",
+        "activation must be one of tanh, relu, sigmoid, identity, softmax, gelu, silu, elu, leaky_relu, "
+        "softplus, softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelo'",
     ),
     "class for an activation": (
         lambda: jrnn.Elman(3, activation=jrnn.GRU),
         ValueError,
-        "Elman: activation must be one of tanh, relu, sigmoid, identity, gelu",
+        "Elman: activation must be one of tanh, relu, sigmoid, identity, softmax, gelu",
     ),
     "width of the input first": (
         lambda: jrnn.LSTM(3, 8),
@@ -420,7 +420,7 @@ MISTAKES = {
     "step changes the shape": (
         lambda: run_step(lambda p, h, x: (h[..., :2], h)),
         ValueError,
-        "must return the carry as it was given: given float32(2, 3), returned float32(2, 2)",
+        "must return a carry like the given one: given float32(2, 3), returned float32(2, 2)",
     ),
     "step changes the structure": (
         lambda: run_step(lambda p, h, x: ((h, h), h)),
@@ -430,7 +430,7 @@ MISTAKES = {
     "step changes the dtype": (
         lambda: run_step(lambda p, h, x: (h.astype(jnp.bfloat16), h)),
         ValueError,
-        "in another dtype than it was given, every time: given float32(2, 3), returned bfloat16(2, 3)",
+        "changes the dtype of the carry at every call: given float32(2, 3), returned bfloat16(2, 3)",
     ),
     "step returns nothing": (
         lambda: run_step(lambda p, h, x: None),

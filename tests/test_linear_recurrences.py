@@ -191,7 +191,7 @@ class Rotation:
 
 
 def test_a_cell_that_wrongly_says_that_it_is_linear():
-    with pytest.raises(ValueError, match="depend on one another"):
+    with pytest.raises(ValueError, match="depend on each other"):
         jrnn.unroll(Rotation(), jnp.zeros(()), jnp.ones((5, 2)), method=jrnn.Associative())
 
 

@@ -224,7 +224,7 @@ def test_noise_that_the_step_lets_fall():
         lambda p, c, x: (inner.step(p, c, x)[0]._replace(key=None), x),
         out_features=2,
     )
-    refuses(forgets, "reset = fresh start", "must return the carry as it was given")
+    refuses(forgets, "reset = fresh start", "must return a carry like the given one")
 
 
 def test_an_output_that_is_not_finite_in_half_precision():

@@ -1,7 +1,7 @@
-"""Bytes that the gradient of a loop takes, and the blocks of steps that bring them down.
+"""The memory of a loop's gradient, and gradient checkpointing by blocks of steps, which reduces it.
 
-With blocks, the carry is saved at the ends of blocks alone, and a block is run again when the backward pass
-reaches it (gradient checkpointing). 1000 steps in blocks of 100, and these in blocks of 10, are (100, 10):
+With blocks, only the carries between blocks are saved, and the backward pass recomputes each block when it
+reaches it. 1000 steps in blocks of 100, split into blocks of 10, are (100, 10):
 
     10 carries for the blocks of 100, 10 for the blocks of 10 in one of them, residuals of 10 steps
 """
@@ -14,29 +14,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that the gradient of a loop takes, by what they are for."""
+    """Bytes that the gradient of a loop needs, by purpose."""
 
-    carry: int  # for each block
-    step: int  # for each step of the innermost block: residuals and adjoints
+    carry: int  # per block
+    step: int  # per step of the innermost block: residuals and adjoints
     xs: int  # the inputs of a step
     ys: int  # the outputs of a step
     consts: int  # once
 
     def bytes(self, blocks: tuple[int, ...], length: int) -> int:
-        """Temporaries of the gradient, with blocks of these lengths, the outermost first."""
-        total, steps = 7 * self.consts // 5, length  # their gradient, and room to add to it
+        """Temporaries of the gradient, with blocks of these lengths, outermost first."""
+        total, steps = 7 * self.consts // 5, length  # their gradient, and room to accumulate it
         for block in blocks:
             count, rest = divmod(steps, block)
             total += count * self.carry + block * (self.xs + self.ys)
-            if rest:  # the inputs are copied, but for the last steps, which are run by themselves
+            if rest:  # all inputs but those of the remaining steps, which run separately, are copied
                 total += self.consts + count * block * self.xs + rest * (self.xs + self.ys)
             steps = block
         return total + steps * self.step
 
 
 def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> tuple[int, ...]:
-    """Choose the lengths of blocks, the outermost first: as few levels as fit `memory`, then as long ones."""
-    if not isinstance(length, int):  # a symbolic axis of jax.export, which nothing is known to divide
+    """Choose block lengths, outermost first: the fewest levels that fit `memory`, then the longest blocks."""
+    if not isinstance(length, int):  # a symbolic axis of jax.export, with unknown divisors
         if isinstance(memory, int):
             raise ValueError(f"memory={memory} bytes needs a known number of steps, xs has {length}")
         return ()
@@ -48,7 +48,7 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
     for levels in range(length.bit_length()):
         chains = [(estimate.bytes(found, length), found) for found in _nested(levels, length)]
         fitting = [found for size, found in chains if size <= memory]
-        # Of those that fit, the one whose innermost blocks are longest runs the fewest carries again.
+        # Of those that fit, the one with the longest innermost blocks recomputes the fewest carries.
         if fitting:
             return max(fitting, key=lambda found: found[-1:])
         best = min([best, *(size for size, _ in chains)])
@@ -58,7 +58,7 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
 
 
 def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
-    """Candidates for `levels` levels of blocks, each of which divides into about as many as the others."""
+    """Candidates for `levels` levels of blocks, each divided into about the same number of blocks."""
     if levels == 0:
         return [()]
     found = []

@@ -1,4 +1,4 @@
-"""The boundary of `unroll`: checks of its arguments, and the carry to start from."""
+"""The boundary of `unroll`: checks of its arguments, and the initial carry."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +16,18 @@ from jrnn.unrolling._inputs import check_values
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
-    """Raise a TypeError unless cell (not a layer, a class, or unhashable), method and key are such."""
+    """Raise a TypeError for an invalid cell (a layer, a class, unhashable), method or key."""
     if is_layer(cell):
         raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
     require_cell("unroll: cell", cell)
     if isinstance(method, type) or not hasattr(method, "run"):
-        raise TypeError(f"method must be one as in Scan(memory='sqrt'), got {brief(method)}")
+        raise TypeError(f"method must be a method such as Scan(memory='sqrt'), got {brief(method)}")
     require_key(key)
     try:
         hash(cell)
     except TypeError as error:
         raise TypeError(
-            f"cell {type(cell).__name__} has no hash ({error}): make it a frozen dataclass whose fields "
+            f"cell {type(cell).__name__} is not hashable ({error}): make it a frozen dataclass whose fields "
             "are numbers, strings, tuples and cells"
         ) from error
 
@@ -59,7 +59,7 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
 
 
 def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: Array | None) -> Any:
-    """The carry to start from: the initial one, the given one, or the given one with new noise."""
+    """The initial carry: the cell's, the given one, or the given one with new noise."""
     if carry is None:
         return _call("initial_carry", cell, cell.initial_carry, params, batch_shape, key=key)
     plain = _call("initial_carry", cell, carry_spec, cell, params, batch_shape)
@@ -77,17 +77,17 @@ def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: 
 def promote_carry(
     cell: Any, params: Any, carry: Any, xs: Any, steps: int, flags: tuple[Any, Any] = (None, None)
 ) -> Any:
-    """Bring the state to the dtype, sharding and varying axes that one step returns.
+    """Convert the state to the dtype, sharding and varying axes that one step returns.
 
     `flags` are (valid, reset): masking makes the state vary over their axes too.
 
     Raises:
-      ValueError: the step fails on this input, or returns another carry than it was given.
+      ValueError: the step fails on this input, or changes the structure, shapes or types of the carry.
     """
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
     check_values(cell, params, xs)
-    # in (h, c) -> (c, x) a float64 x reaches c in the first round and h in the second
+    # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
         returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
@@ -96,8 +96,8 @@ def promote_carry(
             return carry
         carry = match_types(carry, after)
     raise ValueError(
-        f"the step of {cell} returns the carry in another dtype than it was given, every time: given "
-        f"{_describe(given)}, returned {_describe(after)}; cast the carry, or make the step keep it"
+        f"the step of {cell} changes the dtype of the carry at every call: given {_describe(given)}, "
+        f"returned {_describe(after)}; cast the carry, or make the step keep its dtype"
     )
 
 
@@ -139,14 +139,14 @@ def _check_returned(cell: Any, given: Any, returned: Any) -> Any:
         raise ValueError(f"the step of {cell} must return (carry, y), it returned {_describe(returned)}")
     if not _is_step(given, returned):
         raise ValueError(
-            f"the step of {cell} must return the carry as it was given: given {_describe(given)}, "
+            f"the step of {cell} must return a carry like the given one: given {_describe(given)}, "
             f"returned {_describe(returned[0])}"
         )
     return returned[0]
 
 
 def _is_step(given: Any, returned: Any) -> bool:
-    """Whether a step returned a pair, the first of which is a carry as it was given."""
+    """True if a step returned a pair, the first of which is like the given carry."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         return False
     after = returned[0]
@@ -156,7 +156,7 @@ def _is_step(given: Any, returned: Any) -> bool:
 
 
 def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a cell's method; turn a failure into a ValueError that names the cell and the likely cause."""
+    """Call a cell's method; raise failures as a ValueError that names the cell and the likely cause."""
     try:
         return function(*args, **kwargs)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
@@ -171,7 +171,7 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
 
 @cached
 def _needed_params(cell: Any, width: int) -> Any:
-    """Shapes that `cell.init` gives at a width; None if it gives none, or cannot be traced."""
+    """Shapes of the parameters from `cell.init` for an input width; None if it fails."""
     try:
         return jax.eval_shape(lambda: cell.init(jax.random.key(0), width))
     except (TypeError, ValueError, ZeroDivisionError):
@@ -179,7 +179,7 @@ def _needed_params(cell: Any, width: int) -> Any:
 
 
 def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
-    """What is wrong with params, compared with `cell.init` at the width of `xs`; None if nothing is."""
+    """Describe how params differ from those of `cell.init` at the width of `xs`; None if they do not."""
     single = in_ndim(cell) > 0 and isinstance(xs, (jax.Array, np.ndarray))
     width = xs.shape[-1] if single else None
     needed = _needed_params(cell, 1 if width is None else width)
@@ -189,7 +189,7 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
         if width is None and _fits_some_width(cell, params):
             return None
         say = _kind if type(params) is not type(needed) else _describe
-        return f"params are {say(params)}, needs {say(needed)}: made by init of this very cell"
+        return f"params are {say(params)}, needs {say(needed)}: use init of the same cell"
     if width is None:
         return None
     paths = jax.tree_util.tree_leaves_with_path(needed)
@@ -201,7 +201,7 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
 
 
 def _fits_some_width(cell: Any, params: Any) -> bool:
-    """Whether `cell.init` gives this structure at a width that is the number of rows of one of `params`."""
+    """True if `cell.init` gives this structure for a width that is the number of rows of some parameter."""
     rows = {leaf.shape[0] for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) and leaf.shape[0]}
     return any(structure_of(_needed_params(cell, n)) == structure_of(params) for n in rows)
 
@@ -215,7 +215,7 @@ def _time_last(xs: Any, given: Any) -> str:
 
 
 def _describe(tree: Any) -> str:
-    """A tree in one line, an array as dtype(shape)."""
+    """Describe a tree in one line, arrays as dtype(shape)."""
 
     def visit(leaf: Any) -> Any:
         if leaf is None or not hasattr(leaf, "shape"):

@@ -1,4 +1,4 @@
-"""Running a loop in stages: hoisted ops once, other ops for all steps at once, the rest in loops."""
+"""Running a loop in stages: hoisted ops once, others for all steps at once or in loops."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,18 +29,17 @@ class StagedLoop(NamedTuple):
 
     program: Program
     signature: StepSignature
-    step: StagedStep | None  # None: its order matters, because it prints or calls back
-    closed_over: list[Any]  # arrays that the step closes over, the first of its constants
+    step: StagedStep | None  # None: order matters, since the step has effects (prints, callbacks)
+    closed_over: list[Any]  # arrays that the step closes over, which precede its other constants
     result: Any  # tree of the types of (carry, y)
 
 
 def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> StagedLoop:
-    """Trace the step of a loop and split it into stages, once for each body and types.
+    """Trace the step of a loop and split it into stages; cached by body and types.
 
     Args:
-      loop: the loop, of one step or more; types in place of arrays suffice.
-      precompute: whether every matmul that can be is computed before its loop; None: where that pays on this
-        backend.
+      loop: the loop, of one step or more; may hold types instead of arrays.
+      precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
     first = jax.eval_shape(_first_step, loop.inputs)
     program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
@@ -60,7 +59,7 @@ def _first_step(xs: Any) -> Any:
 class Prepared(NamedTuple):
     """A loop that is ready to run: `finish(*run(consts, carry, xs))` returns its carry and outputs."""
 
-    run: Callable[[Any, Any, Any], tuple[Any, Any]]  # of what changes from step to step alone
+    run: Callable[[Any, Any, Any], tuple[Any, Any]]  # only on what changes from step to step
     consts: Any  # hoisted values included
     carry: Any
     xs: Any
@@ -73,28 +72,28 @@ RunStage = Callable[[Stage, Program, int, bool], Callable[..., Any]]
 def prepare(
     loop: Loop[Any, Any, Any], run_stage: RunStage = scan_stage, precompute: bool | None = None
 ) -> Prepared:
-    """Split the step of a loop into stages, and run what is hoisted.
+    """Split the step of a loop into stages, and run the hoisted ops.
 
     Args:
       loop: the loop.
-      run_stage: runs a stage with a carry: `(stage, program, length, reverse)` to a function
-        `(consts, carry, xs) -> (carry, ys)`.
+      run_stage: maps a stage with a carry, `(stage, program, length, reverse)`, to a function
+        `(consts, carry, xs) -> (carry, ys)` that runs it.
       precompute: as for `stage_loop`.
     """
     staged = stage_loop(loop, precompute) if loop.length != 0 else None
     step = staged.step if staged else None
-    if staged is None or step is None:  # as it is written
+    if staged is None or step is None:  # run unchanged
         scan = plain_scan(loop.body, loop.reverse)
         return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
     program, signature, _, closed_over, result = staged
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
-    # `env` has all steps' xs under the numbers of one step's: hoisted ops read constants alone.
+    # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     eval_ops(step.hoisted, env)
 
     def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
-        """Add the entries of the carry and the outputs that do not change from step to step."""
+        """Add the parts of the carry and the outputs that do not change from step to step."""
         last = env | dict(zip(step.carry_in, after, strict=True))
         varying = dict(zip(step.ys, stacked, strict=True))
         ys = [varying[y] if y in varying else broadcast_over_steps(env[y], loop.length) for y in signature.ys]
@@ -107,7 +106,7 @@ def prepare(
 
 
 def broadcast_over_steps(value: Array, length: int) -> Array:
-    """The same value at every step."""
+    """Broadcast a value over all steps."""
     return jax.vmap(lambda: value, axis_size=length)()
 
 
@@ -118,8 +117,8 @@ def _run_stages(
     def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         length = xs[0].shape[0]
         env: Env = dict(zip((*step.consts, *step.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
-        last: Env = {}  # the carry after the loops, by its numbers before a step
-        # What a stage hands out, (time, ...), is an input of later ones.
+        last: Env = {}  # final carry, by its value numbers before a step
+        # The outputs of a stage, (time, ...), are inputs of later ones.
         for stage in step.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry:
@@ -137,7 +136,7 @@ def _run_stages(
 
 @cached
 def _step_without_carry(stage: Stage) -> Callable[..., Any]:
-    """One step of a stage without a carry, `(consts, xs) -> ys`, to be mapped over all steps."""
+    """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
     operands = {i for op in stage.ops if op.product for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:
@@ -153,7 +152,7 @@ def _step_without_carry(stage: Stage) -> Callable[..., Any]:
 
 @jax.custom_jvp
 def _transposed_gradient(weight: Array) -> Array:
-    """A weight as it is, whose gradient is computed transposed."""
+    """The identity on a weight, whose gradient is computed transposed."""
     return weight
 
 
@@ -163,7 +162,7 @@ def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
-    """Predict what the gradient of a loop takes, with respect to its constants; types suffice for arrays."""
+    """Predict the memory of a loop's gradient with respect to its constants, from arrays or types."""
     step_bytes = 0
     if loop.length != 0:
         program, signature, step, closed_over, _ = stage_loop(loop)
@@ -182,13 +181,13 @@ def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
 def _estimate(
     program: Program, signature: StepSignature, step: StagedStep, closed_over: int
 ) -> MemoryEstimate:
-    # No gradient is taken of what the step closes over, and of what is computed from that alone.
+    # Values that the step closes over, and those computed from them alone, have no gradient.
     nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
     for op in step.hoisted:
         if nondifferentiated.issuperset(op.inputs):
             nondifferentiated.update(op.outputs)
     per_step = [gradient_bytes_per_step(stage, program, nondifferentiated) for stage in step.stages]
-    # Residuals of all loops live until the backward pass; what a stage takes after its loop, one at a time.
+    # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
     in_loops = sum(in_loop for in_loop, _ in per_step)
     return MemoryEstimate(
         carry=size_in_bytes(step.carry_in, program),

@@ -1,4 +1,4 @@
-"""Steps in loops other than `unroll`: what depends on parameters alone is computed before the loop."""
+"""Hoisting for loops other than `unroll`: what depends only on parameters is computed before the loop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
 
 @dataclass(frozen=True, eq=False)
 class HoistedCell:
-    """A cell at certain parameters: a step with these does not compute again what depends on them alone.
+    """A cell with fixed parameters: its steps do not recompute what depends only on them.
 
-    A step with other parameters, or on other types than it was traced for, is that of the cell.
+    With other parameters, or types that it was not traced for, it takes the step of the cell.
     """
 
     cell: Any
@@ -49,13 +49,13 @@ class HoistedCell:
 
 
 def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
-    """Run what a step computes from parameters alone, and return a cell that has the results.
+    """Run what a step computes from parameters alone, and return a cell with the results.
 
         cell = hoisted(cell, params, carry, x)               before a loop: normalises a weight, say
         carry, y = cell.step(params, carry, x)               in the loop: reads it
 
-    XLA may move such operations out of a loop by itself, but does not if they enlarge what they read, nor out
-    of a branch. A step that prints or calls back is left as it is.
+    XLA hoists such operations too, but not if their results are larger than their inputs, nor out of a
+    branch. A step with effects (prints, callbacks) is not changed.
 
     Args:
       cell: the cell.
@@ -70,12 +70,12 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     arrays = [*closed_over, *jax.tree.leaves(consts)]
     carry_leaves, xs = jax.tree.leaves(carry), jax.tree.leaves(x)
     signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
-    # The carry and x are not constant, even where the step returns them as they are: a loop may change them.
+    # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
     constant = {*signature.consts, *program.literals}
     once, varying = hoist(program.ops, constant)
     repeated = [op for op in once if only_broadcasts(op, program)]
     ops = dce([*repeated, *varying], program.outputs)
-    # The constants that the remaining ops read; what is not computed in the step has to be computed now.
+    # The constants that the remaining ops read; those not computed in the step must be computed now.
     made = {o for op in ops for o in op.outputs}
     needed = {i for op in ops for i in op.inputs}.union(program.outputs) & constant - made
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
@@ -94,12 +94,12 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
 
 
 def types_of_step(xs: Any) -> Any:
-    """The types of one step of inputs that lead with time, for `hoisted`."""
+    """The types of one step of time-first inputs, for `hoisted`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
 
 
 def _all(holds: Callable[[Any, Any], bool], tree: Any, other: Any) -> bool:
-    """Whether two trees have one structure, and something holds of every pair of leaves."""
+    """True if two trees have the same structure, and `holds` is True for every pair of leaves."""
     if structure_of(tree) != structure_of(other):
         return False
     return all(map(holds, jax.tree.leaves(tree), jax.tree.leaves(other)))

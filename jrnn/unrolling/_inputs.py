@@ -1,4 +1,4 @@
-"""Inputs that a cell would make nonsense of without a word: foreign tokens, one-hot rows, complex numbers."""
+"""Inputs that would silently give wrong results: tokens out of range, one-hot rows, complex numbers."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from jrnn.combinators import Stack
 
 
 def check_values(cell: Any, params: Any, xs: Any) -> None:
-    """Raise where `xs` is complex and no parameter is, or holds tokens that have no vector."""
+    """Raise if `xs` is complex and no parameter is, or if tokens are out of range or one-hot."""
     leaf = jax.tree.leaves(xs)[0]
     if leaf is xs and _is_complex(xs) and not any(map(_is_complex, jax.tree.leaves(params))):
         raise TypeError(
-            f"xs is {xs.dtype}, {cell} is real: give its parts as features, "
+            f"xs is {xs.dtype}, {cell} is real: pass the parts as features, "
             "jnp.concatenate([xs.real, xs.imag], -1)"
         )
     table = _table(cell, params)
@@ -30,20 +30,20 @@ def _check_tokens(cell: Any, rows: int, tokens: Any) -> None:
     if outside.any():
         place = tuple(int(index) for index in np.argwhere(outside)[0])
         raise ValueError(
-            f"xs{list(place)} is token {tokens[place]}, of which the table of {cell} knows nothing: it has "
+            f"xs{list(place)} is token {tokens[place]}, out of range for the table of {cell}: it has "
             f"{rows} rows, for tokens 0 to {rows - 1}"
         )
-    # two classes, or a row or two, may well be tokens that look like it
+    # with two classes, or few rows, valid tokens may look one-hot
     wide = tokens.ndim > 1 and tokens.shape[-1] == rows > 2 and tokens.size > 2 * rows
     if wide and tokens.max() == 1 and (tokens.sum(-1) == 1).all():
         raise ValueError(
-            f"xs has shape {tokens.shape} and looks one-hot, {rows} wide as the table of {cell} is long: "
-            "give the tokens themselves, (time, batch...), as xs.argmax(-1) does"
+            f"xs has shape {tokens.shape} and looks one-hot, as wide as the {rows} rows of the table of "
+            f"{cell}: pass tokens, (time, batch...), such as xs.argmax(-1)"
         )
 
 
 def _table(cell: Any, params: Any) -> Any:
-    """The table that reads the tokens of a cell; None where none is found."""
+    """The embedding table of a cell; None if there is none."""
     while not isinstance(cell, Embed):
         if isinstance(cell, Stack):
             cell, params = cell.cells[0], params[0]

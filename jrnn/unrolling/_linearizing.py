@@ -1,11 +1,11 @@
 """The derivative of one step of a loop: where weights enter, what is saved, and the linear step.
 
-A step is linearised with its weights held constant. Of the result, what does not depend on tangents is the
-primal step, which runs forward and hands out residuals; the rest is the linear step, which JAX transposes:
+A step is linearised with its weights held constant. The part that does not depend on tangents is the primal
+step, which runs forward and outputs residuals; the rest is the linear step, which JAX transposes:
 
     zₜ = aₜ + h w_hh,   hₜ = tanh(zₜ)             the step
-    hₜ                                            primal, and here the one residual too
-    ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)             linear; ε̇ₜ is the tangent that weights give to zₜ
+    hₜ                                            primal, and here the only residual
+    ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)             linear; ε̇ₜ is the tangent of zₜ due to weights
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ UNBOUNDED = 2**30
 
 
 def is_inexact(value: Any) -> bool:
-    """Whether a value, or a type, is of floats or complex numbers: whether it has a tangent."""
+    """True if a value or type is floating or complex, and so has a tangent."""
     return bool(jnp.issubdtype(value.dtype, jnp.inexact))
 
 
@@ -45,27 +45,27 @@ def is_inexact(value: Any) -> bool:
 class WeightSite:
     """A value of a loop through which weights act: value = ops(weights, operands) + additive inputs.
 
-    Of z = x w_ih + h w_hh + b the weights are w_ih, w_hh and b, the operands x and h. Where x w_ih has been
+    In z = x w_ih + h w_hh + b the weights are w_ih, w_hh and b, the operands x and h. If x w_ih has been
     computed before the loop, it is an additive input.
     """
 
     value: int
     ops: tuple[Op, ...]
     weights: Values
-    operands: Values  # what the weights are multiplied with at each step
-    additive: Values  # inputs that are only added, so that the derivative by a weight does not read them
+    operands: Values  # multiplied with the weights at each step
+    additive: Values  # inputs that are only added, so that weight derivatives do not read them
 
 
 @cached
 def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     """Find the values through which weights act on what changes from step to step.
 
-    A site is the result of an op on weights. Sums and changes of shape that follow are linear, so they are
-    part of it, and several such ops share one site:
+    A site is the result of an op on weights. Sums and reshapes that follow are linear, so they are part of
+    it, and several such ops share one site:
 
-        z = x @ w_ih + h @ w_hh + b      one site, z, and not one for each product
+        z = x @ w_ih + h @ w_hh + b      one site, z, not one per product
 
-    Slices of a value are sites in its place if together they are no larger.
+    Slices of a value become sites instead of it if together they are no larger.
     """
     readers: dict[int, list[Op]] = {}
     for op in stage.ops:
@@ -74,16 +74,16 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     ends = {*stage.ys, *stage.carry_out}
 
     def passes_on(value: int) -> bool:
-        """Whether a site may come after `value`: all that reads it is linear, and does not copy it."""
+        """True if a site may come after `value`: all its readers are linear, and do not copy it."""
         if value in ends or not all(op.linear for op in readers[value]):
             return False
         parts = [o for op in readers[value] for o in op.outputs]
         return len(readers[value]) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
-    # `constant` and `weights` grow by what is computed from them alone, such as a bias that is broadcast.
+    # `constant` and `weights` grow by what is computed only from them, such as a broadcast bias.
     constant = set(stage.consts)
     weights = {c for c in constant if is_inexact(program.types[c])}
-    pending: dict[int, list[Op]] = {}  # value -> ops that bring weights into it, and have no site yet
+    pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
     sites: list[WeightSite] = []
     for op in stage.ops:
         inexact = [o for o in op.outputs if is_inexact(program.types[o])]
@@ -92,7 +92,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
             if weights.intersection(op.inputs):
                 weights.update(inexact)
             continue
-        # Either this op continues the chain of ops behind which a site will lie, or the chain ends before it.
+        # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
         brought: list[Op] = []
         for i in [i for i in op.inputs if i in pending]:
             if passes_on(i):
@@ -106,7 +106,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
 
 
 def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
-    # All ops from weights to the value, those on weights alone included.
+    # All ops from weights to the value, including those on weights alone.
     of_constants = [op for op in ops if constant.issuperset(op.outputs)]
     chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
     made = {o for op in chain for o in op.outputs}
@@ -120,23 +120,23 @@ def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) ->
 
 
 def operands_of(sites: Iterable[WeightSite]) -> Values:
-    """The operands of all weight sites, each once."""
+    """The distinct operands of all weight sites."""
     return tuple(dict.fromkeys(operand for site in sites for operand in site.operands))
 
 
 def loop_outputs(stage: Stage, sites: Iterable[WeightSite]) -> Values:
-    """What a differentiated loop hands out at each step: its outputs, and operands made in the loop."""
+    """Outputs of a differentiated loop at each step: those of the stage, and operands computed in it."""
     return (*stage.ys, *(o for o in operands_of(sites) if o not in (*stage.xs, *stage.ys)))
 
 
 @dataclass(frozen=True, eq=False)
 class LinearizedStep:
-    """A step of a loop and its derivative, as two steps: one runs forward, the other is transposed."""
+    """A step of a loop and its derivative as two steps: one runs forward, the other is transposed."""
 
     primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, saved)
     linear: Callable[..., Any]  # (linear consts, tangents of the carry, (linear xs, tangents)) -> tangents
-    linear_consts: Callable[[Any], Any]  # of the constants of the loop
-    linear_xs: Callable[[Any, Any], Any]  # of the xs of the loop, and what `primal` has saved
+    linear_consts: Callable[[Any], Any]  # constants of the loop -> those of the linear loop
+    linear_xs: Callable[[Any, Any], Any]  # (xs of the loop, saved values) -> xs of the linear loop
     saved_types: tuple[Any, ...]  # of `loop_outputs` and residuals
     saved_bytes: int
 
@@ -149,9 +149,9 @@ def linearize_step(
 
     Args:
       stage: the loop.
-      program: the step that it is a stage of.
+      program: the step that contains the stage.
       sites: the active weight sites.
-      active: places of the active inputs among the xs of the loop.
+      active: indices of the active inputs among the xs of the loop.
     """
     # Trace the step together with its derivative, in one program of (consts, carry, xs, tangents).
     types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
@@ -165,7 +165,7 @@ def linearize_step(
     parts = partition(whole, signature)
     saved = (*signature.ys, *parts.residuals)
 
-    # The two steps, each of which replays its part of the ops.
+    # The two steps, each of which evaluates its part of the ops.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
         inputs = (*signature.consts, *signature.carry, *signature.xs)
         env = whole.literals | dict(zip(inputs, (*closed_over, *consts, *carry, *xs), strict=True))
@@ -185,7 +185,7 @@ def linearize_step(
     def linear_consts(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted, env)
-        # the loop that transposes ḣ W reads Wᵀ, and a matrix that has to be transposed in every step is slow
+        # the transpose of ḣ W reads Wᵀ, which is slow if it must be transposed at every step
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
     def linear_xs(xs: Any, saved_values: Any) -> Any:
@@ -210,7 +210,7 @@ def _step_with_tangents(
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
             epsilon = dict(zip((site.value for site in sites), perturbations, strict=True))
-            # Weights are no arguments of `perturbed`, so that its derivative holds them constant.
+            # Weights are not arguments of `perturbed`, so that its derivative holds them constant.
             for op in stage.ops:
                 eval_ops([op], env)
                 env.update({o: _perturb(env[o], epsilon[o]) for o in op.outputs if o in epsilon})
@@ -226,7 +226,7 @@ def _step_with_tangents(
 
 
 def zeros_like_type(like: Any) -> Array:
-    """Zeros of a type: its shape and dtype, its sharding and varying axes."""
+    """Zeros with the shape, dtype, sharding and varying axes of a type."""
     return match_type(jnp.zeros(like.shape, like.dtype), like)
 
 
@@ -237,7 +237,7 @@ def _replaced(values: Any, places: Iterable[int], new: Any) -> tuple[Any, ...]:
 
 @jax.custom_jvp
 def _perturb(value: Array, epsilon: Array) -> Array:
-    """`value + epsilon`, where epsilon is zero and never read: it is there for its tangent."""
+    """`value + epsilon`, where epsilon is zero and never read: only its tangent matters."""
     return value
 
 
@@ -248,28 +248,28 @@ def _perturb_jvp(primals: Any, tangents: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The ops of a linearised step, divided between the two steps, and what goes from one to the other."""
+    """The ops of a linearised step, divided between the two steps, and the values passed between them."""
 
     primal: tuple[Op, ...]
-    residuals: Values  # what the primal step saves for the linear one, besides its outputs
+    residuals: Values  # saved by the primal step for the linear one, besides its outputs
     hoisted: tuple[Op, ...]  # ops of constants, before the linear loop
     linear: tuple[Op, ...]
     consts: Values  # of the linear step
-    xs: Values  # what the linear step reads of each step: inputs, outputs and residuals
-    transposed: Values  # matrices among `consts` that it multiplies more than one row with
+    xs: Values  # read by the linear step at each step: inputs, outputs and residuals
+    transposed: Values  # matrices among `consts` that multiply more than one row
 
 
 @cached
 def partition(program: Program, step: StepSignature) -> Partition:
-    """Divide a linearised step into what is computed forward, and what is linear in the tangents.
+    """Divide a linearised step into the forward part, and the part that is linear in the tangents.
 
-    What the linear part reads is saved, or computed again from what is (rematerialised).
+    The values that the linear part reads are saved, or recomputed from saved ones (rematerialised).
 
     Args:
       program: a step and its tangents.
       step: its inputs and outputs.
     """
-    # What reads a tangent is linear in it.
+    # An op that reads a tangent is linear in it.
     tangents = set(step.tangents)
     linear: list[Op] = []
     nonlinear: list[Op] = []
@@ -283,7 +283,7 @@ def partition(program: Program, step: StepSignature) -> Partition:
     hoisted, varying = hoist(nonlinear, constant)
     linear = dce(linear, step.tangents_out)
 
-    # What the linear ops need of the primal ones is saved, or computed again from what is saved.
+    # The primal values that the linear ops need are saved, or recomputed from saved ones.
     reads = {i for op in linear for i in op.inputs}.union(step.tangents_out)
     needed = reads - tangents - constant
     saved = _cheapest_residuals(program, varying, step, needed - set(step.xs))
@@ -291,7 +291,7 @@ def partition(program: Program, step: StepSignature) -> Partition:
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     inside = dce([*repeated, *again, *linear], step.tangents_out)
 
-    # What is then read from outside is a constant, or stacked over the steps.
+    # Values that are then read from outside are constants, or stacked over the steps.
     made = {o for op in inside for o in op.outputs}.union(program.literals, step.tangents)
     read_inside = [*(i for op in inside for i in op.inputs), *step.tangents_out]
     inputs = tuple(dict.fromkeys(i for i in read_inside if i not in made))
@@ -310,14 +310,14 @@ def partition(program: Program, step: StepSignature) -> Partition:
 
 
 def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, needed: set[int]) -> set[int]:
-    """Choose what to save: the fewest bytes from which `needed` follows by recomputable ops alone.
+    """Choose residuals: the fewest bytes from which recomputable ops give all of `needed`.
 
-    A minimum cut (Ford and Fulkerson) in the graph of the values, each of them split into an entry and an
-    exit with its size as the capacity between them. For σ = ½ + ½ tanh z, with σ needed:
+    A minimum cut (Ford and Fulkerson) in the graph of the values, each split into an entry and an exit
+    connected by an edge whose capacity is its size. For σ = ½ + ½ tanh z, with σ needed:
 
         source ─∞→ t:  tanh is not recomputable        t ─size→ t' ─∞→ σ ─size→ σ' ─∞→ sink
 
-    Either edge cuts the path. An output of the loop is stacked anyway, and costs next to nothing.
+    Either edge cuts the path. An output of the loop is stacked anyway, so its capacity is almost zero.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
@@ -331,7 +331,7 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     unit = 1 + sum(sizes.values()) // (UNBOUNDED // 4)  # capacities are int32
     for v in values:
         edges[entry[v], entry[v] + 1] = 1 if v in step.ys else 2 + sizes[v] // unit
-    # From the source flows what cannot be computed again: the carry, and results of ops that must not be.
+    # The source feeds all values that must not be recomputed: the carry, and results of other ops.
     for op in ops:
         for o in op.outputs:
             if not op.recomputable:
@@ -350,6 +350,6 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     remaining = (capacity - flow).T.tocsr()
     remaining.data = (remaining.data > 0).astype(np.int32)
     remaining.eliminate_zeros()
-    # the minimum cut nearest to the sink, on whose side is all that still reaches it
+    # the minimum cut nearest to the sink: its side contains all nodes that still reach the sink
     sink_side = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
     return {v for v in values if entry[v] not in sink_side and entry[v] + 1 in sink_side}

@@ -1,13 +1,13 @@
-"""Loops that accumulate no weight gradient: it is computed after the loop, for all steps at once.
+"""Loops whose weight gradients are computed after the loop, for all steps at once.
 
-The gradient of a weight is a sum over steps. The transpose of `lax.scan` adds it up in the loop: at each step
-a matmul, and an array of the size of the weight that is read and written. Here each value z through which
-weights act (a weight site) gets a perturbation ε of its own,
+The gradient of a weight is a sum over steps. The transpose of `lax.scan` accumulates it in the loop: each
+step has a matmul, and reads and writes an array of the size of the weight. Here each value z through which
+weights act (a weight site) gets a perturbation ε,
 
     zₜ = g(w, aₜ) + εₜ,   ε̇ₜ = ∂g/∂w(w, aₜ) · ẇ,
 
 the loop is linearised with w held constant, and the tangents ε̇ of all steps are computed outside of it. JAX
-transposes that into a loop over the adjoints δₜ, and after it one matmul Σₜ aₜᵀ δₜ per weight.
+transposes that into a loop over the adjoints δₜ, followed by one matmul Σₜ aₜᵀ δₜ per weight.
 """
 
 import contextlib
@@ -53,14 +53,14 @@ def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[
     """`lax.scan` of a body that must not be reordered: `(consts, carry, xs) -> (carry, ys)`."""
 
     def with_consts(loop: Any, x: Any) -> Any:
-        consts, carry = loop  # returned unchanged, `lax.scan` moves the constants out of its carry
+        consts, carry = loop  # `lax.scan` moves constants, returned unchanged, out of its carry
         carry, y = body(consts, carry, x)
         return (consts, carry), y
 
     def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         leaves = jax.tree.leaves(xs)
-        steps = None if leaves else length  # beside xs a symbolic length is refused
-        no_steps = leaves and leaves[0].shape[0] == 0  # which `lax.scan` refuses where jit is disabled
+        steps = None if leaves else length  # `lax.scan` rejects a symbolic length together with xs
+        no_steps = leaves and leaves[0].shape[0] == 0  # `lax.scan` rejects it if jit is disabled
         with jax.disable_jit(False) if no_steps else contextlib.nullcontext():
             (_, carry), ys = lax.scan(with_consts, (consts, carry), xs, length=steps, reverse=reverse)
         return carry, ys
@@ -71,7 +71,7 @@ def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[
 @cached
 def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """The loop of a stage with a carry: `(consts, carry, xs) -> (carry, ys)`."""
-    if any(op.reverse_only for op in stage.ops):  # left to `lax.scan`: the rule below is in forward mode
+    if any(op.reverse_only for op in stage.ops):  # left to `lax.scan`: the rule below needs forward mode
         return plain_scan(step_of(stage), reverse, length)
     direction = _Direction(length, reverse)
     y_types = read(program.types, stage.ys)
@@ -84,10 +84,10 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         consts, carry, xs = primals
         # 1. Which inputs have tangents, and where they enter.
         active = active_inputs(stage, program, *_tangents_of(stage, primals, tangents))
-        # 2. The primal loop, which hands out the operands of sites and residuals too.
+        # 2. The primal loop, which also outputs residuals and the operands of sites.
         step = linearize_step(stage, program, active.sites, active.xs)
         after, saved = _squeezed_scan(step.primal, consts, carry, xs, step.saved_types, direction)
-        # 3. What the tangents of weights do to the sites, outside of the loop.
+        # 3. The tangents of the sites due to weights, outside of the loop.
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
         # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
@@ -103,7 +103,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
 
 
 class _Direction(NamedTuple):
-    """How many steps a loop has, and whether the last is visited first."""
+    """The number of steps of a loop, and whether it runs in reverse."""
 
     length: int
     reverse: bool
@@ -112,14 +112,14 @@ class _Direction(NamedTuple):
 def _squeezed_scan(
     step: Any, consts: Any, carry: Any, xs: Any, y_types: Iterable[Any], direction: _Direction
 ) -> tuple[Any, tuple[Array, ...]]:
-    """`lax.scan`, whose stacked arrays have no axes of length 1: `step` sees them, the loop does not.
+    """`lax.scan` over stacked arrays without axes of length 1, which only `step` sees.
 
-    They tempt XLA to copy whole arrays into another layout.
+    With such axes XLA may copy whole arrays into another layout.
     """
     unit_axes = tuple(_unit_axes(x.shape[1:]) for x in xs)
     squeezed = [lax.squeeze(x, [a + 1 for a in axes]) for x, axes in zip(xs, unit_axes, strict=True)]
-    length = None if squeezed else direction.length  # beside xs a symbolic length is refused
-    start = (consts, carry)  # returned unchanged, `lax.scan` moves the constants out of its carry
+    length = None if squeezed else direction.length  # a symbolic length is rejected together with xs
+    start = (consts, carry)  # `lax.scan` moves constants, returned unchanged, out of its carry
     body = _squeezed_body(step, unit_axes)
     (_, carry), ys = lax.scan(body, start, squeezed, length=length, reverse=direction.reverse)
     axes_of = ([axis + 1 for axis in _unit_axes(t.shape)] for t in y_types)
@@ -128,7 +128,7 @@ def _squeezed_scan(
 
 @cached
 def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
-    """The body of `_squeezed_scan`, of which nothing but its arguments is saved when it is transposed."""
+    """The body of `_squeezed_scan`; transposing it saves nothing but its arguments."""
 
     def expanded(consts: Any, carry: Any, xs: Any) -> Any:
         xs = [lax.expand_dims(x, axes) for x, axes in zip(xs, unit_axes, strict=True)]
@@ -153,7 +153,7 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _linear_scan(
     step: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
 ) -> tuple[Array, ...]:
-    """The loop over tangents, which is linear in them: the tangents of the inexact carry and ys.
+    """The linear loop over tangents: returns those of the inexact carry and ys.
 
         ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)       reads hₜ, saved by the primal loop, and ε̇ₜ
 
@@ -166,30 +166,30 @@ def _linear_scan(
 
 
 class ActiveInputs(NamedTuple):
-    """Which inputs of a loop have tangents, and how these enter."""
+    """The inputs of a loop that have tangents, and where these enter."""
 
     sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
-    xs: tuple[int, ...]  # places of xs whose tangents enter the loop themselves
+    xs: tuple[int, ...]  # indices of xs whose own tangents enter the loop
     weight_tangents: Env
-    folded_tangents: Env  # of xs that are only added at a site, to whose tangents they are added
+    folded_tangents: Env  # tangents of xs that are only added at sites: added to those of the sites
 
 
 def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangents: Env) -> ActiveInputs:
-    """Sort the inputs that have tangents.
+    """Classify the inputs that have tangents.
 
     With x w_ih computed before the loop, z = x w_ih + h w_hh is a site, and x w_ih an input that is read
-    nowhere else: its tangent is folded into that of z, and the loop has one array less to read.
+    nowhere else: its tangent is folded into that of z, and the loop reads one array less.
 
     Args:
       stage: the loop.
-      program: the step that it is a stage of.
+      program: the step that contains the stage.
       weight_tangents: tangents of constants, without zeros.
       x_tangents: tangents of xs, without zeros.
     """
     # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
     every = weight_sites(stage, program)
     sites = tuple(site for site in every if any(w in weight_tangents for w in site.weights))
-    # An input is folded if nothing but the sums at active sites reads it.
+    # An input is folded if only the sums at active sites read it.
     at_sites = {op for site in sites for op in site.ops}
     read_elsewhere = {*stage.carry_out, *operands_of(sites)}
     for op in stage.ops:
@@ -202,7 +202,7 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
 
 
 def _tangents_of(stage: Stage, primals: Any, tangents: Any) -> tuple[Env, Env]:
-    """Tangents of the constants and of the xs that are not zero."""
+    """The nonzero tangents of the constants and of the xs."""
 
     def nonzero(values: Values, arrays: Any, tangents: Any) -> Env:
         found = {}
@@ -221,8 +221,8 @@ def _site_tangents(
 
         z = x w_ih + h w_hh + b:   ε̇ = x ẇ_ih + h ẇ_hh + ḃ,   with the operands x and h of all steps stacked
 
-    This is the jvp of a vmap, not a vmap of jvps: vmap turns a `cond` in a function that is linear already
-    into something that cannot be transposed.
+    This is the jvp of a vmap, not a vmap of jvps: vmap makes a `cond` in a linear function impossible to
+    transpose.
     """
     consts, xs, saved = arrays
     sites = active.sites
@@ -232,7 +232,7 @@ def _site_tangents(
     operands = {o: step_env[o] for o in operands_of(sites)}
 
     def at_one_step(operands: Env, weights: Env, folded: Env) -> tuple[Array, ...]:
-        # The derivative does not read what is only added, so that zeros stand for it.
+        # The derivative does not read additive inputs, so zeros can replace them.
         zeros = {s: zeros_like_type(program.types[s]) for site in sites for s in site.additive}
         return _eval_sites(sites, const_env | operands | weights, zeros | folded)
 
@@ -246,10 +246,10 @@ def _site_tangents(
 
 
 def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple[Array, ...]:
-    """The values of weight sites; ops that several of them share are run once.
+    """The values of weight sites; ops that several sites share are run once.
 
     By value numbering: an op on the same numbers has the same result. A value may be an operand of one site
-    and an additive input of another, where its array is another one, so there it goes by a number of its own.
+    and, with a different array, an additive input of another, so the latter gets a separate number.
     """
     arrays = env | {~value: array for value, array in additive.items()}
     unused = itertools.count(max(arrays, default=0) + 1)
@@ -268,10 +268,10 @@ def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple
 
 
 def with_transposed_adjoint(tangent: Array) -> Array:
-    """A tangent as it is, whose adjoint is computed transposed if it is a matrix.
+    """The identity on a tangent, whose adjoint is computed transposed if it is a matrix.
 
-    The gradient of W in Z = A W is Aᵀ δ. JAX makes it (δᵀ A)ᵀ, XLA turns that into a matmul of two
-    transposed matrices, and on a CPU that takes twice the time; the barrier keeps it from doing so.
+    The gradient of W in Z = A W is Aᵀ δ. JAX computes (δᵀ A)ᵀ, which XLA turns into a matmul of two
+    transposed matrices, twice as slow on a CPU; the barrier prevents that.
     """
     if tangent.ndim != 2:
         return tangent
@@ -293,19 +293,19 @@ def _is_key(value: Any) -> bool:
 
 
 def _unused(value: Array) -> Array:
-    # what leaves a custom derivative counts as consumed, where `jax_debug_key_reuse` looks for that
+    # `jax_debug_key_reuse` counts keys returned by a custom derivative as consumed
     return jax.random.clone(value) if _is_key(value) else value
 
 
 def gradient_bytes_per_step(
     stage: Stage, program: Program, nondifferentiated: Container[int]
 ) -> tuple[int, int]:
-    """Bytes that the gradient of a stage takes for each step, in the loop and after it.
+    """Bytes per step that the gradient of a stage needs, in the loop and after it.
 
     Args:
       stage: the stage.
-      program: the step that it is a stage of.
-      nondifferentiated: values that have no tangent.
+      program: the step that contains the stage.
+      nondifferentiated: values without a tangent.
     """
     if not stage.carry:
         return size_in_bytes(stage.ys, program), 0
@@ -318,7 +318,7 @@ def gradient_bytes_per_step(
     active = active_inputs(stage, program, tangents, tangents)
     sites, folded = active.sites, {x for x in stage.xs if x in active.folded_tangents}
     adjoints = size_in_bytes([*{site.value for site in sites}, *(stage.xs[i] for i in active.xs)], program)
-    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are put together
+    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are concatenated
     matmuls: dict[int, int] = {}  # result -> the site that it is part of
     for site in sites:
         matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
@@ -328,6 +328,6 @@ def gradient_bytes_per_step(
     copies = whole | {site for m, site in matmuls.items() if m not in whole}
     operands = loop_outputs(stage, sites)[len(stage.ys) :]
     in_loop = linearize_step(stage, program, sites, active.xs).saved_bytes + adjoints
-    # folded xs count where they are made, and are free before the gradients of the weights
+    # folded xs count where they are computed, and are freed before the gradients of the weights
     after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
     return in_loop, after

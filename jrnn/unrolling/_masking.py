@@ -1,4 +1,4 @@
-"""Lengths, masks and resets as flags of each step, and padding replaced by valid inputs."""
+"""Lengths, masks and resets as per-step flags, and padding replaced by valid inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,23 +14,23 @@ from jrnn.cell import Shape
 
 
 class Schedule(NamedTuple):
-    """Flags of each step; `None` if all steps are valid, or none is a reset."""
+    """Per-step flags; `None` if all steps are valid, or none is a reset."""
 
     valid: Array | None  # (time, leading batch axes), False: the state is kept, and y is 0
-    reset: Array | None  # (time, leading batch axes), True: the state is set to the initial one before
+    reset: Array | None  # (time, leading batch axes), True: the state is reset before the step
 
 
 def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool) -> Schedule:
     """Check lengths, mask and resets against the batch, and combine them.
 
-    A step is valid where `mask` is True and t < lengths. Resets at invalid steps are dropped, and with
-    `reverse` moved from the first step of a sequence to the one that is visited first:
+    A step is valid where `mask` is True and t < lengths. Resets at invalid steps are dropped. With `reverse`,
+    resets move from the first step of a sequence to the last, which is visited first:
 
-        resets  1 0 0 1 0     two sequences, of three steps and of two
+        resets  1 0 0 1 0     two sequences, of three and two steps
         forward 1 0 0 1 0     reverse 0 0 1 0 0, as the last step starts from the initial carry anyway
 
     Raises:
-      ValueError: a shape, dtype or value that does not fit; the message names the argument.
+      ValueError: a wrong shape, dtype or value; the message names the argument.
     """
     valid = None
     if lengths is not None:
@@ -54,8 +54,8 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
         resets = resets & valid
     if not reverse:
         return resets
-    # In reverse, step t is the first of its sequence that is visited if the valid step visited before it,
-    # the next one in time, is the first step of another sequence.
+    # In reverse, step t is the first visited of its sequence if the valid step visited before it, the next
+    # in time, is the first step of another sequence.
     steps = resets.shape[0]
     valid = jnp.ones_like(resets) if valid is None else jnp.broadcast_to(valid, resets.shape)
     times = expand(_times(steps), resets.ndim)
@@ -66,9 +66,9 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
 
 
 def fill_padding(xs: Any, valid: Array) -> Any:
-    """Replace each invalid input by the last valid one of its row before it, or zeros before the first.
+    """Replace each invalid input by the previous valid one of its row, or by zeros if there is none.
 
-    So padding, NaN included, affects neither values nor gradients: a mask after the step would leave NaN · 0
+    Thus padding, even NaN, affects neither values nor gradients: masking after the step would leave NaN · 0
     in the gradient.
     """
     times = expand(_times(valid.shape[0]), valid.ndim)
@@ -82,11 +82,11 @@ def fill_padding(xs: Any, valid: Array) -> Any:
 
 
 def _times(steps: int) -> Array:
-    return jnp.arange(steps, dtype=jnp.int32)  # as lengths are, under x64 as well
+    return jnp.arange(steps, dtype=jnp.int32)  # the dtype of lengths, also under x64
 
 
 def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
-    lengths = _as_array("lengths", lengths, np.asarray)  # jnp would wrap 64 bits before they are checked
+    lengths = _as_array("lengths", lengths, np.asarray)  # jnp would wrap 64-bit values before the check
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape[: lengths.ndim]:
@@ -130,7 +130,7 @@ def _swapped(shape: Shape, steps: int) -> str:
 
 
 def _range(lengths: Array) -> tuple[int, int]:
-    """Smallest and largest length, or (0, 0) where values are not known yet (under jit)."""
+    """Smallest and largest length; (0, 0) if traced."""
     if lengths.size == 0:
         return 0, 0
     try:

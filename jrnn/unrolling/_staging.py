@@ -1,4 +1,4 @@
-"""Splitting a step into stages: what runs once, what runs for all steps at once, what needs a loop.
+"""Splitting a step into stages: ops that run once, for all steps at once, or in a loop.
 
 An LSTM layer and a read-out, y = h @ v, as one step:
 
@@ -22,7 +22,7 @@ Values = tuple[int, ...]  # numbers of values
 Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before the step, after it)
 Env = dict[int, Any]  # value -> its array
 
-UNKNOWN = 32  # stands for a symbolic axis of `jax.export` where sizes are compared; affects speed alone
+UNKNOWN = 32  # assumed size of a symbolic axis of `jax.export`; affects only speed
 
 
 class StepSignature(NamedTuple):
@@ -42,10 +42,10 @@ class StepSignature(NamedTuple):
 
         Args:
           program: the traced step.
-          consts: how many inputs are constants, those that the step closes over included.
-          carry: how many are the carry.
-          xs: how many are inputs of each step; the rest are tangents.
-          ys: how many outputs follow the carry; the rest are tangents.
+          consts: number of constants among the inputs, including those that the step closes over.
+          carry: number of entries of the carry.
+          xs: number of inputs of each step; the rest are tangents.
+          ys: number of outputs after the carry; the rest are tangents.
         """
         inputs, outputs = program.inputs, program.outputs
         xs_from, xs_to, ys_to = consts + carry, consts + carry + xs, carry + ys
@@ -68,7 +68,7 @@ class Stage:
     consts: Values
     xs: Values  # read at each step, from the inputs or from earlier stages
     carry: Pairs
-    ys: Values  # handed out at each step
+    ys: Values  # outputs of each step
 
     @property
     def carry_in(self) -> Values:
@@ -83,7 +83,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class StagedStep:
-    """A step in the order in which it runs: hoisted ops once, then stage by stage."""
+    """A step in order of execution: hoisted ops once, then stage by stage."""
 
     hoisted: tuple[Op, ...]  # depend on constants alone
     stages: tuple[Stage, ...]
@@ -98,21 +98,21 @@ class StagedStep:
 
 
 def read(env: Env, values: Iterable[int]) -> tuple[Any, ...]:
-    """The arrays of values."""
+    """Read the arrays of values."""
     return tuple(env[value] for value in values)
 
 
 def eval_ops(ops: Iterable[Op], env: Env) -> None:
-    """Run ops in their order and add their results to `env`."""
+    """Run ops in order, and add their results to `env`."""
     for op in ops:
         env.update(zip(op.outputs, op.run(*read(env, op.inputs)), strict=True))
 
 
 def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
-    """Eliminate dead code: the ops that compute `wanted` from what is `known`."""
+    """Eliminate dead code: return the ops that compute `wanted` from `known`."""
     known = set(known)
     needed, alive = set(wanted) - known, []
-    # Backwards: an op is needed if a later one that is needed reads it.
+    # Backwards: an op is needed if a later needed one reads it.
     for op in reversed(list(ops)):
         if needed.intersection(op.outputs):
             needed.update(i for i in op.inputs if i not in known)
@@ -121,7 +121,7 @@ def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> 
 
 
 def entries(shape: Iterable[Any]) -> int:
-    """Entries of an array of this shape."""
+    """Number of entries of an array of this shape."""
     return math.prod(n if isinstance(n, int) else UNKNOWN for n in shape)
 
 
@@ -130,17 +130,17 @@ def _size(values: Iterable[int], program: Program) -> int:
 
 
 def size_in_bytes(values: Iterable[int], program: Program) -> int:
-    """Bytes of values."""
+    """Total bytes of values."""
     return sum(entries(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
 
 
 def only_broadcasts(op: Op, program: Program) -> bool:
-    """Whether an op makes more than it reads: of constants, cheaper to repeat in a loop than to store."""
+    """True if an op's results are larger than its inputs: on constants, cheaper to repeat than to store."""
     return op.fusible and _size(op.outputs, program) > _size(op.inputs, program)
 
 
 def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
-    """Divide ops into those of constants alone, whose results are added to `constant`, and the rest."""
+    """Divide ops into those on constants alone, whose results are added to `constant`, and the rest."""
     hoisted: list[Op] = []
     varying: list[Op] = []
     for op in ops:
@@ -156,16 +156,15 @@ def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
 def stage_step(program: Program, step: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
-    Ops on a cycle through the carry need a loop, one for each cycle; everything before, between and after
-    the cycles runs for all steps at once. So a `Stack` falls apart into its layers.
+    Ops on a cycle through the carry need a loop, one for each cycle; all ops before, between and after the
+    cycles run for all steps at once. This splits a `Stack` into its layers.
 
     Args:
       program: the step.
       step: its inputs and outputs.
-      precompute: whether every matmul that can be is computed before its loop; False: where that pays on a
-        CPU.
+      precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
-    # An entry that every step returns as it is, such as an attention memory, is a constant of the loop.
+    # An entry that every step returns unchanged, such as an attention memory, is a constant of the loop.
     carry = tuple((a, b) for a, b in zip(step.carry, step.carry_out, strict=True) if a != b)
     unchanged = set(step.carry) - {a for a, _ in carry}
     constant = {*step.consts, *unchanged, *program.literals}
@@ -177,12 +176,12 @@ def stage_step(program: Program, step: StepSignature, precompute: bool) -> Stage
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     levels = _levels(varying, carry, constant)
     _sink(program, varying, _Graph(carry, constant, ys, precompute), levels)
-    # One stage for each level that has ops or entries of the carry, in the order in which they run.
+    # One stage for each level with ops or entries of the carry, in order of execution.
     stages = []
     for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
         inside = [op for op in varying if levels[op] == level]
         loop = tuple((a, b) for a, b in carry if levels[a] == level)
-        # The outputs of a stage are what other stages, their carries and the caller read of it.
+        # The outputs of a stage are the values read by other stages, their carries and the caller.
         read_later = set(ys)
         for op in varying:
             if levels[op] != level:
@@ -203,11 +202,11 @@ def _stage(
     constant: set[int],
 ) -> Stage:
     carry_out = [b for _, b in carry]
-    # Of the repeated ops only those stay that something inside reads.
+    # Keep only the repeated ops that something inside reads.
     wanted = [o for op in inside for o in op.outputs]
     ops = merge_slices(dce([*repeated, *inside], [*wanted, *carry_out]), program.types)
     made = {o for op in ops for o in op.outputs} | {a for a, _ in carry}
-    # What the stage reads from outside, each once, in the order of the ops.
+    # The distinct values that the stage reads from outside, in the order of the ops.
     inputs = dict.fromkeys([i for op in ops for i in op.inputs] + carry_out)
     outer = [i for i in inputs if i not in made]
     return Stage(
@@ -220,12 +219,12 @@ def _stage(
 
 
 def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
-    """Level of each op and each value: stages run in this order; odd levels are loops, even ones need none.
+    """Level of each op and each value: stages run in this order; odd levels are loops, even ones are not.
 
         x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
 
-    A cycle of ops through the carry has the first odd level that is not below the level of what it reads. Any
-    other op has the level of what it reads, or the next even one if it does not fuse into the loop there.
+    A cycle of ops through the carry has the first odd level that is not below those of its inputs. Any other
+    op has the level of its inputs, or the next even one if it does not fuse into that loop.
     """
     # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step.
     producer: dict[int, Any] = {a: a for a, _ in carry}
@@ -238,7 +237,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
     for node, values in reads.items():
         depends[node] = {producer[v] for v in values if v in producer and v not in constant}
 
-    # Within a step the ops have no cycles, so that a cycle always passes through the carry.
+    # Within a step the ops are acyclic, so every cycle passes through the carry.
     component = _components(depends)
     loops = {component[a] for a, _ in carry}
     members: dict[int, list[Any]] = {}
@@ -248,7 +247,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
         before.setdefault(c, set()).update(component[d] for d in depends[node])
         before[c].discard(c)
 
-    # Contracted to components the graph has no cycles: each comes after all that it reads.
+    # The graph of components is acyclic: each comes after all that it reads.
     level_of: dict[int, int] = {}
     for c in TopologicalSorter(before).static_order():
         level = max((level_of[b] for b in before[c]), default=0)
@@ -264,7 +263,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
 
 
 def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
-    """Strongly connected components: the same number for nodes that depend on one another."""
+    """Strongly connected components: the same number for nodes that depend on each other."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
@@ -277,7 +276,7 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
 
 
 class _Graph(NamedTuple):
-    """What surrounds the ops of a step."""
+    """The context of the ops of a step."""
 
     carry: Pairs
     constant: set[int]
@@ -286,9 +285,9 @@ class _Graph(NamedTuple):
 
 
 def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]) -> None:
-    """Move ops before a loop into it, where they fuse, or where computing them ahead does not pay.
+    """Move ops before a loop into it if they fuse, or if computing them before is not faster.
 
-    Only if the loop then reads no more arrays: an op that reads a single varying value.
+    Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
     sliced = _sliced(ops, program)
     readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}  # value -> levels that read it
@@ -296,7 +295,7 @@ def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]
         readers.setdefault(b, []).append(levels[a])
     for op in reversed(ops):
         own = levels[op]
-        # All that reads an op comes before it here, so that its levels are final.
+        # All readers of an op come before it here, so their levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
         moves = op.fusible or (
             op.product and not graph.precompute and not _pays(op, program, graph.constant, sliced)
@@ -308,11 +307,11 @@ def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]
 
 
 def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
-    """Whether a CPU gains by a matmul for all steps at once, which costs to write and read its result.
+    """True if a matmul for all steps at once is faster on a CPU, in spite of writing and reading its result.
 
-    As measured, it does with one row a step; with few rows or few multiplications, unless its result is
-    sliced: XLA then reads one array at several offsets in a loop, which it does not vectorise; and with a
-    weight of more than half a million numbers, which a core's cache does not hold.
+    Measured: with one row per step; with few rows or few multiplications, unless its result is sliced (XLA
+    then reads one array at several offsets in a loop, which it does not vectorise); and with a weight of
+    more than half a million numbers, which does not fit into a core's cache.
     """
     weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
     rows = min((entries(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
@@ -321,9 +320,9 @@ def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> boo
 
 
 def _sliced(ops: list[Op], program: Program) -> set[int]:
-    """Values of which parts are read, directly or after sums; any other function reads them whole."""
+    """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
-    # Backwards, as a sum is sliced if what is computed from it is: in z = a + b, z[:, :4] slices a and b too.
+    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b.
     for op in reversed(ops):
         takes_part = any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
         if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):

@@ -1,4 +1,4 @@
-"""Linear recurrences, solved for all steps at once instead of step by step."""
+"""Linear recurrences, solved for all steps at once."""
 
 import functools
 from collections.abc import Callable
@@ -29,24 +29,24 @@ class Associative:
         sₜ = aₜ · sₜ₋₁ + bₜ,   bₜ = step at zero state,   aₜ = its derivative along ones
         (a₂, b₂) ∘ (a₁, b₁) = (a₂ a₁, a₂ b₁ + b₂)
 
-    A cell says so by `linear = True`; a, b and the outputs are derived from its `step`, with lengths,
-    masks, resets, `reverse` and a given carry. An entry of the state may depend in any way on the entries
-    that do not depend on it: a `Stack` of linear cells is linear. Derivatives of every order and mode are
-    those of the linear system (I − shift a) s = b; the backward pass keeps a and s.
+    Such a cell declares `linear = True`; a, b and the outputs are derived from its `step`, with lengths,
+    masks, resets, `reverse` and a given carry. An entry of the state may depend in any way on entries that
+    do not depend on it: a `Stack` of linear cells is linear. Derivatives of every order and mode are those of
+    the linear system (I − shift a) s = b; the backward pass saves a and s.
 
-    A wrong claim goes unnoticed at run time, unless entries depend on one another; `jrnn.testing.check_cell`
-    finds it.
+    A wrong declaration is not detected at run time, unless entries depend on each other;
+    `jrnn.testing.check_cell` finds it.
 
-    On a GPU or TPU the pairs (a, b) are joined by a tree, in log T passes. On a CPU a loop over a and b
-    takes a quarter of the time, as what costs is the memory that a pass reads; what the step computes
-    besides runs for all steps at once either way.
+    On a GPU or TPU a tree combines the pairs (a, b), in log T passes. On a CPU a loop over a and b takes a
+    quarter of the time, as passes over memory dominate. Everything else in the step runs for all steps at
+    once in both cases.
 
     Args:
-      tree: whether pairs are joined by a tree (True) or a loop (False); None: a loop on CPUs alone.
-      otherwise: the method for cells that are not linear; None: that is an error.
+      tree: combine pairs by a tree (True) or a loop (False); None: a loop on CPUs, else a tree.
+      otherwise: the method for cells that are not linear; None: raise.
 
     Raises:
-      ValueError: in `unroll`, a cell that is not linear where `otherwise` is None.
+      ValueError: in `unroll`, a cell that is not linear, if `otherwise` is None.
 
     Reference: Blelloch, Prefix sums and their applications, 1990; Martin, Cundy, Parallelizing linear
     recurrent neural nets over sequence length, 2018, arXiv:1709.04057.
@@ -68,7 +68,7 @@ class Associative:
                 return self.otherwise.run(loop)
             raise ValueError(
                 f"method=Associative() needs a cell with linear = True, got {brief(loop.cell)}; "
-                "Associative(otherwise=Scan()) runs the rest by a scan"
+                "Associative(otherwise=Scan()) runs other cells by Scan"
             )
         prepared = prepare(loop, _SOLVERS[self.tree], precompute=True)
         return prepared.finish(*prepared.run(prepared.consts, prepared.carry, prepared.xs))
@@ -82,7 +82,7 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
 
     def run(consts: Any, carry: Any, xs: Any) -> Any:
         initial = dict(zip(stage.carry_in, carry, strict=True))
-        # `env` has arrays of all steps: inputs, and the carry before each step of what is solved already.
+        # `env` has arrays of all steps: inputs, and the carry before each step of parts already solved.
         env: Env = dict(zip(stage.xs, xs, strict=True))
         states: Env = {}  # after each step
         for part in parts:
@@ -90,7 +90,7 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
             start, part_xs = read(initial, part.carry_in), read(env, part.xs)
             if all(map(is_inexact, start)):
                 after = _solved(step, start, part_xs, length, reverse, tree)
-            else:  # keys that advance, and the like
+            else:  # e.g. keys that advance
                 after = lax.scan(step, start, part_xs, length=length, reverse=reverse)[1]
             states.update(zip(part.ys, after, strict=True))
             for value, state, before in zip(part.carry_in, after, start, strict=True):
@@ -107,10 +107,10 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
 def _parts(stage: Stage, program: Program) -> list[Stage]:
     """Split a stage so that within a part no entry of the carry depends on another.
 
-    Of two layers without a matmul between them, h ← a h + x and s ← a s + h, the first is solved first; its
-    states are then inputs of the second.
+    With two layers without a matmul between them, h ← a h + x and s ← a s + h, h is solved first; its states
+    are then inputs of s.
     """
-    depends = {}  # entry -> the others that its next value is computed from
+    depends = {}  # entry -> the others that its next value depends on
     for pair in stage.carry:
         read_by = {pair[1]}.union(*(op.inputs for op in dce(stage.ops, [pair[1]])))
         depends[pair] = read_by.intersection(stage.carry_in) - {pair[0]}
@@ -121,7 +121,7 @@ def _parts(stage: Stage, program: Program) -> list[Stage]:
         ready = [pair for pair in left if not depends[pair].intersection(unsolved)]
         if not ready:
             raise ValueError(
-                "method=Associative(): entries of the state depend on one another, so the cell is not linear"
+                "method=Associative(): entries of the state depend on each other, so the cell is not linear"
             )
         inexact = is_inexact(program.types[ready[0][0]])
         ready = [pair for pair in ready if is_inexact(program.types[pair[0]]) == inexact]
@@ -133,7 +133,7 @@ def _parts(stage: Stage, program: Program) -> list[Stage]:
 
 
 def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, tree: bool | None) -> Any:
-    """States after all steps, of entries that are affine in themselves and independent of one another.
+    """States after all steps, of entries that are affine in themselves and independent of each other.
 
     A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
     """
@@ -144,16 +144,16 @@ def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, tree: bo
 
 
 def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse: bool = False) -> Array:
-    """All states of a linear recurrence.
+    """Solve a linear recurrence for all states.
 
         sₜ = aₜ · sₜ₋₁ + bₜ,   s₋₁ = start
 
     Args:
       a: (time, ...), factors.
-      b: (time, ...), what is added.
+      b: (time, ...), summands.
       start: (...), the state before the first step.
       tree: as for `Associative`.
-      reverse: from the last step to the first.
+      reverse: run from the last step to the first.
 
     Returns:
       (time, ...), the states.
@@ -164,13 +164,13 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
 
     def scan(a: Array, b: Array, reverse: bool) -> Array:
         loop, join = _loop(reverse), _tree(reverse)
-        if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, of which a tree cannot be made
+        if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, which a tree cannot divide
             return loop(a, b)
         if tree is None:
             return lax.platform_dependent(a, b, cpu=loop, default=join)
         return (join if tree else loop)(a, b)
 
-    # The transposed system is a recurrence too, in the other direction, with the factor of the step after.
+    # The transposed system is a recurrence too, in the other direction, with the factors of the next step.
     def transposed(_: Any, adjoint: Array) -> Array:
         return scan(shift(a, jnp.zeros_like(start), not reverse), adjoint, not reverse)
 
@@ -183,7 +183,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
 
 
 def shift(states: Array, start: Array, reverse: bool) -> Array:
-    """The state before each step: `start`, then the states after the steps before it."""
+    """The state before each step: `start`, then the states of the previous steps."""
     return jnp.concatenate([states[1:], start[None]] if reverse else [start[None], states[:-1]])
 
 
@@ -196,7 +196,7 @@ def _loop(reverse: bool) -> Callable[[Array, Array], Array]:
 
 
 def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
-    """A tree over each block of steps, block after block: a tree over all steps takes more memory."""
+    """A tree per block of steps, blocks in sequence: a tree over all steps takes more memory."""
 
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         return second[0] * first[0], second[0] * first[1] + second[1]

@@ -1,4 +1,4 @@
-"""LSTMs by the kernel that NVIDIA's cuDNN has for them."""
+"""LSTMs by the kernel of NVIDIA's cuDNN."""
 
 import warnings
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class CuDNN:
     """The LSTM kernel of cuDNN, through `jax.experimental.rnn`: one call for all steps.
 
     It runs a plain `LSTM` in float32 over xs of shape (time, batch, features), without lengths, mask or
-    resets, on an NVIDIA GPU, and has a first derivative in reverse mode only: no jvp, no vmap.
+    resets, on an NVIDIA GPU, and supports only first derivatives in reverse mode: no jvp, no vmap.
 
     Args:
-      otherwise: the method for everything else, which is told in a warning; None: that is an error.
+      otherwise: the method for everything else, with a warning; None: raise.
 
     Raises:
-      ValueError: in `unroll`, with the reason, where the kernel does not fit and `otherwise` is None.
+      ValueError: in `unroll`, with the reason, if the kernel cannot run and `otherwise` is None.
 
     Reference: Appleyard, Kocisky, Blunsom, Optimizing performance of recurrent neural networks on GPUs,
     2016, arXiv:1604.01946.
@@ -50,12 +50,12 @@ class CuDNN:
 
 
 def _unfit(loop: Loop[Any, Any, Any]) -> str | None:
-    """Say why the kernel cannot run a loop; None if it can."""
+    """The reason why the kernel cannot run a loop; None if it can."""
     xs = loop.xs
     if not isinstance(loop.cell, LSTM):
-        return f"runs an LSTM alone, got {brief(loop.cell)}"
+        return f"runs only an LSTM, got {brief(loop.cell)}"
     if loop.cell.activation != "tanh":
-        return f"has tanh alone, got {brief(loop.cell)}"
+        return f"supports only tanh, got {brief(loop.cell)}"
     if loop.valid is not None or loop.reset is not None:
         return "takes no lengths, mask or resets"
     leaves = jax.tree.leaves((loop.params, loop.carry, xs))
@@ -69,7 +69,7 @@ def _unfit(loop: Loop[Any, Any, Any]) -> str | None:
 
 
 def packed(params: LSTMParams) -> Array:
-    """Pack parameters in the order of the kernel: w_ih, w_hh, gates first, then two biases, in one vector."""
+    """Pack parameters into one vector, as the kernel needs them: w_ih, w_hh, gates first, then two biases."""
     none = jnp.zeros(params.w_ih.shape[1:], params.w_ih.dtype)
     parts = params.w_ih.T, params.w_hh.T, none if params.b is None else params.b, none
     return jnp.concatenate([part.ravel() for part in parts])
@@ -84,7 +84,7 @@ def _lstm(loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
     batch_first = jnp.swapaxes(jnp.flip(xs, 0) if loop.reverse else xs, 0, 1)
     start = loop.carry.h[None], loop.carry.c[None]  # (layers, batch, hidden)
     lengths = jnp.full(batch, steps, jnp.int32)
-    sizes = (features, cell.hidden, 1, 0.0, False)  # of the inputs, of h, layers, dropout, both ways
+    sizes = (features, cell.hidden, 1, 0.0, False)  # input size, hidden size, layers, dropout, bidirectional
     ys, h, c = rnn.lstm(batch_first, *start, packed(loop.params), lengths, *sizes)
     ys = jnp.swapaxes(ys, 0, 1)
     return LSTMCarry(h[0], c[0]), jnp.flip(ys, 0) if loop.reverse else ys

@@ -41,22 +41,22 @@ def unroll(
       params: its parameters.
       xs: inputs, (time, ..., features), any number of batch axes; or a pytree of arrays, time first.
       carry: initial carry; defaults to `cell.initial_carry`.
-      lengths: (...), valid steps of each sequence, between 0 and T.
-      mask: (time, ...), boolean, False at the steps to skip, anywhere.
+      lengths: (...), number of valid steps of each sequence, between 0 and T.
+      mask: (time, ...), boolean, False at steps to skip, anywhere.
       resets: (time, ...), boolean, True at the first step of a sequence (in the order of `xs`, also with
         `reverse`), where the state is set to that of `initial_carry`, never to that of `carry`. If chunks
-        of a sequence are run one by one in reverse, do not pass the carry on from a chunk whose first step
-        is a reset.
+        of a sequence are run one by one in reverse, do not pass on the carry of a chunk whose first step is
+        a reset.
       reverse: visit the steps from the last to the first, in place.
-      key: PRNG key for dropout and the like; without one there is no noise. With a carry, its state is kept
-        and new noise is drawn.
-      method: how the loop is run: `Scan()`, `Scan(memory="sqrt")`, `Scan(memory=64 * 2**20)` for 64 MiB.
+      key: PRNG key for noise, such as dropout; None: no noise. With a carry, its state is kept and new noise
+        is drawn.
+      method: how to run the loop: `Scan()`, `Scan(memory="sqrt")`, `Scan(memory=64 * 2**20)` for 64 MiB.
 
     Returns:
       `(carry, ys)`: the carry after the last valid step visited, and the outputs, (time, ..., out).
 
     Raises:
-      ValueError: shapes, lengths or params that do not fit, or concrete tokens (not under jit) outside of the
+      ValueError: wrong shapes, lengths or params, or concrete tokens (not under jit) out of range for the
         table of an `Embed`; the message names the argument.
       TypeError: not a cell, key or method; xs holds something other than arrays, or integers or complex
         numbers for a cell that takes floats.
@@ -95,9 +95,9 @@ def make_loop(
     reverse: bool = False,
     key: Array | None = None,
 ) -> Loop[P, C, Y]:
-    """Check the arguments of `unroll` and make the loop of them that a method runs."""
-    # The order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the
-    # state of a reset has the types of the promoted carry.
+    """Check the arguments of `unroll`, and make the loop that a method runs."""
+    # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
+    # of a reset has the types of the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:
@@ -128,11 +128,11 @@ def gradient_memory(
     key: Array | None = None,
     method: Scan = Scan(),
 ) -> int:
-    """Predict how many bytes the gradient of `unroll(cell, params, xs, ..., method=method)` takes.
+    """Predict the memory of the gradient of `unroll(cell, params, xs, ..., method=method)`.
 
-    Counts the temporaries of the gradient with respect to `params`, of the loop and its blocks; excludes
-    memory used by the loss and by masking.
-    `jax.jit(jax.grad(loss)).lower(...).compile().memory_analysis().temp_size_in_bytes` measures it.
+    Counts the temporaries of the gradient with respect to `params`, in the loop and its blocks; excludes
+    memory used by the loss and by masking. To measure it, use
+    `jax.jit(jax.grad(loss)).lower(...).compile().memory_analysis().temp_size_in_bytes`.
 
     Args:
       cell: the cell.
@@ -144,14 +144,13 @@ def gradient_memory(
       resets: as for `unroll`.
       reverse: as for `unroll`.
       key: as for `unroll`.
-      method: how the loop is run.
+      method: how to run the loop.
 
     Returns:
       Bytes.
 
     Raises:
-      ValueError: as for `unroll`; a method other than `Scan`; `Scan(memory=bytes)` into which no blocks of
-      the loop fit.
+      ValueError: as for `unroll`; a method other than `Scan`; too few bytes in `Scan(memory=bytes)`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.LSTM(256)

@@ -1,4 +1,4 @@
-"""The contract between `unroll` and a method: a loop, and what runs it."""
+"""The contract between `unroll` and a method, which runs a loop."""
 
 import functools
 from collections.abc import Callable
@@ -39,24 +39,24 @@ _DATA = ["params", "start", "carry", "xs", "valid", "reset"]
 )
 @dataclass(frozen=True, eq=False)
 class Loop(Generic[P, C, Y]):
-    """A cell, and all that it takes to run it over a sequence: the argument of a method.
+    """A cell with everything needed to run it over a sequence: the argument of a method.
 
         carryₜ, ysₜ = body(consts, carryₜ₋₁, inputsₜ),   t = 0 … length − 1, from the end if `reverse`
 
     `body` is the step of the cell with masks and resets applied. It is the same function for equal cells, so
-    that a method that hands it to `lax.scan` is compiled once. A loop is a pytree of its arrays.
+    that a method that passes it to `lax.scan` is compiled once. A loop is a pytree of its arrays.
 
     Args:
       cell: the cell.
       params: its parameters.
       start: the state that a reset restores, (batch..., ...); None without resets.
-      carry: the carry before the first step visited, in the dtypes that a step returns.
+      carry: the carry before the first visited step, in the dtypes that a step returns.
       xs: inputs, a tree of (time, ...), with padding already replaced.
       valid: (time, leading batch axes), False at steps to skip; None: all are valid.
-      reset: (time, leading batch axes), True where the state is set to `start` before the step, in the order
-        of visits; None: nowhere.
+      reset: (time, leading batch axes), True where the state is set to `start` before the step is visited;
+        None: nowhere.
       length: number of steps.
-      reverse: whether the last step is visited first. The outputs stay in the order of xs.
+      reverse: visit the last step first. The outputs stay in the order of xs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from dataclasses import dataclass
@@ -88,20 +88,20 @@ class Loop(Generic[P, C, Y]):
 
     @property
     def consts(self) -> LoopConsts:
-        """The constants, as `body` takes them."""
+        """The constants, as arguments of `body`."""
         return LoopConsts(self.params, self.start)
 
     @property
     def inputs(self) -> StepInputs:
-        """The inputs of all steps; those of step t, as `body` takes them, are the entries t of each leaf."""
+        """The inputs of all steps; entry t of each leaf is the argument of `body` at step t."""
         return StepInputs(self.xs, self.valid, self.reset)
 
 
 class Method(Protocol):
     """A way to run a loop: a frozen dataclass with one method, `run(loop) -> (carry, ys)`.
 
-    It returns what `lax.scan` over `loop.body` returns, to rounding: the carry after the last step visited,
-    and the outputs of all steps in the order of `loop.xs`.
+    It returns the results of `lax.scan` over `loop.body`, up to rounding: the carry after the last visited
+    step, and the outputs of all steps in the order of `loop.xs`.
 
     >>> import jrnn
     >>> from jrnn.unrolling import Loop, Method
@@ -109,18 +109,18 @@ class Method(Protocol):
     """
 
     def run(self, loop: Loop[P, C, Y]) -> tuple[C, Y]:
-        """Run a loop: return the carry after its last step, and the outputs of all steps."""
+        """Run a loop; return the carry after its last step, and the outputs of all steps."""
         ...
 
 
 @cached
 def body_of(cell: Any) -> Body:
-    """The step of a cell with masks and resets; cached, since `lax.scan` compiles anew for each function."""
+    """The step of a cell with masks and resets; cached, since `lax.scan` recompiles for each function."""
 
     def body(consts: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
         params, start = consts
         x, valid, reset = inputs
-        spec = carry_spec(cell, params)  # which leaves are state: flags leave noise and context alone
+        spec = carry_spec(cell, params)  # flags affect only state, not noise and context
         if reset is not None:
             carry = map_state(functools.partial(_where, ~reset), spec, carry, start)
         after, y = cell.step(params, carry, x)
@@ -133,5 +133,5 @@ def body_of(cell: Any) -> Body:
 
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
-    # an entry that the step returns unchanged stays a constant of the loop
+    # an entry that the step returns unchanged remains a constant of the loop
     return chosen if chosen is other else select(flags, chosen, other)

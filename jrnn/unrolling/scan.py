@@ -1,4 +1,4 @@
-"""The default method: one step after the other."""
+"""The default method: step by step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +16,23 @@ from jrnn.unrolling.methods import Body, Loop
 
 @dataclass(frozen=True)
 class Scan:
-    """One step after the other, by `lax.scan`; what needs no loop is computed outside of it.
+    """Step by step, by `lax.scan`; operations that need no loop are computed outside of it.
 
-    The step is traced, and its operations run where they cost least: what depends on parameters alone once,
-    what comes before, between and after recurrences for all steps at once, and the gradient of each weight in
-    a loop as one matmul after that loop. A step that prints or calls back runs as it is written.
+    The step is traced, and its operations run where they cost least: those that depend only on parameters
+    once, those before, between and after recurrences for all steps at once, and the gradient of each weight
+    in a loop as one matmul after that loop. A step with effects (prints, callbacks) runs unchanged.
 
     The forward pass saves the smallest set of residuals (a minimum cut) that avoids recomputing a matmul.
-    With `memory` it saves the carry at the ends of blocks alone, and a block is run again when the backward
-    pass reaches it. Blocks of blocks, where the bytes require them, are run again once for each level.
+    With `memory` it saves only the carries between blocks of steps, and the backward pass recomputes each
+    block when it reaches it; nested blocks, if the bytes require them, once per level.
 
     Args:
-      memory: None: residuals of all steps, which takes least time. "sqrt": blocks of the length that takes
-        least memory, about √T steps. A number of bytes: as few levels of blocks, and as long blocks, as fit
-        into it, by the count of `jrnn.gradient_memory`.
+      memory: None: save residuals of all steps, which is fastest. "sqrt": blocks of the length that needs
+        the least memory, about √T steps. A number of bytes: the fewest levels of blocks, and the longest
+        blocks, that fit according to `jrnn.gradient_memory`.
 
     Raises:
-      ValueError: another `memory`; in `unroll`: bytes into which no blocks of the loop fit.
+      ValueError: an invalid `memory`; in `unroll`, too few bytes for any blocks.
 
     Reference: Chen et al., Training deep nets with sublinear memory cost, 2016, arXiv:1604.06174.
 
@@ -53,13 +53,13 @@ class Scan:
         """Run a loop: return the carry after its last step, and the outputs of all steps."""
         prepared = prepare(loop)
         run = prepared.run
-        # From the innermost level outwards, each a loop over blocks of the one before.
+        # From the innermost level outwards, each a loop over blocks of the previous one.
         for block in reversed(self._blocks(loop)):
             run = _in_blocks(run, block, loop.reverse)
         return prepared.finish(*run(prepared.consts, prepared.carry, prepared.xs))
 
     def gradient_bytes(self, loop: Loop[Any, Any, Any]) -> int:
-        """Predict the bytes that the gradient of `run` with respect to the constants takes."""
+        """Predict the bytes needed for the gradient of `run` with respect to the constants."""
         return memory_estimate(loop).bytes(self._blocks(loop), loop.length)
 
     def _blocks(self, loop: Loop[Any, Any, Any]) -> tuple[int, ...]:
@@ -68,16 +68,16 @@ class Scan:
 
 @cached
 def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
-    """A scan of `run` over blocks, each of which is run again when the backward pass reaches it."""
+    """A scan of `run` over blocks, each of which the backward pass recomputes."""
     rematerialised: Body = jax.checkpoint(run, prevent_cse=False)
 
     def in_blocks(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        # 100 steps in blocks of 30: three blocks in a scan, and the last 10 steps visited by themselves
+        # 100 steps in blocks of 30: three blocks in a scan, and the last 10 visited steps separately
         leaves, structure = jax.tree.flatten(xs)
         count, rest = divmod(leaves[0].shape[0], block)
         short = slice(0, rest) if reverse else slice(count * block, None)  # the last block visited
         whole = slice(rest, None) if reverse else slice(0, count * block)
-        # (T, ...) -> (blocks, steps, ...), without axes of length 1: they tempt XLA to copy all of `xs`
+        # (T, ...) -> (blocks, steps, ...), without axes of length 1, as XLA may copy all of `xs`
         folded = [a[whole].reshape(count, block, *(n for n in a.shape[1:] if n != 1)) for a in leaves]
         run_block = _with_shapes(run, structure, tuple(a.shape[1:] for a in leaves))
         carry, ys = plain_scan(run_block, reverse)(consts, carry, folded)
