@@ -310,6 +310,11 @@ def torch_models():
             (x,),
             jrnn.ManyToOne(two),
         ),
+        "wrong ends": (
+            module_of(lambda m, x: torch.cat([(y := m.r(x)[0])[-1, :, 4:], y[0, :, :4]], -1), r=both()),
+            (x,),
+            "features [4:8] are not those of one direction that has seen the whole sequence at the last step",
+        ),
         "sum": (
             module_of(lambda m, x: (y := m.r(x)[0])[..., :4] + y[..., 4:], r=both()),
             (x,),
@@ -369,6 +374,7 @@ TORCH = (
         "convolution",
         "two answers",
         "scaled",
+        "wrong ends",
     ),
 )
 MODELS = functools.cache(torch_models)
