@@ -326,7 +326,9 @@ def torch_models():
             jrnn.ManyToOne(jrnn.Sequential((two, jrnn.Dense(5))), read="mean"),
         ),
         "learned start": (
-            module_of(lambda m, x: m.r(x, m.h.expand(-1, x.shape[1], -1))[0], r=nn.GRU(IN, 4), h=start),
+            module_of(
+                lambda m, x: m.r(x, m.h.expand(-1, x.shape[1], -1).contiguous())[0], r=nn.GRU(IN, 4), h=start
+            ),
             (x,),
             jrnn.LearnedCarry(jrnn.GRU(4)),
         ),
