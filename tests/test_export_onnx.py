@@ -114,8 +114,9 @@ LAYERS = {
     "bidirectional": jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge="mean"),
     "reversed": jrnn.Reversed(jrnn.MGU(4)),
     "sequential": jrnn.Sequential(
-        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))))
+        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))), jrnn.CRF(2))
     ),
+    "many to one": jrnn.ManyToOne(jrnn.Stack((jrnn.MGU(4), jrnn.Dense(2)))),
 }
 
 
@@ -159,7 +160,9 @@ def test_functions_of_every_kind():
         chosen = lax.select_n(bits[0] % 3, u, v, x)
         near = jnp.expm1(1e-4 * u), jnp.log1p(1e-4 * u), jax.nn.softplus(u), jax.nn.gelu(u), jax.nn.elu(u)
         column = jnp.stack([*spread, *most, picked, left, first], -1)
-        parts = *turned, *whole, *flags, *bits, *ordered, chosen, *near, column, x @ x.mT @ x
+        weights = jnp.arange(9.0).reshape(3, 3)
+        rows = lax.dot_general(x, weights, (((1,), (1,)), ((), ())))  # by the rows of weights
+        parts = rows, *turned, *whole, *flags, *bits, *ordered, chosen, *near, column, x @ x.mT @ x
         return carry + 1, jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
 
     kinds = jax.eval_shape(lambda: step(None, jnp.ones(2), jnp.ones((2, 3)))[1])

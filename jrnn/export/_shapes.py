@@ -130,9 +130,8 @@ def _reduced(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
 def _arg(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
     shape, dtype = result(eqn)
     (axis,) = eqn.params["axes"]
-    return graph.cast(
-        graph.emit(kind, whole(graph, eqn, 0, x), like=(shape, INT64), axis=int(axis), keepdims=0), dtype
-    )
+    x = whole(graph, eqn, 0, graph.cast(x, np.int32) if x.dtype == np.bool_ else x)
+    return graph.cast(graph.emit(kind, x, like=(shape, INT64), axis=int(axis), keepdims=0), dtype)
 
 
 def _cumsum(graph: Graph, eqn: Equation, x: Value) -> Value:
