@@ -674,7 +674,7 @@ def test_onnx_is_named_where_it_is_not_installed(monkeypatch):
     proto = simple()
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: from_onnx(proto), lambda: to_onnx(jrnn.GRU(3), drawn(jrnn.GRU(3), IN)[0])):
-        with pytest.raises(ModuleNotFoundError, match=r"the package onnx: pip install 'jrnn\[peers\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"the package onnx: pip install 'jrnn\[onnx\]'"):
             call()
 
 
