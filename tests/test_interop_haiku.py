@@ -93,7 +93,7 @@ def test_haiku_gives_the_same_outputs(name, dtype, record_property):
         theirs, last = jax.jit(core(name).apply)(given, xs)
         carry, ours = jrnn.apply(model, params, xs)
         pairs = [(ours, theirs), *zip(jax.tree.leaves(carry), jax.tree.leaves(last), strict=True)]
-        record_property("difference", largest := max(apart(a, b) for a, b in pairs))
+        record_property("difference", largest := float(max(apart(a, b) for a, b in pairs)))
         assert ours.dtype == dtype and largest < TOLERANCE[dtype]
         if not isinstance(model, jrnn.ConvLSTM):
             _, ragged = jrnn.apply(model, params, xs, lengths=LENGTHS)

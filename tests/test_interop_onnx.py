@@ -148,6 +148,7 @@ LAYER = {
     ),
     "deep": (jrnn.Bidirectional(jrnn.Stack((jrnn.LSTM(4), jrnn.GRU(3))), merge="concat"), IN),
     "sum": (jrnn.Bidirectional(jrnn.GRU(4), merge="sum"), IN),
+    "uneven": (jrnn.Bidirectional(jrnn.GRU(4), jrnn.GRU(4, bias=False)), IN),
     "mul": (jrnn.Bidirectional(jrnn.GRU(4), jrnn.GRU(4, bias=False), merge="mul"), IN),
     "mean": (jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(4), merge="mean"), jax.nn.softmax)), IN),
     "encoded": (jrnn.Stack((jrnn.Dense(3, activation="hard_tanh"), jrnn.GRU(4), jax.nn.log_softmax)), IN),

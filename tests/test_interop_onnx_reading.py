@@ -310,6 +310,11 @@ def torch_models():
             (x,),
             jrnn.ManyToOne(two),
         ),
+        "wrong ends": (
+            module_of(lambda m, x: torch.cat([(y := m.r(x)[0])[-1, :, 4:], y[0, :, :4]], -1), r=both()),
+            (x,),
+            "features [4:8] are not those of one direction that has seen the whole sequence at the last step",
+        ),
         "sum": (
             module_of(lambda m, x: (y := m.r(x)[0])[..., :4] + y[..., 4:], r=both()),
             (x,),
@@ -321,7 +326,9 @@ def torch_models():
             jrnn.ManyToOne(jrnn.Sequential((two, jrnn.Dense(5))), read="mean"),
         ),
         "learned start": (
-            module_of(lambda m, x: m.r(x, m.h.expand(-1, x.shape[1], -1))[0], r=nn.GRU(IN, 4), h=start),
+            module_of(
+                lambda m, x: m.r(x, m.h.expand(-1, x.shape[1], -1).contiguous())[0], r=nn.GRU(IN, 4), h=start
+            ),
             (x,),
             jrnn.LearnedCarry(jrnn.GRU(4)),
         ),
@@ -369,6 +376,7 @@ TORCH = (
         "convolution",
         "two answers",
         "scaled",
+        "wrong ends",
     ),
 )
 MODELS = functools.cache(torch_models)
@@ -666,7 +674,7 @@ def test_onnx_is_named_where_it_is_not_installed(monkeypatch):
     proto = simple()
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (lambda: from_onnx(proto), lambda: to_onnx(jrnn.GRU(3), drawn(jrnn.GRU(3), IN)[0])):
-        with pytest.raises(ModuleNotFoundError, match=r"the package onnx: pip install 'jrnn\[peers\]'"):
+        with pytest.raises(ModuleNotFoundError, match=r"the package onnx: pip install 'jrnn\[onnx\]'"):
             call()
 
 

@@ -69,7 +69,7 @@ def import_onnx() -> Any:
     try:
         return importlib.import_module("onnx")
     except ModuleNotFoundError as error:
-        message = "reading and writing ONNX needs the package onnx: pip install 'jrnn[peers]'"
+        message = "reading and writing ONNX needs the package onnx: pip install 'jrnn[onnx]'"
         raise ModuleNotFoundError(message, name="onnx") from error
 
 
