@@ -151,7 +151,7 @@ MISTAKES = {
     "params of another cell": (
         lambda: run(params=GRU_PARAMS),
         ValueError,
-        "params are a GRUParams, needs a LSTMParams: made by init",
+        "params are a GRUParams, needs a LSTMParams: use init of the same cell",
     ),
     "params of another hidden": (
         lambda: run(params=jrnn.LSTM(5).init(KEY, 3)),

@@ -53,7 +53,7 @@ def test_everything_that_runs_such_a_cell_says_so():
         lambda: jrnn.RNN(cell, WORDS, rngs=nnx.Rngs(0))(wrong),
     ):
         with pytest.raises(
-            ValueError, match=r"is token 7, of which the table of .* 7 rows, for tokens 0 to 6$"
+            ValueError, match=r"is token 7, out of range for the table of .* 7 rows, for tokens 0 to 6$"
         ):
             call()
 

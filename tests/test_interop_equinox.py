@@ -118,12 +118,12 @@ REFUSED = {
     "weight_hh must have rows for 3 or 4 gates of 12 units, got (4, 12)": lambda: from_equinox(
         {**ONES, "weight_hh": np.ones((4, 12))}
     ),
-    "is no LSTMCell, GRUCell, Linear or Embedding: it has ['weight']": lambda: from_equinox(
+    "is not an LSTMCell, GRUCell, Linear or Embedding: it has ['weight']": lambda: from_equinox(
         {"weight": np.ones((3, 2))}
     ),
     "Equinox has no reset_after=False": lambda: to_equinox(*drawn_model(jrnn.GRU(4, reset_after=False))),
     "Equinox has no activation='relu'": lambda: to_equinox(*drawn_model(jrnn.LSTM(4, activation="relu"))),
-    "Equinox has no form of Elman": lambda: to_equinox(*drawn_model(jrnn.Elman(4))),
+    "Equinox has no equivalent of Elman": lambda: to_equinox(*drawn_model(jrnn.Elman(4))),
 }
 
 
@@ -134,7 +134,7 @@ def test_equinox_what_cannot_be_is_said(message):
 
 
 def test_a_module_of_ones_own_is_taken_by_its_parts():
-    with pytest.raises(ValueError, match=r"GRU has no arrays: give its parts, of hidden, .*, as a list"):
+    with pytest.raises(ValueError, match=r"GRU has no arrays: pass its parts, of hidden, .*, as a list"):
         from_equinox(jrnn.GRU(4))  # a dataclass without arrays
     with pytest.raises(TypeError, match="source must be an Equinox module or a dictionary of its arrays"):
         from_equinox(3)

@@ -350,8 +350,8 @@ REFUSED = {
     ),
     "Flax Linen has no reset_after=False": lambda: to_linen(*drawn_model(jrnn.GRU(4, reset_after=False))),
     "Flax Linen has no clip=1.0": lambda: to_linen(*drawn_model(jrnn.Elman(4, clip=1.0))),
-    "Flax Linen has no form of LSTMVariant": lambda: to_linen(*drawn_model(jrnn.LSTMVariant(4))),
-    "Flax Linen has no form of Stack": lambda: to_linen(
+    "Flax Linen has no equivalent of LSTMVariant": lambda: to_linen(*drawn_model(jrnn.LSTMVariant(4))),
+    "Flax Linen has no equivalent of Stack": lambda: to_linen(
         *drawn_model(jrnn.Bidirectional(jrnn.Stack((GRU, GRU))))
     ),
     "Flax Linen has no strides=2": lambda: to_linen(*drawn_model(jrnn.ConvLSTM(4, strides=2))),
@@ -370,7 +370,7 @@ def test_linen_what_cannot_be_is_said(message):
 NNX_REFUSED = {
     "b_hn of GRU(hidden=4) must be 0: GRUCell of Flax NNX": lambda: to_nnx(*drawn_model(jrnn.GRU(4))),
     "Flax NNX has no reset_after=False": lambda: to_nnx(*drawn_model(jrnn.GRU(4, reset_after=False))),
-    "Flax NNX has no form of UGRNN": lambda: to_nnx(*drawn_model(jrnn.UGRNN(4))),
+    "Flax NNX has no equivalent of UGRNN": lambda: to_nnx(*drawn_model(jrnn.UGRNN(4))),
     "dense_h/kernel must be for 1, 3 or 4 gates of 4 units, got (4, 8)": lambda: from_nnx(
         {"dense_i": {"kernel": np.ones((2, 8))}, "dense_h": {"kernel": np.ones((4, 8))}}
     ),
@@ -381,7 +381,7 @@ NNX_REFUSED = {
         {"dense_i": {"kernel": np.ones((2, 16))}, "dense_h": {"kernel": np.ones((4, 16))}}
     ),
     "no place for 'scale'": lambda: from_nnx({"embedding": np.ones((7, 3)), "scale": np.ones(3)}),
-    "under 'layers/1' is no cell, RNN": lambda: from_nnx(
+    "under 'layers/1' is not a cell, RNN": lambda: from_nnx(
         nnx.Sequential(nnx_cell(float, nnx.LSTMCell), nnx.LayerNorm(HIDDEN, rngs=nnx.Rngs(0)))
     ),
     "keep_order=True": lambda: from_nnx(nnx.RNN(nnx_cell(float, nnx.GRUCell).cell, reverse=True)),

@@ -148,7 +148,7 @@ REFUSED = {
     "in which they are applied; there are 'lstm', 'gru'": lambda: from_haiku(
         {"lstm/linear": ONE, "gru": {"w_i": np.ones((2, 3))}}
     ),
-    "'core' is not the name that Haiku gives to a module": lambda: from_haiku({"core/linear": ONE}, ["core"]),
+    "'core' is not a default name of a Haiku module": lambda: from_haiku({"core/linear": ONE}, ["core"]),
     "class must be one of VanillaRNN, LSTM, GRU": lambda: from_haiku({"a": ONE}, [("a", "GRUCell")]),
     "has no weight 'lstm_1/linear/w'": lambda: from_haiku({"lstm/linear": ONE}, ["lstm_1"]),
     "no place for 'lstm/linear/c'": lambda: from_haiku({"lstm/linear": {**ONE, "c": np.ones(2)}}),
@@ -171,7 +171,7 @@ REFUSED = {
     "Haiku has no activation='tanh'": lambda: to_haiku(*drawn_model(jrnn.Elman(4))),
     "Haiku has no activation='relu'": lambda: to_haiku(*drawn_model(jrnn.LSTM(4, activation="relu"))),
     "Haiku has no reset_after=True": lambda: to_haiku(*drawn_model(jrnn.GRU(4))),
-    "Haiku has no form of Bidirectional": lambda: to_haiku(*drawn_model(jrnn.Bidirectional(GRU))),
+    "Haiku has no equivalent of Bidirectional": lambda: to_haiku(*drawn_model(jrnn.Bidirectional(GRU))),
     "Haiku has no padding='CIRCULAR'": lambda: to_haiku(*drawn_model(jrnn.ConvLSTM(4, padding="CIRCULAR"))),
 }
 

@@ -263,7 +263,7 @@ BAD = {
     ),
     "ConvLSTM has no activation='relu'": lambda: given("ConvLSTM1D", kernel_size=3, activation="relu"),
     "kernel must be odd": lambda: given("ConvLSTM1D", kernel_size=2),
-    "is a Conv1D, which jrnn has no cell for": lambda: L.Conv1D(3, 2),
+    "is a Conv1D, for which jrnn has no cell": lambda: L.Conv1D(3, 2),
     "an Activation needs a layer before it": lambda: L.Activation("relu"),
     "is a functional model": lambda: keras.Model(i := keras.Input((None, 3)), L.GRU(2)(i)),
     "no layer that computes anything": lambda: L.Masking(),
@@ -295,7 +295,7 @@ def test_weights_that_do_not_fit_are_named():
             from_keras(layer, weights)
     with pytest.raises(TypeError, match="its configuration and weights"):
         from_keras(layer)
-    with pytest.raises(TypeError, match="weights must be left out with a layer"):
+    with pytest.raises(TypeError, match="weights must be None with a layer"):
         from_keras(given("LSTM"), [w_ih, w_hh, b])
     with pytest.raises(ValueError, match="a layer is its class_name and its config"):
         from_keras(layer["config"], [w_ih, w_hh, b])
@@ -312,14 +312,14 @@ def test_every_option_of_a_cell_is_looked_at(kind):
 
 
 REFUSED = {
-    "z can only be turned where gates are σ": jrnn.GRU(3, z_keeps=False, gate_activation="tanh"),
+    "z can only be negated if gates are σ": jrnn.GRU(3, z_keeps=False, gate_activation="tanh"),
     "p of .*Keras has no peepholes='diagonal'": jrnn.LSTMVariant(3, peepholes="diagonal"),
     "w_hr of .*no projection=2": jrnn.LSTMVariant(3, projection=2),
     "one activation for g and for h": jrnn.LSTMVariant(3, output_activation="relu"),
     "no padding='CIRCULAR'": jrnn.ConvLSTM(3, spatial=1, padding="CIRCULAR"),
     "no clip=1.0": jrnn.GRU(3, clip=1.0),
     "no activation='gelu'": jrnn.Dense(3, activation="gelu"),
-    "keeps ys.t. beside xs.t.": jrnn.Reversed(jrnn.GRU(3)),
+    "aligns ys.t. with xs.t.": jrnn.Reversed(jrnn.GRU(3)),
     "no read='mean'": jrnn.ManyToOne(jrnn.GRU(3), read="mean"),
     "no recurrent layer": jrnn.ManyToOne(jrnn.Dense(3)),
     "drops only the input and the state": jrnn.Dropout(jrnn.GRU(3), output=0.5),

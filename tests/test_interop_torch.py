@@ -241,7 +241,7 @@ def test_functions_among_modules_stay():
     assert model == jrnn.Stack((jrnn.Dense(5), jrnn.Map("relu", 5), jrnn.Dense(2)))
     assert largest(jrnn.apply(model, params, xs)[1], head(torch.from_numpy(xs)).detach()) < 1e-10
     assert to_torch(model, params).keys() == head.state_dict().keys()
-    with pytest.raises(ValueError, match="1 is a Hardtanh, which jrnn has no cell for"):
+    with pytest.raises(ValueError, match="1 is a Hardtanh, for which jrnn has no cell"):
         from_torch(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Hardtanh()))
     left = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Hardtanh()).double()
     assert from_torch(left, unused=True)[0] == jrnn.Stack((jrnn.Dense(5), jrnn.Map("tanh", 5)))
@@ -356,7 +356,7 @@ def test_what_pytorch_lacks_is_refused_by_weight_and_convention(message):
 def test_other_cells_and_params_are_refused():
     with pytest.raises(TypeError, match=r"PyTorch has no module for MinGRU\(hidden=3\)"):
         to_torch(jrnn.MinGRU(3), redrawn(shapes(jrnn.MinGRU(3))))
-    with pytest.raises(TypeError, match=r"params of LSTM\(hidden=3\) must be what its init gives"):
+    with pytest.raises(TypeError, match=r"params of LSTM\(hidden=3\) must be as returned by its init"):
         to_torch(jrnn.LSTM(3), (1, 2, 3))
     with pytest.raises(ValueError, match=r"w_ih must have shape \(in, 12\), got \(2, 16\)"):
         to_torch(jrnn.LSTM(3), redrawn(shapes(jrnn.LSTM(4), 2)))

@@ -1,4 +1,4 @@
-"""Weights from and to other libraries: plain data in, `(model, params)` out, and back."""
+"""Converting weights from and to other libraries: plain data to `(model, params)`, and back."""
 
 from jrnn._exports import public_names
 from jrnn.interop.equinox import from_equinox as from_equinox

@@ -1,4 +1,4 @@
-"""Conventions that several libraries share, and the options of cells that they do not have."""
+"""Conventions that several libraries share, and checks for options that they lack."""
 
 import dataclasses
 from typing import Any
@@ -12,14 +12,14 @@ from jrnn.cells.gru import GRU, GRUParams
 from jrnn.cells.lstm import LSTM, LSTMParams
 from jrnn.interop._weights import Weights, keeping, own_weights, reordered
 
-# fields that only say how parameters are drawn
+# fields that affect only the initialization
 STARTS = {"forget_bias", "max_lag", "recurrent_init", "gate_bias"}
 IGFO = (0, 2, 1, 3)  # from the order i f g o of jrnn, and back
 Array = np.ndarray[Any, Any]
 
 
 def refuse_options(cell: Any, library: str, *allowed: str) -> None:
-    """Raise a ValueError for an option of a cell that the other library has no form of."""
+    """Raise a ValueError for an option of a cell that the other library does not have."""
     for field in dataclasses.fields(cell):
         free = field.name in STARTS or field.name in allowed or field.default is dataclasses.MISSING
         value = getattr(cell, field.name)
@@ -29,16 +29,16 @@ def refuse_options(cell: Any, library: str, *allowed: str) -> None:
 
 def no_form(model: Any, library: str) -> ValueError:
     """The error for a model that the other library does not have."""
-    return ValueError(f"{library} has no form of {brief(model)}")
+    return ValueError(f"{library} has no equivalent of {brief(model)}")
 
 
 def or_zeros(weights: Weights, name: str, like: Array) -> Array:
-    """Take a bias for every column of `like`; zeros where there is none."""
+    """Take a bias for every column of `like`; zeros if there is none."""
     return weights.take(name, like.shape[-1:]) if name in weights else np.zeros(like.shape[-1], like.dtype)
 
 
 def own_lstm(cell: LSTM, params: Any, library: str, *allowed: str) -> LSTMParams:
-    """Parameters of an LSTM, zeros where it has no bias."""
+    """Parameters of an LSTM, with a zero bias if it has none."""
     refuse_options(cell, library, "bias", *allowed)
     own = own_weights("", cell, params, {}, library)
     w_ih: Any = own.take("w_ih", ("in", 4 * cell.hidden))
@@ -49,9 +49,9 @@ def own_lstm(cell: LSTM, params: Any, library: str, *allowed: str) -> LSTMParams
 def own_gru(
     cell: GRU, params: Any, library: str, *allowed: str, reset_after: bool = True, z_keeps: bool = True
 ) -> GRUParams:
-    """Parameters of a GRU by the conventions of a library, zeros where it has no bias.
+    """Parameters of a GRU in the conventions of a library, with a zero bias if it has none.
 
-    Which side z weighs is a matter of its sign, σ(−a) = 1 − σ(a).
+    Which side z weighs depends on its sign only, σ(−a) = 1 − σ(a).
 
     Raises:
       ValueError: the cell resets on the other side of the product.
@@ -75,7 +75,7 @@ def forget(b: Array, by: float) -> Array:
 def read_convolutional(
     weights: Weights, inputs: str, states: str, leaves: tuple[str, str], padding: Any
 ) -> tuple[Any, Any]:
-    """Read a ConvLSTM with gates i g f o, two biases, and 1 that is added to f at every step."""
+    """Read a ConvLSTM with gates i g f o, two biases, and 1 added to f at every step."""
     kernel, bias = leaves
     w_ih = weights.take(inputs + kernel, (*_sizes(weights, inputs + kernel), "in", "4·hidden"))
     sizes = w_ih.shape[:-2]
@@ -88,7 +88,7 @@ def read_convolutional(
 
 
 def _sizes(weights: Weights, name: str) -> list[str]:
-    """Letters for the lengths of a kernel, one for each of its one to three axes."""
+    """Names of the sizes of a kernel, one for each of its one to three axes."""
     rank = len(weights.shape(name)) - 2
     if not 1 <= rank <= 3:
         raise ValueError(f"{weights.prefix}{name} must be a kernel over 1 to 3 axes, got {rank}")
@@ -98,7 +98,7 @@ def _sizes(weights: Weights, name: str) -> list[str]:
 def write_convolutional(
     cell: ConvLSTM, params: Any, library: str, names: tuple[str, str], leaves: tuple[str, str]
 ) -> dict[str, Array]:
-    """The way back from `read_convolutional`, bit for bit: the second bias is the −1 that undoes the 1."""
+    """The exact inverse of `read_convolutional`: the second bias is −1, which cancels the added 1."""
     own = own_weights("", cell, params, {}, library)
     (inputs, states), (kernel, bias) = names, leaves
     w_ih = own.take("w_ih", (*_sizes(own, "w_ih"), "in", 4 * cell.hidden))

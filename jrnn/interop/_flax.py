@@ -1,4 +1,4 @@
-"""What Linen and NNX share: trees of weights, and the modules that hold cells."""
+"""Code shared by Linen and NNX: trees of weights, and the modules that hold cells."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,13 +21,13 @@ class Flavour(NamedTuple):
     """One of Flax's two module systems."""
 
     library: str
-    entry: str  # what stands before the number of an entry of a Sequential
-    read: Callable[[Weights, str, set[str], Any], Part | None]  # a cell, None if it is none
+    entry: str  # prefix of the numbers of entries of a Sequential
+    read: Callable[[Weights, str, set[str], Any], Part | None]  # a cell, or None
     write: Callable[[Any, Any], dict[str, Any]]
 
 
 def flattened(tree: Any, path: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries and lists, under their paths: "cell/hi/kernel"."""
+    """Leaves of nested dictionaries and lists, by their paths: "cell/hi/kernel"."""
     if isinstance(tree, Mapping):
         items = list(tree.items())
     elif isinstance(tree, list | tuple):
@@ -41,7 +41,7 @@ def flattened(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of leaves by their paths: the way back from `flattened`."""
+    """Nested dictionaries from leaves by their paths: the inverse of `flattened`."""
     tree: dict[Any, Any] = {}
     for path, leaf in leaves.items():
         *above, name = (int(part) if part.isdigit() else part for part in path.split("/"))
@@ -53,7 +53,7 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
-    """Read what stands under a path: a cell, what holds cells, or a map."""
+    """Read the cell, container of cells, or map under a path."""
     children = {name[len(path) :].split("/")[0] for name in weights.names() if name.startswith(path)}
     if "cell" in children:
         expect(module, "RNN")
@@ -76,9 +76,9 @@ def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
     if found is None:
         where = f"under {path[:-1]!r}" if path else "at the top"
         raise ValueError(
-            f"{weights.source}: what stands {where} is no cell, RNN, Bidirectional, Sequential, Embed or "
+            f"{weights.source}: the part {where} is not a cell, RNN, Bidirectional, Sequential, Embed or "
             f"dense layer of Flax: it has {', '.join(sorted(children)) or 'no weights'}. Parameters of other "
-            "models do not say in which order their parts are applied: give a list of them, first to last"
+            "models do not tell the order of their parts: pass a list of the parts, first to last"
         )
     return found
 
@@ -87,7 +87,7 @@ def _read_bidirectional(weights: Weights, path: str, module: Any, flavour: Flavo
     expect(module, "Bidirectional")
     sides = []
     for name in ("forward_rnn", "backward_rnn"):
-        rnn = field(module, name)  # its own direction is overruled
+        rnn = field(module, name)  # its own direction is ignored
         inner = f"{path}{name}/cell/"
         if not any(known.startswith(inner) for known in weights.names()):
             raise ValueError(f"{weights.source} has no weights under {inner[:-1]!r}")
@@ -113,32 +113,32 @@ def _read_sequential(weights: Weights, path: str, module: Any, flavour: Flavour)
         elif type(entry).__name__ != "Dropout":
             what = "no weights" if entry is None else f"no weights of {type(entry).__name__}"
             raise ValueError(
-                f"{weights.source} has {what} under {start}{index}: give the module if it is a function; "
+                f"{weights.source} has {what} under {start}{index}: pass the module if this is a function; "
                 "nothing else without weights can be converted"
             )
     return chained(parts)
 
 
 def _entries(weights: Weights, start: str) -> set[int]:
-    """Numbers that stand behind the start of a path."""
+    """Numbers that follow the start of a path."""
     found = (name[len(start) :].split("/")[0] for name in weights.names() if name.startswith(start))
     return {int(number) for number in found if number.isdigit()}
 
 
 def _reversed(cell: Any, module: Any) -> Any:
-    """A cell as the RNN around it runs it."""
+    """A cell in the direction of the RNN around it."""
     if module is None or not module.reverse:
         return cell
     if not module.keep_order:
         raise ValueError(
             f"an RNN with reverse=True and keep_order=False returns its outputs last step first, Reversed in "
-            f"the order of its inputs: give the module of {brief(cell)} with keep_order=True"
+            f"the order of its inputs: pass the module of {brief(cell)} with keep_order=True"
         )
     return Reversed(cell)
 
 
 def expect(module: Any, *names: str) -> None:
-    """Raise unless a module, if there is one, is of one of these classes, which its weights are of."""
+    """Raise unless a module, if given, is of one of the classes to which its weights belong."""
     if module is not None and not any(kind.__name__ in names for kind in type(module).__mro__):
         raise ValueError(
             f"the module is a {type(module).__name__}, the weights are those of {' or '.join(names)}"
@@ -146,12 +146,12 @@ def expect(module: Any, *names: str) -> None:
 
 
 def field(module: Any, name: str) -> Any:
-    """A field of a module, None if there is no module."""
+    """A field of a module; None without a module."""
     return None if module is None else getattr(module, name)
 
 
 def activation_of(module: Any) -> Any:
-    """The activation of a cell, by its module; what is not said there is Flax's default."""
+    """The activation of a cell, from its module; defaults to Flax's."""
     if module is None:
         return "tanh"
     gate = check_activation("gate_fn", getattr(module, "gate_fn", "sigmoid"))
@@ -161,13 +161,13 @@ def activation_of(module: Any) -> Any:
     if start is not None and getattr(start, "__name__", "") != "zeros":
         raise ValueError(
             f"carry_init of {type(module).__name__} must be zeros: cells of jrnn start there, "
-            f"and from a carry that is given; got {brief(start)}"
+            f"or from a given carry; got {brief(start)}"
         )
     return check_activation("activation_fn", getattr(module, "activation_fn", "tanh"))
 
 
 def side_by_side(weights: Weights, names: Sequence[str], leaf: str, shape: tuple[int | str, ...]) -> Any:
-    """Take the arrays of all gates and put them side by side."""
+    """Take the arrays of all gates and concatenate them."""
     arrays: list[np.ndarray[Any, Any]] = []
     for name in names:
         arrays.append(weights.take(f"{name}/{leaf}", arrays[0].shape if arrays else shape))
@@ -175,7 +175,7 @@ def side_by_side(weights: Weights, names: Sequence[str], leaf: str, shape: tuple
 
 
 def write(model: Any, params: Any, flavour: Flavour) -> dict[str, Any]:
-    """The tree of a model: the way back from `read`."""
+    """The tree of a model: the inverse of `read`."""
     model = without_noise(model)
     parts = parts_of(model, params)
     if parts is not None:
@@ -200,7 +200,7 @@ def _write_map(model: Embed | Dense, params: Any, flavour: Flavour) -> dict[str,
 
 
 def read_simple(weights: Weights, inputs: str, states: str, module: Any) -> Part:
-    """Read a SimpleCell; a residual one adds its state to what it multiplies it with."""
+    """Read a SimpleCell; a residual one adds its state to the recurrent product."""
     w_ih: Any = weights.take(f"{inputs}/kernel", ("in", "hidden"))
     hidden = w_ih.shape[1]
     w_hh: Any = weights.take(f"{states}/kernel", (hidden, hidden))
@@ -223,6 +223,6 @@ def write_simple(cell: Elman, params: Any, library: str, inputs: str, states: st
 
 
 def by_gate(names: Sequence[str], leaf: str, array: Any) -> dict[str, Any]:
-    """Cut an array into the parts of its gates, each under its path: the way back from `side_by_side`."""
+    """Split an array by gate, each under its path: the inverse of `side_by_side`."""
     parts = np.split(array, len(names), axis=-1)
     return {f"{name}/{leaf}": part for name, part in zip(names, parts, strict=True)}

@@ -1,4 +1,4 @@
-"""One layer of Keras after the other: what its configuration says, with its weights from the list."""
+"""Reading Keras layer by layer: configurations, with weights from a list."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,8 +24,8 @@ ACTIVATIONS = {  # the functions that are the same in both
     "leaky_relu": "leaky_relu(0.2)",
 }
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
-SILENT = {"InputLayer", "Masking", "Dropout", "SpatialDropout1D"}  # they do nothing, or make the mask
-DEFAULTS = {  # of options that a configuration may leave out
+SILENT = {"InputLayer", "Masking", "Dropout", "SpatialDropout1D"}  # no-ops in evaluation, or only a mask
+DEFAULTS = {  # of options that a configuration may omit
     "activation": "tanh",
     "recurrent_activation": "sigmoid",
     "use_bias": True,
@@ -39,7 +39,7 @@ DEFAULTS = {  # of options that a configuration may leave out
     "strides": (1,),
     "dilation_rate": (1,),
 }
-Z_R_N = (1, 0, 2)  # where Keras has the gates r z n
+Z_R_N = (1, 0, 2)  # positions of the gates r z n in Keras
 
 
 class Part(NamedTuple):
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 class Listed:
-    """Weights as `get_weights` lists them: each is taken in its turn, under a name for messages."""
+    """Weights in the order of `get_weights`, taken one by one, with names for messages."""
 
     def __init__(self, arrays: Any) -> None:
         self._left = list(arrays)
@@ -64,24 +64,24 @@ class Listed:
         return Weights({name: self._left.pop(0)}, "weights").take(name, shape)
 
     def finish(self) -> None:
-        """Raise if something has not been taken."""
+        """Raise if weights remain."""
         if self._left:
             shapes = [array_of(array, "weights").shape for array in self._left]
             raise ValueError(f"weights: {len(shapes)} more than the layers have, of shapes {shapes}")
 
 
 class Reader(NamedTuple):
-    """Makes a part of jrnn of each layer."""
+    """Converts layers to parts of a jrnn model."""
 
     weights: Listed
 
     def part(self, layer: Mapping[str, Any], width: int | None) -> Part | None:
-        """A layer after one of a width, or None for one that does nothing in evaluation."""
+        """Convert a layer with inputs of a width; None for one that does nothing in evaluation."""
         kind, config = opened(layer)
         name = config.get("name", kind)
         if kind in SILENT:
             return None
-        if kind == "TimeDistributed":  # what acts on features acts on every step
+        if kind == "TimeDistributed":  # layers that act on features act on every step
             inner = self.part(config["layer"], width)
             if inner is not None and not isinstance(inner.model, Dense | Map):
                 raise ValueError(
@@ -103,7 +103,7 @@ class Reader(NamedTuple):
         if config["go_backwards"]:
             if config["return_sequences"]:
                 raise ValueError(
-                    f"{name}: go_backwards=True returns the sequence reversed, where jrnn keeps ys[t] beside "
+                    f"{name}: go_backwards=True returns the sequence reversed, where jrnn aligns ys[t] with "
                     "xs[t]: convert it with go_backwards=False, and use Reversed(cell) and ys[::-1]"
                 )
             cell = Reversed(cell)
@@ -120,7 +120,7 @@ class Reader(NamedTuple):
         return cell, DenseParams(w, self._take(name, "bias", (cell.features,)) if cell.bias else None)
 
     def _bidirectional(self, name: str, config: Mapping[str, Any]) -> Part:
-        """Two recurrent layers, of which the second goes backwards."""
+        """Two recurrent layers, the second backward."""
         if config["merge_mode"] not in MERGES:
             raise ValueError(
                 f"{name}: merge_mode must be one of {', '.join(MERGES)}, got {config['merge_mode']}"
@@ -133,7 +133,7 @@ class Reader(NamedTuple):
         return Part(name, model, BidirectionalParams(pairs[0][1], pairs[1][1]), ways[0]["return_sequences"])
 
     def recurrent(self, layer: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The cell of a recurrent layer, or one that is a layer to Keras."""
+        """The cell of a recurrent layer, or of a layer that Keras has no cell for."""
         kind, config = opened(layer)
         name = config.get("name", kind)
         if kind == "RNN":
@@ -145,7 +145,7 @@ class Reader(NamedTuple):
         readers |= {f"ConvLSTM{axes}D": self._convolutional for axes in (1, 2, 3)}
         read = readers.get(kind.removesuffix("Cell"))
         if read is None:
-            raise ValueError(f"{name} is a {kind}, which jrnn has no cell for")
+            raise ValueError(f"{name} is a {kind}, for which jrnn has no cell")
         cell, params = read(name, config)
         rates = config["dropout"], config["recurrent_dropout"]
         return Dropout(cell, input=rates[0], state=rates[1]) if any(rates) else cell, params
@@ -154,7 +154,7 @@ class Reader(NamedTuple):
         return self.weights.take(f"{name}/{weight}", shape)
 
     def _gates(self, name: str, config: Mapping[str, Any], gates: int) -> tuple[Any, Any, Any]:
-        """Matrices and the bias, or None, of gates side by side; GRUs with two biases have both in one."""
+        """Packed matrices and bias, or None, of all gates; GRUs with two biases have both in one array."""
         hidden = config["units"]
         w_ih = self._take(name, "kernel", ("in", gates * hidden))
         w_hh = self._take(name, "recurrent_kernel", (hidden, gates * hidden))
@@ -218,7 +218,7 @@ class Reader(NamedTuple):
 
 
 def opened(layer: Any) -> tuple[str, Mapping[str, Any]]:
-    """The class and the configuration of a layer as Keras serialises it."""
+    """The class and configuration of a serialised layer."""
     if not isinstance(layer, Mapping) or not {"class_name", "config"} <= layer.keys():
         raise ValueError(f"a layer is its class_name and its config, got {brief(layer)}")
     kind = layer["class_name"]
@@ -227,7 +227,7 @@ def opened(layer: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def function_of(name: str, config: Mapping[str, Any], option: str) -> str:
-    """The activation of jrnn that is the same function."""
+    """The equal activation of jrnn."""
     given = config[option]
     given = "silu" if given == "swish" else given
     if not isinstance(given, str) or given not in ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""Models made of converted parts, and taken apart again: what all formats share."""
+"""Composing models from converted parts, and splitting them again, for all formats."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,20 +14,20 @@ from jrnn.layers import Sequential
 
 
 def chained(parts: Iterable[tuple[Any, Any] | Callable[..., Any]]) -> tuple[Any, Any]:
-    """Make one model of `(model, params)` in the order in which they are applied, functions among them.
+    """Compose one model from `(model, params)` pairs and functions, in the order in which they are applied.
 
     Returns:
-      `(model, params)`: a `Stack` of cells, a `Sequential` where there are layers, or the only part.
+      `(model, params)`: a `Stack` of cells, a `Sequential` if there are layers, or the only part.
 
     Raises:
-      ValueError: a part needs inputs of another width than what comes before it gives.
+      ValueError: a part needs inputs of a different width than the previous part gives.
     """
     models: list[Any] = []
     params: list[Any] = []
     for part in parts:
         if callable(part) and not isinstance(part, tuple):
             if not models:
-                raise ValueError(f"{brief(part)} comes first: the width of what it reads is not known")
+                raise ValueError(f"{brief(part)} comes first, so the width of its inputs is unknown")
             part = (Map(part, models[-1].out_features), ())
         model, own = part
         needed = width_of(model, own)
@@ -46,18 +46,18 @@ def chained(parts: Iterable[tuple[Any, Any] | Callable[..., Any]]) -> tuple[Any,
 
 
 def width_of(model: Any, params: Any) -> int | None:
-    """Width of the inputs of a converted part, which its first weight multiplies; None if it takes any."""
+    """Width of the inputs of a converted part, from its first weight; None if it takes any."""
     leaves = jax.tree.leaves(params)
     return int(leaves[0].shape[-2]) if leaves and in_ndim(model) else None
 
 
 def without_noise(model: Any) -> Any:
-    """A cell without a dropout around it, which does nothing in evaluation and has no parameters."""
+    """A cell without dropout around it, which does nothing in evaluation and has no parameters."""
     return model.cell if isinstance(model, Dropout) else model
 
 
 def parts_of(model: Any, params: Any) -> list[tuple[Any, Any]] | None:
-    """Take a `Stack` or `Sequential` apart, shared weights in each of their places; None for other models."""
+    """Split a `Stack` or `Sequential`, repeating shared weights; None for other models."""
     if isinstance(model, Tie):
         return parts_of(model.cell, model.weights(params))
     if not isinstance(model, Stack | Sequential):

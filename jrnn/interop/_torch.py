@@ -1,4 +1,4 @@
-"""One module of PyTorch after the other: what names and shapes, or the module itself, say that it is."""
+"""Reading PyTorch module by module, recognised by names and shapes, or from the module itself."""
 
 import re
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jrnn.combinators import Stack
 from jrnn.interop._weights import Size, Weights
 from jrnn.layers import Bidirectional, BidirectionalParams, Sequential
 
-EMBEDDING = re.compile(r"(^|_)emb(ed(ding)?)?s?$")  # names that modules give to an `nn.Embedding`
+EMBEDDING = re.compile(r"(^|_)emb(ed(ding)?)?s?$")  # usual names of an `nn.Embedding`
 NAMED = {"Tanh": "tanh", "ReLU": "relu", "Sigmoid": "sigmoid", "SiLU": "silu"}
 SILENT = {"Dropout", "Identity"}  # modules that do nothing in evaluation
 
@@ -27,11 +27,11 @@ class Part(NamedTuple):
     path: str
     model: Any  # a cell, a layer or a function
     params: Any
-    in_features: int | None  # None where any width will do
+    in_features: int | None  # None for any width
 
 
 class Reader(NamedTuple):
-    """Makes a part of jrnn of each module."""
+    """Converts modules to parts of a jrnn model."""
 
     weights: Weights
     prefix: str
@@ -39,7 +39,7 @@ class Reader(NamedTuple):
     unused: bool
 
     def part(self, path: str, module: Any, following: Part | None, *, first: bool) -> Part | None:
-        """The part at a path; None where there is nothing to do, or something that `finish` complains of."""
+        """The part at a path; None if there is nothing to convert, or if `finish` will raise."""
         if any(f"{path}weight_ih{end}" in self.weights for end in ("", "_l0")):
             return self._recurrent(path, module)
         if module is not None and not module.state_dict():
@@ -65,12 +65,12 @@ class Reader(NamedTuple):
             return None
         if kind not in NAMED:
             raise ValueError(
-                f"{self.prefix}{path[:-1]} is a {kind}, which jrnn has no cell for; unused=True leaves it out"
+                f"{self.prefix}{path[:-1]} is a {kind}, for which jrnn has no cell; unused=True ignores it"
             )
         return Part(path, ACTIVATIONS[NAMED[kind]], (), None)
 
     def _is_embedding(self, path: str, module: Any, following: Part | None, *, first: bool) -> bool:
-        """Whether a matrix is that of an `nn.Embedding`, or of an `nn.Linear`, of the same names and axes."""
+        """True if a matrix is of an `nn.Embedding`, not of an `nn.Linear`, whose names and axes are equal."""
         if module is not None:
             return _kind(module) == "Embedding"
         if f"{path}bias" in self.weights:
@@ -86,7 +86,7 @@ class Reader(NamedTuple):
             return False
         raise ValueError(
             f"{self.prefix}{path}weight of shape ({rows}, {columns}) may be an Embedding or a Linear without "
-            "a bias: give the module in place of its state dict"
+            "a bias: pass the module instead of its state dict"
         )
 
     def _recurrent(self, path: str, module: Any) -> Part:
@@ -120,7 +120,7 @@ class Reader(NamedTuple):
 
 
 def _kind(module: Any) -> str:
-    """The class of PyTorch's own that a module is, "" of none."""
+    """The PyTorch class of a module; "" if it has none."""
     if module is None:
         return ""
     names = [kind.__name__ for kind in type(module).__mro__]
@@ -132,7 +132,7 @@ def _forward(model: Any) -> Any:
 
 
 def _cell(weights: Weights, path: str, end: str, width: Size, nonlinearity: str) -> tuple[Any, Any]:
-    """One direction of one layer: rows count the gates, columns the units that they see."""
+    """One direction of one layer: rows are gates, columns the units that they read."""
     name = f"{path}weight_hh{end}"
     w_hh = weights.take(name, ("gates · hidden", "hidden")).T
     out, rows = w_hh.shape

@@ -1,4 +1,4 @@
-"""Arrays of other libraries: read from whatever holds them, and taken by name, each exactly once."""
+"""Arrays of other libraries: read from any container, and taken by name, each exactly once."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,17 +10,17 @@ import numpy as np
 
 from jrnn._checks import brief
 
-Size = int | str  # a letter stands for a size that is not known beforehand
+Size = int | str  # a letter is an unknown size
 
 
 def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
-    """Read a NumPy, JAX, PyTorch or Keras array, without a change to any of its bits.
+    """Read a NumPy, JAX, PyTorch or Keras array, bit for bit.
 
     Raises:
-      ValueError: it is not made of real floating point numbers, as quantised weights are not.
+      ValueError: not real floating-point numbers, such as quantised weights.
     """
     try:
-        if hasattr(value, "detach"):  # of PyTorch, which has no bfloat16 to give to NumPy
+        if hasattr(value, "detach"):  # PyTorch, which cannot convert bfloat16 to NumPy
             value = value.detach().cpu()
             narrow = str(value.dtype) == "torch.bfloat16"
             value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
@@ -33,7 +33,7 @@ def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
 
 
 def reordered(array: Any, order: Iterable[int], axis: int = -1) -> Any:
-    """Put the equal parts of an array along an axis, one per gate, into another order.
+    """Reorder the equal parts of an array along an axis, one per gate.
 
     >>> reordered(np.arange(6), (2, 0, 1))
     array([4, 5, 0, 1, 2, 3])
@@ -44,10 +44,10 @@ def reordered(array: Any, order: Iterable[int], axis: int = -1) -> Any:
 
 
 def to_jax(tree: Any) -> Any:
-    """Put arrays on the device as they are.
+    """Put arrays on the device unchanged.
 
     Raises:
-      ValueError: float64, which JAX would round without a word unless it is told otherwise.
+      ValueError: float64, which JAX would silently round without jax_enable_x64.
     """
 
     def put(leaf: Any) -> Any:
@@ -55,18 +55,18 @@ def to_jax(tree: Any) -> Any:
         if array.dtype != leaf.dtype:
             raise ValueError(
                 f"weights of shape {leaf.shape} are {leaf.dtype}, which JAX rounds to {array.dtype}: turn on "
-                "jax_enable_x64, or cast them before"
+                "jax_enable_x64, or cast them first"
             )
         return array
 
     return jax.tree.map(put, tree)
 
 
-Needs = Mapping[str, tuple[Any, ...]]  # a field of a cell: the weight that it acts on, the values it may have
+Needs = Mapping[str, tuple[Any, ...]]  # field of a cell -> the weight that it acts on, allowed values
 
 
 def own_weights(where: str, cell: Any, params: Any, needs: Needs, library: str) -> "Weights":
-    """Read the parameters of a cell that is to be written for a library, if that library has such a cell.
+    """Read the parameters of a cell to be written for a library, if that library has such a cell.
 
     Raises:
       ValueError: a field of the cell has a value other than those in `needs`.
@@ -80,27 +80,27 @@ def own_weights(where: str, cell: Any, params: Any, needs: Needs, library: str) 
                 f"jrnn.{type(cell).__name__} for what it means)"
             )
     if not hasattr(params, "_asdict"):
-        raise TypeError(f"params of {cell} must be what its init gives, got {brief(params)}")
+        raise TypeError(f"params of {cell} must be as returned by its init, got {brief(params)}")
     arrays = {where + name: value for name, value in params._asdict().items() if value is not None}
     return Weights(arrays, f"params of {cell}", where)
 
 
 def keeping(cell: Any, arrays: Iterable[Any]) -> list[Any]:
-    """The weights of a GRU whose z keeps the old state: σ(−a) = 1 − σ(a) turns the one into the other.
+    """The weights of a GRU whose z keeps the old state, negated if necessary: σ(−a) = 1 − σ(a).
 
     Raises:
-      ValueError: gates of which that is not true.
+      ValueError: gates other than σ.
     """
     if not cell.z_keeps and cell.gate_activation not in ("sigmoid", "hard_sigmoid"):
         raise ValueError(
-            f"w_ih of {cell}: z can only be turned where gates are σ, got {cell.gate_activation!r}"
+            f"w_ih of {cell}: z can only be negated if gates are σ, got {cell.gate_activation!r}"
         )
     sign = 1 if cell.z_keeps else -1
     return [array * np.repeat([1, sign, 1], cell.hidden).astype(array.dtype) for array in arrays]
 
 
 class Weights:
-    """Named arrays, each taken once: a name that is missing, misshapen or left over is an error.
+    """Named arrays, each taken once: missing, unused or misshapen ones are errors.
 
     >>> weights = Weights({"rnn.w": np.ones((2, 3))}, "a state dict", prefix="rnn.")
     >>> weights.take("w", ("in", 3)).shape
@@ -123,11 +123,11 @@ class Weights:
         return [name.removeprefix(self.prefix) for name in self._left]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of an array that is to be taken."""
+        """The shape of an array not taken yet."""
         return tuple(np.shape(self._left[self.prefix + name]))
 
     def take(self, name: str, shape: tuple[Size, ...]) -> Any:
-        """Take an array; integers in `shape` are checked, letters only count the axes."""
+        """Take an array; checks integers in `shape`, and the number of axes."""
         full = self.prefix + name
         if full not in self._left:
             raise ValueError(f"{self.source} has no weight {full!r}, only {_listed(self._left)}")
@@ -140,11 +140,9 @@ class Weights:
         return array
 
     def finish(self, unused: bool = False) -> None:
-        """Raise if something has not been taken, unless the caller allows what is `unused`."""
+        """Raise if arrays remain, unless the caller allows `unused` ones."""
         if self._left and not unused:
-            raise ValueError(
-                f"{self.source}: no place for {_listed(self._left)}; unused=True leaves them out"
-            )
+            raise ValueError(f"{self.source}: no place for {_listed(self._left)}; unused=True ignores them")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -18,19 +18,19 @@ LIBRARY = "Equinox"
 def from_equinox(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
     """Read the weights of Equinox modules: `LSTMCell`, `GRUCell`, `Linear` and `Embedding`.
 
-    Their names are those of PyTorch, rows of gates in the orders i f g o and r z n, with one bias: `LSTM`,
-    `GRU` (whose `b_hn` is `bias_n`), `Dense` and `Embed`.
+    Names and layout are those of PyTorch, rows of gates in the orders i f g o and r z n, with one bias. They
+    become `LSTM`, `GRU` (whose `b_hn` is `bias_n`), `Dense` and `Embed`.
 
     Args:
-      source: a module; a dictionary of its arrays by their names; or a list of modules, dictionaries and
-        functions, first to last, which becomes a `Stack`.
-      unused: whether weights that have no place in the model may be left out.
+      source: a module; a dictionary of its arrays by name; or a list of modules, dictionaries and functions,
+        first to last, which becomes a `Stack`.
+      unused: ignore weights that have no place in the model.
 
     Returns:
-      `(model, params)`, of the dtype that they had.
+      `(model, params)`, with unchanged dtypes.
 
     Raises:
-      ValueError: a weight is missing, misshapen or left over, or it is no such module.
+      ValueError: a missing, unused or misshapen weight, or a different module.
 
     >>> import jrnn, numpy as np
     >>> from jrnn.interop import from_equinox
@@ -47,25 +47,25 @@ def from_equinox(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
 
 
 def to_equinox(model: Any, params: Any) -> Any:
-    """Write parameters as the arrays of an Equinox module, by their names.
+    """Write parameters as the arrays of an Equinox module, by name.
 
-    A module takes them by
+    To load them into a module:
 
         names, arrays = zip(*to_equinox(cell, params).items())
         module = eqx.tree_at(lambda m: [getattr(m, name) for name in names], module, arrays)
 
-    where `module` is an `eqx.nn.LSTMCell` of `LSTM`, `GRUCell` of `GRU`, `Linear` of `Dense`, `Embedding` of
-    `Embed`, with `use_bias=False` of a model without a bias.
+    where `module` is an `eqx.nn.LSTMCell` for `LSTM`, `GRUCell` for `GRU`, `Linear` for `Dense`, `Embedding`
+    for `Embed`, with `use_bias=False` for a model without a bias.
 
     Args:
-      model: one of these, or a `Stack` of them; functions and dropout stand in no parameter.
+      model: one of these, or a `Stack` of them; functions and dropout have no parameters.
       params: its parameters.
 
     Returns:
-      NumPy arrays by their names; a list of such dictionaries of a `Stack`.
+      NumPy arrays by name; for a `Stack`, a list of such dictionaries.
 
     Raises:
-      ValueError: Equinox has no form of the model, such as of a GRU with `reset_after=False`.
+      ValueError: Equinox has no equivalent of the model, e.g. of a GRU with `reset_after=False`.
 
     >>> import jax, jrnn
     >>> from jrnn.interop import to_equinox
@@ -98,14 +98,14 @@ def _read(part: Any, unused: bool) -> tuple[Any, Any]:
         read = Dense(len(w), bias=b is not None), DenseParams(w.T, b)
     else:
         raise ValueError(
-            f"{weights.source} is no LSTMCell, GRUCell, Linear or Embedding: it has {list(arrays)}"
+            f"{weights.source} is not an LSTMCell, GRUCell, Linear or Embedding: it has {list(arrays)}"
         )
     weights.finish(unused)
     return read
 
 
 def _arrays(part: Any) -> dict[str, Any]:
-    """The arrays of a module by their names."""
+    """The arrays of a module by name."""
     if isinstance(part, Mapping):
         return {name: array for name, array in part.items() if array is not None}
     if not dataclasses.is_dataclass(part) or isinstance(part, type):
@@ -114,7 +114,7 @@ def _arrays(part: Any) -> dict[str, Any]:
     found = {name: value for name, value in fields.items() if hasattr(value, "shape")}
     if not found:
         listed = ", ".join(fields)
-        raise ValueError(f"{type(part).__name__} has no arrays: give its parts, of {listed}, as a list")
+        raise ValueError(f"{type(part).__name__} has no arrays: pass its parts, of {listed}, as a list")
     return found
 
 

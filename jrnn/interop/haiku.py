@@ -29,7 +29,7 @@ from jrnn.interop._weights import Weights, own_weights, reordered, to_jax
 
 LIBRARY = "Haiku"
 RZN = (1, 0, 2)  # from the order z r a of Haiku, and back
-# what Haiku calls a module, and what stands below it
+# Haiku's names of modules, and of their submodules
 NAMES = {
     "vanilla_rnn": ("VanillaRNN", ("linear", "linear_1")),
     "lstm": ("LSTM", ("linear",)),
@@ -60,17 +60,17 @@ def from_haiku(
     ====================  ============================================================================
 
     Args:
-      params: parameters by the names of modules: `{"lstm/linear": {"w": ..., "b": ...}}`.
-      layers: names of the modules in the order in which they are applied, which their parameters do not say;
-        functions stand among them. For a name that is not Haiku's own a pair of name and class,
-        `("core", "LSTM")`. May be left out for a single module of Haiku's own name.
-      unused: whether weights that have no place in the model may be left out.
+      params: parameters by module name: `{"lstm/linear": {"w": ..., "b": ...}}`.
+      layers: names of the modules, and functions, in the order in which they are applied, which is not in
+        `params`. If a name is not Haiku's default, a pair of name and class, `("core", "LSTM")`. Optional for
+        a single module with Haiku's default name.
+      unused: ignore weights that have no place in the model.
 
     Returns:
-      `(model, params)`, of the dtype that they had. Where 1 is added to a bias, that is exact to rounding.
+      `(model, params)`, with unchanged dtypes. Adding 1 to a bias is exact up to rounding.
 
     Raises:
-      ValueError: a weight is missing, misshapen or left over, a name is unknown, or the order is not given.
+      ValueError: a missing, unused or misshapen weight, an unknown name, or an unknown order.
 
     >>> import jrnn, numpy as np
     >>> from jrnn.interop import from_haiku
@@ -92,22 +92,22 @@ def from_haiku(
 def to_haiku(model: Any, params: Any) -> dict[str, dict[str, Any]]:
     """Write parameters as those of Haiku modules.
 
-    The names are those that Haiku gives to modules made in this order, outside all others: `hk.VanillaRNN`
-    of `Elman`, `hk.LSTM`, `hk.GRU`, `hk.Conv2DLSTM` of `ConvLSTM` over two axes, `hk.Embed`, `hk.Linear` of
-    `Dense`; `hk.DeepRNN` of a `Stack`.
+    The names are those that Haiku gives to top-level modules created in this order: `hk.VanillaRNN` for
+    `Elman`, `hk.LSTM`, `hk.GRU`, `hk.Conv2DLSTM` for `ConvLSTM` over two axes, `hk.Embed`, `hk.Linear` for
+    `Dense`; `hk.DeepRNN` for a `Stack`.
 
     Args:
-      model: a cell of the table of `from_haiku`, or a `Stack` of them; functions and dropout stand in
-        no parameter.
+      model: a cell in the table of `from_haiku`, or a `Stack` of them; functions and dropout have no
+        parameters.
       params: its parameters.
 
     Returns:
-      NumPy arrays by the names of modules. `from_haiku` makes the same parameters of them again, to the
-      last bit but for the forget gate of an `LSTM`: Haiku adds 1 to it, which rounds.
+      NumPy arrays by module name. `from_haiku` restores the same parameters, bit for bit except for the
+      forget gate of an `LSTM`: Haiku adds 1 to it, which rounds.
 
     Raises:
-      ValueError: Haiku has no form of the model, such as of a GRU with `reset_after=True`, or of an Elman
-        network by tanh.
+      ValueError: Haiku has no equivalent of the model, e.g. of a GRU with `reset_after=True`, or of an Elman
+        network with tanh.
 
     >>> import jax, jrnn
     >>> from jrnn.interop import to_haiku
@@ -131,7 +131,7 @@ def to_haiku(model: Any, params: Any) -> dict[str, dict[str, Any]]:
 
 
 def _single(params: Mapping[str, Any]) -> list[str]:
-    """The one module that there is, found by Haiku's own names."""
+    """The single module, found by Haiku's default names."""
     found: dict[str, None] = {}
     for name in params:
         above, _, last = name.rpartition("/")
@@ -140,14 +140,14 @@ def _single(params: Mapping[str, Any]) -> list[str]:
     if len(found) != 1:
         listed = ", ".join(map(repr, found))
         raise ValueError(
-            f"{LIBRARY}: give the names of modules as layers, in the order in which they are applied; "
+            f"{LIBRARY}: pass layers, the names of modules in the order in which they are applied; "
             f"there are {listed}"
         )
     return list(found)
 
 
 def _kind_of(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """The class of a module that has Haiku's own name, and what stands below it."""
+    """The class of a module with Haiku's default name, and its submodules."""
     return NAMES.get(re.sub(r"_\d+$", "", name.rpartition("/")[2]))
 
 
@@ -158,7 +158,7 @@ def _read(weights: Weights, layer: Layer) -> Any:
         name, known = layer, _kind_of(layer)
         if known is None:
             raise ValueError(
-                f"{name!r} is not the name that Haiku gives to a module: give its class as well, as in "
+                f"{name!r} is not a default name of a Haiku module: pass its class as well, as in "
                 f"({name!r}, 'LSTM')"
             )
         kind = known[0]
@@ -177,7 +177,7 @@ def _read_vanilla(weights: Weights, path: str) -> tuple[Any, Any]:
 
 
 def _read_lstm(weights: Weights, path: str) -> tuple[Any, Any]:
-    """One matrix below [x; h], gates i g f o, and 1 that is added to f at every step."""
+    """One matrix for [x; h], gates i g f o, and 1 added to f at every step."""
     name = f"{path}linear/w"
     w: Any = weights.take(name, ("in + hidden", "4·hidden"))
     hidden = w.shape[1] // 4
@@ -228,7 +228,7 @@ READERS = {
 
 
 def _write(cell: Any, params: Any) -> tuple[str, dict[str, Any]]:
-    """Haiku's name of a cell, and its arrays by their paths below it."""
+    """Haiku's name of a cell, and its arrays by path."""
     if isinstance(cell, Elman):
         return "vanilla_rnn", _write_vanilla(cell, params)
     if isinstance(cell, LSTM):

@@ -1,8 +1,7 @@
-"""Keras 3: layers, models and their configurations in, configurations and weights out.
+"""Keras 3: layers, models and configurations in, configurations and weights out.
 
-Keras has the matrices of jrnn, (in, gates · hidden), and the gates of the LSTM in the same order. Those of
-its GRU stand in the order z r n, so blocks change places; its two biases are added where they only ever
-appear as a sum.
+Keras has matrices of the same shape, (in, gates · hidden), and the same gate order for the LSTM. Its GRU has
+the order z r n, so blocks are swapped; its two biases are added where only their sum matters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +23,11 @@ from jrnn.interop._weights import keeping, own_weights, reordered, to_jax
 from jrnn.layers import Bidirectional, Reversed, Sequential
 from jrnn.paradigms import ManyToOne
 
-KINDS = (ConvLSTM, Elman, GRU, LSTM, LSTMVariant)  # recurrent layers; but for the first, cells of Keras too
+KINDS = (ConvLSTM, Elman, GRU, LSTM, LSTMVariant)  # recurrent layers; all but ConvLSTM are also cells
 FUNCTIONS = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 KNOWN = tuple(FUNCTIONS)
 
-# what a cell must be for Keras to have it: by field, the weight that it concerns and what it may be
+# requirements for a Keras equivalent: field -> (the weight concerned, allowed values)
 NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
     Elman: {"activation": ("w_ih", *KNOWN), "clip": ("w_ih", None)},
     GRU: {"activation": ("w_ih", *KNOWN), "gate_activation": ("w_ih", *KNOWN), "clip": ("w_ih", None)},
@@ -53,29 +52,29 @@ NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
 def from_keras(source: Any, weights: Sequence[Any] | None = None) -> tuple[Any, Any]:
     """Read a model from Keras 3: a layer, a cell, or a `Sequential` of layers.
 
-    They are `SimpleRNN`, `GRU`, `LSTM`, `RNN` of their cells and of `StackedRNNCells`, `Bidirectional`,
+    Supported: `SimpleRNN`, `GRU`, `LSTM`, `RNN` of their cells and of `StackedRNNCells`, `Bidirectional`,
     `ConvLSTM1D` to `3D`, `Embedding`, `Dense`, `TimeDistributed(Dense)` and `Activation`. One layer becomes a
     cell, several a `Stack` or `Sequential`; if the last recurrent one has `return_sequences=False`, a
-    `ManyToOne`. Weights of a file come in through Keras: `model.load_weights("x.weights.h5")`, then this.
+    `ManyToOne`. To read a file, call `model.load_weights("x.weights.h5")` in Keras first.
 
-    jrnn has time first, where Keras has the batch first. A mask is an argument of `jrnn.apply`, not of a
-    layer: for `Embedding(mask_zero=True)` give `mask=tokens != 0`, for `Masking(v)` `mask=(xs != v).any(-1)`,
-    or `lengths=`. At masked steps jrnn returns zeros; `zero_output_for_mask=True` does so in Keras.
-    `dropout` and `recurrent_dropout` become `jrnn.Dropout` around the cell (one mask for all gates of a
-    `ConvLSTM`); the layers `Dropout` and `SpatialDropout1D` do nothing in evaluation, and are left out.
-    `stateful` and `return_state` are ways to call a layer: the carry always comes back, and may be given.
+    jrnn is time-first, Keras batch-first. A mask is an argument of `jrnn.apply`, not a layer: for
+    `Embedding(mask_zero=True)` pass `mask=tokens != 0`, for `Masking(v)` `mask=(xs != v).any(-1)`, or
+    `lengths=`. At masked steps jrnn returns zeros, as Keras does with `zero_output_for_mask=True`. `dropout`
+    and `recurrent_dropout` become `jrnn.Dropout` around the cell (one mask for all gates of a `ConvLSTM`);
+    the layers `Dropout` and `SpatialDropout1D` do nothing in evaluation, and are omitted. `stateful` and
+    `return_state` are not needed: calls always return the carry, and accept one.
 
     Args:
-      source: a layer or model that is built, or its configuration: what `keras.saving.serialize_keras_object`
-        or `json.loads(model.to_json())` returns, or the configuration of a `Sequential`.
-      weights: what `get_weights()` returns; only with a configuration.
+      source: a layer or model that is built, or its configuration: from `keras.saving.serialize_keras_object`
+        or `json.loads(model.to_json())`, or the configuration of a `Sequential`.
+      weights: the result of `get_weights()`; only with a configuration.
 
     Returns:
       `(model, params)`, for `jrnn.apply` and, unless it is a layer, `jrnn.unroll`.
 
     Raises:
-      ValueError: a layer that jrnn has no counterpart of, or an option of one; weights of other shapes, too
-        few or too many.
+      ValueError: a layer or option without an equivalent in jrnn; too few or too many weights, or wrong
+        shapes.
       TypeError: neither a layer nor a configuration; a configuration without weights.
 
     >>> import jrnn, numpy as np
@@ -86,7 +85,7 @@ def from_keras(source: Any, weights: Sequence[Any] | None = None) -> tuple[Any, 
     """
     if hasattr(source, "get_config") and hasattr(source, "weights"):
         if weights is not None:
-            raise TypeError("weights must be left out with a layer, which holds its own")
+            raise TypeError("weights must be None with a layer, which has its own")
         source, weights = _described(source), source.weights
     if not isinstance(source, Mapping) or weights is None:
         raise TypeError(f"source must be a layer, or its configuration and weights, got {brief(source)}")
@@ -109,7 +108,7 @@ def _described(layer: Any) -> dict[str, Any]:
 
 
 def _flattened(source: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The layers of a `Sequential`, and of those inside it, in their order."""
+    """The layers of a `Sequential`, and of those inside it, in order."""
     config = source if "layers" in source else opened(source)[1]
     if "input_layers" in config:
         raise ValueError(f"{config.get('name')} is a functional model: convert its layers one by one")
@@ -120,7 +119,7 @@ def _flattened(source: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _chained(parts: list[Part]) -> tuple[Any, Any]:
-    """One model of all layers, which reads the last step if the last recurrent one does."""
+    """Compose one model from all layers, which returns the last step if the last recurrent one does."""
     if not parts:
         raise ValueError("source has no layer that computes anything")
     model, params = chained((part.model, part.params) for part in parts)
@@ -130,8 +129,8 @@ def _chained(parts: list[Part]) -> tuple[Any, Any]:
     for part in parts[last + 1 :]:
         if not isinstance(part.model, Dense | Map):
             raise ValueError(
-                f"{part.name} follows {parts[last].name}, which returns its last output alone: jrnn has only "
-                "Dense behind that"
+                f"{part.name} follows {parts[last].name}, which returns only its last output: jrnn allows "
+                "only Dense after it"
             )
     return ManyToOne(
         Sequential(model.cells) if isinstance(model, Stack) and len(parts) > 1 else model
@@ -144,10 +143,10 @@ def to_keras(model: Any, params: Any) -> tuple[dict[str, Any], list[np.ndarray[A
         theirs = keras.Sequential.from_config(config)
         theirs.set_weights(weights)
 
-    A model with a `ConvLSTM` has to be told the size of its field in between,
-    `theirs.build((None, None, *field, channels))`. Layers return sequences; in a `ManyToOne` the last
-    recurrent one does not. What a stack drops between cells becomes a `Dropout` layer. Of two biases the
-    recurrent one is 0, but for the n of a GRU, where it is `b_hn`.
+    A model with a `ConvLSTM` needs the size of its field in between,
+    `theirs.build((None, None, *field, channels))`. Layers return sequences, except the last recurrent one in
+    a `ManyToOne`. The dropout of a stack becomes `Dropout` layers. Of two biases the recurrent one is 0,
+    except for the n of a GRU, where it is `b_hn`.
 
     Args:
       model: any of `Elman`, `GRU`, `LSTM`, `LSTMVariant`, `ConvLSTM`, `Embed`, `Dense`, `Map`, `Dropout` of
@@ -155,12 +154,12 @@ def to_keras(model: Any, params: Any) -> tuple[dict[str, Any], list[np.ndarray[A
       params: its parameters.
 
     Returns:
-      `(config, weights)`, in the dtype that the parameters have.
+      `(config, weights)`, with the dtype of the parameters.
 
     Raises:
-      ValueError: Keras has no such cell, as with peepholes, coupled gates, clipping, a projection, or other
+      ValueError: Keras has no such cell, e.g. with peepholes, coupled gates, clipping, a projection, or other
         activations; the message names the weight and the field.
-      TypeError: Keras has nothing like the model.
+      TypeError: Keras has no equivalent of the model.
 
     >>> import jax, jrnn
     >>> model = jrnn.ManyToOne(jrnn.Sequential((jrnn.Embed(4), jrnn.LSTM(3), jrnn.Dense(2))))
@@ -189,7 +188,7 @@ def to_keras(model: Any, params: Any) -> tuple[dict[str, Any], list[np.ndarray[A
 
 
 def _parts(model: Any, params: Any) -> Iterator[tuple[Any, Any]]:
-    """Layers one after the other, and the rate of what is dropped between two."""
+    """Layers in sequence, with dropout between them."""
     if not isinstance(model, Stack | Sequential):
         yield model, params
         return
@@ -201,7 +200,7 @@ def _parts(model: Any, params: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _input(first: Any, weights: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """What a model takes: tokens, or features."""
+    """The input layer of a model: tokens, or features."""
     if isinstance(first, Embed):
         return _serialised("InputLayer", {"batch_shape": [None, None], "dtype": "int32"})
     width = first.features if isinstance(first, Map) else len(weights[0])
@@ -213,7 +212,7 @@ def _serialised(kind: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple[dict[str, Any], list[Any]]:
-    """The layer of Keras, and its weights in its order."""
+    """The Keras layer, and its weights in order."""
     if isinstance(part, float):
         return _serialised("Dropout", {"rate": part}), []
     if isinstance(part, Map):
@@ -224,8 +223,8 @@ def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple
     if isinstance(part, Reversed):
         if returns_sequences:
             raise ValueError(
-                f"{where[:-1]}: {part} keeps ys[t] beside xs[t], a layer that goes backwards returns them "
-                "reversed: take it out of the model, or read its last step by ManyToOne"
+                f"{where[:-1]}: {part} aligns ys[t] with xs[t], but a Keras layer that goes backwards returns "
+                "them reversed: remove it from the model, or read its last step by ManyToOne"
             )
         return _recurrent(where, part.cell, params, options | {"go_backwards": True})
     if isinstance(part, Bidirectional):
@@ -247,7 +246,7 @@ def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple
 def _recurrent(
     where: str, cell: Any, params: Any, options: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Any]]:
-    """A recurrent layer around a cell, or around several in a stack."""
+    """A recurrent layer of a cell, or of a stack of cells."""
     inside = [one.cell if isinstance(one, Dropout) else one for one in getattr(cell, "cells", (cell,))]
     if not all(isinstance(one, KINDS[isinstance(cell, Stack) :]) for one in inside):
         raise TypeError(f"{where[:-1]}: Keras has no recurrent layer of {brief(cell)}")
@@ -266,7 +265,7 @@ def _recurrent(
 
 
 def _cell(where: str, cell: Any, params: Any) -> tuple[str, dict[str, Any], list[Any]]:
-    """Class, configuration and weights of what is a cell of jrnn."""
+    """Class, configuration and weights of a cell."""
     if isinstance(cell, Dropout):
         if cell.output or cell.candidate or isinstance(cell.state, tuple):
             raise ValueError(
@@ -299,7 +298,7 @@ def _cell(where: str, cell: Any, params: Any) -> tuple[str, dict[str, Any], list
             arrays[2] = np.stack([arrays[2], recurrent])
     own.finish()
     dtype = arrays[0].dtype
-    if dtype.itemsize < 4:  # in which Keras cannot draw the orthogonal matrix that it starts from
+    if dtype.itemsize < 4:  # Keras cannot draw its initial orthogonal matrix in these
         config["recurrent_initializer"] = "glorot_uniform"
     return kind, config | {"use_bias": use_bias, "dtype": dtype.name}, arrays
 

@@ -36,28 +36,28 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
     SimpleCell                          Elman; a residual one is the identity added to `w_hh`
     LSTMCell, OptimizedLSTMCell         LSTM
     GRUCell                             GRU
-    MGUCell                             GRU whose r and z are alike; UGRNN with reset_gate=False
+    MGUCell                             GRU whose r and z are equal; UGRNN with reset_gate=False
     ConvLSTMCell                        ConvLSTM: both biases, and 1 for the forget gate, are added
     RNN                                 the cell; Reversed with reverse=True, keep_order=True
     Bidirectional                       Bidirectional
-    Sequential                          Stack, or Sequential where there are layers
+    Sequential                          Stack, or Sequential if there are layers
     Embed, Dense                        Embed, Dense
     ==================================  ==========================================================
 
     Args:
-      params: the tree of parameters, or the variables with the collection "params". Names say which cell it
-        is; a list of trees is a sequence of parts, first to last, for a module of one's own.
-      module: the Linen module, for what is not in its parameters: activations, `residual`, `reverse`, merge,
-        functions in a `Sequential`; `Dropout` is left out. Without a module all of these are taken to be
-        Flax's defaults. Its `dtype` is not looked at: jrnn computes in that of the parameters (`Cast`).
-      unused: whether weights that have no place in the model may be left out.
+      params: the tree of parameters, or the variables with the collection "params". Names identify the cell;
+        for a custom module, a list of trees is a sequence of parts, first to last.
+      module: the Linen module, for settings that are not in its parameters: activations, `residual`,
+        `reverse`, merge, functions in a `Sequential`; `Dropout` is omitted. Without a module these are Flax's
+        defaults. Its `dtype` is ignored: jrnn computes in that of the parameters (`Cast`).
+      unused: ignore weights that have no place in the model.
 
     Returns:
-      `(model, params)`, of the dtype that they had.
+      `(model, params)`, with unchanged dtypes.
 
     Raises:
-      ValueError: a weight is missing, misshapen or left over, or the module does what jrnn has no form of.
-      TypeError: no tree.
+      ValueError: a missing, unused or misshapen weight, or a module without an equivalent in jrnn.
+      TypeError: not a tree.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from flax import linen as nn
@@ -89,22 +89,22 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
 def to_linen(model: Any, params: Any) -> dict[str, Any]:
     """Write parameters as those of a Linen module.
 
-    The module: `nn.RNN` of a cell (for `Reversed` with `reverse=True, keep_order=True`), `nn.Bidirectional`
-    of two, `nn.Sequential` for `Stack` and `Sequential`, `nn.Embed` and `nn.Dense`. Activations, merges and
-    functions have no parameters: give them to the module again; dropout has none either. Of `Elman` it is
-    `nn.SimpleCell`, of `LSTM` `nn.LSTMCell` or `nn.OptimizedLSTMCell`, of `GRU` `nn.GRUCell`, of `UGRNN`
-    `nn.MGUCell(reset_gate=False)`, of `ConvLSTM` `nn.ConvLSTMCell`.
+    The module is `nn.RNN` for a cell (with `reverse=True, keep_order=True` for `Reversed`),
+    `nn.Bidirectional`, `nn.Sequential` for `Stack` and `Sequential`, `nn.Embed` and `nn.Dense`. Activations,
+    merges, functions and dropout have no parameters: specify them in the module. Cells are `nn.SimpleCell`
+    for `Elman`, `nn.LSTMCell` or `nn.OptimizedLSTMCell` for `LSTM`, `nn.GRUCell` for `GRU`,
+    `nn.MGUCell(reset_gate=False)` for `UGRNN`, `nn.ConvLSTMCell` for `ConvLSTM`.
 
     Args:
-      model: a cell or layer of the table of `from_linen`.
+      model: a cell or layer in the table of `from_linen`.
       params: its parameters.
 
     Returns:
-      The tree, for `module.apply({"params": tree}, xs)`: nested dictionaries of NumPy arrays.
-      `from_linen` makes the same parameters of it again, to the last bit.
+      The tree, for `module.apply({"params": tree}, xs)`: nested dictionaries of NumPy arrays. `from_linen`
+      restores the same parameters, bit for bit.
 
     Raises:
-      ValueError: Linen has no form of the model, such as of a GRU with `reset_after=False`.
+      ValueError: Linen has no equivalent of the model, e.g. of a GRU with `reset_after=False`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.interop import to_linen
@@ -134,7 +134,7 @@ def _read_lstm(weights: Weights, path: str, module: Any) -> Part:
 
 
 def _read_gates(weights: Weights, path: str, order: str) -> GateParams:
-    """Take what GRU and MGU have alike: gates with biases on the side of the input."""
+    """Take the parameters that GRU and MGU share: gates with input biases."""
     inputs, states = _names(path, order)
     w_ih = side_by_side(weights, inputs, "kernel", ("in", "hidden"))
     hidden = w_ih.shape[1] // len(order)
@@ -153,7 +153,7 @@ def _read_mgu(weights: Weights, path: str, module: Any) -> Part:
     gates: Any = _read_gates(weights, path, "fn")
     activation = activation_of(module)
     hidden = gates.w_hh.shape[0]
-    if f"{path}hn/bias" in weights:  # it resets after the product: a GRU whose r and z are the same gate
+    if f"{path}hn/bias" in weights:  # resets after the product: a GRU whose r and z are the same gate
         twice: Any = [np.concatenate([array[..., :hidden], array], -1) for array in gates]
         twice.append(weights.take(f"{path}hn/bias", (hidden,)))
         return GRU(hidden, activation=activation), GRUParams(*twice)
@@ -182,11 +182,11 @@ def _read_conv(weights: Weights, path: str, module: Any) -> Part:
 
 
 def _names(path: str, order: str) -> tuple[list[str], list[str]]:
-    """Paths of the gates of inputs, and of those of states."""
+    """Paths of the input weights and of the recurrent weights of gates."""
     return [f"{path}i{gate}" for gate in order], [f"{path}h{gate}" for gate in order]
 
 
-# what tells a cell by the names of its parts, and the classes that have them
+# names of parts that identify a cell, and the classes that have them
 READERS = {
     frozenset({"ii", "hi"}): (("LSTMCell", "OptimizedLSTMCell"), _read_lstm),
     frozenset({"ir", "hr"}): (("GRUCell",), _read_gru),

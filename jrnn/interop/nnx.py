@@ -31,24 +31,23 @@ def from_nnx(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
     GRUCell                             GRU, its `b_hn` 0: NNX has no such bias
     RNN                                 the cell; Reversed with reverse=True, keep_order=True
     Bidirectional                       Bidirectional
-    Sequential                          Stack, or Sequential where there are layers
+    Sequential                          Stack, or Sequential if there are layers
     Embed, Linear                       Embed, Dense
     ==================================  ==========================================================
 
     Args:
-      source: a module, or its state (`nnx.state(module)`, also as pure dictionaries), whose names say which
-        cell it is. What a state does not hold, activations, `residual`, `reverse`, the merge and functions
-        in a `Sequential`, is taken to be Flax's default. A list of modules or states is a sequence of parts,
-        first to last, for a module of one's own. A module's `dtype` is not looked at: jrnn computes in that
-        of the parameters (`Cast`). `Dropout` and streams of random numbers
-        are left out.
-      unused: whether weights that have no place in the model may be left out.
+      source: a module, or its state (`nnx.state(module)`, also as pure dictionaries), whose names identify
+        the cell. Settings that are not in a state (activations, `residual`, `reverse`, the merge, functions
+        in a `Sequential`) are Flax's defaults. For a custom module, a list of modules or states is a sequence
+        of parts, first to last. A module's `dtype` is ignored: jrnn computes in that of the parameters
+        (`Cast`). `Dropout` and RNG streams are omitted.
+      unused: ignore weights that have no place in the model.
 
     Returns:
-      `(model, params)`, of the dtype that they had.
+      `(model, params)`, with unchanged dtypes.
 
     Raises:
-      ValueError: a weight is missing, misshapen or left over, or the module does what jrnn has no form of.
+      ValueError: a missing, unused or misshapen weight, or a module without an equivalent in jrnn.
 
     >>> import jax.numpy as jnp, jrnn
     >>> from flax import nnx
@@ -77,8 +76,8 @@ def from_nnx(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
 
 
 def _arrays(source: Any) -> dict[str, Any]:
-    """The arrays of a module or state by their paths, without streams of random numbers."""
-    from flax import nnx  # here, for those who convert from elsewhere: it takes a second
+    """The arrays of a module or state by path, without RNG streams."""
+    from flax import nnx  # imported here since it takes a second
 
     if not isinstance(source, Mapping | nnx.Module):
         raise TypeError(f"source must be an NNX module or its state, got {brief(source)}")
@@ -93,22 +92,22 @@ def _arrays(source: Any) -> dict[str, Any]:
 def to_nnx(model: Any, params: Any, *, optimized: bool = False) -> dict[str, Any]:
     """Write parameters as the state of an NNX module.
 
-    The module: `nnx.RNN` of a cell (for `Reversed` with `reverse=True, keep_order=True`),
-    `nnx.Bidirectional` of two, `nnx.Sequential` for `Stack` and `Sequential`, `nnx.Embed` and `nnx.Linear`.
-    Activations, merges and functions have no parameters: give them to the module again; dropout has none
-    either. Of `Elman` it is `nnx.SimpleCell`, of `LSTM` `nnx.LSTMCell`, of `GRU` `nnx.GRUCell`.
+    The module is `nnx.RNN` for a cell (with `reverse=True, keep_order=True` for `Reversed`),
+    `nnx.Bidirectional`, `nnx.Sequential` for `Stack` and `Sequential`, `nnx.Embed` and `nnx.Linear`.
+    Activations, merges, functions and dropout have no parameters: specify them in the module. Cells are
+    `nnx.SimpleCell` for `Elman`, `nnx.LSTMCell` for `LSTM`, `nnx.GRUCell` for `GRU`.
 
     Args:
-      model: a cell or layer of the table of `from_nnx`.
+      model: a cell or layer in the table of `from_nnx`.
       params: its parameters.
-      optimized: whether an `LSTM` is for `nnx.OptimizedLSTMCell`, which has other names.
+      optimized: write an `LSTM` for `nnx.OptimizedLSTMCell`, which has different names.
 
     Returns:
-      Nested dictionaries of NumPy arrays, for `nnx.update(module, tree)`. `from_nnx` makes the same
-      parameters of them again, to the last bit.
+      Nested dictionaries of NumPy arrays, for `nnx.update(module, tree)`. `from_nnx` restores the same
+      parameters, bit for bit.
 
     Raises:
-      ValueError: NNX has no form of the model, such as of a GRU whose `b_hn` is not 0.
+      ValueError: NNX has no equivalent of the model, e.g. of a GRU whose `b_hn` is not 0.
 
     >>> import jax, jrnn
     >>> from flax import nnx
@@ -145,7 +144,7 @@ def _read_cell(weights: Weights, path: str, children: set[str], module: Any) -> 
 
 
 def _read_side_by_side(weights: Weights, path: str, module: Any, hidden: int, columns: int) -> Part:
-    """The gates are side by side, in jrnn's own order."""
+    """Read packed gates, which are in jrnn's order."""
     w_hh: Any = weights.take(f"{path}dense_h/kernel", (hidden, columns))
     w_ih: Any = weights.take(f"{path}dense_i/kernel", ("in", columns))
     if columns == 4 * hidden:
@@ -171,7 +170,7 @@ def _write_cell(cell: Any, params: Any, optimized: bool = False) -> dict[str, An
         w_ih, w_hh, b, b_hn = own_gru(cell, params, LIBRARY, "activation")
         if np.any(b_hn):
             raise ValueError(
-                f"b_hn of {brief(cell)} must be 0: GRUCell of Flax NNX has no bias within the product that "
+                f"b_hn of {brief(cell)} must be 0: GRUCell of Flax NNX has no bias in the product that "
                 "its reset gate multiplies"
             )
         return {"dense_i/kernel": w_ih, "dense_i/bias": b, "dense_h/kernel": w_hh}

@@ -1,8 +1,7 @@
 """PyTorch: modules and state dicts in, state dicts out.
 
-PyTorch keeps matrices as rows of gates, in the gate orders of jrnn (i f g o, r z n), so they are transposed.
-Its two biases are only ever added, so they become one; of the n of a GRU, where the reset gate multiplies the
-recurrent bias alone, both are kept.
+PyTorch stores gates as rows, in the gate orders of jrnn (i f g o, r z n), so matrices are transposed. Its two
+biases become their sum, except those of n in a GRU, whose reset gate multiplies only the recurrent one.
 """
 
 import re
@@ -27,7 +26,7 @@ from jrnn.layers import Bidirectional
 WEIGHT = re.compile(r"(.*\.)?((?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?|weight|bias)")
 GATES = {Elman: 1, GRU: 3, LSTM: 4, LSTMVariant: 4}
 
-# what a cell must be for PyTorch to have it: by field, the weight that it concerns and what it may be
+# requirements for a PyTorch equivalent: field -> (the weight concerned, allowed values)
 NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
     Elman: {"activation": ("w_ih", "tanh", "relu"), "clip": ("w_ih", None)},
     GRU: {
@@ -58,31 +57,30 @@ def from_torch(
 ) -> tuple[Any, Any]:
     """Read a model from PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, their cells, `nn.Embedding`, `nn.Linear`.
 
-    Names and shapes tell which they are. One layer becomes a cell, several become a `Stack`, two directions
-    `Bidirectional` and, in several layers, a `Sequential` of them; `proj_size` becomes `LSTMVariant`.
-    Several modules become one `Stack` or `Sequential` if each is as wide as the next one needs it: they are
-    taken in the order of the state dict, which is that in which the module registers them. `forward` is not
-    read: what it does besides, such as taking the last step, is yours to do again.
+    Modules are recognised by names and shapes. One layer becomes a cell, several become a `Stack`, two
+    directions `Bidirectional` and, with several layers, a `Sequential` of them; `proj_size` becomes
+    `LSTMVariant`. Several modules become one `Stack` or `Sequential` if their widths match, in the order of
+    the state dict, in which the module registers them. `forward` is not read: anything else that it does,
+    such as taking the last step, is up to you.
 
-    jrnn has time first, whatever `batch_first` was. Both biases become their sum, which is equal in function.
-    A weight that an embedding shares with a linear layer behind it stays shared, by `Tie`. Of a module,
-    `dropout` between layers is kept; `nn.Dropout` does nothing in evaluation, and is left out.
+    jrnn is time-first, regardless of `batch_first`. The two biases become their sum, which is equivalent. A
+    weight that an embedding shares with a later linear layer stays shared, by `Tie`. If a module is given,
+    `dropout` between layers is kept; `nn.Dropout` does nothing in evaluation, and is omitted.
 
     Args:
-      source: a module, or its state dict: of tensors or NumPy arrays, as `torch.load(..., weights_only=True)`
-        or safetensors give it.
-      prefix: takes what stands under this name alone, such as "encoder.rnn".
-      nonlinearity: that of `nn.RNN`, "tanh" or "relu", which a state dict does not hold; a module does.
-      unused: whether weights that have no place, such as those of a `LayerNorm`, are left out; else they
-        are an error.
+      source: a module, or its state dict of tensors or NumPy arrays, as from
+        `torch.load(..., weights_only=True)` or safetensors.
+      prefix: read only the weights under this name, such as "encoder.rnn".
+      nonlinearity: of `nn.RNN`, "tanh" or "relu", if `source` is a state dict, which does not contain it.
+      unused: ignore weights that have no place in the model, such as those of a `LayerNorm`.
 
     Returns:
       `(model, params)`, for `jrnn.apply` and, unless it is a layer, `jrnn.unroll`.
 
     Raises:
-      ValueError: no such weights, shapes that do not belong together, modules that make no chain (the message
-        lists their prefixes, to be taken one by one), weights left over, or numbers that are not floating
-        point ones, as those of quantised weights.
+      ValueError: no such weights, inconsistent shapes, modules that do not form a chain (the message lists
+        their prefixes, to be read one by one), unused weights, or numbers that are not floating-point, such
+        as quantised weights.
 
     >>> import jax.numpy as jnp, jrnn, numpy as np
     >>> state = {"rnn.weight_ih_l0": np.ones((12, 2)), "rnn.weight_hh_l0": np.ones((12, 3))}
@@ -101,7 +99,7 @@ def from_torch(
     places = _places(weights, prefix, modules)
     reader = Reader(weights, prefix, nonlinearity, unused)
     parts: list[Part] = []
-    for index, (path, module) in reversed(list(enumerate(places))):  # an embedding shows in what follows it
+    for index, (path, module) in reversed(list(enumerate(places))):  # needs the following part
         part = reader.part(path, module, parts[-1] if parts else None, first=index == 0)
         parts += [part] if part else []
     parts.reverse()
@@ -116,7 +114,7 @@ def _dotted(prefix: str) -> str:
 
 
 def _places(weights: Weights, prefix: str, modules: Any) -> list[tuple[str, Any]]:
-    """The path of every module that has no modules inside, and the module itself where it is given."""
+    """The path of every module without submodules, and the module itself if given."""
     if modules is None:
         found = (WEIGHT.fullmatch(name) for name in weights.names())
         return list(dict.fromkeys((match[1] or "", None) for match in found if match))
@@ -129,11 +127,11 @@ def _places(weights: Weights, prefix: str, modules: Any) -> list[tuple[str, Any]
 
 
 def _chained(parts: list[Part], prefix: str) -> tuple[Any, Any]:
-    """One model of all parts."""
+    """Compose one model from all parts."""
     if not parts:
         raise ValueError("the state dict has no weights of an RNN, GRU, LSTM, Embedding or Linear")
     listed = ", ".join(f"{prefix + part.path[:-1]!r} ({_described(part)})" for part in parts)
-    no_chain = f"these make no chain, take each for itself by prefix=: {listed}"
+    no_chain = f"these do not form a chain, convert each separately with prefix=: {listed}"
     if any(isinstance(part.model, Embed) for part in parts[1:]):
         raise ValueError(no_chain)
     try:
@@ -171,27 +169,28 @@ def to_torch(model: Any, params: Any, *, prefix: str = "") -> dict[str, np.ndarr
 
     A cell is written for a module of one layer; a `Stack` of equal cells, or a `Sequential` of equal
     `Bidirectional`, for one of several layers; any other chain for an `nn.Sequential` or `nn.ModuleList`,
-    its parts under "0.", "1.", ... The module is made by you, with `bidirectional`, `num_layers`,
-    `proj_size`, `nonlinearity` and `dropout` of the model, then takes
+    its parts under "0.", "1.", ... Create the module with `bidirectional`, `num_layers`, `proj_size`,
+    `nonlinearity` and `dropout` of the model, then call
 
         module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
 
     (in bfloat16, which NumPy does not have, `torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)`).
-    PyTorch's second bias is 0, but for the n of a GRU, where it is `b_hn`. `LSTMVariant` always has a bias.
+    PyTorch's second bias is 0, except for the n of a GRU, where it is `b_hn`. `LSTMVariant` always has a
+    bias.
 
     Args:
       model: any of `Elman`, `GRU`, `LSTM`, `LSTMVariant` with a projection, `Embed`, `Dense`, `Map`, and
         `Bidirectional`, `Stack`, `Sequential` or `Tie` of them.
       params: its parameters.
-      prefix: stands before every name, such as "encoder.rnn".
+      prefix: prefix of every name, such as "encoder.rnn".
 
     Returns:
-      Contiguous copies of the arrays by PyTorch's names, in the dtype that they have.
+      Contiguous copies of the arrays by PyTorch's names, with unchanged dtypes.
 
     Raises:
-      ValueError: PyTorch has no such cell, as with a GRU that resets before the product, peepholes, coupled
-        gates, clipping, other activations or merges; the message names the weight and the field.
-      TypeError: PyTorch has nothing like the model.
+      ValueError: PyTorch has no such cell, e.g. a GRU that resets before the product, or with peepholes,
+        coupled gates, clipping, other activations or merges; the message names the weight and the field.
+      TypeError: PyTorch has no equivalent of the model.
 
     >>> import jax, jrnn
     >>> model = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(3), jrnn.Dense(5)))
@@ -205,7 +204,7 @@ def to_torch(model: Any, params: Any, *, prefix: str = "") -> dict[str, np.ndarr
 
 
 def _write(state: dict[str, Any], path: str, model: Any, params: Any) -> None:
-    """Write a model and what is inside it under a path."""
+    """Write a model and its parts under a path."""
     if isinstance(model, Tie):
         return _write(state, path, model.cell, model.weights(params))
     if isinstance(model, Map):
@@ -237,7 +236,7 @@ def _inside(model: Any) -> tuple[Any, ...]:
 
 
 def _module_of(model: Any) -> Any:
-    """What layers of one module have in common; None of what is no layer of one."""
+    """The properties that layers of one module share; None if not a layer of one."""
     if isinstance(model, Bidirectional):
         pair = {_module_of(model.forward), _module_of(model.backward)}
         return None if len(pair) > 1 or None in pair else (*pair, "bidirectional")
