@@ -1,4 +1,4 @@
-"""Trained models for where jrnn is not: as ONNX graphs, and as StableHLO programs."""
+"""Exporting trained models to run without jrnn: as ONNX graphs, and as StableHLO programs."""
 
 from jrnn._exports import public_names
 from jrnn.export.graphs import onnx as onnx

@@ -1,4 +1,4 @@
-"""Mappings of complex numbers, each a pair of real ones."""
+"""Mappings of primitives on complex numbers, as pairs of real ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from jrnn._jaxprs import Equation
 from jrnn.export._graph import Graph, Operand, Pair, Value, known
 from jrnn.export._products import PRODUCTS
 
-# what does the same to both parts; reals among the operands, as of a choice, go to both
+# primitives that act on both parts alike; real operands, such as those of a select, go to both
 PARTWISE = {
     *("add", "add_any", "broadcast_in_dim", "concatenate", "copy", "copy_p", "cumsum", "dynamic_slice"),
     *("dynamic_update_slice", "expand_dims", "gather", "name", "neg", "reduce_sum", "reshape", "rev"),

@@ -1,4 +1,4 @@
-"""Models that ONNX's own operators compute: RNN, GRU and LSTM, as `jrnn.interop.to_onnx` writes them."""
+"""Models of ONNX's operators RNN, GRU and LSTM, as written by `jrnn.interop.to_onnx`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from onnx import ModelProto, helper, numpy_helper
 from jrnn.export._signature import BATCH, Signature
 from jrnn.interop import to_onnx
 
-OR_ONE = f"{BATCH}_or_1"  # rows of what has a default
+OR_ONE = f"{BATCH}_or_1"  # rows of inputs with a default
 
 
 def fitted(
@@ -22,10 +22,10 @@ def fitted(
     Args:
       model: a cell or a layer.
       params: its parameters.
-      given: what it takes.
-      start: the carry to start from, of one row, by the names of inputs.
-      lengths: whether the graph takes lengths.
-      carry: whether it takes a carry.
+      given: its inputs.
+      start: the initial carry of one row, by input name.
+      lengths: add an input for lengths.
+      carry: add inputs for the carry.
     """
     leaves = jax.tree.leaves(given.xs)
     dtypes = {leaf.dtype for leaf in (*leaves, *jax.tree.leaves(params))}
@@ -33,7 +33,7 @@ def fitted(
         return None
     try:
         proto = to_onnx(model, params, lengths=lengths, carry=carry)
-    except ValueError:  # something in it has no operator
+    except ValueError:  # a part without an operator
         return None
     amended = _Amended(proto)
     starts = {name: amended.constant(name if carry else f"{name}.start", a) for name, a in start.items()}
@@ -45,7 +45,7 @@ def fitted(
 
 
 class _Amended:
-    """A graph of operators that gets the defaults, and the rows of length 0, of every other graph."""
+    """A graph of operators, with the defaults and the handling of length 0 that other graphs have."""
 
     def __init__(self, proto: ModelProto) -> None:
         self.graph = proto.graph
@@ -59,13 +59,13 @@ class _Amended:
         return output
 
     def rename(self, old: str, new: str) -> None:
-        """Give a value another name wherever a node reads or writes it."""
+        """Rename a value in all nodes that read or write it."""
         for node in self.graph.node:
             for names in (node.input, node.output):
                 names[:] = [new if name == old else name for name in names]
 
     def spread(self, name: str, width: int) -> str:
-        """Let an input that has a default be one row, or all of them."""
+        """Let an input with a default have one row, or all of them."""
         whole = f"{name}.rows"
         self.rename(name, whole)
         (value,) = (v for v in self.graph.input if v.name == name)
@@ -76,7 +76,7 @@ class _Amended:
         return self.node("Expand", [name, shape], whole, 3)
 
     def keep(self, starts: Mapping[str, str]) -> None:
-        """Hand on the carry of a row without a step, which the operators forget."""
+        """Keep the carry of rows of length 0, which the operators set to zero."""
         end = len(self.graph.node)
         zero, axis = self.constant("no.step", np.int32(0)), self.constant("no.axis", np.array([1]))
         flags = self.node("Equal", ["lengths", zero], "no.flags", end)

@@ -1,4 +1,4 @@
-"""An ONNX graph while it is written: values, nodes, constants, and the sizes of symbolic axes."""
+"""Building an ONNX graph: values, nodes, constants, and the sizes of symbolic axes."""
 
 import ast
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
-Shape = tuple[Any, ...]  # whole numbers and symbolic sizes
+Shape = tuple[Any, ...]  # integers and symbolic sizes
 INT64 = np.dtype(np.int64)
-# what is computed at once where the operands are known, as places and sizes are
+# computed immediately if the operands are known, such as indices and sizes
 FOLDED: dict[str, Any] = {
     "Add": np.add, "Max": np.maximum, "Min": np.minimum, "Mul": np.multiply, "Sub": np.subtract
 }  # fmt: skip
@@ -21,9 +21,9 @@ FOLDED: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A real value: a name in the graph, or an array that is known and has no name yet."""
+    """A real value: a name in the graph, or a known array without a name yet."""
 
-    shape: Shape  # as it stands there: an axis of 1 may stand for a longer one until `Graph.full`
+    shape: Shape  # in the graph: an axis of 1 may represent a longer one until `Graph.full`
     dtype: Any
     name: str = ""
     array: Array | None = None
@@ -41,7 +41,7 @@ Operand = Value | Pair
 
 
 class Graph:
-    """Nodes in order; the graph of a loop's body reads values of the graph around it by name."""
+    """Nodes in order; the graph of a loop body reads values of the outer graph by name."""
 
     def __init__(self, outer: "Graph | None" = None) -> None:
         self.outer = outer
@@ -49,16 +49,16 @@ class Graph:
         self.nodes: list[NodeProto] = []
         if outer is None:
             self.constants: dict[Any, tuple[str, Array]] = {}
-            self.sizes: dict[str, Value] = {}  # of axes, by what they are written as
+            self.sizes: dict[str, Value] = {}  # of axes, by expression
             self.count = 0
 
     def fresh(self, hint: str) -> str:
-        """Make a name that no other value has."""
+        """Make a unique name."""
         self.root.count += 1
         return f"{hint}_{self.root.count}"
 
     def name(self, value: Value) -> str:
-        """Name a value; one that is known becomes a constant, equal ones the same."""
+        """Name a value; a known one becomes a constant, equal ones the same constant."""
         if value.array is None:
             return value.name
         array = np.ascontiguousarray(value.array).reshape(value.array.shape)
@@ -67,7 +67,7 @@ class Graph:
         return held[0]
 
     def emit(self, kind: str, *inputs: Value, like: tuple[Shape, Any], **attributes: Any) -> Value:
-        """Write a node with one result, of this shape and dtype."""
+        """Write a node with one result, with the shape and dtype of `like`."""
         return self.emits(kind, inputs, [like], **attributes)[0]
 
     def emits(
@@ -75,19 +75,19 @@ class Graph:
     ) -> list[Value]:
         """Write a node with several results."""
         names = [self.fresh(kind.lower()) for _ in like]
-        attributes = {name: value for name, value in attributes.items() if value != []}  # has no type
+        attributes = {name: value for name, value in attributes.items() if value != []}  # untyped if empty
         self.nodes.append(helper.make_node(kind, [self.name(v) for v in inputs], names, **attributes))
         return [Value(tuple(s), np.dtype(d), n) for (s, d), n in zip(like, names, strict=True)]
 
     def elementwise(self, kind: str, *operands: Value, dtype: Any = None) -> Value:
-        """Write a node that broadcasts its operands as NumPy does; nothing is spread out before it."""
+        """Write a node that broadcasts its operands like NumPy, without broadcasting them before."""
         if kind in FOLDED and dtype is None and all(v.array is not None for v in operands):
             return known(FOLDED[kind](*(v.array for v in operands)))
         shape = broadcast(*(v.shape for v in operands))
         return self.emit(kind, *operands, like=(shape, operands[0].dtype if dtype is None else dtype))
 
     def where(self, flags: Value, chosen: Value, other: Value) -> Value:
-        """Choose; of booleans by logic, since onnxruntime chooses among numbers only."""
+        """Select; booleans by logic, since onnxruntime's Where takes only numbers."""
         if chosen.dtype == bool:
             first = self.elementwise("And", flags, chosen)
             second = self.elementwise("And", self.elementwise("Not", flags), other)
@@ -106,7 +106,7 @@ class Graph:
         return self.emit("Cast", value, like=(value.shape, dtype), to=kind)
 
     def full(self, value: Value, shape: Shape) -> Value:
-        """Spread a value out to its whole shape, where a node does not broadcast."""
+        """Broadcast a value to its full shape, for a node that does not broadcast."""
         if value.shape == shape:
             return value
         if value.array is not None and all(isinstance(n, int) for n in shape):
@@ -114,7 +114,7 @@ class Graph:
         return self.emit("Expand", value, self.dims(shape), like=(shape, value.dtype))
 
     def reshape(self, value: Value, shape: Shape) -> Value:
-        """Reshape a value that stands there in full."""
+        """Reshape a value of full shape."""
         if value.shape == shape:
             return value
         if value.array is not None and all(isinstance(n, int) for n in shape):
@@ -134,7 +134,7 @@ class Graph:
         return self.emit("Transpose", value, like=(shape, value.dtype), perm=[int(i) for i in order])
 
     def dims(self, shape: Shape) -> Value:
-        """Make the vector of sizes; those with symbolic ones are computed once, outside of all loops."""
+        """Make a vector of sizes; with symbolic ones it is computed once, outside of all loops."""
         if all(isinstance(n, int) for n in shape):
             return known(np.array(shape, np.int64).reshape(len(shape)))
         parts = [self.size(n) for n in shape]
@@ -145,7 +145,7 @@ class Graph:
         return root.sizes[key]
 
     def size(self, size: Any) -> Value:
-        """Make the vector of one size; a symbolic one is computed as it is written, such as `2*b + 1`."""
+        """Make a vector of one size; a symbolic one is computed from its expression, such as `2*b + 1`."""
         key = str(size)
         if isinstance(size, int):
             return known(np.array([size], np.int64))
@@ -155,7 +155,7 @@ class Graph:
         return self.root.sizes[key]
 
     def scalar(self, size: Any, dtype: Any = INT64) -> Value:
-        """Make a size as a value without axes."""
+        """Make a size as a scalar."""
         if isinstance(size, int):
             return known(np.asarray(size, dtype))
         found = self.size(size)
@@ -168,26 +168,26 @@ class Graph:
         outputs: Sequence[ValueInfoProto],
         defaults: Sequence[TensorProto] = (),
     ) -> GraphProto:
-        """Make the graph; the outermost holds the constants, and defaults of its inputs."""
+        """Make the graph; the outermost one holds constants, and defaults of its inputs."""
         held = [] if self.outer else [numpy_helper.from_array(a, n) for n, a in self.constants.values()]
         return helper.make_graph(self.nodes, name, inputs, outputs, [*held, *defaults])
 
 
 def known(array: Any) -> Value:
-    """Make the value of an array that is known while the graph is written."""
+    """Make a value from a known array."""
     array = np.asarray(array)
     return Value(array.shape, array.dtype, array=array)
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """Broadcast shapes as NumPy does; symbolic sizes are longer than 1."""
+    """Broadcast shapes like NumPy, assuming symbolic sizes above 1."""
     rank = max(map(len, shapes), default=0)
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return tuple(next((n for n in sizes if not _is_one(n)), 1) for sizes in zip(*padded, strict=True))
 
 
 def _inserted(short: Shape, long: Shape) -> list[int] | None:
-    """The axes of 1 by which a shape is longer than another; None if they differ by more."""
+    """The axes of size 1 that a shape has in addition to another; None if they differ otherwise."""
     axes, rest = [], list(short)
     for axis, size in enumerate(long):
         if rest and size == rest[0]:
@@ -204,13 +204,13 @@ def _is_one(size: Any) -> bool:
 
 
 def typed(name: str, shape: Shape, dtype: Any) -> ValueInfoProto:
-    """Type of an input or output of a graph."""
+    """The type of an input or output of a graph."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return helper.make_tensor_value_info(name, kind, [n if isinstance(n, int) else str(n) for n in shape])
 
 
 def _computed(graph: Graph, tree: Any) -> Value:
-    """Write what a symbolic size is computed by, as a vector of one number."""
+    """Write the computation of a symbolic size, as a vector of one number."""
     like = (1,), INT64
     if isinstance(tree, ast.Constant):
         return known(np.array([tree.value], np.int64))
@@ -224,12 +224,12 @@ def _computed(graph: Graph, tree: Any) -> Value:
     name, (a, b) = tree.func.id, (_computed(graph, arg) for arg in tree.args)
     if name in ("max", "min"):
         return graph.emit(name.capitalize(), a, b, like=like)
-    left = graph.emit("Mod", a, b, like=like)  # of the sign of b, as in Python
+    left = graph.emit("Mod", a, b, like=like)  # with the sign of b, as in Python
     return left if name == "mod" else graph.emit("Div", graph.emit("Sub", a, left, like=like), b, like=like)
 
 
 def as_known(value: Operand, aval: Any) -> Any:
-    """The array of a value that is known, in its whole shape, complex again if it is a pair."""
+    """The array of a known value, in its full shape, complex for a pair."""
     if isinstance(value, Pair):
         parts = np.asarray(value.real.array), np.asarray(value.imag.array)
         return np.broadcast_to(parts[0] + 1j * parts[1], aval.shape).astype(aval.dtype)
@@ -238,13 +238,13 @@ def as_known(value: Operand, aval: Any) -> Any:
 
 
 def is_known(value: Operand) -> bool:
-    """Whether a value is an array already."""
+    """True if a value is a known array."""
     parts = (value.real, value.imag) if isinstance(value, Pair) else (value,)
     return all(part.array is not None for part in parts)
 
 
 def of_array(array: Any) -> Operand:
-    """Make a value, or a pair, of an array that is known; a random key stays what it is."""
+    """Make a value, or a pair, from a known array; random keys are returned unchanged."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return Value(array.shape, array.dtype, array=array)
     array = np.asarray(jax.device_get(array))
@@ -254,26 +254,26 @@ def of_array(array: Any) -> Operand:
 
 
 def parts_of(value: Operand) -> list[Value]:
-    """The real values that a value consists of."""
+    """The real parts of a value."""
     return [value.real, value.imag] if isinstance(value, Pair) else [value]
 
 
 def is_complex(dtype: Any) -> bool:
-    """Whether numbers of a dtype are pairs here."""
+    """True if numbers of a dtype are pairs."""
     return jnp.issubdtype(dtype, jnp.complexfloating)
 
 
 def real_dtype(dtype: Any) -> Any:
-    """The dtype of the parts of a complex number, or of a real one the same."""
+    """The dtype of the parts of complex numbers; a real dtype unchanged."""
     return np.empty(0, dtype).real.dtype if is_complex(dtype) else np.dtype(dtype)
 
 
 def result(eqn: Any) -> tuple[tuple[Any, ...], Any]:
-    """Shape and dtype of the result."""
+    """The shape and dtype of the result."""
     aval = eqn.outputs[0].aval
     return tuple(aval.shape), real_dtype(aval.dtype)
 
 
 def whole(graph: Graph, eqn: Any, place: int, value: Value) -> Value:
-    """An operand in its whole shape."""
+    """An operand in its full shape."""
     return graph.full(value, tuple(eqn.inputs[place].aval.shape))

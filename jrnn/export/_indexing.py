@@ -1,4 +1,4 @@
-"""Mappings of what reads parts of an array."""
+"""Mappings of primitives that read parts of an array."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def _dynamic_slice(graph: Graph, eqn: Equation, x: Value, *starts: Value) -> Val
 
 
 def _gather(graph: Graph, eqn: Equation, x: Value, indices: Value) -> Value:
-    """Whole slices at places along some axes: `x[i]`, `x[:, i]`, `x[i, j]`, `take_along_axis`."""
+    """Full slices at indices along some axes: `x[i]`, `x[:, i]`, `x[i, j]`, `take_along_axis`."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = tuple(eqn.inputs[0].aval.shape)
     if len(eqn.inputs[1].aval.shape) == 1:
@@ -60,7 +60,7 @@ def _gather(graph: Graph, eqn: Equation, x: Value, indices: Value) -> Value:
 
 
 def _filled(graph: Graph, eqn: Equation, found: Value, places: tuple[Value, Value], at: Shape) -> Value:
-    """What has been taken, or what is said to stand outside, where the places had to be moved."""
+    """The gathered entries, or the fill value where indices were out of bounds."""
     given, inside = places
     if "FILL" not in str(eqn.params["mode"]) or _known_equal(given, inside):
         return found
@@ -85,7 +85,7 @@ def _parts(graph: Graph, eqn: Equation, x: Value, indices: Value) -> Value:
 
 
 def _window(graph: Graph, eqn: Equation, x: Value, first: Value) -> Value:
-    """One part of an array, as of `x[..., 2:5]`."""
+    """One slice of an array, e.g. `x[..., 2:5]`."""
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     axes, shape = list(numbers.start_index_map), tuple(eqn.inputs[0].aval.shape)
     first = graph.cast(whole(graph, eqn, 1, first), INT64)
@@ -98,12 +98,12 @@ def _window(graph: Graph, eqn: Equation, x: Value, first: Value) -> Value:
 
 
 def _known_equal(a: Value, b: Value) -> bool:
-    """Whether two values are known, and equal."""
+    """True if two values are known and equal."""
     return a.array is not None and b.array is not None and np.array_equal(a.array, b.array)
 
 
 def _filling(eqn: Equation, dtype: Any) -> Any:
-    """What stands in place of an entry outside."""
+    """The fill value of entries out of bounds."""
     given = eqn.params["fill_value"]
     if given is None and np.issubdtype(dtype, np.integer):
         given = np.iinfo(dtype).min if np.issubdtype(dtype, np.signedinteger) else np.iinfo(dtype).max

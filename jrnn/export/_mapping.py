@@ -1,4 +1,4 @@
-"""From traced equations to nodes: each primitive has its own mapping, and those that hold functions."""
+"""From traced equations to nodes: the table of mappings, and those of primitives with inner functions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from jrnn.export._graph import (
 )
 from jrnn.export._primitives import MAPPINGS
 
-# primitives that call a function; what they say about its derivatives is of no use here
+# primitives that call a function; their derivative rules are not needed here
 CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -40,18 +40,18 @@ RANDOM = ("random_", "threefry", "rng_")
 
 
 def write(graph: Graph, closed: Any, given: Sequence[Operand]) -> list[Operand]:
-    """Write the nodes of a traced function; what is known already is computed now, and not by the graph.
+    """Write the nodes of a traced function; known values are computed now, not by the graph.
 
     Args:
-      graph: takes the nodes.
+      graph: receives the nodes.
       closed: the jaxpr.
       given: its inputs.
 
     Returns:
-      Its outputs, which may have to be spread out to their full shapes.
+      Its outputs, which may need broadcasting to their full shapes.
 
     Raises:
-      ValueError: a primitive that ONNX cannot express, with the line of the step that it comes from.
+      ValueError: a primitive that ONNX cannot express, with its source line.
     """
     inputs, constants, found, outputs = equations(closed)
     values: dict[Any, Operand] = dict(zip(inputs, given, strict=True))
@@ -68,7 +68,7 @@ def write(graph: Graph, closed: Any, given: Sequence[Operand]) -> list[Operand]:
 
 
 def _is_static(eqn: Equation, operands: list[Operand]) -> bool:
-    """Whether all is known and no shape is symbolic."""
+    """True if all operands are known and no shape is symbolic."""
     shapes = [v.aval.shape for v in (*eqn.inputs, *eqn.outputs)]
     concrete = all(isinstance(n, int) for shape in shapes for n in shape)
     return concrete and eqn.primitive not in ("dim_as_value", *CALLS) and all(map(is_known, operands))
@@ -117,12 +117,12 @@ def _at(eqn: Equation) -> str:
 
 
 def _full(graph: Graph, value: Operand, shape: Shape) -> list[Value]:
-    """The real parts of a value, each in its whole shape."""
+    """The real parts of a value, each in its full shape."""
     return [graph.full(part, shape) for part in parts_of(value)]
 
 
 def _entering(graph: Graph, variables: Sequence[Any]) -> tuple[list[Operand], list[Any]]:
-    """Inputs of an inner graph for variables, a complex one as two."""
+    """Inputs of an inner graph for variables, two for a complex one."""
     values: list[Operand] = []
     types = []
     for variable in variables:
@@ -135,7 +135,7 @@ def _entering(graph: Graph, variables: Sequence[Any]) -> tuple[list[Operand], li
 
 
 def _leaving(graph: Graph, values: Sequence[Operand], variables: Sequence[Any]) -> list[Any]:
-    """Types of the outputs of an inner graph, each written there, and under a name of its own."""
+    """Types of the outputs of an inner graph, each written there with a unique name."""
     types: dict[str, Any] = {}
     for value, variable in zip(values, variables, strict=True):
         for part in _full(graph, value, variable.aval.shape):
@@ -147,7 +147,7 @@ def _leaving(graph: Graph, values: Sequence[Operand], variables: Sequence[Any]) 
 
 
 def _likes(variables: Sequence[Any]) -> list[tuple[Shape, Any]]:
-    """Shapes and dtypes of the results of a loop, a complex one as two."""
+    """Shapes and dtypes of the results of a loop, two for a complex one."""
     likes = []
     for variable in variables:
         dtype = variable.aval.dtype
@@ -156,7 +156,7 @@ def _likes(variables: Sequence[Any]) -> list[tuple[Shape, Any]]:
 
 
 def _grouped(parts: list[Value], variables: Sequence[Any]) -> list[Operand]:
-    """The other way round: results of a loop, two of which make a complex one."""
+    """Group the results of a loop, two for a complex one: the inverse of `_likes`."""
     rest = iter(parts)
     pairs = [is_complex(v.aval.dtype) for v in variables]
     return [Pair(next(rest), next(rest)) if pair else next(rest) for pair in pairs]
@@ -174,7 +174,7 @@ def _scan(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]
         part for v, a in zip(operands, eqn.inputs, strict=True) for part in _full(graph, v, a.aval.shape)
     ]
     inputs = inputs[sum(len(parts_of(v)) for v in operands[:held]) :]
-    if not given_types:  # ONNX counts steps by what it reads
+    if not given_types:  # ONNX takes the number of steps from the inputs
         ticks = graph.full(known(np.zeros(1, np.int64)), (eqn.params["length"],))
         inputs.append(ticks)
         given_types = [typed(inner.fresh("in"), (), ticks.dtype)]
@@ -206,7 +206,7 @@ def _while(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand
     leaving = [typed(out.name, (), bool), *_leaving(inner, after, eqn.outputs)]
     entering = [typed(inner.fresh("turn"), (), np.int64), typed(inner.fresh("go"), (), bool), *types]
     inputs = [p for v, a in zip(start, eqn.outputs, strict=True) for p in _full(graph, v, a.aval.shape)]
-    nothing = Value((), np.dtype(np.int64))  # no bound on the number of turns
+    nothing = Value((), np.dtype(np.int64))  # no bound on the number of iterations
     found = graph.emits(
         "Loop",
         [nothing, *parts_of(first), *inputs],
@@ -236,7 +236,7 @@ def _cond(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]
 
 
 def _solve(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]:
-    """A linear solve with a solver of its own, which is a call of the solver."""
+    """A custom linear solve: a call of its solver."""
     held = eqn.params["const_lengths"]
     start = held.matvec + held.vecmat
     given = operands[start : start + held.solve] + operands[sum(held) :]

@@ -1,4 +1,4 @@
-"""The mapping of each primitive that computes: a function of the graph, the equation and its operands."""
+"""Mappings of primitives that compute: functions of the graph, the equation and its operands."""
 
 import functools
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def _number(value: float, like: Value) -> Value:
     return known(np.asarray(value, like.dtype))
 
 
-# element by element
+# elementwise
 
-PLAIN = {  # the same operator on operands of any number
+PLAIN = {  # one operator, for any number of operands
     "abs": "Abs", "acos": "Acos", "acosh": "Acosh", "add": "Add", "add_any": "Add", "asin": "Asin",
     "asinh": "Asinh", "atan": "Atan", "atanh": "Atanh", "ceil": "Ceil", "cos": "Cos", "cosh": "Cosh",
     "div": "Div", "erf": "Erf", "exp": "Exp", "floor": "Floor", "log": "Log", "logistic": "Sigmoid",
@@ -80,7 +80,7 @@ def _cbrt(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _atan2(graph: Graph, eqn: Equation, y: Value, x: Value) -> Value:
-    """The angle of (x, y), of a half turn: atan(y / x), and turned by π to the sign of y where x < 0."""
+    """The angle of (x, y): atan(y / x), plus π with the sign of y where x < 0."""
     zero = _number(0, x)
     below = graph.elementwise("Less", y, zero, dtype=bool)
     turn = graph.where(below, _number(-np.pi, x), _number(np.pi, x))
@@ -96,7 +96,7 @@ def _exp2(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _expm1(graph: Graph, eqn: Equation, x: Value) -> Value:
-    """tanh(x / 2) · (eˣ + 1), which is exact for small x too."""
+    """tanh(x / 2) · (eˣ + 1), which is accurate for small x too."""
     half = graph.elementwise("Tanh", graph.elementwise("Mul", x, _number(0.5, x)))
     return graph.elementwise(
         "Mul", half, graph.elementwise("Add", graph.elementwise("Exp", x), _number(1, x))
@@ -104,7 +104,7 @@ def _expm1(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _log1p(graph: Graph, eqn: Equation, x: Value) -> Value:
-    """With u = 1 + x rounded, log u · x / (u − 1), or x where u is 1 or infinite: exact for small x too."""
+    """With u = 1 + x rounded, log u · x / (u − 1), or x if u is 1 or infinite: accurate for small x too."""
     one = _number(1, x)
     u = graph.elementwise("Add", x, one)
     ends = graph.elementwise(
@@ -119,12 +119,12 @@ def _erfc(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _is_finite(graph: Graph, eqn: Equation, x: Value) -> Value:
-    zero = graph.elementwise("Sub", x, x)  # NaN where it is not
+    zero = graph.elementwise("Sub", x, x)  # NaN where x is not finite
     return graph.elementwise("Equal", zero, _number(0, x), dtype=bool)
 
 
 def _round(graph: Graph, eqn: Equation, x: Value) -> Value:
-    if int(eqn.params["rounding_method"]) != 1:  # to even, as ONNX does
+    if int(eqn.params["rounding_method"]) != 1:  # not to even, as in ONNX
         raise NotImplementedError("halves are rounded away from zero")
     return graph.elementwise("Round", x)
 

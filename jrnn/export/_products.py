@@ -12,7 +12,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _dot_general(graph: Graph, eqn: Equation, a: Value, b: Value) -> Value:
-    """A matrix product where it is one, else a sum over letters."""
+    """A MatMul if possible, else an Einsum."""
     shape, dtype = result(eqn)
     (over_a, over_b), (batch_a, batch_b) = eqn.params["dimension_numbers"]
     a, b = (graph.cast(whole(graph, eqn, place, v), dtype) for place, v in enumerate((a, b)))

@@ -1,4 +1,4 @@
-"""Mappings of what writes parts of an array: by the number that each entry has in the flat array."""
+"""Mappings of primitives that write parts of an array, by indices into the flat array."""
 
 import functools
 import math
@@ -22,13 +22,13 @@ def along(graph: Graph, size: Any, axis: int, rank: int) -> Value:
 
 
 def clamped(graph: Graph, starts: Value, shape: Shape, sizes: Shape) -> Value:
-    """Move where parts of some sizes begin so that they lie inside."""
+    """Clamp the starts of parts of some sizes so that they lie inside."""
     last = graph.elementwise("Sub", graph.dims(shape), graph.dims(sizes))
     return graph.elementwise("Max", graph.elementwise("Min", starts, last), ZERO)
 
 
 def agree(graph: Graph, a: Value, b: Value) -> Value:
-    """Whether all entries along the last axis are equal."""
+    """True where all entries along the last axis are equal."""
     equal = graph.cast(graph.elementwise("Equal", a, b, dtype=bool), np.int32)
     like = equal.shape[:-1], equal.dtype
     return graph.cast(graph.emit("ReduceMin", equal, known(np.array([-1])), like=like, keepdims=0), bool)
@@ -39,7 +39,7 @@ def _entry(graph: Graph, vector: Value, place: int) -> Value:
 
 
 def _numbered(graph: Graph, coordinates: list[Value], shape: Shape) -> Value:
-    """The number in the flat array of what has these coordinates."""
+    """The flat indices of coordinates."""
     flat = ZERO
     for coordinate, size in zip(coordinates, shape, strict=True):
         flat = graph.elementwise("Add", graph.elementwise("Mul", flat, graph.scalar(size)), coordinate)
@@ -48,14 +48,14 @@ def _numbered(graph: Graph, coordinates: list[Value], shape: Shape) -> Value:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Parts of an array, as a gather takes them and a scatter writes them."""
+    """Parts of an array, as read by a gather and written by a scatter."""
 
     whole: Shape  # of the array
     shape: Shape  # of all parts
-    windows: Sequence[int]  # axes of `shape` that run within a part, for those of the array not in `single`
+    windows: Sequence[int]  # axes of `shape` within a part, for the axes of the array not in `single`
     single: Sequence[int]  # axes of the array along which a part has one entry, and none in `shape`
     axes: Sequence[int]  # axes of the array along which the parts are placed
-    batches: Mapping[int, int]  # axes of the array that go along with an axis of the places
+    batches: Mapping[int, int]  # axes of the array -> matching axes of the indices
 
     def lead(self) -> list[int]:
         """Axes of `shape` that number the parts."""
@@ -66,7 +66,7 @@ class Windows:
         return tuple(1 if i in self.windows else n for i, n in enumerate(self.shape))
 
     def flat(self, graph: Graph, places: Value) -> Value:
-        """Number all entries of the parts, as they stand in the flat array."""
+        """The flat indices of all entries of the parts."""
         rank, lead = len(self.shape), self.lead()
         kept = [k for k in range(len(self.whole)) if k not in self.single]
         within = dict(zip(kept, self.windows, strict=True))
@@ -85,7 +85,7 @@ class Windows:
 
 
 def _written(graph: Graph, x: Value, flat: Value, part: Value, reduction: str) -> Value:
-    """Write a part at numbered places; what is written behind the last one is dropped."""
+    """Write a part at flat indices; those past the end are dropped."""
     spare = known(np.zeros(1, x.dtype))
     parts = [graph.emit("Reshape", v, known(np.array(FLAT)), like=(FLAT, v.dtype)) for v in (x, flat, part)]
     entries = graph.emit("Concat", parts[0], spare, like=(FLAT, x.dtype), axis=0)

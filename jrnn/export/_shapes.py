@@ -1,4 +1,4 @@
-"""Mappings of what moves entries, or accumulates them along axes."""
+"""Mappings of primitives that move entries, or accumulate them along axes."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def _broadcast_in_dim(graph: Graph, eqn: Equation, x: Value, *sizes: Value) -> V
     spread: list[Any] = [1] * len(shape)
     for axis, size in zip(axes, x.shape, strict=True):
         spread[axis] = size
-    # spread out where a node needs it: most broadcast by themselves
+    # broadcast later, if a node needs it: most nodes broadcast themselves
     return graph.reshape(x, tuple(spread))
 
 
@@ -59,7 +59,7 @@ def _tile(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _sort(graph: Graph, eqn: Equation, *operands: Value) -> list[Value]:
-    """All operands in the order of the first; equal ones keep theirs, as in JAX."""
+    """Sort all operands by the first; stable, as in JAX."""
     if eqn.params["num_keys"] != 1:
         raise NotImplementedError("ties are broken by a second key")
     axis, (shape, dtype) = int(eqn.params["dimension"]), result(eqn)
@@ -142,7 +142,7 @@ def _cumsum(graph: Graph, eqn: Equation, x: Value) -> Value:
 
 
 def _cumulated(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
-    """A loop along the axis: ONNX accumulates nothing but sums."""
+    """A loop along the axis: ONNX can accumulate only sums."""
     shape, dtype = result(eqn)
     axis, back = int(eqn.params["axis"]), int(eqn.params["reverse"])
     x = whole(graph, eqn, 0, x)

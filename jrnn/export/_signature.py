@@ -1,4 +1,4 @@
-"""What an exported model takes and returns: names and types of leaves, and the traced function."""
+"""Inputs and outputs of an exported model: names and types of leaves, and the traced function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ TIME, BATCH = "time", "batch"
 
 @dataclass(frozen=True)
 class Written:
-    """The loop as it is written, one step after the other, for those who read it."""
+    """The loop step by step as written, so that the exported graph is readable."""
 
     def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Run `lax.scan` over the body of a loop."""
@@ -37,16 +37,16 @@ class Signature:
     xs: Any
     lengths: Any
     carry: Any  # types of the carry
-    spatial: tuple[int, ...]  # axes of the batch behind the first
+    spatial: tuple[int, ...]  # batch axes after the first
     start: Callable[[Any], Any]  # params -> the initial carry of one row
-    run: Callable[..., Any]  # (params, xs, lengths, carry) -> (carry, ys), lengths or carry None: without
+    run: Callable[..., Any]  # (params, xs, lengths or None, carry or None) -> (carry, ys)
 
 
 def signature(where: str, model: Any, params: Any, xs: Any, method: Method = Scan()) -> Signature:
-    """Derive what a model takes from inputs, of which the sizes of time and batch are forgotten.
+    """Derive the signature of a model from inputs, with symbolic sizes of time and batch.
 
     Raises:
-      TypeError: no model.
+      TypeError: not a model.
       ValueError: inputs without axes of time and batch.
     """
     require_model(f"{where}: model", model)
@@ -78,7 +78,7 @@ def signature(where: str, model: Any, params: Any, xs: Any, method: Method = Sca
 
 
 def named(name: str, tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by names such as `carry.0.h`; of a single array by the name alone."""
+    """Leaves of a tree by names such as `carry.0.h`; for a single array, just the name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {".".join(filter(None, (name, _path(path)))): leaf for path, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""A traced function as a file of ONNX."""
+"""A traced function as an ONNX model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from jrnn.export._graph import INT64, Graph, Operand, Pair, Value, is_complex, p
 from jrnn.export._mapping import write
 from jrnn.export._signature import BATCH, TIME
 
-OPSET, IR = 18, 10  # of 2022, and what it is stored by: what runs anything runs these
+OPSET, IR = 18, 10  # of 2022, and its file format: supported by all current runtimes
 
 
 def write_model(
@@ -20,7 +20,7 @@ def write_model(
     outputs: Mapping[str, Any],
     defaults: Mapping[str, Any],
 ) -> ModelProto:
-    """Write a function of named types; an input with a default stands for all rows, and may be left out."""
+    """Write a function of named types; inputs with a default are optional, and one row for all."""
     graph = Graph()
     first = next(iter(inputs))
     for place, symbol in enumerate((TIME, BATCH)):

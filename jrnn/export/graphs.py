@@ -23,35 +23,35 @@ def onnx(
 ) -> Any:
     """Export a cell or a layer as an ONNX model, for any number of steps and rows.
 
-    A model that ONNX's operators RNN, GRU and LSTM compute is written by them, as `jrnn.interop.to_onnx` has
-    it; of any other the loop is a `Scan`, its body the operations of the step. Parameters are baked in. A
-    model with noise is exported as it is evaluated, without.
+    If ONNX's operators RNN, GRU and LSTM can compute the model, they are used, as in `jrnn.interop.to_onnx`;
+    otherwise the loop is a `Scan`, whose body has the operations of the step. Parameters are constants in the
+    graph. Noise is not exported.
 
     Inputs: `xs` (time, batch, ...), or `xs.name` for each leaf of a tree; with `lengths` also `lengths`
     (batch,) of int32; with `carry` each leaf of the model's carry by its path, `carry.h` or
-    `carry.cells.0.h`, which may be left out: the sequence then begins as `initial_carry` says. Outputs: `ys`,
-    and the last carry as `last.h` or `last.cells.0.h`. A complex leaf is two, `.real` and `.imag`.
+    `carry.cells.0.h`, which are optional and default to `initial_carry`. Outputs: `ys`, and the last carry as
+    `last.h` or `last.cells.0.h`. A complex leaf becomes two, `.real` and `.imag`.
 
-    With `carry` a file that reads one step at a time is a stream: what it returns as `last.h` is the
-    `carry.h` of the next step. onnxruntime takes no sequence without a step.
+    With `carry` the model can be run as a stream, one step at a time: its output `last.h` is the input
+    `carry.h` of the next step. onnxruntime does not accept empty sequences.
 
     Args:
-      model: a cell or a layer, of anybody.
+      model: any cell or layer.
       params: its parameters.
-      xs: inputs, or their shapes and dtypes; the sizes of the first two axes are of no account.
-      lengths: whether the graph takes the valid steps of each sequence.
-      carry: whether it takes the carry to start from.
-      operators: False: a loop is always a `Scan`, also of a model that ONNX has operators for.
-      metadata: texts that are stored with it, by name.
+      xs: inputs, or their shapes and dtypes; the sizes of the first two axes are ignored.
+      lengths: add an input for the number of valid steps of each sequence.
+      carry: add inputs for the initial carry.
+      operators: False: always use a `Scan`, even if ONNX has operators for the model.
+      metadata: texts to store in the model, by name.
 
     Returns:
       An `onnx.ModelProto`: `onnx.save(proto, "model.onnx")` writes it.
 
     Raises:
       ModuleNotFoundError: onnx is not installed.
-      TypeError: no model.
-      ValueError: a primitive that ONNX cannot express, with the line of the step that it comes from; xs
-        without axes of time and batch.
+      TypeError: not a model.
+      ValueError: a primitive that ONNX cannot express, with its source line; xs without axes of time and
+        batch.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.MGU(3)

@@ -29,27 +29,26 @@ def stablehlo(
         (carry, ys) = call(xs),   call(xs, lengths),   call(xs, carry)   or   call(xs, lengths, carry)
         (carry, y) = call(carry, x),   with step
 
-    `serialize()` makes bytes of it, and `jax.export.deserialize(bytes).call(...)` runs them wherever jax is:
-    jrnn is not needed there. A tree is handed over as its only array, or as a dict of arrays by name:
-    `{"h": ..., "c": ...}` is the carry of an `LSTM`, `{"cells.0.h": ...}` that of a `Stack`. The first step
-    of a stream takes the carry that the program of a sequence returns for the beginning.
+    `serialize()` converts it to bytes, and `jax.export.deserialize(bytes).call(...)` runs them without jrnn,
+    with jax alone. A tree is passed as its only array, or as a dict of arrays by name: `{"h": ..., "c": ...}`
+    is the carry of an `LSTM`, `{"cells.0.h": ...}` that of a `Stack`. A stream starts with the carry that the
+    program of a sequence returns for its beginning.
 
     Args:
-      model: a cell or a layer, of anybody; without noise, as it is evaluated.
+      model: any cell or layer; noise is not exported.
       params: its parameters.
-      xs: inputs, or their shapes and dtypes; the sizes of the first two axes, time and batch, are of no
-        account.
-      step: one step in place of a sequence, the stream's: x has no axis of time.
-      lengths: whether it takes the lengths of sequences, (batch,), int32.
-      carry: whether it takes the carry to start from.
-      baked: whether the parameters stand in the program; False: they are its first argument.
-      platforms: what it can run on.
+      xs: inputs, or their shapes and dtypes; the sizes of the first two axes, time and batch, are ignored.
+      step: export a single step, for streams, instead of a sequence: x has no time axis.
+      lengths: add an argument for the lengths of sequences, (batch,), int32.
+      carry: add an argument for the initial carry.
+      baked: store the parameters in the program; False: they are its first argument.
+      platforms: the platforms that it can run on.
 
     Returns:
       A `jax.export.Exported`.
 
     Raises:
-      TypeError: no model.
+      TypeError: not a model.
       ValueError: xs without axes of time and batch; a layer, which has no step, with `step`; `lengths` or
         `carry` with `step`, which takes no lengths and always a carry.
 
@@ -67,7 +66,7 @@ def stablehlo(
         if is_layer(model):
             raise ValueError(f"stablehlo: step=True needs a cell, {model} is a layer, which has none")
         if lengths or carry:
-            raise ValueError("stablehlo: step=True takes no lengths, and always a carry: leave both out")
+            raise ValueError("stablehlo: step=True takes no lengths, and always a carry: omit both")
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), given.xs)
         taken, run = [given.carry, one], model.step
     else:
@@ -90,7 +89,7 @@ def stablehlo(
 
 
 def _flattened(tree: Any) -> Any:
-    """The only array of a tree, or a dict of its arrays by name: what is stored knows no classes of jrnn."""
+    """The only array of a tree, or a dict of its arrays by name, without classes of jrnn."""
     leaves = named("", tree)
     return leaves[""] if list(leaves) == [""] else leaves
 

@@ -223,8 +223,8 @@ def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple
     if isinstance(part, Reversed):
         if returns_sequences:
             raise ValueError(
-                f"{where[:-1]}: {part} aligns ys[t] with xs[t], but a Keras layer that goes backwards returns "
-                "them reversed: remove it from the model, or read its last step by ManyToOne"
+                f"{where[:-1]}: {part} aligns ys[t] with xs[t], a layer that goes backwards returns them "
+                "reversed: remove it from the model, or read its last step by ManyToOne"
             )
         return _recurrent(where, part.cell, params, options | {"go_backwards": True})
     if isinstance(part, Bidirectional):

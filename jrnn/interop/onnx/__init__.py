@@ -1,4 +1,4 @@
-"""ONNX: recurrent networks read from files of other exporters, and written for other runtimes."""
+"""ONNX: reading recurrent networks from other exporters, and writing them for other runtimes."""
 
 from jrnn._exports import public_names
 from jrnn.interop.onnx.reading import from_onnx as from_onnx

@@ -1,4 +1,4 @@
-"""Nodes that are layers: what recurrent operators, embeddings, read-outs and merges of an ONNX graph are."""
+"""Nodes that are layers: recurrent operators, embeddings, read-outs and merges of an ONNX graph."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ GIVES_ACTIVATIONS = {"activations", "activation_alpha", "activation_beta"}
 
 @dataclass
 class Found:
-    """All that was found in the graph until now."""
+    """The parts found in the graph so far."""
 
     parts: list[Part] = field(default_factory=list)  # of recurrent nodes
     # by node, the input that it takes them from
@@ -57,7 +57,7 @@ class Found:
 
 @dataclass
 class Node:
-    """A node with its inputs in the place of their names; None for one that is left out."""
+    """A node with its inputs instead of their names; None for an omitted one."""
 
     kind: str
     name: str
@@ -67,18 +67,18 @@ class Node:
     found: Found
 
     def get(self, place: int) -> Any:
-        """An input, None if it is left out."""
+        """An input; None if omitted."""
         return self.inputs[place] if place < len(self.inputs) else None
 
     def value(self, place: int) -> Any:
-        """An input that is an array or depends on the inputs, with methods that both have."""
+        """An input that is an array or depends on the graph's inputs; both have the same methods."""
         found = self.get(place)
         if not isinstance(found, Known | Flow):
             raise ValueError(f"input {place} is no value that it can be applied to")
         return found
 
     def known(self, place: int, what: str) -> Any:
-        """The array of an input that must not depend on those of the graph; None if it is left out."""
+        """The array of an input that must not depend on those of the graph; None if omitted."""
         value = self.get(place)
         if value is not None and not isinstance(value, Known):
             raise ValueError(f"{what} must be a constant, and depends on the inputs of the graph")
@@ -94,7 +94,7 @@ class Node:
         return value
 
     def weight(self, place: int, name: str, *shape: int | str) -> Any:
-        """A weight; of its sizes letters stand for any."""
+        """A weight; letters among its sizes match any size."""
         array = self.known(place, name)
         if array is None:
             return None
@@ -229,7 +229,7 @@ def _start(node: Node, place: int, shape: tuple[int, int], layout: int) -> Any:
 
 
 def _learned(cell: Any, params: Any, starts: list[Any]) -> tuple[Any, Any]:
-    """Wrap a cell that starts elsewhere than at zero."""
+    """Wrap a cell whose initial state is not zero."""
     if any(start is None for start in starts):
         raise ValueError("one of initial_h and initial_c is a constant other than 0, the other is not given")
     carry = cell.initial_carry(params)
@@ -239,7 +239,7 @@ def _learned(cell: Any, params: Any, starts: list[Any]) -> tuple[Any, Any]:
 
 
 def merged(flow: Flow, merge: str, found: Found) -> Chain:
-    """Both directions of a value as one layer."""
+    """Merge both directions of a value into one layer."""
     if len(flow.chains) != 2:
         raise ValueError(f"it merges {len(flow.chains)} directions, and there must be 2")
     key = (flow.chains, merge)
@@ -271,14 +271,14 @@ def _bidirectional(a: Chain, b: Chain, merge: str) -> Chain:
 
 
 def extended(flow: Flow, part: Part, dims: tuple[Dim, ...] | None = None) -> Flow:
-    """A value that has gone through one more layer."""
+    """Extend a value by one more layer."""
     width = (Axis(FEATURES, int(part.cell.out_features)),)
     found = (*flow.dims[:-1], width) if dims is None else (*dims, width)
     return dataclasses.replace(flow, chains=((*flow.chain, part),), dims=found)
 
 
 def embedded(node: Node) -> Flow:
-    """Read a Gather from a table that is known."""
+    """Read a Gather from a known table."""
     table = node.weight(0, "the table", "words", "features")
     if isinstance(given := node.get(1), Tokens):
         words = np.arange(len(table))
@@ -293,7 +293,7 @@ def embedded(node: Node) -> Flow:
 
 
 def dense(node: Node, w: Any, b: Any) -> Flow:
-    """Read a product with a weight that is known, (in, out)."""
+    """Read a product with a known weight, (in, out)."""
     x = node.flow(0)
     if w.shape[0] != x.features():
         raise ValueError(f"a weight of shape {w.shape} for {x.features()} features")
@@ -302,7 +302,7 @@ def dense(node: Node, w: Any, b: Any) -> Flow:
 
 
 def biased(node: Node, x: Flow, b: Any) -> Flow:
-    """Read a sum with a bias behind a product."""
+    """Read a sum with a bias after a product."""
     *before, part = x.chain
     if not isinstance(getattr(part, "cell", None), Dense) or part.params.b is not None:
         raise ValueError("it adds a constant to what is no MatMul")
@@ -314,7 +314,7 @@ def biased(node: Node, x: Flow, b: Any) -> Flow:
 
 
 def activated(node: Node) -> Flow:
-    """Read an activation: that of the product before it, or a layer of its own."""
+    """Read an activation: that of the product before it, or a separate layer."""
     x = node.flow(0)
     function = _function(node, len(x.dims))
     *before, part = x.chain

@@ -1,4 +1,4 @@
-"""Nodes that only move axes around, or compute sizes; and the table of all nodes that are read."""
+"""Nodes that only move axes, or compute sizes; and the table of all supported nodes."""
 
 import dataclasses
 import operator
@@ -37,7 +37,7 @@ REDUCED = {"ReduceSum": "sum", "ReduceProd": "mul", "ReduceMean": "mean"}
 
 
 def _whole(node: Node, key: str, place: int) -> list[int]:
-    """Whole numbers, an attribute in old opsets and an input in later ones."""
+    """Integers, an attribute in old opsets and an input in later ones."""
     if key in node.attributes:
         found = node.attributes[key]
         return [int(n) for n in found] if isinstance(found, list | tuple) else [int(found)]
@@ -146,7 +146,7 @@ def _reshape(node: Node) -> Value:
 
 
 def _with_both(node: Node, flow: Flow, merge: str, direction: int, features: int) -> Flow:
-    """Merge the directions of a value; their dimension leaves unless it is that of the features."""
+    """Merge the directions of a value; removes their dimension unless it is that of the features."""
     chain = merged(flow, merge, node.found)
     dims = list(flow.dims)
     dims[features] = (Axis(FEATURES, int(chain[-1].cell.out_features)),)
@@ -228,7 +228,7 @@ def _range(node: Node) -> Value:
 
 
 def _of_tokens(node: Node, function: Callable[..., Any]) -> Tokens | None:
-    """Compute something of the integers of an input, if that is what a node does."""
+    """Apply a function to the integers of an input; None for other inputs."""
     values: list[Any] = list(node.inputs)
     flows = [v.flow if isinstance(v, Tokens) else v for v in values if isinstance(v, Flow | Tokens)]
     if not flows or not all(v is flows[0] and v.integer() for v in flows):
@@ -279,7 +279,7 @@ def _where(node: Node) -> Value:
 
 
 def _kept(node: Node, given: Tokens, start: Any, last: Flow) -> Value:
-    """Read the last state of rows of which some have no step, and keep the state that they start from."""
+    """Read the last state of rows, of which those of length 0 keep their initial state."""
     if given.function(np.arange(3)).tolist() != [True, False, False]:
         raise ValueError("it chooses states by something else than a length of 0")
     if not (isinstance(start, Known) or (isinstance(start, Flow) and start.given())):
@@ -333,7 +333,7 @@ def _two(node: Node) -> Value:
 
 
 def _halved(node: Node, flow: Flow) -> Flow:
-    """Read half the sum of both directions as their mean."""
+    """Read half of the sum of both directions as their mean."""
     part, last = flow.chain[-1], len(flow.dims) - 1
     if getattr(part, "kind", "") != "both" or part.cell.merge != "sum":
         raise ValueError("it scales by a constant")

@@ -1,7 +1,7 @@
-"""The operators RNN, GRU and LSTM of ONNX as values, each one direction, and the cells that they are.
+"""The operators RNN, GRU and LSTM of ONNX as values, one per direction, and the equivalent cells.
 
-ONNX keeps gates by rows, in the order z r h (GRU) or i o f c (LSTM), peepholes i o f. It has two biases, of
-which only the sum counts, except in a GRU that resets after the product.
+ONNX stores gates as rows, in the order z r h (GRU) or i o f c (LSTM), peepholes i o f. It has two biases, of
+which only the sum matters, except in a GRU that resets after the product.
 """
 
 import importlib
@@ -33,7 +33,7 @@ ACTIVATIONS = {
     "tanh": "Tanh",
     "thresholded_relu": "ThresholdedRelu",
 }
-USUAL = {  # constants that go without saying in ONNX; Affine and ScaledTanh have none
+USUAL = {  # ONNX's default constants; Affine and ScaledTanh have none
     "elu": (1.0,),
     "hard_sigmoid": (0.2, 0.5),
     "leaky_relu": (0.01,),
@@ -49,7 +49,7 @@ class Operator(NamedTuple):
     """One direction of an operator."""
 
     kind: str  # "RNN", "GRU" or "LSTM"
-    activations: tuple[str, ...]  # by our names
+    activations: tuple[str, ...]  # by jrnn's names
     w: Weight  # (gates · hidden, in)
     r: Weight  # (gates · hidden, hidden)
     b: Weight  # None, or (2 · gates · hidden,)
@@ -65,7 +65,7 @@ class Operator(NamedTuple):
 
 
 def import_onnx() -> Any:
-    """Import the package onnx, or say how to install it."""
+    """Import the package onnx, or raise with how to install it."""
     try:
         return importlib.import_module("onnx")
     except ModuleNotFoundError as error:
@@ -74,10 +74,10 @@ def import_onnx() -> Any:
 
 
 def operator_of(cell: Any, params: Any) -> Operator:
-    """Say a cell as the operator that computes it.
+    """Convert a cell to the operator that computes it.
 
     Raises:
-      ValueError: no operator does, because of what the message names.
+      ValueError: there is none; the message names the reason.
     """
     if not isinstance(cell, CELLS):
         raise ValueError(f"{cell}: ONNX has operators for Elman (RNN), GRU, LSTM and LSTMVariant only")
@@ -108,7 +108,7 @@ def operator_of(cell: Any, params: Any) -> Operator:
 
 
 def _reasons_against(cell: Any) -> Iterator[str]:
-    """List what a cell has and its operator has not."""
+    """List the features of a cell that its operator lacks."""
     if isinstance(cell, GRU) and not cell.z_keeps and cell.gate_activation != "sigmoid":
         yield "z_keeps=False, and z of ONNX weighs the old state; only of σ it is known that 1 − σ(a) = σ(−a)"
     if not isinstance(cell, LSTMVariant):
@@ -142,7 +142,7 @@ def _named(cell: Any, field: str) -> str:
 
 
 def _arranged(packed: Weight, ours: str, theirs: str) -> Weight:
-    """Gates side by side in another order; zeros for one that is missing, as nothing reads it."""
+    """Reorder packed gates; zeros for a missing one, which is never read."""
     parts: dict[str, Weight] = dict(zip(ours, np.split(packed, len(ours), axis=-1), strict=True))
     missing = np.zeros_like(parts[ours[0]])
     return np.concatenate([parts.get(gate, missing) for gate in theirs], axis=-1)
@@ -156,7 +156,7 @@ def _two_biases(b: Weight, b_hn: Any) -> Weight:
 
 
 def cell_of(operator: Operator) -> tuple[Any, Any]:
-    """Make the cell that an operator is, and its parameters, as NumPy arrays."""
+    """Convert an operator to a cell and its parameters, as NumPy arrays."""
     kind, hidden = operator.kind, operator.hidden
     coupled = "f" if operator.coupled else ""
     ours = OURS[kind].replace(coupled, "") if coupled else OURS[kind]
@@ -182,7 +182,7 @@ def cell_of(operator: Operator) -> tuple[Any, Any]:
 
 
 def _one_bias(operator: Operator) -> Weight:
-    """The sum of both biases; without the second one of n where it stands inside the reset."""
+    """The sum of both biases; without the second one of n if the reset gate multiplies it."""
     if operator.b is None:
         return None
     first, second = np.split(operator.b, 2)
@@ -192,7 +192,7 @@ def _one_bias(operator: Operator) -> Weight:
 
 
 def _lstm_of(operator: Operator, parts: str, packed: Any) -> tuple[Any, Any]:
-    """The plain LSTM where it is one, and the variant otherwise."""
+    """An `LSTM` if possible, otherwise an `LSTMVariant`."""
     w, r, b = packed
     gate, activation, output = operator.activations
     plain = gate == "sigmoid" and activation == output and operator.clip is None and not operator.coupled
@@ -214,7 +214,7 @@ def _lstm_of(operator: Operator, parts: str, packed: Any) -> tuple[Any, Any]:
 
 
 def attributes_of(operators: Sequence[Operator]) -> dict[str, Any]:
-    """Say all but weights and direction of a node, of one operator or of one per direction."""
+    """The attributes of a node, except its direction, for one operator or one per direction."""
     first = operators[0]
     attributes: dict[str, Any] = {"hidden_size": first.hidden}
     names = [constants_of(name) for one in operators for name in one.activations]
@@ -232,7 +232,7 @@ def activations_of(kind: str, directions: int, attributes: dict[str, Any]) -> li
     """Read the activations of every direction from the attributes of a node.
 
     Raises:
-      ValueError: an unknown one, or too many or too few of them or of their constants.
+      ValueError: an unknown activation, or a wrong number of activations or constants.
     """
     count = len(DEFAULTS[kind])
     given = attributes.get("activations") or [ACTIVATIONS[name] for name in DEFAULTS[kind]] * directions
@@ -251,7 +251,7 @@ def activations_of(kind: str, directions: int, attributes: dict[str, Any]) -> li
 
 
 def _with_constants(name: str, left: list[list[float]]) -> str:
-    """An activation with its constants, which are taken off the front of those that are left."""
+    """An activation with its constants, which are removed from the front of those left."""
     if name not in CONSTANTS:
         return name
     constants = []
@@ -264,5 +264,5 @@ def _with_constants(name: str, left: list[list[float]]) -> str:
 
 
 def shortest(value: float) -> float:
-    """The number of fewest digits that is this one in float32, in which ONNX keeps it."""
+    """The shortest decimal that rounds to this number in float32, in which ONNX stores it."""
     return float(str(np.float32(value)))

@@ -1,8 +1,8 @@
-"""The values of an ONNX graph while it is read: arrays that are known, and what depends on the inputs.
+"""Values of an ONNX graph that is being read: known arrays, and values that depend on the inputs.
 
-Of the latter it is known which layers it has gone through, and which axes it has: a dimension is a tuple of
-axes, several where a Reshape has merged them, none where its size is 1. The size of a dynamic axis is a
-string, and so is a product with one.
+The latter track the layers they have gone through, and their axes: a dimension is a tuple of axes, several if
+a Reshape has merged them, none if its size is 1. The size of a dynamic axis is a string, as is a product with
+one.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ END = 2**31 - 1  # a Slice whose end is at least this goes to the end
 
 
 def product(sizes: Iterable[Size]) -> Size:
-    """Multiply sizes, of which some may not be known.
+    """Multiply sizes, some of which may be unknown.
 
     >>> product([2, "xs:0", 3]), product([2, 3])
     ('6·xs:0', 6)
@@ -40,7 +40,7 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 class Axis(NamedTuple):
-    """An axis of an input, or one that an operator made."""
+    """An axis of an input, or one created by an operator."""
 
     label: str
     size: Size
@@ -58,7 +58,7 @@ class Known:
 
     @staticmethod
     def of(array: Any) -> "Known":
-        """Wrap an array all of whose sizes are known."""
+        """Wrap an array with known sizes."""
         array = np.asarray(array)
         return Known(array, array.shape)
 
@@ -79,7 +79,7 @@ class Known:
         return Known(np.squeeze(self.array, tuple(found)), kept)
 
     def reshape(self, target: Sequence[Size]) -> "Known":
-        """Reshape an array all of whose sizes are known."""
+        """Reshape an array with known sizes."""
         if self.shape != self.array.shape:
             raise ValueError(f"cannot reshape a constant of shape {self.shape}")
         return Known.of(self.array.reshape([int(n) for n in target]))
@@ -121,7 +121,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A layer that a node is; it equals no other one, as its weights are its own."""
+    """A layer read from a node; compared by identity, as it has its own weights."""
 
     kind: str  # "forward", "backward", "both" or "map"
     cell: Any
@@ -130,11 +130,11 @@ class Part:
     node: str = ""  # that it comes from
 
     def members(self) -> list["Part"]:
-        """List the nodes' own layers that this one is made of, itself if it is none of several."""
+        """List the layers of nodes that this one consists of; itself if it is a single one."""
         return [m for chain in self.halves for p in chain[1:] for m in p.members()] if self.halves else [self]
 
 
-Chain = tuple[Any, ...]  # a Source, then each Part that it goes through
+Chain = tuple[Any, ...]  # a Source, followed by each Part applied to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +155,17 @@ class Flow:
 
     @property
     def chain(self) -> Chain:
-        """The one chain that there is, where directions have been merged."""
+        """The only chain, once directions have been merged."""
         if len(self.chains) > 1:
             raise ValueError("it reads both directions before they are merged")
         return self.chains[0]
 
     def given(self) -> bool:
-        """Whether it is an input as it came, or a slice of one."""
+        """True for an unchanged input, or a slice of one."""
         return all(len(chain) == 1 for chain in self.chains)
 
     def integer(self) -> bool:
-        """Whether it is an input of integers."""
+        """True for an input of integers."""
         return self.given() and bool(self.chains[0][0].integer)
 
     def transpose(self, order: Sequence[int]) -> "Flow":
@@ -184,7 +184,7 @@ class Flow:
         return dataclasses.replace(self, dims=tuple(d for i, d in enumerate(self.dims) if i not in found))
 
     def reshape(self, target: Sequence[Size]) -> "Flow":
-        """Merge dimensions, or part them again where they were merged."""
+        """Merge dimensions, or split merged ones again."""
         dims = regrouped([axis for dim in self.dims for axis in dim], list(target))
         return dataclasses.replace(self, dims=tuple(dims))
 
@@ -194,7 +194,7 @@ class Flow:
         return dataclasses.replace(found, dims=tuple(d for i, d in enumerate(found.dims) if i != axis))
 
     def cut(self, axis: int, start: int, stop: int) -> "Flow":
-        """Take a slice: of directions, of features if it is a direction, or of time if it is an end."""
+        """Take a slice: of directions, of the features of one direction, or of the first or last step."""
         dim, size = self.dims[axis], self.sizes[axis]
         if isinstance(size, int):
             start, stop, _ = slice(start, stop).indices(size)
@@ -274,7 +274,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is computed of the integers of an input, each for itself, before they choose an embedding."""
+    """A value computed elementwise from the integers of an input, before the embedding."""
 
     flow: Flow
     function: Callable[[Any], Any]
@@ -284,9 +284,9 @@ Value = Known | Flow | Steps | Tokens
 
 
 def regrouped(axes: list[Axis], target: list[Size]) -> list[Dim]:
-    """Part a sequence of axes into dimensions of these sizes, one of which may be -1.
+    """Split a sequence of axes into dimensions of these sizes, one of which may be -1.
 
-    Exporters write the size of their example for a dynamic axis: such a number stands for the axis.
+    Exporters may write the size of their example for a dynamic axis: such a number matches the axis.
     """
     left = list(axes)
 
@@ -335,6 +335,6 @@ def _with_ones(sizes: tuple[Any, ...], axes: Sequence[int], one: Any) -> tuple[A
 
 
 def elementwise(function: Any, *values: Known) -> Known:
-    """Compute with sizes, some of which may not be known."""
+    """Compute with sizes, some of which may be unknown."""
     arrays = [value.array.astype(object) for value in values]
     return Known.of(np.asarray(np.frompyfunc(function, len(arrays), 1)(*arrays), object))

@@ -1,4 +1,4 @@
-"""A model read from an ONNX graph of recurrent operators."""
+"""Reading a model from an ONNX graph of recurrent operators."""
 
 import dataclasses
 from typing import Any
@@ -14,36 +14,37 @@ from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source,
 from jrnn.layers import Reversed, Sequential
 from jrnn.paradigms import ManyToOne
 
-OPSET = 7  # the first in which the operators have today's meaning
+OPSET = 7  # the first with the current meaning of the operators
 
 
 def from_onnx(source: Any) -> tuple[Any, Any]:
     """Read a model from ONNX: RNN, GRU and LSTM, and the Gather, MatMul, Gemm and Add before and after them.
 
-    One chain of layers is read, from one input to one output, as PyTorch and Keras export it. Nodes that only
-    move axes around (Transpose, Reshape, Squeeze, Slice, Shape, ...) are followed: it does not matter how an
-    exporter merges directions, takes the last step or writes the zeros to start from. Forward layers become a
-    `Stack`, others a `Sequential`; a graph that reads the last step or state becomes `ManyToOne`. Constants
-    other than zero as initial states become `LearnedCarry`. Every attribute of the operators is read.
+    The graph must be one chain of layers, from one input to one output, as exported by PyTorch and Keras.
+    Nodes that only move axes (Transpose, Reshape, Squeeze, Slice, Shape, ...) are followed: it does not
+    matter how an exporter merges directions, takes the last step or writes the zeros of the initial state.
+    Forward layers become a `Stack`, others a `Sequential`; a graph that reads the last step or state becomes
+    `ManyToOne`. Nonzero constants as initial states become `LearnedCarry`. All attributes of the operators
+    are supported.
 
-    What an exporter writes as a loop or step by step is no operator any more: of `torch.onnx.export` that is
-    `nn.RNN` with dynamo=True (with dynamo=False it can be read), of Keras 3 `GRU` and `SimpleRNN`.
+    Layers that an exporter writes as a loop or step by step cannot be read: `nn.RNN` by `torch.onnx.export`
+    with dynamo=True (with dynamo=False it can), `GRU` and `SimpleRNN` by Keras 3.
 
-    The model has time first, whatever the graph has. Lengths and states that the graph takes as inputs are
-    those of `jrnn.apply`, and states that it returns are in the carry. What stands in padding is 0 in jrnn;
-    a `Linear` of PyTorch behind a padded sequence has its bias there. onnxruntime returns 0 as the state of a
-    row of length 0, jrnn the state that was given. The two biases of the operators become their sum, which is
-    equal to rounding.
+    The model is time-first, regardless of the graph. Inputs of the graph for lengths and states become
+    arguments of `jrnn.apply`, and the states that it returns are in the carry. Outputs in padding are 0 in
+    jrnn; a PyTorch `Linear` after a padded sequence gives its bias there. For a row of length 0 onnxruntime
+    returns a zero state, jrnn the initial state. The two biases of the operators become their sum, which is
+    equivalent up to rounding.
 
     Args:
-      source: an `onnx.ModelProto`, or the bytes of one: `onnx.load(path)` reads a file.
+      source: an `onnx.ModelProto`, e.g. from `onnx.load(path)`, or its bytes.
 
     Returns:
       `(model, params)`, for `jrnn.apply` and, unless it is a layer, `jrnn.unroll`.
 
     Raises:
-      ValueError: bytes that are no model; a graph that is not valid, or that does anything else, with the
-        node that does; parameters in float64 without jax_enable_x64.
+      ValueError: bytes that are not a model; an invalid or unsupported graph, with the node that is the
+        reason; parameters in float64 without jax_enable_x64.
       ModuleNotFoundError: onnx is not installed.
 
     >>> import jax, jrnn
@@ -163,7 +164,7 @@ def _name(node: Any) -> str:
 
 
 def _check_operators(nodes: Any) -> None:
-    """That all operators are among those that are read; a loop is named before what stands around it."""
+    """Check that all operators are supported; of several others, a loop is named first."""
     foreign = [node for node in nodes if node.domain not in ("", "ai.onnx") or node.op_type not in NODES]
     loops = [node for node in foreign if node.op_type in ("Loop", "Scan")]
     for node in loops or foreign:
@@ -175,7 +176,7 @@ def _check_operators(nodes: Any) -> None:
 
 
 def _answer(graph: _Graph) -> Flow:
-    """The output that is that of the model; the others must be states."""
+    """The output of the model; the others must be states."""
     found: dict[str, Flow] = {}
     for output in graph.graph.output:
         value = graph.values[output.name]
@@ -194,14 +195,14 @@ def _answer(graph: _Graph) -> Flow:
 
 
 def _answers_of(states: dict[str, Flow]) -> dict[str, Flow]:
-    """Of outputs without time, the one that has gone through most layers; the first of several."""
+    """Of outputs without time, the one after the most layers; the first if there are several."""
     depth = {name: max(map(len, flow.chains)) for name, flow in states.items() if flow.read == "state"}
     deepest = max(depth or states, key=lambda name: depth.get(name, 0))
     return {deepest: states[deepest]}
 
 
 def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:
-    """That nothing of the graph is left out, and lengths count for all of it or for nothing."""
+    """Check that all of the graph is read, and that lengths apply to all of it or none."""
     used = [member for part in parts for member in part.members()]
     for part in graph.found.parts:
         if part not in used:
@@ -218,7 +219,7 @@ def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:
 
 
 def _model(parts: list[Part], read: str) -> tuple[Any, Any]:
-    """The layers as one model."""
+    """Compose the layers into one model."""
     models = tuple(Reversed(part.cell) if part.kind == "backward" else part.cell for part in parts)
     params = to_jax(tuple(part.params for part in parts))
     flat = not read and all(part.kind in ("forward", "map") for part in parts)

@@ -1,4 +1,4 @@
-"""A model written as an ONNX graph of recurrent operators."""
+"""Writing a model as an ONNX graph of recurrent operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,40 +23,40 @@ from jrnn.interop.onnx._operators import (
 from jrnn.layers import Bidirectional, Reversed, Sequential
 from jrnn.paradigms import ManyToOne
 
-OPSET, IR = 14, 8  # the first opset with today's inputs of the operators, read by every runtime of today
+OPSET, IR = 14, 8  # the first opset with the current inputs of the operators, supported by all runtimes
 MERGES = {"sum": "Add", "mul": "Mul", "mean": "Mean"}
 
 
 def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = False) -> Any:
-    """Write a model as an ONNX graph, of the operators RNN, GRU and LSTM.
+    """Write a model as an ONNX graph of the operators RNN, GRU and LSTM.
 
-    Time and batch are dynamic axes. With `carry` a file that reads one step at a time is a stream: what it
-    returns as `last.h` is the `carry.h` of the next step. A file is for evaluation: dropout is left out.
+    Time and batch are dynamic axes. With `carry` the model can be run as a stream, one step at a time: its
+    output `last.h` is the input `carry.h` of the next step. Dropout is omitted.
 
     Inputs: `xs` (time, batch, features), or (time, batch) of int32 for a model that starts with `Embed`; with
     `lengths` also `lengths` (batch,) of int32; with `carry` each leaf of the model's carry by its path:
     `carry.cells.0.h` (batch, hidden). Outputs: `ys` (time, batch, features), and the last carry:
     `last.cells.0.h`.
 
-    Written are `Elman`, `GRU`, `LSTM`, `LSTMVariant`, `Embed`, `Dense`, `Map`, and `Stack`, `Sequential`,
-    `Bidirectional`, `Reversed`, `LearnedCarry` and, outermost, `ManyToOne` of them; `ys` of that has no time.
+    Supported are `Elman`, `GRU`, `LSTM`, `LSTMVariant`, `Embed`, `Dense`, `Map`, and `Stack`, `Sequential`,
+    `Bidirectional`, `Reversed`, `LearnedCarry` and, outermost, `ManyToOne` of them, whose `ys` has no time.
+    For other models use `jrnn.export.onnx`, which also keeps the carry of rows of length 0.
 
-    In onnxruntime, a row of length 0 has a last carry of zeros, where jrnn keeps the one that was given. It
-    runs float32 only. A negative token counts from the end of the vocabulary, where jrnn has NaN. Any other
-    model is written by `jrnn.export.onnx`, which also keeps the carry of rows of length 0.
+    In onnxruntime, a row of length 0 has a zero last carry, where jrnn keeps the initial one; it runs only
+    float32; and a negative token counts from the end of the vocabulary, where jrnn has NaN.
 
     Args:
       model: a cell or a layer.
       params: its parameters.
-      lengths: whether the graph takes valid steps of each sequence.
-      carry: whether it takes the carry to start from; zeros, or what `LearnedCarry` holds, otherwise.
+      lengths: add an input for the number of valid steps of each sequence.
+      carry: add inputs for the initial carry, which is otherwise zero, or that of `LearnedCarry`.
 
     Returns:
-      An `onnx.ModelProto`: `onnx.save(proto, "model.onnx")` writes it.
+      An `onnx.ModelProto`, to be written by `onnx.save(proto, "model.onnx")`.
 
     Raises:
-      ValueError: something that these operators do not compute, with the weight or option that is the
-        reason; parameters of several dtypes; learned start values where the graph takes a carry.
+      ValueError: a model that these operators cannot compute, with the weight or option that is the reason;
+        parameters of several dtypes; `LearnedCarry` together with `carry`.
       ModuleNotFoundError: onnx is not installed.
 
     >>> import jax, jrnn
@@ -80,7 +80,7 @@ def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = Fal
 
 @dataclass(frozen=True)
 class _State:
-    """A leaf of the carry, in the place of the array."""
+    """A leaf of the carry, instead of the array."""
 
     path: str
     width: int
@@ -89,12 +89,12 @@ class _State:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a part of the model: what it reads, from which end, and where its parameters stand."""
+    """The context of a part of the model: its input, its direction, and the path of its parameters."""
 
     x: str
     path: str = ""
     reverse: bool = False
-    read: str = ""  # what `ManyToOne` reads of it
+    read: str = ""  # how `ManyToOne` reads it
 
     def into(self, *names: Any) -> "_Place":
         """Step into a part."""
@@ -102,7 +102,7 @@ class _Place:
 
 
 class _Graph:
-    """Nodes, constants, inputs and outputs, as they come to be."""
+    """Nodes, constants, inputs and outputs of the graph being written."""
 
     def __init__(self, dtype: np.dtype[Any], lengths: bool, carry: bool) -> None:
         self.onnx = import_onnx()
@@ -121,12 +121,12 @@ class _Graph:
         return outputs[0]
 
     def constant(self, name: str, value: Any) -> str:
-        """Add a constant, or find the one of this name."""
+        """Add a constant, or find the one with this name."""
         self.constants.setdefault(name, np.asarray(value))
         return name
 
     def whole(self, *numbers: int) -> str:
-        """Add whole numbers."""
+        """Add integers."""
         return self.constant("_".join(["whole", *map(str, numbers)]), np.array(numbers, np.int64))
 
     def size(self, axis: int) -> str:
@@ -134,7 +134,7 @@ class _Graph:
         return self.node("Gather", [self.node("Shape", ["xs"]), self.whole(axis)])
 
     def valid(self) -> str:
-        """Whether a step is valid, (time, batch, 1)."""
+        """Flags of valid steps, (time, batch, 1)."""
         zero, one = (self.constant(f"index_{n}", np.array(n, np.int64)) for n in (0, 1))
         steps = self.node("Range", [zero, self.node("Squeeze", [self.size(0), self.whole(0)]), one])
         column = self.node("Unsqueeze", [steps, self.whole(1)])
@@ -172,7 +172,7 @@ def _joined(*names: str) -> str:
 
 
 def _states(model: Any, params: Any) -> Any:
-    """The carry, with the path and the width of each leaf in its place."""
+    """The carry, with each leaf replaced by its path and width."""
 
     def state(path: Any, leaf: Any) -> _State:
         return _State(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape[-1])
@@ -182,7 +182,7 @@ def _states(model: Any, params: Any) -> Any:
 
 
 def _write(graph: _Graph, model: Any, params: Any, states: Any, at: _Place) -> str:
-    """Add the nodes of a model, and name what it returns."""
+    """Add the nodes of a model, and return the name of its output."""
     if at.read in ("mean", "max") and not isinstance(model, Sequential):
         if graph.lengths:
             raise ValueError(
@@ -232,7 +232,7 @@ def _write_map(graph: _Graph, model: Any, params: Any, at: _Place) -> str:
 
 
 def _write_function(graph: _Graph, model: Any, function: str | Function, at: _Place) -> str:
-    """Add an activation that stands outside of a recurrence."""
+    """Add an activation outside of a recurrence."""
     if function == "identity":
         return at.x
     if function == "hard_tanh":
