@@ -267,7 +267,7 @@ BAD = {
     "an Activation needs a layer before it": lambda: L.Activation("relu"),
     "is a functional model": lambda: keras.Model(i := keras.Input((None, 3)), L.GRU(2)(i)),
     "no layer that computes anything": lambda: L.Masking(),
-    "only Dense behind that": lambda: keras.Sequential(
+    "allows only Dense after it": lambda: keras.Sequential(
         [keras.Input((None, 3)), L.GRU(2), L.Embedding(WORDS, 2), L.GRU(2)]
     ),
 }
