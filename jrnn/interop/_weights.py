@@ -143,7 +143,8 @@ class Weights:
         """Raise if something has not been taken, unless the caller allows what is `unused`."""
         if self._left and not unused:
             raise ValueError(
-                f"{self.source}: no place for {_listed(self._left)}; unused=True leaves them out"
+                f"{self.source}: no place for {_listed(self._left)}; unused=True drops them, "
+                "which changes what the model computes if it uses them"
             )
 
 
