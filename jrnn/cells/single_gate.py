@@ -23,8 +23,8 @@ class MGU:
         nₜ = tanh(xₜ w_n + (fₜ · hₜ₋₁) u_n + b_n)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Gate order: f n. Flax's `MGUCell` is a different cell: a `GRU` whose r and z are one gate, or, without its reset
-    gate, a `UGRNN`.
+    Gate order: f n. Flax's `MGUCell` is a different cell: a `GRU` whose r and z are one gate, or, without its
+    reset gate, a `UGRNN`.
 
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
     arXiv:1603.09420.
