@@ -16,7 +16,10 @@ def require_cell(where: str, value: Any) -> Any:
     reject_flax(where, value)
     missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
     if missing:
-        raise TypeError(f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}")
+        hint = ": a Sequential takes layers" if missing == ["step"] and hasattr(value, "apply") else ""
+        raise TypeError(
+            f"{where} must be a cell, got {brief(value)}, which has no {', '.join(missing)}{hint}"
+        )
     return value
 
 

@@ -103,6 +103,8 @@ def _misplaced(
     message = f"{name} takes {len(positional)} by position ({', '.join(positional)}), got {len(given)}"
     named = [field for field in fields if field not in positional]
     message += f", options must be given by name: {', '.join(named)}" if named else ""
+    if positional in (["cells"], ["layers"]):
+        message += f"; {positional[0]} is a tuple of them"
     if positional in (["hidden"], ["features"]) and hasattr(given[1], "__index__"):  # the order of torch
         example = f"{name}({brief(given[1])}).init(key, in_features={brief(given[0])})"
         message += f"; the input width is an argument of init, as in {example}"

@@ -47,7 +47,7 @@ def test_a_cell_of_the_user_is_handed_in_and_compared(tmp_path):
     cell = jrnn.Stack((jrnn.LSTM(2), Mixed(3)))
     params = cell.init(jax.random.key(0), IN)
     save(tmp_path, Snapshot(cell, IN, params, carry=cell.initial_carry(params, (2,)), step=1))
-    with pytest.raises(CheckpointError, match=r"'Mixed' is not a cell of jrnn: pass it to load\(cell=...\)"):
+    with pytest.raises(CheckpointError, match=r"'Mixed' is not a cell of jrnn: pass your cell as cell="):
         load(tmp_path)
     assert_same(load(tmp_path, cell=cell).params, params)
     with pytest.raises(CheckpointError, match=r"cell.cells\[1\].hidden is 3 in the checkpoint, 4 in"):

@@ -150,7 +150,9 @@ class Seq2Seq(nn.Module):
 
 def converted(module):
     """The model of jrnn: each part by itself, put together by hand."""
-    with pytest.raises(ValueError, match=r"form a chain.*'encoder\.embedding' .*'attention\.v' .*'cell'"):
+    with pytest.raises(
+        ValueError, match=r"do not form a chain.*'encoder\.embedding' .*'attention\.v' .*'cell'"
+    ):
         from_torch(module)
     encoder, p_encoder = from_torch(module, prefix="encoder")
     names = ("embedding", "cell", "out", "bridge", "attention.query", "attention.memory", "attention.v")

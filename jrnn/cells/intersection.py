@@ -25,7 +25,7 @@ class IntersectionRNN:
         yₜ = kₜ · xₜ + (1 − kₜ) · aₜ
         hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ
 
-    Order: a n k g. x must be as wide as h: if not, put a `Dense` before it.
+    Gate order: a n k g. x must be as wide as h: if not, put a `Dense` before it.
 
     Args:
       hidden: width of h, of x and of y.

@@ -34,7 +34,7 @@ class MinGRU:
         nₜ = xₜ w_n + b_n
         hₜ = (1 − zₜ) · hₜ₋₁ + zₜ · nₜ,   yₜ = hₜ
 
-    Order: z n. The paper's other form, in log space, makes the candidate positive, which is a different
+    Gate order: z n. The paper's other form, in log space, makes the candidate positive, which is a different
     model, and loses precision on long sequences.
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
@@ -75,8 +75,8 @@ class MinLSTM:
         nₜ = xₜ w_n + b_n
         hₜ = (fₜ · hₜ₋₁ + iₜ · nₜ) / (fₜ + iₜ),   yₜ = hₜ
 
-    Order: f i n. fₜ / (fₜ + iₜ) is computed as σ(log fₜ − log iₜ), which is finite even if both gates are
-    closed; this value is named f.
+    Gate order: f i n. fₜ / (fₜ + iₜ) is computed as σ(log fₜ − log iₜ), finite even if both gates are closed;
+    this value is named f.
 
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
 

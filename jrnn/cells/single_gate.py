@@ -23,8 +23,8 @@ class MGU:
         nₜ = tanh(xₜ w_n + (fₜ · hₜ₋₁) u_n + b_n)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Order: f n. Flax's `MGUCell` is a different cell: a `GRU` in which r and z are the same gate, or, without
-    its reset gate, a `UGRNN`.
+    Gate order: f n. Flax's `MGUCell` is a different cell: a `GRU` whose r and z are one gate, or, without its
+    reset gate, a `UGRNN`.
 
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
     arXiv:1603.09420.
@@ -64,7 +64,7 @@ class UGRNN:
         nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = gₜ · hₜ₋₁ + (1 − gₜ) · nₜ,   yₜ = hₜ
 
-    Order: g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
+    Gate order: g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
 
     Args:
       gate_bias: start of b_g.
@@ -106,7 +106,7 @@ class JANET:
         nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = σ(sₜ) · hₜ₋₁ + (1 − σ(sₜ − β)) · nₜ,   yₜ = hₜ
 
-    Order: s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
+    Gate order: s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
 
     Args:
       beta: β, how much more is written than forgotten.
@@ -151,7 +151,7 @@ class LiGRU:
         nₜ = relu(xₜ w_n + hₜ₋₁ u_n + b_n)
         hₜ = zₜ · hₜ₋₁ + (1 − zₜ) · nₜ,   yₜ = hₜ
 
-    Order: z n. The paper has batch normalization of xₜ w, replaced here by a bias.
+    Gate order: z n. The paper has batch normalization of xₜ w, replaced here by a bias.
 
     Reference: Ravanelli, Brakel, Omologo, Bengio, Light gated recurrent units for speech recognition,
     2018, arXiv:1803.10225.
@@ -275,8 +275,8 @@ class MiRU:
         nₜ = tanh(xₜ w_n + (rₜ · hₜ₋₁) u_n + b_n)
         hₜ = λ · hₜ₋₁ + (1 − λ) · nₜ,   yₜ = hₜ
 
-    Order: r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ has no parameters, as in its
-    MiRU 2.
+    Gate order: r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ has no parameters, as in
+    its MiRU 2.
 
     Args:
       keep: λ, the share of the state that is kept.

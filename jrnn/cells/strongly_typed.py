@@ -23,7 +23,7 @@ class TRNN:
         fₜ = σ(xₜ w_f + b_f)
         hₜ = fₜ · hₜ₋₁ + (1 − fₜ) · zₜ,   yₜ = hₜ
 
-    Order: z f.
+    Gate order: z f.
 
     Reference: Balduzzi, Ghifary, Strongly-typed recurrent neural networks, 2016, arXiv:1602.02218.
 
@@ -69,7 +69,7 @@ class TGRU:
         oₜ = tanh(xₜ w_o + xₜ₋₁ v_o + b_o)
         cₜ = fₜ · cₜ₋₁ + zₜ · oₜ,   yₜ = cₜ
 
-    Order: z f o. `w_ih` is [w; v]. The input before the first is zero.
+    Gate order: z f o. `w_ih` is [w; v]. The input before the first is zero.
 
     Args:
       hidden: width of c.
@@ -115,7 +115,7 @@ class TLSTM:
         cₜ = fₜ · cₜ₋₁ + (1 − fₜ) · zₜ
         yₜ = cₜ · oₜ
 
-    Order: z f o. `w_ih` is [w; v]. The input before the first is zero.
+    Gate order: z f o. `w_ih` is [w; v]. The input before the first is zero.
 
     Args:
       hidden: width of c.

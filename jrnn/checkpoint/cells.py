@@ -71,7 +71,7 @@ def _from_json(spec: Any) -> Any:
     if not isinstance(name, str):
         raise CheckpointError(f"a cell must be a class and its fields, got {show(spec)}")
     if name.startswith(USER):
-        raise CheckpointError(f"{show(name[len(USER) :])} is not a cell of jrnn: pass it to load(cell=...)")
+        raise CheckpointError(f"{show(name[len(USER) :])} is not a cell of jrnn: pass your cell as cell=")
     kind = exported(name)
     if kind is None:
         raise CheckpointError(f"{show(name)} is not the name of a cell of jrnn")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrnn._checks import brief
 from jrnn.checkpoint.cells import agreed_cell, cell_to_json
 from jrnn.checkpoint.files import CheckpointError, show, write_file
 
@@ -55,6 +56,8 @@ def save_params(
     """
     import safetensors.numpy
 
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"save_params: path must be a str or a Path, got {brief(path)}")
     arrays = {name: np.array(jax.device_get(leaf), order="C") for name, leaf in _named(params).items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES.values():

@@ -11,13 +11,21 @@ from jrnn._checks import brief, check_lag, check_width
 
 
 class Batch(NamedTuple):
-    """One batch of inputs and targets; arrays are time first."""
+    """One batch of inputs and targets; arrays are time first.
 
-    xs: Any  # (T, B, features...)
-    targets: Any  # (T, B, ...), one per step, or (B, ...), one per sequence
-    lengths: Any = None  # (B,), valid steps of each sequence; None: all
-    mask: Any = None  # (T, B) or (B,), the targets that count; None: all
-    resets: Any = None  # (T, B), True at the first step of a sequence; None: no resets
+    Fields:
+      xs: (T, B, features...), the inputs.
+      targets: (T, B, ...), one per step, or (B, ...), one per sequence.
+      lengths: (B,), valid steps of each sequence, for the model; None: all.
+      mask: (T, B) or (B,), the targets that count in the loss; None: all. The model does not see it.
+      resets: (T, B), True at the first step of a sequence, for the model; None: no resets.
+    """
+
+    xs: Any
+    targets: Any
+    lengths: Any = None
+    mask: Any = None
+    resets: Any = None
 
 
 class Pair(NamedTuple):

@@ -142,7 +142,10 @@ class Weights:
     def finish(self, unused: bool = False) -> None:
         """Raise if arrays remain, unless the caller allows `unused` ones."""
         if self._left and not unused:
-            raise ValueError(f"{self.source}: no place for {_listed(self._left)}; unused=True ignores them")
+            raise ValueError(
+                f"{self.source}: no place for {_listed(self._left)}; unused=True drops them, "
+                "which changes what the model computes if it uses them"
+            )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -131,7 +131,7 @@ def _chained(parts: list[Part], prefix: str) -> tuple[Any, Any]:
     if not parts:
         raise ValueError("the state dict has no weights of an RNN, GRU, LSTM, Embedding or Linear")
     listed = ", ".join(f"{prefix + part.path[:-1]!r} ({_described(part)})" for part in parts)
-    no_chain = f"these do not form a chain, convert each separately with prefix=: {listed}"
+    no_chain = f"these do not form a chain; convert each with prefix=: {listed}"
     if any(isinstance(part.model, Embed) for part in parts[1:]):
         raise ValueError(no_chain)
     try:

@@ -136,7 +136,9 @@ def _require_leading(who: str, ys: Any, like: Any, axes: int) -> None:
     if not hasattr(ys, "shape") or not hasattr(like, "shape") or ys.shape[:axes] == like.shape[:axes]:
         return
     name = "xs" if who == "AtLast" else "targets"
-    raise ValueError(f"{who} got outputs of shape {ys.shape} and {name} of {like.shape}, needs {_NEEDS[who]}")
+    swapped = axes == 2 and ys.shape[:2] == like.shape[1::-1]
+    needed = "time first: swap the first two axes" if swapped else _NEEDS[who]
+    raise ValueError(f"{who} got outputs of shape {ys.shape} and {name} of {like.shape}, needs {needed}")
 
 
 def _mean(who: str, loss: Callable[..., Any], ys: Any, targets: Any, mask: Any) -> Array:
