@@ -26,6 +26,9 @@ class Op:
     product: bool  # of matrices
     reverse_only: bool  # differentiated in reverse mode alone, as a custom_vjp is
     part: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
+    primitive: str  # its name
+    params: Any  # of the primitive
+    operands: tuple[Any, ...]  # all in order: the number of a value, or a literal, which has a `val`
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +204,7 @@ def _op(jaxpr: Any, eqns: list[Any], ends: tuple[list[Any], list[Any]], names: t
     run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=effects, debug_info=info), ()))
     kind = eqns[0].primitive.name if len(eqns) == 1 else ""
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
+    numbers = dict(zip(read, names[0], strict=True))
     return Op(
         run,
         *names,
@@ -210,6 +214,9 @@ def _op(jaxpr: Any, eqns: list[Any], ends: tuple[list[Any], list[Any]], names: t
         kind == "dot_general",
         any(map(_is_reverse_only, eqns)),
         _part(eqns[0]) if kind else None,
+        kind,
+        eqns[0].params,
+        tuple(v if isinstance(v, Literal) else numbers.get(v) for v in eqns[0].invars),
     )
 
 
