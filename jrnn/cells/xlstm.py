@@ -137,7 +137,7 @@ class MLSTM:
 
     m starts so low that the first step takes m = ĩ; h does not depend on it. Both sides of the fraction are
     multiplied by exp(min(m, 0)), so that no exponential overflows; the paper has no third bound. A
-    gradient keeps C of every step, hidden² / heads numbers a row: `Scan(memory="sqrt")` keeps fewer.
+    gradient keeps C of every step, hidden² / heads numbers a row: `Chunked` keeps fewer, and is faster.
 
     Args:
       hidden: width of y.

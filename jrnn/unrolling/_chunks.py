@@ -5,8 +5,8 @@ With P[a, b] the product of the decays of steps b + 1 … a, and S the state bef
     y_qi = P[i−1, 0] qᵢᵀ S + Σ_{j<i} P[i−1, j] ((qᵢ·uⱼ) y_wj + (qᵢ·kⱼ) vⱼ) + …   for every query q
     S_C  = P[C, 0] S + Σ_j P[C, j] (uⱼ y_wjᵀ + kⱼ vⱼᵀ) + …
 
-so products of matrices, and one solution of a triangular system for the y_w, which depend on one another. P is
-made of products alone, so that decays may be 0 or negative, and no exponential overflows.
+so products of matrices, and one solution of a triangular system for the y_w, which depend on one another.
+P is made of products alone, so that decays may be 0 or negative, and no exponential overflows.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,9 @@ def _chunk(structure: Structure) -> Any:
             picked = jnp.asarray(s.corrections)
             own = _of_queries(among, size, s.queries, picked)
             right = _of_queries(seen, size, s.queries, picked)
-            corrected = lax.linalg.triangular_solve(-own, right, left_side=True, lower=True, unit_diagonal=True)
+            corrected = lax.linalg.triangular_solve(
+                -own, right, left_side=True, lower=True, unit_diagonal=True
+            )
             seen = seen + among @ corrected
         end = _times(products[:, size, 0], state)
         if s.additions:

@@ -1,7 +1,7 @@
 """A step as sums of products that are affine in one entry of the state: an interpretation of its ops.
 
-Each value that depends on the entry S is followed as a sum of terms, each a product of smaller arrays, at most
-one of them S, in Einstein's notation: axes carry labels, and a label that the result lacks is summed over.
+Each value that depends on the entry S is followed as a sum of terms, each a product of smaller arrays, at
+most one of them S, in Einstein's notation: axes carry labels, and one that the result lacks is summed over.
 
     S − β k (kᵀ S) + β k vᵀ   is   S_rc,   − β k_r k_s S_sc,   β k_r v_c
 """
@@ -285,12 +285,14 @@ def _sum(forms: Forms, op: Op) -> Form | None:
 def _dot(forms: Forms, op: Op) -> Form | None:
     a, b = forms.operands(op)
     (contract_a, contract_b), (batch_a, batch_b) = op.params["dimension_numbers"]
-    if contract_a and not (a.moves or b.moves):
+    if any(forms.sizes[a.axes[i]] != 1 for i in contract_a) and not (a.moves or b.moves):
         return None
-    pairs = [*zip(batch_a, batch_b, strict=True), *zip(contract_a, contract_b, strict=True)]
+    # along an axis of length 1 nothing is summed, so that it need not connect the two
+    pairs = [(i, j) for i, j in zip(contract_a, contract_b, strict=True) if forms.sizes[a.axes[i]] != 1]
+    pairs += zip(batch_a, batch_b, strict=True)
     b = renamed(b, {b.axes[j]: a.axes[i] for i, j in pairs})
     batch = tuple(a.axes[i] for i in batch_a)
-    summed = tuple(a.axes[i] for i in contract_a)
+    summed = tuple(dict.fromkeys([*(a.axes[i] for i in contract_a), *(b.axes[j] for j in contract_b)]))
     rest = tuple(label for form in (a, b) for label in form.axes if label not in (*batch, *summed))
     product = _multiplied(a, b, (*batch, *rest, *summed))
     if product is None:

@@ -2,14 +2,14 @@
 
     Sₜ = dₜ ⊙ Sₜ₋₁ + Σ u (wᵀ Sₜ₋₁) + Σ k vᵀ + Σ c M,   reads: Σ rest · (qᵀ Sₜ₋₁) + rest
 
-S is seen as a matrix, keys by values, for every entry of its batch axes: what is summed over in a product with
-a vector is the axis of keys, and axes on which no vector along it depends are those of values. M stays the same
-at every step: the start, where the state is reset.
+S is seen as a matrix, keys by values, for every entry of its batch axes: what is summed over in a product
+with a vector is the axis of keys, and axes on which no vector along it depends are those of values. M stays
+the same at every step: the start, where the state is reset.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+
 from jrnn._jaxprs import Op, Program
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
@@ -62,7 +62,7 @@ class Matrix:
     reads: tuple[Read, ...]
 
 
-def find_matrix(program: Program, pair: tuple[int, int], constant: set[int]) -> Matrix:
+def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int]) -> Matrix:
     """What the recurrence of an entry (before, after) of the state is made of.
 
     Raises:
@@ -115,51 +115,65 @@ def _key_axis(forms: Forms, found: Iterable[Form]) -> int:
 class _Collector:
     """Takes the terms of forms apart into vectors, on the axes of the state."""
 
-    def __init__(self, program: Program, forms: Forms, constant: set[int], key: int) -> None:
+    def __init__(self, program: Program, forms: Forms, constant: frozenset[int], key: int) -> None:
         self.forms, self.constant, self.key = forms, constant, key
         self.queries: dict[Vector, int] = {}
+        self.decay: list[Part] = []
+        self.corrections: dict[int, list[Part]] = {}
+        self.additions: dict[Part, list[Part]] = {}
+        self.fulls: list[tuple[Vector, int]] = []
         self.shape = program.types[next(iter(forms.of))].shape
 
     def matrix(self, before: int, after: int, uses: dict[int, Form]) -> Matrix:
         """The recurrence of the state."""
         form = self.forms.of[after]
-        place = {label: axis for axis, label in enumerate(form.axes)}
-        decay: list[Part] = []
-        corrections: dict[int, list[Part]] = {}
-        additions: dict[Part, list[Part]] = {}
-        fulls: list[tuple[Vector, int]] = []
         for term in form.terms:
-            if term.state is None:
-                full = self._full(term, place)
-                if full:
-                    fulls.append(full)
-                else:
-                    key, value = self._addition(term, place)
-                    additions.setdefault(key, []).append(value)
-            elif self.key not in form.summed(term):
-                self._check(term, form, in_place=True)
-                decay.append(_part(term.factors, term, place, term.masks))
-            else:
-                self._check(term, form, in_place=True)
-                rest, query = self._product(term, form)
-                corrections.setdefault(query, []).append(rest)
-        pairs = tuple(((key,), tuple(values)) for key, values in additions.items())
+            self._add(term, form)
         reads = tuple(self._read(value, use) for value, use in uses.items())
-        held = tuple((tuple(parts), query) for query, parts in corrections.items())
+        corrections = tuple((tuple(parts), query) for query, parts in self.corrections.items())
+        additions = tuple(((key,), tuple(values)) for key, values in self.additions.items())
         queries = tuple(self.queries)
-        vectors = [*queries, *(u for u, _ in held), *(k for k, _ in pairs)]
-        single = {axis for axis, size in enumerate(self.shape) if size == 1}  # nothing depends on their place
-        along = {self.key}.union(*(part.axes for vector in vectors for part in vector)) - single
-        if along.issuperset(range(len(self.shape))):
+        along = self._along([*queries, *(u for u, _ in corrections), *(k for k, _ in additions)])
+        if len(along) == len(self.shape):
             raise Refusal("what is added to it is no product of two vectors")
-        scales = [part for vector in (decay, *(c for c, _ in fulls)) for part in vector]
-        along |= set().union(*(part.axes for part in scales)) - single
+        along |= self._along([tuple(self.decay), *(c for c, _ in self.fulls)])
         rest = [axis for axis in range(len(self.shape)) if axis != self.key]
-        batch = tuple(axis for axis in rest if axis in along)
-        values = tuple(axis for axis in rest if axis not in along)
-        plain = decay == [Part(1.0, (), ())]
-        whole = None if plain else tuple(decay)
-        return Matrix(before, after, self.key, batch, values, whole, held, pairs, tuple(fulls), queries, reads)
+        return Matrix(
+            before,
+            after,
+            self.key,
+            batch=tuple(axis for axis in rest if axis in along),
+            values=tuple(axis for axis in rest if axis not in along),
+            decay=None if self.decay == [Part(1.0, (), ())] else tuple(self.decay),
+            corrections=corrections,
+            additions=additions,
+            fulls=tuple(self.fulls),
+            queries=queries,
+            reads=reads,
+        )
+
+    def _along(self, vectors: Iterable[Vector]) -> set[int]:
+        """Axes on which vectors depend, and that of keys; on an axis of length 1 nothing does."""
+        axes = {self.key}.union(*(part.axes for vector in vectors for part in vector))
+        return {axis for axis in axes if axis == self.key or self.shape[axis] != 1}
+
+    def _add(self, term: Term, form: Form) -> None:
+        """Take a term of the next state apart."""
+        place = {label: axis for axis, label in enumerate(form.axes)}
+        if term.state is None:
+            full = self._full(term, place)
+            if full:
+                self.fulls.append(full)
+            else:
+                key, value = self._addition(term, place)
+                self.additions.setdefault(key, []).append(value)
+            return
+        self._check(term, form, in_place=True)
+        if self.key in form.summed(term):
+            rest, query = self._product(term, form)
+            self.corrections.setdefault(query, []).append(rest)
+        else:
+            self.decay.append(_part(term.factors, term, place, term.masks))
 
     def _check(self, term: Term, form: Form, in_place: bool) -> None:
         for axis, label in enumerate(term.state or ()):
@@ -173,10 +187,11 @@ class _Collector:
         """(c, M) of a term that is the same matrix at every step, where it counts."""
         needed = {label for label, axis in place.items() if self.shape[axis] != 1}
         for factor in term.factors:
-            if factor.value in self.constant and needed.issubset(factor.axes) and not factor.inverse:
-                if tuple(place.get(label) for label in factor.axes) == tuple(range(len(self.shape))):
-                    rest = tuple(f for f in term.factors if f is not factor)
-                    return (_part(rest, term, place, term.masks),), factor.value
+            axes = [place.get(label) for label in factor.axes]
+            constant = factor.value in self.constant and not factor.inverse
+            if constant and needed.issubset(factor.axes) and axes == list(range(len(self.shape))):
+                rest = tuple(f for f in term.factors if f is not factor)
+                return (_part(rest, term, place, term.masks),), factor.value
         return None
 
     def _addition(self, term: Term, place: dict[int, int]) -> tuple[Part, Part]:

@@ -1,6 +1,5 @@
 """A step in phases: what runs by a scan, and the matrices that are solved for behind it."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """What runs by a scan, `body(constants, carry, given) -> (carry, emitted)`, and matrices solved for then."""
+    """What runs by a scan, `(constants, carry, given) -> (carry, emitted)`, and what is solved for then."""
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]
     constants: tuple[int, ...]
@@ -98,7 +97,7 @@ class _Planner:
         matrices: tuple[Matrix, ...],
         outputs: tuple[int, ...],
     ) -> None:
-        self.fixed, self.matrices = fixed, list(matrices)
+        self.fixed, self.all, self.matrices = fixed, matrices, matrices
         self.whole = {matrix.before for matrix in matrices}
         self.left = [pair for pair in pairs if pair[0] not in self.whole]
         carried = {a for a, _ in pairs}
@@ -131,10 +130,10 @@ class _Planner:
         solved = [m for m in self.matrices if late.isdisjoint(vector_names(m))]
         out = [o for o in self.outputs if o not in late and o not in self.seen]
         if not (ready or solved or out):
-            self.stuck = next(iter(self.matrices), None) or self._needed_whole(late)
+            self.stuck = next((m for m in self.matrices), self.all[0])  # of an output, it is needed whole
             return None
         self.left = [pair for pair in self.left if pair not in ready]
-        self.matrices = [m for m in self.matrices if m not in solved]
+        self.matrices = tuple(m for m in self.matrices if m not in solved)
         wanted = [*out, *(name for m in solved for name in vector_names(m)), *self._frontier(late)]
         phase = self._phase(tuple(ready), tuple(dict.fromkeys(wanted)), tuple(solved))
         self.seen.update(wanted, *map(product_names, solved))
@@ -173,9 +172,6 @@ class _Planner:
             return pick(values, (b for _, b in carried)), pick(values, emitted)
 
         return Phase(body, constants, carried, given, emitted, matrices)
-
-    def _needed_whole(self, late: set[Any]) -> Matrix:
-        raise NotImplementedError
 
 
 def _vectors_node(program: Program, matrix: Matrix) -> Node:

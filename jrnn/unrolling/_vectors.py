@@ -85,6 +85,9 @@ def _group(group: list[Factor], values: Values, axes: Labels, dtype: Any) -> Arr
 
 def _aligned(array: Array, labels: Labels, axes: Labels) -> Array:
     """An array with its axes in order, and axes of length 1 for those that it lacks."""
-    order = sorted(range(len(labels)), key=lambda i: (labels[i] not in axes, axes.index(labels[i]) if labels[i] in axes else 0))
+    places = [
+        axes.index(label) if label in axes else len(axes) for label in labels
+    ]  # of others, the length is 1
+    order = sorted(range(len(labels)), key=places.__getitem__)
     sizes = dict(zip(labels, array.shape, strict=True))
     return jnp.transpose(array, order).reshape([sizes.get(axis, 1) for axis in axes])

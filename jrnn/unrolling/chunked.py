@@ -53,7 +53,9 @@ class Chunked:
     otherwise: Method | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and (isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1):
+        if self.size is not None and (
+            isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1
+        ):
             raise ValueError(f"size must be a number of steps, at least 1, or None, got {self.size!r}")
 
     def run(self, loop: Loop) -> tuple[Any, Any]:
@@ -68,7 +70,9 @@ class Chunked:
         if not phases:
             if self.otherwise is not None:
                 return self.otherwise.run(loop)
-            names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(loop.carry)]
+            names = [
+                jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(loop.carry)
+            ]
             told = "; ".join(f"of carry{names[place]}, {why}" for place, why in reasons)
             raise ValueError(
                 f"method=Chunked() needs a state that is a matrix and is read by products with vectors, "
@@ -92,14 +96,14 @@ def _run(
         fixed = tuple(values[c] for c in phase.constants)
         start = tuple(last[a] for a, _ in phase.carried)
         given = tuple(values[g] for g in phase.given)
-        after, out = Scan().run(
-            Loop(loop.cell, phase.body, fixed, start, given, loop.length, loop.reverse)
-        )
+        after, out = Scan().run(Loop(loop.cell, phase.body, fixed, start, given, loop.length, loop.reverse))
         last.update(zip((a for a, _ in phase.carried), after, strict=True))
         values.update(zip(phase.emitted, out, strict=True))
         for matrix in phase.matrices:
             last[matrix.before] = _solve(matrix, values, last[matrix.before], size, loop.reverse)
-    varying = set().union(*(phase.emitted for phase in phases)).union(program.inputs[len(held) + len(state) :])
+    varying = (
+        set().union(*(phase.emitted for phase in phases)).union(program.inputs[len(held) + len(state) :])
+    )
     outs = program.outputs[len(state) :]
     ys = [values[o] if o in varying else spread(values[o], loop.length) for o in outs]
     return jax.tree.unflatten(jax.tree.structure(result), [*last.values(), *ys])
@@ -115,9 +119,7 @@ def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | Non
     u, k, v, c, q = (tuple(next(parts) for _ in range(count)) for count in counts)
     vectors = Vectors(decay, u, k, v, c, q)
     read = tuple(sorted({query for r in m.reads for query, *_ in r.products}))
-    structure = Structure(
-        tuple(query for _, query in m.corrections), len(k), len(c), len(q), read
-    )
+    structure = Structure(tuple(query for _, query in m.corrections), len(k), len(c), len(q), read)
     order = (*m.batch, m.key, *m.values)
     shape = tuple(start.shape[axis] for axis in order)
     flat = math.prod(shape[: len(m.batch)]), start.shape[m.key], math.prod(shape[len(m.batch) + 1 :])
