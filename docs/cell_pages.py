@@ -145,6 +145,8 @@ def overview() -> str:
     """The list of cells, with their first sentences and sizes."""
     parts = [
         "# Cells",
+        "The first argument of nearly all, `hidden`, is the number of units: the width of the state and of "
+        "the output, where the page of a cell says nothing else. "
         "Numbers of learned parameters are for 128 units and 64 inputs (128 where the width must be equal). "
         "A *linear* recurrence is elementwise affine in its state, so that [`Associative`](../methods.md) "
         "solves it for all steps at once; in a *diagonal* one no unit sees another one's past.",

@@ -9,6 +9,7 @@ from jrnn import combinators as combinators
 from jrnn import crf as crf
 from jrnn import data as data
 from jrnn import decoding as decoding
+from jrnn import export as export
 from jrnn import initializers as initializers
 from jrnn import interop as interop
 from jrnn import layers as layers
@@ -36,7 +37,9 @@ from jrnn.cells.reservoir import ridge_readout as ridge_readout
 from jrnn.checkpoint import CheckpointError as CheckpointError
 from jrnn.checkpoint import Snapshot as Snapshot
 from jrnn.checkpoint import load as load
+from jrnn.checkpoint import load_params as load_params
 from jrnn.checkpoint import save as save
+from jrnn.checkpoint import save_params as save_params
 from jrnn.combinators import Cast as Cast
 from jrnn.combinators import ClipGradient as ClipGradient
 from jrnn.combinators import Dropout as Dropout

@@ -1,4 +1,4 @@
-"""Arrays that meet: brought to one dtype, one sharding, one rank."""
+"""Bringing arrays to one dtype, one sharding, one rank."""
 
 from typing import Any
 
@@ -51,12 +51,12 @@ def in_dtype_of(leaf: Array, other: Array) -> Array:
     return leaf.astype(promoted(leaf, other))
 
 
-def match(tree: Any, like: Any) -> Any:
+def match_types(tree: Any, like: Any) -> Any:
     """Bring every array of `tree` to the dtype (upwards only), sharding and varying axes of `like`."""
-    return jax.tree.map(align_leaf, tree, like)
+    return jax.tree.map(match_type, tree, like)
 
 
-def align_leaf(leaf: Array, like: Any) -> Array:
+def match_type(leaf: Array, like: Any) -> Array:
     """Bring one array to the dtype (upwards only), sharding and varying axes of `like`."""
     if leaf.dtype != like.dtype:
         leaf = leaf.astype(promoted(leaf.dtype, like.dtype))

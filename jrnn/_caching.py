@@ -1,4 +1,4 @@
-"""Caches that keep nothing alive: a result lives as long as what it was computed for."""
+"""Caches whose results live as long as the objects that they were computed for."""
 
 import dataclasses
 import functools
@@ -26,15 +26,15 @@ class Caches(dict[Any, Any]):
 
 
 def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callable[Arguments, Result]:
-    """Call a function once for equal arguments, which are given by place.
+    """Cache the results of a function by its arguments, which are positional.
 
-    `LSTM(8)` is equal to another `LSTM(8)`, and holds nothing: what was computed for it is kept for good. A
-    function of a notebook is equal to itself alone, and may close over arrays: what was computed for a cell
-    that holds one is kept on that very function, and goes with it. `functools.lru_cache` would keep both.
+    `LSTM(8)` is equal to another `LSTM(8)`, and holds no arrays: its results are cached for good. A function
+    of a notebook is equal to itself alone, and may close over arrays: the results for a cell that holds one
+    are cached in an attribute of that function, and freed with it. `functools.lru_cache` would keep both.
 
     Args:
       function: the function.
-      maxsize: how many results are kept for each owner, the latest ones.
+      maxsize: how many results are cached for each owner, the latest ones.
     """
     for_good = functools.lru_cache(maxsize)(function)
 
@@ -52,7 +52,7 @@ def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callab
 
 
 def owner_of(value: Any) -> Any:
-    """The first thing in a value that may go one day: it is only equal to itself, and no module holds it.
+    """The first object in a value that may be freed: it is equal to itself alone, and no module holds it.
 
     >>> import jrnn
     >>> def step(params, h, x):
@@ -88,7 +88,7 @@ def _fields(value: Any) -> Iterable[Any]:
 
 
 def _is_importable(value: Any) -> bool:
-    """True for a function or class that stands in a module, under its name, while the process lives."""
+    """Whether a function or class can be imported under its name, and so lives as long as the process."""
     name, module = getattr(value, "__qualname__", ""), getattr(value, "__module__", None)
     if module == "__main__":  # of a notebook, where it is replaced when its lines are run again
         return False
@@ -96,7 +96,7 @@ def _is_importable(value: Any) -> bool:
 
 
 def _caches_of(owner: Any) -> Caches:
-    """The caches of an owner, in an attribute of its own, so that they and it are collected together."""
+    """The caches of an owner, stored in an attribute of it, so that they are freed together."""
     try:
         held = vars(owner)
     except TypeError:  # a jaxpr: nothing that is computed for one refers to it

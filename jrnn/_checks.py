@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns, or raises with what was given and what was needed."""
+"""Argument checks: each returns its value, or raises an error that names what was given and needed."""
 
 import math
 import operator
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def require_cell(where: str, value: Any) -> Any:
-    """Return a cell, or raise a TypeError that says what was given in its place."""
+    """Return a cell, or raise a TypeError that names what was given instead."""
     if isinstance(value, type):
         raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
     reject_flax(where, value)
@@ -21,7 +21,7 @@ def require_cell(where: str, value: Any) -> Any:
 
 
 def require_model(where: str, value: Any) -> Any:
-    """Return a cell or a layer, or raise a TypeError that says what was given in its place."""
+    """Return a cell or a layer, or raise a TypeError that names what was given instead."""
     members = ("init", "initial_carry", "apply", "out_features")
     is_layer = not isinstance(value, type) and all(hasattr(value, member) for member in members)
     return value if is_layer else require_cell(where, value)
@@ -30,12 +30,12 @@ def require_model(where: str, value: Any) -> Any:
 def reject_flax(where: str, value: Any) -> None:
     """Raise a TypeError if a Flax module is given in place of a cell or a layer."""
     if any(kind.__module__.split(".")[0] == "flax" for kind in type(value).__mro__):
-        hint = ": give what it holds, module.cell and module.params" if hasattr(value, "cell") else ""
+        hint = ": pass its module.cell and module.params" if hasattr(value, "cell") else ""
         raise TypeError(f"{where} must be a cell, got the Flax module {type(value).__name__}{hint}")
 
 
 def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
-    """Return a tuple or list as a tuple, or raise a TypeError that says what was given in its place."""
+    """Return a tuple or list as a tuple, or raise a TypeError that names what was given instead."""
     if not isinstance(values, (tuple, list)):
         given = brief(values)
         raise TypeError(f"{where} must be a tuple, got {given}: put it in one, as in ({given},)")
@@ -49,7 +49,7 @@ def require_key(key: Any) -> None:
 
 
 def brief(value: Any) -> str:
-    """The print of a value in one short line."""
+    """The repr of a value, truncated to one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -69,7 +69,7 @@ def check_flag(argument: str, given: Any) -> bool:
 
 
 def check_whole(argument: str, given: Any) -> int:
-    """Return a whole number, of NumPy and JAX as well, as an int, or raise a TypeError."""
+    """Return a whole number, also of NumPy or JAX, as an int, or raise a TypeError."""
     try:
         if not isinstance(given, (bool, np.bool_)):
             return operator.index(given)
@@ -79,13 +79,13 @@ def check_whole(argument: str, given: Any) -> int:
 
 
 def check_number(argument: str, given: Any) -> float:
-    """Return a finite real number, of NumPy and JAX as well, as one of Python, or raise."""
+    """Return a finite real number, also of NumPy or JAX, as a Python number, or raise."""
     array = np.asarray(given) if isinstance(given, (int, float, np.generic, np.ndarray, jax.Array)) else None
     if array is None or array.ndim or array.dtype == bool or not np.isrealobj(array):
         raise TypeError(f"{argument} must be a number, got {brief(given)}")
     if not math.isfinite(array):
         raise ValueError(f"{argument} must be a finite number, got {brief(given)}")
-    return array.item()  # an int stays one: values print as they are written
+    return array.item()  # keeps an int an int, so that values print as they were written
 
 
 def check_text(argument: str, given: Any) -> str:
@@ -115,7 +115,7 @@ def check_lag(argument: str, given: Any) -> int:
 
 
 def check_in_features(given: Any, least: int = 0) -> None:
-    """Raise unless `given` is a width of inputs: a whole number, 0 for a cell without inputs."""
+    """Raise unless `given` is an input width: a whole number, 0 for a cell without inputs."""
     try:
         width = None if isinstance(given, (bool, np.bool_)) else operator.index(given)
     except TypeError:
@@ -127,7 +127,7 @@ def check_in_features(given: Any, least: int = 0) -> None:
 
 
 def check_multiple(argument: str, given: int, of: str, number: int) -> None:
-    """Raise unless a width can be shared equally: `of` is the argument that says by how many."""
+    """Raise unless a width is a multiple of `number`, the value of the argument `of`."""
     check_width(of, number)
     if given % number:
         raise ValueError(f"{argument} must be a multiple of {of}={number}, got {given}")
@@ -138,7 +138,7 @@ def check_equal_widths(cell: Any, in_features: int) -> None:
     check_in_features(in_features)
     if in_features != cell.hidden:
         raise ValueError(
-            f"{cell} needs in_features={cell.hidden}, as it adds its input to its state, got {in_features}: "
+            f"{cell} needs in_features={cell.hidden}, since it adds x to its state, got {in_features}: "
             f"put Dense({cell.hidden}) before it"
         )
 
@@ -169,7 +169,7 @@ def _between(argument: str, given: Any, holds: Callable[[float], bool], needed: 
 
 
 class Text(str):
-    """A string that prints as it stands, in a notebook too."""
+    """A string whose repr is itself, for display in notebooks."""
 
     def __repr__(self) -> str:
         return str(self)

@@ -1,4 +1,4 @@
-"""Public names, imported on first use: the typed stub beside a package is the one list of them."""
+"""Public names, imported on first use; the typed stub of a package is the only list of them."""
 
 import importlib
 import re
@@ -14,10 +14,10 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
     """Read the stub of a package: its `__getattr__`, `__dir__` and `__all__`.
 
     Args:
-      package: its name; `__init__.pyi` stands beside its `__init__.py`.
+      package: its name; it has an `__init__.pyi` next to its `__init__.py`.
 
     Returns:
-      `(get, names, all)`: imports a name that is asked for, and lists them.
+      `(get, names, all)`.
     """
     modules = listed(Path(str(sys.modules[package].__file__)).with_suffix(".pyi"))
 
@@ -32,16 +32,16 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
             missing = (error.name or package).partition(".")[0]
             if missing == package.partition(".")[0]:
                 raise
-            # as hasattr, help and completion expect it
+            # hasattr, help and completion expect an AttributeError
             raise AttributeError(f"{package}.{name} needs {missing}, which is not installed") from error
-        vars(sys.modules[package])[name] = found  # the next time it is not asked for here
+        vars(sys.modules[package])[name] = found  # found without __getattr__ from now on
         return found
 
     return get, lambda: sorted(modules), sorted(modules)
 
 
 def listed(stub: Path) -> dict[str, str]:
-    """Names that a stub exports, and the modules that they are imported from."""
+    """Names that a stub exports, with the modules they are imported from."""
     text = stub.read_text(encoding="utf-8")
     found = {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as \2$", text, re.M)}
     for package in re.findall(r"^from (\S+) import \*$", text, re.M):
@@ -50,14 +50,14 @@ def listed(stub: Path) -> dict[str, str]:
 
 
 def public_names(names: Mapping[str, Any], *more: str) -> list[str]:
-    """The classes, functions and constants of jrnn among the names of a package, in alphabetical order.
+    """Classes, functions and constants of jrnn among the names of a package, in alphabetical order.
 
     Args:
-      names: `globals()` of the package, behind its imports.
-      *more: names besides, such as those that are imported on first use.
+      names: `globals()` of the package, after its imports.
+      *more: further names, such as those imported on first use.
 
     Returns:
-      Its `__all__`: `help` lists these, and no other that was imported.
+      Its `__all__`, which `help` lists.
     """
     found = {
         name

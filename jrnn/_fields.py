@@ -1,4 +1,4 @@
-"""Fields of cells: the kinds that they are annotated with, and how values of those kinds are checked."""
+"""Fields of cells: annotations for common kinds of values, and their checks."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ AnyModel = Annotated[Any, require_model]  # a cell or a layer
 
 
 def one_of(choices: Iterable[str]) -> Check:
-    """The check of a name that must be one of those that a table holds."""
+    """Make a check for a name that must be one of the choices."""
     return lambda name, given: check_choice(name, given, tuple(choices))
 
 
@@ -46,14 +46,14 @@ PLAIN: dict[Any, Check] = {bool: check_flag, int: check_whole, float: check_numb
 
 
 def checked(kind: type[T]) -> type[T]:
-    """Make a frozen dataclass hold only what its fields are annotated with, and take options by name.
+    """Make a frozen dataclass check its fields by their annotations, and take options by name only.
 
-    Every value is checked by its annotation when the class is called, and made plain: an `np.int64` is
-    stored as an int, a list as a tuple, so that equal values stay equal, print and hash alike. An option
-    prints where it is not the default. What takes two fields to check is left to `__post_init__`.
+    Values are checked when the class is called, and converted to plain Python: an `np.int64` is stored as an
+    int, a list as a tuple, so that equal values print and hash alike. The repr omits options that have their
+    defaults. Checks that involve several fields are left to `__post_init__`.
 
     Args:
-      kind: a frozen dataclass, its options behind `KW_ONLY`.
+      kind: a frozen dataclass with its options after `KW_ONLY`.
 
     Returns:
       The same class.
@@ -96,16 +96,16 @@ def checked(kind: type[T]) -> type[T]:
 def _misplaced(
     name: str, given: tuple[Any, ...], options: list[str], positional: list[str], fields: list[str]
 ) -> str:
-    """The message for an option by position, or for one that there is not."""
+    """The message for an option given by position, or for an unknown option."""
     if len(given) <= len(positional):
         unknown = next(option for option in options if option not in fields)
         return f"{name} has no option {unknown!r}, it takes {', '.join(fields) or 'none'}"
     message = f"{name} takes {len(positional)} by position ({', '.join(positional)}), got {len(given)}"
     named = [field for field in fields if field not in positional]
-    message += f", options go by name: {', '.join(named)}" if named else ""
+    message += f", options must be given by name: {', '.join(named)}" if named else ""
     if positional in (["hidden"], ["features"]) and hasattr(given[1], "__index__"):  # the order of torch
         example = f"{name}({brief(given[1])}).init(key, in_features={brief(given[0])})"
-        message += f"; the width of the input is given to init, as in {example}"
+        message += f"; the input width is an argument of init, as in {example}"
     return message
 
 
@@ -132,7 +132,7 @@ def _check_of_tuple(entry: Check) -> Check:
 
 
 def _check_of_union(kinds: tuple[Any, ...]) -> Check:
-    """None where it may be, a tuple or list as the tuple, anything else as the first of the rest."""
+    """Check None if it is allowed, a tuple or list as the tuple, anything else as the first of the rest."""
     checks = {typing.get_origin(kind) or kind: _check_of(kind) for kind in kinds}
     nothing, several = type(None) in checks, checks.pop(tuple, None)
     checks.pop(type(None), None)

@@ -1,6 +1,7 @@
-"""The one file that walks jaxprs: the ops of a traced function, and what it names inside."""
+"""Jaxprs, which no other file walks: the ops of a traced function, and what it names inside."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,34 +16,35 @@ from jrnn._caching import cached
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One equation of a traced function: values in, values out."""
+    """One equation of a traced function, on numbered values."""
 
     run: Callable[..., Any]  # the values of `inputs` -> a list, the values of `outputs`
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    linear: bool  # a sum or a change of shape: its tangents are the op itself
-    cheap: bool  # fuses into its neighbours; a product, a gather or anything unknown is not
-    quick: bool  # besides, its result is sooner computed again than read back; a tanh is not
-    product: bool  # of matrices
-    reverse_only: bool  # differentiated in reverse mode alone, as a custom_vjp is
-    part: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
-    primitive: str  # its name
+    linear: bool  # a sum or a change of shape: the tangent of its result is the op on the tangents
+    fusible: bool  # XLA fuses it into its neighbours; a matmul, a gather or anything unknown is not
+    recomputable: bool  # fusible, and cheaper to compute again than to read back; a tanh is not
+    product: bool  # a matmul
+    reverse_only: bool  # has no derivative in forward mode, as a custom_vjp
+    bounds: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
+    primitive: str  # its name; "" for more than one equation
     params: Any  # of the primitive
     operands: tuple[Any, ...]  # all in order: the number of a value, or a literal, which has a `val`
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A traced function as a list of ops over numbered values, calls to inner functions written out."""
+    """A traced function as a list of ops over numbered values, with calls to inner functions inlined."""
 
     ops: tuple[Op, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     types: dict[int, Any]  # value -> shape and dtype
-    known: dict[int, Any]  # values that are known already: literals, and constants of inner functions
-    pure: bool  # False: it prints, or calls back; then the order and the number of its steps count
+    literals: dict[int, Any]  # values known while tracing: literals, and constants of inner functions
+    pure: bool  # False: it prints or calls back, so the order and number of its steps matter
 
 
+_JAX = os.path.dirname(jax.__file__) + os.sep
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
     abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag
@@ -55,8 +57,8 @@ _TRANSCENDENTAL = """
     exp2 expm1 lgamma log log1p log2 logistic polynomial pow sin sinh tan tanh
 """
 _LINEAR = frozenset(_SUMS.split())
-_QUICK = _LINEAR | frozenset(_ARITHMETIC.split())
-_CHEAP = _QUICK | frozenset(_TRANSCENDENTAL.split())
+_RECOMPUTABLE = _LINEAR | frozenset(_ARITHMETIC.split())
+_FUSIBLE = _RECOMPUTABLE | frozenset(_TRANSCENDENTAL.split())
 
 
 def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any], Any]:
@@ -77,50 +79,67 @@ def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any]
 @cached
 def _program(jaxpr: Any) -> Program:
     """Number the values of a jaxpr."""
-    ops: list[Op] = []
-    types: dict[int, Any] = {}
-    known: dict[int, Any] = {}
-    taken: dict[Any, tuple[int, ...]] = {}
+    numbering = _Numbering(jaxpr)
+    inputs = {v: numbering.new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
+    outputs = numbering.visit(jaxpr, dict(inputs))
+    types, literals = numbering.types, numbering.literals
+    return Program(tuple(numbering.ops), tuple(inputs.values()), outputs, types, literals, not jaxpr.effects)
 
-    def number(aval: Any) -> int:
-        types[len(types)] = aval
-        return len(types) - 1
 
-    def constant(value: Any, aval: Any) -> int:
-        found = number(aval)
-        known[found] = value
-        return found
+class _Numbering:
+    """The ops of a jaxpr and of the functions that it calls, in one list, over values that count up."""
 
-    def visit(inner: Any, names: dict[Any, int]) -> tuple[int, ...]:
-        def name(atom: Any) -> int:
-            return constant(atom.val, atom.aval) if isinstance(atom, Literal) else names[atom]
+    def __init__(self, jaxpr: Any) -> None:
+        self.jaxpr = jaxpr
+        self.ops: list[Op] = []
+        self.types: dict[int, Any] = {}
+        self.literals: dict[int, Any] = {}
+        self.computed: dict[Any, tuple[int, ...]] = {}  # (inputs, equation or bounds of a slice) -> outputs
 
-        for eqn, *more in _together(inner.eqns, jaxpr):
+    def new(self, aval: Any) -> int:
+        """A new number."""
+        number = len(self.types)
+        self.types[number] = aval
+        return number
+
+    def literal(self, value: Any, aval: Any) -> int:
+        """The number of a value that is known."""
+        number = self.new(aval)
+        self.literals[number] = value
+        return number
+
+    def visit(self, inner: Any, numbers: dict[Any, int]) -> tuple[int, ...]:
+        """Add the ops of a jaxpr whose inputs have `numbers`, and return the numbers of its outputs."""
+
+        def number_of(atom: Any) -> int:
+            return self.literal(atom.val, atom.aval) if isinstance(atom, Literal) else numbers[atom]
+
+        for eqn, *more in _by_mesh(inner.eqns, self.jaxpr):
             called = eqn.params.get("jaxpr") if not more else None
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
-                given = dict(zip(called.jaxpr.invars, map(name, eqn.invars), strict=True))
-                held = zip(called.jaxpr.constvars, called.consts, strict=True)
-                given |= {var: constant(value, var.aval) for var, value in held}
-                names.update(zip(eqn.outvars, visit(called.jaxpr, given), strict=True))
-                continue
-            read, made = _ends([eqn, *more])
-            key = tuple(names[v] for v in read), _part(eqn) or id(eqn)
-            same = (name(eqn.invars[0]),) if eqn.primitive.name == "name" else taken.get(key)
-            if same is None:
-                names.update({v: number(v.aval) for v in made})
-                taken[key] = tuple(names[v] for v in made)
-                ops.append(_op(jaxpr, [eqn, *more], (read, made), (key[0], taken[key])))
-            else:  # a name is for others to read, and an equal slice has been taken
-                names.update(zip(eqn.outvars, same, strict=True))
-        return tuple(map(name, inner.outvars))
+                inputs = dict(zip(called.jaxpr.invars, map(number_of, eqn.invars), strict=True))
+                for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
+                    inputs[var] = self.literal(value, var.aval)
+                numbers.update(zip(eqn.outvars, self.visit(called.jaxpr, inputs), strict=True))
+            elif eqn.primitive.name == "name":  # `checkpoint_name` is for readers: an alias of its input
+                numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
+            else:
+                self.add([eqn, *more], numbers)
+        return tuple(map(number_of, inner.outvars))
 
-    inputs = {v: number(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
-    outputs = visit(jaxpr, dict(inputs))
-    return Program(tuple(ops), tuple(inputs.values()), outputs, types, known, not jaxpr.effects)
+    def add(self, eqns: list[Any], numbers: dict[Any, int]) -> None:
+        """Add an op, unless its equal is there: a slice, or an equation of a function called twice."""
+        read, made = _interface(eqns)
+        inputs = tuple(numbers[v] for v in read)
+        key = inputs, (_slice_bounds(eqns[0]) if len(eqns) == 1 else None) or eqns[0]
+        if key not in self.computed:
+            self.computed[key] = tuple(self.new(v.aval) for v in made)
+            self.ops.append(_op(self.jaxpr, eqns, (read, made), (inputs, self.computed[key])))
+        numbers.update(zip(made, self.computed[key], strict=True))
 
 
-def _part(eqn: Any) -> tuple[int, int, int] | None:
-    """(axis, start, stop) of an equation that takes a slice of numbers along one axis."""
+def _slice_bounds(eqn: Any) -> tuple[int, int, int] | None:
+    """(axis, start, stop) of an equation that slices numbers along one axis."""
     if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
         return None
     if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # of keys, a split counts as a use
@@ -131,24 +150,26 @@ def _part(eqn: Any) -> tuple[int, int, int] | None:
     return cut[0] if len(cut) == 1 else None
 
 
-def joined(ops: list[Op], types: dict[int, Any]) -> list[Op]:
-    """Make one split of the slices of a value, where all of them along an axis follow on one another.
+def merge_slices(ops: list[Op], types: dict[int, Any]) -> list[Op]:
+    """Replace slices that together cover an axis of a value, without overlap, by one `lax.split`.
 
-    The adjoint of a split joins the parts again; that of each slice fills it up with zeros, and all of them
-    are added. A split stands where the first slice stood, so before all that reads its parts.
+        i = z[:, :4]; f = z[:, 4:8]; o = z[:, 8:]    becomes    i, f, o = split(z, (4, 4, 4), axis=1)
+
+    The transpose of a split concatenates the adjoints; that of slices pads each with zeros and adds them. The
+    split stands where the first slice stood, so before everything that reads a part.
     """
-    found: dict[tuple[int, int], list[Op]] = {}
+    slices_of: dict[tuple[int, int], list[Op]] = {}
     for op in ops:
-        if op.part:
-            found.setdefault((op.inputs[0], op.part[0]), []).append(op)
+        if op.bounds:
+            slices_of.setdefault((op.inputs[0], op.bounds[0]), []).append(op)
     splits: dict[Op, Op] = {}
-    for (value, axis), slices in found.items():
-        parts = sorted(slices, key=lambda op: op.part or ())
-        starts, stops = zip(*(op.part[1:] for op in parts if op.part), strict=True)
+    for (value, axis), slices in slices_of.items():
+        parts = sorted(slices, key=lambda op: op.bounds or ())
+        starts, stops = zip(*(op.bounds[1:] for op in parts if op.bounds), strict=True)
         if (*starts, types[value].shape[axis]) == (0, *stops):
             sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
             run = functools.partial(lax.split, sizes=sizes, axis=axis)
-            split = replace(slices[0], run=run, outputs=tuple(op.outputs[0] for op in parts), part=None)
+            split = replace(slices[0], run=run, outputs=tuple(op.outputs[0] for op in parts), bounds=None)
             splits |= dict.fromkeys(slices, split)
     return list(dict.fromkeys(splits.get(op, op) for op in ops))
 
@@ -158,66 +179,73 @@ def _mesh(variable: Any) -> Any:
     return None if mesh is None or mesh.empty else mesh
 
 
-def _together(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
+def _by_mesh(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
     """Equations one by one; those between two changes of mesh, as `auto_axes` makes them, as one list.
 
-    What such a part computes inside cannot be handed out: no loop carries values of two meshes. A later part
-    that reads it, as a derivative does, computes it again. The mesh of all others is that of `outer`, the
-    jaxpr that they come from.
+    What such a region computes inside cannot be handed out: no loop carries values of two meshes. A later
+    region that reads it, as a derivative does, computes it again. The mesh of all others is that of `outer`,
+    the jaxpr that they come from.
     """
     home = next((mesh for v in (*outer.constvars, *outer.invars) if (mesh := _mesh(v))), None)
 
     def foreign(variables: list[Any]) -> set[Any]:
         return {v for v in variables if not isinstance(v, Literal) and _mesh(v) not in (None, home)}
 
-    part: list[Any] = []
-    inside: dict[int, Any] = {}  # equations of all parts so far
+    region: list[Any] = []
+    inside: list[Any] = []  # equations of all regions so far
     for eqn in [*eqns, None]:
-        if part and (eqn is None or (not foreign(eqn.invars) and not foreign(part[-1].outvars))):
-            needed = set().union(*(foreign(e.invars) for e in part)).difference(*(e.outvars for e in part))
-            for earlier in reversed(inside.values()):
+        if region and (eqn is None or (not foreign(eqn.invars) and not foreign(region[-1].outvars))):
+            made = [e.outvars for e in region]
+            needed = set().union(*(foreign(e.invars) for e in region)).difference(*made)
+            for earlier in reversed(inside):
                 if needed.intersection(earlier.outvars):
-                    part.insert(0, earlier)
+                    region.insert(0, earlier)
                     needed |= foreign(earlier.invars)
-            yield part
-            inside |= {id(e): e for e in part}
-            part = []
+            yield region
+            inside += [e for e in region if not any(e is known for known in inside)]
+            region = []
         if eqn is not None and (foreign(eqn.invars) or foreign(eqn.outvars)):
-            part.append(eqn)
+            region.append(eqn)
         elif eqn is not None:
             yield [eqn]
 
 
-def _ends(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Variables that equations read, and those that they hand out, the last of a change of mesh alone."""
+def _interface(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Variables that equations read and those that they hand out: of a region, what is back on its mesh."""
     made = [v for eqn in eqns for v in eqn.outvars]
     read = [v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)]
     outer = list(dict.fromkeys(v for v in read if v not in made))
     return outer, made if len(eqns) == 1 else [v for v in made if _mesh(v) == _mesh(made[-1])]
 
 
-def _op(jaxpr: Any, eqns: list[Any], ends: tuple[list[Any], list[Any]], names: tuple[Any, Any]) -> Op:
-    read, made = ends
-    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    parts = {"constvars": [], "invars": read, "outvars": made, "eqns": eqns}
-    effects = frozenset().union(*(eqn.effects for eqn in eqns))
-    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=effects, debug_info=info), ()))
+def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], numbers: tuple[Any, Any]) -> Op:
+    read, made = variables
     kind = eqns[0].primitive.name if len(eqns) == 1 else ""
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
-    numbers = dict(zip(read, names[0], strict=True))
+    number = dict(zip(read, numbers[0], strict=True))
     return Op(
-        run,
-        *names,
-        kind in _LINEAR and inexact,
-        kind in _CHEAP,
-        kind in _QUICK,
-        kind == "dot_general",
-        any(map(_is_reverse_only, eqns)),
-        _part(eqns[0]) if kind else None,
-        kind,
-        eqns[0].params,
-        tuple(v if isinstance(v, Literal) else numbers.get(v) for v in eqns[0].invars),
+        _function(jaxpr, eqns, read, made),
+        inputs=numbers[0],
+        outputs=numbers[1],
+        linear=kind in _LINEAR and inexact,
+        fusible=kind in _FUSIBLE,
+        recomputable=kind in _RECOMPUTABLE,
+        product=kind == "dot_general",
+        reverse_only=any(map(_is_reverse_only, eqns)),
+        bounds=_slice_bounds(eqns[0]) if kind else None,
+        primitive=kind,
+        params=eqns[0].params,
+        operands=tuple(v if isinstance(v, Literal) else number.get(v) for v in eqns[0].invars),
     )
+
+
+def _function(jaxpr: Any, eqns: list[Any], read: list[Any], made: list[Any]) -> Callable[..., Any]:
+    """Some equations of a jaxpr as a function of what they read."""
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    effects = frozenset().union(*(eqn.effects for eqn in eqns))
+    parts = {"constvars": [], "invars": read, "outvars": made, "eqns": eqns, "effects": effects}
+    function: Callable[..., Any] = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, debug_info=info), ()))
+    return function
 
 
 def _is_reverse_only(eqn: Any) -> bool:
@@ -232,7 +260,7 @@ def _is_reverse_only(eqn: Any) -> bool:
 def named_values(
     function: Callable[..., Any], names: tuple[str, ...], *args: Any
 ) -> tuple[Any, dict[str, tuple[Array, ...]]]:
-    """Call `function(*args)` and also return what it named with `checkpoint_name`.
+    """Call `function(*args)`, and return the values that it names with `checkpoint_name` too.
 
     Names inside a nested `jit` or loop of the function are not seen.
 
@@ -267,18 +295,9 @@ def named_values(
 def replaced_values(
     function: Callable[..., Any], names: tuple[str, ...], change: Callable[[int, Array], Array], *args: Any
 ) -> Any:
-    """Call `function(*args)` with what it names replaced by `change(number in order of appearance, value)`.
+    """Call `function(*args)` with the values of some names replaced by `change(place in order, value)`.
 
     Names inside a nested `jit` or loop of the function are not seen.
-
-    Args:
-      function: any traceable function.
-      names: the names of what is replaced.
-      change: what stands in its place.
-      *args: its arguments.
-
-    Returns:
-      The result.
 
     Raises:
       ValueError: none of the names occurs; the message lists those that do.
@@ -299,28 +318,20 @@ def replaced_values(
         if place < len(jaxpr.eqns):
             eqn = jaxpr.eqns[place]
             named_value = eqn.invars[0]
-            known = named_value.val if isinstance(named_value, Literal) else values[named_value]
-            values[eqn.outvars[0]] = change(number, known)
+            before = named_value.val if isinstance(named_value, Literal) else values[named_value]
+            values[eqn.outvars[0]] = change(number, before)
         begin = place + 1
     flat = [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
     return jax.tree.unflatten(jax.tree.structure(out_shape), flat)
 
 
 def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -> Any:
-    """Call `function(*args)` with something added to leaves of its result, where they are computed.
+    """Call `function(*args)` with `by[i]` added to the leaf i of its result, where that is computed.
 
-    All that the function computes of such a leaf afterwards sees the sum.
-
-    Args:
-      function: any traceable function.
-      by: what is added to the leaf of each number.
-      *args: its arguments.
-
-    Returns:
-      The result.
+    All that the function computes from such a leaf afterwards sees the sum.
     """
     program, constants, result = trace(function, *args)
-    values = dict(program.known)
+    values = dict(program.literals)
     values.update(zip(program.inputs, [*constants, *jax.tree.leaves(args)], strict=True))
     inside: dict[int, int] = {}  # value -> place; of two leaves that are one value, the first
     for place in by:
@@ -343,17 +354,54 @@ def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:
     read = {v for v in later if not isinstance(v, Literal)}
     made = [v for eqn in eqns for v in eqn.outvars if v in read]
     used = {v for eqn in eqns for v in eqn.invars if not isinstance(v, Literal)}
-    given = [v for v in values if v in used]
-    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
-    parts = {"constvars": [], "invars": given, "outvars": made, "eqns": eqns}
-    run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, debug_info=info), ()))
-    values.update(zip(made, run(*(values[v] for v in given)), strict=True))
+    needed = [v for v in values if v in used]
+    run = _function(jaxpr, eqns, needed, made)
+    values.update(zip(made, run(*(values[v] for v in needed)), strict=True))
 
 
 def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What `function(*args)` names with `checkpoint_name`: names and types, in order of appearance.
+    """Names that `function(*args)` gives with `checkpoint_name`, and types, in order of appearance.
 
     Names inside a nested `jit` or loop of the function are not seen.
     """
     eqns = jax.make_jaxpr(function)(*args).jaxpr.eqns
     return [(eqn.params["name"], eqn.outvars[0].aval) for eqn in eqns if eqn.primitive.name == "name"]
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One equation as it was traced, for a translation into another language."""
+
+    primitive: str
+    params: dict[str, Any]
+    inputs: tuple[Any, ...]  # variables, and literals, which have a value `.val`; both have a type `.aval`
+    outputs: tuple[Any, ...]
+    run: Callable[..., list[Any]]  # the values of the inputs that are variables, each once -> of the outputs
+    line: str  # where JAX was called, "file:line"; empty if it does not know
+
+
+def equations(closed: Any) -> tuple[list[Any], dict[Any, Any], list[Equation], list[Any]]:
+    """Take apart what `jax.make_jaxpr` returns, or a jaxpr among the params of an equation.
+
+    Returns:
+      `(inputs, constants, equations, outputs)`: variables, the values of those that are known, and the
+      equations in between; an output may be a literal too.
+    """
+    jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    found = []
+    for eqn in jaxpr.eqns:
+        read = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
+        parts = {"constvars": [], "invars": read, "outvars": eqn.outvars, "eqns": [eqn]}
+        run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=eqn.effects, debug_info=info), ()))
+        ends = tuple(eqn.invars), tuple(eqn.outvars)
+        found.append(Equation(eqn.primitive.name, dict(eqn.params), *ends, run, _line(eqn)))
+    constants = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
+    return list(jaxpr.invars), constants, found, list(jaxpr.outvars)
+
+
+def _line(eqn: Any) -> str:
+    """Where the code outside of JAX stands that an equation comes from."""
+    frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
+    own = next((f for f in frames if not f.file_name.startswith(_JAX)), None)
+    return f"{own.file_name}:{own.line_num}" if own else ""

@@ -1,4 +1,4 @@
-"""The contract: what a cell is, and the words that the rest of the library uses about one."""
+"""The contract of a cell, and the functions of cells and carries that the library is built on."""
 
 import functools
 from collections.abc import Callable
@@ -25,21 +25,21 @@ Result = TypeVar("Result")
 
 @runtime_checkable
 class Cell(Protocol[P, C]):
-    """One step of a recurrent network: a value with pure methods, no base class needed.
+    """One step of a recurrent network: a value with pure methods, without a base class.
 
         (carryₜ, yₜ) = step(params, carryₜ₋₁, xₜ)
 
-    A cell is a frozen dataclass of hyper-parameters, so equal configuration is an equal value with an
-    equal hash. The last axis of `x` and `y` is features, all axes before it are batch. A cell whose `x`
+    A cell is a frozen dataclass of hyper-parameters, so equal configurations are equal values with equal
+    hashes. The last axis of `x` and `y` is features, all axes before it are batch axes. A cell whose `x`
     has no feature axis (tokens) has a field or class attribute `in_ndim = 0`.
 
-    **Carry.** What `initial_carry(params, batch_shape)` fills is *state*; every state leaf leads with
-    `batch_shape`, the batch shape of `x`. `unroll` refuses a carry of another batch shape, of 1 too; a bare
-    `step` checks nothing, and broadcasts as its operations do. A field that it leaves `None` is a *slot*:
-    *noise*, filled when a key is given, or *context*, filled by a combinator. Masks and resets touch state
-    only.
+    **Carry.** The entries that `initial_carry(params, batch_shape)` fills are *state*; every state leaf
+    starts with the axes `batch_shape`, the batch shape of `x`. `unroll` rejects a carry of another batch
+    shape, even 1; a bare `step` checks nothing and broadcasts as its operations do. A field left `None` is a
+    *slot*: *noise*, filled when a key is given, or *context*, filled by a combinator. Masks and resets
+    affect state only.
 
-    **More can be said.** `linear = True`: the next state is elementwise affine in the state, and
+    **Optional attributes.** `linear = True`: the next state is elementwise affine in the state, and
     `Associative` solves for all steps at once. `diagonal = True`: no unit's next state depends on another's.
 
     Members:
@@ -65,7 +65,7 @@ class Cell(Protocol[P, C]):
 
 
 class CellOf(Protocol[P, C, Y]):
-    """A cell whose outputs have a known type: what type checkers see of `Cell` where they matter."""
+    """A `Cell` with outputs of a known type, for signatures that return them."""
 
     @property
     def out_features(self) -> int: ...
@@ -79,7 +79,7 @@ class CellOf(Protocol[P, C, Y]):
 
 @dataclass(frozen=True)
 class FunctionCell:
-    """What `from_functions` returns: three functions that stand for a cell."""
+    """The cell that `from_functions` returns."""
 
     init: Callable[[Array, int], Any]
     initial_carry: Callable[..., Any]
@@ -97,8 +97,8 @@ def from_functions(
 ) -> FunctionCell:
     """Make a cell of three plain functions, for a notebook.
 
-    Functions compare by identity, so such a cell does not pickle, and running the defining lines again
-    makes a new value that compiles anew. A frozen dataclass with the same three methods has neither cost.
+    Functions compare by identity, so such a cell does not pickle, and running the definition again makes a
+    different cell, which compiles again. A frozen dataclass with the same three methods has neither drawback.
 
     Args:
       init: `(key, in_features) -> params`.
@@ -122,36 +122,36 @@ def from_functions(
 
 
 def in_ndim(cell: Any) -> int:
-    """Feature axes of one `x`: 1 unless the cell says otherwise (0: tokens without a feature axis)."""
+    """Feature axes of one `x`: 1 unless the cell declares 0 (tokens)."""
     return int(getattr(cell, "in_ndim", 1))
 
 
 def is_linear(cell: Any) -> bool:
-    """Whether a cell says that its next state is elementwise affine in its state."""
+    """True if a cell declares that its next state is elementwise affine in its state."""
     return getattr(cell, "linear", False) is True
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:
-    """Batch shape of one step's `x`: its first leaf's shape less the features; of a sequence, after time."""
+    """Batch shape of one step's `x`: the shape of its first leaf without the features."""
     shape = jax.tree.leaves(x)[0].shape
     return tuple(shape[: len(shape) - in_ndim(cell)])
 
 
 def is_layer(value: Any) -> bool:
-    """Whether a value is a layer rather than a cell."""
+    """True for a layer, False for a cell."""
     return hasattr(value, "apply") and not hasattr(value, "step") and not isinstance(value, type)
 
 
 def is_slot(leaf: Any) -> bool:
-    """Whether a leaf of a carry without noise stands for a slot."""
+    """True for a leaf of a `carry_spec` that marks a slot."""
     return leaf is None
 
 
 def broadcasting(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Let a step add a bias (n,) to a batch (..., n), whatever `jax_numpy_rank_promotion` says.
 
-    All axes of a step but the last are batch, so in it that is meant, as elsewhere it need not be. Only
-    what is decorated is exempt: a user's own cell is held to the mode that its user chose.
+    In a step, all axes but the last are batch axes, so this promotion is intended. Only decorated functions
+    are exempt: a user's own cell follows the user's setting.
     """
 
     @functools.wraps(function)
@@ -176,18 +176,18 @@ def carry_spec(cell: Any, params: Any, batch_shape: Shape = (), *, key: Array | 
 
 
 def structure_of(tree: Any, *, slots: bool = False) -> Any:
-    """Tree structure, with `slots` counted as leaves where they are None."""
+    """Tree structure; with `slots`, None counts as a leaf."""
     return jax.tree.structure(tree, is_leaf=is_slot if slots else None)
 
 
 def map_state(f: Callable[..., Any], spec: Any, carry: Any, *rest: Any) -> Any:
-    """Apply `f(leaf, *leaves of rest)` to the state of `carry`; its slots stay as they are.
+    """Apply `f(leaf, *leaves of rest)` to the state of `carry`, and keep its slots.
 
     Args:
       f: function of state leaves.
-      spec: `carry_spec(...)` without a key: `None` where a slot is.
+      spec: `carry_spec(...)` without a key, which has `None` in place of slots.
       carry: the carry to map over.
-      *rest: further carries of the same structure (slots in them are not looked at).
+      *rest: further trees of the same structure; their slots are ignored.
     """
 
     def visit(leaf: Any, given: Any, *others: Any) -> Any:
@@ -201,7 +201,7 @@ def _some_key() -> Array:
 
 
 def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
-    """Take the noise out of a carry: its noise slots become `None`, state and context stay.
+    """Remove the noise from a carry: its noise slots become `None`, state and context are kept.
 
     Args:
       cell: the cell that the carry belongs to.
@@ -209,7 +209,7 @@ def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
       carry: a carry of any batch shape.
 
     Returns:
-      The carry with which `step` runs as in evaluation.
+      The carry with which `step` runs in evaluation mode.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Dropout(jrnn.Elman(3), output=0.5)
@@ -228,7 +228,7 @@ def quiet(cell: Cell[Any, Any], params: Any, carry: Any) -> Any:
 
 
 def trainable(params: Any) -> Any:
-    """Boolean tree for optax: `False` for what stands under a field or key named `fixed`.
+    """Boolean tree for optax: `False` for all leaves under a field or key named `fixed`.
 
     Args:
       params: parameters of any cell or layer.
@@ -254,11 +254,17 @@ def float_dtype(params: Any) -> Any:
 
 
 def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
-    """Zeros of shape `(*batch_shape, features)` in the dtype of `params`: where most states start."""
+    """Zeros of shape `(*batch_shape, features)` in the dtype of `params`: the initial state of most cells."""
     return jnp.zeros((*batch_shape, features), float_dtype(params))
 
 
+def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+    """The `initial_carry` of a cell whose state is one array of `hidden` zeros, set as a class attribute."""
+    del key
+    return zero_state(params, batch_shape, self.hidden)
+
+
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:
-    """Split a key for `count` inner cells, or hand each of them `None`."""
+    """Split a key for `count` inner cells, or return a `None` for each."""
     require_key(key)
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -1,4 +1,4 @@
-"""What `jax.nn.initializers` lacks: the starts that recurrent networks need."""
+"""Initializers for recurrent networks that `jax.nn.initializers` lacks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +15,17 @@ Initializer = Callable[..., Array]
 
 
 def default_float() -> Any:
-    """The float dtype that parameters are drawn in: float32, or float64 under `jax_enable_x64`."""
+    """The dtype in which parameters are drawn: float32, or float64 under `jax_enable_x64`."""
     return jnp.result_type(float)
 
 
 def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:
-    """Square or rectangular matrix with orthonormal rows or columns, every block of it for itself.
+    """Matrix with orthonormal rows or columns, drawn for each square block independently.
 
         W = [Q₁ | Q₂ | … | Q_k],   Qᵢᵀ Qᵢ = I
 
-    A shape `(n, k·n)` is read as k square blocks, one per gate, any other as one block: one orthogonal
-    matrix over a whole `(n, 4n)`, as some libraries draw it, has rows of norm 1 but gates that are not
-    orthogonal.
+    A shape `(n, k·n)` is treated as k square blocks, one per gate, any other shape as one block. A single
+    orthogonal matrix of shape `(n, 4n)`, as some libraries draw it, does not give orthogonal gates.
 
     Args:
       key: PRNG key.
@@ -48,7 +47,7 @@ def orthogonal(key: Array, shape: Shape, dtype: Any = None) -> Array:
 
 
 def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> Array:
-    """Glorot-uniform matrix whose fan-out is the width of one gate, not of all gates together.
+    """Glorot-uniform matrix with the fan-out of a single gate, not of all gates together.
 
         W_ij ~ U(−a, a),   a = √(6 / (rows + columns / blocks))
 
@@ -62,7 +61,7 @@ def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> A
       The matrix.
 
     Raises:
-      ValueError: the columns cannot be shared equally between the gates.
+      ValueError: the columns cannot be divided equally among the gates.
 
     Reference: Glorot, Bengio, Understanding the difficulty of training deep feedforward neural
     networks, 2010.
@@ -71,15 +70,15 @@ def glorot(key: Array, shape: Shape, dtype: Any = None, *, blocks: int = 1) -> A
 
 
 def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
-    """Identity recurrence, every block of it for itself: with relu, the start of an IRNN.
+    """Identity matrix in every square block: with relu, the initialization of an IRNN.
 
         W = scale · [I | I | … | I]
 
     Args:
-      key: unused, so that every initialiser is called alike.
+      key: unused; all initializers have the same signature.
       shape: `(n, k·n)`.
       dtype: the dtype of the result.
-      scale: factor before the identity.
+      scale: factor of the identity.
 
     Returns:
       The matrix.
@@ -100,7 +99,7 @@ def identity(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0)
 def spectral_radius(
     key: Array, shape: Shape, dtype: Any = None, *, radius: float = 0.9, density: float = 1.0
 ) -> Array:
-    """Gaussian matrix, sparse if wanted, scaled to a given largest absolute eigenvalue.
+    """Gaussian matrix, optionally sparse, scaled to a given spectral radius.
 
         W = radius · G / max|λ(G)|,   G_ij ~ N(0, 1) with probability density, else 0
 
@@ -110,8 +109,8 @@ def spectral_radius(
       key: PRNG key.
       shape: `(n, n)`.
       dtype: the dtype of the result.
-      radius: the spectral radius wanted.
-      density: share of entries that are not zero, in (0, 1].
+      radius: the spectral radius.
+      density: fraction of nonzero entries, in (0, 1].
 
     Returns:
       The matrix.
@@ -126,28 +125,28 @@ def spectral_radius(
     k_value, k_place = jax.random.split(key)
     g = jax.random.normal(k_value, shape, default_float())
     g = jnp.where(jax.random.bernoulli(k_place, density, shape), g, 0)
-    # eigenvalues of a general matrix are computed on the host: not every backend has them
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)  # the host may not know of float64
+    # eigenvalues of a general matrix are computed on the host, since not every backend supports them
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)  # float64 may be disabled
     largest = jax.pure_callback(_spectral_radius, scalar, g, vmap_method="sequential")
     return (radius * g / largest.astype(g.dtype)).astype(dtype or g.dtype)
 
 
 def _spectral_radius(matrix: Any) -> Any:
     largest = np.abs(np.linalg.eigvals(np.asarray(matrix, np.float64))).max()
-    vanishes = largest <= 1e-6 * np.linalg.norm(matrix)  # of a nilpotent matrix, which no factor scales
+    vanishes = largest <= 1e-6 * np.linalg.norm(matrix)  # a nilpotent matrix, which cannot be scaled
     return np.float32(1.0 if vanishes else largest)
 
 
 def ring(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> Array:
-    """Every unit feeds the next one, the last feeds the first: a delay line that never forgets.
+    """Ring of units, each of which feeds the next one: a delay line without loss.
 
         W_ij = scale where j = i + 1 mod n, else 0
 
     Its eigenvalues are the n-th roots of unity times scale.
 
     Args:
-      key: unused, so that every initialiser is called alike.
-      shape: `(n, k·n)`, every block of it for itself.
+      key: unused; all initializers have the same signature.
+      shape: `(n, k·n)`, with a ring in each square block.
       dtype: the dtype of the result.
       scale: weight of every connection.
 
@@ -170,7 +169,7 @@ def ring(key: Array, shape: Shape, dtype: Any = None, *, scale: float = 1.0) -> 
 
 
 def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Array:
-    """Forget-gate bias for dependencies of up to `max_lag` steps (an input gate takes its negative).
+    """Forget-gate bias for dependencies over up to `max_lag` steps (an input gate gets its negative).
 
         b_f = log u,   u ~ U(1, max_lag − 1)
 
@@ -178,10 +177,10 @@ def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Arra
       key: PRNG key.
       shape: `(hidden,)`.
       dtype: the dtype of the result.
-      max_lag: longest dependency expected, in steps; at least 3.
+      max_lag: longest expected dependency, in steps; at least 3.
 
     Returns:
-      The bias; a unit that starts at b forgets with a time constant of about exp(b) + 1 steps.
+      The bias; a unit with bias b forgets with a time constant of about exp(b) + 1 steps.
 
     Raises:
       ValueError: `max_lag` is below 3.
@@ -195,10 +194,10 @@ def chrono(key: Array, shape: Shape, dtype: Any = None, *, max_lag: int) -> Arra
 
 
 def _per_block(draw: Initializer, key: Array, shape: Shape, blocks: int, dtype: Any) -> Array:
-    check_in_features(shape[0])  # here, where nearly every `init` comes by
+    check_in_features(shape[0])  # here, since nearly every `init` calls this
     if blocks < 1 or shape[1] % blocks:
         raise ValueError(f"shape {shape} cannot be split into {blocks} blocks of columns of equal width")
-    if 0 in shape:  # of a cell without inputs
+    if 0 in shape:  # for a cell without inputs
         return jnp.zeros(shape, dtype or default_float())
     keys = jax.random.split(key, blocks)
     parts = [draw(k, (shape[0], shape[1] // blocks), default_float()) for k in keys]

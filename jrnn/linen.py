@@ -1,4 +1,4 @@
-"""Flax Linen: the same one module."""
+"""Flax Linen: one module for every cell and layer."""
 
 from dataclasses import KW_ONLY
 from typing import Any
@@ -16,28 +16,28 @@ from jrnn.unrolling.methods import Method
 
 
 class RNN(nn.Module):
-    """A cell or a layer as a Linen module, on the very parameters of the functions.
+    """A cell or a layer as a Linen module, with the same parameters as the functions.
 
         carry, ys = module.apply(variables, xs)   is   carry, ys = jrnn.apply(cell, params, xs)
 
-    Every leaf is a parameter of the collection "params", named by its path ("w_ih", "0.table"); what
-    stands under `fixed` is in the collection "fixed".
+    Each leaf is a parameter of the collection "params", named by its path ("w_ih", "0.table"); leaves under
+    `fixed` are in the collection "fixed".
 
-    **Noise** goes by Flax's conventions, as in `nn.Dropout`: on unless `deterministic`, and drawn from the
-    stream "dropout" of `apply(..., rngs={"dropout": key})`, or from `key`. A model without noise needs
+    **Noise** follows Flax's conventions, as in `nn.Dropout`: it is on unless `deterministic`, and drawn from
+    the stream "dropout" of `apply(..., rngs={"dropout": key})`, or from `key`. A model without noise needs
     neither.
 
     Args:
       cell: a cell or a layer.
       in_features: width of the inputs (size of the vocabulary for a model that takes tokens).
       time_axis: axis of time in inputs, outputs and masks, among the axes before the features: 0; 1 for batch
-        first; −1 behind all batch axes.
-      reverse: whether a cell reads its sequence from the end (`Reversed`).
-      deterministic: whether there is no noise.
+        first; −1 for time after all batch axes.
+      reverse: run a cell from the end of the sequence (`Reversed`).
+      deterministic: disable noise.
       rng_collection: name of the stream.
 
     Raises:
-      TypeError: no cell or layer, or an option of another type.
+      TypeError: not a cell or layer, or an option of another type.
       ValueError: at a call, a `time_axis` that the inputs do not have.
       flax.errors.InvalidRngError: at a call, noise without a stream or key.
 
@@ -81,7 +81,7 @@ class RNN(nn.Module):
     ) -> tuple[Any, Any]:
         """Run over sequences: `jrnn.apply` with this module's parameters and time axis.
 
-        `reverse` and `deterministic` stand for those of the module; a `key` goes before the stream.
+        `reverse` and `deterministic` override those of the module, and `key` overrides the stream.
         """
         params = self._declare()
         call = Call(self.cell, params, self.time_axis, self.reverse if reverse is None else reverse)

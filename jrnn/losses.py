@@ -1,4 +1,4 @@
-"""Losses over sequences: the mean over exactly the steps that count."""
+"""Losses over sequences: means over exactly the valid steps."""
 
 from typing import Any
 
@@ -8,27 +8,27 @@ from jax import Array
 from jrnn._alignment import expand, promoted, select
 from jrnn.unrolling._masking import schedule
 
-# optax is imported where it is used: it would double what `import jrnn` costs.
+# optax is imported where it is used, since it would double the cost of `import jrnn`
 
 
 def cross_entropy(logits: Any, labels: Any, mask: Any = None) -> Array:
-    """Cross-entropy of integer labels, the mean over the valid steps, in nats.
+    """Cross-entropy of integer labels, averaged over the valid steps, in nats.
 
         loss = Σₜ maskₜ · (log Σᵥ exp logitsₜᵥ − logitsₜ[labelsₜ]) / Σₜ maskₜ
 
-    Divide by log 2 for bits. Summed in float32 at least. What stands at a masked step, NaN and labels
-    outside the vocabulary included, reaches neither the value nor a gradient; no valid step gives 0.
+    Divide by log 2 for bits. Summed in float32 or wider. Masked steps, even with NaN or labels outside the
+    vocabulary, affect neither the value nor the gradient; without any valid step the loss is 0.
 
     Args:
-      logits: (..., classes), floats; `...` is (time, batch...), or (batch...) for one label a sequence.
-      labels: (...), integers in [0, classes). One outside, at a valid step, gives NaN.
-      mask: boolean, the leading axes of `labels` (or size 1 there), False at what does not count.
+      logits: (..., classes), floats; `...` is (time, batch...), or (batch...) for one label per sequence.
+      labels: (...), integers in [0, classes). Other values at a valid step give NaN.
+      mask: boolean, over the leading axes of `labels` (broadcast from size 1); False excludes a label.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.losses import cross_entropy
@@ -53,23 +53,23 @@ def cross_entropy(logits: Any, labels: Any, mask: Any = None) -> Array:
 
 
 def mean_squared_error(predictions: Any, targets: Any, mask: Any = None) -> Array:
-    """Squared error, the mean over the valid elements.
+    """Squared error, averaged over the valid elements.
 
         loss = Σ mask · (predictions − targets)² / Σ mask
 
-    Every feature of a valid step is an element. Summed in float32 at least. What stands at a masked
-    element, NaN and inf included, reaches neither the value nor a gradient; no valid element gives 0.
+    Every feature of a valid step is an element. Summed in float32 or wider. Masked elements, even NaN or
+    inf, affect neither the value nor the gradient; without any valid element the loss is 0.
 
     Args:
       predictions: any shape, floats, such as (time, batch..., features).
       targets: the same shape.
-      mask: boolean, the leading axes of `predictions` (or size 1 there), False at what does not count.
+      mask: boolean, over the leading axes of `predictions` (broadcast from size 1); False excludes elements.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.losses import mean_squared_error
@@ -83,25 +83,25 @@ def mean_squared_error(predictions: Any, targets: Any, mask: Any = None) -> Arra
 
 
 def bernoulli(logits: Any, targets: Any, mask: Any = None) -> Array:
-    """Cross-entropy of independent binary features, summed over them, the mean over the valid steps.
+    """Cross-entropy of binary features, summed over features and averaged over the valid steps.
 
         loss = −Σₜ maskₜ Σₖ (targetsₜₖ log σ(logitsₜₖ) + (1 − targetsₜₖ) log σ(−logitsₜₖ)) / Σₜ maskₜ
 
-    In nats per step, as polyphonic music is reported, one feature to each of the 88 keys. Summed in
-    float32 at least. What stands at a masked step reaches neither the value nor a gradient; no valid
-    step gives 0.
+    In nats per step, the usual measure for polyphonic music, with one feature for each of 88 keys. Summed in
+    float32 or wider. Masked steps affect neither the value nor the gradient; without any valid step the loss
+    is 0.
 
     Args:
       logits: (..., features), floats.
       targets: the same shape, 0 or 1, or probabilities.
-      mask: boolean, the leading axes of `logits` less the last (or size 1 there), False at what does
-        not count.
+      mask: boolean, over the leading axes of `logits` without the last (broadcast from size 1); False
+        excludes a step.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     Reference: Boulanger-Lewandowski, Bengio, Vincent, Modeling temporal dependencies in
     high-dimensional sequences, 2012, arXiv:1206.6392.
@@ -122,21 +122,21 @@ def bernoulli(logits: Any, targets: Any, mask: Any = None) -> Array:
 
 
 def activation_regularization(ys: Any, mask: Any = None) -> Array:
-    """Penalty on large outputs (AR): the mean of their squares over the valid elements.
+    """Activation regularization (AR): the mean square of the outputs over the valid elements.
 
         penalty = Σ maskₜ · yₜ² / Σ maskₜ
 
-    Summed in float32 at least. What stands at a masked step reaches neither the value nor a gradient.
+    Summed in float32 or wider. Masked steps affect neither the value nor the gradient.
 
     Args:
       ys: (time, ..., features), outputs of a recurrent layer (after its dropout, in the paper).
-      mask: boolean, the leading axes of `ys` (or size 1 there), False at what does not count.
+      mask: boolean, over the leading axes of `ys` (broadcast from size 1); False excludes an element.
 
     Returns:
       A scalar, to be added to a loss with a weight of 1 to 3.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     Reference: Merity, McCann, Socher, Revisiting activation regularization for language RNNs, 2017,
     arXiv:1708.01009.
@@ -152,21 +152,21 @@ def activation_regularization(ys: Any, mask: Any = None) -> Array:
 
 
 def temporal_activation_regularization(ys: Any, mask: Any = None) -> Array:
-    """Penalty on fast changes (TAR): the mean squared difference of steps that follow on one another.
+    """Temporal activation regularization (TAR): the mean squared difference of consecutive outputs.
 
         penalty = Σ maskₜ maskₜ₋₁ · (yₜ − yₜ₋₁)² / Σ maskₜ maskₜ₋₁
 
-    Summed in float32 at least. What stands at a masked step reaches neither the value nor a gradient.
+    Summed in float32 or wider. Masked steps affect neither the value nor the gradient.
 
     Args:
       ys: (time, ..., features), outputs of a recurrent layer (before its dropout, in the paper).
-      mask: boolean, the leading axes of `ys` (or size 1 there), False at what does not count.
+      mask: boolean, over the leading axes of `ys` (broadcast from size 1); False excludes an element.
 
     Returns:
       A scalar, to be added to a loss with a weight of 1 to 3.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
+      ValueError: a wrong shape or dtype; the message names the argument.
 
     Reference: Merity, McCann, Socher, Revisiting activation regularization for language RNNs, 2017,
     arXiv:1708.01009.
@@ -189,15 +189,15 @@ def length_mask(lengths: Any, steps: int) -> Array:
         maskₜ = t < lengths
 
     Args:
-      lengths: (batch...), integers in [0, steps]; out of range they are an error where they are
-        concrete, and act as clipped under jit.
+      lengths: (batch...), integers in [0, steps]; other values raise if they are concrete, and are clipped
+        under jit.
       steps: T.
 
     Returns:
       (T, batch...), boolean.
 
     Raises:
-      ValueError: lengths out of range, or no integers.
+      ValueError: lengths out of range, or not integers.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.losses import length_mask
@@ -208,7 +208,7 @@ def length_mask(lengths: Any, steps: int) -> Array:
 
 
 def _floats(name: str, given: Any) -> Array:
-    """`given` as an array of float32 or wider."""
+    """Convert to an array of float32 or wider."""
     array = jnp.asarray(given)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be floats, got {array.dtype}")
@@ -216,7 +216,7 @@ def _floats(name: str, given: Any) -> Array:
 
 
 def _pair(name: str, given: Any, targets: Any) -> tuple[Array, Array]:
-    """Both arrays in the dtype of the first, once their shapes agree: (n,) and (n, 1) must not broadcast."""
+    """Convert both to the dtype of the first; shapes must be equal, since (n,) and (n, 1) would broadcast."""
     array, targets = _floats(name, given), jnp.asarray(targets)
     if array.shape != targets.shape:
         raise ValueError(f"targets has shape {targets.shape}, needs that of {name}, {array.shape}")
@@ -224,7 +224,7 @@ def _pair(name: str, given: Any, targets: Any) -> tuple[Array, Array]:
 
 
 def _checked_mask(mask: Any, shape: tuple[int, ...], of: str) -> Array | None:
-    """`mask` broadcast over `shape`, its axes being the leading ones."""
+    """Broadcast `mask` to `shape`, along its leading axes."""
     if mask is None:
         return None
     mask = jnp.asarray(mask)
@@ -236,11 +236,11 @@ def _checked_mask(mask: Any, shape: tuple[int, ...], of: str) -> Array | None:
 
 
 def _blank(mask: Array | None, array: Array) -> Array:
-    """Zeros at masked places, before anything is computed: a NaN times 0 would come back in a gradient."""
+    """Zero masked entries before computing, since NaN times 0 would be NaN in the gradient."""
     return array if mask is None else select(mask, array, jnp.zeros_like(array))
 
 
 def _mean(losses: Array, mask: Array | None) -> Array:
-    """Sum over count, 0 where nothing counts."""
+    """Mean over the unmasked entries, 0 if there are none."""
     count = losses.size if mask is None else mask.sum()
     return _blank(mask, losses).sum() / jnp.maximum(count, 1).astype(losses.dtype)

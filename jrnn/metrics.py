@@ -1,6 +1,7 @@
-"""Shares of labels and of sequences that are right, padding left out, in NumPy.
+"""Accuracy of labels and of whole sequences without padding, in NumPy.
 
-Precision, recall and F1 of `predictions[mask]` and `targets[mask]`: scikit-learn; of entities: seqeval.
+For precision, recall and F1 pass `predictions[mask]` and `targets[mask]` to scikit-learn; for entities use
+seqeval.
 """
 
 from typing import Any
@@ -11,20 +12,20 @@ from numpy.typing import NDArray
 
 
 def accuracy(predictions: Any, targets: Any, mask: Any = None) -> float:
-    """Share of the labels that are predicted right.
+    """Fraction of correct labels.
 
         accuracy = Σ mask · [prediction = target] / Σ mask
 
     Args:
       predictions: integer labels, any shape, such as (time, batch); from logits, their `argmax(-1)`.
       targets: the same shape.
-      mask: boolean, the leading axes of `targets` (or size 1 there), False at what does not count.
+      mask: boolean, over the leading axes of `targets` (broadcast from size 1); False excludes a label.
 
     Returns:
       A number in [0, 1].
 
     Raises:
-      ValueError: a shape or dtype that does not fit, or nothing that counts; the message names the argument.
+      ValueError: a wrong shape or dtype, or a mask that excludes everything; the message names the argument.
 
     >>> from jrnn.metrics import accuracy
     >>> accuracy([2, 1, 0], [2, 1, 1], mask=[True, True, False])
@@ -35,25 +36,24 @@ def accuracy(predictions: Any, targets: Any, mask: Any = None) -> float:
 
 
 def exact_match(predictions: Any, targets: Any, lengths: Any) -> float:
-    """Share of the sequences that are right in every token, up to and including their end.
+    """Fraction of sequences with every token correct.
 
         right_b = predictionsₜ_b = targetsₜ_b for all t < lengths_b,   exact match = mean of right
 
-    What is predicted from `lengths` on does not count. So count the token that ends a sequence in: else a
-    prediction that goes on where it should have stopped passes as right. Rows of length 0, which fill the
-    last batch of an epoch, do not count.
+    Predictions after `lengths` are ignored. So include the stop token in the lengths: otherwise a prediction
+    that continues after the end counts as correct. Rows of length 0, which fill up the last batch of an
+    epoch, are ignored.
 
     Args:
-      predictions: (T', batch...), integers, such as the tokens of `generate`; where T' < `lengths`, wrong.
+      predictions: (T', batch...), integers, such as the tokens of `generate`; wrong where T' < `lengths`.
       targets: (T, batch...), integers.
-      lengths: (batch...), tokens of each target, its end included: those of `pair_batches`.
+      lengths: (batch...), tokens of each target, stop token included, as from `pair_batches`.
 
     Returns:
       A number in [0, 1].
 
     Raises:
-      ValueError: a shape or dtype that does not fit, lengths outside [0, T], or all 0; the message names
-        the argument.
+      ValueError: a wrong shape or dtype, lengths outside [0, T], or all 0; the message names the argument.
 
     >>> from jrnn.metrics import exact_match
     >>> exact_match([[5, 6], [9, 9], [0, 9]], [[5, 6], [9, 7], [0, 9]], lengths=[2, 3])
@@ -73,7 +73,7 @@ def exact_match(predictions: Any, targets: Any, lengths: Any) -> float:
     if lengths.size and not 0 <= lengths.min() <= lengths.max() <= len(targets):
         raise ValueError(f"lengths must lie in [0, {len(targets)}], got {lengths.min()} to {lengths.max()}")
     if not lengths.any():
-        raise ValueError("lengths is 0 everywhere, needs a sequence that counts")
+        raise ValueError("lengths are all 0, needs at least one nonempty sequence")
     steps = min(len(predictions), len(targets))
     right = np.zeros(targets.shape, bool)
     right[:steps] = predictions[:steps] == targets[:steps]
@@ -89,7 +89,7 @@ def _labels(name: str, given: Any) -> NDArray[Any]:
 
 
 def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Both as arrays, once they are integers of one shape."""
+    """Convert to arrays, and check that they are integers of one shape."""
     targets, predictions = _labels("targets", targets), np.asarray(jax.device_get(predictions))
     if predictions.ndim == targets.ndim + 1 and not np.issubdtype(predictions.dtype, np.integer):
         raise ValueError(
@@ -105,7 +105,7 @@ def _pair(predictions: Any, targets: Any) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _valid(predictions: NDArray[Any], targets: NDArray[Any], mask: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The labels that count, (n,), n ≥ 1."""
+    """The unmasked labels, (n,), n ≥ 1."""
     if mask is not None:
         mask = np.asarray(jax.device_get(mask))
         if mask.dtype != bool:
@@ -117,5 +117,5 @@ def _valid(predictions: NDArray[Any], targets: NDArray[Any], mask: Any) -> tuple
         keep = np.broadcast_to(mask, targets.shape)
         predictions, targets = predictions[keep], targets[keep]
     if not targets.size:
-        raise ValueError(f"{'targets' if mask is None else 'mask'} leaves nothing that counts, needs a label")
+        raise ValueError(f"{'targets is empty' if mask is None else 'mask excludes all'}, needs a label")
     return predictions.ravel(), targets.ravel()

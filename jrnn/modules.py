@@ -1,4 +1,4 @@
-"""Flax NNX: one thin module for every cell and layer."""
+"""Flax NNX: one module for every cell and layer."""
 
 from typing import Any, NamedTuple
 
@@ -16,35 +16,36 @@ from jrnn.unrolling.methods import Method
 
 
 class Fixed(nnx.Variable[Any]):
-    """What is drawn but never learned: a reservoir, a fixed matrix."""
+    """Variable that is drawn but never learned: a reservoir, a fixed matrix."""
 
 
 class RNN(nnx.Module):
-    """A cell or a layer as an NNX module, on the very parameters of the functions.
+    """A cell or a layer as an NNX module, with the same parameters as the functions.
 
         carry, ys = module(xs)   is   carry, ys = jrnn.apply(cell, module.params, xs)
 
-    One `nnx.Param` per leaf (`Fixed` for what stands under `fixed`). It works under plain `jax.jit`,
-    `jax.grad`, `vmap`, closures and the `nnx` transforms alike.
+    Each leaf is an `nnx.Param` (or `Fixed` if it is under `fixed`). The module works with plain `jax.jit`,
+    `jax.grad`, `vmap`, closures and `nnx` transforms.
 
-    **Noise** goes by Flax's conventions, as in `nnx.Dropout`: on unless `deterministic`, which `train()` and
-    `eval()` set; drawn anew by every call from a fork of the stream "dropout" of `rngs`, or from `key`.
-    A model without noise has no stream, and no state besides its parameters. A stream moves on under `nnx`
-    transforms and where its state is handed on; inside a plain `jax.jit` or `jax.vmap` give a `key`.
+    **Noise** follows Flax's conventions, as in `nnx.Dropout`: it is on unless `deterministic`, which
+    `train()` and `eval()` set. Every call draws new noise from a fork of the stream "dropout" of `rngs`, or
+    from `key`. A model without noise has no stream, and no state except its parameters. The stream advances
+    under `nnx` transforms and wherever its state is passed on; inside a plain `jax.jit` or `jax.vmap`, pass
+    a `key`.
 
     Args:
       cell: a cell or a layer.
       in_features: width of the inputs (size of the vocabulary for a model that takes tokens).
-      rngs: where the parameters, and the stream of noise, are drawn from: `nnx.Rngs(0)`, or
+      rngs: source of the parameters and of the noise stream: `nnx.Rngs(0)`, or
         `nnx.Rngs(params=0, dropout=1)`.
       time_axis: axis of time in inputs, outputs and masks, among the axes before the features: 0; 1 for batch
-        first; −1 behind all batch axes.
-      reverse: whether a cell reads its sequence from the end (`Reversed`).
-      deterministic: whether there is no noise.
+        first; −1 for time after all batch axes.
+      reverse: run a cell from the end of the sequence (`Reversed`).
+      deterministic: disable noise.
       rng_collection: name of the stream.
 
     Raises:
-      TypeError: no cell or layer, no `nnx.Rngs`, or an option of another type.
+      TypeError: not a cell or layer, not an `nnx.Rngs`, or an option of another type.
       ValueError: at a call, a `time_axis` that the inputs do not have; noise without a stream or key.
 
     >>> import jax.numpy as jnp, jrnn
@@ -83,7 +84,7 @@ class RNN(nnx.Module):
 
     @property
     def params(self) -> Any:
-        """The parameters, as the functions take them."""
+        """The parameters, in the form that the functions take."""
         return jax.tree.map(lambda v: v[...], self.variables, is_leaf=lambda v: isinstance(v, nnx.Variable))
 
     @property
@@ -107,7 +108,7 @@ class RNN(nnx.Module):
     ) -> tuple[Any, Any]:
         """Run over sequences: `jrnn.apply` with this module's parameters and time axis.
 
-        `reverse`, `deterministic` and `rngs` stand for those of the module; a `key` goes before both.
+        `reverse`, `deterministic` and `rngs` override those of the module, and `key` overrides the last two.
         """
         call = Call(self.cell, self.params, self.time_axis, self.reverse if reverse is None else reverse)
         quiet = self.deterministic if deterministic is None else deterministic
@@ -123,7 +124,7 @@ class RNN(nnx.Module):
             stream = stream[name] if name in stream or "default" in stream else None
         if stream is None:
             raise ValueError(
-                f"RNN: {brief(self.cell)} draws noise from the stream {name!r}, and there is none: give "
+                f"RNN: {brief(self.cell)} draws noise and needs a stream {name!r}: pass "
                 f"rngs=nnx.Rngs({name}=...) or key, or deterministic=True for no noise"
             )
         return stream()
@@ -132,18 +133,18 @@ class RNN(nnx.Module):
         """Class method used by `nnx.view`.
 
         Args:
-          deterministic: whether there is no noise.
+          deterministic: disable noise.
         """
         if deterministic is not None:
             self.deterministic = deterministic
 
     def initial_carry(self, batch_shape: tuple[int, ...] = (), *, key: Array | None = None) -> Any:
-        """The carry that a call starts from when it is given none."""
+        """The default initial carry of a call."""
         return self.cell.initial_carry(self.params, batch_shape, key=key)
 
 
 class Call(NamedTuple):
-    """A call of a cell or layer, as both Flax modules make it."""
+    """A call of a cell or layer, shared by both Flax modules."""
 
     model: Any
     params: Any
@@ -151,12 +152,12 @@ class Call(NamedTuple):
     reverse: bool
 
     def __call__(self, xs: Any, carry: Any, *, mask: Any, resets: Any, **options: Any) -> tuple[Any, Any]:
-        """`jrnn.apply` with time at `time_axis` in all that comes and goes."""
+        """Call `jrnn.apply` with time at `time_axis` in all arguments and results."""
         model = self.model
         if self.reverse:
             if is_layer(model):
                 raise TypeError(
-                    f"reverse is for a cell, got the layer {brief(model)}: put Reversed inside it"
+                    f"reverse must be False for the layer {brief(model)}: put Reversed inside it instead"
                 )
             model = Reversed(model)
         axis = self._axis(xs)
@@ -165,41 +166,41 @@ class Call(NamedTuple):
         return carry, map_time(lambda leaf: _move(leaf, 0, axis), out_axes(model), ys)
 
     def quiet(self, carry: Any) -> Any:
-        """The carry without noise, which an earlier call may have left in it."""
+        """Remove the noise that an earlier call may have left in a carry."""
         return carry if carry is None else quiet(self.model, self.params, carry)
 
     def _axis(self, xs: Any) -> int:
-        """The axis of time, counted from the first."""
+        """The axis of time, as a non-negative number."""
         leaves = jax.tree.leaves(xs)
         ahead = jnp.ndim(leaves[0]) - in_ndim(self.model) if self.time_axis and leaves else 1
         if not -ahead <= self.time_axis < ahead:
             raise ValueError(
-                f"time_axis={self.time_axis} needs inputs with as many axes before the features, "
-                f"got xs of shape {jnp.shape(leaves[0])}"
+                f"time_axis={self.time_axis} is out of range for xs of shape {jnp.shape(leaves[0])}: needs "
+                "an axis before the features"
             )
         return self.time_axis % ahead
 
 
 def _move(leaf: Any, source: int, destination: int) -> Any:
-    """Move an axis, where it is not there already."""
+    """Move an axis, unless it is already there."""
     if source == destination:
         return leaf
     if jnp.ndim(leaf) <= max(source, destination):
         raise ValueError(
-            f"time_axis={max(source, destination)} is none of an array of shape {jnp.shape(leaf)}"
+            f"time_axis={max(source, destination)} is out of range for an array of shape {jnp.shape(leaf)}"
         )
     return jnp.moveaxis(leaf, source, destination)
 
 
 def summary(cell: Any, in_features: int) -> str:
-    """A table of the parameters of a cell or layer: a row for each, a line for each part and the sum.
+    """Tabulate the parameters of a cell or layer: one row each, with totals for each part and overall.
 
     Args:
       cell: a cell or a layer.
       in_features: width of the inputs.
 
     Returns:
-      The table: name, shape, dtype, number of parameters, bytes; it prints as it stands.
+      A string whose repr is itself: name, shape, dtype, number of parameters, bytes.
 
     >>> import jrnn
     >>> jrnn.summary(jrnn.Elman(3), in_features=2)
@@ -229,7 +230,7 @@ def summary(cell: Any, in_features: int) -> str:
 
 
 def _parts(cell: Any, params: Any) -> list[tuple[str, Any]]:
-    """`(name, parameters)` of every cell that a stack or layer holds; of the cell itself otherwise."""
+    """`(name, parameters)` of every cell in a stack or layer; for another cell, of itself."""
     inner = getattr(cell, "cells", None) or getattr(cell, "layers", None)
     if inner is None and type(params).__name__ == "BidirectionalParams":
         inner = (cell.forward, cell.backward)

@@ -1,6 +1,5 @@
-"""Encoder-decoder: one sequence read, another one written."""
+"""Encoder-decoder models: read one sequence, write another."""
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn._fields import AnyModel, Width, checked
+from jrnn._states import ravel, size_of, unravel, updated
 from jrnn._traits import is_noisy, require_time
 from jrnn.attention.decoders import AttentionCarry, attach
 from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, key_or_none, quiet
@@ -27,13 +27,13 @@ from jrnn.unrolling.methods import Method
 @checked
 @dataclass(frozen=True)
 class DenseBridge:
-    """The decoder starts from a map of all that the encoder ends with.
+    """Initialize the decoder's state by a dense map of the encoder's final state.
 
         s₋₁ = f([encoder's state, all layers and directions] w + b)
 
-    Every float entry of the decoder's state gets its part, of whatever cell, the query of an attention
-    included; a complex one counts as two. Integers, and the output that a `Feedback` hands back, stay as they
-    start. Of an encoder without any state (`Dense`) the last output is mapped.
+    The map fills every float entry of the decoder's state, including the query of an attention; a complex
+    entry counts as two. Integers, and the output that `Feedback` feeds back, keep their initial values. If
+    the encoder has no state (`Dense`), its last output is mapped.
 
     Args:
       activation: f.
@@ -49,30 +49,29 @@ class DenseBridge:
     activation: Activation = "tanh"
 
     def init(self, key: Array, end: Any, start: Any) -> DenseParams:
-        """Parameters, for the shapes of an encoder's last and a decoder's first carry without batch."""
-        sizes = [sum(_size(leaf, 0) for leaf in _state(tree)) for tree in (end, start)]
+        """Parameters, from the encoder's final and the decoder's initial carry without batch axes."""
+        sizes = [size_of(_bridged(tree)) for tree in (end, start)]
         if 0 in sizes:
             whose = "encoder ends with" if sizes[0] == 0 else "decoder starts from"
             raise ValueError(f"the {whose} no float state: use bridge=None")
         return Dense(sizes[1]).init(key, sizes[0])
 
     def start(self, params: DenseParams, end: Any, carry: Any, batch_shape: Shape) -> Any:
-        """The decoder's carry, its state made of the encoder's last one."""
-        flat = jnp.concatenate([_flat(leaf, len(batch_shape)) for leaf in _state(end)], -1)
-        made, places = activation(self.activation)(flat @ params.w + params.b), _state(carry)
-        sizes = [_size(place, len(batch_shape)) for place in places]
-        ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-        return _replaced(carry, jnp.split(made, ends[:-1], axis=-1))
+        """The decoder's carry, with its state computed from the encoder's final carry."""
+        flat = ravel(_bridged(end), len(batch_shape))
+        made = activation(self.activation)(flat @ params.w + params.b)
+        return updated(carry, unravel(made, _bridged(carry)))
 
 
 @checked
 @dataclass(frozen=True)
 class CopyBridge:
-    """The decoder starts from the very state that the encoder ends with.
+    """Initialize the decoder's state with a copy of the encoder's final state.
 
         s₋₁ = encoder's state
 
-    Entry by entry, so both have the same cells; what an attention or a `Feedback` hands round stays zero.
+    Entries are copied one by one, so both need the same cells. The query of an attention and the output that
+    `Feedback` feeds back stay zero.
 
     Reference: Sutskever, Vinyals, Le, Sequence to sequence learning with neural networks, 2014,
     arXiv:1409.3215.
@@ -83,18 +82,23 @@ class CopyBridge:
     """
 
     def init(self, key: Array, end: Any, start: Any) -> tuple[()]:
-        """Nothing; raises where the two do not fit."""
-        given, needed = ([leaf.shape for leaf in _state(tree, copied=True)] for tree in (end, start))
+        """No parameters; raise a ValueError if the two carries do not match."""
+        given, needed = (
+            [leaf.shape for leaf in jax.tree.leaves(_bridged(tree, copied=True))] for tree in (end, start)
+        )
         if given != needed:
             raise ValueError(
-                f"CopyBridge: the encoder ends with state of {given}, the decoder starts from {needed}: "
+                f"CopyBridge: the encoder's state has shapes {given}, the decoder's needs {needed}: "
                 "use DenseBridge()"
             )
         return ()
 
     def start(self, params: tuple[()], end: Any, carry: Any, batch_shape: Shape) -> Any:
-        """The decoder's carry, its state that of the encoder."""
-        return _replaced(carry, _state(end, copied=True), copied=True)
+        """The decoder's carry, with the encoder's state."""
+        given = jax.tree.leaves(_bridged(end, copied=True))
+        needed, structure = jax.tree.flatten(_bridged(carry, copied=True))
+        copies = [value.astype(entry.dtype) for value, entry in zip(given, needed, strict=True)]
+        return updated(carry, jax.tree.unflatten(structure, copies))
 
 
 Bridge = DenseBridge | CopyBridge
@@ -117,26 +121,26 @@ class EncoderDecoder:
         s₋₁ = bridge(end),   attention of the decoder: memory
         yₜ = decoder(inputsₜ),   t = 0 … T−1
 
-    `apply` takes a `Pair`; its `lengths` and `mask` are those of the target, its `carry` the one that the
-    encoder starts from, and what it returns the decoder's. `inputs` are the targets one step late (teacher
-    forcing); of a decoder `Feedback(cell, emit="argmax")` they are `(given, use_given)`, which makes
-    scheduled sampling. `encode` gives the carry from which `generate` and `beam_search` write.
+    `apply` takes a `Pair`. Its `lengths` and `mask` are those of the target, its `carry` is the encoder's
+    initial carry, and the carry it returns is the decoder's. `inputs` are the targets shifted by one step
+    (teacher forcing); for a decoder `Feedback(cell, emit="argmax")` they are `(given, use_given)`, which
+    allows scheduled sampling. `encode` returns the carry from which `generate` and `beam_search` start.
 
-    Without attention in the decoder all that it knows is its start. With `summary` the memory is a single
-    position: the last output of the encoder, of a bidirectional one that of both ends. Attention to it is
-    the fixed context vector that is read at every step.
+    A decoder without attention sees the source only through its initial state. With `summary` the memory is a
+    single position: the last output of the encoder (of a bidirectional one, the outputs at both ends).
+    Attention to it is the fixed context vector that is read at every step.
 
     Args:
       encoder: a cell or a layer, such as `Sequential((Embed(64), Bidirectional(GRU(64))))`.
       decoder: a cell, such as `Stack((Embed(64), LuongAttention(...), Dense(vocabulary)))`.
-      bridge: `DenseBridge()`, `CopyBridge()`, or None: the decoder starts as it does by itself.
-      summary: whether the memory is the encoder's last output instead of all.
-      target_features: `in_features` of the decoder; `decoder.out_features`, as of a language model, if left
-        out.
+      bridge: `DenseBridge()`, `CopyBridge()`, or None for the decoder's own initial state.
+      summary: use only the encoder's last output as the memory, not all outputs.
+      target_features: `in_features` of the decoder; defaults to `decoder.out_features`, as for a language
+        model.
 
     Raises:
-      TypeError: the decoder is no cell.
-      ValueError: at `init`, a bridge that does not fit.
+      TypeError: the decoder is not a cell.
+      ValueError: at `init`, a bridge that does not match.
 
     Reference: Cho et al., 2014, arXiv:1406.1078; Sutskever, Vinyals, Le, Sequence to sequence learning with
     neural networks, 2014, arXiv:1409.3215.
@@ -161,11 +165,11 @@ class EncoderDecoder:
     def __post_init__(self) -> None:
         require_time("EncoderDecoder: encoder", self.encoder)
         if is_layer(self.decoder):
-            raise TypeError(
-                f"EncoderDecoder: decoder must be a cell, which goes step by step, got {brief(self.decoder)}"
-            )
+            layer = brief(self.decoder)
+            raise TypeError(f"EncoderDecoder: decoder must be a cell, got the layer {layer}: it has no step")
         if self.bridge is not None and not isinstance(self.bridge, Bridge):
-            raise TypeError(f"bridge must be DenseBridge(), CopyBridge() or None, got {brief(self.bridge)}")
+            kinds = "DenseBridge(), CopyBridge() or None"
+            raise TypeError(f"EncoderDecoder: bridge must be {kinds}, got {brief(self.bridge)}")
 
     @property
     def in_ndim(self) -> int:
@@ -206,15 +210,15 @@ class EncoderDecoder:
         key: Array | None = None,
         method: Method = Scan(),
     ) -> Any:
-        """Read the source: the carry from which the decoder starts, its attention filled.
+        """Read the source, and return the carry from which the decoder starts, attention memory included.
 
-        The memory is as long as the source, and every length has programs of its own, here and where the
-        decoder writes: pad sources of ever new lengths to a few, with `lengths`.
+        The memory is as long as the source, so each source length compiles anew, here and in the decoder: pad
+        sources to a few lengths, and pass `lengths`.
 
         Args:
-          params: those of the model.
+          params: parameters of the model.
           source: (S, batch..., features) or (S, batch...) tokens.
-          carry: the encoder's; a new one if left out.
+          carry: initial carry of the encoder; defaults to `encoder.initial_carry`.
           lengths: (batch...), valid steps of each source.
           mask: (S, batch...), False at steps of the source to skip.
           key: draws the noise of the encoder.
@@ -253,7 +257,7 @@ class EncoderDecoder:
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[Any, Any]:
-        """Write to a given target: see `jrnn.apply`; lengths and mask are those of the target."""
+        """Encode the source and run the decoder on `inputs`; lengths and mask are those of the target."""
         if resets is not None:
             raise ValueError("EncoderDecoder takes no resets: a pair is one sequence")
         source, inputs, source_mask = xs
@@ -268,55 +272,25 @@ def _is_loop(node: Any) -> bool:
 
 
 def _attends(carry: Any) -> bool:
-    """Whether there is attention inside."""
+    """True if a carry contains that of an attention."""
     nodes = jax.tree.leaves(carry, is_leaf=_is_loop)
     return any(isinstance(n, AttentionCarry) or (_is_loop(n) and _attends(n.cell)) for n in nodes)
 
 
-def _filled(leaf: Any, copied: bool) -> bool:
-    """Whether a bridge fills an entry: a copy takes all, a map the floats."""
-    return copied or jnp.issubdtype(leaf.dtype, jnp.inexact)
+def _bridged(carry: Any, copied: bool = False) -> Any:
+    """The entries of a carry that a bridge fills, with `None` in place of the others.
 
-
-def _state(carry: Any, copied: bool = False) -> list[Any]:
-    """The state that a bridge fills: not the y of `Feedback`, and by a map the query of attention as well."""
-    found: list[Any] = []
-    for node in jax.tree.leaves(carry, is_leaf=_is_loop):
-        if _is_loop(node):
-            found += _state(node.cell, copied)
-            found += [node.last] if isinstance(node, AttentionCarry) and not copied else []
-        elif _filled(node, copied):
-            found.append(node)
-    return found
-
-
-def _replaced(carry: Any, given: list[Array], copied: bool = False) -> Any:
-    """The carry with other values in the place of `_state(carry)`."""
-    values = iter(given)
+    A copy fills all entries but the y of `Feedback` and the query of an attention; a map fills that query
+    too, but no integers.
+    """
+    nothing: Any = None
 
     def visit(node: Any) -> Any:
-        if _is_loop(node):
-            inner = jax.tree.map(visit, node.cell, is_leaf=_is_loop)
-            query = isinstance(node, AttentionCarry) and not copied
-            return node._replace(cell=inner, **({"last": visit(node.last)} if query else {}))
-        return _shaped(next(values), node) if _filled(node, copied) else node
+        if isinstance(node, FeedbackCarry):
+            return FeedbackCarry(_bridged(node.cell, copied), y=nothing)
+        if isinstance(node, AttentionCarry):
+            query = nothing if copied else _bridged(node.last)
+            return AttentionCarry(_bridged(node.cell, copied), query, memory=None)
+        return node if copied or jnp.issubdtype(node.dtype, jnp.inexact) else None
 
     return jax.tree.map(visit, carry, is_leaf=_is_loop)
-
-
-def _size(leaf: Any, batch_ndim: int) -> int:
-    """Real numbers in an entry of one sequence."""
-    return math.prod(leaf.shape[batch_ndim:]) * (2 if jnp.iscomplexobj(leaf) else 1)
-
-
-def _flat(leaf: Array, batch_ndim: int) -> Array:
-    """(batch..., n), the real and imaginary parts of a complex entry side by side."""
-    flat = leaf.reshape(*leaf.shape[:batch_ndim], math.prod(leaf.shape[batch_ndim:]))
-    return jnp.concatenate([flat.real, flat.imag], -1) if jnp.iscomplexobj(flat) else flat
-
-
-def _shaped(value: Array, like: Array) -> Array:
-    """A value in the shape and dtype of an entry; two real parts for a complex one."""
-    if jnp.iscomplexobj(like) and not jnp.iscomplexobj(value):
-        value = jax.lax.complex(*jnp.split(value, 2, axis=-1))
-    return value.reshape(like.shape).astype(like.dtype)

@@ -7,5 +7,5 @@ class Plain:
     """`lax.scan` over the step as it is written."""
 
     def run(self, loop):
-        step = lambda carry, x: loop.body(loop.constants, carry, x)
-        return lax.scan(step, loop.carry, loop.xs, length=loop.length, reverse=loop.reverse)
+        step = lambda carry, inputs: loop.body(loop.consts, carry, inputs)
+        return lax.scan(step, loop.carry, loop.inputs, length=loop.length, reverse=loop.reverse)

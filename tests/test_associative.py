@@ -7,13 +7,14 @@ import pytest
 
 import jrnn
 from jrnn.cell import is_linear
-from tests.values import CASES
-from tests.values.case import BATCH, Case, assert_close, draw, ours, weigh
+from tests.cells import VALUES
+from tests.entries import Comparison
+from tests.values import BATCH, assert_close, draw, ours, weigh
 
 STEPS = 37  # in a tree of blocks, the last one overlaps
-LINEAR = {type(case.cell).__name__: case for case in CASES.values() if is_linear(case.cell)}
+LINEAR = {type(case.cell).__name__: case for case in VALUES.values() if is_linear(case.cell)}
 DEEP = jrnn.MinGRU(4), jrnn.Dense(6, activation="tanh"), jrnn.QRNN(7, window=2), jrnn.LRU(5)
-LINEAR["Stack"] = Case(jrnn.Stack(DEEP), None, None)
+LINEAR["Stack"] = Comparison(jrnn.Stack(DEEP), None, None)
 
 
 @pytest.fixture(autouse=True)

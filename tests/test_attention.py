@@ -11,9 +11,9 @@ import jrnn
 from jrnn._checks import brief
 from jrnn.attention import Additive, Dot, General, Local, Location
 from tests import attending
-from tests import references as ref
+from tests.references import derivative
 from tests.test_slots import carried, scans
-from tests.values.case import random, weigh
+from tests.values import random, weigh
 
 IN, HIDDEN, QUERY, FEATURES, STEPS, SPAN, BATCH = 2, 4, 3, 5, 4, 6, 4
 LENGTHS = np.array([SPAN, 3, 1, 0], np.int32)  # valid positions of each row
@@ -110,7 +110,7 @@ def test_values_weights_and_gradients_are_those_of_the_equations(name, x64):
             given = jax.tree.unflatten(structure, [*leaves[:i], moved, *leaves[i + 1 :]])
             return loss(equations(cell, *given)[0])
 
-        b = ref.derivative(with_leaf, leaves[i])
+        b = derivative(with_leaf, leaves[i])
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
         assert np.any(b) or (name == "general, not fed" and b.shape == arguments[1].last.shape)
 
@@ -308,33 +308,33 @@ ERRORS = [
     (lambda: Luong(jrnn.GRU(3), "dot", 3, 4), TypeError,
      "LuongAttention: score must be a score such as Additive(128) or General(), got 'dot'"),
     (lambda: Bahdanau(jrnn.GRU(3), (Dot(), Dot()), 3), ValueError,
-     "BahdanauAttention: 2 scores, but memory_features=3"),
+     "BahdanauAttention: got 2 scores for memory_features=3"),
     (lambda: Bahdanau(jrnn.GRU(3), Dot(), 4).init(jax.random.key(0), 2), ValueError,
-     "Dot() needs a query as wide as the memory, got 3 and 4: use General(), or a Dense behind "
+     "Dot() needs a query as wide as the memory, got 3 and 4: use General(), or a Dense after "
      "the encoder"),
     (lambda: Local(General(), 0.5), ValueError, "window must be at least 1, got 0.5"),
     (lambda: Local(jrnn.GRU(3), 2), TypeError,
      "Local: score must be a score such as Additive(128) or General(), got GRU(hidden=3)"),
     (lambda: Location(3).keys(None, jnp.ones((4, 5, 2))), ValueError,
-     "Location(length=3) is for 3 positions, the memory has 5"),
+     "Location(length=3) has 3 positions, the memory has 5"),
     (lambda: attach(jnp.ones((SPAN, 2, 4))), ValueError,
      "memory has shape (6, 2, 4), needs (positions, batch..., 5)"),
-    (lambda: attach((MEMORY, MEMORY)), ValueError, "memory holds 2 arrays, BahdanauAttention reads 1"),
+    (lambda: attach((MEMORY, MEMORY)), ValueError, "memory has 2 arrays, BahdanauAttention needs 1"),
     (lambda: attach(MEMORY[:, :2]), ValueError,
-     "memory and carry must have one batch shape, got [(2,), (4,)]"),
+     "memory and carry must have the same batch shape, got [(2,), (4,)]"),
     (lambda: attach(MEMORY, lengths=np.array([1, 2])), ValueError,
      "lengths has shape (2,), needs the batch shape (4,) of xs: one length per sequence"),
     (lambda: attach((MEMORY,), lengths=(LENGTHS, LENGTHS)), ValueError,
-     "lengths holds 2 entries, needs one for each of 1 memories"),
+     "lengths has 2 entries, needs 1: one for each memory"),
     (lambda: jrnn.attach(PLAIN, moved(PLAIN), jnp.zeros((BATCH, 3)), MEMORY), ValueError,
-     f"carry has 0 attentions inside, {brief(PLAIN)} has 1"),
+     f"carry has 0 attentions, {brief(PLAIN)} has 1"),
     (lambda: jrnn.attach(PLAIN, moved(jrnn.GRU(3)), None, MEMORY), ValueError,
-     f"params has 0 attentions inside, {brief(PLAIN)} has 1"),
+     f"params has 0 attentions, {brief(PLAIN)} has 1"),
     (lambda: jrnn.attach(jrnn.GRU(3), None, None, MEMORY), ValueError,
-     "GRU(hidden=3) has no attention inside to attach a memory to"),
+     "GRU(hidden=3) has no attention to attach a memory to"),
     (lambda: jrnn.attach(NORMED, moved(NORMED), NORMED.initial_carry(moved(NORMED), (BATCH,)), MEMORY),
      TypeError, f"attach projects the memory by a weight of {brief(PLAIN.score)} before the first step, but "
-     "Reparametrise computes that weight within the step: reparametrise another one"),
+     "Reparametrise computes that weight within the step: reparametrise another weight"),
     (lambda: jrnn.unroll(PLAIN, moved(PLAIN), XS), ValueError,
      NOT_FED + "memory_features=5) cannot take its step on xs of float32(4, 4, 2): no memory is attached: "
      "before the first step, carry = jrnn.attach(cell, params, cell.initial_carry(params, batch_shape), "

@@ -1,9 +1,13 @@
-"""Value tests: every cell against its equations written again in `references`, forward and gradient.
+"""Every cell against its equations written again in NumPy, forward and gradient; parameter counts.
 
-Every parameter is random, biases included: a bias that starts at zero hides that it is missing. `values`
-says what is compared with what.
+Every parameter is random, biases included: a bias that starts at zero hides that it is missing. The file of a
+cell in `tests/cells` says what is compared with what.
 """
 
+import dis
+import inspect
+import sys
+import types
 from functools import partial
 
 import jax
@@ -12,13 +16,12 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.cells import ablations
-from jrnn.cells._activations import ACTIVATIONS
+from jrnn.cells._activations import ACTIVATIONS, CONSTANTS, activation
 from jrnn.cells._gating import gates
-from tests import references as ref
-from tests.values import CASES
-from tests.values.case import BATCH, IN, OUT, VOCABULARY, assert_close, draw, ours, reference, weigh
-from tests.values.simple import FUNCTIONS
+from tests.cells import ENTRIES, VALUES
+from tests.entries import IN, OUT, VOCABULARY
+from tests.references import FUNCTIONS, derivative
+from tests.values import BATCH, assert_close, draw, ours, reference, weigh
 
 RANKS = [(), (BATCH,), (7, BATCH)]  # of batches
 ALL_RANKS = jrnn.Elman, jrnn.Jordan, jrnn.LSTM, jrnn.GRU, jrnn.Dense, jrnn.Embed
@@ -32,14 +35,14 @@ def x64():
 
 RUNS = [
     pytest.param(name, batch, id=f"{name}-{batch}")
-    for name, case in CASES.items()
+    for name, case in VALUES.items()
     for batch in (RANKS if isinstance(case.cell, ALL_RANKS) else RANKS[1:2])
 ]
 
 
 @pytest.mark.parametrize("name, batch", RUNS)
 def test_value(name, batch):
-    case = CASES[name]
+    case = VALUES[name]
     arguments = draw(case, batch)
     got_last, got = ours(case, batch, *arguments)
     last, want = reference(case, *arguments)
@@ -48,9 +51,9 @@ def test_value(name, batch):
     assert_close(got_last, last)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", VALUES)
 def test_gradient(name):
-    case = CASES[name]
+    case = VALUES[name]
     arguments = draw(case, (BATCH,), seed=1)
     loss = weigh(np.random.default_rng(2), reference(case, *arguments))
     leaves, structure = jax.tree.flatten(arguments)
@@ -69,15 +72,49 @@ def test_gradient(name):
         if not learned[i]:
             assert not np.any(gradient), "what is fixed is not learned"
             continue
-        want = ref.derivative(partial(with_leaf, i), leaves[i])
+        want = derivative(partial(with_leaf, i), leaves[i])
         assert np.any(want), "a leaf that nothing depends on tests nothing"
         assert_close(gradient, want, rtol=1e-11)
 
 
-def test_every_cell_has_a_case():
-    public = [getattr(jrnn, name) for name in dir(jrnn) if name[0].isupper()]
-    cells = {c for c in public if hasattr(c, "step") and c.__module__.startswith("jrnn.cells")}
-    assert len(cells) > 50 and cells | {jrnn.NARX} == {type(case.cell) for case in CASES.values()}
+def test_every_cell_has_an_entry_of_its_name_in_the_file_of_its_name():
+    public = {name: getattr(jrnn, name) for name in dir(jrnn) if name[0].isupper()}
+    found = {n: c for n, c in public.items() if hasattr(c, "step") and c.__module__.startswith("jrnn.cells")}
+    found["NARX"] = jrnn.NARX  # a combinator beside the cells: its equations are those of a network
+    assert len(found) > 50 and found.keys() == ENTRIES.keys()
+    for name, entry in ENTRIES.items():
+        cells = [c.cell for c in (*entry.laws, *entry.values.values())] + list(entry.counts(6, 6))
+        assert {type(cell) for cell in cells} == {found[name]}, name
+        assert entry.laws and entry.values and entry.counts(6, 6), name
+    for kind in found.values():
+        file = kind.__module__.split(".")[-1] if kind is not jrnn.NARX else "history"
+        module = sys.modules[f"tests.cells.{file}"]
+        assert getattr(module, kind.__name__) is ENTRIES[kind.__name__], kind
+
+
+def globals_of(function):
+    """What a function can reach: the globals that its code names, and the functions bound to its options."""
+    if isinstance(function, partial):
+        yield from (value for value in function.keywords.values() if callable(value))
+        function = function.func
+    yield from (value for value in function.__defaults__ or () if callable(value))
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+        for instruction in dis.get_instructions(code):
+            assert not instruction.opname.startswith("IMPORT"), function
+            if instruction.opname == "LOAD_GLOBAL" and instruction.argval in function.__globals__:
+                yield function.__globals__[instruction.argval]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_reference_is_numpy_alone(name):
+    seen = [comparison.step for comparison in ENTRIES[name].values.values()]
+    for value in seen:
+        assert isinstance(value, (partial, types.FunctionType, tuple, dict, int)) or value is np, value
+        if callable(value):
+            seen += [other for other in globals_of(value) if other not in seen]
 
 
 def test_activations():
@@ -88,6 +125,40 @@ def test_activations():
         np.testing.assert_allclose(ACTIVATIONS[name](x), function(x), 1e-12, 1e-12, err_msg=name)
         slope = jax.vmap(jax.grad(ACTIVATIONS[name]))(x)
         np.testing.assert_allclose(slope, function(x + 1e-30j).imag / 1e-30, 1e-12, 1e-12, err_msg=name)
+
+
+def test_activations_with_constants():
+    """On both sides of every kink; the usual constants go without saying."""
+    x = np.linspace(-5, 5, 24)
+    wanted = {
+        "affine(0.5, -2.0)": 0.5 * x - 2,
+        "elu(0.3)": np.where(x > 0, x, 0.3 * (np.exp(x) - 1)),
+        "leaky_relu(0.2)": np.where(x > 0, x, 0.2 * x),
+        "hard_sigmoid(0.2, 0.4)": np.clip(0.2 * x + 0.4, 0, 1),
+        "scaled_tanh(1.5, 0.3)": 1.5 * np.tanh(0.3 * x),
+        "thresholded_relu(2.0)": np.where(x > 2, x, 0),
+    }
+    assert {name.partition("(")[0] for name in wanted} == set(CONSTANTS)
+    for name, want in wanted.items():
+        cell = jrnn.Dense(3, activation=name)
+        assert cell.activation == name and cell == jrnn.Dense(3, activation=name.replace(", ", ",  "))
+        np.testing.assert_allclose(activation(name)(x), want, 1e-12, 1e-12, err_msg=name)
+    for name, (_, usual) in CONSTANTS.items():
+        given = f"{name}({', '.join(map(str, usual.values()))})"
+        assert jrnn.Dense(3, activation=given).activation == {"affine": "identity"}.get(name, name)
+        np.testing.assert_allclose(
+            CONSTANTS[name][0](x, *usual.values()),
+            FUNCTIONS[{"affine": "identity"}.get(name, name)](x),
+            1e-12,
+        )
+
+
+@pytest.mark.parametrize("given", ["elu(1, 2)", "tanh(1)", "elu(1", "elu()", "elu(nan)", "elu(a)", "(1)"])
+def test_an_activation_with_wrong_constants_is_refused(given):
+    with pytest.raises(
+        ValueError, match=r"activation with constants must be one of affine\(alpha, beta\), elu"
+    ):
+        jrnn.Elman(3, activation=given)
 
 
 @pytest.mark.parametrize("state", ["rate", "potential"])
@@ -110,115 +181,13 @@ def test_embed_outside_vocabulary():
         cell.step(params, (), jnp.zeros(2))
 
 
-def counts(i, h):
-    """Parameters by the papers, of width `i` in and `h` hidden; the fixed ones do not count."""
-    gate, read, bare = i * h + h**2 + h, i * h + h, 0 if i == h else i * h
-    convolution = 9 * i * h + 9 * h**2 + h
-    return {
-        jrnn.Elman(h): gate,
-        jrnn.Jordan(h, outputs=2): i * h + 2 * h + h + h * 2 + 2,
-        jrnn.NARX(h, outputs=2, input_lags=2, output_lags=4): h * (3 * i + 4 * 2) + h + h * 2 + 2,
-        jrnn.NARX(h, outputs=2, input_lags=2, output_lags=0): h * 3 * i + h + h * 2 + 2,
-        jrnn.Window(7, i): 0,
-        jrnn.Dense(h): read,
-        jrnn.Dense(h, bias=False): i * h,
-        jrnn.Map("relu", i): 0,
-        jrnn.Elman(h, bias=False): gate - h,
-        jrnn.GRU(h, bias=False): 3 * (gate - h),
-        jrnn.LSTM(h, bias=False): 4 * (gate - h),
-        jrnn.Embed(h): i * h,
-        jrnn.IndRNN(h): i * h + 2 * h,
-        jrnn.LeakyRNN(h): gate,
-        jrnn.EchoState(h): 0,
-        jrnn.AntisymmetricRNN(h): gate,  # of h², h (h - 1) / 2 are free
-        jrnn.AntisymmetricRNN(h, gated=True): gate + read,
-        jrnn.OrthogonalRNN(h): read + h * (h - 1) // 2,
-        jrnn.ClockworkRNN(h, periods=(1, 2)): read + h**2 * 3 // 4,
-        jrnn.FastRNN(h): gate + 2,
-        jrnn.SCRN(h, context=7): i * 7 + 7 * h + i * h + h**2,
-        jrnn.CoRNN(h): i * h + 2 * h**2 + h,
-        jrnn.UnICORNN(h): i * h + 3 * h,
-        jrnn.LEM(h): 4 * gate,  # the authors' code has every bias twice
-        jrnn.LSTM(h): 4 * gate,
-        jrnn.LSTM1997(h, squash="tanh"): 3 * gate,
-        jrnn.LSTM1997(h, block=2): (i + h + 1) * 2 * h,  # gates of half the width
-        **dict(zip(ablations.greff(h).values(), greff_counts(i, h), strict=True)),
-        jrnn.LSTMVariant(h, peepholes="full"): 4 * i * h + 7 * h**2 + 4 * h,
-        jrnn.LSTMVariant(h, projection=2): 4 * (i * h + 2 * h + h) + h * 2,
-        jrnn.LayerNormLSTM(h): 4 * gate + 2 * 4 * h + 2 * h,  # one bias for the paper's three of every gate
-        jrnn.MultiplicativeLSTM(h): 4 * gate + i * h + h**2,
-        jrnn.MogrifierLSTM(h): 4 * gate + 5 * i * h,
-        jrnn.MogrifierLSTM(h, rounds=3, rank=2): 4 * gate + 3 * 2 * (i + h),
-        jrnn.ConvLSTM(h): 4 * convolution,
-        jrnn.ConvGRU(h): 3 * convolution,
-        jrnn.GRU(h): 3 * gate + h,  # cuDNN has two biases of every gate, of which this one is not redundant
-        jrnn.GRU(h, reset_after=False): 3 * gate,
-        jrnn.LayerNormGRU(h): 3 * gate + h + 2 * 3 * h,
-        jrnn.GRUD(h): 3 * gate + 3 * i * h + 2 * i + i * h + h,
-        jrnn.MUT1(h): 2 * i * h + 2 * h**2 + 3 * h + bare,  # the papers need i = h
-        jrnn.MUT2(h): 2 * i * h + 3 * h**2 + 3 * h + bare,
-        jrnn.MUT3(h): 3 * gate,
-        jrnn.MGU(h): 2 * gate,
-        jrnn.UGRNN(h): 2 * gate,
-        jrnn.JANET(h): 2 * gate,
-        jrnn.LiGRU(h): 2 * gate,
-        jrnn.CFN(h): 3 * i * h + 2 * h**2 + 2 * h,
-        jrnn.STAR(h): 2 * i * h + h**2 + 2 * h,
-        jrnn.LightRU(h): 2 * i * h + h**2 + h,
-        jrnn.FastGRNN(h): i * h + h**2 + 2 * h + 2,
-        jrnn.FastGRNN(h, input_rank=2, recurrent_rank=3): 2 * (i + h) + 3 * 2 * h + 2 * h + 2,
-        jrnn.MinimalRNN(h): i * h + 2 * h**2 + 2 * h,
-        jrnn.RAN(h): 3 * i * h + 2 * h**2 + 3 * h,
-        jrnn.ATR(h): gate,
-        jrnn.BRC(h): 3 * i * h + 5 * h,
-        jrnn.NBRC(h): 3 * i * h + 2 * h**2 + 3 * h,
-        jrnn.SGRN(h): gate,
-        jrnn.MinGRU(h): 2 * read,
-        jrnn.MinLSTM(h): 3 * read,
-        jrnn.LRU(h, outputs=4): 3 * h + 2 * h * i + 2 * h * 4 + (4 if i == 4 else 0),  # D is a diagonal
-        jrnn.SRU(h): 3 * i * h + 4 * h + bare,
-        jrnn.SRU(h, recurrent=False): 3 * i * h + 2 * h + bare,
-        jrnn.QRNN(h, window=4): 3 * (4 * i * h + h),
-        jrnn.QRNN(h, pooling="f"): 2 * (2 * i * h + h),
-        jrnn.QRNN(h, pooling="ifo"): 4 * (2 * i * h + h),
-        jrnn.TRNN(h): 2 * read,
-        jrnn.TGRU(h): 6 * i * h + 3 * h,
-        jrnn.TLSTM(h): 6 * i * h + 3 * h,
-        jrnn.LMU(h, order=7): i + h + 7 + i * h + h**2 + h * 7,
-        jrnn.SLSTM(h): 4 * gate,
-        jrnn.SLSTM(h, heads=2): 4 * (i * h + h**2 // 2 + h),
-        jrnn.MLSTM(h, heads=2): 3 * read + 2 * (i * 2 + 2) + read,
-        jrnn.RHN(h, depth=3): 2 * (i * h + 3 * h**2 + 3 * h),
-        jrnn.RHN(h, depth=3, coupled=False): 3 * (i * h + 3 * h**2 + 3 * h),
-        jrnn.NASCell(h): 8 * (i * h + h**2),
-    }
-
-
-def greff_counts(i, h):
-    """Of V, NIG, NFG, NOG, NIAF, NOAF, CIFG, NP, FGR."""
-    gate = i * h + h**2 + h
-    whole, less = 4 * gate + 3 * h, 3 * gate + 2 * h
-    return whole, less, less, less, whole, whole, less, 4 * gate, whole + 9 * h**2
-
-
-def square_counts(h):
-    """Of the cells that need i = h."""
-    return {
-        jrnn.IntersectionRNN(h): 4 * (2 * h**2 + h),
-        jrnn.RGLRU(h): 2 * (h**2 + h) + h,
-        jrnn.RGLRU(h, heads=2): 2 * (h**2 // 2 + h) + h,
-    }
-
-
 @pytest.mark.parametrize("i, h", [(3, 6), (5, 8), (4, 4), (6, 6)])
 def test_parameter_counts(i, h):
-    wanted = counts(i, h) | (square_counts(h) if i == h else {})
-    for cell, count in wanted.items():
+    """By the papers, of width `i` in and `h` hidden; the fixed ones do not count."""
+    for cell, count in ((cell, n) for entry in ENTRIES.values() for cell, n in entry.counts(i, h).items()):
         params = jax.eval_shape(partial(cell.init, in_features=i), jax.random.key(0))
         leaves = zip(jax.tree.leaves(params), jax.tree.leaves(jrnn.trainable(params)), strict=True)
         assert sum(leaf.size for leaf, learned in leaves if learned) == count, cell
-    if i == h:
-        assert {type(case.cell) for case in CASES.values()} == {type(cell) for cell in wanted}
 
 
 def test_gates_and_their_derivatives_are_those_of_sigmoid_and_tanh():

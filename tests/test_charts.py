@@ -292,7 +292,7 @@ ONES = np.ones((2, 3))
     [
         (
             lambda: heat_map(np.ones((2, 5, 3)), "ab", "cde"),
-            "weights has shape (2, 5, 3), needs two axes: one sequence of a batch is weights[:, b]",
+            "weights has shape (2, 5, 3), needs two axes: select one sequence of a batch by weights[:, b]",
         ),
         (lambda: heat_map([1.0], "a", "b"), "weights has shape (1,), needs two axes"),
         (lambda: heat_map(ONES, "a", "cde"), "rows has 1 labels, weights of shape (2, 3) needs 2"),
@@ -300,11 +300,11 @@ ONES = np.ones((2, 3))
         (lambda: heat_map([[np.nan]], "a", "b"), "weights has values that are not finite"),
         (
             lambda: confusion_matrix([0, 2], [0, 1], "ab"),
-            "predictions must lie in [0, 2), as classes=2, got 0 to 2",
+            "predictions must lie in [0, 2) for 2 classes, got 0 to 2",
         ),
         (
             lambda: confusion_matrix([0, 1], [0, -1], "ab"),
-            "targets must lie in [0, 2), as classes=2, got -1 to 0",
+            "targets must lie in [0, 2) for 2 classes, got -1 to 0",
         ),
         (
             lambda: confusion_matrix([0, 1], [[0], [1]], "ab"),
@@ -316,8 +316,8 @@ ONES = np.ones((2, 3))
         ),
         (lambda: piano_roll(np.ones(88)), "roll has shape (88,), needs two axes"),
         (lambda: piano_roll(2 * ONES), "roll must lie in [0, 1], got 2 to 2"),
-        (lambda: pictures([], []), "captions has 0, images 0: needs as many, one at least"),
-        (lambda: pictures([ONES], ["a", "b"]), "captions has 2, images 1: needs as many, one at least"),
+        (lambda: pictures([], []), "got 0 captions and 0 images, needs as many, at least one"),
+        (lambda: pictures([ONES], ["a", "b"]), "got 2 captions and 1 images, needs as many, at least one"),
         (
             lambda: pictures([ONES, np.ones(3)], ["a", "b"]),
             "images[1] of shape (3,) must be (height, width), all finite",
@@ -326,14 +326,14 @@ ONES = np.ones((2, 3))
         (lambda: curves({}, xlabel="x", ylabel="y"), "series is empty, needs at least one curve"),
         (
             lambda: curves({"a": ([1, 2], [1])}, xlabel="x", ylabel="y"),
-            "series['a'] has 1 values, its x 2",
+            "series['a'] has 1 values for 2 x, needs as many",
         ),
         (
             lambda: curves({"a": ONES}, xlabel="x", ylabel="y"),
-            "series['a'] has shape (2, 3), needs one axis and a step at least: "
-            "of several features, one is [:, feature]",
+            "series['a'] has shape (2, 3), needs one axis with at least one step: "
+            "select a feature by [:, feature]",
         ),
-        (lambda: forecasts([], [1], {}), "past has shape (0,), needs one axis and a step at least"),
+        (lambda: forecasts([], [1], {}), "past has shape (0,), needs one axis with at least one step"),
         (lambda: forecasts([1], [1, 2], {"a": [1]}), "predictions['a'] has 1 steps, future has 2"),
     ],
 )

@@ -308,7 +308,11 @@ def test_a_snapshot_that_could_not_be_loaded_is_not_saved(tmp_path):
         ({"position": None}, CheckpointError, "position is None"),
         ({"step": -1}, ValueError, "step must be at least 0"),
         ({"cell": jrnn.LSTM(4, activation=jax.nn.celu)}, TypeError, "LSTM.activation holds"),
-        ({"params": {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}}}, ValueError, "two leaves of one name"),
+        (
+            {"params": {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}}},
+            ValueError,
+            "two leaves of the same name",
+        ),
     ]:
         with pytest.raises(error, match=text):
             save(tmp_path, dataclasses.replace(snapshot(), **changes))

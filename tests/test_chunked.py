@@ -10,7 +10,7 @@ import pytest
 import jrnn
 from jrnn import Chunked
 from jrnn.unrolling._chunks import decay_products
-from tests.values.case import assert_close
+from tests.values import assert_close
 
 METHODS = jrnn.Scan(), Chunked(4)
 STEPS, BATCH, HEADS, KEYS, VALUES = 11, 2, 2, 3, 4

@@ -117,7 +117,9 @@ NO_TEXT = {  # what else they read, or how wide
 def test_cells_that_read_no_text_are_refused(name, corpus, capsys, tmp_path):
     out = tmp_path / "run"
     said = refusal(capsys, "train", corpus, *TINY, "--cell", name, "--out", str(out))
-    assert re.search(f"--cell {name} does not fit here: .*{NO_TEXT[name]}", said) and not out.exists()
+    assert (
+        re.search(f"--cell {name} does not work in this model: .*{NO_TEXT[name]}", said) and not out.exists()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(recurrent_cells().keys() - NO_TEXT))
@@ -174,7 +176,7 @@ def test_sample_takes_the_best_parameters(run, capsys):
 def test_sample_reports_unknown_characters(finished, capsys):
     assert main(["sample", str(finished), "--length", "3", "--prompt", "the €€ ß"]) == 0
     said = capsys.readouterr()
-    assert said.err == "jrnn: the model knows no '€', 'ß', and takes it for an unknown character\n"
+    assert said.err == "jrnn: not in the vocabulary, read as unknown characters: '€', 'ß'\n"
     assert said.out.startswith("the €€ ß") and len(said.out) == 12
 
 
@@ -191,7 +193,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, corpus, capsy
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 130
-    step = int(re.search(r"stopped after step (\d+), and saved; to go on:\n", out)[1])
+    step = int(re.search(r"stopped and saved after step (\d+); to continue:\n", out)[1])
     assert 337 <= step < 6 * 337 and jrnn.load(stopped).step == step
     command = shlex.split(out.splitlines()[-1])
     assert command == ["jrnn", "train", "--resume", str(stopped)]
@@ -250,10 +252,10 @@ def test_resume_asks_for_nothing_and_changes_nothing(tmp_path, run, finished, co
         assert "bits per character after epoch 3" in capsys.readouterr().out
     assert_same_bits(jrnn.load(run), jrnn.load(finished))
     said = refusal(capsys, "train", "--resume", str(run), "--hidden", "9")
-    assert said == "--hidden does not go with --resume: a run keeps its settings and its directory"
+    assert said == "--hidden cannot be combined with --resume: a run keeps its settings and directory"
     other = write_corpus(tmp_path / "other.txt", seed=1)
     said = refusal(capsys, "train", other, "--resume", str(run))
-    assert said == f"{run}: the text is not the one that the run was started on: start a new run"
+    assert said == f"{run}: the text has changed since the run was started: start a new run"
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(run, finished, capsys):
@@ -262,7 +264,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(run, fini
     (newest / "checkpoint.json").write_bytes(content.replace(b'"step": 252', b'"step": 253'))
     said = refusal(capsys, "train", "--resume", str(run))
     assert f"{newest}: checkpoint.json is corrupted" in said
-    assert said.endswith(f"without {newest} the run goes on from {older.name}")
+    assert said.endswith(f"delete {newest} to continue the run from {older.name}")
     shutil.rmtree(newest)
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_bits(jrnn.load(run), jrnn.load(finished))
@@ -279,7 +281,7 @@ def test_no_space_left(run, finished, capsys):
     capsys.readouterr()
     assert main(["train", "--resume", str(run)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"jrnn: No space left on device; make room, then jrnn train --resume {run}"
+    assert said == f"jrnn: No space left on device; free some space, then jrnn train --resume {run}"
     (run / "loss.png").unlink()
     assert main(["train", "--resume", str(run)]) == 0
     assert_same_bits(jrnn.load(run), jrnn.load(finished))
@@ -303,8 +305,8 @@ def test_bad_files_are_refused(tmp_path, corpus, capsys):
     assert said["empty.txt"] == f"{tmp_path}/empty.txt: the file is empty"
     assert said["latin.txt"].startswith(f"{tmp_path}/latin.txt: not UTF-8, byte 0xe9 at offset 3")
     assert said["short.txt"] == (
-        "the text is too short: it has 120 characters, and --batch 32 --steps 64 needs 20,490 for the tenth "
-        "that is held out to fill a batch; try a smaller --batch and --steps"
+        "the text is too short: it has 120 characters, and --batch 32 --steps 64 need 20,490, so "
+        "that the held-out tenth fills a batch; try a smaller --batch and --steps"
     )
     hint = refusal(capsys, "train", corpus, "--steps", "16").split("; ")[-1]
     assert hint == "try --batch 18"
@@ -330,10 +332,10 @@ ARGUMENTS = [
     ("sample x --temperature -1", "argument --temperature: needs a number of at least 0, got '-1'"),
     ("sample x --top-k 0", "argument --top-k: needs a whole number of at least 1, got '0'"),
     ("sample x --top-p 2", "argument --top-p: needs a probability above 0 and at most 1, got '2'"),
-    ("sample nowhere", "nowhere: not the directory of a run: there is nothing of that name"),
-    ("train --resume nowhere", "nowhere: not the directory of a run: there is nothing of that name"),
-    ("train --resume . --out x", "--out does not go with --resume: a run keeps its settings"),
-    ("train --resume .", ".: not the directory of a run: it holds no complete checkpoint"),
+    ("sample nowhere", "nowhere: not the directory of a run: it does not exist"),
+    ("train --resume nowhere", "nowhere: not the directory of a run: it does not exist"),
+    ("train --resume . --out x", "--out cannot be combined with --resume: a run keeps its settings"),
+    ("train --resume .", ".: not the directory of a run: it has no complete checkpoint"),
     ("cells --in-features 0", "argument --in-features: needs a whole number of at least 1, got '0'"),
     ("trian", "argument COMMAND: invalid choice: 'trian'"),
     ("", "the following arguments are required: COMMAND"),
@@ -349,13 +351,13 @@ def test_bad_arguments_are_refused(line, text, tmp_path, monkeypatch, capsys):
 
 def test_directories_that_are_taken_or_foreign_are_refused(tmp_path, corpus, finished, capsys):
     said = refusal(capsys, "train", corpus, *TINY, "--out", str(finished))
-    hint = f"go on with jrnn train --resume '{finished}', or give another --out"
-    assert said == f"{finished}: the directory is taken: {hint}"
+    hint = f"continue with jrnn train --resume '{finished}', or choose another --out"
+    assert said == f"{finished}: the directory is not empty: {hint}"
     (tmp_path / "letter.txt").write_text("mine")
     said = refusal(capsys, "train", corpus, *TINY, "--out", str(tmp_path))
-    assert said == f"{tmp_path}: the directory is taken: give another --out"
+    assert said == f"{tmp_path}: the directory is not empty: choose another --out"
     said = refusal(capsys, "train", corpus, *TINY, "--out", str(tmp_path / "letter.txt"))
-    assert said == f"{tmp_path}/letter.txt: not a directory: give another --out"
+    assert said == f"{tmp_path}/letter.txt: not a directory: choose another --out"
     cell = jrnn.GRU(3)
     jrnn.save(tmp_path, jrnn.Snapshot(cell, 2, cell.init(jax.random.key(0), 2)))
     said = refusal(capsys, "sample", str(tmp_path))

@@ -67,11 +67,9 @@ def test_gpu_advice(monkeypatch):
     cpu, gpu = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     assert gpu_advice(False, [cpu]) == "" == gpu_advice(True, [gpu, cpu])
-    assert gpu_advice(True, [cpu]).startswith(
-        "There is an NVIDIA GPU in this machine, but jax does not see it: "
-    )
+    assert gpu_advice(True, [cpu]).startswith("This machine has an NVIDIA GPU, but jax does not find it: ")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert "JAX_PLATFORMS=cpu keeps it from looking: unset it" in gpu_advice(True, [cpu])
+    assert "JAX_PLATFORMS=cpu excludes it: unset it" in gpu_advice(True, [cpu])
 
 
 def test_the_real_command_is_quick_to_help_and_shows_no_traceback(tmp_path):
@@ -82,4 +80,4 @@ def test_the_real_command_is_quick_to_help_and_shows_no_traceback(tmp_path):
     process = start("sample", str(tmp_path / "nothing"))
     out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
-    assert err == f"jrnn: {tmp_path}/nothing: not the directory of a run: there is nothing of that name\n"
+    assert err == f"jrnn: {tmp_path}/nothing: not the directory of a run: it does not exist\n"

@@ -300,17 +300,17 @@ PARAMS = CRFParams(np.zeros((3, 3)), np.zeros(3), np.zeros(3))
         (
             lambda: LAYER.init(jax.random.key(0), 5),
             ValueError,
-            "CRF(tags=3) needs inputs of width 3, a score for each tag, got 5: put Dense(3) before it",
+            "CRF(tags=3) needs inputs of width 3, one score per tag, got 5: put Dense(3) before it",
         ),
         (
             lambda: LAYER.apply(PARAMS, jnp.zeros((4, 2, 5))),
             ValueError,
-            "CRF(tags=3) needs inputs of width 3, a score for each tag, got 5: put Dense(3) before it",
+            "CRF(tags=3) needs inputs of width 3, one score per tag, got 5: put Dense(3) before it",
         ),
         (
             lambda: LAYER.apply(PARAMS, jnp.zeros((4, 2, 3)), resets=jnp.zeros((4, 2), bool)),
             ValueError,
-            "CRF(tags=3) takes no resets: give each sequence a row of its own",
+            "CRF(tags=3) takes no resets: put each sequence in its own row",
         ),
         (
             lambda: crf_loss(0.5, jnp.zeros((4, 2), int)),
@@ -348,12 +348,12 @@ PARAMS = CRFParams(np.zeros((3, 3)), np.zeros(3), np.zeros(3))
         (
             lambda: bio_constraint(("O", "S-A")),
             ValueError,
-            "'S-A' is no tag of the BIO scheme, needs O, B-X or I-X with a type X",
+            "names must be O, B-X or I-X with a type X, as in the BIO scheme, got 'S-A'",
         ),
         (
             lambda: bio_constraint(("B-",)),
             ValueError,
-            "'B-' is no tag of the BIO scheme, needs O, B-X or I-X with a type X",
+            "names must be O, B-X or I-X with a type X, as in the BIO scheme, got 'B-'",
         ),
     ],
 )

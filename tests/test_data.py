@@ -67,10 +67,10 @@ def test_decode_of_nothing_and_of_one():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CharVocabulary("aba"), "symbols must hold every character once, got 'a' twice"),
+        (lambda: CharVocabulary("aba"), "symbols must not repeat a character, got 'a' twice"),
         (
             lambda: CharVocabulary("ab", unknown="b"),
-            "unknown must be one character that is no symbol, got 'b'",
+            "unknown must be one character outside symbols, got 'b'",
         ),
         (lambda: CharVocabulary("ab", unknown="??"), "unknown must be one character"),
         (lambda: CharVocabulary.from_text(""), "text is empty"),
@@ -216,7 +216,7 @@ def test_stream_uses_every_target_once_and_rows_go_on(count, batch_size, steps):
 def test_stream_indexes_like_a_list():
     stream = Stream(np.arange(30), 2, 3)
     np.testing.assert_array_equal(stream[-1].xs, stream[len(stream) - 1].xs)
-    with pytest.raises(IndexError, match="batch 4 of 4"):
+    with pytest.raises(IndexError, match="batch 4 is out of range, there are 4 batches"):
         stream[4]
     assert stream[0].lengths is None and stream[0].mask is None
 
@@ -337,14 +337,18 @@ def test_one_dtype_for_every_batch():
         (
             ["abc"],
             [0],
-            r"sequences\[0\] holds <U3, needs numbers: encode strings with a Vocabulary, dates as numbers",
+            r"sequences\[0\] has dtype <U3, needs numbers: encode words with a Vocabulary, dates as numbers",
         ),
-        ([np.array(["2001-01-01"], "M8[D]")], [0], r"sequences\[0\] holds datetime64\[D\], needs numbers"),
-        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] holds <U1, needs numbers"),
-        ([[1], [None]], [0, 1], r"sequences\[1\] holds object, needs numbers"),
-        ([[1], [2]], ["bad", "good"], r"targets holds <U4, needs numbers"),
-        ([1, 2], [0, 1], r"sequences\[0\] is 1, needs an array, time first"),
-        ([[[1], [2, 3]]], [0], r"sequences\[0\] is no array, its rows differ in length: \[\[1\], \[2, 3\]\]"),
+        ([np.array(["2001-01-01"], "M8[D]")], [0], r"sequences\[0\] has dtype datetime64\[D\], needs"),
+        ([[1], ["a", "b"]], [0, 1], r"sequences\[1\] has dtype <U1, needs numbers"),
+        ([[1], [None]], [0, 1], r"sequences\[1\] has dtype object, needs numbers"),
+        ([[1], [2]], ["bad", "good"], r"targets has dtype <U4, needs numbers"),
+        ([1, 2], [0, 1], r"sequences\[0\] is 1, needs an array with time first"),
+        (
+            [[[1], [2, 3]]],
+            [0],
+            r"sequences\[0\] is not an array, its rows differ in length: \[\[1\], \[2, 3\]\]",
+        ),
         (None, [0], "sequences must be a list of arrays, got None"),
         ("abc", [0], "sequences must be a list of arrays, got 'abc'"),
     ],

@@ -300,7 +300,7 @@ def test_several_devices(count, name, reports):
 
 def test_use_cores_comes_before_anything_else():
     made = jax.local_device_count("cpu")
-    with pytest.raises(RuntimeError, match=f"jax has started, {made} of its devices are on the CPU"):
+    with pytest.raises(RuntimeError, match=f"jax is already initialized with {made} CPU devices"):
         jrnn.use_cores(made + 1)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         jrnn.use_cores(0)

@@ -96,13 +96,13 @@ def test_gradient_norms_are_those_of_all_sequences():
     for line, norms in zip(ax.lines, expected, strict=True):
         np.testing.assert_allclose(line.get_data(), [lags, norms], rtol=1e-12)
     assert names(ax) == [
-        "cells[0].h (vanishing, ×0.5 a step)",
-        "cells[0].c (exploding, ×1.25 a step)",
-        "cells[1] (steady, ×1 a step)",
+        "cells[0].h (vanishing, ×0.5 per step)",
+        "cells[0].c (exploding, ×1.25 per step)",
+        "cells[1] (steady, ×1 per step)",
         "unused (none)",
     ]
     assert labels(ax) == (
-        "Gradient of the last step's loss by each state",
+        "Gradient of the last step's loss for each state",
         "lag T − t (steps)",
         "‖∂L$_T$/∂h$_t$‖ (loss per unit of state)",
     )  # fmt: skip
@@ -120,7 +120,7 @@ def test_sensitivities_and_bounds_are_drawn_by_lag():
         np.testing.assert_allclose(line.get_data(), [np.arange(len(norms)), norms], rtol=1e-12)
     assert ax.get_yscale() == "log"
     assert labels(ax) == (
-        "What the last state keeps of those before it", "lag T − t (steps)", "‖∂h$_T$/∂h$_t$‖"
+        "Sensitivity of the last state to earlier states", "lag T − t (steps)", "‖∂h$_T$/∂h$_t$‖"
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_exponents_have_bars_of_two_standard_errors():
     np.testing.assert_allclose(bars[1].get_segments(), [[[1, -0.7], [1, -0.3]]])
     assert repr(lines[0]._dash_pattern) != repr(lines[1]._dash_pattern)
     assert [line.get_ydata() for line in ax.lines if line not in lines] == [[0, 0]]
-    assert labels(ax) == ("Lyapunov spectrum", "exponent, the largest first", "λ (nats per step)")
+    assert labels(ax) == ("Lyapunov spectrum", "exponent, largest first", "λ (nats per step)")
     assert all(tick == round(tick) for tick in ax.get_xticks())
 
 
@@ -198,9 +198,9 @@ def test_gates_are_points_a_unit():
     assert ax.lines[0].get_xydata().tolist() == [[0, 1], [1, 0]]
     assert ax.get_xlim() == ax.get_ylim() == (0, 1) and names(ax) == ["f", "i[0]"]
     assert labels(ax) == (
-        "Saturation of gates, unit by unit",
-        "share of steps at which the gate is shut",
-        "share at which it is open",
+        "Saturation of gates, one point per unit",
+        "fraction of steps with the gate closed",
+        "fraction with the gate open",
     )
 
 
@@ -329,30 +329,30 @@ def test_names_with_dollars_are_no_formulas():
         (lambda: sensitivities({}), "series is empty, needs at least one curve"),
         (
             lambda: sensitivities({"a": sensed([0.0])}, bounds={"a": [0.0], "b": [0.0]}),
-            "bounds has ['a'], which found has too: give a bound a name of its own",
+            "bounds has ['a'], which found has too: use different names",
         ),
         (lambda: eigenvalues({}), "spectra is empty, needs at least one set of eigenvalues"),
         (lambda: lyapunov_spectrum({}), "found is empty, needs at least one spectrum"),
         (lambda: gate_saturation({}), "gates is empty, needs at least one gate"),
         (
             lambda: phase_portrait(principal_components(PATHS[0], 1)),
-            "projection has 1 components, needs 2",
+            "projection has 1 components, needs at least 2",
         ),
         (
             lambda: phase_portrait(PLANE, PATHS[0]),
-            "trajectories[0] has shape (5,), needs (T, 5), a state or more",
+            "trajectories[0] has shape (5,), needs (T, 5) with at least one state",
         ),
         (
             lambda: phase_portrait(PLANE, [PATHS[0], PATHS[0][:, :1]]),
-            "trajectories[1] has shape (7, 1), needs (T, 5), a state or more",
+            "trajectories[1] has shape (7, 1), needs (T, 5) with at least one state",
         ),
         (
             lambda: phase_portrait(PLANE, [PATHS[0][:0]]),
-            "trajectories[0] has shape (0, 5), needs (T, 5), a state or more",
+            "trajectories[0] has shape (0, 5), needs (T, 5) with at least one state",
         ),
         (
             lambda: phase_portrait(PLANE, points=points(["slow"], width=1)),
-            "points.states has shape (1, 1), needs (T, 5), a state or more",
+            "points.states has shape (1, 1), needs (T, 5) with at least one state",
         ),
         (
             lambda: training_curves(RECORDS, ("grad_norm", "penalty")),

@@ -15,9 +15,9 @@ from jrnn.cells.lstm import LSTMParams
 from jrnn.cells.lstm_variant import LSTMVariantParams
 from jrnn.cells.maps import DenseParams
 from jrnn.cells.minimal import InputParams
-from tests import references as ref
-from tests.values import CASES
-from tests.values.case import assert_close, draw
+from tests.cells import VALUES
+from tests.references import run as run_reference
+from tests.values import assert_close, draw
 
 STEPS, BATCH, IN, HIDDEN, OUT = 7, 2, 3, 4, 5
 OPEN = 50.0  # σ of it is 1
@@ -124,6 +124,20 @@ def test_gate_recurrence_of_zero_is_none():
     different(cell, params, DIAGONAL, params._replace(w_gh=None))
 
 
+def test_memory_connections_of_zero_are_an_lstm():
+    cell = jrnn.WMCLSTM(HIDDEN)
+    params = params_of(cell)
+    same(cell, params._replace(w_ch=0 * params.w_ch), LSTM, LSTMParams(*params.lstm))
+    different(cell, params, LSTM, LSTMParams(*params.lstm))
+
+
+def test_residual_lstm_without_its_shortcut_has_peepholes_and_no_more():
+    cell = jrnn.ResidualLSTM(HIDDEN)
+    params = params_of(cell)
+    closed = params._replace(w_ho=jnp.eye(HIDDEN), w_ix=0 * params.w_ix)
+    same(cell, closed, DIAGONAL, params_of(DIAGONAL)._replace(**params.lstm._asdict(), p=params.p))
+
+
 def test_projection_by_the_identity_is_none():
     cell = jrnn.LSTMVariant(HIDDEN, projection=HIDDEN)
     params = params_of(cell)._replace(w_hr=jnp.eye(HIDDEN))
@@ -178,6 +192,23 @@ def test_convolution_of_one_place_is_an_lstm_at_every_place():
 # GRUs and their kin
 
 UGRNN = jrnn.UGRNN(HIDDEN)
+
+
+def test_minion_unit_is_a_gru_of_a_constant_update():
+    cell, gru = jrnn.MiRU(HIDDEN, keep=0.3), jrnn.GRU(HIDDEN, reset_after=False)
+    params = params_of(cell)
+    constant = np.full(HIDDEN, np.log(0.3 / 0.7))
+    packed = (columns(leaf, 2) for leaf in params)
+    whole = [side(r, 0 * r, n) for r, n in packed]
+    whole[2] = whole[2].at[HIDDEN : 2 * HIDDEN].set(constant)
+    same(cell, params, gru, params_of(gru)._replace(**dict(zip(("w_ih", "w_hh", "b"), whole, strict=True))))
+
+
+def test_minion_unit_of_two_constants_is_a_leaky_unit():
+    cell = jrnn.MiRU(HIDDEN, keep=0.3, reset=0.6)
+    params = params_of(cell)
+    leaky = jrnn.EchoState(HIDDEN, leak=0.7)
+    same(cell, params, leaky, params_of(leaky)._replace(fixed=params._replace(w_hh=0.6 * params.w_hh)))
 
 
 def test_janet_with_beta_0_is_a_ugrnn():
@@ -353,12 +384,12 @@ def test_heads_are_a_block_diagonal_matrix(kind):
     same(heads, params, one, params._replace(**{name: whole[None]}), width=HIDDEN)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("SLSTM", "MLSTM"))])
+@pytest.mark.parametrize("name", [name for name in VALUES if name.startswith(("SLSTM", "MLSTM"))])
 def test_stabiliser_changes_nothing(name):
-    case = CASES[name]
+    case = VALUES[name]
     params, carry, xs = draw(case, (BATCH,), steps=STEPS)
     start = jax.tree.map(np.zeros_like, case.theirs(carry))
-    last, want = ref.run(case.step, case.unpack(params), start, xs)
+    last, want = run_reference(case.step, case.unpack(params), start, xs)
     got_last, got = jrnn.unroll(case.cell, params, jnp.asarray(xs))
     assert_close((case.theirs(got_last), got), (last, want))
     assert np.isfinite(jrnn.unroll(case.cell, params, 1e4 * jnp.asarray(xs))[1]).all()

@@ -293,8 +293,8 @@ MISTAKES = {
     "width of the input first": (
         lambda: jrnn.LSTM(3, 8),
         TypeError,
-        "takes 1 by position (hidden), got 2, options go by name: forget_bias, max_lag, activation, bias; "
-        "the width of the input is given to init, as in LSTM(8).init(key, in_features=3)",
+        "takes 1 by position (hidden), got 2, options must be given by name: forget_bias, max_lag, "
+        "activation, bias; the input width is an argument of init, as in LSTM(8).init(key, in_features=3)",
     ),
     "a number for a choice of two": (
         lambda: jrnn.GRU(3, reset_after=8),
@@ -343,7 +343,7 @@ MISTAKES = {
     "too many zoneout rates": (
         lambda: run(cell=jrnn.Zoneout(GRU, rates=(0.1, 0.2)), params=GRU_PARAMS),
         ValueError,
-        "Zoneout: rates has 2 rates, the carry has 1 state entries",
+        "Zoneout: rates has 2 rates, needs 1: one for each entry of the state",
     ),
     "sum of different widths": (
         lambda: jrnn.Bidirectional(jrnn.GRU(3), jrnn.GRU(4), merge="sum"),
@@ -414,7 +414,7 @@ MISTAKES = {
     "loop of another width": (
         lambda: fed(XS, FLAGS, jrnn.Jordan(4)),
         ValueError,
-        "given has shape (2, 3), what is fed back has shape (2, 4)",
+        "given has shape (2, 3), the fed back output has shape (2, 4)",
     ),
     # a user's own step
     "step changes the shape": (

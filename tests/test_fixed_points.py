@@ -230,11 +230,11 @@ def test_a_gru_on_the_flip_flop_has_a_cube_of_27_points(seed):
 
 
 REFUSED = {
-    "ClockworkRNN": "ClockworkRNN(hidden=4, periods=(1, 2)) has no fixed points: a step takes t of its "
-    "state, an integer, from 0 to 1, so that every step is another map",
-    "Dense": "Dense(features=4, activation='tanh') has no state of real numbers to look at",
-    "Map": "Map(function='softsign', features=4) has no state of real numbers to look at",
-    "Embed": "Embed(features=4) has no state of real numbers to look at",
+    "ClockworkRNN": "ClockworkRNN(hidden=4, periods=(1, 2)) has no fixed points: a step changes the integer "
+    "t of its state from 0 to 1, so every step is a different map",
+    "Dense": "Dense(features=4, activation='tanh') has no real-valued state to analyse",
+    "Map": "Map(function='softsign', features=4) has no real-valued state to analyse",
+    "Embed": "Embed(features=4) has no real-valued state to analyse",
 }
 
 
@@ -333,12 +333,12 @@ STARTS = jnp.zeros((3, 4))
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), jnp.zeros((3, 5))),
             "starts has shape (3, 5), GRU(hidden=4) needs (N, 4): states as "
-            "vectors, such as draw_starts gives",
+            "vectors, such as those of draw_starts",
         ),
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), jnp.zeros((0, 4))),
             "starts has shape (0, 4), GRU(hidden=4) needs (N, 4): states as "
-            "vectors, such as draw_starts gives",
+            "vectors, such as those of draw_starts",
         ),
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), STARTS.at[1, 2].set(jnp.nan)),
@@ -346,8 +346,8 @@ STARTS = jnp.zeros((3, 4))
         ),
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros((7, 2)), STARTS),
-            "x is the input of one step, to which a time axis is added: xs has shape (1, 7, 2), needs one "
-            "sequence, (time, features): of a batch, xs[:, b]",
+            "x must be the input of one step; with a time axis added, xs has shape (1, 7, 2), needs one "
+            "sequence, (time, features); from a batch, take xs[:, b]",
         ),
         (
             lambda: find_fixed_points(CELL, PARAMS, jnp.zeros(2), STARTS, tolerance=0),
@@ -360,7 +360,7 @@ STARTS = jnp.zeros((3, 4))
         (lambda: draw_starts(STARTS, 0, jax.random.key(0)), "count must be at least 1, got 0"),
         (
             lambda: draw_starts(STARTS[0], 2, jax.random.key(0)),
-            "states has shape (4,), needs (..., D), one state or more",
+            "states has shape (4,), needs (..., D) with at least one state",
         ),
         (
             lambda: principal_components(STARTS, 4),
@@ -368,7 +368,7 @@ STARTS = jnp.zeros((3, 4))
         ),
         (
             lambda: trajectory(CELL, PARAMS, jnp.zeros((3, 1, 2))),
-            "xs has shape (3, 1, 2), needs one sequence, (time, features): of a batch, xs[:, b]",
+            "xs has shape (3, 1, 2), needs one sequence, (time, features); from a batch, take xs[:, b]",
         ),
     ],
 )

@@ -152,7 +152,7 @@ def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(ca
     cell, subject = case.cell, subject_of(case)
     params, xs = subject.params(), subject.xs(2, 3)
     if isinstance(cell, NAMELESS):
-        with pytest.raises(ValueError, match="names nothing inside its step"):
+        with pytest.raises(ValueError, match="has no gates to measure: its step names nothing"):
             gate_statistics(cell, params, xs)
         return
     names = names_of(cell, params, xs)
@@ -192,7 +192,7 @@ def names_of(cell, params, xs):
             jrnn.Dense(4),
             {},
             ValueError,
-            "Dense(features=4) names nothing inside its step",
+            "Dense(features=4) has no gates to measure: its step names nothing",
         ),
         (jrnn.LSTM(4), {"low": 0.9, "high": 0.1}, ValueError, "low and high must be in order"),
         (jrnn.LSTM(4), {"low": -0.1}, ValueError, "0 ≤ low ≤ high, got -0.1 and 0.9"),

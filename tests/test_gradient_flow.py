@@ -173,9 +173,9 @@ def test_verdicts():
     assert verdict(np.full(3, -np.inf)).kind == "none"
     lines = [str(verdict(s)) for s in (-steps * np.log(2), 0 * steps, np.where(steps < 39, -np.inf, 0.0))]
     assert lines == [
-        "exploding: times 2 a step backwards, tenfold every 3.32 steps",
-        "steady: times 1 a step backwards",
-        "vanishing: times 0 a step backwards",
+        "exploding: a factor of 2 per step backwards, tenfold every 3.32 steps",
+        "steady: a factor of 1 per step backwards",
+        "vanishing: a factor of 0 per step backwards",
     ]
     assert str(verdict(np.full(3, -np.inf))) == "no gradient at all"
 
@@ -280,17 +280,17 @@ def test_an_elman_network_that_forgets_is_said_to_forget():
 ERRORS = [
     (lambda c, p: gradient_flow(lambda *a: a, p, None, SQUARES), TypeError, "model must be a cell"),
     (lambda c, p: sensitivity(c, p, XS), ValueError,
-     "xs has shape (5, 3, 2), needs one sequence, (time, features): of a batch, xs[:, b]"),
+     "xs has shape (5, 3, 2), needs one sequence, (time, features); from a batch, take xs[:, b]"),
     (lambda c, p: sensitivity(jrnn.Bidirectional(c), p, XS), TypeError,
      "analysis of states takes cells, and "),
     (lambda c, p: sensitivity(c, p, XS[:, 0], norm="max"), ValueError, "norm must be"),
     (lambda c, p: sensitivity(c, p, XS[:, 0], norm="spectral", probes=3), ValueError,
-     "spectral norms need all directions: probes must be None"),
+     "probes must be None for spectral norms, which need all directions"),
     (lambda c, p: sensitivity(c, p, XS[:, 0], probes=0), ValueError, "probes must be"),
     (lambda c, p: log_bound(jnp.ones((2, 3)), 4), ValueError,
      "recurrent must be a square matrix, got shape (2, 3)"),
     (lambda c, p: verdict(np.ones((2, 2))), ValueError,
-     "log_norms has shape (2, 2), needs (T,) with two steps at least"),
+     "log_norms has shape (2, 2), needs (T,) with at least two steps"),
     (lambda c, p: verdict(np.array([0, np.nan])), ValueError, "log_norms is not finite at step 1"),
 ]  # fmt: skip
 

@@ -52,7 +52,7 @@ HOSTILE_CELLS = [
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=range(len(HOSTILE_NAMES)))
 def test_only_names_of_cells_are_looked_up(name):
-    refusal = "is not the name of one of jrnn's cells|is no cell of jrnn|a cell is a class and its fields"
+    refusal = "is not the name of a cell of jrnn|is not a cell of jrnn|a cell must be a class and its fields"
     for fields in ({}, {"hidden": 3}):
         with pytest.raises(CheckpointError, match=refusal) as caught:
             cell_from_json({"class": name, **fields})
@@ -142,7 +142,7 @@ def test_arrays_that_are_not_as_described_are_named(tmp_path):
 def test_another_format_is_refused(tmp_path, number):
     path = save(tmp_path, snapshot())
     forge(path, lambda description: description.update(format=number))
-    with pytest.raises(CheckpointError, match=f"format {number} is unknown to this jrnn"):
+    with pytest.raises(CheckpointError, match=f"format must be 2, got {number}"):
         load(path)
 
 

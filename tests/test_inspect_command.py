@@ -105,9 +105,9 @@ def test_inspect_refuses(trained, tmp_path, capsys):
     assert refusal(capsys, run, *text("no.txt")) == f"{tmp_path}/no.txt: no such file"
     assert refusal(capsys, run, "--steps", "9") == "--steps must be at least 10, got 9"
     assert refusal(capsys, str(tmp_path / "x")) == (
-        f"{tmp_path}/x: not the directory of a run: there is nothing of that name"
+        f"{tmp_path}/x: not the directory of a run: it does not exist"
     )
-    nothing = "not the directory of a run: it holds no complete checkpoint"
+    nothing = "not the directory of a run: it has no complete checkpoint"
     assert refusal(capsys, str(tmp_path)) == f"{tmp_path}: {nothing}"
     unknown = "unrecognized arguments: --layers 2 (see jrnn --help)"
     assert refusal(capsys, run, "--layers", "2") == unknown
@@ -126,7 +126,7 @@ def test_a_file_that_only_the_checkpoint_names_is_not_opened(trained, tmp_path, 
     (path,) = jrnn.checkpoint.checkpoints(run)
     forge(path, lambda description: description["meta"].update(files=[str(pipe), "other"]))
     said = refusal(capsys, str(run))
-    asks = f"{run}: give the text to look at; it was trained on --text "
+    asks = f"{run}: pass the text to inspect with; it was trained on --text "
     assert said == asks + f"'{tmp_path}/a \\x1b[31mpipe' other"
     python = Path(shutil.copytree(trained, tmp_path / "python"))  # trained on what comes with Python: no file
     (path,) = jrnn.checkpoint.checkpoints(python)

@@ -106,8 +106,8 @@ def test_a_large_state_is_probed(language, monkeypatch):
 def test_verdicts_in_words(language):
     found, words = language[3], language[3].verdicts
     assert list(words) == [
-        "gradient of the last step's loss by cells[1].h",
-        "gradient of the last step's loss by cells[1].c",
+        "gradient of the last step's loss with respect to cells[1].h",
+        "gradient of the last step's loss with respect to cells[1].c",
         "gradient of the last state",
         "memory",
         "dynamics",
@@ -115,7 +115,9 @@ def test_verdicts_in_words(language):
         "Jacobian of a step",
         *(f"gate {name}" for name in "ifgo"),
     ]
-    assert words["gradient of the last step's loss by cells[1].c"] == str(found.flow.verdicts["cells[1].c"])
+    assert words["gradient of the last step's loss with respect to cells[1].c"] == str(
+        found.flow.verdicts["cells[1].c"]
+    )
     assert words["gradient of the last state"] == str(found.sensitivity.verdict)
     assert words["recurrent matrix [1].w_hh"] == (
         "spectral radius 1, 1, 1, 1; largest singular value 1, 1, 1, 1"  # orthogonal at the start
@@ -139,7 +141,7 @@ def test_verdicts_in_words(language):
 def test_a_cell_that_names_nothing(nameless):
     _, params, found = nameless
     assert found.matrices == found.gates == {}
-    assert found.verdicts["gates"] == "the cells name none: jax.ad_checkpoint.checkpoint_name in a step would"
+    assert found.verdicts["gates"] == "none: the step names no values with jax.ad_checkpoint.checkpoint_name"
     assert not any(name.startswith(("gate ", "recurrent")) for name in found.verdicts)
     lambdas = np.exp(-np.exp(np.asarray(params[0].nu)))  # moduli
     np.testing.assert_allclose(np.unique(found.jacobians.spectral_radius.round(5)), lambdas.max(), atol=2e-5)
@@ -169,11 +171,13 @@ def test_a_contraction():
     np.testing.assert_allclose(found.sensitivity.log_state, np.log(2) * (0.5 - lags), rtol=1e-4)
     words = found.verdicts
     assert words["gradient of the last state"] == (
-        "vanishing: times 0.5 a step backwards, a tenth every 3.32 steps"
+        "vanishing: a factor of 0.5 per step backwards, a tenth every 3.32 steps"
     )
-    assert words["memory"] == "the last state depends on one 7 steps before by less than 1 %"  # 2⁻⁷ < 0.01
+    assert (
+        words["memory"] == "the last state depends on the state 7 steps before by less than 1 %"
+    )  # 2⁻⁷ < 0.01
     assert re.fullmatch(
-        r"contracting: largest Lyapunov exponent -0\.693 ± \S+ nats per step; how a sequence began is "
+        r"contracting: largest Lyapunov exponent -0\.693 ± \S+ nats per step; the initial state is "
         r"forgotten, all steps could run in parallel",
         words["dynamics"],
     )
@@ -184,9 +188,9 @@ def test_a_rotation_keeps_distances():
     """In float32 its exponent is 1e-8, and several times its error."""
     words = linear(TURN, 400).verdicts
     assert words["dynamics"].startswith("neutral: largest Lyapunov exponent ")
-    assert words["dynamics"].endswith("nats per step; neighbouring states neither part nor meet")
-    assert words["gradient of the last state"] == "steady: times 1 a step backwards"
-    assert words["memory"] == "after 399 steps the last state still depends on a state by more than 1 %"
+    assert words["dynamics"].endswith("nats per step; neighbouring states neither diverge nor converge")
+    assert words["gradient of the last state"] == "steady: a factor of 1 per step backwards"
+    assert words["memory"] == "the last state still depends on the state 399 steps before by more than 1 %"
 
 
 def test_an_explosion_is_chaos_at_most():
@@ -194,19 +198,19 @@ def test_an_explosion_is_chaos_at_most():
     np.testing.assert_allclose(found.lyapunov.exponents, math.log(1.5), rtol=1e-5)
     steps = round(math.log(1 / np.finfo(np.float32).eps) / math.log(1.5))
     assert re.fullmatch(
-        r"chaotic, as long as states stay bounded: largest Lyapunov exponent 0\.405 ± \S+ nats per step; "
-        rf"a rounding error is then as large as the state after {steps} steps",
+        r"chaotic, if states stay bounded: largest Lyapunov exponent 0\.405 ± \S+ nats per step; "
+        rf"a rounding error grows to the size of the state after {steps} steps",
         found.verdicts["dynamics"],
     )
     assert found.verdicts["gradient of the last state"] == (
-        "exploding: times 1.5 a step backwards, tenfold every 5.68 steps"
+        "exploding: a factor of 1.5 per step backwards, tenfold every 5.68 steps"
     )
 
 
 def test_a_step_that_forgets_all():
     found = linear(0 * TURN)
     assert found.verdicts["dynamics"].startswith("contracting: largest Lyapunov exponent -inf ± ")
-    assert found.verdicts["memory"] == "the last state depends on one 1 steps before by less than 1 %"
+    assert found.verdicts["memory"] == "the last state depends on the state 1 steps before by less than 1 %"
     assert found.as_json()["lyapunov"]["exponents"] == [None, None]
     assert found.as_json()["sensitivity"]["log_state"] == [None] * 59 + [pytest.approx(math.log(2) / 2)]
 
@@ -222,15 +226,11 @@ def test_chaos_whose_gradient_no_float_holds():
     found = inspect(cell, (), jrnn.Batch(*2 * (jnp.zeros((200, 1, 1)),)), SQUARES)
     steps = round(math.log(1 / np.finfo(np.float32).eps) / math.log(1.9))
     words = found.verdicts
-    assert words["dynamics"].startswith(
-        "chaotic, as long as states stay bounded: largest Lyapunov exponent 0.642 ± "
-    )
-    assert words["dynamics"].endswith(f"as large as the state after {steps} steps")
+    assert words["dynamics"].startswith("chaotic, if states stay bounded: largest Lyapunov exponent 0.642 ± ")
+    assert words["dynamics"].endswith(f"to the size of the state after {steps} steps")
     lost = int(np.flatnonzero(~np.isfinite(found.flow.lasting["h"]))[0])
-    said = words["gradient of the last step's loss by h"]
-    assert said.startswith("exploding: times 1.9") and said.endswith(
-        f"; no float holds it from {lost} steps back"
-    )
+    said = words["gradient of the last step's loss with respect to h"]
+    assert said.startswith("exploding: times 1.9") and said.endswith(f"; it overflows from {lost} steps back")
     norms = strict(found)["gradient_by_lag"]["h"]
     assert norms[lost:] == [None] * (200 - lost) and None not in norms[:lost] and 20 < lost < 190
     line = jrnn.plots.report(found).axes[0].get_lines()[0]
@@ -282,7 +282,7 @@ def test_json_of_inputs_and_of_nothing(nameless):
 
 
 def test_the_page_has_a_panel_for_each_and_all_verdicts(language, nameless):
-    titles = ("Eigenvalues of recurrent matrices", "Saturation of gates, unit by unit")
+    titles = ("Eigenvalues of recurrent matrices", "Saturation of gates, one point per unit")
     others = ("Stretching by a step, ∂h$_t$/∂h$_{t-1}$", "Time scales of a step, −1 / mean ln |λ|")
     for found, needed in ((language[3], titles), (nameless[2], others)):
         figure = jrnn.plots.report(found)
@@ -308,7 +308,7 @@ def test_the_page_has_a_panel_for_each_and_all_verdicts(language, nameless):
 
 
 @pytest.mark.parametrize(
-    ("factor", "reason"), [(1.5, "nothing of the state decays"), (0.0, "a step keeps nothing of the state")]
+    ("factor", "reason"), [(1.5, "no part of the state decays"), (0.0, "a step keeps nothing of the state")]
 )
 def test_a_page_without_time_scales_says_why(factor, reason):
     cell = jrnn.from_functions(
@@ -364,22 +364,22 @@ def test_errors(language):
         (
             (model, params, batch._replace(lengths=jnp.array([3, 4, 5]))),
             ValueError,
-            "inspect: lengths must be None, give sequences of one length",
+            "inspect: lengths must be None, pass sequences of one length",
         ),
         (
             (model, params, jrnn.Batch(xs[:, 0], xs[:, 0])),
             ValueError,
-            "inspect: xs has shape (40,), needs (time, batch, ...), two steps at least",
+            "inspect: xs has shape (40,), needs (time, batch, ...) with at least two steps",
         ),
         (
             (model, params, short),
             ValueError,
-            "inspect: xs has shape (1, 3), needs (time, batch, ...), two steps at least",
+            "inspect: xs has shape (1, 3), needs (time, batch, ...) with at least two steps",
         ),
     ):
         with pytest.raises(kind, match="^" + re.escape(message)):
             inspect(*given, CROSS_ENTROPY)
     with pytest.raises(
-        ValueError, match=r"^inspect: the gradient by h is NaN or inf: does the state diverge\?$"
+        ValueError, match=r"^inspect: the gradient of h is NaN or inf: does the state diverge\?$"
     ):
         linear(5 * TURN, 70)

@@ -111,9 +111,7 @@ def test_what_has_no_spectrum_is_refused():
     with pytest.raises(TypeError, match="takes cells"):
         spectra(jrnn.Bidirectional(cell, cell), params, xs)
     bad = xs.at[4].set(jnp.nan)
-    with pytest.raises(
-        ValueError, match=r"^the Jacobian of step 4 holds NaN or inf: does the state div.*\?$"
-    ):
+    with pytest.raises(ValueError, match=r"^the Jacobian of step 4 has NaN or inf: does the state div.*\?$"):
         spectra(cell, params, bad, every=2)
 
 
@@ -142,7 +140,7 @@ def test_what_is_no_matrix_is_refused():
             spectrum(bad)
         with pytest.raises(ValueError, match=r"^matrix has shape .*, needs \(D, D\)$"):
             transient_growth(bad, 2)
-    with pytest.raises(ValueError, match=r"^matrix holds NaN or inf: it has no eigenvalues$"):
+    with pytest.raises(ValueError, match=r"^matrix has NaN or inf, needs finite numbers$"):
         spectrum([[np.nan, 1], [0, 1]])
     with pytest.raises(ValueError, match=r"^steps must be a whole number, 0 or more, got -1$"):
         transient_growth(np.eye(2), -1)

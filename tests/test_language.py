@@ -307,12 +307,12 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: Vocabulary(("a", "b", "a")),
             ValueError,
-            "words and specials must hold every word once, got 'a' twice",
+            "words and specials must not repeat a word, got 'a' twice",
         ),
         (
             lambda: Vocabulary(("a", "<unk>")),
             ValueError,
-            "words and specials must hold every word once, got '<unk>' twice",
+            "words and specials must not repeat a word, got '<unk>' twice",
         ),
         (lambda: Vocabulary("ab"), TypeError, "words must be a tuple of strings, got 'ab'"),
         (lambda: Vocabulary(("a",), "<s>"), TypeError, "specials must be a tuple of strings, got '<s>'"),
@@ -326,7 +326,7 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: Vocabulary.from_tokens([[], []]),
             ValueError,
-            "sentences hold no tokens, a vocabulary needs at least one",
+            "sentences have no tokens, a vocabulary needs at least one",
         ),
         (
             lambda: Vocabulary.from_tokens([["a"]], max_size=2),
@@ -367,12 +367,12 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: normalize(["a"]),
             TypeError,
-            "text must be a string, got ['a']: give one text at a time",
+            "text must be a string, got ['a']: pass one text at a time",
         ),
-        (lambda: tokenize(b"a"), TypeError, "text must be a string, got b'a': give one text at a time"),
-        (lambda: strip_accents(1), TypeError, "text must be a string, got 1: give one text at a time"),
-        (lambda: strip_punctuation(1), TypeError, "text must be a string, got 1: give one text at a time"),
-        (lambda: spell_out(None, {}), TypeError, "text must be a string, got None: give one text at a time"),
+        (lambda: tokenize(b"a"), TypeError, "text must be a string, got b'a': pass one text at a time"),
+        (lambda: strip_accents(1), TypeError, "text must be a string, got 1: pass one text at a time"),
+        (lambda: strip_punctuation(1), TypeError, "text must be a string, got 1: pass one text at a time"),
+        (lambda: spell_out(None, {}), TypeError, "text must be a string, got None: pass one text at a time"),
         (
             lambda: tokenize("a", "sentence"),
             ValueError,

@@ -122,10 +122,10 @@ def test_exact_match_of_more_batch_axes_and_of_one_sequence():
             lambda: accuracy([0], [0], [[True]]),
             "mask has shape (1, 1), needs the leading axes of (1,)",
         ),
-        (lambda: accuracy([0], [0], [False]), "mask leaves nothing that counts, needs a label"),
+        (lambda: accuracy([0], [0], [False]), "mask excludes all, needs a label"),
         (
             lambda: accuracy(np.zeros(0, int), np.zeros(0, int)),
-            "targets leaves nothing that counts, needs a label",
+            "targets is empty, needs a label",
         ),
         (
             lambda: exact_match([[1, 2]], [[1]], [1]),
@@ -137,7 +137,7 @@ def test_exact_match_of_more_batch_axes_and_of_one_sequence():
         ),
         (lambda: exact_match([[1]], [[1]], [2]), "lengths must lie in [0, 1], got 2 to 2"),
         (lambda: exact_match([[1]], [[1]], [-1]), "lengths must lie in [0, 1], got -1 to -1"),
-        (lambda: exact_match([[1]], [[1]], [0]), "lengths is 0 everywhere, needs a sequence that counts"),
+        (lambda: exact_match([[1]], [[1]], [0]), "lengths are all 0, needs at least one nonempty sequence"),
         (lambda: exact_match([[1.0]], [[1]], [1]), "predictions must be integers, got float64"),
         (
             lambda: exact_match(1, 1, 1),

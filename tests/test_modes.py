@@ -19,7 +19,8 @@ from jrnn._alignment import joined, select
 from jrnn.cell import batch_shape_of
 from jrnn.testing.subject import cast, default_inputs, is_float
 from tests import tour
-from tests.cases import CASES, Case
+from tests.cases import CASES
+from tests.entries import Case
 
 STRICT = {  # what raises, and changes no value
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
@@ -174,12 +175,7 @@ def in_strict_mode(case):
             return case.cell.step(params, start, x)
 
         jax.eval_shape(step, jax.random.key(0), xs)
-        jax.eval_shape(functools.partial(gradient, case), xs, lengths, resets)
-
-
-def in_strict_mode_with_x64(case):
-    with jax.enable_x64(True):
-        in_strict_mode(case)
+        on_an_explicit_mesh(case)
 
 
 def on_an_explicit_mesh(case):
@@ -191,6 +187,11 @@ def on_an_explicit_mesh(case):
         xs = jax.tree.map(lambda a: split(a, None, "data"), xs)
         flags = split(lengths, "data"), split(resets, None, "data")
         jax.eval_shape(functools.partial(gradient, case), xs, *flags)
+
+
+def in_strict_mode_with_x64_on_an_explicit_mesh(case):
+    with jax.enable_x64(True):
+        in_strict_mode(case)
 
 
 def in_a_shard_map(case):
@@ -217,9 +218,8 @@ def on_inputs_of_another_dtype(case):
 
 
 PLACES = (
-    in_strict_mode_with_x64,
+    in_strict_mode_with_x64_on_an_explicit_mesh,
     pytest.param(in_strict_mode, marks=pytest.mark.slow),
-    on_an_explicit_mesh,
     in_a_shard_map,
     on_inputs_of_another_dtype,
 )

@@ -218,14 +218,14 @@ MISTAKES = [
         {"time_axis": 2},
         {},
         ValueError,
-        "time_axis=2 needs inputs with as many axes before the features, got xs of shape (6, 3, 2)",
+        "time_axis=2 is out of range for xs of shape (6, 3, 2): needs an axis before the features",
     ),
-    ({"time_axis": -3}, {}, ValueError, "time_axis=-3 needs inputs with as many axes"),
+    ({"time_axis": -3}, {}, ValueError, "time_axis=-3 is out of range for xs of shape"),
     (
         {"time_axis": 1},
         {"mask": jnp.ones(6, bool)},
         ValueError,
-        "time_axis=1 is none of an array of shape (6,)",
+        "time_axis=1 is out of range for an array of shape (6,)",
     ),
     ({"time_axis": 1.0}, {}, TypeError, "time_axis must be an int, got 1.0"),
     ({"time_axis": True}, {}, TypeError, "time_axis must be an int, got True"),
@@ -258,7 +258,7 @@ def test_what_a_module_is_made_of_is_checked(make):
 
 
 def test_a_layer_is_reversed_inside():
-    with pytest.raises(TypeError, match="reverse is for a cell, got the layer Sequential"):
+    with pytest.raises(TypeError, match="reverse must be False for the layer Sequential"):
         jrnn.RNN(MODELS["Sequential"], 2, rngs=nnx.Rngs(0))(XS, reverse=True)
 
 

@@ -63,7 +63,9 @@ def test_every_pair_stands_in_one_batch_whole(features, bucket, size):
     assert all(batch.lengths.shape == (size,) for batch in batches)
     np.testing.assert_array_equal(batches[-1].xs.source, batches[len(batches) - 1].xs.source)
     for index in (len(batches), -len(batches) - 1):
-        with pytest.raises(IndexError, match=f"^batch {index} of {len(batches)}$"):
+        with pytest.raises(
+            IndexError, match=f"^batch {index} is out of range, there are {len(batches)} batches$"
+        ):
             batches[index]
 
 

@@ -164,7 +164,7 @@ def test_a_classifier_as_a_layer():
     layer, params = jrnn.ManyToOne(inner), drawn(inner)
     assert (layer.in_ndim, layer.out_features) == (1, 6)
     same(run(layer, params, lengths=LENGTHS), read(inner, params, lengths=LENGTHS))
-    with pytest.raises(ValueError, match=r"^ManyToOne takes no resets: there is one answer for a sequence$"):
+    with pytest.raises(ValueError, match=r"^ManyToOne takes no resets: there is one output per sequence$"):
         jrnn.apply(layer, params, XS, resets=np.zeros((STEPS, BATCH), bool))
     with pytest.raises(ValueError, match=r"^ManyToOne: read must be one of ends, mean, max, got 'last'$"):
         jrnn.ManyToOne(inner, read="last")
@@ -335,14 +335,14 @@ def test_noise_of_a_forecast_follows_from_its_key():
 
 ERRORS = [
     (lambda: jrnn.autoregressive(jrnn.Sequential((jrnn.Bidirectional(jrnn.GRU(2)),)), None, XS), ValueError,
-     r"^autoregressive: Sequential\(.* looks ahead, and sees what is to be predicted$"),
+     r"^autoregressive: Sequential\(.* looks ahead, so it would see what it has to predict$"),
     (lambda: jrnn.one_to_many(jrnn.Bidirectional(LOOP), None, XS[0], 3), TypeError,
      r"^one_to_many: cell must be a cell, got Bidirectional"),
     (lambda: jrnn.one_to_many(LOOP, None, XS[0], -1), ValueError, "^steps must be .* 0 or more, got -1$"),
     (lambda: jrnn.one_to_many(LOOP, None, XS[0], 3, then="noise"), ValueError,
      r"^then must be one of zeros, repeat, output, got 'noise'$"),
     (lambda: jrnn.one_to_many(jrnn.GRU(4), drawn(jrnn.GRU(4)), XS[0], 3, then="output"), ValueError,
-     r"given has shape \(4, 2\), what is fed back has shape \(4, 4\)"),
+     r"given has shape \(4, 2\), the fed back output has shape \(4, 4\)"),
     (lambda: jrnn.delayed(LOOP, None, XS, -2), ValueError, "^delay must be .* 0 or more, got -2$"),
     (lambda: jrnn.delayed(LOOP, None, XS, 1, lengths=[9, 0, 0, 0]), ValueError,
      "^lengths must lie between 0 and the 5 steps of xs, got 0 to 9$"),
@@ -385,7 +385,7 @@ def test_delayed_leaves_alone_what_has_no_time():
 
 @pytest.mark.parametrize("model", [jrnn.ManyToOne(jrnn.GRU(3)), jrnn.Sequential((jrnn.GRU(3), jrnn.CRF(3)))])
 def test_an_answer_is_not_read_twice(model):
-    message = r"needs an output for every step, which (ManyToOne|Sequential)\(.* does not give"
+    message = r"needs outputs at every step, which (ManyToOne|Sequential)\(.* does not have"
     with pytest.raises(ValueError, match=f"^many_to_one {message}"):
         jrnn.apply(jrnn.ManyToOne(model), drawn(model), XS)
     with pytest.raises(ValueError, match=f"^EncoderDecoder: encoder {message}"):

@@ -112,6 +112,62 @@ def test_torch_projection_both_directions():
     assert_same(answer(run, arguments), torch_projected(arguments, lengths=LENGTHS))
 
 
+# torchrecurrent: cells in the form of torch.nn's, a step at a time.
+
+
+def torch_gates(p):
+    """Both biases of every gate, of which jrnn has the sum."""
+    return {"weight_ih": p.w_ih.T, "weight_hh": p.w_hh.T, "bias_ih": 0.3 * p.b, "bias_hh": 0.7 * p.b}
+
+
+TORCH_RECURRENT = {  # the cell of jrnn, that of the peer, its options, its weights
+    "MiRU1": (jrnn.MiRU(HIDDEN, keep=0.3), "MiRU1Cell", {"update_coefficient": 0.3}, torch_gates),
+    "MiRU2": (
+        jrnn.MiRU(HIDDEN, keep=0.3, reset=0.6),
+        "MiRU2Cell",
+        {"update_coefficient": 0.3, "reset_coefficient": 0.6},
+        torch_gates,
+    ),
+    "WMCLSTM": (
+        jrnn.WMCLSTM(HIDDEN),
+        "WMCLSTMCell",
+        {"memory_bias": False},
+        lambda p: torch_gates(p.lstm) | {"weight_mh": p.w_ch.T},
+    ),
+    "ResLSTM": (
+        jrnn.ResidualLSTM(HIDDEN),
+        "ResLSTMCell",
+        {},
+        lambda p: torch_gates(p.lstm) | {"weight_ph": p.p, "weight_proj": p.w_ho.T, "weight_res": p.w_ix.T},
+    ),
+}
+
+
+def torch_recurrent(name, options, weights, arguments):
+    """Last carry, ys and gradients of the cell of that name."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    peer = pytest.importorskip("torchrecurrent", reason="torchrecurrent is not installed")
+    module = getattr(peer, name)(IN, HIDDEN, **options).double()
+    leaves, structure = jax.tree.flatten(arguments)
+    tensors = [torch.tensor(leaf, requires_grad=True) for leaf in leaves]
+    params, carry, xs = jax.tree.unflatten(structure, tensors)
+    ys = []
+    for x in xs:
+        made = torch.func.functional_call(module, weights(params), (x, carry))
+        carry = made if torch.is_tensor(made) else type(carry)(*made)
+        ys.append(jax.tree.leaves(carry)[0])
+    ys = torch.stack(ys)
+    energy(ys, carry).backward()
+    last = jax.tree.map(lambda leaf: leaf.detach().numpy(), carry)
+    return (last, ys.detach().numpy()), jax.tree.unflatten(structure, [t.grad.numpy() for t in tensors])
+
+
+@pytest.mark.parametrize("name", TORCH_RECURRENT)
+def test_torchrecurrent(name):
+    cell, peer, options, weights = TORCH_RECURRENT[name]
+    assert_same(unrolled(cell, "full"), torch_recurrent(peer, options, weights, draw(cell)))
+
+
 # Keras: convolutions, other activations, merges.
 
 

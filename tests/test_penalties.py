@@ -46,7 +46,7 @@ def test_orthogonal_penalty():
     params = params._replace(w_hh=params.w_hh + 0.1)
     expected = sum(np.square(u.T @ u - np.eye(H)).sum() for u in np.split(np.asarray(params.w_hh), 3, axis=1))
     np.testing.assert_allclose(OrthogonalPenalty(0.5)(params, None), 0.5 * expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="OrthogonalPenalty: params hold no recurrent matrix named w_hh"):
+    with pytest.raises(ValueError, match="OrthogonalPenalty: params have no recurrent matrix named w_hh"):
         OrthogonalPenalty(1.0)({"w": jnp.ones(2)}, None)
 
 
@@ -175,7 +175,7 @@ def test_errors():
     with pytest.raises(TypeError, match=r"monitors must be a tuple of functions, got \('print',\)"):
         jrnn.fit(cell, [batch], SQUARES, monitors=("print",), **options)
     taken = Watch({"loss": lambda p: 0.0})
-    with pytest.raises(ValueError, match=r"monitors return \['loss'\], which the record has already"):
+    with pytest.raises(ValueError, match=r"monitors return \['loss'\], which the record already has"):
         jrnn.fit(cell, [batch], SQUARES, monitors=(taken,), **options)
     with pytest.raises(ValueError, match="every must be"):
         Watch({}, every=0)

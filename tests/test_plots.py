@@ -104,5 +104,7 @@ def test_monitor_draws_after_epochs_only(tmp_path, records):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     for given in (tmp_path, tmp_path / "metrics.jsonl"):
-        with pytest.raises(ValueError, match=r"metrics\.jsonl: not a file, needs the metrics of a run"):
+        with pytest.raises(
+            ValueError, match=r"metrics\.jsonl: not a regular file, needs the metrics of a run"
+        ):
             loss_curve(given)

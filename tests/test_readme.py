@@ -21,4 +21,5 @@ def test_the_readme_counts_the_cells():
     maps = {"Dense", "Embed", "Map"}  # which stand in a stack, and have no state
     cells = {name for name in jrnn.cells.__all__ if isinstance(getattr(jrnn.cells, name), type)} - maps
     assert set(recurrent_cells()) <= cells | {"NARX"}
-    assert f"It has {len(cells)} cells" in README and f"| {len(cells)} cells |" in README
+    fifties = f"over {len(cells) // 50 * 50} cells"  # so that one cell more is no change of README
+    assert f"It has {fifties}" in README and f"| {fifties} |" in README

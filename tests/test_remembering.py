@@ -212,7 +212,7 @@ def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
     params = subject.params("float64")
     pulse, rest = (subject.xs(dtype="float64", seed=seed) for seed in (3, 5))
     if not jax.tree.leaves(jax.eval_shape(cell.initial_carry, params, ())):
-        with pytest.raises(ValueError, match="has no state of real numbers to look at"):
+        with pytest.raises(ValueError, match="has no real-valued state to analyse"):
             pulse_response(cell, params, pulse, steps)
         return
     xs, others = (jax.tree.map(lambda a, b: np.stack([a, b, b]), first, rest) for first in (pulse, rest))
@@ -252,11 +252,11 @@ def pulse(x=U[0], steps=3, cell=ELMAN, **options):
         (lambda: pulse(steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda: pulse(background=U), ValueError, "background has shape (20, 1), needs that of pulse, (1,)"),
         (lambda: pulse(x=U), ValueError, "xs has shape (3, 20, 1), needs one sequence"),
-        (lambda: pulse(cell=jrnn.Bidirectional(ELMAN)), TypeError, "is a layer: give one of its cells"),
+        (lambda: pulse(cell=jrnn.Bidirectional(ELMAN)), TypeError, "is a layer: pass one of its cells"),
         (
             lambda: curve(signal=U[:5, 0]),
             ValueError,
-            "signal has shape (5,), needs (20,), a number for each step",
+            "signal has shape (5,), needs (20,), one number per step",
         ),
         (lambda: curve(washout=1), ValueError, "washout must be at least max_lag − 1 = 2, got 1"),
         (lambda: curve(washout=-1), ValueError, "washout must be a whole number, 0 or more, got -1"),
@@ -264,10 +264,10 @@ def pulse(x=U[0], steps=3, cell=ELMAN, **options):
         (
             lambda: curve(washout=16),
             ValueError,
-            "has a state of 2 numbers: it needs more steps to fit on, got 2,",
+            "has a state of 2 numbers and needs more steps than that for the fit, got 2:",
         ),
         (lambda: curve(xs=U[:, None]), ValueError, "xs has shape (20, 1, 1), needs one sequence"),
-        (lambda: curve(cell=jrnn.Dense(2)), ValueError, "has no state of real numbers"),
+        (lambda: curve(cell=jrnn.Dense(2)), ValueError, "has no real-valued state"),
         (lambda: capacity(steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda: capacity(washout=1), ValueError, "washout must be at least max_lag − 1 = 2, got 1"),
         (lambda: capacity(direction=jnp.ones(2)), ValueError, "w_ih is (1, 2), width 2 needs (2, 2)"),

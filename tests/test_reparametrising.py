@@ -164,14 +164,14 @@ REFUSED = {
     "no parameter 'w_hx', it has w_ih, w_hh, b": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hx", jrnn.WeightNorm()
     ).init(KEY, 3),
-    r"form must be one as in WeightNorm\(\)": lambda: jrnn.Reparametrise(
+    r"form must be a form such as WeightNorm\(\)": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hh", jrnn.WeightNorm
     ),
     "cell must be a cell": lambda: jrnn.Reparametrise(jrnn.LSTM, "w_hh", jrnn.WeightNorm()),
-    r"rank must be at most 4 for a matrix \(4, 16\), got 5": lambda: jrnn.Reparametrise(
+    r"rank must be at most 4 for a matrix of shape \(4, 16\), got 5": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hh", jrnn.LowRank(5)
     ).init(KEY, 3),
-    r"square blocks side by side, got a matrix \(3, 16\)": lambda: jrnn.Reparametrise(
+    r"square blocks side by side, got a matrix of shape \(3, 16\)": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_ih", jrnn.Diagonal()
     ).init(KEY, 3),
     r"rate must be a rate in \[0, 1\), got 1": lambda: jrnn.DropConnect(1),

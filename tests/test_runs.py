@@ -102,13 +102,15 @@ def test_a_resumed_run_without_its_best_epoch_says_so(tmp_path, harm):
     fit(epochs=2, criterion=scores(1.0, 2.0), out=tmp_path)
     if harm == "removed":
         shutil.rmtree(tmp_path / "best")
-        with pytest.warns(RuntimeWarning, match="does not hold the best epoch, which ended with step 4"):
+        with pytest.warns(
+            RuntimeWarning, match="has no parameters of the best epoch, which ended with step 4"
+        ):
             result = fit(epochs=4, criterion=scores(1.0, 2.0, 7.0, 8.0), out=tmp_path, resume=True)
         assert same(result.params, jrnn.load(tmp_path, best=True).params)
         assert jrnn.load(tmp_path, best=True).step == 12
     else:
         (checkpoints(tmp_path / "best")[0] / "checkpoint.json").write_text("{}")
-        with pytest.raises(CheckpointError, match="without that folder the run goes on"):
+        with pytest.raises(CheckpointError, match="delete that folder to continue the run"):
             fit(epochs=4, criterion=scores(1.0, 2.0, 7.0, 8.0), out=tmp_path, resume=True)
 
 
@@ -124,7 +126,8 @@ def explode_at(step, value=jnp.nan):
 def test_parameters_that_are_not_finite_end_a_run_and_overwrite_nothing(tmp_path, value, save_every):
     options = {"batches": lambda epoch: explode_at(3, value) if epoch else [BATCH] * 2, "epochs": 9}
     with pytest.warns(
-        RuntimeWarning, match=r"at step 5 \(epoch 2\).*newest checkpoint, from which resume=True"
+        RuntimeWarning,
+        match=r"after step 5 \(epoch 2\).*newest checkpoint in .*, where resume=True continues",
     ):
         result = fit(out=tmp_path, save_every=save_every, **options)
     assert result.diverged == 5 and len(result.history) == 1 and int(result.state.step) < 8
@@ -132,10 +135,14 @@ def test_parameters_that_are_not_finite_end_a_run_and_overwrite_nothing(tmp_path
     assert newest.step == (4 if save_every == 1 else 2) and same(newest.params, result.params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
     assert next(r["step"] for r in logged(tmp_path) if "nonfinite" in r) == 5
-    with pytest.warns(RuntimeWarning, match="returned are those of the best epoch, which ended with step 2"):
+    with pytest.warns(
+        RuntimeWarning, match="returns the parameters of the best epoch, which ended with step 2"
+    ):
         result = fit(validation=[BATCH], **options)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
-    with pytest.warns(RuntimeWarning, match="returned are the last ones; validation or out keep finite ones"):
+    with pytest.warns(
+        RuntimeWarning, match="returns the last parameters; with validation or out, finite ones are kept"
+    ):
         assert fit(**options).diverged == 5
 
 
@@ -282,21 +289,21 @@ FEWER = jax.tree.map(lambda a: a[:, :2], BATCH)
 MSE = mean_squared_error
 REFUSED = [
     (lambda: fit(batches=[BATCH, FEWER], stateful=True),
-     r"batches: batch 2 of epoch 1 has 2 rows, the carry that stateful=True hands on has 3"),
-    (lambda: fit(batches=(b for b in BATCHES), epochs=2), "batches is a generator, which is used up"),
-    (lambda: fit(validation=(b for b in BATCHES), epochs=2), "validation is a generator, which is used up"),
+     r"batches: batch 2 of epoch 1 has 2 rows, needs 3 like the carry that stateful=True passes on"),
+    (lambda: fit(batches=(b for b in BATCHES), epochs=2), "batches is a generator, which is exhausted"),
+    (lambda: fit(validation=(b for b in BATCHES), epochs=2), "validation is a generator, which is exhausted"),
     (lambda: fit(batches=BATCH), "batches must be an iterable of batches.*put it in a list"),
-    (lambda: fit(batches=[(XS, XS)]), r"batches must hold jrnn.Batch\(xs, targets, \.\.\.\), got \("),
-    (lambda: jrnn.evaluate(CELL, PARAMS, [(XS, XS)], LOSS), r"batches must hold jrnn.Batch\(xs, targets"),
-    (lambda: list(jrnn.predict(CELL, PARAMS, [(XS, XS)])), r"batches must hold jrnn.Batch\(xs, targets"),
-    (lambda: fit(loss=jrnn.PerStep(plain_optax_loss)), "PerStep: <function plain_optax.*as jrnn.losses do"),
+    (lambda: fit(batches=[(XS, XS)]), r"batches must contain jrnn.Batch\(xs, targets, \.\.\.\), got \("),
+    (lambda: jrnn.evaluate(CELL, PARAMS, [(XS, XS)], LOSS), r"batches must contain jrnn.Batch\(xs, targets"),
+    (lambda: list(jrnn.predict(CELL, PARAMS, [(XS, XS)])), r"batches must contain jrnn.Batch\(xs, targets"),
+    (lambda: fit(loss=jrnn.PerStep(plain_optax_loss)), "PerStep: <function plain_opt.*jrnn.losses.*wrap"),
     (lambda: fit(loss=jrnn.PerStep(lambda ys, targets, mask: (ys - targets) ** 2)),
-     r"returns an array of \(5, 3, 4\)"),
+     r"returns an array of shape \(5, 3, 4\)"),
     (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4)), ONE_EACH, jrnn.AtLast(MSE)),
-     r"AtLast got outputs of shape \(3, 4\) .* PerSequence is for a model such as ManyToOne"),
+     r"AtLast got outputs of shape \(3, 4\) .* a model such as ManyToOne use PerSequence"),
     (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4))), r"PerStep got outputs of shape \(3, 4\) and targets of \(5"),
     (lambda: fit(batches=ONE_EACH, loss=jrnn.PerSequence(MSE)),
-     r"PerSequence got outputs of shape \(5, 3, 4\) .* AtLast reads the last"),
+     r"PerSequence got outputs of shape \(5, 3, 4\) .* at every step use AtLast"),
     (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
     (lambda: fit(key=None), r"key must be a random key, .* got None"),
     (lambda: fit(epochs=1.5), "epochs must be a whole number, 0 or more, got 1.5"),
@@ -321,7 +328,7 @@ def test_a_flax_module_is_not_taken_for_a_cell():
     module = jrnn.RNN(CELL, 2, rngs=nnx.Rngs(0))
     for call in (lambda: fit(module), lambda: jrnn.unroll(module, module.params, XS),
                  lambda: jrnn.evaluate(jrnn.linen.RNN(CELL, 2), PARAMS, BATCHES, LOSS)):  # fmt: skip
-        with pytest.raises(TypeError, match=r"the Flax module RNN: give what it holds, module\.cell"):
+        with pytest.raises(TypeError, match=r"the Flax module RNN: pass its module\.cell"):
             call()
 
 
@@ -355,7 +362,7 @@ def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_p
 
 def test_a_command_whose_numbers_explode_says_so(tmp_path, text, capsys):
     assert main(["train", text, "--lr", "1e38", *TINY, str(tmp_path / "run")]) == 2
-    assert "loss or gradient were not finite at step" in capsys.readouterr().err
+    assert "training diverged: loss or gradient not finite at step" in capsys.readouterr().err
 
 
 def test_methods_reach_the_evaluation():

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jrnn
-from jrnn.checkpoint import CheckpointError, Snapshot, arrays, checkpoints, load, save
+from jrnn.checkpoint import CheckpointError, Snapshot, _arrays, checkpoints, load, save
 
 CELL = jrnn.Elman(3)
 PARAMS = CELL.init(jax.random.key(0), 2)
@@ -28,10 +28,10 @@ def test_every_name_of_a_folder_does(tmp_path):
 
 
 def test_what_is_not_read_back_as_it_was_is_not_sealed(tmp_path, monkeypatch):
-    restore = arrays._restore
+    restore = _arrays._restore
     for change in (lambda read: {}, lambda read: read | {"params/b": read["params/b"] + np.float32(1e-6)}):
-        monkeypatch.setattr(arrays, "_restore", lambda *path, change=change: change(restore(*path)))
-        with pytest.raises(OSError, match="was written, but is not read as it was"):
+        monkeypatch.setattr(_arrays, "_restore", lambda *path, change=change: change(restore(*path)))
+        with pytest.raises(OSError, match="differs when read back after writing"):
             save(tmp_path, Snapshot(CELL, 2, PARAMS))
         assert not checkpoints(tmp_path)
 
@@ -119,14 +119,14 @@ def test_a_state_goes_to_the_optimizer_that_made_it(tmp_path):
 
 def test_a_bomb_is_not_unpacked(tmp_path):
     one = jrnn.from_functions(lambda key, n: jnp.zeros(n), lambda *_, key=None: (), None, 1)
-    with pytest.raises(CheckpointError, match="bytes hold arrays of 200000000 bytes"):
+    with pytest.raises(CheckpointError, match="bytes claim to hold arrays of 200000000 bytes"):
         save(tmp_path, Snapshot(one, 50_000_000, np.broadcast_to(np.float32(0), 50_000_000)))
     assert not checkpoints(tmp_path)
 
 
 def test_the_best_and_the_last(tmp_path):
     save(tmp_path, Snapshot(CELL, 2, PARAMS, step=9))
-    with pytest.raises(CheckpointError, match=r"best: there is none: fit keeps the best epoch where it has"):
+    with pytest.raises(CheckpointError, match=r"best: does not exist: fit keeps the best epoch if it has"):
         load(tmp_path, best=True)
     save(tmp_path / "best", Snapshot(CELL, 2, PARAMS, step=5))
     assert (load(tmp_path).step, load(tmp_path, best=True).step) == (9, 5)

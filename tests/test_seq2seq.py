@@ -341,7 +341,7 @@ def test_a_decoder_in_half_precision_starts_in_its_own():
 
 ERRORS = [
     (lambda: jrnn.EncoderDecoder(ENCODER, ENCODER), TypeError,
-     "EncoderDecoder: decoder must be a cell, which goes step by step, got Sequential(layers=(Embed("),
+     "EncoderDecoder: decoder must be a cell, got the layer Sequential(layers=(Embed("),
     (lambda: jrnn.EncoderDecoder(3, DECODER), TypeError, "EncoderDecoder: encoder must be a cell, got 3"),
     (lambda: jrnn.EncoderDecoder(ENCODER, jrnn.GRU), TypeError,
      "EncoderDecoder: decoder must be a cell, got the class GRU: call it, as in LSTM(8)"),
@@ -352,7 +352,7 @@ ERRORS = [
     (lambda: jrnn.DenseBridge("tangent"), ValueError, "DenseBridge: activation must be one of tanh,"),
     (lambda: jrnn.EncoderDecoder(
         jrnn.LSTM(4), jrnn.GRU(4), bridge=jrnn.CopyBridge()).init(jax.random.key(0), 2),
-     ValueError, "CopyBridge: the encoder ends with state of [(4,), (4,)], the decoder starts from [(4,)]: "
+     ValueError, "CopyBridge: the encoder's state has shapes [(4,), (4,)], the decoder's needs [(4,)]: "
      "use DenseBridge()"),
     (lambda: apply(MODEL, moved(MODEL), resets=np.zeros((STEPS, BATCH), bool)), ValueError,
      "EncoderDecoder takes no resets: a pair is one sequence"),

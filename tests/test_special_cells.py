@@ -279,7 +279,7 @@ REFUSED = {
     r"hidden must be a multiple of the number of periods=3, got 4": lambda: jrnn.ClockworkRNN(
         4, periods=(1, 2, 4)
     ),
-    r"needs in_features=4, as it adds its input": lambda: jrnn.IntersectionRNN(4).init(KEY, 3),
+    r"needs in_features=4, since it adds x": lambda: jrnn.IntersectionRNN(4).init(KEY, 3),
     r"hidden must be a multiple of heads=3, got 4": lambda: jrnn.SLSTM(4, heads=3),
     r"moduli must be 0 ≤ r_min < r_max < 1, got 0.9 and 0.5": lambda: jrnn.LRU(4, r_max=0.5),
     r"k must be a whole number, 0 or more, got -1": lambda: jrnn.Window(-1, 2),

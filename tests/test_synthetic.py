@@ -56,22 +56,21 @@ def test_the_seed_decides_everything(name):
         ),
         (
             lambda: synthetic.temporal_order(1, 9, 0),
-            "steps must be at least 10, for two places apart from both ends, got 9",
+            "steps must be at least 10, so that the two symbols fit, got 9",
         ),
         (lambda: synthetic.copies(1, 5, 4, 3, 0), "max_length must be at least min_length=4, got 3"),
         (
             lambda: synthetic.additions(101, 1, 0),
-            "count=101 different ones were not found: after 100, 10000 draws in a row were repetitions; "
-            "ask for fewer",
+            "count=101 is too large: after 100 distinct samples, 10000 draws in a row were repetitions",
         ),
         (
             lambda: synthetic.additions(1, 19, 0),
-            "digits must be at most 18, which still fit 64 bits, got 19",
+            "digits must be at most 18, to fit into 64 bits, got 19",
         ),
         (
             lambda: synthetic.ar_process([1.5, -0.5], 5, 0),
-            "coefficients [1.5, -0.5] have a root of modulus 1, needs to be below 1: the process "
-            "would not be stationary",
+            "coefficients [1.5, -0.5] have a root of modulus 1, which must be below 1 for the process "
+            "to be stationary",
         ),
         (
             lambda: synthetic.ar_process([], 5, 0),

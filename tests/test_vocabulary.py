@@ -37,7 +37,7 @@ def test_special_words_come_first_and_have_names():
     for name, word in {"pad": "<pad>", "unknown": "<unk>", "start": "<s>"}.items():
         with pytest.raises(AttributeError) as caught:
             getattr(other, name)
-        found = f"the vocabulary has no {word!r}: put it in specials, given ('<mask>', '</s>')"
+        found = f"the vocabulary has no {word!r}: add it to specials, which are ('<mask>', '</s>')"
         assert str(caught.value) == found and not hasattr(other, name)
 
 
@@ -124,7 +124,7 @@ def test_contexts_are_the_words_around_each():
             for s in sentences if len(s) > 1 for i, word in enumerate(s)
         ]  # fmt: skip
         assert [(c.tolist(), int(w)) for c, w in zip(around, words, strict=True)] == wanted
-    with pytest.raises(ValueError, match="sentences hold no two words in any one"):
+    with pytest.raises(ValueError, match="sentences have no context"):
         jrnn.data.contexts([[1], []])
     with pytest.raises(ValueError, match="window must be at least 1, got 0"):
         jrnn.data.contexts(sentences, 0)

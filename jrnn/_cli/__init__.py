@@ -1,6 +1,6 @@
 """The command `jrnn`: train a character language model, sample from it, list the cells, check the set-up.
 
-What a command needs is imported when it runs: `jrnn --help` loads neither flax nor orbax nor matplotlib.
+Each command imports its dependencies when it runs: `jrnn --help` loads neither flax nor orbax nor matplotlib.
 """
 
 from jrnn._cli.options import TrainConfig as TrainConfig

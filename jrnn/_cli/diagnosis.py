@@ -1,4 +1,4 @@
-"""`jrnn doctor`: what there is to say when something does not work."""
+"""`jrnn doctor`: versions, devices and settings, for when something does not work."""
 
 import argparse
 import contextlib
@@ -18,9 +18,9 @@ import jrnn
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Run `jrnn doctor`: what there is to say when something does not work."""
+    """Run `jrnn doctor`: print versions, devices and settings, and check a gradient."""
     del arguments
-    with contextlib.suppress(RuntimeError):  # jax has started
+    with contextlib.suppress(RuntimeError):  # jax is already initialized
         jrnn.use_cores()
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
     packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -46,14 +46,14 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def gpu_advice(present: bool, devices: Sequence[Any]) -> str:
-    """What to do where there is a GPU that jax does not see; nothing otherwise."""
+    """Advice for a GPU that jax does not find; empty otherwise."""
     if not present or any(device.platform != "cpu" for device in devices):
         return ""
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if wanted and "cuda" not in wanted and "gpu" not in wanted:
-        reason = f"JAX_PLATFORMS={wanted} keeps it from looking: unset it"
+        reason = f"JAX_PLATFORMS={wanted} excludes it: unset it"
     elif not any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)):
         reason = "it is installed for the CPU only: pip install 'jrnn[cuda12]', or 'jrnn[cuda13]'"
     else:
-        reason = "its CUDA plugin is installed, so look whether nvidia-smi works and the driver is recent"
-    return f"There is an NVIDIA GPU in this machine, but jax does not see it: {reason}."
+        reason = "its CUDA plugin is installed, so check that nvidia-smi works and the driver is recent"
+    return f"This machine has an NVIDIA GPU, but jax does not find it: {reason}."

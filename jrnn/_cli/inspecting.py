@@ -15,7 +15,7 @@ import jrnn
 from jrnn._cli.sampling import load_run
 from jrnn._cli.training import _sha256, read
 
-ROWS = 8  # sequences for what takes a batch
+ROWS = 8  # sequences in the batch
 LEAST = 10  # characters of a sequence
 
 
@@ -47,12 +47,12 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def _text(run: Path, meta: dict[str, Any], given: Sequence[str]) -> str:
-    """The text to look at: of that which the run was trained on, what was held out.
+    """The text to inspect with: the held-out part, if it is the text that the run was trained on.
 
-    Files that only the checkpoint names are not opened: it may come from anywhere.
+    Files named only in the checkpoint are not opened, since it may come from anywhere.
     """
     if meta["files"] and not given:
         named = " ".join(map(shlex.quote, meta["files"]))
-        raise ValueError(f"{run}: give the text to look at; it was trained on --text {named}")
+        raise ValueError(f"{run}: pass the text to inspect with; it was trained on --text {named}")
     text = read(given)
     return str(jrnn.data.split(text)[1]) if _sha256(text) == meta["sha256"] or not given else text

@@ -13,7 +13,7 @@ from jrnn._cli.tables import recurrent_cells
 
 
 def number(kind: type, holds: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
-    """A type of argument: the numbers of which something holds."""
+    """Make an argparse type: numbers that satisfy a condition."""
 
     def parse(text: str) -> Any:
         with contextlib.suppress(ValueError):
@@ -39,26 +39,26 @@ def option(default: Any, kind: Callable[[str], Any], line: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of `jrnn train`; the defaults are those of the main job, and stand here only."""
+    """Options of `jrnn train`, with their defaults."""
 
     cell: str = option("LSTM", str, "recurrent cell; jrnn cells lists them")
     hidden: int = option(256, SIZE, "width of the cells")
-    layers: int = option(1, SIZE, "how many cells stand on top of each other")
-    embed: int = option(64, SIZE, "width of the vector that stands for a character")
-    epochs: int = option(6, SIZE, "how often to go through the text")
-    lr: float = option(8e-3, POSITIVE, "learning rate at the start, from where it falls to zero")
+    layers: int = option(1, SIZE, "number of stacked cells")
+    embed: int = option(64, SIZE, "width of the character embedding")
+    epochs: int = option(6, SIZE, "number of passes over the text")
+    lr: float = option(8e-3, POSITIVE, "initial learning rate, which decays to zero")
     dropout: float = option(0.0, RATE, "rate between the layers, embedding and read-out included")
-    batch: int = option(32, SIZE, "rows of text that are read side by side")
+    batch: int = option(32, SIZE, "rows of text read in parallel")
     steps: int = option(64, SIZE, "characters between two updates")
     seed: int = option(0, SEED, "seed of all randomness")
 
     def model(self, vocabulary: int) -> Any:
-        """The language model, token in, logits out."""
+        """The language model, from tokens to logits."""
         cells = [recurrent_cells()[self.cell](self.hidden) for _ in range(self.layers)]
         return jrnn.Stack((jrnn.Embed(self.embed), *cells, jrnn.Dense(vocabulary)), dropout=self.dropout)
 
     def optimizer(self, total_steps: int) -> Any:
-        """AdamW with clipped gradients and a learning rate that falls to zero."""
+        """AdamW with clipped gradients and a learning rate that decays to zero."""
         import optax
 
         schedule = optax.cosine_decay_schedule(self.lr, total_steps)

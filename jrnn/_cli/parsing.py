@@ -1,4 +1,4 @@
-"""The words after `jrnn`, and what becomes of them."""
+"""Command line parsing: the commands of `jrnn` and their options."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from jrnn._cli.diagnosis import doctor
+from jrnn._cli.exporting import export
 from jrnn._cli.inspecting import inspect
 from jrnn._cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
 from jrnn._cli.sampling import one_line, sample
@@ -17,15 +18,15 @@ from jrnn._cli.training import train
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line, like all others."""
+    """Parser with one-line errors, like all other errors of the command."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what `main` prints."""
+        """Raise an error for `main` to print."""
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def parser() -> Parser:
-    """Make the parser of the whole command line; every command's help ends with examples."""
+    """Make the parser of the command line; the help of every command ends with examples."""
     top = Parser("jrnn", description="Recurrent networks in JAX.", allow_abbrev=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -44,6 +45,8 @@ def parser() -> Parser:
     line = "look inside a trained model: gradients, dynamics, gates, memory"
     example = "jrnn inspect runs/1 --text book.txt --steps 200"
     _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1 --text book.txt", example))
+    line = "write a trained model as ONNX, for where JAX is not"
+    _add_export(command("export", export, line, "jrnn export runs/1 model.onnx"))
     line = "list the recurrent cells, their sizes and papers"
     _add_cells(command("cells", cells, line, "jrnn cells", "jrnn cells --hidden 256 --in-features 64"))
     command("doctor", doctor, "show versions, devices and settings, and check a gradient", "jrnn doctor")
@@ -51,35 +54,40 @@ def parser() -> Parser:
 
 
 def _add_train(added: Parser) -> None:
-    what = "UTF-8 text; without any, the reference of the Python language that comes with Python"
+    what = "UTF-8 text; defaults to the Python language reference that comes with Python"
     added.add_argument("files", nargs="*", metavar="FILE", help=what)
     for f in dataclasses.fields(TrainConfig):
         kind, line = f.metadata["type"], f"{f.metadata['help']} (default: {f.default})"
         metavar = "NAME" if kind is str else "N" if kind in (SIZE, SEED) else "X"
         added.add_argument(f"--{f.name}", type=kind, metavar=metavar, help=line)
     added.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/1, runs/2, ...)")
-    line = "go on with a run that was stopped, with the settings and files that it was started with"
+    line = "continue a stopped run, with its original settings and files"
     added.add_argument("--resume", metavar="RUN", help=line)
 
 
 def _add_sample(added: Parser) -> None:
     added.add_argument("run_directory", metavar="RUN", help="directory of the run")
-    added.add_argument("--prompt", metavar="TEXT", default="", help="text to go on from")
+    added.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
     line = "below 1: safer, above: bolder, 0: always the most likely (default: 0.8)"
     added.add_argument("--temperature", type=TEMPERATURE, metavar="X", default=0.8, help=line)
     added.add_argument("--length", type=SIZE, metavar="N", default=500, help="characters (default: 500)")
-    added.add_argument("--seed", type=SEED, metavar="N", default=0, help="seed of the choice (default: 0)")
-    added.add_argument("--top-k", type=SIZE, metavar="N", help="choose among the N most likely only")
-    line = "choose among the most likely only that make up this probability"
+    added.add_argument("--seed", type=SEED, metavar="N", default=0, help="random seed (default: 0)")
+    added.add_argument("--top-k", type=SIZE, metavar="N", help="sample from the N most likely characters")
+    line = "sample from the most likely characters that make up this probability"
     added.add_argument("--top-p", type=SHARE, metavar="X", help=line)
 
 
 def _add_inspect(added: Parser) -> None:
     added.add_argument("run_directory", metavar="RUN", help="directory of the run; the page is written there")
-    line = "UTF-8 text to look at; of that which it was trained on, what was held out"
+    line = "UTF-8 text to inspect with; of the training text, the held-out part is used"
     added.add_argument("--text", nargs="+", metavar="FILE", default=(), help=line)
-    line = "characters of a sequence (default: 500)"
+    line = "characters per sequence (default: 500)"
     added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
+
+
+def _add_export(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run")
+    added.add_argument("target", metavar="FILE", help="file to write, ending in .onnx")
 
 
 def _add_cells(added: Parser) -> None:
@@ -93,13 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `jrnn`.
 
     Args:
-      argv: the words after `jrnn`; those of the process if left out.
+      argv: the arguments after `jrnn`; defaults to those of the process.
 
     Returns:
-      Exit status: 0; 1 if `doctor` finds something wrong; 2 for a mistake, which is told in one line on
-      stderr; 130 if it was stopped.
+      Exit status: 0; 1 if `doctor` finds a problem; 2 for an error, which is printed in one line on stderr;
+      130 if it was stopped.
     """
-    for stream in (sys.stdout, sys.stderr):  # a console that knows no arrow shows a question mark
+    for stream in (sys.stdout, sys.stderr):  # show a question mark for characters that a console lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
@@ -120,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _give_up_stdout() -> None:
-    """Where stdout cannot be written, keep Python from trying again, and complaining, when it ends."""
+    """Redirect a broken stdout, so that Python does not try to flush it at exit and complain."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -15,17 +15,17 @@ import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
 
-META = ("config", "vocabulary", "files", "sha256")  # what `jrnn train` stores beside the parameters
+META = ("config", "vocabulary", "files", "sha256")  # stored by `jrnn train` with the parameters
 
 
 def sample(arguments: argparse.Namespace) -> int:
-    """Run `jrnn sample`: let the best model of a run write on."""
+    """Run `jrnn sample`: generate text with the best model of a run."""
     snapshot = load_run(Path(arguments.run_directory), best=True)
     vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
     unknown = [c for c in dict.fromkeys(arguments.prompt) if c not in vocabulary.symbols]
     if unknown:
         listed = ", ".join(map(repr, unknown))
-        print(f"jrnn: the model knows no {listed}, and takes it for an unknown character", file=sys.stderr)
+        print(f"jrnn: not in the vocabulary, read as unknown characters: {listed}", file=sys.stderr)
     choice = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     model, key = (snapshot.cell, snapshot.params, vocabulary), jax.random.key(arguments.seed)
     written = write_on(*model, arguments.prompt, arguments.length, key=key, **choice)
@@ -34,14 +34,14 @@ def sample(arguments: argparse.Namespace) -> int:
 
 
 def write_on(model: Any, params: Any, vocabulary: Any, prompt: str, length: int, **choice: Any) -> str:
-    """Text after a prompt, for a terminal; after a line feed, or the first symbol, if the prompt is empty."""
+    """Generate text after a prompt, for a terminal; an empty prompt becomes a newline or the first symbol."""
     start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[:1])
     written = jrnn.generate(model, params, vocabulary.encode(start), length, **choice)
     return printable(str(vocabulary.decode(written.tokens)))
 
 
 def printable(text: str) -> str:
-    """A text in which what commands a terminal, or turns the direction of writing, is spelled out."""
+    """Escape characters that control a terminal or change the writing direction."""
     return "".join(c.encode("unicode_escape").decode() if _commands(c) else c for c in text)
 
 
@@ -54,13 +54,13 @@ def load_run(run: Path, best: bool = False) -> Any:
     """The newest, or the best, snapshot of a run of `jrnn train`."""
     found = jrnn.checkpoint.checkpoints(run)
     if not found:
-        what = "it holds no complete checkpoint" if run.exists() else "there is nothing of that name"
+        what = "it has no complete checkpoint" if run.exists() else "it does not exist"
         raise ValueError(f"{run}: not the directory of a run: {what}")
     try:
         snapshot = jrnn.load(run / "best" if best and jrnn.checkpoint.checkpoints(run / "best") else run)
     except jrnn.CheckpointError as error:
         older = found[1:] and not best
-        hint = f"; without {found[0]} the run goes on from {found[1].name}" if older else ""
+        hint = f"; delete {found[0]} to continue the run from {found[1].name}" if older else ""
         raise ValueError(f"{one_line(error)}{hint}") from error
     if not isinstance(snapshot.meta, dict) or set(META) - snapshot.meta.keys():
         raise ValueError(f"{run}: not a run of jrnn train: its checkpoint has no vocabulary and settings")
@@ -70,12 +70,12 @@ def load_run(run: Path, best: bool = False) -> Any:
 
 
 def _fault(meta: dict[str, Any], in_features: int) -> str:
-    """The fault of entries that `jrnn train` stores, in words; empty if they are as it stores them."""
+    """Describe what is wrong with the entries that `jrnn train` stores; empty if nothing is."""
     for name, kind in zip(META, (dict, dict, list, str), strict=True):
         if type(meta[name]) is not kind:
-            return f"{name} is {brief(meta[name])}, no {kind.__name__}"
+            return f"{name} is {brief(meta[name])}, not a {kind.__name__}"
     if wrong := [file for file in meta["files"] if type(file) is not str]:
-        return f"files holds {brief(wrong[0])}, no name of a file"
+        return f"files has {brief(wrong[0])}, not a file name"
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for name, value in meta["config"].items():
         if name not in fields or not _fits(fields[name], value):
@@ -101,14 +101,14 @@ def _fits(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def program() -> str:
-    """How this command is called: by name where that finds it, else by the path that was typed."""
+    """The command to call: `jrnn` if that is on the path, otherwise the path that was typed."""
     if shutil.which("jrnn") or Path(sys.argv[0]).name != "jrnn":
         return "jrnn"
     return shlex.quote(sys.argv[0])
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a user reads it."""
+    """Format an error as one line."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -1,4 +1,4 @@
-"""`jrnn cells`: what there is to choose from."""
+"""`jrnn cells`: a table of all recurrent cells."""
 
 import argparse
 import inspect
@@ -18,14 +18,14 @@ def recurrent_cells() -> dict[str, Any]:
 
 
 def cell_table(hidden: int = 128, in_features: int = 128) -> str:
-    """A table of all recurrent cells: name, number of parameters, what it is, paper.
+    """Make a table of all recurrent cells: name, number of parameters, description, paper.
 
     Args:
       hidden: width of the cells.
       in_features: width of their inputs.
 
     Returns:
-      The table, without a line feed at its end.
+      The table, without a trailing newline.
 
     >>> cell_table(128, 128).splitlines()[15].split()[:2]
     ['ConvLSTM', '1,180,160']
@@ -50,7 +50,7 @@ def cell_table(hidden: int = 128, in_features: int = 128) -> str:
 
 
 def recurrence(cell: Any) -> str:
-    """How the state enters: "linear" (elementwise affine), "diagonal" (unit by unit), or ""."""
+    """The kind of recurrence: "linear" (elementwise affine), "diagonal" (unit by unit), or ""."""
     return "linear" if is_linear(cell) else "diagonal" if getattr(cell, "diagonal", False) else ""
 
 
@@ -61,7 +61,7 @@ def cells(arguments: argparse.Namespace) -> int:
 
 
 def count_parameters(cell: Any, in_features: int) -> int:
-    """Count the trained parameters of a cell or layer at a width, without drawing any."""
+    """Count the trainable parameters of a cell or layer, without initializing them."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(jrnn.trainable(params)), strict=True)
     return sum(leaf.size for leaf, trains in pairs if trains)

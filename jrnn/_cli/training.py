@@ -1,4 +1,4 @@
-"""`jrnn train`: a character language model, trained, stopped and resumed."""
+"""`jrnn train`: train a character language model, or resume its training."""
 
 import argparse
 import contextlib
@@ -27,7 +27,7 @@ from jrnn._cli.options import TrainConfig
 from jrnn._cli.sampling import META, load_run, one_line, program, write_on
 from jrnn._cli.tables import count_parameters, recurrent_cells
 
-SETTINGS = "run.json"  # what a run was started with
+SETTINGS = "run.json"  # settings that a run was started with
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,23 @@ class Job:
 
     out: Path
     config: TrainConfig
-    files: tuple[str, ...]  # none: the reference of the Python language
+    files: tuple[str, ...]  # empty for the Python language reference
     text: str
     vocabulary: Any  # a CharVocabulary
     resume: bool
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What is stored beside the parameters."""
+        """Metadata stored with the parameters."""
         config, vocabulary = dataclasses.asdict(self.config), dataclasses.asdict(self.vocabulary)
         values = (config, vocabulary, [os.path.abspath(f) for f in self.files], _sha256(self.text))
         return dict(zip(META, values, strict=True))
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Run `jrnn train`: fit a language model to text, then show what it has learned."""
+    """Run `jrnn train`: fit a language model to text, then print a sample."""
     begun = time.perf_counter()
-    with contextlib.suppress(RuntimeError):  # jax has started: the devices are those that there are
+    with contextlib.suppress(RuntimeError):  # jax is already initialized: use its devices
         jrnn.use_cores()
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
@@ -60,7 +60,9 @@ def train(arguments: argparse.Namespace) -> int:
         job = _new_job(TrainConfig(**given), tuple(arguments.files), arguments.out)
     elif given or arguments.out is not None:
         option = next(iter(given), "out")
-        raise ValueError(f"--{option} does not go with --resume: a run keeps its settings and its directory")
+        raise ValueError(
+            f"--{option} cannot be combined with --resume: a run keeps its settings and directory"
+        )
     else:
         job = _resumed_job(Path(arguments.resume), tuple(arguments.files))
     try:
@@ -68,13 +70,15 @@ def train(arguments: argparse.Namespace) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC or not jrnn.checkpoint.checkpoints(job.out):
             raise
-        raise ValueError(f"{one_line(error)}; make room, then {_resume(job.out)}") from error
+        raise ValueError(f"{one_line(error)}; free some space, then {_resume(job.out)}") from error
     if result.diverged is not None:
         kept = f"the checkpoints in {job.out} are from before"
         hint = "start a new run with a smaller --lr"
-        raise ValueError(f"loss or gradient were not finite at step {result.diverged}: {kept}; {hint}")
+        raise ValueError(
+            f"training diverged: loss or gradient not finite at step {result.diverged}; {kept}; {hint}"
+        )
     if result.interrupted:
-        print(f"\nstopped after step {int(result.state.step)}, and saved; to go on:\n  {_resume(job.out)}")
+        print(f"\nstopped and saved after step {int(result.state.step)}; to continue:\n  {_resume(job.out)}")
         return 130
     _report(job, result, time.perf_counter() - begun)
     return 0
@@ -92,7 +96,7 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
         hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
         raise ValueError(
             f"the text is too short: it has {len(text):,} characters, and --batch {config.batch} --steps "
-            f"{config.steps} needs {10 * needed:,} for the tenth that is held out to fill a batch; {hint}"
+            f"{config.steps} need {10 * needed:,}, so that the held-out tenth fills a batch; {hint}"
         )
     vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
     _check_model(config)
@@ -100,7 +104,7 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
 
 
 def _check_model(config: TrainConfig) -> None:
-    """Raise unless the cell can stand between an embedding and a read-out."""
+    """Raise unless the cell works between an embedding and a read-out."""
 
     def step(key: jax.Array) -> Any:
         model = config.model(vocabulary=2)
@@ -109,7 +113,7 @@ def _check_model(config: TrainConfig) -> None:
     try:
         jax.eval_shape(step, jax.random.key(0))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--cell {config.cell} does not fit here: {one_line(error)}") from error
+        raise ValueError(f"--cell {config.cell} does not work in this model: {one_line(error)}") from error
 
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
@@ -123,14 +127,14 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     files = files or tuple(meta["files"])
     text = read(files)
     if _sha256(text) != meta["sha256"]:
-        hint = "" if files else " (the embedded one differs between versions of Python)"
-        raise ValueError(f"{run}: the text is not the one that the run was started on{hint}: start a new run")
+        hint = "" if files else " (Python's language reference differs between versions)"
+        raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
     config, vocabulary = TrainConfig(**meta["config"]), jrnn.CharVocabulary(**meta["vocabulary"])
     return Job(run, config, files, text, vocabulary, resume=True)
 
 
 def read(files: Sequence[str]) -> str:
-    """The text of files; without any, the reference of the Python language."""
+    """The text of files, or of the Python language reference if there are none."""
     return str(jrnn.data.read_text(files) if files else jrnn.data.python_reference())
 
 
@@ -143,7 +147,7 @@ def _resume(run: Path) -> str:
 
 
 def _new_directory(out: str | None, config: TrainConfig, files: tuple[str, ...]) -> Path:
-    """Make the directory of a run: the one asked for, or the next number under `runs`."""
+    """Make the directory of a run: the given one, or the next number under `runs`."""
     if out is not None:
         return _made(Path(out), config, files)
     while True:  # another run may take the number meanwhile
@@ -153,38 +157,38 @@ def _new_directory(out: str | None, config: TrainConfig, files: tuple[str, ...])
 
 
 def _made(path: Path, config: TrainConfig, files: tuple[str, ...]) -> Path:
-    """Make a directory that holds the settings of its run from the start, so that it can be resumed."""
+    """Make a directory that has the settings of its run from the start, so that it can be resumed."""
     if path.is_dir() and any(path.iterdir()):
-        hint = f"go on with {_resume(path)}, or " if jrnn.checkpoint.checkpoints(path) else ""
-        raise FileExistsError(f"{path}: the directory is taken: {hint}give another --out")
+        hint = f"continue with {_resume(path)}, or " if jrnn.checkpoint.checkpoints(path) else ""
+        raise FileExistsError(f"{path}: the directory is not empty: {hint}choose another --out")
     if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path}: not a directory: give another --out")
+        raise FileExistsError(f"{path}: not a directory: choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fresh.mkdir()
     settings = {"config": dataclasses.asdict(config), "files": [os.path.abspath(file) for file in files]}
     (fresh / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     try:
-        fresh.replace(path)  # an empty one gives way
+        fresh.replace(path)  # replaces an empty directory
     except OSError as error:
         shutil.rmtree(fresh)
-        raise FileExistsError(f"{path}: another run has taken it: give another --out") from error
+        raise FileExistsError(f"{path}: another run uses this directory: choose another --out") from error
     return path
 
 
 def _fit(job: Job) -> Any:
-    """Say what is going to happen, and do it."""
+    """Print a summary of the job, and train."""
     config, vocabulary = job.config, job.vocabulary
     parts = [vocabulary.encode(part) for part in jrnn.data.split(job.text)]
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
     model = config.model(len(vocabulary))
     layers = " → ".join(f"{type(cell).__name__}({cell.out_features})" for cell in model.cells)
-    name = ", ".join(job.files) or "the reference of the Python language"
+    name = ", ".join(job.files) or "the Python language reference"
     print(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
     print(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
     print(f"on     {_devices(model, config.batch)}")
     print(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves", flush=True)
-    warnings.filterwarnings("ignore", "fit: at step", RuntimeWarning)  # said in one line, at the end
+    warnings.filterwarnings("ignore", "fit: training diverged", RuntimeWarning)  # reported at the end
     return jrnn.fit(
         model,
         training,
@@ -204,7 +208,7 @@ def _fit(job: Job) -> Any:
 
 
 def _devices(model: Any, rows: int) -> str:
-    """Where `fit` runs a model on batches of so many rows."""
+    """The devices that `fit` uses for batches with this many rows, in words."""
     from jrnn.training.devices import split_over
 
     split, devices = split_over(model, rows), jax.local_devices()
@@ -215,7 +219,7 @@ def _devices(model: Any, rows: int) -> str:
 
 
 def _monitors(out: Path) -> tuple[Any, ...]:
-    """What draws the loss curve, where matplotlib is installed."""
+    """The monitor that draws the loss curve, if matplotlib is installed."""
     if importlib.util.find_spec("matplotlib") is None:
         print("no loss.png: matplotlib is not installed, pip install 'jrnn[plots]'")
         return ()
@@ -225,7 +229,7 @@ def _monitors(out: Path) -> tuple[Any, ...]:
 
 
 def _report(job: Job, result: Any, seconds: float) -> None:
-    """Print the loss of the best epoch, a sample of its text, and how to get more."""
+    """Print the loss of the best epoch, a text sample, and the command for more."""
     losses = [(entry["validation"], entry["epoch"]) for entry in result.history]
     nats, epoch = min(losses, key=lambda entry: (math.isnan(entry[0]), entry))
     bits = f"{nats / math.log(2):.3f} bits per character"

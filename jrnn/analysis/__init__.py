@@ -1,4 +1,4 @@
-"""Looking inside: gradients, dynamics and memory of any cell, all derived from its `step`."""
+"""Analysis of gradients, dynamics and memory, for any cell, derived from its `step`."""
 
 from jrnn._exports import public_names
 from jrnn.analysis.exponents import Lyapunov as Lyapunov

@@ -1,4 +1,4 @@
-"""Perturbations of every state of a model: zeros that are added, and are there for their gradient."""
+"""Gradients with respect to every state of a model: zeros are added to the states, and differentiated."""
 
 import functools
 from collections.abc import Callable
@@ -14,17 +14,16 @@ from jrnn._alignment import expand, on_device, select
 from jrnn._jaxprs import shifted
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
-from jrnn.unrolling.driver import body_of
 from jrnn.unrolling.methods import Loop, Method
 
-Shifts = list[dict[str, Any]]  # a loop each: path of a leaf of the state -> (time, *its shape)
+Shifts = list[dict[str, Any]]  # one per loop: path of a state leaf -> (time, *shape of the leaf)
 
 
 @dataclass(frozen=True)
 class Shifted:
-    """A cell to whose state something is added where its step computes it, so that its output sees the sum.
+    """A cell that adds a shift to its new state before computing its output.
 
-    Its x is `(x, {path of a leaf of the state: what is added})`, its carry that of the cell.
+    Its x is `(x, {path of a state leaf: shift})`, its carry that of the cell.
     """
 
     cell: Any
@@ -50,23 +49,23 @@ class Shifted:
 
 @dataclass(eq=False)
 class Shifting:
-    """A method that adds `shifts` to the states of the loops that it runs, in their order.
+    """A method that adds `shifts` to the states of the loops that it runs, in order.
 
-    Run without them it takes note of their types, of how many axes a state has behind its batch axes, and of
-    the direction. With `ends` nothing has a gradient by an output but that of one step of each sequence.
+    Without shifts it records their types, the number of state axes after the batch axes, and the direction.
+    With `ends`, only the outputs at one step of each sequence pass a gradient.
     """
 
     method: Method
     shifts: Shifts | None = None
-    ends: list[Array | None] | None = None  # of each loop, (batch...); None without states
+    ends: list[Array | None] | None = None  # one per loop, (batch...); None without states
     types: Shifts = field(default_factory=list)
     ranks: list[dict[str, int]] = field(default_factory=list)
     reverse: list[bool] = field(default_factory=list)
-    valid: list[Array | None] = field(default_factory=list)  # (time, leading batch axes), None: all are
+    valid: list[Array | None] = field(default_factory=list)  # (time, leading batch axes); None: all valid
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
-        cell, (params, _), number = loop.cell, loop.constants, len(self.types)
+        cell, params, number = loop.cell, loop.params, len(self.types)
         leaves = state_leaves(cell, params, loop.carry)
         single = state_leaves(cell, params, cell_carry(cell, params))
         self.types.append(
@@ -76,11 +75,9 @@ class Shifting:
         self.reverse.append(loop.reverse)
         if self.shifts is None:
             return self.method.run(loop)
-        self.valid.append(loop.xs[1])
-        x, valid, reset = loop.xs
-        xs = ((x, self.shifts[number]), valid, reset)
-        shifted_cell = Shifted(cell)
-        end, ys = self.method.run(replace(loop, cell=shifted_cell, body=body_of(shifted_cell), xs=xs))
+        self.valid.append(loop.valid)
+        xs = (loop.xs, self.shifts[number])
+        end, ys = self.method.run(replace(loop, cell=Shifted(cell), xs=xs))
         last = self.ends[number] if self.ends else None
         return end, ys if last is None else _cut(ys, last)
 
@@ -91,7 +88,7 @@ def cell_carry(cell: Any, params: Any) -> Any:
 
 
 def loop_names(model: Any, count: int) -> list[str]:
-    """What the loops of a model are called: the paths of its cells, "layers[1].forward"; "" of a cell."""
+    """Names of the loops of a model: the paths of its cells, such as "layers[1].forward"; "" for a cell."""
     names = list(_paths(model, ""))
     return names if len(names) == count else [f"loops[{i}]" for i in range(count)]
 
@@ -114,7 +111,7 @@ def _paths(model: Any, path: str) -> list[str]:
 
 
 def _cut(ys: Any, ends: Array) -> Any:
-    """Outputs of which those at the step `ends` alone hand a gradient back."""
+    """Stop the gradient of all outputs but those at the step `ends`."""
 
     def cut(y: Array) -> Array:
         if y.ndim <= ends.ndim:
@@ -128,15 +125,15 @@ def _cut(ys: Any, ends: Array) -> Any:
 def gradients_of_states(
     run: Callable[[Method], Array], method: Method
 ) -> tuple[Array, Shifts, list[dict[str, int]]]:
-    """Value of a scalar function of the method that its loops are run by, and its gradients by the states.
+    """Compute a loss and its gradients with respect to the states of all loops.
 
     Args:
-      run: runs a model by the method given, and returns a loss.
+      run: runs a model by the given method, and returns a loss.
       method: how the loops are run.
 
     Returns:
-      `(loss, gradients, ranks)`: of each loop and leaf of its state, (time, *its shape), and how many axes
-      of it stand behind the batch axes.
+      `(loss, gradients, ranks)`: for each loop and state leaf the gradients, (time, *shape of the leaf), and
+      the number of its axes after the batch axes.
     """
     probe = _probe(run, method)
     loss, _, gradients = _gradients(run, method, probe, None)
@@ -144,16 +141,16 @@ def gradients_of_states(
 
 
 class StateNorms(NamedTuple):
-    """Norms of the gradients by the states of a loop, of each leaf (time, batch...)."""
+    """Norms of the gradients with respect to the states of a loop, for each leaf (time, batch...)."""
 
     whole: dict[str, Array]
-    by_lag: dict[str, Array]  # through the last output, so many steps before it; −1 where there was no step
+    by_lag: dict[str, Array]  # through the last output, by steps before it; −1 if there is no such step
 
 
 def norms_of_states(run: Callable[[Method], Array], method: Method) -> tuple[Array, list[StateNorms]]:
-    """The loss and, of each loop, the norms of its gradients: of the whole, and of its last step alone.
+    """The loss, and for each loop the norms of the gradients of the whole loss and of its last step alone.
 
-    The last step of a sequence is the one visited last of those that any gradient comes from.
+    The last step of a sequence is the last visited step with a nonzero gradient.
     """
     probe = _probe(run, method)
 
@@ -193,7 +190,7 @@ def _gradients(
 
 
 def _last(norms: dict[str, Array], reverse: bool) -> Array | None:
-    """The step visited last that has a gradient, (batch...), none outside; None without states."""
+    """The last visited step with a gradient, (batch...), or out of range if none; None without states."""
     if not norms:
         return None
     flows = functools.reduce(jnp.logical_or, [norm != 0 for norm in norms.values()])
@@ -204,7 +201,7 @@ def _last(norms: dict[str, Array], reverse: bool) -> Array | None:
 
 
 def _lagged(norms: Array, ends: Any, valid: Array | None, reverse: bool) -> Array:
-    """Norms by how many steps before the end they stand; inf where no float holds them, −1 for no step."""
+    """Reorder norms by steps before the end; inf for NaN, −1 if there is no such step."""
     norms = jnp.where(jnp.isnan(norms), jnp.inf, norms)
     if valid is not None:
         norms = jnp.where(expand(valid, norms.ndim), norms, -1)
@@ -218,6 +215,6 @@ def _norms(gradients: Array, rank: int) -> Array:
     """Norms over the last `rank` axes."""
     lengths = jnp.abs(gradients)
     largest = lengths.max(initial=0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares leave the range of floats
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares would over- or underflow
     axes = tuple(range(lengths.ndim - rank, lengths.ndim))
     return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))

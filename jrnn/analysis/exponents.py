@@ -1,4 +1,4 @@
-"""Lyapunov exponents: how fast neighbouring trajectories part, and what that says of a network."""
+"""Lyapunov exponents: the rates at which neighbouring trajectories diverge, and what they imply."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
-BATCHES = 20  # of the standard error
-ZERO = 8  # roundings that are left of a direction where nothing is
-PANEL = 32  # columns that LAPACK orthonormalises at a time, few enough for one thread
+BATCHES = 20  # batch means for the standard error
+ZERO = 8  # a remainder of this many rounding errors counts as zero
+PANEL = 32  # columns orthonormalised by LAPACK at a time, few enough for one thread
 FLOAT32 = float(np.finfo(np.float32).eps)
 
 
@@ -24,8 +25,8 @@ class Lyapunov(NamedTuple):
     """Lyapunov exponents, in nats per step, the largest first.
 
     Fields:
-      exponents: (k,); −∞ of a direction that a step takes to zero.
-      standard_error: (k,), of the mean over time; NaN of a single interval, and no gradient.
+      exponents: (k,); −∞ for a direction that a step maps to zero.
+      standard_error: (k,), of the mean over time; NaN for a single interval; has no gradient.
       local: (n, k), growth in each interval between orthonormalisations, in nats per step.
     """
 
@@ -35,18 +36,18 @@ class Lyapunov(NamedTuple):
 
     @property
     def entropy(self) -> Array:
-        """(), Σ max(λᵢ, 0), in nats per step: what the dynamics make of new information.
+        """(), Σ max(λᵢ, 0), in nats per step: the rate at which the dynamics produce information.
 
-        By Pesin's formula the Kolmogorov-Sinai entropy; of fewer than all positive exponents a lower bound.
+        By Pesin's formula, the Kolmogorov-Sinai entropy; a lower bound if positive exponents are missing.
         """
         return jnp.maximum(self.exponents, 0).sum()
 
     @property
     def dimension(self) -> Array:
-        """(), d = j + (λ₁ + … + λⱼ) / |λⱼ₊₁|, j the most for which the sum is not negative: Kaplan-Yorke.
+        """(), d = j + (λ₁ + … + λⱼ) / |λⱼ₊₁|, with the largest j for which the sum is not negative.
 
-        The dimension of the attractor, as it is conjectured. Of exponents that do not sum below zero, k: then
-        more of them are needed, unless they are all.
+        The Kaplan-Yorke conjecture for the dimension of the attractor. If the sum of all k exponents is not
+        negative, this is k: compute more of them, unless they are all.
         """
         sums = jnp.cumsum(self.exponents)
         whole = jnp.sum(jnp.cumprod(sums >= 0))
@@ -57,12 +58,12 @@ class Lyapunov(NamedTuple):
 
 
 class Predictability(NamedTuple):
-    """Horizon over which a state can be foretold, and what that means for evaluation in parallel over time.
+    """Result of `predictability`.
 
     Fields:
       horizon: steps until an error of the given precision has grown to the size of the state.
-      log_amplification: ln of how many times an error of every single step is found in the states.
-      converges: bool, whether evaluation of all steps at once takes few iterations.
+      log_amplification: ln of the factor by which errors of single steps are amplified in the states.
+      converges: bool, True if evaluation of all steps at once takes few iterations.
     """
 
     horizon: Array
@@ -81,44 +82,43 @@ def lyapunov(
     every: int = 1,
     key: Array | None = None,
 ) -> Lyapunov:
-    """Lyapunov exponents of a cell along a trajectory: Benettin's method.
+    """Compute Lyapunov exponents of a cell along a trajectory, by Benettin's method.
 
         Jₜ Qₜ₋₁ = Qₜ Rₜ,   λᵢ = (1 / T) Σₜ ln |Rₜ[i, i]|,   Jₜ = ∂hₜ/∂hₜ₋₁
 
-    λ₁ > 0: neighbouring states part and gradients explode. λ₁ < 0: states forget how they began, and
-    gradients vanish, with exp(λ₁) per step. exp(λ₁ + … + λᵢ) is how volumes of i dimensions grow. k exponents
-    take k Jacobian-vector products and one QR a step; the largest alone, the default, is cheap. Nothing of
-    size T · D² is kept. The start is random but the same at every call.
+    If λ₁ > 0, neighbouring states diverge and gradients explode. If λ₁ < 0, states forget their start and
+    gradients vanish, by exp(λ₁) per step. Volumes of i dimensions grow by exp(λ₁ + … + λᵢ). k exponents
+    take k Jacobian-vector products and one QR per step; the largest alone, the default, is cheap. Nothing of
+    size T · D² is stored. The initial directions are random, but the same for every call.
 
-    It can be traced, and differentiated through the QR: Σ λᵢ² is the penalty of gradient flossing. A
-    direction that any interval takes to zero (dead relus), or so far below the others that rounding hides
-    it, has the exponent −∞, whose gradient is zero; leave it out of a sum with
-    `jnp.where(jnp.isfinite(λ), λ, 0)`. Of a large network that saturates, the last exponents are seen in
-    float64 alone.
+    The function can be traced, and differentiated through the QR: Σ λᵢ² is the penalty of gradient flossing.
+    A direction that any interval maps to zero (dead relus), or so far below the others that rounding hides
+    it, has the exponent −∞ with gradient zero; exclude it from a sum by `jnp.where(jnp.isfinite(λ), λ, 0)`.
+    The last exponents of a large saturated network need float64.
 
-    The standard error is that of the means of up to 20 equal stretches of time, as if these were independent:
-    it is too small where a stretch is shorter than what the dynamics remember.
+    The standard error is computed from the means of up to 20 equal stretches of time, assuming that they are
+    independent: it is too small if a stretch is shorter than the memory of the dynamics.
 
-    QR at every n-th step alone is faster, and gives the same as long as directions can still be told apart:
-    keep every · (λ₁ − λₖ) below 8 in float32, 25 in float64. A QR of 256 exponents costs about four times as
-    much as their products.
+    A QR at every n-th step only is faster, and gives the same result as long as directions stay numerically
+    distinct: keep every · (λ₁ − λₖ) below 8 in float32, 25 in float64. A QR of 256 exponents costs about four
+    times as much as their products.
 
     Args:
       cell: the cell.
       params: its parameters.
-      xs: inputs of one sequence, (time, features): of a batch, `xs[:, b]`.
-      carry: carry to start from; a new one if left out.
-      exponents: k, how many, from the largest; `None` for all.
-      discard: first steps that do not count, while the state reaches its attractor and Q turns the right way;
-        and those that are left over by `every`.
+      xs: inputs of one sequence, (time, features); for a batch, `xs[:, b]`.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      exponents: k, number of exponents, from the largest; `None` for all.
+      discard: number of first steps to ignore, while the state reaches its attractor and Q aligns; the steps
+        left over by `every` are among them.
       every: steps from one QR to the next.
-      key: draws the noise; without one there is none.
+      key: draws the noise; without a key there is none.
 
     Returns:
       `Lyapunov(exponents, standard_error, local)`, with its `dimension` and `entropy`.
 
     Raises:
-      ValueError: more exponents than the state has entries, too few steps, or as of `begin`.
+      ValueError: more exponents than the state has entries, too few steps, or invalid inputs.
 
     Reference: Benettin, Galgani, Giorgilli, Strelcyn, Lyapunov characteristic exponents for smooth dynamical
     systems, 1980, doi:10.1007/BF02128236. Gradient: Engelken, Gradient flossing, 2023, arXiv:2312.17306.
@@ -141,23 +141,23 @@ def lyapunov(
 
 
 def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Predictability:
-    """Horizon over which a state can be foretold, and whether T steps can be evaluated in parallel.
+    """Predict from the largest Lyapunov exponent how far states are predictable, and parallelizable in time.
 
         horizon = ln(1 / precision) / λ₁ where λ₁ > 0, else ∞
         amplification = Σₜ exp(λ₁ t),   t = 0 … T − 1
 
-    An error grows as exp(λ₁ t). After `horizon` steps one of relative size `precision` is as large as the
-    state, and nothing that was computed from there on could be told from another trajectory.
+    An error grows as exp(λ₁ t). After `horizon` steps, an error of relative size `precision` is as large as
+    the state, and the computed trajectory is arbitrary from there on.
 
-    Newton's method (DEER) guesses all T states at once, and corrects the errors of all steps together. What
-    is left of these shows up to `amplification` times as large in the states. Where λ₁ < 0 that is at most
-    1 / (1 − exp(λ₁)), however large T is, and few iterations do: it converges. Where λ₁ > 0 it explodes with
-    T, and iterations become as many as there are steps: then run step by step. Near 0 it depends on T.
+    Newton's method (DEER) guesses all T states at once and corrects the errors of all steps together. Their
+    residuals appear in the states amplified by up to `amplification`. If λ₁ < 0, that is at most
+    1 / (1 − exp(λ₁)) for any T, and few iterations suffice: it converges. If λ₁ > 0, it explodes with T, and
+    there are as many iterations as steps: run step by step instead. Near 0 it depends on T.
 
     Args:
       exponent: λ₁, in nats per step, the first of `lyapunov`; any shape.
       steps: T, at least 1.
-      precision: relative, of the state: rounding of float32 if left out.
+      precision: relative precision of the state; defaults to the rounding error of float32.
 
     Returns:
       `Predictability(horizon, log_amplification, converges)`, each of the shape of `exponent`.
@@ -188,12 +188,12 @@ def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Pre
 
 @jax.custom_jvp
 def orthonormalise(z: Array) -> tuple[Array, Array]:
-    """QR of columns that may depend on each other, and the logarithms of R's diagonal.
+    """QR of possibly linearly dependent columns, and the logarithms of R's diagonal.
 
         z = Q R,   growthᵢ = ln |R[i, i]|
 
-    Where a column holds nothing new, to rounding, growth is −∞, and an arbitrary column of Q stands in. In
-    the derivative that column of z is a constant, where `jnp.linalg.qr` gives NaN.
+    If a column depends on earlier ones up to rounding, growth is −∞, and its column of Q is arbitrary. The
+    derivative treats that column of z as a constant, where `jnp.linalg.qr` gives NaN.
 
     Args:
       z: (D, k), k ≤ D.
@@ -210,7 +210,7 @@ def _orthonormalise_jvp(primals: Any, tangents: Any) -> Any:
     (z,), (dz,) = primals, tangents
     q, growth = _triangular(z)
     dead = jnp.isneginf(growth)
-    # a dead column is a constant of its own: R has the unit column there, and is regular
+    # a dead column is a constant: R has the unit column there, and is regular
     r = jnp.where(dead, jnp.eye(z.shape[1], dtype=z.dtype), jnp.triu(q.T @ z))
     dz = jnp.where(dead, 0, dz)
     change = lax.linalg.triangular_solve(r, dz)  # dz R⁻¹
@@ -221,13 +221,13 @@ def _orthonormalise_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _triangular(z: Array) -> tuple[Array, Array]:
-    """Q, and the logarithms of R's diagonal: Gram-Schmidt, twice, of panels that LAPACK takes one by one.
+    """Q, and the logarithms of R's diagonal: Gram-Schmidt, twice, over panels of columns for LAPACK.
 
-    Of a whole matrix LAPACK starts threads, which are up to 25 times slower on a machine that does anything
-    else; in panels nearly all work is in products.
+    For a whole matrix LAPACK starts threads, which are up to 25 times slower on a busy machine; with panels
+    nearly all work is in matrix products.
     """
     q, growth = z[:, :0], []
-    drawn = fixed_normal(1, z.shape, z.dtype)  # stands in where nothing is
+    drawn = fixed_normal(1, z.shape, z.dtype)  # replaces dependent columns
     for first in range(0, z.shape[1], PANEL):
         columns = slice(first, first + PANEL)
         panel = z[:, columns]
@@ -251,17 +251,18 @@ def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., L
     def measure(params: Any, carry: Any, xs: Any) -> Lyapunov:
         def step(state: Any, x: Any) -> Any:
             carry, rows = state
-            return push_rows(cell, params, carry, x, rows), None
+            return push_rows(ready, params, carry, x, rows), None
 
         def interval(state: Any, block: Any) -> Any:
             (carry, rows), _ = lax.scan(step, state, block)
             q, growth = orthonormalise(rows.T)
             return (carry, q.T), growth / every
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
         steps = len(jax.tree.leaves(xs)[0])
-        over = steps % every  # the first steps, so that the last one counts
-        if over:  # without jit, a loop of no steps is refused
-            carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, _part(xs, 0, over))
+        over = steps % every  # dropped at the start, so that the last step counts
+        if over:  # without jit, scan rejects a loop of no steps
+            carry, _ = lax.scan(lambda c, x: (ready.step(params, c, x)[0], None), carry, _part(xs, 0, over))
         blocks = jax.tree.map(
             lambda x: x.reshape(steps // every, every, *x.shape[1:]), _part(xs, over, steps)
         )
@@ -279,7 +280,7 @@ def _part(xs: Any, start: int, stop: int) -> Any:
 def _summary(local: Array) -> Lyapunov:
     """Means over time and their standard errors, the largest mean first."""
     dead = jnp.isneginf(local).any(0)
-    kept = jnp.where(dead, 0, local)  # the mean of what is left of a dead direction would have a gradient
+    kept = jnp.where(dead, 0, local)  # so that dead directions have no gradient
     mean = jnp.where(dead, -jnp.inf, kept.mean(0))
     order = jnp.argsort(-mean)
     batches = min(BATCHES, len(local))

@@ -1,4 +1,4 @@
-"""Where a cell stands still: fixed and slow points at a held input, and what kinds they are."""
+"""Fixed and slow points of a cell at a constant input, and their stability."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,27 +15,28 @@ from jrnn._checks import check_lag, check_positive, check_width
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
 from jrnn.cell import carry_spec, is_slot, structure_of
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 NEWTON = 1e-5  # damping below which a step is Newton's
-FLAT = 0.01  # greatest slope of the speed at a slow point
-AT_ONCE = 2**22  # numbers in the Jacobians of the starts that are worked on side by side
+FLAT = 0.01  # largest slope of the speed at a slow point
+AT_ONCE = 2**22  # entries of the Jacobians of the starts that are searched in parallel
 
 
 class FixedPoints(NamedTuple):
-    """Fixed and slow points of h ↦ F(h, x), each once, as found by `find_fixed_points`.
+    """Distinct fixed and slow points of h ↦ F(h, x), as found by `find_fixed_points`.
 
         τ = −1 / ln |λ|
 
-    The stable ones come first, then saddles, the fewest unstable directions first, then the unstable and
-    the slow ones; `states[kinds == "saddle"]` takes one kind.
+    Sorted by kind: stable points, saddles with the fewest unstable directions first, unstable points, slow
+    points. `states[kinds == "saddle"]` selects one kind.
 
     Fields:
       states: (n, D), h as a vector.
-      speeds: (n,), ‖F(h, x) − h‖: how far one step moves the state.
+      speeds: (n,), ‖F(h, x) − h‖, the distance that one step moves the state.
       eigenvalues: (n, D), λ of ∂F/∂h, complex, the largest |λ| first.
       kinds: (n,), "stable", "saddle", "unstable" or "slow".
-      starts: (n,), how many of the starts ended there.
-      missed: starts that ended nowhere.
+      starts: (n,), number of starts that led to the point.
+      missed: number of starts that led to none.
     """
 
     states: NDArray[Any]
@@ -47,12 +48,12 @@ class FixedPoints(NamedTuple):
 
     @property
     def unstable(self) -> NDArray[Any]:
-        """(n,), directions in which a small deviation does not shrink: those of |λ| ≥ 1."""
+        """(n,), number of directions in which a small deviation does not shrink: |λ| ≥ 1."""
         return _unstable(self.eigenvalues)
 
     @property
     def time_constants(self) -> NDArray[Any]:
-        """(n, D), τ in steps, in which a deviation shrinks to 1/e; negative where it grows by e instead."""
+        """(n, D), τ: steps in which a deviation shrinks to 1/e; negative if it grows e-fold instead."""
         with np.errstate(divide="ignore"):
             return -1 / np.log(np.abs(self.eigenvalues))
 
@@ -69,43 +70,43 @@ def find_fixed_points(
     distance: float = 1e-2,
     steps: int = 200,
 ) -> FixedPoints:
-    """Find the states that a step leaves where they are, and those it moves least, at a held input.
+    """Find the states that a step at a constant input does not move, or moves least.
 
         F(h, x) = h,   q(h) = ½ ‖F(h, x) − h‖²,   J = ∂F/∂h
         δ = −(AᵀA + μ I)⁻¹ Aᵀ (F(h, x) − h),   A = J − I
 
-    From every start, Levenberg-Marquardt steps δ go down q, of which saddles are minima as well; μ falls
-    until they are those of Newton's method, δ = −A⁻¹ (F(h, x) − h). What they end at counts as
+    From every start, Levenberg-Marquardt steps δ minimize q, of which saddles are minima too; μ decreases
+    until the steps are those of Newton's method, δ = −A⁻¹ (F(h, x) − h). The end points are classified as
 
         stable      speed ‖F(h, x) − h‖ ≤ tolerance, and all |λ| < 1
         unstable    speed ≤ tolerance, and all |λ| ≥ 1
         saddle      speed ≤ tolerance, and some of both
-        slow        tolerance < speed ≤ slow, and ‖∂speed/∂h‖ ≤ 0.01: no state near by is much slower
+        slow        tolerance < speed ≤ slow, and ‖∂speed/∂h‖ ≤ 0.01: no nearby state is much slower
 
-    λ are the eigenvalues of J; one of modulus 1 up to rounding may count either way. Every other start is
-    missed. In float32 the speed of an exact fixed point is about 1e-7 ‖h‖. Where fixed points form a line
-    or a sheet, points of it are found as far apart as `distance`.
+    with the eigenvalues λ of J, where a modulus of 1 up to rounding may count either way; all other starts
+    are missed. In float32 the speed of an exact fixed point is about 1e-7 ‖h‖. If fixed points form a line or
+    a surface, the returned points are at least `distance` apart.
 
-    Integers in the state and slots are held. A step that changes an integer, as the clock of a
-    `ClockworkRNN`, makes another map of every step: it has no fixed points, and is refused.
+    Slots and integers in the state are held constant. If a step changes an integer, like the clock of a
+    `ClockworkRNN`, every step is a different map without fixed points, and a ValueError is raised.
 
     Args:
       cell: the cell.
       params: its parameters.
       x: the input of one step, without batch axes.
-      starts: (N, D), states as `to_vector` gives them; `trajectory` and `draw_starts` make some.
-      carry: carry of one sequence that holds what is no part of the state; a new one if left out.
-      tolerance: greatest speed of a fixed point.
-      slow: greatest speed of a slow point.
-      distance: points that are nearer than this to a slower one are that one.
-      steps: of Levenberg and Marquardt, at most, from every start.
+      starts: (N, D), states as from `to_vector`; `trajectory` and `draw_starts` return suitable ones.
+      carry: carry of one sequence with the slots and integers to use; defaults to `cell.initial_carry`.
+      tolerance: largest speed of a fixed point.
+      slow: largest speed of a slow point.
+      distance: points closer than this to a slower one are considered the same.
+      steps: maximal number of Levenberg-Marquardt steps from every start.
 
     Returns:
-      `FixedPoints`, NumPy arrays: the eigenvalues are computed on the host, so not under `jit`.
+      `FixedPoints`, NumPy arrays. Eigenvalues are computed on the host, so this does not work under `jit`.
 
     Raises:
-      TypeError: a layer, or what is no cell.
-      ValueError: shapes that do not fit, starts that are not finite, a clock, or as of `unroll`.
+      TypeError: a layer, or not a cell.
+      ValueError: wrong shapes, starts that are not finite, a clock in the state, or invalid inputs.
 
     Reference: Sussillo, Barak, Opening the black box: low-dimensional dynamics in high-dimensional recurrent
     neural networks, 2013, doi:10.1162/NECO_a_00409; Golub, Sussillo, FixedPointFinder, 2018,
@@ -142,25 +143,25 @@ def find_fixed_points(
 
 
 def trajectory(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None = None) -> Array:
-    """The states that a sequence leads through, as vectors.
+    """Compute the states along a sequence, as vectors.
 
         hₜ = F(hₜ₋₁, xₜ)
 
-    Of a batch: `jax.vmap(lambda xs: trajectory(cell, params, xs), in_axes=1)(xs)`.
+    For a batch: `jax.vmap(lambda xs: trajectory(cell, params, xs), in_axes=1)(xs)`.
 
     Args:
       cell: the cell.
       params: its parameters.
       xs: inputs of one sequence, (T, features).
-      carry: carry to start from; a new one if left out.
-      key: draws the noise; without one there is none.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      key: draws the noise; without a key there is none.
 
     Returns:
-      (T, D), the state after every step, as `to_vector` gives it.
+      (T, D), the state after every step, as from `to_vector`.
 
     Raises:
-      TypeError: a layer, or what is no cell.
-      ValueError: xs has a batch axis, or as of `unroll`.
+      TypeError: a layer, or not a cell.
+      ValueError: xs has a batch axis, or invalid inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.analysis import trajectory
@@ -172,17 +173,17 @@ def trajectory(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | 
 
 
 def draw_starts(states: Any, count: int, key: Array, noise: float = 0.1) -> Array:
-    """Draw states to start a search from: between two of those given, and some noise around it.
+    """Draw starts of a search: random points between two given states, plus noise.
 
         start = a + u (b − a) + noise · ε,   a, b drawn from the states,   u ~ U[0, 1),   ε ~ N(0, I)
 
-    Saddles lie between the states that a trajectory rests at.
+    Saddles lie between the states where a trajectory comes to rest.
 
     Args:
       states: (..., D), such as those of `trajectory`.
       count: N.
-      key: the randomness.
-      noise: standard deviation of what is added to every entry.
+      key: random key.
+      noise: standard deviation of the noise added to every entry.
 
     Returns:
       (count, D).
@@ -204,7 +205,7 @@ def draw_starts(states: Any, count: int, key: Array, noise: float = 0.1) -> Arra
 
 
 class End(NamedTuple):
-    """Where a search ended."""
+    """End point of a search."""
 
     state: Any  # (..., D)
     speed: Any  # (...), ‖r‖
@@ -212,14 +213,14 @@ class End(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Where a search stands, and the step that it tries next."""
+    """Current point of a search, and the next step to try."""
 
     h: Array  # (D,)
     r: Array  # (D,), F(h) − h
     a: Array  # (D, D), J − I
     delta: Array  # (D,)
     damping: Array  # μ, in units of the mean of the diagonal of AᵀA
-    tried: Array  # steps so far
+    tried: Array  # number of steps so far
 
 
 @cached
@@ -227,11 +228,12 @@ def _search(cell: Any, steps: int) -> Callable[..., End]:
     """Search from many starts: `(params, x, carry, starts) -> End`."""
 
     def search(params: Any, x: Any, carry: Any, starts: Array) -> End:
+        ready = hoisted(cell, params, carry, x)
         width = starts.shape[1]
         eye = jnp.eye(width, dtype=starts.dtype)
 
         def residual(h: Array) -> tuple[Array, Array]:
-            f, j = _linearised(cell, params, x, carry, h)
+            f, j = _linearised(ready, params, x, carry, h)
             return f - h, j - eye
 
         def advance(at: Descent) -> Descent:
@@ -259,7 +261,7 @@ def _search(cell: Any, steps: int) -> Callable[..., End]:
 
 
 def _next_step(r: Array, a: Array, damping: Array) -> Array:
-    """The step of Levenberg and Marquardt, or Newton's once AᵀA would lose the damping to rounding."""
+    """The Levenberg-Marquardt step, or Newton's once the damping would vanish in the rounding of AᵀA."""
     square = a.T @ a
     mu = damping * jnp.trace(square) / len(square)
     matrix = square + mu * jnp.eye(len(square), dtype=square.dtype)
@@ -288,8 +290,10 @@ def _jacobian(cell: Any) -> Callable[..., Array]:
 @cached
 def _trajectory(cell: Any) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+
         def step(carry: Any, x: Any) -> tuple[Any, Array]:
-            carry, _ = cell.step(params, carry, x)
+            carry, _ = ready.step(params, carry, x)
             return carry, to_vector(cell, params, carry)
 
         return lax.scan(step, carry, xs)[1]
@@ -298,24 +302,24 @@ def _trajectory(cell: Any) -> Callable[..., Array]:
 
 
 def _held(cell: Any, params: Any, x: Any, carry: Any) -> Any:
-    """The carry whose integers and slots are held; refused if a step changes an integer."""
+    """The carry with the slots and integers to hold constant; a ValueError if a step changes an integer."""
     try:
         carry = begin(cell, params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x), carry)
     except ValueError as error:
-        raise ValueError(f"x is the input of one step, to which a time axis is added: {error}") from error
+        raise ValueError(f"x must be the input of one step; with a time axis added, {error}") from error
     counters = _counters(cell, params, carry)
     after = _counters(cell, params, cell.step(params, carry, x)[0]) if counters else {}
     for name, given in counters.items():
         if bool(jnp.any(after[name] != given)):
             raise ValueError(
-                f"{cell} has no fixed points: a step takes {name} of its state, an integer, from {given} to "
-                f"{after[name]}, so that every step is another map"
+                f"{cell} has no fixed points: a step changes the integer {name} of its state from {given} to "
+                f"{after[name]}, so every step is a different map"
             )
     return carry
 
 
 def _counters(cell: Any, params: Any, carry: Any) -> dict[str, Any]:
-    """The leaves of the state that are no real or complex numbers, by their paths."""
+    """The leaves of the state that are not float or complex, by their paths."""
     spec = carry_spec(cell, params)
     paths = jax.tree_util.tree_leaves_with_path(spec, is_leaf=is_slot)
     leaves = structure_of(spec, slots=True).flatten_up_to(carry)
@@ -327,12 +331,12 @@ def _counters(cell: Any, params: Any, carry: Any) -> dict[str, Any]:
 
 
 def _checked_starts(cell: Any, starts: Any, state: Array) -> Array:
-    """The starts in the precision that is worked in."""
+    """Check the starts, and convert them to at least float32."""
     starts = jnp.asarray(starts)
     if starts.ndim != 2 or starts.shape[1] != len(state) or len(starts) == 0:
         raise ValueError(
             f"starts has shape {starts.shape}, {cell} needs (N, {len(state)}): states as vectors, "
-            "such as draw_starts gives"
+            "such as those of draw_starts"
         )
     if not bool(jnp.isfinite(starts).all()):
         raise ValueError("starts must be finite, got NaN or inf")
@@ -342,7 +346,7 @@ def _checked_starts(cell: Any, starts: Any, state: Array) -> Array:
 def _distinct(
     states: NDArray[Any], speeds: NDArray[Any], places: NDArray[Any], distance: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Of the places of states, those of the slowest among neighbours, and how many each stands for."""
+    """Select the slowest among neighbouring states, and count the states that each represents."""
     chosen: list[int] = []
     counts: list[int] = []
     for place in places[np.argsort(speeds[places], kind="stable")]:

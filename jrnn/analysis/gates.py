@@ -1,4 +1,4 @@
-"""How open gates stand: their means, how often they are as good as shut or open, and what they keep."""
+"""Gate statistics: mean activation, saturation, and time scales."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ from jrnn.analysis.memory import steps_of_rate
 from jrnn.cell import Shape, in_ndim, is_layer
 from jrnn.cells._gating import widened
 from jrnn.unrolling import unroll
-from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
-from jrnn.unrolling._loops import plain
+from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
+from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling.methods import Loop
 
 
 class GateStatistics(NamedTuple):
-    """Statistics of one gate: for each unit, over all valid steps of all sequences.
+    """Statistics of one gate, per unit, over all valid steps of all sequences.
 
     Fields:
       mean: (units...).
-      low: (units...), the share of steps with |v| < low; of a gate: shut.
-      high: (units...), the share with |v| > high: open; of a candidate in (−1, 1): saturated.
+      low: (units...), the fraction of steps with |v| < low: a closed gate.
+      high: (units...), the fraction with |v| > high: an open gate, or a saturated candidate in (−1, 1).
       mean_log: (units...), the mean of ln |v|.
       mean_log_rest: (units...), the mean of ln |1 − v|.
     """
@@ -36,17 +36,16 @@ class GateStatistics(NamedTuple):
 
     @property
     def time_scale(self) -> Array:
-        """τ = −1 / mean ln |v|, in steps: how long a state that is multiplied by v is kept.
+        """τ = −1 / mean ln |v|, in steps: the time scale of a state that is multiplied by v.
 
-        What is left after n steps is the product of n gates, exp Σ ln vₜ, so the rate is the mean of the
-        logarithms. −1 / ln of the mean gate is never less, and too long: it takes no notice of a gate
-        that shuts now and then, and with a single 0 all is forgotten.
+        After n steps the product of n gates, exp Σ ln vₜ, is left, so the rate is the mean of the logarithms.
+        −1 / ln of the mean gate would overestimate it: a single gate of 0 already erases everything.
         """
         return steps_of_rate(self.mean_log)
 
     @property
     def time_scale_of_rest(self) -> Array:
-        """The same of 1 − v, where that is what keeps the state: (1 − z) hₜ₋₁ + z nₜ."""
+        """The same for 1 − v, if that multiplies the state: (1 − z) hₜ₋₁ + z nₜ."""
         return steps_of_rate(self.mean_log_rest)
 
 
@@ -63,35 +62,34 @@ def gate_statistics(
     reverse: bool = False,
     key: Array | None = None,
 ) -> dict[str, GateStatistics]:
-    """Statistics of all that the step of a cell names: gates and candidates, unit by unit.
+    """Compute statistics of the gates and candidates that a step names, per unit.
 
         mean = E v,   low = P(|v| < 0.1),   high = P(|v| > 0.9),   mean_log = E ln |v|
 
-    E and P are over all valid steps of all sequences. A point (low, high) for each unit shows which gates are
-    as good as binary, and which never move; over all units, `.high.mean()`. Of a candidate in (−1, 1), which
-    may be negative, low is near 0 and high is saturated. Sums run along with the steps: nothing is kept of
-    them. Of a `Bidirectional`, take its cells one by one, the backward one with `reverse`.
+    E and P are over all valid steps of all sequences. A plot of the point (low, high) of each unit shows
+    which gates are nearly binary and which never move; `.high.mean()` averages over units. For a candidate in
+    (−1, 1), low means near 0 and high saturated. The sums are accumulated during the run, so no step is
+    stored. For a `Bidirectional`, analyse its cells one by one, the backward one with `reverse`.
 
     Args:
       cell: the cell.
       params: its parameters.
-      xs: inputs, (time, ..., features), any number of batch axes, as of `unroll`.
-      carry: carry to start from; a new one if left out.
-      names: which to look at, such as ("f",); all if left out.
-      low: below it a gate counts as shut.
-      high: above it a gate counts as open.
+      xs: inputs, (time, ..., features), with any number of batch axes, as for `unroll`.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      names: gates to measure, such as ("f",); defaults to all.
+      low: a gate below this counts as closed.
+      high: a gate above this counts as open.
       lengths: (...), valid steps of each sequence.
       reverse: visit the steps from the last to the first.
-      key: draws the noise; without one there is none.
+      key: draws the noise; without a key there is none.
 
     Returns:
-      For each name its statistics, NaN if no step is valid. A name that occurs several times, as in a
-      `Stack`, counts its places, the bottom first: "f[0]", "f[1]".
+      Statistics by name, NaN if no step is valid. A name that occurs several times, as in a `Stack`, is
+      numbered, bottom first: "f[0]", "f[1]".
 
     Raises:
-      ValueError: the step names nothing, or not what is asked for; low and high that are not in order; or as
-        of `unroll`.
-      TypeError: a layer, what is no cell, or names that are one string.
+      ValueError: the step names nothing, or not the given names; low above high; or invalid inputs.
+      TypeError: a layer, not a cell, or names that are a single string.
 
     Reference: Karpathy, Johnson, Fei-Fei, Visualizing and understanding recurrent networks, 2015,
     arXiv:1506.02078.
@@ -104,14 +102,14 @@ def gate_statistics(
     ['i', 'f', 'g', 'o'] [0.5 0.5 0.5] [1. 1. 1.] [149. 149. 149.]
     """
     if is_layer(cell):
-        raise TypeError(f"gate_statistics takes cells, and {cell} is a layer: give one of its cells")
+        raise TypeError(f"gate_statistics takes cells, and {cell} is a layer: pass one of its cells")
     if isinstance(names, str):
         raise TypeError(f"names must be a tuple of names, got the string {names!r}")
     if not 0 <= low <= high:
         raise ValueError(f"low and high must be in order, 0 ≤ low ≤ high, got {low} and {high}")
     check_runs(cell, _StepByStep(), key)
     steps, batch_shape = check_inputs(cell, xs)
-    start = align(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
+    start = promote_carry(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
     places = _places(cell, (params, start, _first(xs)), batch_shape, names)
     measured = _Measured(cell, places, low, high)
     (_, visited, sums), _ = unroll(
@@ -129,25 +127,25 @@ def gate_statistics(
 
 
 class _Place(NamedTuple):
-    """Where a step names something."""
+    """A name in a step."""
 
-    label: str  # as the user sees it
+    label: str  # for the user
     name: str
     number: int  # among those of this name
     units: Shape
 
 
 class _MeasuredCarry(NamedTuple):
-    """Carry of `_Measured`: that of the cell, and what has been summed so far, sequence by sequence."""
+    """Carry of `_Measured`: that of the cell, and the sums so far, per sequence."""
 
     cell: Any
-    steps: Array  # (...), how many were valid
+    steps: Array  # (...), number of valid steps
     sums: dict[str, GateStatistics]  # (..., units...)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A cell with sums of what it names: state, so that lengths and masks hold for them as for the cell."""
+    """A cell that sums its named values in its state, so that lengths and masks apply to them."""
 
     cell: Any
     places: tuple[_Place, ...]
@@ -169,7 +167,7 @@ class _Measured:
         return self.around(self.cell.initial_carry(params, batch_shape, key=key), batch_shape)
 
     def around(self, carry: Any, batch_shape: Shape) -> _MeasuredCarry:
-        """A carry of the cell, and sums of nothing yet."""
+        """A carry of the cell, with sums of zero."""
 
         def zeros(place: _Place) -> GateStatistics:
             return GateStatistics(*(jnp.zeros((*batch_shape, *place.units)) for _ in GateStatistics._fields))
@@ -195,10 +193,10 @@ def _added(total: Array, value: Array) -> Array:
 
 @dataclass(frozen=True)
 class _StepByStep:
-    """The loop as it is: `Scan` takes what does not depend on the state ahead, and keeps it of all steps."""
+    """A plain loop: `Scan` would compute values for all steps in advance, and store them."""
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
-        return plain(loop.body, loop.reverse)(loop.constants, loop.carry, loop.xs)
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
+        return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
 
 
 def _first(xs: Any) -> Any:
@@ -208,11 +206,11 @@ def _first(xs: Any) -> Any:
 def _places(
     cell: Any, arguments: tuple[Any, ...], batch_shape: Shape, names: tuple[str, ...] | None
 ) -> tuple[_Place, ...]:
-    """What the step names, in order; of equal names each by its number."""
+    """The names in a step, in order, with equal names numbered."""
     found = named_types(cell.step, *arguments)
     present = [name for name, _ in found]
     if not present:
-        raise ValueError(f"{cell} names nothing inside its step (checkpoint_name): it shows no gates")
+        raise ValueError(f"{cell} has no gates to measure: its step names nothing with checkpoint_name")
     for name in names or ():
         if name not in present:
             raise ValueError(f"{cell} names no {name!r}; it names {list(dict.fromkeys(present))}")
@@ -220,7 +218,7 @@ def _places(
     for i, (name, value) in enumerate(found):
         number, lead = present[:i].count(name), len(batch_shape)
         label = name if present.count(name) == 1 else f"{name}[{number}]"
-        # what is made of parameters alone has no batch axes
+        # values that depend on parameters alone have no batch axes
         units = value.shape[lead:] if value.shape[:lead] == batch_shape else value.shape
         if names is None or name in names:
             places.append(_Place(label, name, number, units))

@@ -1,4 +1,4 @@
-"""Gradients through time: of any loss by every state, of the last state by all before it, and a verdict."""
+"""Gradients through time: of a loss with respect to every state, of the last state, and a verdict."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jrnn._caching import cached
 from jrnn._checks import check_choice, check_width, require_cell
+from jrnn._states import ravel
 from jrnn.analysis._probing import loop_names, norms_of_states
 from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
 from jrnn.cell import is_layer
@@ -19,17 +20,18 @@ from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
 
 
 class GradientFlow(NamedTuple):
-    """Gradients of a loss by every state, and whether they last through time: see `gradient_flow`.
+    """Result of `gradient_flow`: norms of the gradients of a loss with respect to every state.
 
     Fields:
       loss: ().
-      norms: of each state, by its path: (time, batch...).
-      by_lag: of what comes through the last output alone: (lags, batch...), NaN before a start.
+      norms: by path of the state: (time, batch...).
+      by_lag: the same through the last output alone: (lags, batch...), NaN before the start of a sequence.
     """
 
     loss: Array
@@ -38,24 +40,24 @@ class GradientFlow(NamedTuple):
 
     @property
     def totals(self) -> dict[str, NDArray[np.float64]]:
-        """Of each state, (time,): the norms of all sequences together, √ Σ norms²."""
+        """For each state, (time,): the norms over all sequences, √ Σ norms²."""
         squares = {name: np.square(_on_host(n)) for name, n in self.norms.items()}
         return {name: np.sqrt(s.sum(tuple(range(1, s.ndim)))) for name, s in squares.items()}
 
     @property
     def lasting(self) -> dict[str, NDArray[np.float64]]:
-        """Of each state, (lags,): √ of the mean of `by_lag`² over the sequences.
+        """For each state, (lags,): the root mean square of `by_lag` over the sequences.
 
-        Where some are shorter, it goes on from lag to lag as those do that have both, so that no end of a
-        sequence looks like a change of the gradient.
+        With sequences of different lengths, the change from one lag to the next is taken over those that have
+        both, so that the end of a sequence does not look like a change of the gradient.
         """
         return {name: _linked(np.asarray(norms, np.float64)) for name, norms in self.by_lag.items()}
 
     @property
     def verdicts(self) -> "dict[str, Verdict]":
-        """The fate of the gradient of each state on its way back from the last output.
+        """The verdict for each state, from the gradient of the last output.
 
-        That of a loss at every step is fed anew at every step, and would not show it.
+        The gradient of a loss at every step would hide it, since every step contributes again.
         """
         lasting = {name: np.where(np.isfinite(norm), norm, 0)[::-1] for name, norm in self.lasting.items()}
         with np.errstate(divide="ignore"):
@@ -72,35 +74,35 @@ def gradient_flow(
     key: Array | None = None,
     method: Scan = Scan(),
 ) -> GradientFlow:
-    """Gradients of the loss by every state of every layer at every step, and of its last step alone.
+    """Compute gradients of a loss with respect to every state at every step, and of its last step alone.
 
         λₜ = ∂L/∂hₜ = ∂L/∂yₜ · ∂yₜ/∂hₜ + λₜ₊₁ · ∂hₜ₊₁/∂hₜ,   norms = ‖λₜ‖₂
         μ_T = λ_T,   μₜ = μₜ₊₁ · ∂hₜ₊₁/∂hₜ,                  by_lagₖ = ‖μ_T₋ₖ‖₂
 
-    The derivative is total: through the output of the same step, the layers above and all later steps.
-    It is that of the mean loss, by the state of each sequence. At a step that is no step of its sequence it
-    is 0. Where every step has a loss, ‖λₜ‖ shows mostly the loss of step t itself: what lasts through time is
-    μ, which starts at T, the last step of a sequence that anything comes from (of a backward layer the
-    first), goes on through nothing but states, and alone makes the `verdicts`. Two forward and backward
-    passes, of any model that is trained by this loss.
+    λ is the total derivative of the mean loss: through the output of the same step, the layers above, and all
+    later steps. It is 0 at invalid steps. If every step has a loss, ‖λₜ‖ mostly shows the loss of step t
+    itself. μ shows the transport through time, and determines the `verdicts`: it starts at T, the last step
+    of a sequence with a gradient (the first for a backward layer), and flows through states only. The cost is
+    two forward and backward passes, for any model that this loss can train.
 
     Args:
       model: a cell or a layer.
       params: its parameters.
       batch: inputs and targets, (time, batch..., features).
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      carry: carry to start from.
-      key: draws the noise; without one there is none.
+      carry: initial carry.
+      key: draws the noise; without a key there is none.
       method: how the recurrence is run.
 
     Returns:
-      `GradientFlow(loss, norms, by_lag)`, for each state the norms of its adjoints, (time, batch...): of an
-      LSTM "h" and "c", of a `Stack` "cells[0].h", of a `Bidirectional` "forward.h" and "backward.h", at the
-      place of their input; by lag, from the last output backwards, NaN before the start of a sequence.
+      `GradientFlow(loss, norms, by_lag)`, with the norms of the adjoints of each state, (time, batch...), at
+      the step of their input: "h" and "c" for an LSTM, "cells[0].h" for a `Stack`, "forward.h" and
+      "backward.h" for a `Bidirectional`; by lag, from the last output backwards, NaN before the start of a
+      sequence.
 
     Raises:
       TypeError: the model is neither a cell nor a layer.
-      ValueError: it holds no state.
+      ValueError: it has no state.
 
     Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
     arXiv:1211.5063.
@@ -116,13 +118,13 @@ def gradient_flow(
         require_cell("model", model)
     found = _flow(model, loss, method)(params, batch, carry, key)
     if not found.norms:
-        raise ValueError(f"{model} has no state of real numbers to look at")
+        raise ValueError(f"{model} has no real-valued state to analyse")
     return found
 
 
 @cached
 def _flow(model: Any, loss: Loss, method: Scan) -> Callable[..., GradientFlow]:
-    names: list[str] = []  # set by the trace, and in the order of the model: jit sorts the names of a dict
+    names: list[str] = []  # set by the trace, in the order of the model, since jit sorts the keys of a dict
 
     @jax.jit
     def flow(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Array, list[tuple[Array, Array]]]:
@@ -148,7 +150,7 @@ def _flow(model: Any, loss: Loss, method: Scan) -> Callable[..., GradientFlow]:
 
 
 def _where_there(norms: Array) -> Any:
-    """NaN for −1, made on the host: `jax_debug_nans` takes one that a device returns for a fault."""
+    """Replace −1 by NaN on the host, since `jax_debug_nans` raises for a NaN from a device."""
     if isinstance(norms, jax.core.Tracer):
         return jnp.where(norms < 0, jnp.nan, norms)
     on_host = jax.device_get(norms)
@@ -156,7 +158,7 @@ def _where_there(norms: Array) -> Any:
 
 
 def _linked(norms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root mean square over all axes but that of the lags, of which some rows reach more than others."""
+    """Root mean square over all axes but the lags, with rows of different lengths linked lag by lag."""
     squares = np.square(norms.reshape(len(norms), -1))
     there = ~np.isnan(squares)
     found = [math.sqrt(squares[0][there[0]].mean()) if there[0].any() else 0.0]
@@ -172,11 +174,11 @@ def _on_host(values: Any) -> NDArray[np.float64]:
 
 
 class Sensitivity(NamedTuple):
-    """Result of `sensitivity`: natural logarithms, since the norms soon leave the range of floats.
+    """Result of `sensitivity`: natural logarithms, since the norms soon over- or underflow.
 
     Fields:
-      log_state: (T,), log ‖∂h_T/∂h_t‖ of the states after step t = 1 … T.
-      log_inputs: (T,), log ‖∂h_T/∂x_t‖; None of tokens.
+      log_state: (T,), log ‖∂h_T/∂h_t‖ for the states after step t = 1 … T.
+      log_inputs: (T,), log ‖∂h_T/∂x_t‖; None for tokens.
     """
 
     log_state: Array
@@ -194,7 +196,7 @@ class Sensitivity(NamedTuple):
 
     @property
     def verdict(self) -> "Verdict":
-        """What becomes of the gradient of the state on its way back."""
+        """The verdict for the gradient of the last state."""
         return verdict(self.log_state)
 
 
@@ -208,29 +210,29 @@ def sensitivity(
     probes: int | None = None,
     key: Array | None = None,
 ) -> Sensitivity:
-    """How much the last state depends on every state and input before it.
+    """Measure how much the last state depends on every earlier state and input.
 
         ∂h_T/∂h_t = J_T J_T₋₁ … J_t₊₁,   ∂h_T/∂x_t = ∂h_T/∂h_t · ∂h_t/∂x_t
 
-    The product is carried backwards, from the last step to the first, scaled as it goes; no Jacobian is
-    built, and T·D numbers are kept. With `probes` it is not the product of D rows that is carried but of k
-    Gaussian vectors v, with E‖v M‖² = ‖M‖²_F: an estimate, off by about √(2/k) in the worst case.
+    The product is accumulated from the last step to the first, with rescaling; no Jacobian is built, and T·D
+    numbers are stored. With `probes`, k Gaussian vectors v are propagated instead of D rows, with
+    E‖v M‖² = ‖M‖²_F: an estimate with a relative error of about √(2/k) in the worst case.
 
     Args:
       cell: any cell.
       params: its parameters.
       xs: inputs of one sequence, (time, features).
-      carry: carry to start from.
-      norm: "frobenius", or "spectral" (the largest singular value, D³ a step), which the bound of
-        Pascanu, `log_bound`, is for.
-      probes: k; None: exact.
-      key: draws the noise of the cell; without one there is none.
+      carry: initial carry.
+      norm: "frobenius", or "spectral" (the largest singular value, at a cost of D³ per step), to which
+        `log_bound` applies.
+      probes: k; None for the exact value.
+      key: draws the noise of the cell; without a key there is none.
 
     Returns:
-      `Sensitivity(log_state, log_inputs)`; with `.state` and `.inputs` the norms themselves in float64.
+      `Sensitivity(log_state, log_inputs)`; `.state` and `.inputs` are the norms themselves in float64.
 
     Raises:
-      ValueError: xs with a batch axis, a cell without state, or spectral norms of probes.
+      ValueError: xs with a batch axis, a cell without state, or spectral norms with probes.
 
     Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
     arXiv:1211.5063, equation 5.
@@ -246,7 +248,7 @@ def sensitivity(
     if probes is not None:
         check_width("probes", probes)
         if norm == "spectral":
-            raise ValueError("spectral norms need all directions: probes must be None")
+            raise ValueError("probes must be None for spectral norms, which need all directions")
     return _sensitivity(cell, norm, probes)(params, xs, begin(cell, params, xs, carry, key))
 
 
@@ -258,13 +260,15 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
         if probes is not None:
             rows = fixed_normal(0, (probes, size), dtype) / math.sqrt(probes)
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+
         def forward(carry: Any, x: Any) -> tuple[Any, Any]:
-            return cell.step(params, carry, x)[0], carry
+            return ready.step(params, carry, x)[0], carry
 
         def backward(state: tuple[Array, Array], step: Any) -> tuple[Any, Any]:
             rows, log_scale = state
             logs = [_log_norm(rows, norm) + log_scale]
-            rows, by_x = _pull(cell, params, step, rows)
+            rows, by_x = _pull(ready, params, step, rows)
             logs += [] if by_x is None else [_log_norm(by_x, norm) + log_scale]
             largest = jnp.max(jnp.abs(rows))
             scale = jnp.where(largest > 0, largest, 1)
@@ -278,7 +282,7 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
 
 
 def _pull(cell: Any, params: Any, at: tuple[Any, Any], rows: Array) -> tuple[Array, Array | None]:
-    """Rows v to v ∂hₜ/∂hₜ₋₁ and v ∂hₜ/∂xₜ; None where no entry of x is real."""
+    """Map rows v to v ∂hₜ/∂hₜ₋₁ and v ∂hₜ/∂xₜ; None for the latter if no entry of x is real."""
     carry, x = at
     leaves, structure = jax.tree.flatten(x)
     real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
@@ -291,7 +295,7 @@ def _pull(cell: Any, params: Any, at: tuple[Any, Any], rows: Array) -> tuple[Arr
 
     _, pull = jax.vjp(advance, to_vector(cell, params, carry), [leaves[i] for i in real])
     rows, by_x = jax.vmap(pull)(rows)
-    return rows, jnp.concatenate([b.reshape(len(b), -1) for b in by_x], 1) if real else None
+    return rows, ravel(by_x, batch_ndim=1) if real else None
 
 
 def _log_norm(matrix: Array, norm: str) -> Array:
@@ -299,19 +303,19 @@ def _log_norm(matrix: Array, norm: str) -> Array:
 
 
 def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.float64]:
-    """What ‖∂h_T/∂h_t‖ of a simple recurrent network cannot exceed.
+    """Upper bound of ‖∂h_T/∂h_t‖ of a simple recurrent network.
 
         log ‖∂h_T/∂h_t‖₂ ≤ (T − t) log(γ σ_max)
 
-    γσ_max < 1 is enough for gradients to vanish, γσ_max > 1 is needed for them to explode.
+    γσ_max < 1 is sufficient for gradients to vanish, γσ_max > 1 necessary for them to explode.
 
     Args:
       recurrent: (hidden, hidden), w_hh of an `Elman`; σ_max is its largest singular value.
       steps: T.
-      slope: γ, the largest slope of the activation: 1 of tanh and relu, 1/4 of the sigmoid.
+      slope: γ, the largest slope of the activation: 1 for tanh and relu, 1/4 for the sigmoid.
 
     Returns:
-      (T,), the bound for t = 1 … T, to be drawn beside `sensitivity(..., norm="spectral").log_state`.
+      (T,), the bound for t = 1 … T, to compare with `sensitivity(..., norm="spectral").log_state`.
 
     Raises:
       ValueError: a matrix that is not square.
@@ -334,10 +338,10 @@ def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.floa
 
 
 class Verdict(NamedTuple):
-    """Fate of a gradient on its way back through time; printed, it says so in words.
+    """Classification of a gradient on its way back through time; `str` puts it in words.
 
     Fields:
-      kind: "vanishing", "exploding", "steady", or "none": nothing flows at all.
+      kind: "vanishing", "exploding", "steady", or "none" if there is no gradient at all.
       rate: factor per step backwards.
     """
 
@@ -347,18 +351,19 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         if self.kind == "none":
             return "no gradient at all"
+        text = f"{self.kind}: a factor of {self.rate:.3g} per step backwards"
         if self.kind == "steady" or self.rate == 0:
-            return f"{self.kind}: times {self.rate:.3g} a step backwards"
+            return text
         steps, change = math.log(10) / abs(math.log(self.rate)), "a tenth" if self.rate < 1 else "tenfold"
-        return f"{self.kind}: times {self.rate:.3g} a step backwards, {change} every {steps:.3g} steps"
+        return f"{text}, {change} every {steps:.3g} steps"
 
 
 def verdict(log_norms: Any) -> Verdict:
-    """Whether a gradient vanishes, explodes or is steady on its way back through time, and how fast.
+    """Classify a gradient as vanishing, exploding or steady on its way back through time.
 
         log norm_t ≈ a − (T − t) · log(1 / rate)   by least squares over the t where the norm is not 0
 
-    Steady is what changes by less than a factor of 10 in 100 steps.
+    A gradient is steady if it changes by less than a factor of 10 in 100 steps.
 
     Args:
       log_norms: (T,), natural logarithms of norms at t = 1 … T, such as `sensitivity(...).log_state`.
@@ -367,16 +372,16 @@ def verdict(log_norms: Any) -> Verdict:
       The kind and the rate per step, which `str` puts in words.
 
     Raises:
-      ValueError: no vector of at least two steps, or a norm that is not a number or infinite.
+      ValueError: not a vector of at least two steps, or a norm that is NaN or infinite.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.analysis import verdict
     >>> print(verdict(jnp.arange(50) * jnp.log(2)))
-    vanishing: times 0.5 a step backwards, a tenth every 3.32 steps
+    vanishing: a factor of 0.5 per step backwards, a tenth every 3.32 steps
     """
     logs = _on_host(log_norms)
     if logs.ndim != 1 or logs.size < 2:
-        raise ValueError(f"log_norms has shape {logs.shape}, needs (T,) with two steps at least")
+        raise ValueError(f"log_norms has shape {logs.shape}, needs (T,) with at least two steps")
     if np.isnan(logs).any() or (logs == np.inf).any():
         raise ValueError(f"log_norms is not finite at step {np.flatnonzero(~(logs < np.inf))[0]}")
     steps = np.flatnonzero(np.isfinite(logs))

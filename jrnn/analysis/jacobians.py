@@ -1,5 +1,6 @@
-"""Jacobians of a step: their eigenvalues and singular values, and how their products grow."""
+"""Jacobians of a step: eigenvalues, singular values, and the growth of their products."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,12 +14,13 @@ from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
-CHUNK = 2**21  # entries of the Jacobians that `spectra` holds at a time: 16 MiB in float64
+CHUNK = 2**21  # entries of the Jacobians that `spectra` computes at a time: 16 MiB in float64
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues and singular values of a matrix, or of a stack of them; on the host.
+    """Eigenvalues and singular values of a matrix or a stack of matrices, as NumPy arrays.
 
     Fields:
       eigenvalues: (..., D), complex, the largest modulus first.
@@ -30,24 +32,22 @@ class Spectrum(NamedTuple):
 
     @property
     def spectral_radius(self) -> NDArray[Any]:
-        """(...), max |λᵢ|: the rate per step at which powers of the matrix grow in the long run."""
+        """(...), max |λᵢ|: the asymptotic growth of powers of the matrix per step."""
         return np.abs(self.eigenvalues[..., 0])
 
     @property
     def norm(self) -> NDArray[Any]:
-        """(...), the largest singular value: the most that one step stretches any vector."""
+        """(...), the largest singular value: the largest stretch of any vector in one step."""
         return self.singular_values[..., 0]
 
     @property
     def smallest(self) -> NDArray[Any]:
-        """(...), the smallest singular value: the least that one step leaves of any vector."""
+        """(...), the smallest singular value: the smallest stretch of any vector in one step."""
         return self.singular_values[..., -1]
 
     @property
     def departure_from_normality(self) -> NDArray[Any]:
-        """(...), √(Σ σᵢ² − Σ |λᵢ|²), Henrici's: 0 where eigenvectors are orthogonal, and nothing grows that
-        eigenvalues do not show.
-        """
+        """(...), √(Σ σᵢ² − Σ |λᵢ|²) by Henrici: 0 for orthogonal eigenvectors, without transient growth."""
         squares = np.square(self.singular_values).sum(-1) - np.square(np.abs(self.eigenvalues)).sum(-1)
         return np.sqrt(np.maximum(squares, 0))
 
@@ -57,7 +57,7 @@ def spectrum(matrix: Any) -> Spectrum:
 
         W vᵢ = λᵢ vᵢ,   W = Σ uᵢ σᵢ wᵢᵀ
 
-    Computed on the host, by numpy in float64: it cannot be traced.
+    Computed on the host, by NumPy in float64, so it cannot be traced.
 
     Args:
       matrix: (..., D, D), real or complex.
@@ -66,7 +66,7 @@ def spectrum(matrix: Any) -> Spectrum:
       `Spectrum(eigenvalues, singular_values)`, with its `spectral_radius`, `norm` and `smallest`.
 
     Raises:
-      ValueError: no square matrix, or one that holds NaN or inf.
+      ValueError: a matrix that is not square, or has NaN or inf.
 
     >>> from jrnn.analysis import spectrum
     >>> found = spectrum([[0.5, 3.0], [0.0, 0.5]])  # fades in the end, but not at once
@@ -78,30 +78,31 @@ def spectrum(matrix: Any) -> Spectrum:
         raise ValueError(f"matrix has shape {given.shape}, needs (..., D, D): one gate's block of w_hh")
     given = given.astype(np.complex128 if np.iscomplexobj(given) else np.float64)
     if not np.isfinite(given).all():
-        raise ValueError("matrix holds NaN or inf: it has no eigenvalues")
+        raise ValueError("matrix has NaN or inf, needs finite numbers")
     values = np.linalg.eigvals(given).astype(np.complex128)
     order = np.argsort(-np.abs(values), axis=-1, kind="stable")
     return Spectrum(np.take_along_axis(values, order, -1), np.linalg.svd(given, compute_uv=False))
 
 
 def jacobian(cell: Any, params: Any, carry: Any, x: Any) -> Array:
-    """The derivative of the state after a step by the state before it.
+    """Compute the Jacobian of the state after a step with respect to the state before it.
 
         Jᵢⱼ = ∂hₜ[i] / ∂hₜ₋₁[j]
 
-    h is the state as one real vector (`to_vector`): of an LSTM h and c, of a Stack that of all its cells.
+    h is the state as one real vector (`to_vector`): h and c of an LSTM, the states of all cells of a `Stack`.
 
     Args:
       cell: the cell.
       params: its parameters.
-      carry: the carry before the step, of one sequence; `None` for a new one.
+      carry: the carry before the step, of one sequence; `None` for `cell.initial_carry`.
       x: the input of the step, (features,).
 
     Returns:
       (D, D), rows: after, columns: before.
 
     Raises:
-      ValueError, TypeError: as of `begin`; x counts as a sequence of one step.
+      TypeError: a layer, or not a cell.
+      ValueError: x has a batch axis, a cell without a real-valued state, or invalid inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.analysis import jacobian
@@ -117,28 +118,28 @@ def jacobian(cell: Any, params: Any, carry: Any, x: Any) -> Array:
 def spectra(
     cell: Any, params: Any, xs: Any, carry: Any = None, *, every: int = 1, key: Array | None = None
 ) -> Spectrum:
-    """Eigenvalues and singular values of the Jacobians along a trajectory.
+    """Compute eigenvalues and singular values of the Jacobians along a trajectory.
 
         Jₜ = ∂hₜ/∂hₜ₋₁,   at t = 0, every, 2 every, ...
 
-    |λ| and σ below 1 shrink what the state holds and the gradient that comes back, above 1 they stretch it:
-    for how long is what `growth` and `lyapunov` add. Jacobians are made a few at a time. Their eigenvalues
-    are computed on the host, by numpy in float64: it works on every backend and cannot be traced, and
-    costs some 10 ms a step at D = 100, 100 ms at D = 256; so look at every n-th step of a long run.
+    |λ| and σ below 1 shrink the state and its gradient, above 1 they stretch them; `growth` and `lyapunov`
+    show the effect over many steps. Jacobians are computed a few at a time, their eigenvalues on the host, by
+    NumPy in float64: this works on every backend, cannot be traced, and costs about 10 ms per step at D = 100
+    and 100 ms at D = 256, so use `every` for a long run.
 
     Args:
       cell: the cell.
       params: its parameters.
-      xs: inputs of one sequence, (time, features): of a batch, `xs[:, b]`.
-      carry: carry to start from; a new one if left out.
-      every: look at every n-th step.
-      key: draws the noise; without one there is none.
+      xs: inputs of one sequence, (time, features); for a batch, `xs[:, b]`.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      every: use every n-th step.
+      key: draws the noise; without a key there is none.
 
     Returns:
-      `Spectrum(eigenvalues, singular_values)`, each (⌈T / every⌉, D), as of `xs[::every]`.
+      `Spectrum(eigenvalues, singular_values)`, each (⌈T / every⌉, D), at the steps of `xs[::every]`.
 
     Raises:
-      ValueError: no steps, a Jacobian that is not finite, or as of `begin`.
+      ValueError: no steps, a Jacobian that is not finite, or invalid inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.analysis import spectra
@@ -156,7 +157,7 @@ def spectra(
     size = max(1, min(seen, CHUNK // to_vector(cell, params, carry).size ** 2))
     found = []
     for first in range(0, seen, size):
-        # what would stand behind the last step is never looked at: any step fills it
+        # entries after the last step are cut off below, so any step may fill them
         index = np.minimum(np.arange(first * every, (first + size) * every), steps - 1)
         carry, jacobians = _along(cell)(params, carry, _rows(xs, index.reshape(size, every)))
         found.append(_spectrum_at(np.asarray(jax.device_get(jacobians))[: seen - first], first, every))
@@ -172,28 +173,28 @@ def growth(
     directions: int | None = None,
     key: Array | None = None,
 ) -> Array:
-    """How much a small change of the first state has grown, step by step.
+    """Measure the growth of a small change of the initial state, step by step.
 
         growthₜ = ln ‖Jₜ … J₂ J₁ V‖₂,   VᵀV = I
 
-    The slope is what the largest Lyapunov exponent is the limit of. With V = I, all directions, it is ln of
-    the largest singular value of ∂hₜ/∂h₀, exactly. With k random ones it is a lower bound, low by about
-    ½ ln(D / k) once one direction outgrows all others, and costs k / D of it. The product is scaled at every
-    step, so nothing overflows; where it is zero, growth is −∞.
+    Its slope tends to the largest Lyapunov exponent. With V = I, all directions, it is exactly ln of the
+    largest singular value of ∂hₜ/∂h₀. With k random directions it is a lower bound at k / D of the cost, too
+    low by about ½ ln(D / k) once one direction outgrows all others. The product is rescaled at every step, so
+    nothing overflows; if it is zero, growth is −∞.
 
     Args:
       cell: the cell.
       params: its parameters.
-      xs: inputs of one sequence, (time, features): of a batch, `xs[:, b]`.
-      carry: carry to start from; a new one if left out.
-      directions: k, columns of V, which a fixed seed draws; all D if left out.
-      key: draws the noise; without one there is none.
+      xs: inputs of one sequence, (time, features); for a batch, `xs[:, b]`.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      directions: k, columns of V, drawn with a fixed seed; defaults to all D.
+      key: draws the noise; without a key there is none.
 
     Returns:
       (T,), in nats.
 
     Raises:
-      ValueError: more directions than the state has, or as of `begin`.
+      ValueError: more directions than the state has, or invalid inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.analysis import growth
@@ -208,12 +209,12 @@ def growth(
 
 
 def transient_growth(matrix: Any, steps: int) -> Array:
-    """Norms of the powers of a matrix: what a linear recurrence makes of its worst start.
+    """Norms of the powers of a matrix: the largest growth of a state in a linear recurrence.
 
         gₖ = ‖Aᵏ‖₂,   ρᵏ ≤ gₖ ≤ σ_maxᵏ
 
-    Of a normal matrix gₖ = ρᵏ. Of another it can grow for long though ρ < 1: a memory, or an explosion,
-    that eigenvalues do not show.
+    For a normal matrix gₖ = ρᵏ. Otherwise it can grow for a long time even if ρ < 1: a memory, or an
+    explosion, that eigenvalues do not show.
 
     Args:
       matrix: A, (D, D).
@@ -223,7 +224,7 @@ def transient_growth(matrix: Any, steps: int) -> Array:
       (steps + 1,), k = 0 … steps.
 
     Raises:
-      ValueError: no square matrix, or a number of steps below 0.
+      ValueError: a matrix that is not square, or a negative number of steps.
 
     Reference: Ganguli, Huh, Sompolinsky, Memory traces in dynamical systems, 2008,
     doi:10.1073/pnas.0804451105.
@@ -249,7 +250,7 @@ def transient_growth(matrix: Any, steps: int) -> Array:
 
 
 def push_rows(cell: Any, params: Any, carry: Any, x: Any, rows: Array) -> tuple[Any, Array]:
-    """Take a step, and push directions through its derivative.
+    """Take a step, and apply its Jacobian to some directions.
 
         V ↦ V Jᵀ
 
@@ -258,7 +259,7 @@ def push_rows(cell: Any, params: Any, carry: Any, x: Any, rows: Array) -> tuple[
       params: its parameters.
       carry: the carry before the step, of one sequence.
       x: the input of the step.
-      rows: (k, D), a direction a row, in float32 at least, whatever the dtype of the state.
+      rows: (k, D), one direction per row, in float32 or wider, whatever the dtype of the state.
 
     Returns:
       `(after, rows)`.
@@ -269,9 +270,9 @@ def push_rows(cell: Any, params: Any, carry: Any, x: Any, rows: Array) -> tuple[
 
 
 def start_rows(cell: Any, params: Any, carry: Any, count: int) -> Array:
-    """Orthonormal directions, (count, D), that a fixed seed draws.
+    """Orthonormal random directions, (count, D), drawn with a fixed seed.
 
-    Random ones, as a unit vector may see nothing of what grows: in a triangular system, for one.
+    A unit vector may have no component along growing directions, for example in a triangular system.
     """
     vector = to_vector(cell, params, carry)
     dtype = promoted(vector.dtype, jnp.float32)
@@ -280,7 +281,7 @@ def start_rows(cell: Any, params: Any, carry: Any, count: int) -> Array:
 
 
 def checked_directions(argument: str, given: int | None, size: int) -> int:
-    """A number of directions in a state of `size` entries: all of them for `None`."""
+    """Check a number of directions in a state of `size` entries; `None` means all."""
     if given is None:
         return size
     check_width(argument, given)
@@ -290,7 +291,7 @@ def checked_directions(argument: str, given: int | None, size: int) -> int:
 
 
 def _normalised(product: Array) -> tuple[Array, Array]:
-    """A matrix divided by its norm, and the logarithm of that; of zero, itself and −∞."""
+    """A matrix divided by its norm, and the logarithm of the norm; for zero, the matrix itself and −∞."""
     norm = jnp.linalg.norm(product, 2)
     return product / jnp.where(norm == 0, 1, norm), jnp.log(norm)
 
@@ -304,7 +305,7 @@ def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:
     bad = np.flatnonzero(~np.isfinite(jacobians.astype(np.float64)).all((1, 2)))
     if bad.size:
         raise ValueError(
-            f"the Jacobian of step {(first + int(bad[0])) * every} holds NaN or inf: does the state diverge?"
+            f"the Jacobian of step {(first + int(bad[0])) * every} has NaN or inf: does the state diverge?"
         )
     return spectrum(jacobians)
 
@@ -312,14 +313,13 @@ def _spectrum_at(jacobians: NDArray[Any], first: int, every: int) -> Spectrum:
 @cached
 def _look(cell: Any) -> Callable[..., Any]:
     """`(params, carry, x) -> (after, J)`."""
+    return jax.jit(functools.partial(_jacobian_of_step, cell))
 
-    @jax.jit
-    def look(params: Any, carry: Any, x: Any) -> Any:
-        vector = to_vector(cell, params, carry)
-        after, rows = push_rows(cell, params, carry, x, jnp.eye(vector.size, dtype=vector.dtype))
-        return after, rows.T
 
-    return look
+def _jacobian_of_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+    vector = to_vector(cell, params, carry)
+    after, rows = push_rows(cell, params, carry, x, jnp.eye(vector.size, dtype=vector.dtype))
+    return after, rows.T
 
 
 @cached
@@ -328,11 +328,13 @@ def _along(cell: Any) -> Callable[..., Any]:
 
     @jax.jit
     def along(params: Any, carry: Any, blocks: Any) -> Any:
+        ready = hoisted(cell, params, carry, types_of_step(_rows(blocks, 0)))
+
         def block(carry: Any, xs: Any) -> Any:
-            carry, found = _look(cell)(params, carry, _rows(xs, 0))
+            carry, found = _jacobian_of_step(ready, params, carry, _rows(xs, 0))
             rest = _rows(xs, slice(1, None))
-            if len(jax.tree.leaves(rest)[0]):  # without jit, a loop of no steps is refused
-                carry, _ = lax.scan(lambda c, x: (cell.step(params, c, x)[0], None), carry, rest)
+            if len(jax.tree.leaves(rest)[0]):  # without jit, scan rejects a loop of no steps
+                carry, _ = lax.scan(lambda c, x: (ready.step(params, c, x)[0], None), carry, rest)
             return carry, found
 
         return lax.scan(block, carry, blocks)
@@ -346,10 +348,11 @@ def _growth(cell: Any, directions: int) -> Callable[..., Array]:
     def run(params: Any, carry: Any, xs: Any) -> Array:
         def body(state: Any, x: Any) -> Any:
             carry, rows, log = state
-            carry, rows = push_rows(cell, params, carry, x, rows)
+            carry, rows = push_rows(ready, params, carry, x, rows)
             rows, grown = _normalised(rows)
             return (carry, rows, log + grown), log + grown
 
+        ready = hoisted(cell, params, carry, types_of_step(xs))
         rows = start_rows(cell, params, carry, directions)
         return lax.scan(body, (carry, rows, jnp.zeros((), rows.dtype)), xs)[1]
 

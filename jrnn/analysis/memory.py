@@ -1,4 +1,4 @@
-"""What a state remembers, and for how long: pulses, gates that keep, and inputs read back from the state."""
+"""Memory of a state: responses to pulses, time scales of gates, and reconstruction of past inputs."""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, to_vector
 from jrnn.cells.reservoir import ridge_readout
+from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 
 def pulse_response(
@@ -24,30 +25,30 @@ def pulse_response(
     background: Any = None,
     key: Array | None = None,
 ) -> Array:
-    """How far a single input moves the state, at its step and at those after it.
+    """Measure how far a single input moves the state, at its step and afterwards.
 
         rₜ = ‖hₜ(pulse, background, background, …) − hₜ(background, background, background, …)‖
 
-    h is the state as one real vector (`to_vector`). Of one unit hₜ = f(w hₜ₋₁ + xₜ), w > 0: relu gives wᵗ
-    exactly, sigmoid shrinks by w / 4 a step at least and tanh by w; with w > 1 tanh has two stable states,
-    and a pulse that leads from the one to the other is kept for good (a latch). Differences below the
-    rounding of the state are lost: 1e-7 of it in float32. Several pulses: `jax.vmap`.
+    h is the state as one real vector (`to_vector`). For a single unit hₜ = f(w hₜ₋₁ + xₜ), w > 0, relu gives
+    exactly wᵗ, and each step shrinks the response by at least w / 4 for a sigmoid and w for tanh; with w > 1,
+    tanh has two stable states, and a pulse that switches between them is kept forever (a latch). Differences
+    below the rounding of the state are lost: 1e-7 of it in float32. Use `jax.vmap` for several pulses.
 
     Args:
       cell: the cell.
       params: its parameters.
-      pulse: the input of the first step, (features,); as the cell takes it, so a token, or a tree.
-      steps: number of steps, that of the pulse included.
-      carry: carry to start from; a new one if left out.
-      background: the input of all other steps, and of the first one without the pulse; zeros if left out.
-      key: draws the noise, which is the same with and without the pulse; without one there is none.
+      pulse: the input of the first step, (features,), a token or a tree, as the cell takes it.
+      steps: number of steps, including that of the pulse.
+      carry: initial carry; defaults to `cell.initial_carry`.
+      background: the input of all other steps, and of the first one without the pulse; defaults to zeros.
+      key: draws the noise, which is the same with and without the pulse; without a key there is none.
 
     Returns:
       (steps,), norms.
 
     Raises:
-      ValueError: steps below 1, a background of another shape than pulse, or as of `unroll`.
-      TypeError: a layer, or what is no cell.
+      ValueError: steps below 1, background and pulse of different shapes, or invalid inputs.
+      TypeError: a layer, or not a cell.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from jrnn.analysis import pulse_response
@@ -61,7 +62,7 @@ def pulse_response(
     given, needed = (jax.tree.map(jnp.shape, tree) for tree in (rest, pulse))
     if given != needed:
         raise ValueError(
-            f"background has shape {given}, needs that of pulse, {needed}: one step, without time"
+            f"background has shape {given}, needs that of pulse, {needed}: one step, without a time axis"
         )
 
     def run(first: Array, rest: Array) -> Array:
@@ -73,32 +74,33 @@ def pulse_response(
 
 @cached
 def _distances(cell: Any) -> Callable[..., Array]:
-    """Norms of the difference of two runs from one carry."""
+    """Norms of the difference between two runs from the same carry."""
 
-    def step(params: Any, carries: Any, xs: Any) -> tuple[Any, Array]:
+    def step(cell: Any, params: Any, carries: Any, xs: Any) -> tuple[Any, Array]:
         afters = tuple(cell.step(params, carry, x)[0] for carry, x in zip(carries, xs, strict=True))
         h, other = (to_vector(cell, params, carry) for carry in afters)
         return afters, jnp.linalg.norm(h - other)
 
     def run(params: Any, carry: Any, xs: Any, others: Any) -> Array:
-        return lax.scan(functools.partial(step, params), (carry, carry), (xs, others))[1]
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+        return lax.scan(functools.partial(step, ready, params), (carry, carry), (xs, others))[1]
 
     return jax.jit(run)
 
 
 def retention(bias: Any, steps: Any) -> Array:
-    """The share of a cell state that is left after some steps, of a forget gate that stands at its bias.
+    """Fraction of a cell state left after some steps, for a forget gate determined by its bias alone.
 
-        share = σ(bias)ⁿ,   n = steps
+        fraction = σ(bias)ⁿ,   n = steps
 
-    After 20 steps a bias of 1 leaves 0.2 %, one of 2 leaves 7.9 %, one of 5 leaves 87 %.
+    After 20 steps a bias of 1 leaves 0.2 %, a bias of 2 leaves 7.9 %, and a bias of 5 leaves 87 %.
 
     Args:
-      bias: of the gate, any shape.
-      steps: n, any shape that broadcasts with it.
+      bias: bias of the gate, any shape.
+      steps: n, any shape that broadcasts with `bias`.
 
     Returns:
-      Shares, between 0 and 1.
+      Fractions between 0 and 1.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.analysis import retention
@@ -109,12 +111,12 @@ def retention(bias: Any, steps: Any) -> Array:
 
 
 def time_scale(factor: Any) -> Array:
-    """The number of steps in which what is multiplied by a factor at every step falls to 1 / e.
+    """Number of steps in which a value multiplied by a factor at every step decays to 1 / e.
 
         τ = −1 / ln factor
 
-    A factor of 1 gives inf, one of 0 gives 0; above 1 it grows, and −τ is the time in which it grows e-fold.
-    Factors that change from step to step: that of their geometric mean (`GateStatistics.time_scale`).
+    A factor of 1 gives inf, a factor of 0 gives 0; above 1 the value grows, e-fold in −τ steps. For factors
+    that vary from step to step, use their geometric mean (`GateStatistics.time_scale`).
 
     Args:
       factor: a forget gate, or the absolute value of an eigenvalue; at least 0, any shape.
@@ -130,7 +132,7 @@ def time_scale(factor: Any) -> Array:
 
 
 def steps_of_rate(rate: Array) -> Array:
-    """The time scale −1 / rate of a growth rate in nats a step; inf where nothing changes, of either zero."""
+    """The time scale −1 / rate of a growth rate in nats per step; inf for a rate of 0 or −0."""
     return jnp.where(rate == 0, jnp.inf, -1 / rate)
 
 
@@ -138,8 +140,8 @@ class MemoryCapacity(NamedTuple):
     """Result of `memory_capacity`.
 
     Fields:
-      by_lag: (max_lag,), the share of the variance of the input of k steps ago that is read back.
-      size: D, numbers in the state.
+      by_lag: (max_lag,), the explained fraction of the variance of the input k steps ago.
+      size: D, size of the state.
     """
 
     by_lag: Array
@@ -162,32 +164,32 @@ def memory_capacity(
     direction: Any = None,
     penalty: float = 1e-6,
 ) -> MemoryCapacity:
-    """Linear memory capacity: how many past inputs of white noise can be read back from the state.
+    """Linear memory capacity: how many past inputs of white noise can be reconstructed from the state.
 
         uₜ ~ U(−1, 1),   xₜ = uₜ direction
-        capacity = Σₖ R²ₖ,   R²ₖ that of the best linear read-out of uₜ₋ₖ from (hₜ, 1),   k = 0 … max_lag − 1
+        capacity = Σₖ R²ₖ,   R²ₖ of the best linear read-out of uₜ₋ₖ from (hₜ, 1),   k = 0 … max_lag − 1
 
-    It is at most D, the numbers in the state, for whatever cell; a delay line has its length, and a linear
-    cell as a rule D, over enough lags. Jaeger counts from lag 1: `by_lag[1:].sum()`. The read-out is fitted
-    on `steps` steps and measured on as many others, so that noise counts as nothing: about −D / steps at a
-    lag of which nothing is left.
+    For any cell it is at most D, the size of the state; for a delay line it is the length, and for a linear
+    cell usually D, over enough lags. Jaeger counts from lag 1: `by_lag[1:].sum()`. The read-out is fitted on
+    `steps` steps and evaluated on as many others, so that noise does not count: a lag without memory gives
+    about −D / steps.
 
     Args:
-      cell: the cell; without noise.
+      cell: a cell without noise.
       params: its parameters.
       key: draws the input.
       max_lag: number of lags.
-      steps: number of steps to fit on, and again to measure on; many times D.
-      washout: steps before those, in which the state forgets its start; at least max_lag − 1.
-      direction: (features,), what one unit of the input adds to x; (1,), a one, if left out.
-      penalty: of the squared weights of the read-out (`ridge_readout`).
+      steps: number of steps for the fit, and again for the evaluation; should be many times D.
+      washout: number of steps before those, in which the state forgets its start; at least max_lag − 1.
+      direction: (features,), x per unit of the input; defaults to a one, (1,).
+      penalty: weight of the squared weights of the read-out (`ridge_readout`).
 
     Returns:
       `MemoryCapacity(by_lag, size)`, with the capacity as `.total`.
 
     Raises:
-      ValueError: as of `forgetting_curve`.
-      TypeError: a layer, or what is no cell.
+      ValueError: a washout too short for max_lag, too few steps, or invalid inputs.
+      TypeError: a layer, or not a cell.
 
     Reference: Jaeger, Short term memory in echo state networks, 2001, GMD report 152.
 
@@ -218,34 +220,34 @@ def forgetting_curve(
     penalty: float = 1e-6,
     key: Array | None = None,
 ) -> Array:
-    """How well a signal of k steps ago can be read back from the state, by lag k.
+    """Measure how well a signal of k steps ago can be reconstructed from the state, by lag k.
 
         R²ₖ = 1 − Σₜ (hₜ wₖ + bₖ − signalₜ₋ₖ)² / Σₜ (signalₜ₋ₖ − mean)²,   k = 0 … max_lag − 1
 
-    A state that knows all about it has 1, one that knows nothing 0 or a little less. wₖ and bₖ are fitted by
-    least squares on the first half of the steps after the washout, the sums are over the second half. The
-    signal is any number that is to be remembered, such as a feature of xs, or whether a token was a comma;
-    one that predicts itself is read back from later steps too, so white noise alone measures memory
-    (`memory_capacity`). Kept are the states of all steps, (time, D), and (time, max_lag).
+    The value is 1 for perfect memory, and 0 or slightly less for none. wₖ and bₖ are fitted by least squares
+    on the first half of the steps after the washout, the sums are over the second half. The signal can be any
+    number, such as a feature of xs, or whether a token was a comma. A signal that is correlated in time is
+    also reconstructed from later steps, so only white noise measures pure memory (`memory_capacity`). The
+    states of all steps, (time, D), and (time, max_lag) numbers are stored.
 
     Args:
       cell: the cell.
       params: its parameters.
       xs: inputs of one sequence, (time, features).
       signal: (time,).
-      carry: carry to start from; a new one if left out.
+      carry: initial carry; defaults to `cell.initial_carry`.
       max_lag: number of lags.
-      washout: steps at the start that do not count; at least max_lag − 1.
-      penalty: of the squared weights of the read-out (`ridge_readout`).
-      key: draws the noise; without one there is none.
+      washout: number of steps to ignore at the start; at least max_lag − 1.
+      penalty: weight of the squared weights of the read-out (`ridge_readout`).
+      key: draws the noise; without a key there is none.
 
     Returns:
       (max_lag,), at most 1.
 
     Raises:
-      ValueError: a signal of another length than xs; a washout that is too short for max_lag; no more steps
-        than numbers in the state; or as of `unroll`.
-      TypeError: a layer, or what is no cell.
+      ValueError: a signal of another length than xs; a washout too short for max_lag; not more steps than
+        entries of the state; or invalid inputs.
+      TypeError: a layer, or not a cell.
 
     >>> import jax, jrnn
     >>> from jrnn.analysis import forgetting_curve
@@ -258,16 +260,14 @@ def forgetting_curve(
     start = begin(cell, params, xs, carry, key)
     time = jax.tree.leaves(xs)[0].shape[0]
     if jnp.shape(signal) != (time,):
-        raise ValueError(
-            f"signal has shape {jnp.shape(signal)}, needs ({time},), a number for each step of xs"
-        )
+        raise ValueError(f"signal has shape {jnp.shape(signal)}, needs ({time},), one number per step of xs")
     if washout < max_lag - 1:
         raise ValueError(f"washout must be at least max_lag − 1 = {max_lag - 1}, got {washout}")
     half, size = (time - washout) // 2, to_vector(cell, params, start).size
     if half <= size:
         raise ValueError(
-            f"{cell} has a state of {size} numbers: it needs more steps to fit on, got {max(half, 0)}, which "
-            f"is half of what a washout of {washout} leaves of {time}"
+            f"{cell} has a state of {size} numbers and needs more steps than that for the fit, got "
+            f"{max(half, 0)}: half of the {time} steps of xs after a washout of {washout}"
         )
     states = _states(cell)(params, start, xs)[washout:]
     targets = jnp.asarray(signal)[jnp.arange(washout, time)[:, None] - jnp.arange(max_lag)]
@@ -280,11 +280,12 @@ def forgetting_curve(
 def _states(cell: Any) -> Callable[..., Array]:
     """The states of a run, (time, D)."""
 
-    def step(params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
+    def step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
         after, _ = cell.step(params, carry, x)
         return after, to_vector(cell, params, after)
 
     def run(params: Any, carry: Any, xs: Any) -> Array:
-        return lax.scan(functools.partial(step, params), carry, xs)[1]
+        ready = hoisted(cell, params, carry, types_of_step(xs))
+        return lax.scan(functools.partial(step, ready, params), carry, xs)[1]
 
     return jax.jit(run)

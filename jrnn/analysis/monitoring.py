@@ -1,4 +1,4 @@
-"""Watching a run: numbers of the parameters while they are trained."""
+"""Monitors of a training run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from jrnn._checks import check_width
 
 @dataclass(frozen=True)
 class Watch:
-    """Monitor for `fit` that measures the parameters every so many steps.
+    """Monitor for `fit` that measures the parameters every n steps.
 
-    Its numbers stand behind the progress bar and in the records of their steps, and so in `metrics.jsonl`,
-    beside the norm of the gradient, which is in every record; `jrnn.plots.training_curves` draws them.
+    The numbers are shown in the progress bar and added to the records of their steps, and so to
+    `metrics.jsonl`, in addition to the gradient norm of every step; `jrnn.plots.training_curves` draws them.
 
     Args:
-      numbers: by name, functions of the parameters that give one number each.
-      every: steps from one measurement to the next; the first step is measured.
+      numbers: mapping of names to functions of the parameters that return a number.
+      every: steps from one measurement to the next, starting with the first step.
 
     Raises:
       ValueError: `every` below 1.
@@ -37,7 +37,7 @@ class Watch:
         check_width("every", self.every)
 
     def __call__(self, record: dict[str, Any], state: Any) -> dict[str, float]:
-        """The numbers after a step that is to be measured; none after others, or after an epoch."""
+        """The numbers after a measured step; empty after other steps and epochs."""
         if "loss" not in record or (record["step"] - 1) % self.every:
             return {}
         return {name: float(number(state.params)) for name, number in self.numbers.items()}

@@ -1,4 +1,4 @@
-"""Cures that train: penalties for `fit(penalties=...)` that keep gradients from vanishing and exploding."""
+"""Penalties for `fit(penalties=...)` that keep gradients from vanishing and exploding."""
 
 import functools
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from jrnn.unrolling import Scan, unroll
 
 
 def recurrent_matrices(params: Any) -> dict[str, Array]:
-    """The recurrent matrices of a model: what its cells name `w_hh`, one square block per gate.
+    """Find the recurrent matrices of a model: the parameters `w_hh`, one square block per gate.
 
     Args:
       params: parameters of a cell or a layer.
 
     Returns:
-      By path, (gates, hidden, hidden); what is no matrix (a convolution, heads) is left out.
+      Blocks (gates, hidden, hidden) by path; `w_hh` that are not matrices (convolutions, heads) are skipped.
 
     >>> import jax, jrnn
     >>> model = jrnn.Stack((jrnn.LSTM(4), jrnn.Elman(3)))
@@ -45,18 +45,17 @@ def recurrent_matrices(params: Any) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class OrthogonalPenalty:
-    """Recurrent matrices that keep lengths: a soft form of orthogonality.
+    """Soft orthogonality of the recurrent matrices.
 
         penalty = weight · Σ ‖Uᵀ U − I‖²_F   over the square blocks U of every `w_hh`
 
-    All singular values are drawn to 1. It sees the weights alone, and so neither the slopes of activations
-    nor gates.
+    It draws all singular values towards 1. It depends on weights only, not on gates or slopes of activations.
 
     Args:
-      weight: of the penalty.
+      weight: weight of the penalty.
 
     Raises:
-      ValueError: when called, params hold no `w_hh`.
+      ValueError: when called, if params have no `w_hh`.
 
     Reference: Vorontsov, Trabelsi, Kadoury, Pal, On orthogonality and learning recurrent networks with long
     term dependencies, 2017, arXiv:1702.00071.
@@ -73,29 +72,29 @@ class OrthogonalPenalty:
         """The penalty of parameters."""
         blocks = recurrent_matrices(params)
         if not blocks:
-            raise ValueError("OrthogonalPenalty: params hold no recurrent matrix named w_hh")
+            raise ValueError("OrthogonalPenalty: params have no recurrent matrix named w_hh")
         grams = [jnp.swapaxes(u, 1, 2) @ u - jnp.eye(u.shape[1], dtype=u.dtype) for u in blocks.values()]
         return self.weight * jnp.stack([jnp.square(gram).sum() for gram in grams]).sum()
 
 
 @dataclass(frozen=True)
 class VanishingGradientPenalty:
-    """Gradients that neither grow nor fade from a step to the one before.
+    """Penalty on gradients that grow or shrink from one step to the one before.
 
         Ω = weight · mean over t of (‖λₜ Jₜ‖ / ‖λₜ‖ − 1)²,   λₜ = ∂L/∂hₜ,   Jₜ = ∂hₜ/∂hₜ₋₁
 
-    Only the directions of the gradient of the loss count, unlike with an orthogonal matrix. As in the paper
-    λₜ and hₜ₋₁ count as constants, so that the gradient of Ω is that of Jₜ by the weights in it, without a
-    second pass through time; the paper sums over t. Steps at which the gradient is exactly 0, such as
-    padding, do not count. Costs about two training steps, and T · B · D numbers.
+    Unlike orthogonality, it only constrains the direction of the gradient of the loss. As in the paper, λₜ
+    and hₜ₋₁ are constants, so that the gradient of Ω is that of Jₜ with respect to its weights, without a
+    second pass through time; the paper sums over t. Steps with a gradient of exactly 0, such as padding, are
+    ignored. The cost is about that of two training steps, and T · B · D stored numbers.
 
     Args:
-      cell: the cell that is trained.
-      loss: the loss that it is trained by, `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      weight: of the penalty.
+      cell: the trained cell.
+      loss: its loss, `PerStep(...)`, `AtLast(...)` or any `Loss`.
+      weight: weight of the penalty.
 
     Raises:
-      TypeError: no cell.
+      TypeError: not a cell.
 
     Reference: Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, 2013,
     arXiv:1211.5063, section 3.3.
@@ -128,7 +127,7 @@ class VanishingGradientPenalty:
         seen = unroll(_Seen(self.cell), held, batch.xs, lengths=batch.lengths, resets=batch.resets)[1]
 
         def ratio(step: tuple[Any, Any], adjoint: dict[str, Array]) -> tuple[Array, Array]:
-            adjoint = _rescaled(adjoint, ranks)  # which changes no ratio, while squares of 1e-20 are 0
+            adjoint = _rescaled(adjoint, ranks)  # keeps the ratio; squares of 1e-20 would underflow
             by = _pulled(self.cell, params, *step, adjoint)
             before, after = (_norm(leaves, ranks) for leaves in (by, adjoint))
             return jnp.square(before / jnp.where(after > 0, after, 1) - 1), after > 0
@@ -139,7 +138,7 @@ class VanishingGradientPenalty:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A cell that emits what its step is given: the carry, and x."""
+    """A cell whose output is the input of its step: the carry and x."""
 
     cell: Any
 
@@ -162,7 +161,7 @@ class _Seen:
 
 
 def _pulled(cell: Any, params: Any, carry: Any, x: Any, adjoint: dict[str, Array]) -> dict[str, Array]:
-    """λ J: the gradients by the leaves of the state after a step to those by the leaves before it."""
+    """λ J: pull the gradients with respect to the state after a step back to the state before it."""
     leaves, structure = jax.tree.flatten(carry)
     places = state_places(cell, params, carry)
 
@@ -176,7 +175,7 @@ def _pulled(cell: Any, params: Any, carry: Any, x: Any, adjoint: dict[str, Array
 
 
 def _rescaled(leaves: dict[str, Array], ranks: dict[str, int]) -> dict[str, Array]:
-    """The whole state of each sequence, divided by its largest entry."""
+    """Divide the state of each sequence by its largest entry."""
     sizes = [
         jnp.abs(a).max(tuple(range(a.ndim - ranks[name], a.ndim)), initial=0) for name, a in leaves.items()
     ]
@@ -186,7 +185,7 @@ def _rescaled(leaves: dict[str, Array], ranks: dict[str, int]) -> dict[str, Arra
 
 
 def _norm(leaves: dict[str, Array], ranks: dict[str, int]) -> Array:
-    """Norm of the whole state of each sequence; its derivative at 0 is 0."""
+    """Norm of the state of each sequence, with derivative 0 at 0."""
     squares = {name: jnp.square(jnp.abs(leaf)) for name, leaf in leaves.items()}
     total = sum(s.sum(tuple(range(s.ndim - ranks[name], s.ndim))) for name, s in squares.items())
     return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
@@ -194,25 +193,25 @@ def _norm(leaves: dict[str, Array], ranks: dict[str, int]) -> Array:
 
 @dataclass(frozen=True)
 class GradientFlossing:
-    """Lyapunov exponents drawn to 0, so that gradients cross long times.
+    """Penalty that draws Lyapunov exponents towards 0, so that gradients survive many steps.
 
         penalty = weight · mean over sequences of Σᵢ λᵢ²,   i = 1 … exponents
 
-    λᵢ are the exponents of `lyapunov` along the first sequences of each batch, through whose QR the gradient
-    goes. A few suffice: as many directions as are to be remembered. Often it is only used before training,
-    as a loss of its own: `fit` takes it beside a loss, and jax.grad alone.
+    λᵢ are the exponents of `lyapunov` along the first sequences of each batch; the gradient flows through its
+    QR. A few are enough: one for each direction to remember. It is often used before training only, as the
+    whole loss, with `jax.grad`; `fit` adds it to a loss.
 
     Args:
-      cell: the cell that is trained.
-      weight: of the penalty.
-      exponents: how many, from the largest.
-      sequences: how many sequences of a batch, all of their steps, padding included.
-      discard: first steps that do not count.
+      cell: the trained cell.
+      weight: weight of the penalty.
+      exponents: number of exponents, from the largest.
+      sequences: number of sequences of a batch, with all steps, padding included.
+      discard: number of first steps to ignore.
       every: steps from one QR to the next.
 
     Raises:
-      TypeError: no cell.
-      ValueError: a width below 1; when called, what `lyapunov` raises.
+      TypeError: not a cell.
+      ValueError: a width below 1; when called, as `lyapunov`.
 
     Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians,
     2023, arXiv:2312.17306.

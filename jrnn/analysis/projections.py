@@ -1,4 +1,4 @@
-"""Projections of states onto the directions in which they vary most, in which phase portraits are drawn."""
+"""Projections of states onto their principal components, for phase portraits."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ class Projection(NamedTuple):
     Fields:
       mean: (D,).
       axes: (count, D), orthonormal rows.
-      explained: (count,), shares of the variance.
+      explained: (count,), fractions of the variance.
     """
 
     mean: Array
@@ -22,24 +22,24 @@ class Projection(NamedTuple):
     explained: Array
 
     def project(self, states: Any) -> Array:
-        """Coordinates of states, (..., D), along the axes, (..., count)."""
+        """Project states, (..., D), to coordinates along the axes, (..., count)."""
         return (jnp.asarray(states) - self.mean) @ self.axes.T
 
 
 def principal_components(states: Any, count: int = 2) -> Projection:
-    """Find the directions in which states vary most.
+    """Find the directions of largest variance of states.
 
         H − mean = U diag(σ) Vᵀ,   axes = the first rows of Vᵀ,   explainedᵢ = σᵢ² / Σⱼ σⱼ²
 
-    An axis points to where its entry of greatest magnitude is positive, so that the same states are drawn
-    the same way.
+    Signs are chosen so that the entry of largest magnitude of each axis is positive, which makes plots
+    reproducible.
 
     Args:
       states: (..., D), such as those of `trajectory`.
-      count: how many.
+      count: number of components.
 
     Returns:
-      A `Projection`; its `project` takes states and fixed points to (..., count).
+      A `Projection`; its `project` maps states and fixed points to (..., count).
 
     Raises:
       ValueError: more components than states or entries.
@@ -54,7 +54,7 @@ def principal_components(states: Any, count: int = 2) -> Projection:
     rows = rows_of(states)
     if count > min(rows.shape):
         raise ValueError(
-            f"count must be at most {min(rows.shape)}, for {len(rows)} states of {rows.shape[1]} numbers, "
+            f"count must be at most {min(rows.shape)} for {len(rows)} states of {rows.shape[1]} numbers, "
             f"got {count}"
         )
     mean = rows.mean(axis=0)
@@ -66,8 +66,8 @@ def principal_components(states: Any, count: int = 2) -> Projection:
 
 
 def rows_of(states: Any) -> Array:
-    """States with any leading axes as rows, (..., D) to (n, D); a ValueError if there are none."""
+    """Reshape states from (..., D) to (n, D); a ValueError if there are none."""
     states = jnp.asarray(states)
     if states.ndim < 2 or states.size == 0:
-        raise ValueError(f"states has shape {states.shape}, needs (..., D), one state or more")
+        raise ValueError(f"states has shape {states.shape}, needs (..., D) with at least one state")
     return states.reshape(-1, states.shape[-1])

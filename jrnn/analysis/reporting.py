@@ -1,4 +1,4 @@
-"""One page about a trained model: gradients, spectra, gates, memory, and what they mean in words."""
+"""A report on a trained model: gradients, spectra, gates and memory, with verdicts in words."""
 
 import math
 import textwrap
@@ -20,26 +20,26 @@ from jrnn.data import Batch
 from jrnn.training.objectives import Loss
 from jrnn.unrolling._boundary import check_inputs
 
-PROBES = 32  # of the sensitivity of a state of more entries than
+PROBES = 32  # for the sensitivity of a state with more entries than EXACT
 EXACT = 128
-JACOBIANS = 5  # at so many steps
+JACOBIANS = 5  # number of steps
 EXPONENTS = 8
 WIDTH = 110  # characters of a printed line
 
 
 class Report(NamedTuple):
-    """Result of `inspect`; printed, it is a page in words, and its fields hold the numbers.
+    """Result of `inspect`; it prints as a page of text.
 
     Fields:
       model: the cell.
-      steps: how many each sequence has.
-      flow: gradients of the loss by the states, of all sequences, as of `gradient_flow`.
-      sensitivity: of the last state to those before it, of the first sequence, as all that follows.
-      lyapunov: the largest exponents, as of `lyapunov`.
-      predictability: by the largest exponent, as of `predictability`.
-      matrices: spectra of the recurrent matrices, by path: (gates, hidden); none where none is named w_hh.
+      steps: number of steps of each sequence.
+      flow: result of `gradient_flow` for all sequences.
+      sensitivity: of the last state to earlier ones; like all fields below but gates, for the first sequence.
+      lyapunov: result of `lyapunov`, the largest exponents.
+      predictability: result of `predictability` for the largest exponent.
+      matrices: spectra of the recurrent matrices `w_hh` by path, (gates, hidden).
       jacobians: spectra of ∂hₜ/∂hₜ₋₁ at a few steps, (steps, D).
-      gates: statistics of what the step names, of all sequences; none of a cell that names nothing.
+      gates: result of `gate_statistics` for all sequences; empty if the step names nothing.
     """
 
     model: Any
@@ -54,10 +54,11 @@ class Report(NamedTuple):
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """What the numbers mean, a sentence for each."""
+        """The meaning of the numbers, one sentence each."""
         flows, lasting = self.flow.verdicts, self.flow.lasting
         found = {
-            f"gradient of the last step's loss by {n}": f"{flows[n]}{_beyond(lasting[n])}" for n in flows
+            f"gradient of the last step's loss with respect to {n}": f"{flows[n]}{_beyond(lasting[n])}"
+            for n in flows
         }
         found["gradient of the last state"] = str(self.sensitivity.verdict)
         found["memory"] = self._memory()
@@ -74,7 +75,7 @@ class Report(NamedTuple):
         for name, gate in self.gates.items():
             found[f"gate {name}"] = _gate(name, gate)
         if not self.gates:
-            found["gates"] = "the cells name none: jax.ad_checkpoint.checkpoint_name in a step would"
+            found["gates"] = "none: the step names no values with jax.ad_checkpoint.checkpoint_name"
         return found
 
     def __repr__(self) -> str:
@@ -88,23 +89,23 @@ class Report(NamedTuple):
         log = np.asarray(jax.device_get(self.sensitivity.log_state), np.float64)
         faded = np.flatnonzero(log[::-1] < log[-1] - math.log(100))
         if not faded.size:
-            return f"after {len(log) - 1} steps the last state still depends on a state by more than 1 %"
-        return f"the last state depends on one {faded[0]} steps before by less than 1 %"
+            return f"the last state still depends on the state {len(log) - 1} steps before by more than 1 %"
+        return f"the last state depends on the state {faded[0]} steps before by less than 1 %"
 
     def _dynamics(self) -> str:
         exponent, error = (float(values[0]) for values in jax.device_get(self.lyapunov[:2]))
         rate = f"largest Lyapunov exponent {exponent:.3g} ± {error:.1g} nats per step"
-        still = max(1 / self.steps, 2 * error)  # less than a factor of e in all steps is none, however sure
+        still = max(1 / self.steps, 2 * error)  # a factor below e over all steps counts as no growth
         if exponent > still:
             ahead = f"after {float(jax.device_get(self.predictability.horizon)):.0f} steps"
-            bounded = "chaotic, as long as states stay bounded"
-            return f"{bounded}: {rate}; a rounding error is then as large as the state {ahead}"
+            bounded = "chaotic, if states stay bounded"
+            return f"{bounded}: {rate}; a rounding error grows to the size of the state {ahead}"
         if exponent < -still:
-            return f"contracting: {rate}; how a sequence began is forgotten, all steps could run in parallel"
-        return f"neutral: {rate}; neighbouring states neither part nor meet"
+            return f"contracting: {rate}; the initial state is forgotten, all steps could run in parallel"
+        return f"neutral: {rate}; neighbouring states neither diverge nor converge"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as numbers, lists and strings; what is not finite as None."""
+        """Convert to numbers, lists and strings, with None for numbers that are not finite."""
         gates = {
             name: {"mean": g.mean, "low": g.low, "high": g.high, "time_scale": g.time_scale}
             for name, g in self.gates.items()
@@ -136,27 +137,27 @@ def inspect(
     *,
     exponents: int = EXPONENTS,
 ) -> Report:
-    """Look inside a trained model: all that `jrnn inspect` prints and draws.
+    """Analyse a trained model: everything that `jrnn inspect` prints and draws.
 
-    The gradient of the loss is of all sequences of the batch, the gates as well; all else is of the first.
-    States of more than 128 entries are probed by 32 random directions where all would be too dear, and
-    Jacobians are taken at 5 steps.
+    Gradients of the loss and gates are measured on all sequences of the batch, everything else on the first.
+    The sensitivity of states with more than 128 entries is estimated by 32 random directions, and Jacobians
+    are computed at 5 steps.
 
     Args:
       cell: a cell, such as a `Stack`.
       params: its parameters.
       batch: inputs and targets, (time, batch, features), without lengths.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      carry: what the first sequence starts from where it is looked at alone; a new one if left out.
-      exponents: how many Lyapunov exponents, from the largest.
+      carry: initial carry of the first sequence; defaults to `cell.initial_carry`.
+      exponents: number of Lyapunov exponents, from the largest.
 
     Returns:
-      A `Report`: `.verdicts` in words, `.as_json()` for a file, `jrnn.plots.report` draws it.
+      A `Report`: `.verdicts` in words, `.as_json()` for a file; `jrnn.plots.report` draws it.
 
     Raises:
-      TypeError: a layer, or what is no cell.
-      ValueError: lengths, less than two steps, no batch axis, a gradient that is not finite, or as of the
-        functions that it calls.
+      TypeError: a layer, or not a cell.
+      ValueError: lengths, fewer than two steps, no batch axis, a gradient that is not finite, or invalid
+        inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Stack((jrnn.Elman(4), jrnn.Dense(1)))
@@ -168,17 +169,17 @@ def inspect(
     """
     require_cell("inspect: cell", cell)
     if batch.lengths is not None:
-        raise ValueError("inspect: lengths must be None, give sequences of one length")
+        raise ValueError("inspect: lengths must be None, pass sequences of one length")
     steps, shape = check_inputs(cell, batch.xs)
     if steps < 2 or not shape:
         given = jax.tree.leaves(batch.xs)[0].shape
-        raise ValueError(f"inspect: xs has shape {given}, needs (time, batch, ...), two steps at least")
+        raise ValueError(f"inspect: xs has shape {given}, needs (time, batch, ...) with at least two steps")
     xs = jax.tree.map(lambda leaf: leaf[:, 0], batch.xs)
     size = to_vector(cell, params, begin(cell, params, xs, carry)).size
     flow = gradient_flow(cell, params, batch, loss)
     for name, total in flow.totals.items():
         if not np.isfinite(total[-1]):
-            raise ValueError(f"inspect: the gradient by {name} is NaN or inf: does the state diverge?")
+            raise ValueError(f"inspect: the gradient of {name} is NaN or inf: does the state diverge?")
     found = lyapunov(cell, params, xs, carry, exponents=min(exponents, size), discard=steps // 5)
     matrices = {name: spectrum(blocks) for name, blocks in recurrent_matrices(params).items()}
     return Report(
@@ -204,15 +205,15 @@ def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
 
 
 def _beyond(norms: NDArray[np.float64]) -> str:
-    """In a long chaotic sequence a gradient leaves the range of floats."""
+    """Say from where on the gradient overflows, as in a long chaotic sequence."""
     lost = np.flatnonzero(~np.isfinite(norms))
-    return f"; no float holds it from {lost[0]} steps back" if lost.size else ""
+    return f"; it overflows from {lost[0]} steps back" if lost.size else ""
 
 
 def _gate(name: str, gate: GateStatistics) -> str:
     low, high, mean = (float(np.mean(given)) for given in jax.device_get((gate.low, gate.high, gate.mean)))
     text = f"mean {mean:.2f}, below a tenth at {low:.0%} of the steps and above nine tenths at {high:.0%}"
-    if name.startswith("f"):  # what a forget gate multiplies is the memory
+    if name.startswith("f"):  # a forget gate multiplies the memory
         scale = np.asarray(jax.device_get(gate.time_scale), np.float64)
         text += f"; keeps for {np.median(scale):.3g} steps (the median unit), at most {np.max(scale):.3g}"
     return text.replace("%", " %")
@@ -224,7 +225,7 @@ def _spectrum(one: Spectrum) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A tree of arrays as JSON has it."""
+    """Convert a tree of arrays to JSON values."""
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, Array | np.ndarray | np.generic):

@@ -1,4 +1,4 @@
-"""One step of a cell as a map of real vectors, and its derivative: what all of `analysis` is made of."""
+"""A step of a cell as a map of real vectors, and its derivative: the basis of all of `analysis`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,56 +6,56 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jrnn.cell import Shape, carry_spec, in_ndim, is_layer, is_slot
+from jrnn._states import float_state, ravel, state_of, unravel, updated
+from jrnn.cell import Shape, carry_spec, in_ndim, is_layer
 from jrnn.unrolling import Scan
-from jrnn.unrolling._boundary import align, check_inputs, check_runs, starting_carry
+from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
 
 Push = Callable[[Array], Array]  # (D,) -> (D,)
 
 
 def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None = None) -> Any:
-    """The carry that one sequence starts from, in the dtypes that a step returns.
+    """The initial carry of one sequence, in the dtypes that a step returns.
 
     Args:
       cell: the cell.
       params: its parameters.
-      xs: inputs of one sequence, (time, features), without batch axes; of a convolutional cell
-        (time, *spatial, features), and its state is that of all places.
-      carry: carry to start from; a new one if left out.
-      key: draws the noise; without one there is none.
+      xs: inputs of one sequence, (time, features), without batch axes; for a convolutional cell
+        (time, *spatial, features).
+      carry: initial carry; defaults to `cell.initial_carry`.
+      key: draws the noise; without a key there is none.
 
     Returns:
       The carry.
 
     Raises:
-      TypeError: a layer, or what is no cell.
-      ValueError: xs has a batch axis, a state that holds no real numbers, or as of `unroll`.
+      TypeError: a layer, or not a cell.
+      ValueError: xs has a batch axis, a cell without a real-valued state, or inputs that `unroll` rejects.
     """
     if is_layer(cell):
-        raise TypeError(f"analysis of states takes cells, and {cell} is a layer: give one of its cells")
+        raise TypeError(f"analysis of states takes cells, and {cell} is a layer: pass one of its cells")
     check_runs(cell, Scan(), key)
     steps, shape = check_inputs(cell, xs)
     if len(shape) != _spatial(cell):
         given = jax.tree.leaves(xs)[0].shape
         needed = "(time,)" if in_ndim(cell) == 0 else "(time, features)"
-        raise ValueError(f"xs has shape {given}, needs one sequence, {needed}: of a batch, xs[:, b]")
-    with jax.transfer_guard_host_to_device("allow"):  # of the zeros that a state starts from
-        carry = align(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
+        raise ValueError(f"xs has shape {given}, needs one sequence, {needed}; from a batch, take xs[:, b]")
+    with jax.transfer_guard_host_to_device("allow"):  # the zeros of an initial state come from the host
+        carry = promote_carry(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
     if not state_leaves(cell, params, carry):
-        raise ValueError(f"{cell} has no state of real numbers to look at")
+        raise ValueError(f"{cell} has no real-valued state to analyse")
     return carry
 
 
 def linear_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Push]:
-    """Take a step, and linearise it in the state.
+    """Take a step, and linearise it with respect to the state.
 
         hₜ = F(hₜ₋₁, xₜ),   push(v) = J v,   J = ∂hₜ/∂hₜ₋₁
 
-    h is the state as one real vector of length D (`to_vector`). `jax.vmap(push)` shares the step;
-    `jax.linear_transpose` of it pulls back.
+    h is the state as one real vector of length D (`to_vector`). `jax.vmap(push)` shares the linearisation;
+    `jax.linear_transpose` gives the pullback.
 
     Args:
       cell: the cell.
@@ -84,16 +84,16 @@ def linear_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Push]:
 
 
 def fixed_normal(seed: int, shape: Shape, dtype: Any) -> Array:
-    """Standard normal numbers, the same whatever kind of key and dtype is the default."""
+    """Standard normal numbers that do not depend on the default key type and dtype."""
     with jax.threefry_partitionable(True):
         return jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape, jnp.float32).astype(dtype)
 
 
 def to_vector(cell: Any, params: Any, carry: Any) -> Array:
-    """The state of one sequence as one real vector.
+    """Flatten the state of one sequence to a real vector.
 
-    Its real entries in the order of the carry; of complex ones the real parts, then the imaginary ones.
-    Integers (a clock) and slots are no part of it.
+    Entries are in the order of the carry; for a complex entry, the real parts precede the imaginary parts.
+    Integers (a clock) and slots are not included.
 
     Args:
       cell: the cell.
@@ -110,75 +110,47 @@ def to_vector(cell: Any, params: Any, carry: Any) -> Array:
     >>> to_vector(cell, params, cell.initial_carry(params)).shape  # h and c
     (8,)
     """
-    leaves = state_leaves(cell, params, carry).values()
-    return jnp.concatenate([part.ravel() for leaf in leaves for part in _parts(leaf)])
+    return ravel(float_state(carry_spec(cell, params), carry))
 
 
 def from_vector(cell: Any, params: Any, vector: Array, carry: Any) -> Any:
-    """The inverse of `to_vector`: the carry with another state.
+    """Invert `to_vector`: replace the state of a carry.
 
     Args:
       cell: the cell.
       params: its parameters.
-      vector: (D,), the state.
-      carry: a carry of one sequence, of which all but the state is kept.
+      vector: (D,), the new state.
+      carry: a carry of one sequence, whose integers and slots are kept.
 
     Returns:
       The carry.
     """
-    sizes = [part.size for leaf in state_leaves(cell, params, carry).values() for part in _parts(leaf)]
-    parts = iter(jnp.split(vector, np.cumsum(sizes)[:-1]))
-
-    def visit(state: Any, given: Any) -> Any:
-        if state is None or not _moves(given):
-            return given
-        if not jnp.issubdtype(given.dtype, jnp.complexfloating):
-            return next(parts).reshape(given.shape).astype(given.dtype)
-        real, imaginary = next(parts).reshape(given.shape), next(parts).reshape(given.shape)
-        return jax.lax.complex(real, imaginary).astype(given.dtype)
-
-    return jax.tree.map(visit, carry_spec(cell, params), carry, is_leaf=is_slot)
+    return updated(carry, unravel(vector, float_state(carry_spec(cell, params), carry)))
 
 
 def state_leaves(cell: Any, params: Any, carry: Any) -> dict[str, Any]:
-    """The leaves of a carry that hold real or complex state, by their paths: "c", "cells[0].h".
+    """The float and complex leaves of the state of a carry, by path: "c", "cells[0].h".
 
-    A carry that is one array has the path "h".
+    A carry that is a single array has the path "h".
     """
-    places = state_places(cell, params, carry)
-    leaves = jax.tree.leaves(carry)
-    return {name: leaves[place] for name, place in places.items()}
+    state = float_state(carry_spec(cell, params), carry)
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def state_places(cell: Any, params: Any, carry: Any) -> dict[str, int]:
-    """Where `state_leaves` stand among the leaves of a carry."""
-    places: dict[str, int] = {}
-    count = 0
-
-    def visit(path: tuple[Any, ...], state: Any, given: Any) -> None:
-        nonlocal count
-        if state is not None and _moves(given):
-            places[_name(path)] = count
-        count += len(jax.tree.leaves(given))
-
-    jax.tree_util.tree_map_with_path(visit, carry_spec(cell, params), carry, is_leaf=is_slot)
-    return places
+    """Indices of the `state_leaves` among the leaves of a carry."""
+    leaves, structure = jax.tree.flatten(carry)
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
+    places = state_of(float_state(carry_spec(cell, params), carry), numbers)
+    return {_name(path): place for path, place in jax.tree_util.tree_leaves_with_path(places)}
 
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path).lstrip(".") or "h"
 
 
-def _moves(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
-
-
-def _parts(leaf: Array) -> tuple[Array, ...]:
-    return (leaf.real, leaf.imag) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else (leaf,)
-
-
 def _spatial(cell: Any) -> int:
-    """Spatial axes of the inputs of a cell: those of a convolutional cell inside."""
+    """Number of spatial axes of the inputs of a cell: those of a convolutional cell inside it."""
     if not dataclasses.is_dataclass(cell):
         return 0
     values = [getattr(cell, field.name) for field in dataclasses.fields(cell)]

@@ -1,4 +1,4 @@
-"""Attention: a decoder that looks at a whole memory at every step."""
+"""Attention over a memory, for decoders."""
 
 from jrnn._exports import public_names
 from jrnn.attention.decoders import AttentionCarry as AttentionCarry

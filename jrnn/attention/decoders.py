@@ -1,4 +1,4 @@
-"""Decoders with attention: combinators around any cell, and the memory that they read."""
+"""Decoders with attention: combinators around any cell, and their memory."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -22,10 +21,10 @@ from jrnn.unrolling._masking import schedule
 
 
 class Memory(NamedTuple):
-    """One memory, as a decoder reads it: made by `attach`."""
+    """One memory, as made by `attach`."""
 
     values: Array  # (..., S, features), zeros where not valid
-    keys: Array  # (..., S, n), what the score makes of it once
+    keys: Array  # (..., S, n), projected once by the score
     valid: Array  # (..., S)
 
 
@@ -48,25 +47,25 @@ class AttentionCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class BahdanauAttention:
-    """Attention before the step: the cell reads what its last output asks for.
+    """Attention before the step: the cell's previous output is the query, its input the context.
 
         aₜ = weights(sₜ₋₁, memory)
         cₜ = Σᵢ aₜᵢ memoryᵢ
         sₜ = cell([xₜ, cₜ])
         yₜ = [sₜ, cₜ]
 
-    The memory is given by `attach`, after `init` and before the first step. The weights aₜ are named
-    "attention": `Tap(..., ("attention",))` shows them. s₋₁ is zero unless a bridge or carry says otherwise;
-    it is the last *output* of the cell. The paper's maxout layer over (sₜ, yₜ₋₁, cₜ) is left to what follows.
+    `attach` provides the memory, after `init` and before the first step. The weights aₜ are named
+    "attention", for `Tap(..., ("attention",))`. s is the *output* of the cell; s₋₁ is zero unless a bridge or
+    carry sets it. The paper's maxout layer over (sₜ, yₜ₋₁, cₜ) is not included.
 
     Args:
       cell: any cell that takes features; it reads those of x and of all memories.
-      score: `Additive(n)` and the like; a tuple of them for several memories.
+      score: a score such as `Additive(n)`; a tuple for several memories.
       memory_features: width of the memory; a tuple for several.
 
     Raises:
-      TypeError: no cell, no score, or no width.
-      ValueError: another number of scores than of widths; at a step, no memory attached.
+      TypeError: not a cell, a score, or a width.
+      ValueError: different numbers of scores and widths; at a step, no memory attached.
 
     Reference: Bahdanau, Cho, Bengio, Neural machine translation by jointly learning to align and translate,
     2015, arXiv:1409.0473.
@@ -110,7 +109,7 @@ class BahdanauAttention:
 @checked
 @dataclass(frozen=True)
 class LuongAttention:
-    """Attention after the step: the cell's output asks, and is joined with what it finds.
+    """Attention after the step: the cell's output is the query, and is combined with the context.
 
         sₜ = cell([xₜ, h̃ₜ₋₁])     with input feeding, else cell(xₜ)
         aₜ = weights(sₜ, memory)
@@ -118,20 +117,20 @@ class LuongAttention:
         h̃ₜ = tanh([cₜ, sₜ] W)
         yₜ = h̃ₜ
 
-    The memory is given by `attach`, after `init` and before the first step. The weights aₜ are named
-    "attention": `Tap(..., ("attention",))` shows them. Without input feeding nothing of the attention goes
-    round the loop, and `unroll` computes it for all steps at once.
+    `attach` provides the memory, after `init` and before the first step. The weights aₜ are named
+    "attention", for `Tap(..., ("attention",))`. Without input feeding, attention is not part of the
+    recurrence, and `unroll` computes it for all steps at once.
 
     Args:
       cell: any cell that takes features; with input feeding it reads those of x and of h̃.
-      score: `General()` and the like; a tuple of them for several memories.
+      score: a score such as `General()`; a tuple for several memories.
       memory_features: width of the memory; a tuple for several.
       features: width of h̃.
-      input_feeding: whether the cell reads h̃ₜ₋₁.
+      input_feeding: feed h̃ₜ₋₁ to the cell.
 
     Raises:
-      TypeError: no cell, no score, or no width.
-      ValueError: another number of scores than of widths; at a step, no memory attached.
+      TypeError: not a cell, a score, or a width.
+      ValueError: different numbers of scores and widths; at a step, no memory attached.
 
     Reference: Luong, Pham, Manning, Effective approaches to attention-based neural machine translation,
     2015, arXiv:1508.04025.
@@ -192,11 +191,11 @@ def _check(attention: Attention) -> None:
     for score in scores:
         require_score(f"{name}: score", score)
     if len(scores) != len(widths):
-        raise ValueError(f"{name}: {len(scores)} scores, but memory_features={attention.memory_features}")
+        raise ValueError(f"{name}: got {len(scores)} scores for memory_features={attention.memory_features}")
 
 
 def _draw(attention: Attention, key: Array, in_features: int) -> AttentionParams:
-    """Parameters of the cell, which reads `in_features`, and of the scores."""
+    """Initialize the cell, which reads `in_features`, and the scores."""
     k_cell, *keys = jax.random.split(key, 1 + len(_tuple(attention.score)))
     parts = zip(_tuple(attention.score), keys, _tuple(attention.memory_features), strict=True)
     scores = tuple(score.init(k, attention.cell.out_features, width) for score, k, width in parts)
@@ -204,7 +203,7 @@ def _draw(attention: Attention, key: Array, in_features: int) -> AttentionParams
 
 
 def _attend(attention: Attention, params: AttentionParams, query: Array, memories: Any) -> list[Array]:
-    """What the query finds in each memory: Σᵢ aᵢ memoryᵢ."""
+    """The context of the query in each memory: Σᵢ aᵢ memoryᵢ."""
     if memories is None:
         raise ValueError(
             "no memory is attached: before the first step, "
@@ -219,26 +218,26 @@ def _attend(attention: Attention, params: AttentionParams, query: Array, memorie
 
 
 def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = None, mask: Any = None) -> Any:
-    """Give a memory to every attention inside a cell, and do once what depends on the memory alone.
+    """Attach a memory to every attention inside a cell, and precompute its projections.
 
-    What stands at positions that are not valid, NaN included, reaches no output and no gradient; their
-    weights are exactly 0. A row without a valid position finds zeros.
+    Invalid positions, even with NaN, affect neither outputs nor gradients; their weights are exactly 0. The
+    context of a row without valid positions is zero.
 
     Args:
       cell: a cell with attention somewhere inside: `Stack((Embed(64), LuongAttention(...), Dense(99)))`.
       params: its parameters.
-      carry: its carry; state and noise stay as they are.
-      memory: (S, batch..., features), the outputs of an encoder; a tuple of such where there are several.
-      lengths: (batch...), valid positions of each row; all if left out. With several memories it holds for
-        all of them, or is a tuple with one for each.
-      mask: (S, batch...), boolean, False at positions to pass over; for several as lengths.
+      carry: its carry; state and noise are kept.
+      memory: (S, batch..., features), the outputs of an encoder; a tuple for several memories.
+      lengths: (batch...), number of valid positions of each row; defaults to all. For several memories, one
+        for all, or a tuple with one for each.
+      mask: (S, batch...), boolean, False at positions to skip; for several memories, like `lengths`.
 
     Returns:
       The carry with its context filled.
 
     Raises:
-      ValueError: no attention inside the cell, params or a carry of another cell, another number of memories
-        than it reads, or a width that is not `memory_features`.
+      ValueError: a cell without attention, params or carry of another cell, a wrong number of memories, or a
+        width other than `memory_features`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Stack((jrnn.BahdanauAttention(jrnn.GRU(4), jrnn.attention.Dot(), 4), jrnn.Dense(2)))
@@ -249,10 +248,10 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
     """
     attentions = list(_inside(cell))
     if not attentions:
-        raise ValueError(f"{brief(cell)} has no attention inside to attach a memory to")
+        raise ValueError(f"{brief(cell)} has no attention to attach a memory to")
     for name, kind, tree in (("params", AttentionParams, params), ("carry", AttentionCarry, carry)):
         if (found := len(_nodes(tree, kind))) != len(attentions):
-            raise ValueError(f"{name} has {found} attentions inside, {brief(cell)} has {len(attentions)}")
+            raise ValueError(f"{name} has {found} attentions, {brief(cell)} has {len(attentions)}")
     given = iter(zip(attentions, _nodes(params, AttentionParams), strict=True))
 
     def visit(node: Any) -> Any:
@@ -272,11 +271,11 @@ def attach(cell: Any, params: Any, carry: Any, memory: Any, *, lengths: Any = No
 
 
 def _check_batches(shapes: set[tuple[int, ...]]) -> None:
-    """Refuse memories of another batch than the carry; one memory for all sequences has no batch axis."""
+    """Check that memories and carry have the same batch shape, or that a memory has none."""
     try:
-        np.broadcast_shapes(*shapes)
+        jnp.broadcast_shapes(*shapes)  # which takes the symbolic sizes of jax.export
     except ValueError as error:
-        raise ValueError(f"memory and carry must have one batch shape, got {sorted(shapes)}") from error
+        raise ValueError(f"memory and carry must have the same batch shape, got {sorted(shapes)}") from error
 
 
 def attached(carry: Any) -> list[Memory]:
@@ -290,7 +289,7 @@ def _nodes(tree: Any, kind: type) -> list[Any]:
 
 
 def _inside(cell: Any) -> Iterator[Attention]:
-    """The attentions inside a cell, outermost ones only, in the order of params and carry."""
+    """The outermost attentions inside a cell, in the order of params and carry."""
     if isinstance(cell, Attention):
         yield cell
     elif isinstance(cell, tuple):
@@ -308,16 +307,12 @@ def _memories(
     several = isinstance(memory, tuple)
     memories = memory if several else (memory,)
     if len(memories) != len(scores):
-        raise ValueError(
-            f"memory holds {len(memories)} arrays, {type(attention).__name__} reads {len(scores)}"
-        )
+        raise ValueError(f"memory has {len(memories)} arrays, {type(attention).__name__} needs {len(scores)}")
     flags = []
     for name, value in (("lengths", lengths), ("mask", mask)):
         each = value if several and isinstance(value, tuple) else (value,) * len(scores)
         if len(each) != len(scores):
-            raise ValueError(
-                f"{name} holds {len(each)} entries, needs one for each of {len(scores)} memories"
-            )
+            raise ValueError(f"{name} has {len(each)} entries, needs {len(scores)}: one for each memory")
         flags.append(each)
     parts = zip(scores, params.scores, memories, widths, *flags, strict=True)
     return tuple(_memory(*part) for part in parts)
@@ -339,7 +334,7 @@ def _memory(score: Score, params: Any, memory: Any, width: int, lengths: Any, ma
 
 
 def _keys(score: Score, params: Any, values: Array) -> Array:
-    """What the score makes of the memory, once; a weight that is computed is there in the step alone."""
+    """Project the memory by the score; a TypeError if that needs a weight computed within the step."""
     try:
         return score.keys(params, values)
     except TypeError as error:
@@ -347,5 +342,5 @@ def _keys(score: Score, params: Any, values: Array) -> Array:
             raise
         raise TypeError(
             f"attach projects the memory by a weight of {score} before the first step, but Reparametrise "
-            "computes that weight within the step: reparametrise another one"
+            "computes that weight within the step: reparametrise another weight"
         ) from error

@@ -1,4 +1,4 @@
-"""How well a query matches each position of a memory: scores, and the weights that come of them."""
+"""Attention scores: how well a query matches each position of a memory, and the resulting weights."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,12 +17,12 @@ from jrnn.initializers import glorot
 
 @runtime_checkable
 class Score(Protocol):
-    """A way to weigh the positions of a memory: a value with pure methods, as a cell is.
+    """Protocol of an attention score: like a cell, a value with pure methods.
 
     Members:
       init: `(key, query_features, memory_features) -> params`.
-      keys: `(params, memory) -> keys`, (..., S, n): what of the score depends on the memory alone; done
-        once for a memory, not at every step.
+      keys: `(params, memory) -> keys`, (..., S, n): the part of the score that depends on the memory alone,
+        computed once per memory.
       weights: `(params, query, keys, valid) -> a`, (..., S), exactly 0 where `valid` is False.
 
     >>> import jrnn
@@ -47,7 +47,7 @@ def align(scores: Array, valid: Array) -> Array:
       valid: (..., S), boolean.
 
     Returns:
-      (..., S): exactly 0 where not valid; all 0 where no position is.
+      (..., S): exactly 0 where not valid; all 0 if no position is valid.
 
     >>> import jax.numpy as jnp
     >>> align(jnp.array([0.0, 0.0, 9.0]), jnp.array([True, True, False])).tolist()
@@ -76,7 +76,7 @@ class AdditiveParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Additive:
-    """Score by a layer of units, of Bahdanau.
+    """Additive score of Bahdanau, a layer of hidden units.
 
         sᵢ = vᵀ tanh(q W_query + mᵢ W_memory + b)
         a = softmax s
@@ -114,13 +114,13 @@ class Additive:
 @checked
 @dataclass(frozen=True)
 class Dot:
-    """Score by the inner product of query and memory, which are equally wide, n.
+    """Inner product of query and memory, which must have the same width n.
 
         sᵢ = q · mᵢ          (scaled: / √n, so that the variance does not grow with n)
         a = softmax s
 
     Args:
-      scaled: whether to divide by √n.
+      scaled: divide by √n.
 
     Raises:
       ValueError: at `init`, a query that is not as wide as the memory.
@@ -140,7 +140,7 @@ class Dot:
         if query_features != memory_features:
             raise ValueError(
                 f"{self} needs a query as wide as the memory, got {query_features} and {memory_features}: "
-                "use General(), or a Dense behind the encoder"
+                "use General(), or a Dense after the encoder"
             )
         return ()
 
@@ -160,7 +160,7 @@ class GeneralParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class General:
-    """Inner product with the memory brought to the width of the query.
+    """Inner product of the query with the memory, projected to the width of the query.
 
         sᵢ = q · (mᵢ W_memory)
         a = softmax s
@@ -192,13 +192,13 @@ class LocationParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Location:
-    """Score by the query alone: where to look, whatever stands there.
+    """Score by the query alone: it depends on positions, not on the content of the memory.
 
         s = q W,   one column for each position
         a = softmax s
 
     Args:
-      length: positions that there are parameters for; a memory has at most so many.
+      length: number of positions with parameters, the maximal length of a memory.
 
     Raises:
       ValueError: a longer memory.
@@ -218,8 +218,8 @@ class Location:
 
     def keys(self, params: LocationParams, memory: Array) -> Array:
         if memory.shape[-2] > self.length:
-            raise ValueError(f"{self} is for {self.length} positions, the memory has {memory.shape[-2]}")
-        return memory[..., :0]  # nothing of it is read
+            raise ValueError(f"{self} has {self.length} positions, the memory has {memory.shape[-2]}")
+        return memory[..., :0]  # its content is not used
 
     def weights(self, params: LocationParams, query: Array, keys: Array, valid: Array) -> Array:
         return align((query @ params.w)[..., : valid.shape[-1]], valid)
@@ -241,16 +241,16 @@ class Local:
         p = n · σ(vᵀ tanh(q W)),   n valid positions
         aᵢ = softmax over |i − p| ≤ D of sᵢ, times exp(−(i − p)² / (2 (D/2)²))
 
-    The weights sum to at most 1, as in the paper: the Gaussian is not normalised again. All scores are
-    computed, those outside the window in vain.
+    As in the paper, weights are not normalised after the Gaussian and sum to at most 1. Scores outside the
+    window are computed as well, so the cost is that of full attention.
 
     Args:
-      score: how positions inside the window are compared.
+      score: the score inside the window.
       window: D, at least 1.
 
     Raises:
-      TypeError: `score` is no score.
-      ValueError: `window` is below 1, which might leave a window without a position.
+      TypeError: `score` is not a score.
+      ValueError: `window` is below 1, so that it could contain no position.
 
     Reference: Luong, Pham, Manning, Effective approaches to attention-based neural machine translation,
     2015, arXiv:1508.04025, section 3.2.
@@ -280,7 +280,7 @@ class Local:
         return self.score.keys(params.score, memory)
 
     def weights(self, params: LocalParams, query: Array, keys: Array, valid: Array) -> Array:
-        wide = promoted(query.dtype, jnp.float32)  # bfloat16 has no odd positions beyond 256
+        wide = promoted(query.dtype, jnp.float32)  # bfloat16 cannot represent odd positions beyond 256
         centre = jax.nn.sigmoid((jnp.tanh(query @ params.w) @ params.v).astype(wide))
         centre = valid.sum(-1).astype(wide) * centre
         positions = jnp.arange(valid.shape[-1], dtype=wide)
@@ -291,7 +291,7 @@ class Local:
 
 
 def require_score(where: str, value: Any) -> None:
-    """Raise a TypeError that says what was given in place of a score."""
+    """Raise a TypeError unless `value` is a score."""
     if isinstance(value, type):
         raise TypeError(f"{where} must be a score, got the class {value.__name__}: call it, as in General()")
     if not isinstance(value, Score):

@@ -28,7 +28,9 @@ from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
+from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM
 from jrnn.cells.lstm_variant import LSTMVariant as LSTMVariant
+from jrnn.cells.lstm_variant import ResidualLSTM as ResidualLSTM
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
 from jrnn.cells.maps import Map as Map
@@ -54,6 +56,7 @@ from jrnn.cells.single_gate import SGRN as SGRN
 from jrnn.cells.single_gate import UGRNN as UGRNN
 from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
+from jrnn.cells.single_gate import MiRU as MiRU
 from jrnn.cells.strongly_typed import TGRU as TGRU
 from jrnn.cells.strongly_typed import TLSTM as TLSTM
 from jrnn.cells.strongly_typed import TRNN as TRNN

@@ -94,7 +94,11 @@ def tanh(z: Array, name: str) -> Array:
 
 
 def gates(
-    z: Array, names: str, candidate: str = "", activation: str | Function = "tanh"
+    z: Array,
+    names: str,
+    candidate: str = "",
+    activation: str | Function = "tanh",
+    gate: str | Function = "sigmoid",
 ) -> tuple[Array, ...]:
     """Split the packed pre-activations of all gates, apply σ (f to the candidate) and name each.
 
@@ -105,14 +109,15 @@ def gates(
       names: gate names, a letter each: "ifgo".
       candidate: the letter that takes f.
       activation: f; tanh is computed together with the gates.
+      gate: what stands as σ.
 
     Returns:
       One (..., hidden) array per name.
     """
-    if candidate and activation != "tanh":
-        f = function_of(activation)
+    if gate != "sigmoid" or (candidate and activation != "tanh"):
+        f, sigma = function_of(activation), function_of(gate)
         packed = zip(names, split(z, len(names)), strict=True)
-        return tuple(checkpoint_name((f if n == candidate else jax.nn.sigmoid)(a), n) for n, a in packed)
+        return tuple(checkpoint_name((f if n == candidate else sigma)(a), n) for n, a in packed)
     halved = [1.0 if name == candidate else 0.5 for name in names]
     scale = jnp.asarray(np.repeat(halved, z.shape[-1] // len(names)), z.dtype)
     parts = (

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import activation
 from jrnn.cells._gating import GateParams, draw_gates, gates, repeated, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
@@ -40,9 +40,6 @@ class RAN:
       hidden: width of c and h.
       activation: g, "tanh" or "identity".
 
-    Raises:
-      ValueError: a width below 1, or another activation.
-
     Reference: Lee, Levy, Zettlemoyer, Recurrent additive networks, 2017, arXiv:1705.07393.
 
     >>> import jrnn
@@ -66,8 +63,7 @@ class RAN:
             b=zeros(3 * self.hidden),
         )
 
-    def initial_carry(self, params: RANParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: RANParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -88,12 +84,6 @@ class ATR:
         iₜ = σ(pₜ + qₜ),   fₜ = σ(pₜ − qₜ)
         hₜ = iₜ · pₜ + fₜ · hₜ₋₁,   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Zhang, Xiong, Su, Lin, Zhang, Simplifying neural machine translation with
     addition-subtraction twin-gated recurrent networks, 2018, arXiv:1810.12546.
 
@@ -111,10 +101,7 @@ class ATR:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0,))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -146,12 +133,6 @@ class CFN:
     θ, the gate on the past, is named f, and η, the gate on the input, i. b_θ starts at 1 and b_η at −1, as in
     the paper.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Laurent, von Brecht, A recurrent neural network without chaos, 2017, arXiv:1612.06212.
 
     >>> import jax, jrnn
@@ -173,8 +154,7 @@ class CFN:
             b=repeated((1, -1), self.hidden),
         )
 
-    def initial_carry(self, params: CFNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: CFNParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -201,12 +181,6 @@ class STAR:
         kₜ = σ(xₜ w_k + hₜ₋₁ w_hh + b_k)
         hₜ = tanh((1 − kₜ) · hₜ₋₁ + kₜ · nₜ),   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Turkoglu, D'Aronco, Wegner, Schindler, Gating revisited: deep multi-layer RNNs that can be
     trained, 2021, arXiv:1911.11033.
 
@@ -229,10 +203,7 @@ class STAR:
             b=zeros(2 * self.hidden),
         )
 
-    def initial_carry(
-        self, params: STARParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: STARParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -262,12 +233,6 @@ class MinimalRNN:
         uₜ = σ(hₜ₋₁ w_hh + nₜ w_nh + b_u)
         hₜ = uₜ · hₜ₋₁ + (1 − uₜ) · nₜ,   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Chen, MinimalRNN: toward more interpretable and trainable recurrent neural networks, 2017,
     arXiv:1711.06788.
 
@@ -293,10 +258,7 @@ class MinimalRNN:
             b_u=zeros(self.hidden),
         )
 
-    def initial_carry(
-        self, params: MinimalRNNParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: MinimalRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:

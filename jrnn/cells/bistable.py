@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, sigmoid, split, tanh, zeros
 from jrnn.initializers import default_float, glorot, orthogonal
 
@@ -34,12 +34,6 @@ class BRC:
 
     A unit with aₜ > 1 has two stable states. `w_hh` holds u_a u_c.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Vecoven, Ernst, Drion, A bio-inspired bistable recurrent cell allows for long-lasting memory,
     2021, doi:10.1371/journal.pone.0252676.
 
@@ -63,8 +57,7 @@ class BRC:
             b=zeros(3 * self.hidden),
         )
 
-    def initial_carry(self, params: BRCParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: BRCParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -89,12 +82,6 @@ class NBRC:
 
     `w_ih` and `b` hold a c n, `w_hh` holds u_a u_c.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Vecoven, Ernst, Drion, A bio-inspired bistable recurrent cell allows for long-lasting memory,
     2021, doi:10.1371/journal.pone.0252676.
 
@@ -117,10 +104,7 @@ class NBRC:
             b=zeros(3 * self.hidden),
         )
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:

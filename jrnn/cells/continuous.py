@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Positive, Width, checked
-from jrnn.cell import Shape, broadcasting, key_or_none, zero_state
+from jrnn.cell import Shape, broadcasting, key_or_none, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot
@@ -37,7 +37,6 @@ class LeakyRNN:
     1 is an Elman network.
 
     Args:
-      hidden: number of units.
       tau: τ, time constant, in the unit of `dt` (ms).
       dt: length of a step; at most τ.
       activation: f, by name.
@@ -45,7 +44,7 @@ class LeakyRNN:
       noise: σ, standard deviation of a potential that noise alone would give, at small α.
 
     Raises:
-      ValueError: a width below 1, dt not in (0, τ], a negative noise, or an unknown name.
+      ValueError: dt not in (0, τ], or a negative noise.
 
     Reference: Song, Yang, Wang, Training excitatory-inhibitory recurrent neural networks for cognitive tasks,
     2016, doi:10.1371/journal.pcbi.1004792; rates: Yang et al., 2019, doi:10.1038/s41593-018-0310-2.
@@ -119,13 +118,9 @@ class AntisymmetricRNN:
     Of w_hh, hidden² numbers, only the differences count: hidden · (hidden − 1) / 2.
 
     Args:
-      hidden: width of h.
       gamma: γ, diffusion.
       epsilon: ε, step size.
       gated: whether an input gate stands before the update.
-
-    Raises:
-      ValueError: a width below 1, or ε not above 0.
 
     Reference: Chang, Chen, Haber, Chi, AntisymmetricRNN: a dynamical system view on recurrent neural
     networks, 2019, arXiv:1902.09689.
@@ -154,10 +149,7 @@ class AntisymmetricRNN:
             b=zeros(count * self.hidden),
         )
 
-    def initial_carry(
-        self, params: AntisymmetricParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: AntisymmetricParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -126,7 +126,7 @@ class ConvLSTM:
       dilation: places of x from one entry of the kernel to the next, likewise.
 
     Raises:
-      ValueError: a width below 1, an even kernel, or another number of axes.
+      ValueError: an even kernel, or another number of axes.
 
     Reference: Shi et al., Convolutional LSTM network: a machine learning approach for precipitation
     nowcasting, 2015, arXiv:1506.04214.
@@ -193,7 +193,7 @@ class ConvGRU:
       dilation: places of x from one entry of the kernel to the next, likewise.
 
     Raises:
-      ValueError: a width below 1, an even kernel, or another number of axes.
+      ValueError: an even kernel, or another number of axes.
 
     Reference: Ballas, Yao, Pal, Courville, Delving deeper into convolutional networks for learning video
     representations, 2016, arXiv:1511.06432.

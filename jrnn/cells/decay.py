@@ -50,11 +50,8 @@ class GRUD:
     `params.fixed`, zero at first, and is not trained: put that of the training data there with
     `params._replace(fixed=mean)`. x′ starts at zero. z takes the new value (in `GRU` it keeps the old one).
 
-    Args:
-      hidden: width of h.
-
     Raises:
-      ValueError: a width below 1, or an input that is not `(values, mask, delta)`.
+      ValueError: an input that is not `(values, mask, delta)`.
 
     Reference: Che, Purushotham, Cho, Sontag, Liu, Recurrent neural networks for multivariate time series with
     missing values, 2018, doi:10.1038/s41598-018-24271-9.

@@ -8,7 +8,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import zeros
 from jrnn.initializers import default_float, glorot
@@ -33,12 +33,8 @@ class IndRNN:
     |w_hh| to that bound after every update.
 
     Args:
-      hidden: width of h.
       activation: f, by name.
       max_lag: T, longest dependency expected, in steps.
-
-    Raises:
-      ValueError: a width or lag below 1, or an unknown name.
 
     Reference: Li, Li, Cook, Zhu, Gao, Independently recurrent neural network (IndRNN), 2018,
     arXiv:1803.04831.
@@ -68,10 +64,7 @@ class IndRNN:
             b=zeros(self.hidden),
         )
 
-    def initial_carry(
-        self, params: IndRNNParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: IndRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:

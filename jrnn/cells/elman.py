@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Positive, Width, checked, one_of
-from jrnn.cell import Shape, broadcasting
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import cut, plus
 from jrnn.initializers import default_float, glorot, identity, orthogonal, ring
@@ -43,9 +43,6 @@ class Elman:
       bias: whether there is b.
       clip: bound on what f reads, as ONNX has it.
 
-    Raises:
-      ValueError: a width below 1, or an unknown name.
-
     Reference: Elman, Finding structure in time, 1990, doi:10.1207/s15516709cog1402_1.
 
     >>> import jax, jax.numpy as jnp, jrnn
@@ -75,11 +72,7 @@ class Elman:
             b=jnp.zeros(self.hidden, default_float()) if self.bias else None,
         )
 
-    def initial_carry(
-        self, params: ElmanParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        del key
-        return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: ElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -110,13 +103,9 @@ class Jordan:
     the true output is fed back instead, is `Feedback` around a `Stack` of `Dense`.
 
     Args:
-      hidden: width of h.
       outputs: width of y; the width of h if left out.
       activation: f, by name: "tanh", "relu", "sigmoid", "identity", ... (`jrnn.cells._activations`).
       output_activation: g, likewise.
-
-    Raises:
-      ValueError: a width below 1, or an unknown name.
 
     Reference: Jordan, Serial order: a parallel distributed processing approach, 1986 (reprinted 1997,
     doi:10.1016/S0166-4115(97)80111-2).
@@ -149,8 +138,7 @@ class Jordan:
     def initial_carry(
         self, params: JordanParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> Array:
-        del key
-        return jnp.zeros((*batch_shape, self.out_features), params.w_yh.dtype)
+        return zero_state(params, batch_shape, self.out_features)
 
     @broadcasting
     def step(self, params: JordanParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import sigmoid, split, tanh, times, zeros
 from jrnn.initializers import glorot, orthogonal
 
@@ -31,12 +31,6 @@ class FastRNN:
         hₜ = σ(β) · hₜ₋₁ + σ(α) · nₜ,   yₜ = hₜ
 
     α starts at −3 and β at 3, as in the authors' code.
-
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Kusupati et al., FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent
     neural network, 2018, arXiv:1901.02358.
@@ -62,10 +56,7 @@ class FastRNN:
             beta=zeros() + 3,
         )
 
-    def initial_carry(
-        self, params: FastRNNParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: FastRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -100,12 +91,8 @@ class FastGRNN:
     authors' code.
 
     Args:
-      hidden: width of h.
       input_rank: rank of w_ih; whole if left out.
       recurrent_rank: rank of w_hh; whole if left out.
-
-    Raises:
-      ValueError: a width or rank below 1.
 
     Reference: Kusupati et al., FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent
     neural network, 2018, arXiv:1901.02358.
@@ -137,10 +124,7 @@ class FastGRNN:
             nu=zeros() - 4,
         )
 
-    def initial_carry(
-        self, params: FastGRNNParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: FastGRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Positive, Width, checked
-from jrnn.cell import Shape, broadcasting
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import cut, gates, plus
 from jrnn.initializers import default_float, glorot, orthogonal
@@ -44,15 +44,12 @@ class GRU:
     have two biases per gate, one serves r and z, and `b_hn` is the recurrent one of n.
 
     Args:
-      hidden: width of h.
       reset_after: whether the reset gate acts after the recurrent product.
       z_keeps: whether z weighs the old state, or else the candidate.
       activation: f, by name: "tanh", "relu", "gelu", "silu", ... (`jrnn.cells._activations`).
+      gate_activation: what stands as σ, by name.
       bias: whether there are b and b_hn.
       clip: bound on what σ and f read, as ONNX has it.
-
-    Raises:
-      ValueError: a width below 1, or an unknown name.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder for statistical
     machine translation, 2014, arXiv:1406.1078.
@@ -70,6 +67,7 @@ class GRU:
     reset_after: bool = True
     z_keeps: bool = True
     activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
     bias: bool = True
     clip: Positive | None = None
 
@@ -86,9 +84,7 @@ class GRU:
             b_hn=jnp.zeros(self.hidden, default_float()) if self.reset_after and self.bias else None,
         )
 
-    def initial_carry(self, params: GRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        del key
-        return jnp.zeros((*batch_shape, self.hidden), params.w_hh.dtype)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -96,10 +92,12 @@ class GRU:
         a = plus(x @ params.w_ih, params.b)  # (..., 3·hidden)
         if self.reset_after:
             u = h @ params.w_hh  # (..., 3·hidden)
-            r, z = gates(cut(a[..., :two] + u[..., :two], self.clip), "rz")
+            z_rz = a[..., :two] + u[..., :two]
+            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
             n = a[..., two:] + r * plus(u[..., two:], params.b_hn)
         else:
-            r, z = gates(cut(a[..., :two] + h @ params.w_hh[:, :two], self.clip), "rz")
+            z_rz = a[..., :two] + h @ params.w_hh[:, :two]
+            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
             n = a[..., two:] + (r * h) @ params.w_hh[:, two:]
         n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n

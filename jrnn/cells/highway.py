@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._gating import repeated, sigmoid, split, tanh
 from jrnn.initializers import glorot, orthogonal
 
@@ -34,13 +34,9 @@ class RHN:
         hₜ = s^depth,   yₜ = hₜ
 
     Args:
-      hidden: width of h.
       depth: number of layers.
       coupled: whether c = 1 − t.
       transform_bias: start of b_t; negative, so that a fresh network carries its state on.
-
-    Raises:
-      ValueError: a width or depth below 1.
 
     Reference: Zilly, Srivastava, Koutník, Schmidhuber, Recurrent highway networks, 2017, arXiv:1607.03474.
 
@@ -69,8 +65,7 @@ class RHN:
             b=tuple(repeated(biases, self.hidden) for _ in range(self.depth)),
         )
 
-    def initial_carry(self, params: RHNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: RHNParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -111,9 +106,6 @@ class NASCell:
 
     Args:
       hidden: width of h and c.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Zoph, Le, Neural architecture search with reinforcement learning, 2017, arXiv:1611.01578.
 

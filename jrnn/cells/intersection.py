@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh
 
 
@@ -32,7 +32,7 @@ class IntersectionRNN:
       gate_bias: start of b_k and b_g.
 
     Raises:
-      ValueError: a width below 1, or an input that is not as wide as the state.
+      ValueError: an input that is not as wide as the state.
 
     Reference: Collins, Sohl-Dickstein, Sussillo, Capacity and trainability in recurrent neural networks,
     2017, arXiv:1611.09913.
@@ -54,10 +54,7 @@ class IntersectionRNN:
         check_equal_widths(self, in_features)
         return draw_gates(key, in_features, self.hidden, biases=(0, 0, self.gate_bias, self.gate_bias))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:

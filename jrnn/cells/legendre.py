@@ -53,12 +53,8 @@ class LMU:
     aⱼᵢ = (2i + 1) · (−1 where i < j, else (−1)^(i−j+1)), bᵢ = (2i + 1) (−1)ⁱ; they are not trained.
 
     Args:
-      hidden: width of h.
       order: number of polynomials.
       theta: θ, length of the window, in steps.
-
-    Raises:
-      ValueError: a width or order below 1, or θ not above 0.
 
     Reference: Voelker, Kajić, Eliasmith, Legendre memory units: continuous-time representation in recurrent
     neural networks, 2019.

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.initializers import default_float
 
@@ -48,7 +48,7 @@ class LRU:
       max_phase: largest angle at the start, in radians.
 
     Raises:
-      ValueError: a width below 1, or moduli that are not 0 ≤ r_min < r_max < 1.
+      ValueError: moduli that are not 0 ≤ r_min < r_max < 1.
 
     Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023,
     arXiv:2303.06349.
@@ -136,7 +136,7 @@ class RGLRU:
       heads: number of blocks of the gates' matrices.
 
     Raises:
-      ValueError: a width below 1, one that heads cannot share, or an input of another width.
+      ValueError: a width that heads cannot share, or an input of another width.
 
     Reference: De et al., Griffin: mixing gated linear recurrences with local attention for efficient language
     models, 2024, arXiv:2402.19427.
@@ -168,10 +168,7 @@ class RGLRU:
             decay=jnp.log(jnp.expm1(-0.5 * jnp.log(squared) / 8)),
         )
 
-    def initial_carry(
-        self, params: RGLRUParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: RGLRUParams, carry: Array, x: Any) -> tuple[Array, Array]:

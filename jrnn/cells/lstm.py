@@ -54,7 +54,7 @@ class LSTM:
         b_f = log U(1, max_lag − 1), b_i = −b_f.
 
     Raises:
-      ValueError: a width below 1, an unknown name, or `max_lag` below 3 or without a bias.
+      ValueError: `max_lag` below 3 or without a bias.
 
     Reference: Gers, Schmidhuber, Cummins, Learning to forget: continual prediction with LSTM, 2000,
     doi:10.1162/089976600300015015; forget bias: Jozefowicz et al., 2015; chrono: arXiv:1804.11188.

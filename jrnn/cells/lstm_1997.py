@@ -40,7 +40,7 @@ class LSTM1997:
       input_bias: start of b_i.
 
     Raises:
-      ValueError: a width below 1, one that blocks cannot share, or an unknown name.
+      ValueError: a width that blocks cannot share.
 
     Reference: Hochreiter, Schmidhuber, Long short-term memory, 1997, doi:10.1162/neco.1997.9.8.1735.
 

@@ -11,7 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import cut, split
+from jrnn.cells._gating import GateParams, cut, draw_gates, sigmoid, split, tanh
+from jrnn.cells.lstm import LSTMCarry
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -66,7 +67,7 @@ class LSTMVariant:
       forget_bias: start of b_f.
 
     Raises:
-      ValueError: a width below 1, an unknown name, gates in another order, coupled gates of which i is off.
+      ValueError: gates in another order, or coupled gates of which i is off.
 
     Reference: Greff, Srivastava, Koutník, Steunebrink, Schmidhuber, LSTM: a search space odyssey, 2017,
     arXiv:1503.04069; peepholes: Gers, Schraudolph, Schmidhuber, 2002; projection: Sak, Senior, Beaufays,
@@ -165,3 +166,136 @@ class LSTMVariant:
             p = split(params.p, len(self._gates))[self._gates.index(name)]
             value = value + (p * c if self.peepholes == "diagonal" else c @ p)
         return checkpoint_name(activation(self.gate_activation)(cut(value, self.clip)), name)
+
+
+class WMCLSTMParams(NamedTuple):
+    """Parameters of `WMCLSTM`."""
+
+    lstm: GateParams  # i f g o
+    w_ch: Array  # (hidden, 3·hidden), the cell to i f o
+
+
+@checked
+@dataclass(frozen=True)
+class WMCLSTM:
+    """LSTM with working memory connections: its gates see the cell, each through a matrix and a tanh.
+
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + tanh(cₜ₋₁ v_i) + b_i)
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + tanh(cₜ₋₁ v_f) + b_f)
+        gₜ = tanh(xₜ w_g + hₜ₋₁ u_g + b_g)
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
+        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + tanh(cₜ v_o) + b_o)
+        hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
+
+    The tanh bounds what the cell, which may grow, says to a gate. Without it these are the full peepholes of
+    `LSTMVariant`. `w_ch` holds v; torchrecurrent has a bias within the tanh as an option.
+
+    Args:
+      hidden: width of h and c.
+      forget_bias: start of b_f.
+
+    Reference: Landi, Baraldi, Cornia, Cucchiara, Working memory connections for LSTM, 2021, arXiv:2109.00020.
+
+    >>> import jax, jrnn
+    >>> jrnn.WMCLSTM(8).init(jax.random.key(0), in_features=3).w_ch.shape
+    (8, 24)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    forget_bias: float = 1.0
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> WMCLSTMParams:
+        k_lstm, k_ch = jax.random.split(key)
+        return WMCLSTMParams(
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0)),
+            w_ch=glorot(k_ch, (self.hidden, 3 * self.hidden), blocks=3),
+        )
+
+    def initial_carry(
+        self, params: WMCLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> LSTMCarry:
+        return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
+
+    @broadcasting
+    def step(self, params: WMCLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
+        h, c = carry
+        v_if, v_o = params.w_ch[:, : 2 * self.hidden], params.w_ch[:, 2 * self.hidden :]
+        z_i, z_f, z_g, z_o = split(x @ params.lstm.w_ih + h @ params.lstm.w_hh + params.lstm.b, 4)
+        seen_i, seen_f = split(jnp.tanh(c @ v_if), 2)
+        c = sigmoid(z_f + seen_f, "f") * c + sigmoid(z_i + seen_i, "i") * tanh(z_g, "g")
+        h = sigmoid(z_o + jnp.tanh(c @ v_o), "o") * jnp.tanh(c)
+        return LSTMCarry(h, c), h
+
+
+class ResidualLSTMParams(NamedTuple):
+    """Parameters of `ResidualLSTM`."""
+
+    lstm: GateParams  # i f g o
+    p: Array  # (3·hidden,), peepholes of i f o
+    w_ho: Array  # (hidden, hidden), of what the cell gives out
+    w_ix: Any  # (in, hidden), the shortcut's; None where in = hidden
+
+
+@checked
+@dataclass(frozen=True)
+class ResidualLSTM:
+    """Residual LSTM: the input takes a shortcut past the cell, to the output gate.
+
+        iₜ = σ(xₜ w_i + hₜ₋₁ u_i + p_i · cₜ₋₁ + b_i)
+        fₜ = σ(xₜ w_f + hₜ₋₁ u_f + p_f · cₜ₋₁ + b_f)
+        gₜ = tanh(xₜ w_g + hₜ₋₁ u_g + b_g)
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
+        oₜ = σ(xₜ w_o + hₜ₋₁ u_o + p_o · cₜ + b_o)
+        hₜ = oₜ · (tanh(cₜ) w_ho + x̃ₜ),   yₜ = hₜ
+
+    x̃ₜ = xₜ where the input is as wide as the state, else xₜ w_ix (in torchrecurrent always). In a stack, the
+    shortcuts of all layers form one path from input to output that passes output gates alone.
+
+    Args:
+      hidden: width of h and c.
+      forget_bias: start of b_f.
+
+    Reference: Kim, El-Khamy, Lee, Residual LSTM: design of a deep recurrent architecture for distant speech
+    recognition, 2017, arXiv:1701.03360.
+
+    >>> import jax, jrnn
+    >>> jrnn.ResidualLSTM(8).init(jax.random.key(0), in_features=3).w_ix.shape
+    (3, 8)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    forget_bias: float = 1.0
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> ResidualLSTMParams:
+        k_lstm, k_p, k_ho, k_ix = jax.random.split(key, 4)
+        return ResidualLSTMParams(
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0)),
+            p=0.1 * jax.random.normal(k_p, (3 * self.hidden,), default_float()),
+            w_ho=glorot(k_ho, (self.hidden, self.hidden)),
+            w_ix=glorot(k_ix, (in_features, self.hidden)) if in_features != self.hidden else None,
+        )
+
+    def initial_carry(
+        self, params: ResidualLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> LSTMCarry:
+        return LSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"))
+
+    @broadcasting
+    def step(self, params: ResidualLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
+        h, c = carry
+        p_i, p_f, p_o = split(params.p, 3)
+        z_i, z_f, z_g, z_o = split(x @ params.lstm.w_ih + h @ params.lstm.w_hh + params.lstm.b, 4)
+        c = sigmoid(z_f + p_f * c, "f") * c + sigmoid(z_i + p_i * c, "i") * tanh(z_g, "g")
+        shortcut = x if params.w_ix is None else x @ params.w_ix
+        h = sigmoid(z_o + p_o * c, "o") * (jnp.tanh(c) @ params.w_ho + shortcut)
+        return LSTMCarry(h, c), h

@@ -35,9 +35,6 @@ class Dense:
       activation: f, by name: "identity", "tanh", "relu", "gelu", ... (`jrnn.cells._activations`).
       bias: whether there is b.
 
-    Raises:
-      ValueError: a width below 1, or an unknown name.
-
     Reference: the multilayer perceptron of any textbook.
 
     >>> import jrnn
@@ -84,8 +81,7 @@ class Map:
       features: width of x.
 
     Raises:
-      ValueError: a width below 1, an unknown name, or a function that does not keep the other axes; at
-        `init`, an input of another width.
+      ValueError: a function that does not keep the other axes; at `init`, an input of another width.
 
     Reference: none.
 
@@ -165,7 +161,7 @@ class Embed:
       features: width of y.
 
     Raises:
-      ValueError: a width below 1, or at `init` a vocabulary without words.
+      ValueError: at `init`, a vocabulary without words.
       TypeError: x is not an integer array.
 
     Reference: Bengio et al., A neural probabilistic language model, 2003.

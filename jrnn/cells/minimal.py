@@ -8,7 +8,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.initializers import glorot
 
@@ -37,12 +37,6 @@ class MinGRU:
     Side by side in the order z n. The paper's other form, in logarithms, makes the candidate positive,
     which is another model, and loses digits with the length.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
 
     >>> import jax, jax.numpy as jnp, jrnn
@@ -62,10 +56,7 @@ class MinGRU:
     def init(self, key: Array, in_features: int) -> InputParams:
         return draw_input(key, in_features, self.hidden, 2)
 
-    def initial_carry(
-        self, params: InputParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -87,12 +78,6 @@ class MinLSTM:
     Side by side in the order f i n. fₜ / (fₜ + iₜ) is computed as σ(log fₜ − log iₜ), which is finite
     wherever both gates are closed; it is named f.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Feng, Tung, Ahmed, Bengio, Hajimirsadeghi, Were RNNs all we needed?, 2024, arXiv:2410.01201.
 
     >>> import jrnn
@@ -110,10 +95,7 @@ class MinLSTM:
     def init(self, key: Array, in_features: int) -> InputParams:
         return draw_input(key, in_features, self.hidden, 3)
 
-    def initial_carry(
-        self, params: InputParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -37,9 +37,6 @@ class MultiplicativeLSTM:
       hidden: width of h, c and m.
       forget_bias: start of b_f.
 
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Krause, Lu, Murray, Renals, Multiplicative LSTM for sequence modelling, 2016,
     arXiv:1609.07959.
 
@@ -103,9 +100,6 @@ class MogrifierLSTM:
       rounds: number of rounds, 0 or more; 0 is an LSTM.
       rank: of q and r, products of two thin matrices; whole if left out.
       forget_bias: start of b_f.
-
-    Raises:
-      ValueError: a width or rank below 1, or a negative number of rounds.
 
     Reference: Melis, Kočiský, Blunsom, Mogrifier LSTM, 2020, arXiv:1909.01792.
 

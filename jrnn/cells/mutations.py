@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
 
@@ -46,12 +46,6 @@ class MUT1:
     x̃ₜ = xₜ where the input is as wide as the state, as the paper needs it, else xₜ w_ix with a learned
     w_ix. `w_ih` holds w_z w_r, `w_hh` holds u_r u_n.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.
 
@@ -69,8 +63,7 @@ class MUT1:
     def init(self, key: Array, in_features: int) -> MUTParams:
         return _draw(key, in_features, self.hidden, (2, 2), bare=True)
 
-    def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -95,12 +88,6 @@ class MUT2:
 
     x̃ₜ as in `MUT1`. `w_ih` holds w_z w_n, `w_hh` holds u_z u_r u_n.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.
 
@@ -118,8 +105,7 @@ class MUT2:
     def init(self, key: Array, in_features: int) -> MUTParams:
         return _draw(key, in_features, self.hidden, (2, 3), bare=True)
 
-    def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -144,12 +130,6 @@ class MUT3:
 
     `w_ih` holds w_z w_r w_n, `w_hh` holds u_z u_r u_n.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Jozefowicz, Zaremba, Sutskever, An empirical exploration of recurrent network
     architectures, 2015.
 
@@ -167,8 +147,7 @@ class MUT3:
     def init(self, key: Array, in_features: int) -> MUTParams:
         return _draw(key, in_features, self.hidden, (3, 3), bare=False)
 
-    def initial_carry(self, params: MUTParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: MUTParams, carry: Array, x: Any) -> tuple[Array, Array]:

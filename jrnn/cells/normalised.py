@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._fields import Positive, Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 
@@ -50,9 +50,6 @@ class LayerNormLSTM:
       hidden: width of h and c.
       forget_bias: start of b_f.
       epsilon: ε.
-
-    Raises:
-      ValueError: a width below 1, or ε not above 0.
 
     Reference: Ba, Kiros, Hinton, Layer normalization, 2016, arXiv:1607.06450.
 
@@ -122,11 +119,7 @@ class LayerNormGRU:
     the new value (in `GRU` it keeps the old one).
 
     Args:
-      hidden: width of h.
       epsilon: ε.
-
-    Raises:
-      ValueError: a width below 1, or ε not above 0.
 
     Reference: Ba, Kiros, Hinton, Layer normalization, 2016, arXiv:1607.06450.
 
@@ -154,10 +147,7 @@ class LayerNormGRU:
             gain_h=zeros(3 * self.hidden) + 1,
         )
 
-    def initial_carry(
-        self, params: LayerNormGRUParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: LayerNormGRUParams, carry: Array, x: Any) -> tuple[Array, Array]:

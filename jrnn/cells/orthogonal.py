@@ -10,7 +10,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import Function, activation, check_activation
 from jrnn.cells._gating import zeros
 from jrnn.initializers import default_float, glorot
@@ -44,12 +44,8 @@ class OrthogonalRNN:
     least. S starts as rotations of pairs of units by angles U(−π/2, π/2).
 
     Args:
-      hidden: width of h.
       map: "exponential" or "cayley" (which does not reach an eigenvalue −1).
       activation: f, by name, or "modrelu".
-
-    Raises:
-      ValueError: a width below 1, or an unknown name.
 
     Reference: Lezcano-Casado, Martínez-Rubio, Cheap orthogonal constraints in neural networks, 2019,
     arXiv:1901.08428; Cayley: Helfrich, Willmott, Ye, 2018, arXiv:1707.09520; modrelu: arXiv:1511.06464.
@@ -91,10 +87,7 @@ class OrthogonalRNN:
         q = jax.scipy.linalg.expm(s) if self.map == "exponential" else jnp.linalg.solve(eye + s, eye - s)
         return q.astype(params.skew.dtype)
 
-    def initial_carry(
-        self, params: OrthogonalParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: OrthogonalParams, carry: Array, x: Any) -> tuple[Array, Array]:

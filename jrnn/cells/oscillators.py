@@ -37,9 +37,6 @@ class CoRNN:
       gamma: γ, squared frequency.
       epsilon: ε, damping.
 
-    Raises:
-      ValueError: a width below 1, or Δt not above 0.
-
     Reference: Rusch, Mishra, Coupled oscillatory recurrent neural network (coRNN), 2021, arXiv:2010.00951.
 
     >>> import jax, jrnn
@@ -101,9 +98,6 @@ class UnICORNN:
       hidden: number of oscillators.
       dt: Δt, largest step size.
       alpha: α, squared frequency.
-
-    Raises:
-      ValueError: a width below 1, or Δt not above 0.
 
     Reference: Rusch, Mishra, UnICORNN: a recurrent model for learning very long time dependencies, 2021,
     arXiv:2103.05487.
@@ -168,9 +162,6 @@ class LEM:
     Args:
       hidden: width of h and z.
       dt: Δt, largest step size.
-
-    Raises:
-      ValueError: a width below 1, or Δt not above 0.
 
     Reference: Rusch, Mishra, Erichson, Mahoney, Long expressive memory for sequence modeling, 2022,
     arXiv:2110.04744.

@@ -47,9 +47,6 @@ class QRNN:
       window: number of inputs that a gate sees.
       pooling: "f", "fo" or "ifo".
 
-    Raises:
-      ValueError: a width or window below 1, or another pooling.
-
     Reference: Bradbury, Merity, Xiong, Socher, Quasi-recurrent neural networks, 2017, arXiv:1611.01576.
 
     >>> import jax, jrnn

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import expand
 from jrnn._checks import check_in_features
 from jrnn._fields import Share, Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, widened
 from jrnn.cells.maps import DenseParams
@@ -35,7 +35,6 @@ class EchoState:
     `jrnn.ridge_readout`, whose result are the parameters of a `Dense` on top.
 
     Args:
-      hidden: number of units.
       radius: spectral radius of w_hh; below 1 the state forgets its start.
       density: share of entries of w_hh that are not zero; that of ten a row if left out.
       topology: "random", or "ring": every unit feeds the next one, with weight `radius`.
@@ -43,9 +42,6 @@ class EchoState:
       input_scale: w_ih ~ U(−input_scale, input_scale).
       bias_scale: b ~ U(−bias_scale, bias_scale).
       activation: f, by name: "tanh", "identity", "relu", ... (`jrnn.cells._activations`).
-
-    Raises:
-      ValueError: a width below 1, an unknown name, or a leak or density outside (0, 1].
 
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
     leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016;
@@ -94,10 +90,7 @@ class EchoState:
             )
         )
 
-    def initial_carry(
-        self, params: EchoStateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: EchoStateParams, carry: Array, x: Any) -> tuple[Array, Array]:

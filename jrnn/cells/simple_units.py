@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.initializers import default_float, glorot
 
@@ -40,9 +40,6 @@ class SRU:
       hidden: width of c.
       recurrent: whether gates see the state, through v.
       highway_bias: start of b_r.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Lei, Zhang, Wang, Dai, Artzi, Simple recurrent units for highly parallelizable recurrence,
     2018, arXiv:1709.02755.
@@ -77,8 +74,7 @@ class SRU:
             w_ix=glorot(k_ix, (in_features, self.hidden)) if in_features != self.hidden else None,
         )
 
-    def initial_carry(self, params: SRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: SRUParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -1,15 +1,15 @@
 """Cells with one gate: what is left of a GRU or LSTM when its other gates go."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn._fields import Rate, Share, Width, checked
+from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, gates, sigmoid, split, tanh, zeros
 from jrnn.initializers import glorot, orthogonal
 
@@ -25,12 +25,6 @@ class MGU:
 
     Gates stand side by side in the order f n. Flax's `MGUCell` is another cell: a `GRU` whose r and z are
     one, or without its reset gate a `UGRNN`.
-
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
     arXiv:1603.09420.
@@ -49,10 +43,7 @@ class MGU:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -76,11 +67,7 @@ class UGRNN:
     Gates stand side by side in the order g n. The paper adds 1 to b_g; here it starts at `gate_bias`.
 
     Args:
-      hidden: width of h.
       gate_bias: start of b_g.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Collins, Sohl-Dickstein, Sussillo, Capacity and trainability in recurrent neural networks,
     2017, arXiv:1611.09913.
@@ -101,10 +88,7 @@ class UGRNN:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(self.gate_bias, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -125,12 +109,8 @@ class JANET:
     Gates stand side by side in the order s n. The forget gate σ(sₜ) is named f. With β = 0 it is a UGRNN.
 
     Args:
-      hidden: width of h.
       beta: β, how much more is written than forgotten.
       forget_bias: start of b_s.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: van der Westhuizen, Lasenby, The unreasonable effectiveness of the forget gate, 2018,
     arXiv:1804.04849.
@@ -152,10 +132,7 @@ class JANET:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(self.forget_bias, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -177,12 +154,6 @@ class LiGRU:
     Gates stand side by side in the order z n. The paper normalises xₜ w over the batch; here a bias
     stands in its place.
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Ravanelli, Brakel, Omologo, Bengio, Light gated recurrent units for speech recognition,
     2018, arXiv:1803.10225.
 
@@ -200,10 +171,7 @@ class LiGRU:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0, 0))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -230,12 +198,6 @@ class LightRU:
         fₜ = σ(xₜ w_f + hₜ₋₁ w_hh + b)
         hₜ = (1 − fₜ) · hₜ₋₁ + fₜ · nₜ,   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Ye et al., Light recurrent unit: towards an interpretable recurrent neural network for
     modeling long-range dependency, 2024, doi:10.3390/electronics13163204.
 
@@ -258,10 +220,7 @@ class LightRU:
             b=zeros(self.hidden),
         )
 
-    def initial_carry(
-        self, params: LightRUParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: LightRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -281,12 +240,6 @@ class SGRN:
         fₜ = σ(aₜ + hₜ₋₁ w_hh + b)
         hₜ = tanh((1 − fₜ) · aₜ + fₜ · hₜ₋₁),   yₜ = hₜ
 
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
-
     Reference: Zu, Wei, A simple gated recurrent network for detection of power quality disturbances, 2021,
     doi:10.1049/gtd2.12056.
 
@@ -304,14 +257,61 @@ class SGRN:
     def init(self, key: Array, in_features: int) -> GateParams:
         return draw_gates(key, in_features, self.hidden, biases=(0,))
 
-    def initial_carry(
-        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         a = x @ params.w_ih
         f = sigmoid(a + carry @ params.w_hh + params.b, "f")
         h = jnp.tanh((1 - f) * a + f * carry)
+        return h, h
+
+
+@checked
+@dataclass(frozen=True)
+class MiRU:
+    """Minion recurrent unit: a GRU that always keeps the same share of its state.
+
+        rₜ = σ(xₜ w_r + hₜ₋₁ u_r + b_r)
+        nₜ = tanh(xₜ w_n + (rₜ · hₜ₋₁) u_n + b_n)
+        hₜ = λ · hₜ₋₁ + (1 − λ) · nₜ,   yₜ = hₜ
+
+    Gates stand side by side in the order r n. This is the paper's MiRU 1; with a number for `reset`, rₜ = θ
+    has no parameters, which is its MiRU 2.
+
+    Args:
+      keep: λ, the share of the state that is kept.
+      reset: θ, in the place of the gate r; None for the gate.
+
+    Reference: Zyarah, Kudithipudi, Minion gated recurrent unit for continual learning, 2025,
+    arXiv:2503.06175.
+
+    >>> import jax, jrnn
+    >>> cells = jrnn.MiRU(8), jrnn.MiRU(8, reset=0.5)
+    >>> [cell.init(jax.random.key(0), in_features=3).w_ih.shape for cell in cells]
+    [(3, 16), (3, 8)]
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    keep: Rate = 0.5
+    reset: Share | None = None
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, biases=(0, 0) if self.reset is None else (0,))
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h, a_n, u_n, r = carry, x @ params.w_ih + params.b, params.w_hh, cast(Any, self.reset)
+        if self.reset is None:
+            (a_r, a_n), (u_r, u_n) = split(a_n, 2), split(u_n, 2)
+            r = sigmoid(a_r + h @ u_r, "r")
+        n = tanh(a_n + (r * h) @ u_n, "n")
+        h = self.keep * h + (1 - self.keep) * n
         return h, h

@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import in_dtype_of, joined
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._gating import sigmoid, split, tanh
 from jrnn.cells.minimal import InputParams, draw_input
 
@@ -24,12 +24,6 @@ class TRNN:
         hₜ = fₜ · hₜ₋₁ + (1 − fₜ) · zₜ,   yₜ = hₜ
 
     Side by side in the order z f.
-
-    Args:
-      hidden: width of h.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Balduzzi, Ghifary, Strongly-typed recurrent neural networks, 2016, arXiv:1602.02218.
 
@@ -48,10 +42,7 @@ class TRNN:
     def init(self, key: Array, in_features: int) -> InputParams:
         return draw_input(key, in_features, self.hidden, 2)
 
-    def initial_carry(
-        self, params: InputParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return zero_state(params, batch_shape, self.hidden)
+    initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -82,9 +73,6 @@ class TGRU:
 
     Args:
       hidden: width of c.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Balduzzi, Ghifary, Strongly-typed recurrent neural networks, 2016, arXiv:1602.02218.
 
@@ -131,9 +119,6 @@ class TLSTM:
 
     Args:
       hidden: width of c.
-
-    Raises:
-      ValueError: a width below 1.
 
     Reference: Balduzzi, Ghifary, Strongly-typed recurrent neural networks, 2016, arXiv:1602.02218.
 

@@ -125,12 +125,8 @@ class SCRN:
     The paper's output softmax(hₜ u + mₜ v) is a `Dense` on top.
 
     Args:
-      hidden: width of h.
       context: width of m; that of h if left out.
       alpha: α, how much of the context is kept, in [0, 1).
-
-    Raises:
-      ValueError: a width below 1, or α outside [0, 1).
 
     Reference: Mikolov, Joulin, Chopra, Mathieu, Ranzato, Learning longer memory in recurrent neural networks,
     2014, arXiv:1412.7753.

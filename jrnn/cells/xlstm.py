@@ -61,7 +61,7 @@ class SLSTM:
       forget_bias: start of b_f.
 
     Raises:
-      ValueError: a width below 1, one that heads cannot share, or an unknown name.
+      ValueError: a width that heads cannot share.
 
     Reference: Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
 
@@ -145,7 +145,7 @@ class MLSTM:
       forget_bias: start of the bias of f̃.
 
     Raises:
-      ValueError: a width below 1, or one that heads cannot share.
+      ValueError: a width that heads cannot share.
 
     Reference: Beck et al., xLSTM: extended long short-term memory, 2024, arXiv:2405.04517.
 

@@ -1,4 +1,4 @@
-"""Arrays by name, written and read through orbax, bit for bit."""
+"""Named arrays, written and read by orbax without any change of bits."""
 
 import contextlib
 import errno
@@ -24,12 +24,12 @@ KEYS = {"key<fry>": "threefry2x32", "key<rbg>": "rbg", "key<urbg>": "unsafe_rbg"
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether this is a typed PRNG key."""
+    """True for a typed PRNG key."""
     return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def leaf_to_json(leaf: Any) -> dict[str, Any]:
-    """Describe a leaf; `weak`: a scalar that follows the dtype of others, such as jnp.asarray(0.9)."""
+    """Describe a leaf; `weak` marks a scalar of weak type, such as jnp.asarray(0.9)."""
     kind = jax.typeof(leaf)
     if is_key(kind) and str(kind.dtype) not in KEYS:
         raise TypeError(f"PRNG keys of type {kind.dtype} cannot be stored")
@@ -38,11 +38,11 @@ def leaf_to_json(leaf: Any) -> dict[str, Any]:
 
 
 def write_arrays(folder: Path, leaves: Leaves) -> None:
-    """Write all leaves; an OSError if they do not fit."""
+    """Write all leaves; an OSError if there is no space."""
     import orbax.checkpoint as ocp
 
     arrays = {name: _host(leaf) for name, leaf in leaves.items()}
-    arrays = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty ones
+    arrays = {name: array for name, array in arrays.items() if array.size}  # orbax rejects empty arrays
     if not arrays:
         return
     _require_space(folder.parent, sum(array.nbytes for array in arrays.values()))
@@ -52,17 +52,17 @@ def write_arrays(folder: Path, leaves: Leaves) -> None:
             stored = _restore(checkpointer, path)
     except CheckpointError:
         raise
-    except ValueError as error:  # what tensorstore makes of an OSError
+    except ValueError as error:  # tensorstore's form of an OSError
         code = re.search(r"os.error\D*(\d+)", str(error), re.IGNORECASE)
         number, what = (int(code[1]), os.strerror(int(code[1]))) if code else (errno.EIO, show(error))
         raise OSError(number, what, str(folder.parent)) from error
     for name, array in arrays.items():
         if name not in stored or np.asarray(stored[name]).tobytes() != array.tobytes():
-            raise OSError(errno.EIO, f"{name} was written, but is not read as it was", str(folder.parent))
+            raise OSError(errno.EIO, f"{name} differs when read back after writing", str(folder.parent))
 
 
 def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
-    """Read the leaves that are described, and compare each with its description."""
+    """Read the described leaves, and compare each with its description."""
     try:
         stored = {}
         if folder.exists():
@@ -70,31 +70,31 @@ def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
                 stored = _restore(checkpointer, path)
     except CheckpointError:
         raise
-    except Exception as error:  # orbax has no error of its own
+    except Exception as error:  # orbax has no exception class
         raise CheckpointError(f"{ARRAYS}: {show(error)}") from error
     with jax.transfer_guard_host_to_device("allow"):
         return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
 
 
 def _require_space(folder: Path, size: int) -> None:
-    """Meet a full disk here, rather than in several of tensorstore's threads, which print it all."""
+    """Detect a full disk here, rather than in tensorstore's threads, which print every error."""
     free = shutil.disk_usage(folder).free
-    if free < size + 2**18:  # and what else a checkpoint takes
+    if free < size + 2**18:  # plus the other files of a checkpoint
         what = f"{os.strerror(errno.ENOSPC)}: {size} bytes needed, {free} free"
         raise OSError(errno.ENOSPC, what, str(folder))
 
 
 def _restore(checkpointer: Any, path: Path) -> dict[str, Any]:
-    """Read all arrays, unless the files are far too small for them: a bomb is not unpacked."""
+    """Read all arrays, unless the files are far too small for them, as in a decompression bomb."""
     import orbax.checkpoint as ocp
 
     described = checkpointer.metadata(path).item_metadata
     shapes = described.tree.values() if described else ()
     size = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in shapes)
     files = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if size > 2**26 + 2**10 * files:  # the zeros that optimizers start from lie beside random parameters
+    if size > 2**26 + 2**10 * files:  # the zeros of an initial optimizer state come with random parameters
         raise CheckpointError(
-            f"{ARRAYS}: {files} bytes hold arrays of {size} bytes, nearly all of them zeros"
+            f"{ARRAYS}: files of {files} bytes claim to hold arrays of {size} bytes, nearly all zeros"
         )
     stored: dict[str, Any] = checkpointer.restore(path, args=ocp.args.StandardRestore())
     return stored
@@ -102,10 +102,10 @@ def _restore(checkpointer: Any, path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _plain(folder: Path) -> Iterator[Path]:
-    """The absolute path of a folder, by way of a link where it holds what orbax takes for a pattern.
+    """The absolute path of a folder, through a link if it contains characters that orbax interprets.
 
-    Under `lr[0.1]` orbax finds none of its own files, tensorstore makes slashes of backslashes, and `gs:` is
-    another kind of path to them.
+    Under `lr[0.1]` orbax does not find its own files, tensorstore converts backslashes to slashes, and `gs:`
+    is another kind of path to them.
     """
     path = folder.absolute()
     if not re.search(r"[\[\]\\*?{}:%]", path.relative_to(path.anchor).as_posix()):
@@ -124,7 +124,7 @@ def _host(leaf: Any) -> np.ndarray[Any, Any]:
 
 
 def _device(name: str, array: Any, described: Any) -> jax.Array:
-    """One leaf from what orbax read, which is nothing where the leaf is empty."""
+    """Make a leaf from the array that orbax read, or None for an empty leaf."""
     try:
         shape, dtype, weak = (described[field] for field in ("shape", "dtype", "weak"))
         impl = KEYS.get(dtype)
@@ -134,20 +134,20 @@ def _device(name: str, array: Any, described: Any) -> jax.Array:
         else:
             leaf = jax.random.wrap_key_data(jnp.array(array), impl=impl) if impl else jnp.array(array)
         if weak and jnp.asarray(array.item()).dtype == leaf.dtype:
-            leaf = jnp.asarray(array.item())  # a Python number is what makes a weak type
+            leaf = jnp.asarray(array.item())  # a Python number has a weak type
         is_same = leaf_to_json(leaf) | {"weak": weak} == described
-    except Exception as error:  # whatever numpy and JAX make of a hostile description
-        raise CheckpointError(f"{DESCRIPTION}: {show(name)} is no array: {show(error)}") from error
+    except Exception as error:  # any error that a malformed description causes in NumPy or JAX
+        raise CheckpointError(f"{DESCRIPTION}: {show(name)} is not an array: {show(error)}") from error
     if not is_same:
         narrowed = array is not None and dtype == str(array.dtype)
         hint = " (turn on jax_enable_x64, as in the run that saved it)" if narrowed else ""
-        raise CheckpointError(f"{show(name)} is {show(described)}, but read as {leaf_to_json(leaf)}{hint}")
+        raise CheckpointError(f"{show(name)} should be {show(described)}, got {leaf_to_json(leaf)}{hint}")
     return leaf
 
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    """A synchronous orbax checkpointer that does not print what it also raises."""
+    """A synchronous orbax checkpointer that does not print the errors that it raises."""
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger("absl")

@@ -1,7 +1,7 @@
-"""Optimizers as JSON: the transformations that one is made of, so that another one is told from it.
+"""Optimizers as JSON: a list of their transformations, to detect a different optimizer.
 
-Adam, AdaMax, Yogi and RAdam keep states of one and the same shape: by its arrays alone a state could be
-handed to an optimizer that reads something else in it.
+The states of Adam, AdaMax, Yogi and RAdam have the same shape, so a comparison of arrays would accept a state
+of the wrong optimizer.
 """
 
 import functools
@@ -11,13 +11,13 @@ from typing import Any
 
 from jrnn.checkpoint.files import CheckpointError
 
-_WRAPPERS = {"chain", "with_extra_args_support", "init_empty_state"}  # which say nothing
+_WRAPPERS = {"chain", "with_extra_args_support", "init_empty_state"}  # without information
 
 
 def optimizer_to_json(optimizer: Any) -> list[Any] | None:
-    """Describe an optax optimizer: `[name, flags]` of every transformation in it, in order.
+    """Describe an optax optimizer by `[name, flags]` of its transformations, in order.
 
-    Numbers, such as rates and decays, are not part of it: a run may go on with others.
+    Numbers, such as rates and decays, are not included: a run may continue with others.
 
     >>> import optax
     >>> optimizer_to_json(optax.nadam(1e-3))
@@ -35,18 +35,18 @@ def optimizer_to_json(optimizer: Any) -> list[Any] | None:
 
 
 def check_optimizer(stored: Any, optimizer: Any) -> None:
-    """Raise unless an optimizer is of the make of the one that was stored; one that was not is let be."""
+    """Raise unless an optimizer has the transformations of the stored one, if one was stored."""
     given = optimizer_to_json(optimizer)
     if stored is None or given is None:
         return
     names = [[entry[0] for entry in made] for made in (stored, given)]
     flags = [(a[1], b[1]) for a, b in zip(stored, given, strict=False)]
     if names[0] != names[1] or any(a[flag] != b[flag] for a, b in flags for flag in a.keys() & b.keys()):
-        raise CheckpointError(f"opt_state is of {_text(stored)}, the optimizer given is {_text(given)}")
+        raise CheckpointError(f"opt_state belongs to {_text(stored)}, got the optimizer {_text(given)}")
 
 
 def is_described(stored: Any) -> bool:
-    """True for what `optimizer_to_json` returns."""
+    """True for a value that `optimizer_to_json` could return."""
     if stored is None:
         return True
     pairs = isinstance(stored, list) and all(isinstance(entry, list) and len(entry) == 2 for entry in stored)
@@ -59,7 +59,7 @@ def _text(made: list[Any]) -> str:
 
 
 def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Names of the makers of all functions that one closes over, and the flags that it closes over."""
+    """Names of the factories of all functions in a closure, with the booleans that they close over."""
     if id(value) in seen:
         return
     seen.add(id(value))

@@ -1,24 +1,24 @@
-"""Cells as JSON: the name of a class and its fields."""
+"""Cells as JSON: class names and fields."""
 
 import dataclasses
 from typing import Any
 
 from jrnn.checkpoint.files import CheckpointError, show
 
-USER = "user:"  # stands before a class that is not jrnn's: no name of a class holds a colon
+USER = "user:"  # prefix of classes that are not jrnn's: a class name has no colon
 
 
 def cell_to_json(cell: Any) -> dict[str, Any]:
     """Describe a cell or layer by the name of its class and its fields.
 
     Args:
-      cell: any; one of a class that jrnn does not export is described for comparison only.
+      cell: any cell; if jrnn does not export its class, the description is for comparison only.
 
     Returns:
-      What `json.dumps` takes; tuples have become lists.
+      A value for `json.dumps`, with tuples converted to lists.
 
     Raises:
-      TypeError: a field of a cell of ours holds something else than numbers, strings, tuples and cells.
+      TypeError: a field of one of jrnn's cells is not a number, string, tuple or cell.
 
     >>> import jrnn
     >>> cell_to_json(jrnn.Stack((jrnn.Embed(4),)))["cells"]
@@ -41,47 +41,46 @@ def _field_to_json(value: Any, where: str | None) -> Any:
     if hasattr(value, "initial_carry") or _is_part(type(value)):
         return cell_to_json(value)
     if where:
-        raise TypeError(f"{where} holds {show(value)}, which is no number, string, tuple or cell")
+        raise TypeError(f"{where} must be a number, string, tuple or cell, got {show(value)}")
     return show(value)
 
 
 def cell_from_json(spec: Any) -> Any:
-    """Make the cell or layer that `cell_to_json` described.
+    """Make a cell or layer from the description of `cell_to_json`.
 
     Args:
-      spec: what `json.loads` returned.
+      spec: the result of `json.loads`.
 
     Returns:
       The cell.
 
     Raises:
-      CheckpointError: not such a description, a class that is not one of jrnn's cells, or fields that it
-        does not have or refuses.
+      CheckpointError: not a description, a class that is not one of jrnn's cells, or invalid fields.
 
     >>> cell_from_json({"class": "GRU", "hidden": 3})
     GRU(hidden=3)
     """
     cell = _from_json(spec)
     if _is_part(type(cell)):
-        raise CheckpointError(f"{show(cell)} is a part of a cell, not one of jrnn's cells")
+        raise CheckpointError(f"{show(cell)} is a part of a cell, not a cell of jrnn")
     return cell
 
 
 def _from_json(spec: Any) -> Any:
     name = spec.get("class") if isinstance(spec, dict) else None
     if not isinstance(name, str):
-        raise CheckpointError(f"a cell is a class and its fields, got {show(spec)}")
+        raise CheckpointError(f"a cell must be a class and its fields, got {show(spec)}")
     if name.startswith(USER):
-        raise CheckpointError(f"{show(name[len(USER) :])} is no cell of jrnn: give it to load(cell=...)")
+        raise CheckpointError(f"{show(name[len(USER) :])} is not a cell of jrnn: pass it to load(cell=...)")
     kind = exported(name)
     if kind is None:
-        raise CheckpointError(f"{show(name)} is not the name of one of jrnn's cells")
+        raise CheckpointError(f"{show(name)} is not the name of a cell of jrnn")
     try:
         return kind(**{f: _field_from_json(value) for f, value in spec.items() if f != "class"})
     except CheckpointError:
         raise
-    except Exception as error:  # whatever a constructor makes of hostile fields
-        raise CheckpointError(f"{name} refuses its fields: {show(error)}") from error
+    except Exception as error:  # any error that malformed fields cause in a constructor
+        raise CheckpointError(f"{name} has invalid fields: {show(error)}") from error
 
 
 def _field_from_json(value: Any) -> Any:
@@ -91,12 +90,12 @@ def _field_from_json(value: Any) -> Any:
 
 
 def exported(name: str) -> Any:
-    """Look up the class of cells, layers or parts of them that jrnn exports under this name, or None."""
+    """Look up a cell, layer or part of one that jrnn exports under this name, or return None."""
     import jrnn  # here, since jrnn imports this module
 
     try:
         found = getattr(jrnn, name, None) or getattr(jrnn.attention, name, None)
-    except ImportError:  # a name that needs what is not installed is that of no cell
+    except ImportError:  # a name that needs a missing package does not belong to a cell
         return None
     if not isinstance(found, type) or not dataclasses.is_dataclass(found):
         return None
@@ -106,26 +105,26 @@ def exported(name: str) -> Any:
 
 
 def _is_part(kind: Any) -> bool:
-    """Whether a class is what cells hold beside cells: a form of a weight, a score, a bridge."""
+    """True for classes that cells may hold besides cells: forms of weights, scores, bridges."""
     if not dataclasses.is_dataclass(kind) or hasattr(kind, "initial_carry"):
         return False
     return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start"))
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:
-    """Return the cell that was stored or, if one is given, that one, compared field by field."""
+    """Return the stored cell, or the given one after a comparison of all fields."""
     if given is None:
         return cell_from_json(spec)
     stored, got = _values("cell", spec), _values("cell", cell_to_json(given))
     for name in stored | got:
         if name not in stored or name not in got or stored[name] != got[name]:
             here, there = (show(values[name]) if name in values else "absent" for values in (stored, got))
-            raise CheckpointError(f"{name} is {here} in the checkpoint, {there} in the cell given")
+            raise CheckpointError(f"{name} is {here} in the checkpoint, {there} in the given cell")
     return given
 
 
 def _values(where: str, spec: Any) -> dict[str, Any]:
-    """What stands at every path of a description; a list also stands there with its length."""
+    """The values of a description by path, with the lengths of lists."""
     if isinstance(spec, dict):
         return {k: v for key, value in spec.items() for k, v in _values(f"{where}.{key}", value).items()}
     if isinstance(spec, list):

@@ -1,4 +1,4 @@
-"""Files and folders: complete or absent, and verified. Nothing here knows about arrays."""
+"""Files and folders of checkpoints: complete or absent, and verified; independent of arrays."""
 
 import contextlib
 import errno
@@ -17,27 +17,27 @@ MANIFEST, DESCRIPTION, ARRAYS = "manifest.json", "checkpoint.json", "arrays"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is absent, damaged, or of something else; one line says what differs."""
+    """Raised for a missing, damaged or mismatched checkpoint, with one line that says what is wrong."""
 
 
 def show(value: Any) -> str:
-    """Print on one line, of bounded length, the same in every process."""
+    """Format a value as one line of bounded length, the same in every process."""
     try:
         text = str(value) if isinstance(value, Exception) else repr(value)
     except RecursionError:
-        text = "something nested too deeply"
+        text = "a value nested too deeply"
     text, limit = re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split())), 1000
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
-    """List the complete checkpoints of a run, newest first; their content is not verified.
+    """List the complete checkpoints of a run, newest first, without verifying their content.
 
     Args:
       directory: folder of the run.
 
     Returns:
-      Their folders; none if the run has no folder.
+      Their folders; empty if the run has no folder.
     """
     found = [path for path in Path(directory).glob("step_*") if (path / MANIFEST).is_file()]
     return sorted((path for path in found if step_of(path) >= 0), key=_number, reverse=True)
@@ -49,26 +49,26 @@ def step_of(path: Path) -> int:
 
 
 def _name_beside(directory: Path, step: int) -> Path:
-    """Find a free name for a checkpoint of this step: saved again, it is complete before the other goes."""
+    """Find a free name for a checkpoint of this step, since an older one is removed only afterwards."""
     taken = [_number(path)[1] for path in directory.glob("step_*") if step_of(path) == step]
     return directory / (f"step_{step:08d}" + (f"_{max(taken) + 1}" if taken else ""))
 
 
 def _number(path: Path) -> tuple[int, int]:
-    """Step, and how often it had been saved before, in the name of a checkpoint; −1 for other names."""
+    """Step in the name of a checkpoint, and how often it was saved before; −1 for other names."""
     name = re.fullmatch(r"step_([0-9]{8,18})(?:_([0-9]{1,9}))?", path.name)
     return (int(name[1]), int(name[2] or 0)) if name else (-1, 0)
 
 
 def choose(path: Path, step: int | None) -> Path:
-    """Find the one checkpoint that is meant, given its folder or that of a run."""
+    """Find a checkpoint, given its folder or that of a run."""
     single = step_of(path) >= 0 or (path / MANIFEST).is_file()
     if single and step is None:
         return path
     run = path.parent if single else path
     found = checkpoints(run) or checkpoints(
         run
-    )  # listed while one took the place of another, it may be missed
+    )  # list again: one that replaced another meanwhile may have been missed
     for checkpoint in found:
         if step is None or step_of(checkpoint) == step:
             return checkpoint
@@ -79,14 +79,14 @@ def choose(path: Path, step: int | None) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, which says who holds it; it is free again when its process ends, however it does.
+    """Hold a lock file that names its owner, and is released whenever the process ends.
 
     Args:
-      path: the file; its folder is made.
-      what: what the lock is on, for the message.
+      path: the file; its folder is created.
+      what: the locked thing, for the message.
 
     Raises:
-      ValueError: another one holds it.
+      ValueError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -100,12 +100,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def _lock(file: Any) -> bool:
-    """Lock an open file; False if another one has. A file system that knows no locks is let be."""
+    """Lock an open file; False if another process holds the lock. File systems without locks are accepted."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            file.seek(2**30)  # behind the text, which others may read
+            file.seek(2**30)  # after the text, which stays readable for others
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -118,11 +118,11 @@ def _lock(file: Any) -> bool:
 
 @contextlib.contextmanager
 def turn(directory: Path, *, alone: bool) -> Iterator[None]:
-    """Wait for a turn at the checkpoints of a folder, where the system can lock one.
+    """Lock the checkpoints of a folder, if the system can lock folders.
 
     Args:
-      directory: the folder; one that is not there is not locked.
-      alone: to write; else beside others that read, while none writes.
+      directory: the folder; not locked if it does not exist.
+      alone: take an exclusive lock, to write; otherwise one shared with other readers.
     """
     if sys.platform == "win32" or not directory.is_dir():
         yield
@@ -131,7 +131,7 @@ def turn(directory: Path, *, alone: bool) -> Iterator[None]:
 
     handle = os.open(directory, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system that knows no locks
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
     finally:
@@ -140,13 +140,13 @@ def turn(directory: Path, *, alone: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(directory: Path, step: int, keep: int) -> Iterator[tuple[Path, Path]]:
-    """Give `(new folder to write to, checkpoint that it becomes)`; seal and rename it if all went well.
+    """Yield `(new folder to write to, checkpoint that it becomes)`; on success, seal and rename the folder.
 
-    Then all other checkpoints go but the newest `keep - 1`.
+    Afterwards, all other checkpoints but the newest `keep - 1` are removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with turn(directory, alone=True):
-        for unfinished in directory.glob(".step_*.tmp"):  # of a process that was killed
+        for unfinished in directory.glob(".step_*.tmp"):  # left by a killed process
             shutil.rmtree(unfinished)
         path = _name_beside(directory, step)
         temporary = path.with_name(f".{path.name}.tmp")
@@ -163,17 +163,29 @@ def writing(directory: Path, step: int, keep: int) -> Iterator[tuple[Path, Path]
 
 
 def _retain(path: Path, keep: int) -> None:
-    """Remove all checkpoints beside `path` but the newest `keep - 1`, and all others of its step."""
+    """Remove other checkpoints of the same step as `path`, and of the rest all but the newest `keep - 1`."""
     others = [other for other in checkpoints(path.parent) if other != path]
     again = [other for other in others if step_of(other) == step_of(path)]
     for old in again + [other for other in others if other not in again][keep - 1 :]:
         doomed = old.with_name(f".{old.name}.old.tmp")
-        old.rename(doomed)  # half removed, it must not have the name of a checkpoint
+        old.rename(doomed)  # so that a half removed folder does not look like a checkpoint
         shutil.rmtree(doomed)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a hidden name, and rename it: under its own it is complete, or what it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        _sync([temporary])
+        temporary.replace(path)
+        _sync([path.absolute().parent])
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def verify(path: Path) -> None:
-    """Compare every file of a checkpoint with its manifest, and that with its own checksum."""
+    """Compare every file of a checkpoint with the manifest, and the manifest with its checksum."""
     if not (path / MANIFEST).is_file():
         raise CheckpointError(f"{MANIFEST} is missing: the checkpoint is not complete")
     files = parse(path / MANIFEST).get("files")
@@ -196,12 +208,12 @@ def parse(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is corrupted: {show(error)}") from error
     if not isinstance(parsed, dict):
-        raise CheckpointError(f"{path.name} is corrupted: no JSON object")
+        raise CheckpointError(f"{path.name} is corrupted: not a JSON object")
     return parsed
 
 
 def offer(path: Path) -> str:
-    """Name the newest checkpoint before this one that is intact."""
+    """Name the newest intact checkpoint before this one."""
     for older in checkpoints(path.parent):
         if step_of(older) < step_of(path):
             with contextlib.suppress(CheckpointError, OSError):
@@ -223,13 +235,13 @@ def _measure(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(files: dict[str, Any]) -> bytes:
-    """Render the manifest, in the only way that is accepted."""
+    """Render the manifest, in the only accepted form."""
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return json.dumps({"files": files, "sha256": digest}, indent=1, sort_keys=True).encode()
 
 
 def _sync(paths: Iterable[Path]) -> None:
-    """Hand files and folders to the disk."""
+    """Sync files and folders to disk."""
     if os.name == "nt":  # folders cannot be opened there
         return
     for path in paths:

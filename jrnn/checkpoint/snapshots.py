@@ -1,4 +1,4 @@
-"""Snapshots of a run, saved and loaded."""
+"""Saving and loading snapshots of a run."""
 
 import json
 import os
@@ -31,13 +31,13 @@ from jrnn.checkpoint.files import (
 
 FORMAT = 2
 
-TYPES: dict[str, tuple[type, ...]] = {  # of what checkpoint.json holds
+TYPES: dict[str, tuple[type, ...]] = {  # types of the entries of checkpoint.json
     "format": (int,),
     "cell": (dict,),
     "in_features": (int,),
     "batch_shape": (list, NoneType),  # of the carry, None without one
-    "opt_state": (bool,),  # whether there is one: it may have no leaves
-    "optimizer": (list, NoneType),  # the transformations that it is made of
+    "opt_state": (bool,),  # True if there is one, since it may have no leaves
+    "optimizer": (list, NoneType),  # its transformations
     "step": (int,),
     "position": (dict,),
     "meta": (dict,),
@@ -47,20 +47,20 @@ TYPES: dict[str, tuple[type, ...]] = {  # of what checkpoint.json holds
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """All that a run needs to go on.
+    """Everything needed to resume a run.
 
     Args:
       cell: a cell or layer.
       in_features: the width that `cell.init` was called with.
-      params: its parameters, in whatever dtype they are held.
+      params: its parameters, of any dtype.
       opt_state: state of the optimizer, or None.
-      carry: where a stream stands, of any batch shape, with or without noise, or None.
+      carry: the current carry of a stream, of any batch shape, with or without noise, or None.
       key: a typed PRNG key, or None.
-      step: number of steps done.
-      position: where the data stands, as JSON: `{"epoch": 3, "batch": 17}`.
-      meta: what else is worth keeping, as JSON: vocabulary, arguments. Tuples come back as lists.
-      optimizer: the optax optimizer of `opt_state`, or None. Stored are the transformations that it is made
-        of, not their numbers, so that `load` can refuse another one.
+      step: number of completed steps.
+      position: position in the data, as JSON: `{"epoch": 3, "batch": 17}`.
+      meta: further metadata as JSON: vocabulary, arguments. Tuples are loaded as lists.
+      optimizer: the optax optimizer of `opt_state`, or None. Its transformations are stored, without their
+        numbers, so that `load` can reject a different optimizer.
     """
 
     cell: Any
@@ -76,20 +76,20 @@ class Snapshot:
 
 
 def save(directory: str | os.PathLike[str], snapshot: Snapshot, *, keep: int = 3) -> Path:
-    """Write a checkpoint; on return it is on disk. One of the same step is replaced.
+    """Write a checkpoint, which is on disk on return, and replaces one of the same step.
 
     Args:
-      directory: folder of the run, made if need be; one process at a time writes to it.
-      snapshot: what to save.
-      keep: how many checkpoints to leave there, this one included; others go once it is complete.
+      directory: folder of the run, created if needed; only one process may write to it at a time.
+      snapshot: the snapshot to save.
+      keep: number of checkpoints to keep, this one included; older ones are removed once it is complete.
 
     Returns:
       The folder of the checkpoint.
 
     Raises:
-      OSError: no space left, or not writable; the earlier checkpoints stand as they were.
+      OSError: no space left, or not writable; earlier checkpoints are not affected.
       TypeError: the key is not typed, or position, meta or a field of the cell is not JSON.
-      ValueError: params or carry are not those of the cell (`CheckpointError`); `keep` is below 1.
+      ValueError: params or carry do not match the cell (`CheckpointError`); `keep` is below 1.
 
     >>> import jax, jrnn, tempfile
     >>> cell = jrnn.LSTM(3)
@@ -122,25 +122,25 @@ def load(
     optimizer: Any = None,
     step: int | None = None,
 ) -> Snapshot:
-    """Read a checkpoint, after every byte of it has been verified.
+    """Read a checkpoint, after verifying every byte.
 
-    `load(out)` is where a run of `fit(out=out)` stands, and `load(out, best=True)` its best epoch: the
-    parameters that `fit` returns.
+    `load(out)` is the current state of a run of `fit(out=out)`, and `load(out, best=True)` its best epoch,
+    with the parameters that `fit` returns.
 
     Args:
-      directory: folder of a run, of which the newest complete checkpoint is taken, or of a checkpoint.
-      best: take the parameters of the best epoch, which `fit` keeps where it is given `validation`.
-      cell: the cell that was saved; needed where it is, or holds, one of a class that is not jrnn's.
+      directory: folder of a checkpoint, or of a run, whose newest complete checkpoint is read.
+      best: read the parameters of the best epoch, which `fit` keeps if it has `validation` or a `criterion`.
+      cell: the saved cell; needed if it is, or contains, a cell of a class that is not jrnn's.
       optimizer: the optax optimizer whose state was saved; without it `opt_state` is None. Its numbers may
-        differ from those of the one that was saved with, the transformations that it is made of may not.
-      step: take the checkpoint of this step.
+        differ from those of the saved one, its transformations may not.
+      step: read the checkpoint of this step.
 
     Returns:
-      What was saved, bit for bit, on the default device.
+      The saved snapshot, bit for bit, on the default device.
 
     Raises:
-      CheckpointError: there is none; it is corrupted, truncated or malformed (the message names the file, and
-        an older checkpoint that is intact); or it is of another cell or optimizer (it names what differs).
+      CheckpointError: no checkpoint; a corrupted, truncated or malformed one (the message names the file, and
+        an older intact checkpoint); or one of another cell or optimizer (the message names the difference).
 
     >>> import jax, jrnn, tempfile
     >>> cell, run = jrnn.GRU(3), tempfile.mkdtemp()
@@ -150,9 +150,10 @@ def load(
     """
     folder = Path(directory) / "best" if best else Path(directory)
     if best and not folder.exists():
-        raise CheckpointError(f"{folder}: there is none: fit keeps the best epoch where it has validation")
+        hint = "fit keeps the best epoch if it has validation or a criterion"
+        raise CheckpointError(f"{folder}: does not exist: {hint}")
     run = folder.parent if (folder / MANIFEST).is_file() else folder
-    with turn(run, alone=False):  # what a run replaces meanwhile must not vanish half read
+    with turn(run, alone=False):  # so that a running fit does not replace the checkpoint being read
         return _read(choose(folder, step), cell, optimizer)
 
 
@@ -175,7 +176,7 @@ def _read(path: Path, cell: Any, optimizer: Any) -> Snapshot:
 
 
 def _checked(description: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the content of checkpoint.json if it is what jrnn writes."""
+    """Check the content of checkpoint.json, and return it."""
     for name in sorted(description.keys() ^ TYPES.keys()):
         raise CheckpointError(f"{DESCRIPTION}: {show(name)} is {'missing' if name in TYPES else 'unknown'}")
     for name, types in TYPES.items():
@@ -184,16 +185,16 @@ def _checked(description: dict[str, Any], path: Path) -> dict[str, Any]:
     if not is_described(description["optimizer"]):
         raise CheckpointError(f"{DESCRIPTION}: optimizer is {show(description['optimizer'])}")
     if description["format"] != FORMAT:
-        raise CheckpointError(f"{DESCRIPTION}: format {description['format']} is unknown to this jrnn")
+        raise CheckpointError(f"{DESCRIPTION}: format must be {FORMAT}, got {description['format']}")
     if step_of(path) not in (-1, description["step"]):
-        raise CheckpointError(f"{DESCRIPTION}: step is {description['step']}, not that of the folder")
+        raise CheckpointError(f"{DESCRIPTION}: step is {description['step']}, unlike that of the folder")
     return description
 
 
 def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
-    """Content of checkpoint.json and the leaves by name; what could not be loaded again is refused."""
+    """Content of checkpoint.json, and the leaves by name; raises if they could not be loaded again."""
     if snapshot.key is not None and not is_key(jax.typeof(snapshot.key)):
-        raise TypeError("Snapshot: key must be a typed key, such as jax.random.key(0) makes")
+        raise TypeError("Snapshot: key must be a typed key, as in jax.random.key(0)")
     if snapshot.step < 0:
         raise ValueError(f"Snapshot: step must be at least 0, got {snapshot.step}")
     leaves: Leaves = {}
@@ -217,7 +218,7 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
 
 
 def _batch_shape(snapshot: Snapshot) -> list[int] | None:
-    """The axes by which the carry exceeds that of a single sequence."""
+    """The batch axes of the carry: those that the carry of a single sequence lacks."""
     if snapshot.carry is None:
         return None
     carry = _flatten("carry", snapshot.carry)
@@ -228,7 +229,7 @@ def _batch_shape(snapshot: Snapshot) -> list[int] | None:
 
 
 def _trees(cell: Any, description: dict[str, Any], leaves: Leaves, optimizer: Any) -> dict[str, Any]:
-    """Arrange leaves as params, opt_state and carry; they must be those of the cell and the optimizer."""
+    """Arrange leaves as params, opt_state and carry, and check that they match the cell and the optimizer."""
     width, batch_shape = description["in_features"], description["batch_shape"]
     whose = f"{show(cell)} with in_features={width}"
     needed = _abstract(whose, lambda: cell.init(jax.random.key(0), width))
@@ -236,9 +237,9 @@ def _trees(cell: Any, description: dict[str, Any], leaves: Leaves, optimizer: An
     opt_state = carry = None
     if optimizer is not None:
         if not description["opt_state"]:
-            raise CheckpointError("opt_state was not saved: load it without optimizer=")
+            raise CheckpointError("opt_state was not saved: load without optimizer=")
         needed = jax.eval_shape(optimizer.init, params)
-        opt_state = _match("opt_state", needed, leaves, "the optimizer given", dtypes=True)
+        opt_state = _match("opt_state", needed, leaves, "the given optimizer", dtypes=True)
     if batch_shape is not None:
         needed = _carry_needed(cell, params, tuple(batch_shape), leaves)
         carry = _match("carry", needed, leaves, f"{show(cell)} with batch_shape={tuple(batch_shape)}")
@@ -246,7 +247,7 @@ def _trees(cell: Any, description: dict[str, Any], leaves: Leaves, optimizer: An
 
 
 def _carry_needed(cell: Any, params: Any, batch_shape: tuple[int, ...], leaves: Leaves) -> Any:
-    """Shapes of the carry: its state, noise and context only where they were saved."""
+    """Shapes of the carry: its state, with noise and context if they were saved."""
 
     def start(params: Any, key: Any) -> Any:
         return cell.initial_carry(params, batch_shape, key=key)
@@ -267,12 +268,12 @@ def _carry_needed(cell: Any, params: Any, batch_shape: tuple[int, ...], leaves: 
 def _abstract(what: str, function: Callable[..., Any], *args: Any) -> Any:
     try:
         return jax.eval_shape(function, *args)
-    except Exception as error:  # whatever a cell makes of a width or a batch that is not its own
+    except Exception as error:  # any error that a wrong width or batch shape causes in a cell
         raise CheckpointError(f"{what}: {show(error)}") from error
 
 
 def _match(part: str, needed: Any, leaves: Leaves, whose: str, *, dtypes: bool = False) -> Any:
-    """Put the leaves of one part in place of those needed; the same names, shapes and dtypes or an error."""
+    """Arrange the leaves of one part like `needed`; raise if names, shapes or dtypes differ."""
     wanted = _flatten(part, needed)
     given = {name for name in leaves if name.split("/")[0] == part}
     for name in sorted(wanted.keys() ^ given):
@@ -291,7 +292,7 @@ def _flatten(part: str, tree: Any) -> Leaves:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {_name(part, path): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
-        raise ValueError(f"{part} has two leaves of one name, such as under 'a/b' and under 'b' in 'a'")
+        raise ValueError(f"{part} has two leaves of the same name, such as 'a/b' and 'b' in 'a'")
     return named
 
 

@@ -1,4 +1,4 @@
-"""What a carry starts from, is kept in, is fed back as, and shows."""
+"""Combinators that change the carry: learned start, casting, feedback, tapping."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -12,6 +12,7 @@ from jrnn._alignment import joined, select
 from jrnn._checks import require_cell
 from jrnn._fields import checked, one_of
 from jrnn._jaxprs import named_values
+from jrnn._states import state_of
 from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
 
 
@@ -19,7 +20,7 @@ class LearnedCarryParams(NamedTuple, Generic[P]):
     """Parameters of `LearnedCarry`."""
 
     cell: P
-    carry: Any  # state at the start, without batch axes; complex as (2, ...); None elsewhere
+    carry: Any  # initial state, without batch axes; complex as (2, ...); None for slots and integers
 
 
 @checked
@@ -29,8 +30,8 @@ class LearnedCarry(Generic[P, C]):
 
         s₋₁ = params.carry,   the same for every sequence
 
-    It starts where the cell's own initial state does. Its gradient is the sum over every start, resets
-    included, and zero where a carry was given. An integer entry, such as a count of steps, is not learned.
+    It is initialized to the cell's own initial state. Its gradient is the sum over all starts, resets
+    included, and zero where a carry was given. Integer entries, such as a step counter, are not learned.
 
     Args:
       cell: any cell.
@@ -75,7 +76,7 @@ class LearnedCarry(Generic[P, C]):
 
 
 def _as_real(entry: Array) -> Array | None:
-    """What is learned of an entry: floats; a complex one in two parts, as optimizers take steps of reals."""
+    """The learned part of an entry: floats; complex ones as two real parts, since optimizers expect reals."""
     if jnp.issubdtype(entry.dtype, jnp.complexfloating):
         return jnp.stack([entry.real, entry.imag])
     return entry if jnp.issubdtype(entry.dtype, jnp.floating) else None
@@ -97,18 +98,18 @@ Float = Literal["bfloat16", "float16", "float32", "float64"]
 @checked
 @dataclass(frozen=True)
 class Cast(Generic[P, C]):
-    """Mixed precision: parameters, input and state are cast for the step, the state is kept in another.
+    """Mixed precision: the step runs in one dtype, the state is stored in another.
 
         (s, yₜ) = cell(compute(params), compute(sₜ₋₁), compute(xₜ))
         sₜ = carry(s)
 
-    Float leaves only. y comes out in the dtype that the cell computes. Parameters are those of the cell,
-    in the dtype that they are held in.
+    Only float leaves are cast. y has the dtype that the cell computes. Parameters are those of the cell and
+    keep their dtype.
 
     Args:
       cell: any cell.
-      compute: dtype of the step, by name.
-      carry: dtype that the state is kept in between steps; that of `compute` if left out.
+      compute: name of the dtype of the step.
+      carry: name of the dtype of the state between steps; defaults to `compute`.
 
     Raises:
       ValueError: not the name of a float dtype.
@@ -152,7 +153,7 @@ class Cast(Generic[P, C]):
         return self._keep(params, carry, self.carry or self.compute), y
 
     def _keep(self, params: Any, carry: Any, dtype: str) -> Any:
-        # state only: a cast would turn a slot from a constant of the loop into a part of it
+        # state only: casting a slot would turn a constant of the loop into a loop variable
         return map_state(lambda entry: _cast(entry, dtype), carry_spec(self.cell, params), carry)
 
 
@@ -178,21 +179,20 @@ class FeedbackCarry(NamedTuple, Generic[C]):
 @checked
 @dataclass(frozen=True)
 class Feedback(Generic[P, C]):
-    """Closed loop: a cell that reads its own last output, or a given one in its place.
+    """Closed loop: a cell that reads its own previous output, or a given value instead.
 
         uₜ = givenₜ where use_givenₜ, else emit(yₜ₋₁)
         yₜ = cell([externalₜ, uₜ])
 
-    x is `(given, use_given)`, or `(given, use_given, external)` with a further input beside the fed one.
-    `use_given`, a boolean without feature axis, says where the loop is open: all True is teacher forcing,
-    all False own outputs, a random mask scheduled sampling, True at the first step only one-to-many.
-    y₋₁ is zero unless a carry is given. Parameters are those of the cell; `in_features` of `init` is the
-    width of all that the cell reads.
+    x is `(given, use_given)`, or `(given, use_given, external)` with an additional input. `use_given` is a
+    boolean without a feature axis: all True is teacher forcing, all False free running, a random mask
+    scheduled sampling, True at the first step only one-to-many. y₋₁ is zero unless a carry is given.
+    Parameters are those of the cell; the `in_features` of `init` counts everything that the cell reads.
 
     Args:
-      cell: any cell; with `emit="identity"` its output is as wide as what it is fed.
-      emit: what of the output is fed back: "identity", "softmax", "argmax" (an integer token) or
-        "one_hot".
+      cell: any cell; with `emit="identity"` its output must be as wide as `given`.
+      emit: the function of the output that is fed back: "identity", "softmax", "argmax" (an integer token)
+        or "one_hot".
 
     Raises:
       ValueError: an unknown name, or widths that do not match.
@@ -235,7 +235,7 @@ class Feedback(Generic[P, C]):
         own = EMIT[self.emit](carry.y)
         if own.shape != given.shape:
             raise ValueError(
-                f"Feedback: given has shape {given.shape}, what is fed back has shape {own.shape} "
+                f"Feedback: given has shape {given.shape}, the fed back output has shape {own.shape} "
                 f"({self.cell} with emit={self.emit!r})"
             )
         fed = select(use_given, given, own)
@@ -247,21 +247,21 @@ class Feedback(Generic[P, C]):
 @checked
 @dataclass(frozen=True)
 class Tap(Generic[P, C]):
-    """Emit what a cell has inside, next to its output.
+    """Return intermediate values of a cell together with its output.
 
-        yₜ ↦ (yₜ, carryₜ)                    without names; the state of it, slots are None
-        yₜ ↦ (yₜ, {name: values named so})   with names
+        yₜ ↦ (yₜ, carryₜ)           without names; the state only, slots are None
+        yₜ ↦ (yₜ, {name: value})    with names
 
-    Names are those that the step gives with `jax.ad_checkpoint.checkpoint_name`: the gates i f g o of an
-    LSTM, r z n of a GRU; a step of one's own names them alike, as the README shows under "Looking inside".
-    A name that occurs several times (in a `Stack`) gives a tuple, bottom first.
+    Names are those that the step assigns with `jax.ad_checkpoint.checkpoint_name`: the gates i f g o of an
+    LSTM, r z n of a GRU, or those of your own step. A name that occurs several times (in a `Stack`) gives a
+    tuple, bottom first.
 
     Args:
       cell: any cell.
-      names: the intermediates wanted; none for the carry.
+      names: the intermediates to return; empty for the carry.
 
     Raises:
-      ValueError: the step has no such name; the message lists those that it has.
+      ValueError: the step has no such name; the message lists those that exist.
 
     Reference: none; the names are those of the equations of the cell.
 
@@ -296,9 +296,7 @@ class Tap(Generic[P, C]):
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         if not self.names:
             carry, y = self.cell.step(params, carry, x)
-            spec = carry_spec(self.cell, params)
-            state = jax.tree.map(lambda s, c: None if s is None else c, spec, carry, is_leaf=is_slot)
-            return carry, (y, state)
+            return carry, (y, state_of(carry_spec(self.cell, params), carry))
         (carry, y), inside = named_values(self.cell.step, self.names, params, carry, x)
         single = {name: v[0] if len(v) == 1 else v for name, v in inside.items()}
         return carry, (y, single)

@@ -22,17 +22,17 @@ class NARX:
 
         yₜ = f([xₜ, …, xₜ₋L, yₜ₋₁, …, yₜ₋M] w + b) v + c
 
-    With M ≥ 1 it is `Feedback(Stack((Window, Dense, Dense)))`, and what it reads is `(given, use_given,
-    external)`: given is yₜ₋₁, external xₜ. In open loop (`use_given` all True) the true outputs are read,
-    in closed loop (all False) its own, on the same parameters. With M = 0 it is a finite-response model
-    that reads x; with L = 0, M = 1 a Jordan network. With L = T − 1, M = T it is complete: every output
-    reads all inputs and outputs before it in sequences of T steps, at O(T) parameters. What lies before the
-    first step is zero, or what a given carry holds.
+    With M ≥ 1 it is `Feedback(Stack((Window, Dense, Dense)))` and takes `(given, use_given, external)`:
+    given is yₜ₋₁, external is xₜ. The open loop (`use_given` all True) reads the true outputs, the closed
+    loop (all False) its own, with the same parameters. With M = 0 it is a finite-response model that takes
+    x; with L = 0, M = 1 a Jordan network. With L = T − 1, M = T every output reads all earlier inputs and
+    outputs of a sequence of T steps, with O(T) parameters. Values before the first step are zero, or those
+    of a given carry.
 
     Args:
       hidden: width of the hidden layer.
       outputs: width of y.
-      input_lags: L, number of past inputs besides xₜ.
+      input_lags: L, number of past inputs in addition to xₜ.
       output_lags: M, number of past outputs.
       activation: f, by name.
 
@@ -85,13 +85,13 @@ class NARX:
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
         if self.output_lags and (not isinstance(x, tuple) or len(x) != 3):
             raise ValueError(
-                "NARX: xs must be (given, use_given, external), given the outputs one step before"
+                "NARX: xs must be (given, use_given, external), where given are the previous outputs"
             )
         rows, external = params[1].w.shape[0], x[-1] if self.output_lags else x
         needed = (self.input_lags + 1) * external.shape[-1] + self.output_lags * self.outputs
         if needed != rows:
             width = external.shape[-1]
             raise ValueError(
-                f"NARX: an external input of width {width} needs {needed} rows of w, it has {rows}"
+                f"NARX: an external input of width {width} needs w with {needed} rows, got {rows}"
             )
         return self._inner(params).step(params, carry, x)

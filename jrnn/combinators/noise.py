@@ -1,7 +1,6 @@
-"""Noise inside a recurrence: dropout and zoneout."""
+"""Noise inside the recurrence: dropout and zoneout."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Generic, NamedTuple
 
@@ -12,7 +11,8 @@ from jax import Array
 from jrnn._alignment import select
 from jrnn._checks import require_cell
 from jrnn._fields import Rate, checked
-from jrnn._jaxprs import replaced_values
+from jrnn._jaxprs import replaced_values, trace
+from jrnn._states import state_of
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
 
 Rates = Rate | tuple[Rate, ...]
@@ -22,11 +22,11 @@ class NoisyCarry(NamedTuple, Generic[C]):
     """Carry of `Dropout`, `Zoneout` and a noisy `Reparametrise`."""
 
     cell: C
-    key: Array | None  # noise: kept, or by Zoneout's step advanced; None in evaluation
+    key: Array | None  # noise slot: constant, or advanced by each step of Zoneout; None in evaluation
 
 
 def drop(key: Array, rate: float, tree: Any) -> Any:
-    """Zero entries of float leaves at random, scale the others by 1 / (1 − rate); at rate 0 draw nothing."""
+    """Zero random entries of float leaves and scale the rest by 1 / (1 − rate); draw nothing at rate 0."""
     if rate == 0:
         return tree
     leaves, structure = jax.tree.flatten(tree)
@@ -48,22 +48,22 @@ class Dropout(Generic[P, C]):
     """Variational dropout: one mask per sequence, the same at every step.
 
         x̃ₜ = m_x · xₜ,   s̃ₜ₋₁ = m_s · sₜ₋₁
-        (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ),   with m_g · gₜ in the place of its candidate gₜ
+        (sₜ, yₜ) = cell(s̃ₜ₋₁, x̃ₜ),   with its candidate gₜ replaced by m_g · gₜ
         output = m_y · yₜ,   m ~ Bernoulli(1 − rate) / (1 − rate)
 
-    Masks are drawn when the carry is started with a key, and follow from that key; a reset within the
-    sequence keeps them. Without a key nothing is dropped. Parameters are those of the cell.
+    The key given to `initial_carry` determines the masks; a reset within the sequence keeps them. Without a
+    key nothing is dropped. Parameters are those of the cell.
 
     Args:
       cell: any cell.
       input: rate on x (a cell that takes tokens has none).
       state: rate on the first state entry (h of an LSTM, Keras' `recurrent_dropout`), or a tuple with
         one rate per entry, in the order of the carry.
-      candidate: rate on what the cell names g or n inside: recurrent dropout that loses no memory.
+      candidate: rate on the values that the step names g or n: recurrent dropout without memory loss.
       output: rate on y.
 
     Raises:
-      ValueError: a rate outside [0, 1), more rates than state entries, or a cell that names no candidate.
+      ValueError: a rate outside [0, 1), more rates than state entries, or a step that names no candidate.
 
     Reference: Gal, Ghahramani, A theoretically grounded application of dropout in recurrent neural
     networks, 2016, arXiv:1512.05287; candidate: Semeniuta, Severyn, Barth, Recurrent dropout without memory
@@ -86,7 +86,9 @@ class Dropout(Generic[P, C]):
 
     def __post_init__(self) -> None:
         if self.input and self.in_ndim == 0:
-            raise ValueError("Dropout: input must be 0 around a cell of tokens: wrap the cell above it")
+            raise ValueError(
+                "Dropout: input must be 0 for a cell that takes tokens: wrap the cell above it instead"
+            )
 
     @property
     def in_ndim(self) -> int:
@@ -116,11 +118,11 @@ class Dropout(Generic[P, C]):
         spec = carry_spec(self.cell, params)
         rates = _per_entry("Dropout: state", _as_tuple(self.state or ()), spec, fill=(0.0,))
 
-        def mask(entry: Array) -> Array:
-            index, rate = next(rates)
+        def mask(entry: Array, numbered: tuple[int, float]) -> Array:
+            index, rate = numbered
             return drop(jax.random.fold_in(k_state, index), rate, entry)
 
-        masked = map_state(mask, spec, carry.cell)
+        masked = map_state(mask, spec, carry.cell, rates)
         step = self.cell.step
         if self.candidate:
             step = functools.partial(
@@ -136,22 +138,22 @@ class Dropout(Generic[P, C]):
 @checked
 @dataclass(frozen=True)
 class Zoneout(Generic[P, C]):
-    """Every unit of the state keeps its old value with a given probability at every step.
+    """Keep each unit of the state at its previous value with a given probability, at every step.
 
         (s̃ₜ, yₜ) = cell(sₜ₋₁, xₜ)
-        sₜ = m · sₜ₋₁ + (1 − m) · s̃ₜ,   m ~ Bernoulli(rate) anew at every step
+        sₜ = m · sₜ₋₁ + (1 − m) · s̃ₜ,   m ~ Bernoulli(rate), drawn at every step
         sₜ = rate · sₜ₋₁ + (1 − rate) · s̃ₜ   without a key (evaluation)
 
-    Where y is an entry of the state itself (h of an LSTM), it is the zoned one that comes out. What a
-    cell computes from its state before that is not, nor is an output that left a `jit` inside the step:
-    `Project`, `Tap` and the like go around `Zoneout`, not inside. Parameters are those of the cell.
+    Where y is an entry of the state (h of an LSTM), the returned y is the zoned entry. Outputs that the cell
+    computes from its new state are not zoned: `Project`, `Tap` and the like go around `Zoneout`, not inside.
+    Parameters are those of the cell.
 
     Args:
       cell: any cell.
-      rates: one rate for every state entry, or a tuple with one per entry: (h, c) of an LSTM.
+      rates: one rate for all state entries, or a tuple with one per entry: (h, c) for an LSTM.
 
     Raises:
-      ValueError: a rate outside [0, 1), or rates that do not match the state entries.
+      ValueError: a rate outside [0, 1), or a number of rates other than that of the state entries.
 
     Reference: Krueger et al., Zoneout: regularizing RNNs by randomly preserving hidden activations,
     2017, arXiv:1606.01305.
@@ -189,18 +191,14 @@ class Zoneout(Generic[P, C]):
         given = _as_tuple(self.rates)
         rates = _per_entry("Zoneout: rates", given, spec, fill=given if len(given) == 1 else ())
         proposed, y = self.cell.step(params, carry.cell, x)
-        output = y
-
-        def zone(new: Array, old: Array) -> Array:
-            nonlocal output
-            kept = _zone(draw, *next(rates), new, old)
-            output = kept if new is y else output
-            return kept
-
-        return NoisyCarry(map_state(zone, spec, proposed, carry.cell), key), output
+        state = map_state(functools.partial(_zone, draw), spec, proposed, carry.cell, rates)
+        numbers, in_y = _value_numbers(self.cell, params, carry.cell, x)
+        zoned = dict(zip(_entries(spec, numbers), _entries(spec, state), strict=True))
+        return NoisyCarry(state, key), jax.tree.map(zoned.get, in_y, y)
 
 
-def _zone(key: Array | None, index: int, rate: float, new: Array, old: Array) -> Array:
+def _zone(key: Array | None, new: Array, old: Array, numbered: tuple[int, float]) -> Array:
+    index, rate = numbered
     if rate == 0:
         return new
     if key is None:
@@ -209,16 +207,27 @@ def _zone(key: Array | None, index: int, rate: float, new: Array, old: Array) ->
     return select(~keep, new, old)
 
 
+def _value_numbers(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+    """The carry and y that a step returns, each leaf as the number of its value in the trace.
+
+    Of an LSTM: `LSTMCarry(h=41, c=38)` and `41`, since y is h.
+    """
+    program, _, result = trace(cell.step, params, carry, x)
+    return jax.tree.unflatten(jax.tree.structure(result), program.outputs)
+
+
+def _entries(spec: Any, carry: Any) -> list[Any]:
+    return jax.tree.leaves(state_of(spec, carry))
+
+
 def _as_tuple(rates: Rates) -> tuple[float, ...]:
     return rates if isinstance(rates, tuple) else (rates,)
 
 
-def _per_entry(
-    where: str, rates: tuple[float, ...], spec: Any, fill: tuple[float, ...]
-) -> Iterator[tuple[int, float]]:
-    """Hand out `(index, rate)` for one state entry after the other; `fill` pads the rates."""
+def _per_entry(where: str, rates: tuple[float, ...], spec: Any, fill: tuple[float, ...]) -> Any:
+    """A tree of `(index, rate)`, one for each state entry; `fill` pads the rates."""
     count = len(jax.tree.leaves(spec))
     padded = rates + fill * (count - len(rates))
     if len(padded) != count:
-        raise ValueError(f"{where} has {len(rates)} rates, the carry has {count} state entries")
-    return iter(enumerate(padded))
+        raise ValueError(f"{where} has {len(rates)} rates, needs {count}: one for each entry of the state")
+    return jax.tree.unflatten(jax.tree.structure(spec), list(enumerate(padded)))

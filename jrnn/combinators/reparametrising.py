@@ -1,4 +1,4 @@
-"""Weights that are computed from others: normalised, of low rank, diagonal, or dropped at random."""
+"""Weights computed from other parameters: normalised, low-rank, diagonal, tied, or dropped at random."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
@@ -16,22 +16,22 @@ from jrnn.initializers import default_float
 
 
 class Form(Protocol):
-    """How a weight is computed: a frozen dataclass with two methods, and whether it draws noise."""
+    """A way to compute a weight: a frozen dataclass with two methods, and whether it draws noise."""
 
     @property
     def noisy(self) -> bool: ...
 
     def init(self, key: Array, w: Array) -> Any:
-        """Parameters from which `weight` gives a matrix like `w`, the one that the cell drew."""
+        """Parameters from which `weight` computes a matrix like `w`, the one that the cell initialized."""
         ...
 
     def weight(self, params: Any, key: Array | None) -> Array:
-        """The weight; `key` draws the noise of one sequence, None means none."""
+        """The weight; `key` draws the noise of one sequence, None means no noise."""
         ...
 
 
 class Computed(NamedTuple):
-    """What stands in params in the place of a weight that is computed."""
+    """Replaces a computed weight in params."""
 
     params: Any
 
@@ -39,22 +39,22 @@ class Computed(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Reparametrise:
-    """A cell some of whose weights are computed from other parameters, anew for every update.
+    """A cell with some weights computed from other parameters.
 
         w = form(θ)   for every parameter of that name, at any depth
         (carryₜ, yₜ) = cell(params with w, carryₜ₋₁, xₜ)
 
-    It stands inside the step, as the equations say, and is run once per call, as nothing in it changes from
-    step to step. In params, `Computed(θ)` stands where w stood.
+    The computation is part of the step, but `unroll` hoists it out of the loop, since it depends on
+    parameters alone. In params, `Computed(θ)` replaces w.
 
     Args:
       cell: any cell.
-      name: of the parameter, as in "w_hh".
+      name: name of the parameter, such as "w_hh".
       form: `WeightNorm()`, `SpectralNorm()`, `LowRank(rank)`, `Diagonal()`, `DropConnect(rate)`, or your own.
 
     Raises:
-      ValueError: the cell has no such parameter; the message lists those that it has.
-      TypeError: no cell, or no form.
+      ValueError: the cell has no such parameter; the message lists those that exist.
+      TypeError: `cell` is not a cell, or `form` is not a form.
 
     Reference: those of the forms.
 
@@ -70,7 +70,9 @@ class Reparametrise:
 
     def __post_init__(self) -> None:
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
-            raise TypeError(f"Reparametrise: form must be one as in WeightNorm(), got {brief(self.form)}")
+            raise TypeError(
+                f"Reparametrise: form must be a form such as WeightNorm(), got {brief(self.form)}"
+            )
 
     @property
     def in_ndim(self) -> int:
@@ -134,13 +136,13 @@ class Reparametrise:
 
 
 def _last(path: tuple[Any, ...]) -> str:
-    """The last name on the way to a leaf."""
+    """The last name in the path of a leaf."""
     named = [str(getattr(k, "name", getattr(k, "key", ""))) for k in path]
     return next((name for name in reversed(named) if name), "")
 
 
 def _length(v: Array) -> Array:
-    """Euclidean norm along the first axis, 1 where it is 0, so that neither quotient nor slope is NaN."""
+    """Euclidean norm along the first axis, 1 where it is 0, so that neither value nor gradient is NaN."""
     squares = jnp.square(widened(v)).sum(0)
     return jnp.sqrt(jnp.where(squares > 0, squares, 1)).astype(v.dtype)
 
@@ -148,22 +150,22 @@ def _length(v: Array) -> Array:
 @checked
 @dataclass(frozen=True)
 class Tie:
-    """A cell two of whose parts have the same weights: one set of parameters, a gradient that sums both uses.
+    """Share weights between two parts of a cell: one set of parameters, whose gradient sums both uses.
 
         params[target] = params[source]          transposed=False
         params[target] = params[source]ᵀ         transposed=True, matrices only
 
-    Parts are named as `jrnn.summary` and checkpoints name them: "0.table" is the table of the first cell of a
-    `Stack`, "2" all of the third. The start is that of the source; in params, None stands for the target.
+    Parts have the names that `jrnn.summary` and checkpoints use: "0.table" is the table of the first cell of
+    a `Stack`, "2" all parameters of the third. The source is initialized; in params, the target is None.
 
     Args:
       cell: any cell.
-      source: the part that has the parameters.
-      target: the part that takes them.
-      transposed: whether it takes them transposed, as a read-out takes the table of an embedding.
+      source: the part that holds the parameters.
+      target: the part that uses them too.
+      transposed: transpose them for the target, as for an embedding table used by a read-out.
 
     Raises:
-      ValueError: at `init`, parts that there are not, or of different shapes.
+      ValueError: at `init`, parts that do not exist or differ in shape.
 
     Reference: Press, Wolf, Using the output embedding to improve language models, 2017, arXiv:1608.05859;
     Inan, Khosravi, Socher, Tying word vectors and word classifiers, 2017, arXiv:1611.01462.
@@ -235,7 +237,7 @@ class Tie:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """The way to a leaf, as checkpoints write it."""
+    """The path of a leaf, as written in checkpoints."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -249,13 +251,14 @@ class WeightNormParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class WeightNorm:
-    """Length and direction of every column apart.
+    """Separate parameters for the length and the direction of each column.
 
         w_j = g_j · v_j / ‖v_j‖,   0 where v_j = 0;   v = w and g_j = ‖w_j‖ at the start
 
-    So it starts as the very matrix that the cell drew, and keeps the function of weights that it is put
-    around. torch's `weight_norm` starts alike; its matrices are transposed, so that its dim=0 are our
-    columns, one length for each unit of each gate. flax's `WeightNorm` starts at g = 1: another function.
+    It starts as the matrix that the cell initialized, so wrapping a cell does not change its function.
+    torch's `weight_norm` starts the same way; its matrices are transposed, so its dim=0 corresponds to our
+    columns, with one length for each unit of each gate. flax's `WeightNorm` starts at g = 1, which changes
+    the function.
 
     Reference: Salimans, Kingma, Weight normalization, 2016, arXiv:1602.07868.
     """
@@ -273,20 +276,20 @@ class SpectralNormParams(NamedTuple):
     """Parameters of `SpectralNorm`."""
 
     w: Array  # (rows, columns)
-    fixed: Array  # (rows,), where the power iteration starts
+    fixed: Array  # (rows,), start of the power iteration
 
 
 @checked
 @dataclass(frozen=True)
 class SpectralNorm:
-    """Largest singular value held at a bound, by power iteration.
+    """Scale a matrix to a given largest singular value, by power iteration.
 
         v = wᵀ u / ‖wᵀ u‖,   u = w v / ‖w v‖,   `iterations` times
         w̃ = bound · w / (uᵀ w v),   0 where w = 0
 
     Args:
-      bound: the largest singular value wanted.
-      iterations: of the power method, from the same start every time; derivatives go through them.
+      bound: the largest singular value.
+      iterations: number of power iterations, always from the same start; gradients flow through them.
 
     Reference: Miyato, Kataoka, Koyama, Yoshida, Spectral normalization for generative adversarial networks,
     2018, arXiv:1802.05957.
@@ -321,7 +324,7 @@ class LowRankParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class LowRank:
-    """Product of two thin matrices, the best ones for the matrix that the cell drew.
+    """Product of two thin matrices, initialized to the best approximation of the cell's initial matrix.
 
         w = a b
 
@@ -336,7 +339,8 @@ class LowRank:
 
     def init(self, key: Array, w: Array) -> LowRankParams:
         if self.rank > min(w.shape):
-            raise ValueError(f"rank must be at most {min(w.shape)} for a matrix {w.shape}, got {self.rank}")
+            most, shape = min(w.shape), w.shape
+            raise ValueError(f"rank must be at most {most} for a matrix of shape {shape}, got {self.rank}")
         u, s, v = jnp.linalg.svd(w, full_matrices=False)
         root = jnp.sqrt(s[: self.rank])
         return LowRankParams(u[:, : self.rank] * root[None], root[:, None] * v[: self.rank])
@@ -348,7 +352,7 @@ class LowRank:
 @checked
 @dataclass(frozen=True)
 class Diagonal:
-    """Square blocks side by side, each a diagonal: units see no state but their own.
+    """Diagonal blocks side by side: each unit reads its own state only.
 
         w = [diag(d₁) | diag(d₂) | …]
 
@@ -363,7 +367,7 @@ class Diagonal:
     def init(self, key: Array, w: Array) -> Array:
         rows, columns = w.shape
         if columns % rows:
-            raise ValueError(f"Diagonal needs square blocks side by side, got a matrix {w.shape}")
+            raise ValueError(f"Diagonal: needs square blocks side by side, got a matrix of shape {w.shape}")
         return jax.random.uniform(key, (columns // rows, rows), default_float(), -1, 1)
 
     def weight(self, params: Array, key: Array | None) -> Array:
@@ -374,14 +378,14 @@ class Diagonal:
 @checked
 @dataclass(frozen=True)
 class DropConnect:
-    """Weights dropped at random, the same ones for a whole sequence and batch.
+    """Drop random weights, the same ones for the whole sequence and batch.
 
         w̃ = m · w,   m ~ Bernoulli(1 − rate) / (1 − rate)
 
     Without a key (evaluation) w̃ = w.
 
     Args:
-      rate: share of weights dropped, in [0, 1).
+      rate: fraction of weights dropped, in [0, 1).
 
     Reference: Wan et al., Regularization of neural networks using DropConnect, 2013; in a recurrence Merity,
     Keskar, Socher, Regularizing and optimizing LSTM language models, 2018, arXiv:1708.02182.

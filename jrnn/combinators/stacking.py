@@ -25,22 +25,22 @@ class StackCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Stack:
-    """Deep cell: every cell reads the output of the one below it at the same step.
+    """Deep cell: each cell reads the output of the one below at the same step.
 
         h⁰ₜ = xₜ
         (carryˡₜ, hˡₜ) = cellˡ(carryˡₜ₋₁, hˡ⁻¹ₜ),   l = 1 … L
         yₜ = hᴸₜ
 
-    Any cells of any widths; parameters are the tuple of theirs. With `dropout`, what goes from one cell
-    to the next is dropped at random, anew at every step, and never inside a recurrence (torch's
-    `dropout` argument); `Dropout` has the variational form.
+    Cells may be of any kind and width; params is the tuple of their parameters. `dropout` acts on the values
+    between cells, with a new mask at every step, and never inside a recurrence (like torch's `dropout`
+    argument); `Dropout` is the variational form.
 
     Args:
-      cells: the cells, bottom first; a list is taken as a tuple, a function as a `Map` of what is below it.
+      cells: the cells, bottom first; a list becomes a tuple, a function becomes a `Map` of the output below.
       dropout: rate between cells, in [0, 1).
 
     Raises:
-      TypeError: an entry is no cell.
+      TypeError: an entry is not a cell.
       ValueError: no cells, or a rate outside [0, 1).
 
     Reference: Zaremba, Sutskever, Vinyals, Recurrent neural network regularization, 2014,
@@ -109,7 +109,7 @@ class Residual(Generic[P, C]):
     Parameters and carry are those of the cell.
 
     Args:
-      cell: a cell whose output is as wide as its input.
+      cell: a cell with output and input of equal width.
 
     Raises:
       ValueError: input and output differ in width.
@@ -147,14 +147,14 @@ class Residual(Generic[P, C]):
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         carry, y = self.cell.step(params, carry, x)
         if y.shape != x.shape:
-            raise ValueError(f"Residual: x of shape {x.shape} and output of shape {y.shape} cannot be added")
+            raise ValueError(f"Residual: cannot add x of shape {x.shape} and the output of shape {y.shape}")
         return carry, x + y
 
 
 @checked
 @dataclass(frozen=True)
 class Skip(Generic[P, C]):
-    """Skip connection that concatenates: what comes next reads the input beside the output.
+    """Concatenating skip connection: the next cell reads both the input and the output.
 
         yₜ = [xₜ, cell(xₜ)]
 
@@ -165,7 +165,7 @@ class Skip(Generic[P, C]):
       features: width of x.
 
     Raises:
-      ValueError: a width below 1, or a cell of tokens; at `init`, an input of another width.
+      ValueError: a width below 1, or a cell that takes tokens; at `init`, an input of another width.
 
     Reference: Huang, Liu, van der Maaten, Weinberger, Densely connected convolutional networks, 2017,
     arXiv:1608.06993; from the input to every layer of a recurrent stack Graves, 2013, arXiv:1308.0850.
@@ -214,11 +214,11 @@ class ProjectParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Project:
-    """Linear read-out of a cell, without a bias; the recurrence inside does not see it.
+    """Linear read-out of a cell, without a bias; the recurrence does not see it.
 
         yₜ = cell(xₜ) w
 
-    With a bias or an activation it is `Stack((cell, Dense(features)))`. The carry is that of the cell.
+    For a bias or an activation use `Stack((cell, Dense(features)))`. The carry is that of the cell.
 
     Args:
       cell: any cell.

@@ -1,4 +1,4 @@
-"""Conditional random fields: a score for whole tag sequences, and the best of them."""
+"""Conditional random fields: likelihoods and decoding of tag sequences."""
 
 from jrnn._exports import public_names
 from jrnn.crf.inference import Constraint as Constraint

@@ -1,4 +1,4 @@
-"""Inference in a conditional random field: how likely a tag sequence is, and which one is best."""
+"""Inference in a conditional random field: likelihood, marginals, and the best tag sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from jrnn.unrolling._masking import fill_padding, schedule
 
 
 class Constraint(NamedTuple):
-    """Which tag sequences `viterbi` may return; booleans."""
+    """The tag sequences that `viterbi` may return, as booleans."""
 
     transitions: Any  # (tags, tags), from a tag to the next
     start: Any  # (tags,)
@@ -29,12 +29,12 @@ def crf_log_likelihood(potentials: Potentials, tags: Any, lengths: Any = None, *
 
         log p(y) = score(y) − log Σ_y′ exp score(y′)
 
-    Invalid steps are skipped, wherever they stand: a transition goes from a valid step to the next valid
-    one, and what stands between reaches neither the value nor a gradient. Summed in float32 at least.
+    Invalid steps are skipped anywhere in the sequence: a transition leads from a valid step to the next valid
+    one, and the steps between affect neither the value nor the gradient. Summed in float32 or wider.
 
     Args:
       potentials: outputs of `CRF`.
-      tags: (time, batch...), integers in [0, tags). One outside, at a valid step, gives NaN.
+      tags: (time, batch...), integers in [0, tags). Other values at a valid step give NaN.
       lengths: (batch...), valid steps of each sequence.
       mask: (time, batch...), False at steps to skip.
 
@@ -42,8 +42,8 @@ def crf_log_likelihood(potentials: Potentials, tags: Any, lengths: Any = None, *
       (batch...), 0 where no step is valid.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
-      TypeError: potentials of another type.
+      ValueError: a wrong shape or dtype; the message names the argument.
+      TypeError: `potentials` are not `Potentials`.
 
     Reference: Sutton, McCallum, An introduction to conditional random fields, 2012, arXiv:1011.4088.
 
@@ -58,7 +58,7 @@ def crf_log_likelihood(potentials: Potentials, tags: Any, lengths: Any = None, *
 
 
 def crf_loss(potentials: Potentials, tags: Any, mask: Any = None) -> Array:
-    """Negative log-likelihood of tag sequences, the mean over the valid steps, in nats.
+    """Negative log-likelihood of tag sequences, averaged over the valid steps, in nats.
 
         loss = −Σ log p(y) / Σₜ maskₜ
 
@@ -66,15 +66,15 @@ def crf_loss(potentials: Potentials, tags: Any, mask: Any = None) -> Array:
 
     Args:
       potentials: outputs of `CRF`.
-      tags: (time, batch...), integers in [0, tags). One outside, at a valid step, gives NaN.
+      tags: (time, batch...), integers in [0, tags). Other values at a valid step give NaN.
       mask: (time, batch...), False at steps to skip.
 
     Returns:
-      A scalar; no valid step gives 0.
+      A scalar, 0 without any valid step.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
-      TypeError: potentials of another type.
+      ValueError: a wrong shape or dtype; the message names the argument.
+      TypeError: `potentials` are not `Potentials`.
 
     >>> import jax.numpy as jnp
     >>> from jrnn.crf import Potentials, crf_loss
@@ -101,8 +101,8 @@ def marginals(potentials: Potentials, lengths: Any = None, *, mask: Any = None) 
       (time, batch..., tags), rows that sum to 1; zeros at invalid steps.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
-      TypeError: potentials of another type.
+      ValueError: a wrong shape or dtype; the message names the argument.
+      TypeError: `potentials` are not `Potentials`.
 
     Reference: Sutton, McCallum, An introduction to conditional random fields, 2012, arXiv:1011.4088.
 
@@ -124,26 +124,26 @@ def marginals(potentials: Potentials, lengths: Any = None, *, mask: Any = None) 
 def viterbi(
     potentials: Potentials, lengths: Any = None, *, mask: Any = None, allowed: Constraint | None = None
 ) -> tuple[Array, Array]:
-    """Best tag sequence of each row, and its score.
+    """Find the best tag sequence of each row, and its score.
 
         tags = arg max_y score(y)
 
-    Of equal ones the lower tags are taken, the last step first. `score − log Z` is its log-probability, if
-    all are allowed. Where `allowed` leaves no sequence of that length, the score is −inf and the tags mean
-    nothing.
+    Ties are broken in favour of lower tags, from the last step backwards. If all sequences are allowed,
+    `score − log Z` is the log-probability. If `allowed` excludes every sequence of that length, the score is
+    −inf and the tags are meaningless.
 
     Args:
       potentials: outputs of `CRF`.
       lengths: (batch...), valid steps of each sequence.
       mask: (time, batch...), False at steps to skip.
-      allowed: the sequences to choose from, such as `bio_constraint(names)`; all if left out.
+      allowed: the sequences to choose from, such as `bio_constraint(names)`; defaults to all.
 
     Returns:
       `(tags, score)`: (time, batch...), int32, 0 at invalid steps; (batch...), 0 where no step is valid.
 
     Raises:
-      ValueError: a shape or dtype that does not fit; the message names the argument.
-      TypeError: potentials of another type.
+      ValueError: a wrong shape or dtype; the message names the argument.
+      TypeError: `potentials` are not `Potentials`.
 
     Reference: Viterbi, Error bounds for convolutional codes and an asymptotically optimum decoding
     algorithm, 1967, doi:10.1109/TIT.1967.1054010.
@@ -163,19 +163,19 @@ def viterbi(
     return tags, _result(best)
 
 
-# Both recursions carry what the past says about each tag of the next step and about an end right here, so
-# that they may stop behind any step; all of it less its largest entry, and the sum of what was taken off.
+# Both recursions carry a score for each next tag and one for ending here, so that they can stop after any
+# step. The scores are shifted so that the largest is 0; the last entry of the carry is the sum of the shifts.
 
 
 def _rebased(a: Array, base: Array) -> Array:
-    """`a` near 0, where it keeps its digits however long the sequence, and what that took off, summed."""
+    """Shift `a` to a maximum of 0, which keeps its precision in long sequences; add the shift to `base`."""
     top = jax.lax.stop_gradient(a.max(-1, keepdims=True))
     top = jnp.where(jnp.isfinite(top), top, 0)
     return jnp.concatenate([a - top, base + top], axis=-1)
 
 
 def _result(carry: Array) -> Array:
-    """About an end behind the last valid step, (batch...)."""
+    """The score of ending after the last valid step, (batch...)."""
     return carry[..., -2] + carry[..., -1]
 
 
@@ -205,13 +205,13 @@ class _Total:
     def initial_carry(self, params: _Edges, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
         start = jnp.append(
             params.start, jnp.zeros(2, params.start.dtype)
-        )  # the empty path scores 0, and nothing is taken off
+        )  # the empty path has score 0 and shift 0
         return jnp.broadcast_to(start, (*batch_shape, self.tags + 2))
 
     @broadcasting
     def step(self, params: _Edges, carry: Array, x: Array) -> tuple[Array, Array]:
         paths = (carry[..., : self.tags] + x)[..., None] + params.onward
-        barred = jnp.all(paths == -jnp.inf, axis=-2)  # there the derivative of logsumexp is NaN
+        barred = jnp.all(paths == -jnp.inf, axis=-2)  # where the derivative of logsumexp would be NaN
         a = jax.nn.logsumexp(jnp.where(barred[..., None, :], 0, paths), axis=-2)
         carry = _rebased(jnp.where(barred, -jnp.inf, a), carry[..., -1:])
         return carry, carry[..., -1:]
@@ -219,7 +219,7 @@ class _Total:
 
 @dataclass(frozen=True)
 class _Best:
-    """Best path: aₜ₊₁[j] = maxᵢ (aₜ[i] + xₜ[i] + onward[i, j]), and which i that was."""
+    """Best path: aₜ₊₁[j] = maxᵢ (aₜ[i] + xₜ[i] + onward[i, j]), and the maximizing i."""
 
     tags: int
 
@@ -241,7 +241,7 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Backtrace:
-    """From the end along the pointers: tagₜ = pointersₜ[tagₜ₊₁]."""
+    """Follow the pointers from the end: tagₜ = pointersₜ[tagₜ₊₁]."""
 
     tags: int
 
@@ -269,8 +269,9 @@ def _log_partition(potentials: Potentials, valid: Array) -> Array:
 def _log_probability(potentials: Potentials, tags: Any, valid: Array) -> Array:
     """Log p(tags), (batch...), at most 0.
 
-    The score of the tags and that of all are long sums that nearly cancel. So what the tags score at a step
-    is taken off every tag there, one part after the other, so that along the tags each sum is exactly 0.
+    The score of the tags and the log-partition are long sums that nearly cancel. So the scores of the given
+    tags are first subtracted from all tags of their step, part by part, so that the sums along the given tags
+    are exactly 0.
     """
     *parts, end = _scores(potentials, tags, valid)
     unaries, found = potentials.unaries, end
@@ -289,11 +290,11 @@ def _scores(potentials: Potentials, tags: Any, valid: Array) -> tuple[Array, Arr
         raise ValueError(f"tags must be integers, got {tags.dtype}")
     if tags.shape != valid.shape:
         raise ValueError(f"tags has shape {tags.shape}, unaries of {unaries.shape} need {valid.shape}")
-    tags = tags.astype(jnp.int32) if tags.dtype.itemsize < 4 else tags  # as int8 a count of 300 tags is 44
+    tags = tags.astype(jnp.int32) if tags.dtype.itemsize < 4 else tags  # in int8, 300 tags would be 44
     tags = jnp.where((tags >= 0) & (tags < start.size), tags, start.size).astype(jnp.int32)
     tags = jnp.where(valid, tags, 0)
     own = jnp.take_along_axis(unaries, tags[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
-    # 1 + tag of the last valid step before each step, and behind the last; 0: there is none
+    # 1 + tag of the last valid step before each step, and after the last one; 0 if there is none
     before = jnp.pad(fill_padding(tags + 1, valid), [(1, 0)] + [(0, 0)] * (tags.ndim - 1))
     entered = looked_up(jnp.concatenate([start[None], transitions]), before[:-1], tags)
     left = looked_up(jnp.append(0, end), before[-1])
@@ -301,7 +302,7 @@ def _scores(potentials: Potentials, tags: Any, valid: Array) -> tuple[Array, Arr
 
 
 def _checked(potentials: Any, lengths: Any, mask: Any) -> tuple[Potentials, Array]:
-    """Potentials in one float dtype, and the valid steps, (time, batch...)."""
+    """Check potentials, promote them to one float dtype, and compute the valid steps, (time, batch...)."""
     if not isinstance(potentials, Potentials):
         raise TypeError(
             f"potentials must be the outputs of CRF, got {brief(potentials)}: put CRF(tags) last in the model"
@@ -327,7 +328,7 @@ def _check_shapes(name: str, parts: Sequence[Any], count: int) -> None:
 
 
 def _constrained(potentials: Potentials, allowed: Constraint) -> Potentials:
-    """−inf where a sequence may not go."""
+    """Set forbidden transitions to −inf."""
     _check_shapes("allowed", allowed, potentials.start.size)
     edges = [jnp.where(jnp.asarray(a), p, -jnp.inf) for a, p in zip(allowed, potentials[1:], strict=True)]
     return Potentials(potentials.unaries, *edges)

@@ -1,4 +1,4 @@
-"""The layer at the end of a tagger, and what it puts out."""
+"""The CRF layer of a tagger, and its outputs."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -25,7 +25,7 @@ class CRFParams(NamedTuple):
 
 
 class Potentials(NamedTuple):
-    """Outputs of `CRF`: all that the score of a tag sequence is the sum of."""
+    """Outputs of `CRF`: the terms of the score of a tag sequence."""
 
     unaries: Any  # (time, batch..., tags)
     transitions: Any  # (tags, tags), from a tag to the next
@@ -36,16 +36,16 @@ class Potentials(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class CRF:
-    """Linear-chain conditional random field, to be put last: its inputs are one score per step and tag.
+    """Linear-chain conditional random field, the last layer of a tagger; its inputs score each tag per step.
 
         score(y) = start[y₀] + Σₜ xsₜ[yₜ] + Σₜ transitions[yₜ₋₁, yₜ] + end[y_T₋₁]
         p(y) = exp score(y) / Σ_y′ exp score(y′)
 
-    Its outputs are `Potentials`, for `crf_loss` to train on and for `viterbi` to decode. Parameters start
-    at zero, where it is a softmax at every step. It looks ahead: a score belongs to a whole sequence.
+    Its outputs are `Potentials`, for training with `crf_loss` and decoding with `viterbi`. Parameters are
+    initialized to zero, where it is a softmax at every step. It looks ahead: scores are for whole sequences.
 
     Args:
-      tags: how many tags there are, the width of the inputs.
+      tags: number of tags, the width of the inputs.
 
     Raises:
       ValueError: inputs of another width, or resets.
@@ -96,10 +96,10 @@ class CRF:
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[tuple[()], Potentials]:
-        """Join scores of steps with those of transitions: see `jrnn.apply`; zeros at invalid steps."""
+        """Combine step scores, zero at invalid steps, with the transition scores; see `jrnn.apply`."""
         del carry, key, method
         if resets is not None:
-            raise ValueError(f"{self} takes no resets: give each sequence a row of its own")
+            raise ValueError(f"{self} takes no resets: put each sequence in its own row")
         self._check_inputs(xs.shape[-1])
         valid = schedule(len(xs), xs.shape[1:-1], lengths, mask, None, reverse=False).valid
         unaries = xs if valid is None else select(valid, xs, jnp.zeros_like(xs))
@@ -108,6 +108,6 @@ class CRF:
     def _check_inputs(self, width: int) -> None:
         if width != self.tags:
             raise ValueError(
-                f"{self} needs inputs of width {self.tags}, a score for each tag, got {width}: "
+                f"{self} needs inputs of width {self.tags}, one score per tag, got {width}: "
                 f"put Dense({self.tags}) before it"
             )

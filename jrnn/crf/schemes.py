@@ -1,4 +1,4 @@
-"""Tags that stand for spans: B-X begins an entity of type X, I-X goes on with it, O is outside."""
+"""Tagging schemes for spans: B-X begins an entity of type X, I-X continues it, O is outside."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jrnn.crf.inference import Constraint
 
 
 def bio_constraint(names: Sequence[str]) -> Constraint:
-    """What well-formed tag sequences may do: I-X comes after B-X or I-X only.
+    """Constraint to well-formed BIO sequences: I-X follows B-X or I-X only.
 
     Args:
       names: name of each tag: O, B-X or I-X.
@@ -17,7 +17,7 @@ def bio_constraint(names: Sequence[str]) -> Constraint:
       A `Constraint` for `viterbi`.
 
     Raises:
-      ValueError: a name of another form.
+      ValueError: a name of a different form.
 
     >>> from jrnn.crf import bio_constraint
     >>> bio_constraint(("O", "B-PER", "I-PER")).transitions.tolist()  # from, to
@@ -31,8 +31,8 @@ def bio_constraint(names: Sequence[str]) -> Constraint:
 
 
 def _parsed(name: str) -> tuple[str, str]:
-    """Prefix and type of a tag; ("O", "") outside."""
+    """Prefix and type of a tag; ("O", "") for the outside tag."""
     prefix, _, kind = name.partition("-")
     if name != "O" and (prefix not in ("B", "I") or not kind):
-        raise ValueError(f"{name!r} is no tag of the BIO scheme, needs O, B-X or I-X with a type X")
+        raise ValueError(f"names must be O, B-X or I-X with a type X, as in the BIO scheme, got {name!r}")
     return prefix, kind

@@ -1,4 +1,4 @@
-"""Data: text, vocabularies, files, generated tasks and batches, in NumPy."""
+"""Data in NumPy: text, vocabularies, synthetic tasks and batches."""
 
 from jrnn._exports import public_names
 from jrnn.data import synthetic as synthetic

@@ -1,4 +1,4 @@
-"""Batches: rows cut from one long stream, or sequences of different lengths padded to one."""
+"""Batches: rows of one long stream, or padded sequences of different lengths."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,13 @@ from jrnn._checks import brief, check_lag, check_width
 
 
 class Batch(NamedTuple):
-    """What a model sees at once; arrays are time first."""
+    """One batch of inputs and targets; arrays are time first."""
 
     xs: Any  # (T, B, features...)
     targets: Any  # (T, B, ...), one per step, or (B, ...), one per sequence
     lengths: Any = None  # (B,), valid steps of each sequence; None: all
     mask: Any = None  # (T, B) or (B,), the targets that count; None: all
-    resets: Any = None  # (T, B), True at the first step of a sequence; None: none begins within
+    resets: Any = None  # (T, B), True at the first step of a sequence; None: no resets
 
 
 class Pair(NamedTuple):
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
     Fields:
       source: (S, batch..., features), or (S, batch...) tokens.
-      inputs: (T, batch..., ...), what the decoder is given: its targets one step late, or a Feedback's xs.
+      inputs: (T, batch..., ...), inputs of the decoder: its targets delayed by one step, or a Feedback's xs.
       source_mask: (S, batch...), False in the padding of the source; None: all valid.
     """
 
@@ -36,22 +36,22 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A long token stream as batches in which every row goes on where it stopped.
+    """A long token stream cut into batches, in which every row continues that of the previous batch.
 
         xs[t, b] of batch i      = tokens[b·N·T + i·T + t],   N = ⌊(len(tokens) − 1) / (B·T)⌋ batches
         targets[t, b] of batch i = tokens[b·N·T + i·T + t + 1]
 
-    Row b of batch i + 1 continues row b of batch i, so the carry may be handed on. The targets of all
-    batches are tokens[1 : 1 + N·B·T], each once; fewer than B·T tokens at the end do not fill a batch.
+    Row b of batch i + 1 continues row b of batch i, so the carry can be passed on. The targets of all
+    batches are tokens[1 : 1 + N·B·T], each once; fewer than B·T tokens at the end are dropped.
     `len(stream)` is N, `stream[i]` a `Batch` of int32 arrays, (T, B).
 
     Args:
       tokens: (n,), integers.
-      batch_size: B, rows side by side.
+      batch_size: B, number of rows.
       steps: T, steps of each batch.
 
     Raises:
-      ValueError: tokens that are no integers or have more than one axis, or too few for one batch.
+      ValueError: tokens that are not integers, have more than one axis, or are too few for one batch.
 
     >>> import numpy as np
     >>> from jrnn.data import Stream
@@ -100,8 +100,8 @@ class Stream:
 class PaddedBatches:
     """Sequences of different lengths as batches of a few shapes, made by `padded_batches`.
 
-    `len(batches)` is their number and `batches[i]` a `Batch`, in the order of length; `batches.rows[i]` says
-    which sequences stand in it. `epoch(n)` gives the same sequences in the order of epoch n.
+    `len(batches)` is their number and `batches[i]` a `Batch`, sorted by length; `batches.rows[i]` are the
+    indices of its sequences. `epoch(n)` returns the same sequences in the order of epoch n.
 
     >>> import numpy as np
     >>> from jrnn.data import padded_batches
@@ -113,7 +113,7 @@ class PaddedBatches:
     sequences: tuple[NDArray[Any], ...] = field(repr=False)
     targets: tuple[NDArray[Any], ...] = field(repr=False)
     padded: NDArray[np.int64] = field(repr=False)  # (n,), length of each sequence, rounded up
-    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the sequences in it
+    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the indices of its sequences
     batch_size: int
     per_step: bool
     seed: int | None
@@ -138,13 +138,13 @@ class PaddedBatches:
         return (self[index] for index in range(len(self)))
 
     def epoch(self, number: int) -> "PaddedBatches":
-        """The same sequences, shuffled by (seed, number): which go together, and the order of batches.
+        """Shuffle by (seed, number): both the grouping into batches and their order.
 
         Args:
-          number: of the epoch, from 0.
+          number: epoch number, from 0.
 
         Returns:
-          Batches of the same shapes; without a seed, the very same.
+          Batches of the same shapes; without a seed, the same batches.
         """
         if self.seed is None:
             return self
@@ -161,25 +161,25 @@ def padded_batches(
     key_seed: int | None = None,
     bucket: int | None = None,
 ) -> PaddedBatches:
-    """Batch sequences with others of about their length, padded with zeros to one of a few lengths.
+    """Batch sequences of similar lengths, padded with zeros to one of a few lengths.
 
     A batch is as long as its longest sequence, rounded up to the next power of two or multiple of
-    `bucket`, but never beyond the longest of all, so that only a few shapes are compiled. The last batch
-    is filled with rows of length 0, masked out.
+    `bucket`, but never longer than the longest sequence overall, so that only a few shapes are compiled. The
+    last batch is filled up with masked rows of length 0.
 
     Args:
-      sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
-      targets: one array (n, ...) or list of scalars, one target per sequence; or a list of arrays
-        (Tᵢ, ...), or an array of such objects, one per step.
+      sequences: arrays (Tᵢ, features...) that differ in Tᵢ only.
+      targets: one array (n, ...) or list of scalars, one target per sequence; or a list or object array of
+        arrays (Tᵢ, ...), one target per step.
       batch_size: B.
-      key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
-      bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
+      key_seed: seed with which `epoch(number)` shuffles, by (key_seed, number).
+      bucket: round lengths up to a multiple of this; by default, to a power of two.
 
     Returns:
       Batches with `lengths` and a `mask` of the targets that count: (T, B) if they are per step, else (B,).
 
     Raises:
-      ValueError: no sequences, what is no number, or shapes that do not belong together; the message names
+      ValueError: no sequences, values that are not numbers, or shapes that do not match; the message names
         the argument.
 
     >>> from jrnn.data import padded_batches
@@ -199,18 +199,18 @@ def padded_batches(
 def pad_sequences(
     sequences: Sequence[Any], *, bucket: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """One batch of sequences in the order given, padded with zeros: what a trained model is asked about.
+    """Pad sequences with zeros to one batch, in the given order, as for inference.
 
     Args:
-      sequences: arrays (Tᵢ, features...), alike but for Tᵢ.
-      bucket: the longest length is rounded up to a multiple of it, so that few shapes are compiled; not
-        rounded if left out.
+      sequences: arrays (Tᵢ, features...) that differ in Tᵢ only.
+      bucket: round the longest length up to a multiple of this, so that few shapes are compiled; no rounding
+        by default.
 
     Returns:
       `(xs, lengths)`, (T, n, features...) and (n,).
 
     Raises:
-      ValueError: no sequences, what is no number, or shapes that do not belong together.
+      ValueError: no sequences, values that are not numbers, or shapes that do not match.
 
     >>> from jrnn.data import pad_sequences
     >>> xs, lengths = pad_sequences([[1, 2, 3], [4]])
@@ -226,7 +226,7 @@ def pad_sequences(
 
 
 def check_options(batch_size: int, key_seed: int | None, bucket: int | None) -> None:
-    """Raise unless these are whole numbers that make batches."""
+    """Raise unless the options are whole numbers in range."""
     check_width("batch_size", batch_size)
     if key_seed is not None:
         check_lag("key_seed", key_seed)
@@ -235,9 +235,9 @@ def check_options(batch_size: int, key_seed: int | None, bucket: int | None) -> 
 
 
 def checked_index(index: int, count: int) -> int:
-    """An index from the front, or an IndexError."""
+    """Convert an index to a non-negative one, or raise an IndexError."""
     if not -count <= index < count:
-        raise IndexError(f"batch {index} of {count}")
+        raise IndexError(f"batch {index} is out of range, there are {count} batches")
     return index % count
 
 
@@ -249,7 +249,7 @@ def round_up(length: int, bucket: int | None) -> int:
 
 
 def grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
-    """Sort by padded length, keeping `order` among equals, and cut into batches."""
+    """Sort by padded length, with ties in the given `order`, and cut into batches."""
     order = order[np.argsort(padded[order], kind="stable")]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -263,7 +263,7 @@ def pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]
 
 
 def alike(name: str, given: Any) -> list[NDArray[Any]]:
-    """`given` as (Tᵢ, ...) arrays of one dtype, once they differ in Tᵢ only."""
+    """Convert to arrays (Tᵢ, ...) of one dtype, and check that they differ in Tᵢ only."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list of arrays, got {brief(given)}")
     arrays = [_numbers(f"{name}[{index}]", entry) for index, entry in enumerate(given)]
@@ -271,32 +271,32 @@ def alike(name: str, given: Any) -> list[NDArray[Any]]:
         raise ValueError(f"{name} is empty, needs at least one")
     for index, array in enumerate(arrays):
         if array.ndim == 0:
-            raise ValueError(f"{name}[{index}] is {array.item()}, needs an array, time first")
+            raise ValueError(f"{name}[{index}] is {array.item()}, needs an array with time first")
         if array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(
                 f"{name}[{index}] has shape {array.shape}, {name}[0] has {arrays[0].shape}: "
                 "they may differ in their first axis, time, only"
             )
-    # an empty list comes out as float64, which says nothing
+    # the float64 of an empty list carries no information
     dtypes = {array.dtype for array in arrays if array.size} or {arrays[0].dtype}
     return [array.astype(np.result_type(*dtypes), copy=False) for array in arrays]
 
 
 def _numbers(name: str, given: Any) -> NDArray[Any]:
-    """`given` as an array, once it is one of numbers."""
+    """Convert to an array, and check that it holds numbers."""
     try:
         array = np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"{name} is no array, its rows differ in length: {brief(given)}") from error
-    if array.dtype.kind in "OSUMm":  # objects, text and times; bfloat16 is of a kind of its own
+        raise ValueError(f"{name} is not an array, its rows differ in length: {brief(given)}") from error
+    if array.dtype.kind in "OSUMm":  # objects, text and times; bfloat16 has another kind
         raise ValueError(
-            f"{name} holds {array.dtype}, needs numbers: encode strings with a Vocabulary, dates as numbers"
+            f"{name} has dtype {array.dtype}, needs numbers: encode words with a Vocabulary, dates as numbers"
         )
     return array
 
 
 def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
-    """Whether there is one target per step, and the targets as a list."""
+    """Return True if there is one target per step, and the targets as a list."""
     targets = targets if hasattr(targets, "__len__") else list(targets)
     if len(targets) != len(sequences):
         raise ValueError(f"targets has {len(targets)} entries, sequences has {len(sequences)}")
@@ -308,6 +308,6 @@ def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool,
         if len(target) != len(sequence):
             raise ValueError(
                 f"targets[{index}] has {len(target)} steps, sequences[{index}] has {len(sequence)}: "
-                "for one target per sequence, give a single array (n, ...)"
+                "for one target per sequence, pass a single array (n, ...)"
             )
     return True, arrays

@@ -1,4 +1,4 @@
-"""Text to train on: files, and the one that comes with Python."""
+"""Training text: from files, or the Python language reference."""
 
 from collections.abc import Iterable
 from os import PathLike
@@ -13,9 +13,9 @@ Text = TypeVar("Text", str, NDArray[Any])
 
 
 def python_reference() -> str:
-    """The reference of the Python language that ships with every CPython, about 465,000 characters.
+    """The Python language reference that ships with CPython, about 465,000 characters.
 
-    The help topics of `pydoc`, in the order of their names. The text differs between Python versions.
+    These are the help topics of `pydoc`, sorted by name. The text differs between Python versions.
 
     Returns:
       The text.
@@ -30,11 +30,10 @@ def python_reference() -> str:
 
 
 def read_text(paths: Iterable[str | PathLike[str]]) -> str:
-    """Read text files and join them with line feeds, in the order given.
+    """Read text files and join them with newlines, in the given order.
 
     Args:
-      paths: one or more UTF-8 files. Their line ends stay as they are, byte-order marks at their beginning
-        are left out.
+      paths: one or more UTF-8 files. Line endings are kept, leading byte-order marks are removed.
 
     Returns:
       The text.
@@ -42,8 +41,8 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
     Raises:
       FileNotFoundError: a file is missing.
       IsADirectoryError: a path is a directory.
-      ValueError: no paths; a pipe, socket or device, which is never opened; an empty file; or one that is not
-        UTF-8, with the offset and line of the first bad byte.
+      ValueError: no paths; a pipe, socket or device, which is never opened; an empty file; or a file that is
+        not UTF-8, with the offset and line of the first bad byte.
 
     >>> from jrnn.data import read_text
     >>> read_text(["no/such/file.txt"])
@@ -61,19 +60,19 @@ def read_text(paths: Iterable[str | PathLike[str]]) -> str:
 
 
 def split(text: Text, held_out: float = 0.1) -> tuple[Text, Text]:
-    """Split a text, or its tokens, into a part to train on and its end to validate on.
+    """Split a text, or its tokens, into training and validation data; validation data is the end.
 
         validation = the last round(held_out · len(text)) elements
 
     Args:
       text: a string, or an array, split along its first axis.
-      held_out: share of the second part, in (0, 1).
+      held_out: fraction of the validation data, in (0, 1).
 
     Returns:
-      `(train, validation)`, which joined are the text.
+      `(train, validation)`.
 
     Raises:
-      ValueError: a share outside (0, 1), or a text so short that a part would be empty.
+      ValueError: a fraction outside (0, 1), or a text so short that a part would be empty.
 
     >>> from jrnn.data import split
     >>> split("0123456789", held_out=0.2)
@@ -95,7 +94,7 @@ def _read(path: Path) -> str:
         raise FileNotFoundError(f"{path}: no such file")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a directory, needs a text file")
-    if not path.is_file():  # to open a pipe would wait for a writer, and a device may never end
+    if not path.is_file():  # opening a pipe would wait for a writer, and a device may never end
         raise ValueError(f"{path}: is a pipe, a socket or a device, needs a text file")
     data = path.read_bytes()
     try:

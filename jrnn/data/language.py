@@ -1,4 +1,4 @@
-"""Text as it is prepared for a model: normalised, cut into tokens, without stop words, stemmed."""
+"""Text preprocessing: normalising, tokenising, stop words, stemming, n-grams."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ from jrnn._checks import brief, check_choice, check_width
 
 T = TypeVar("T")
 
-TAILS = {  # of a contraction: what it stands for, and after which words
+TAILS = {  # ending of a contraction: its full form, and the words it follows
     "'m": ("am", "i"),
     "'re": ("are", "you we they who what there"),
     "'ve": ("have", "i you we they who could should would might must"),
@@ -49,7 +49,7 @@ ENGLISH_ABBREVIATIONS: Mapping[str, str] = SINGLE | {
     word + tail: f"{word} {full}" for tail, (full, words) in TAILS.items() for word in words.split()
 }
 
-# none that turns a meaning round: no, not, nor, never, without, against, but, only
+# without words that reverse a meaning: no, not, nor, never, without, against, but, only
 FUNCTION_WORDS = """
     a an the this that these those
     i me my mine myself we us our ours ourselves you your yours yourself yourselves
@@ -67,7 +67,7 @@ ENGLISH_STOP_WORDS: Set[str] = frozenset(FUNCTION_WORDS.split())
 
 UNITS = ("word", "space", "character")
 
-# a character class: soft hyphen, marks of direction, word joiner, byte-order mark, variation selectors, tags
+# a character class: soft hyphen, direction marks, word joiner, byte-order mark, variation selectors, tags
 INVISIBLE = (
     "\u00ad\u061c\u180b-\u180f\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff"
 )
@@ -81,27 +81,27 @@ def normalize(
     punctuation: bool = False,
     abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATIONS,
 ) -> str:
-    """Bring different spellings of a text to one.
+    """Normalise the spelling of a text.
 
-        text ↦ invisible characters off ↦ NFKC ↦ abbreviations spelt out ↦ lower case ↦ accents off
-             ↦ punctuation off ↦ single spaces
+        text ↦ remove invisible characters ↦ NFKC ↦ spell out abbreviations ↦ lower case ↦ strip accents
+             ↦ strip punctuation ↦ single spaces
 
-    Soft hyphens, variation selectors, marks of direction and byte-order marks are invisible. Unicode's form
-    NFKC writes ligatures, full-width letters and accents set apart as their plain letters. İ in lower case is
-    i. The parts are functions of their own: `spell_out`, `strip_accents`, `strip_punctuation`.
+    Invisible characters are soft hyphens, variation selectors, direction marks and byte-order marks. Unicode
+    form NFKC replaces ligatures, full-width letters and combining accents by plain letters. İ in lower case
+    is i. `spell_out`, `strip_accents` and `strip_punctuation` do these steps separately.
 
     Args:
       text: a string.
-      lower: whether to bring it to lower case.
-      accents: whether accents stay.
-      punctuation: whether punctuation marks and symbols stay.
-      abbreviations: what to spell out, as `spell_out` takes it; {} for none, as in a language not English.
+      lower: convert to lower case.
+      accents: keep accents.
+      punctuation: keep punctuation marks and symbols.
+      abbreviations: table of abbreviations, as for `spell_out`; {} for none, as for other languages.
 
     Returns:
-      The text, with one space wherever there was white space, none at its ends.
+      The text, with every run of white space replaced by one space, and none at the ends.
 
     Raises:
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import normalize
     >>> normalize("Mr. Ram doesn’t  LIVE in Delhi, does he?")
@@ -116,21 +116,21 @@ def normalize(
 
 
 def spell_out(text: str, abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATIONS) -> str:
-    """Write abbreviations and contractions in full, wherever one stands as a word of its own.
+    """Expand abbreviations and contractions that are whole words.
 
-    The table takes the more frequent reading: "it's" is "it is", never "it has", and "'d" is "would". The
-    's of a name stays. A capital at the beginning stays one.
+    The default table uses the more frequent reading: "it's" is "it is", never "it has", and "'d" is "would".
+    The possessive 's is kept, and so is an initial capital.
 
     Args:
       text: a string.
-      abbreviations: what to write for each; an apostrophe stands for a curly one too, and a small letter for
-        a capital one.
+      abbreviations: mapping of abbreviations to full forms; an apostrophe also matches a curly one, and a
+        small letter a capital one.
 
     Returns:
-      The text, spelt out.
+      The expanded text.
 
     Raises:
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import spell_out
     >>> spell_out("Don't say that’s Ann's, e.g. at 5 a.m.", {"don't": "do not", "e.g.": "for example"})
@@ -144,17 +144,17 @@ def spell_out(text: str, abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATION
 
     def full(match: re.Match[str]) -> str:
         found = match[0]
-        spelt = table.get(_folded(found), found)  # IGNORECASE takes a dotless ı for an i, too
+        spelt = table.get(_folded(found), found)  # IGNORECASE also matches a dotless ı with an i
         return spelt[:1].upper() + spelt[1:] if found[0].isupper() else spelt
 
     return _any_of(tuple(abbreviations)).sub(full, text)
 
 
 def strip_accents(text: str) -> str:
-    """Take the marks off letters.
+    """Remove accents from letters.
 
-    Those that Unicode's form NFD sets apart: é becomes e and ç c, while ø and ß are letters of their own
-    and stay. Meant for Latin and Greek script; elsewhere the marks may be vowels.
+    These are the marks that Unicode form NFD separates: é becomes e and ç becomes c, while ø and ß are kept.
+    For Latin and Greek script; in other scripts the marks may be vowels.
 
     Args:
       text: a string.
@@ -163,7 +163,7 @@ def strip_accents(text: str) -> str:
       The text, in form NFC.
 
     Raises:
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import strip_accents
     >>> strip_accents("déjà vu, naïve façade")
@@ -174,19 +174,19 @@ def strip_accents(text: str) -> str:
 
 
 def strip_punctuation(text: str) -> str:
-    """Put spaces in place of punctuation marks and symbols.
+    """Replace punctuation marks and symbols by spaces.
 
-    An apostrophe within a word goes without one ("Ann's" becomes "Anns"), and a point or comma within a
-    number stays, so that every word that is left is one token.
+    An apostrophe within a word is removed without a space ("Ann's" becomes "Anns"), and a point or comma
+    within a number is kept, so that every remaining word is one token.
 
     Args:
       text: a string.
 
     Returns:
-      The text; what else it holds stands as it was, white space included.
+      The text, otherwise unchanged, white space included.
 
     Raises:
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import strip_punctuation
     >>> strip_punctuation("Well-known: Ann's 3.5 % (at most)!").split()
@@ -202,23 +202,23 @@ def strip_punctuation(text: str) -> str:
 
 
 def tokenize(text: str, unit: str = "word") -> list[str]:
-    """Cut a text into tokens.
+    """Split a text into tokens.
 
-    A word is a run of letters and digits; an apostrophe within it ("don't"), a point or comma between digits
-    ("3.5") and what is invisible, such as a soft hyphen, belong to it. Any other mark is a token, a run of
-    the same one too ("..."). Nothing but white space is left out, and tokens joined by spaces give the same
-    tokens again.
+    A word is a run of letters and digits, including an apostrophe within it ("don't"), a point or comma
+    between digits ("3.5") and invisible characters such as soft hyphens. Any other mark, or a run of the same
+    mark ("..."), is a token. Only white space is dropped, and tokens joined by spaces give the same tokens
+    again.
 
     Args:
       text: a string.
-      unit: "word", "space" for what stands between white space, "character" for every code point.
+      unit: "word", "space" to split at white space only, "character" for every code point.
 
     Returns:
       The tokens in order.
 
     Raises:
       ValueError: an unknown unit.
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import tokenize
     >>> tokenize("Well, don't pay $3.50...")
@@ -230,7 +230,7 @@ def tokenize(text: str, unit: str = "word") -> list[str]:
 
 
 def spans(text: str, unit: str = "word") -> list[tuple[int, int]]:
-    """Where the tokens of a text stand.
+    """Find the positions of the tokens of a text.
 
         tokenize(text)ᵢ = text[startᵢ:endᵢ]
 
@@ -243,7 +243,7 @@ def spans(text: str, unit: str = "word") -> list[tuple[int, int]]:
 
     Raises:
       ValueError: an unknown unit.
-      TypeError: no string.
+      TypeError: `text` is not a string.
 
     >>> from jrnn.data import spans
     >>> spans("It is.")
@@ -254,19 +254,19 @@ def spans(text: str, unit: str = "word") -> list[tuple[int, int]]:
 
 
 def remove_stop_words(tokens: Iterable[str], stop_words: Iterable[str] = ENGLISH_STOP_WORDS) -> list[str]:
-    """Leave out the words that say little of what a text is about.
+    """Remove words that say little about the topic of a text.
 
-    The English list is of function words, without those that turn a meaning round, such as "not".
+    The English list has function words, except those that reverse a meaning, such as "not".
 
     Args:
-      tokens: words; upper case counts as lower case.
-      stop_words: the words to leave out, in lower case.
+      tokens: words; case is ignored.
+      stop_words: the words to remove, in lower case.
 
     Returns:
       The other tokens in order.
 
     Raises:
-      TypeError: a string in place of a list of tokens.
+      TypeError: a string instead of a list of tokens.
 
     >>> from jrnn.data import remove_stop_words
     >>> remove_stop_words(["The", "film", "is", "not", "a", "success"])
@@ -277,7 +277,7 @@ def remove_stop_words(tokens: Iterable[str], stop_words: Iterable[str] = ENGLISH
 
 
 def stem(tokens: Iterable[str], algorithm: str = "english") -> list[str]:
-    """Bring the forms of a word to its stem.
+    """Reduce words to their stems.
 
     The stemmers are those of the package snowballstemmer (`pip install snowballstemmer`), made for lower
     case: "porter" of 1980, "english" (Porter's second), and those of other languages. A stem need not be a
@@ -291,9 +291,9 @@ def stem(tokens: Iterable[str], algorithm: str = "english") -> list[str]:
       Their stems in order.
 
     Raises:
-      ImportError: the package is missing.
-      ValueError: an unknown algorithm; the message lists the known.
-      TypeError: a string in place of a list of tokens.
+      ImportError: the package is not installed.
+      ValueError: an unknown algorithm; the message lists the known ones.
+      TypeError: a string instead of a list of tokens.
 
     Reference: Porter, An algorithm for suffix stripping, 1980; Porter, Snowball: a language for stemming
     algorithms, 2001.
@@ -314,13 +314,13 @@ def stem(tokens: Iterable[str], algorithm: str = "english") -> list[str]:
 
 
 def ngrams(tokens: Sequence[T], n: int) -> list[tuple[T, ...]]:
-    """Every n tokens that follow one another; `collections.Counter` counts them.
+    """List all n-grams: n consecutive tokens. `collections.Counter` counts them.
 
         gramᵢ = (tokensᵢ, ..., tokensᵢ₊ₙ₋₁)
 
     Args:
       tokens: words, characters or numbers.
-      n: how many at a time.
+      n: tokens per n-gram.
 
     Returns:
       max(0, len(tokens) − n + 1) tuples, in order.
@@ -342,7 +342,7 @@ def _pattern(unit: str) -> re.Pattern[str]:
     """The regular expression of a token."""
     if unit != "word":
         return re.compile({"space": r"\S+", "character": r"(?s:.)"}[unit])
-    # \w has no combining marks, which are the vowels of Indic scripts, nor the joiners within a word
+    # \w lacks combining marks, which are the vowels of Indic scripts, and the joiners within a word
     codes = (chr(code) for code in range(0x20000))
     marks = "".join(c for c in codes if unicodedata.category(c)[0] == "M") + "\u200c\u200d" + INVISIBLE
     run = rf"[^\W_](?:[^\W_]|[{marks}])*"
@@ -352,14 +352,14 @@ def _pattern(unit: str) -> re.Pattern[str]:
 
 @cache
 def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
-    """The regular expression of any of these words, the longest first."""
+    """The regular expression for any of these words, the longest first."""
     longest_first = sorted(words, key=len, reverse=True)
     found = "|".join(re.escape(word).replace("'", "['’]") for word in longest_first)
     return re.compile(rf"(?<![\w'’])(?:{found})(?![\w'’])", re.IGNORECASE)
 
 
 def _one_case(text: str) -> str:
-    """İ as I: of all characters it alone becomes two code points in lower case."""
+    """Replace İ by I: it is the only character with a lower case of two code points."""
     return text.replace("İ", "I")
 
 
@@ -369,7 +369,7 @@ def _folded(word: str) -> str:
 
 def _checked_text(text: str) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"text must be a string, got {brief(text)}: give one text at a time")
+        raise TypeError(f"text must be a string, got {brief(text)}: pass one text at a time")
     return text
 
 

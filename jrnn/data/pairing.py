@@ -1,4 +1,4 @@
-"""Batches for sequence to sequence: pairs of different lengths, and what the decoder is given."""
+"""Batches for sequence-to-sequence models: padded pairs, and scheduled sampling."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +26,8 @@ Schedule = Callable[[int], Any]  # step -> probability of the given token, an op
 class PairBatches:
     """Pairs of sequences as batches of a few shapes, made by `pair_batches`.
 
-    `len(batches)` is their number and `batches[i]` a `Batch` whose xs is a `Pair`; `batches.rows[i]` says
-    which pairs stand in it. `epoch(n)` gives the same pairs in the order of epoch n.
+    `len(batches)` is their number and `batches[i]` a `Batch` whose xs is a `Pair`; `batches.rows[i]` are the
+    indices of its pairs. `epoch(n)` returns the same pairs in the order of epoch n.
 
     >>> from jrnn.data import pair_batches
     >>> batch = pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], batch_size=2, start=1, stop=2)[0]
@@ -38,7 +38,7 @@ class PairBatches:
     sources: tuple[NDArray[Any], ...] = field(repr=False)
     targets: tuple[NDArray[np.int32], ...] = field(repr=False)  # without start and stop
     padded: NDArray[np.int64] = field(repr=False)  # (n, 2), lengths of source and target, rounded up
-    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the pairs in it
+    rows: tuple[NDArray[np.int64], ...] = field(repr=False)  # for each batch, the indices of its pairs
     batch_size: int
     start: int
     stop: int
@@ -66,13 +66,13 @@ class PairBatches:
         return (self[index] for index in range(len(self)))
 
     def epoch(self, number: int) -> "PairBatches":
-        """The same pairs, shuffled by (seed, number): which go together, and the order of batches.
+        """Shuffle by (seed, number): both the grouping into batches and their order.
 
         Args:
-          number: of the epoch, from 0.
+          number: epoch number, from 0.
 
         Returns:
-          Batches of the same shapes; without a seed, the very same.
+          Batches of the same shapes; without a seed, the same batches.
         """
         if self.seed is None:
             return self
@@ -96,26 +96,26 @@ def pair_batches(
     key_seed: int | None = None,
     bucket: int | None = None,
 ) -> PairBatches:
-    """Batch pairs with others of about their lengths, padded to one of a few shapes.
+    """Batch pairs of similar lengths, padded to one of a few shapes.
 
-    The decoder's inputs are `[start, *target]`, what it is to write `[*target, stop]`. Both sides are padded
-    with zeros to the next power of two or multiple of `bucket`, but never beyond the longest, so that only
-    a few shapes are compiled. The last batch is filled with pairs of length 0, masked out.
+    The decoder's inputs are `[start, *target]`, its targets `[*target, stop]`. Both sides are padded with
+    zeros to the next power of two or multiple of `bucket`, but never beyond the longest, so that only a few
+    shapes are compiled. The last batch is filled up with masked pairs of length 0.
 
     Args:
-      sources: arrays (Sᵢ, features...) or (Sᵢ,) of tokens, alike but for Sᵢ.
+      sources: arrays (Sᵢ, features...) or (Sᵢ,) of tokens that differ in Sᵢ only.
       targets: lists or arrays (Tᵢ,) of tokens, without start and stop.
       batch_size: B.
-      start: the token that every decoder input begins with.
-      stop: the token that every target ends with.
-      key_seed: with it, `epoch(number)` shuffles by (key_seed, number).
-      bucket: lengths are rounded up to a multiple of it; to a power of two if left out.
+      start: the first token of every decoder input.
+      stop: the last token of every target.
+      key_seed: seed with which `epoch(number)` shuffles, by (key_seed, number).
+      bucket: round lengths up to a multiple of this; by default, to a power of two.
 
     Returns:
       Batches with `xs` a `Pair(source, inputs, source_mask)`, `targets` and `mask` (T, B), `lengths` (B,).
 
     Raises:
-      ValueError: no pairs, another number of targets than of sources, or targets that are no tokens.
+      ValueError: no pairs, different numbers of targets and sources, or targets that are not tokens.
 
     >>> from jrnn.data import pair_batches
     >>> pair_batches([[5, 6], [7]], [[3], [4, 4, 3]], 2, start=1, stop=2)[0].xs.source_mask.T.tolist()
@@ -139,25 +139,25 @@ def pair_batches(
 
 
 def _grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[NDArray[Any]]:
-    """Pairs of one padded shape next to one another, in batches."""
+    """Sort by padded shape, with ties in the given `order`, and cut into batches."""
     return grouped(padded[:, 0] * (1 + padded[:, 1].max()) + padded[:, 1], order, batch_size)
 
 
 @dataclass(frozen=True, eq=False)
 class ScheduledSampling:
-    """Batches of pairs for `Feedback(cell, emit="argmax")`, which reads its own tokens more and more.
+    """Batches of pairs for scheduled sampling, with a decoder `Feedback(cell, emit="argmax")`.
 
         use_givenₜ ~ Bernoulli(schedule(s)) at training step s,   always given at t = 0
 
-    The decoder's inputs become `(given, use_given)`. Draws are made anew for every step and row of every
-    batch, by (seed, s), so that a resumed run gives the same. A schedule of 1 is teacher forcing, one of 0
-    leaves the decoder to itself.
+    The decoder's inputs become `(given, use_given)`. They are drawn independently for every step and row of
+    a batch, by (seed, s), so that a resumed run repeats them. A schedule of 1 is teacher forcing, one of 0
+    free running.
 
     Args:
-      batches: what `pair_batches` gives.
-      schedule: step → probability of the given token; any optax schedule, such as
+      batches: the result of `pair_batches`.
+      schedule: probability of the given token as a function of the step; any optax schedule, such as
         `optax.linear_schedule(1.0, 0.25, 2000)`.
-      seed: of the draws.
+      seed: random seed.
 
     Reference: Bengio, Vinyals, Jaitly, Shazeer, Scheduled sampling for sequence prediction with recurrent
     neural networks, 2015, arXiv:1506.03099.
@@ -183,7 +183,7 @@ class ScheduledSampling:
             )
 
     def epoch(self, number: int) -> Iterable[Batch]:
-        """The batches of an epoch: give this method to `fit`."""
+        """The batches of an epoch; pass this method to `fit`."""
         first = number * len(self.batches)
         for step, batch in enumerate(self.batches.epoch(number), first):
             inputs = batch.xs.inputs

@@ -1,4 +1,4 @@
-"""Numbers for characters and for words."""
+"""Vocabularies of characters and words, and contexts of words."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,17 +16,17 @@ PAD, UNKNOWN, START, STOP = "<pad>", "<unk>", "<s>", "</s>"
 
 @dataclass(frozen=True)
 class CharVocabulary:
-    """Numbers for characters: 0 for an unknown one, then the symbols in their order.
+    """Character vocabulary: token 0 for unknown characters, followed by the symbols in order.
 
-    Every symbol is encoded and decoded without loss; any other character becomes `unknown`. Both fields
-    are strings, so `dataclasses.asdict` of it is JSON.
+    Symbols are encoded and decoded without loss; any other character becomes `unknown`. Both fields are
+    strings, so `dataclasses.asdict` of it is JSON.
 
     Args:
-      symbols: the known characters, each once; token i + 1 is symbols[i].
-      unknown: the character that token 0 decodes to, none of `symbols`.
+      symbols: the known characters, without duplicates; token i + 1 is symbols[i].
+      unknown: the character that token 0 decodes to, not one of `symbols`.
 
     Raises:
-      ValueError: a symbol that is there twice, or `unknown` that is a symbol or no single character.
+      ValueError: a duplicate symbol, or an `unknown` that is a symbol or not a single character.
 
     >>> from jrnn.data import CharVocabulary
     >>> vocabulary = CharVocabulary.from_text("banana")
@@ -41,21 +41,21 @@ class CharVocabulary:
 
     def __post_init__(self) -> None:
         if len(self.unknown) != 1 or self.unknown in self.symbols:
-            raise ValueError(f"unknown must be one character that is no symbol, got {brief(self.unknown)}")
+            raise ValueError(f"unknown must be one character outside symbols, got {brief(self.unknown)}")
         if len(set(self.symbols)) < len(self.symbols):
             twice = next(s for i, s in enumerate(self.symbols) if s in self.symbols[:i])
-            raise ValueError(f"symbols must hold every character once, got {twice!r} twice")
+            raise ValueError(f"symbols must not repeat a character, got {twice!r} twice")
 
     @classmethod
     def from_text(cls, text: str, min_count: int = 1) -> "CharVocabulary":
-        """The characters of a text in the order of their code points.
+        """Collect the characters of a text, sorted by code point.
 
         Args:
           text: the text.
-          min_count: how often a character must occur, or be unknown.
+          min_count: characters that occur less often are unknown.
 
         Returns:
-          A vocabulary, the same for every order of the text.
+          A vocabulary, independent of the order of the text.
 
         Raises:
           ValueError: the text is empty.
@@ -70,7 +70,7 @@ class CharVocabulary:
         return 1 + len(self.symbols)
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Tokens of a text.
+        """Convert a text to tokens.
 
         Args:
           text: n characters.
@@ -79,12 +79,12 @@ class CharVocabulary:
           (n,), int32, in [0, len(self)).
         """
         symbols = _codes(self.symbols)
-        tokens = np.zeros(2 + int(symbols.max(initial=0)), np.int32)  # by code point; the last: all above
+        tokens = np.zeros(2 + int(symbols.max(initial=0)), np.int32)  # by code point; the last for all above
         tokens[symbols] = 1 + np.arange(len(symbols))
         return tokens[np.minimum(_codes(text), len(tokens) - 1)]
 
     def decode(self, tokens: Any) -> str:
-        """Text of tokens.
+        """Convert tokens to a text.
 
         Args:
           tokens: (n,), integers in [0, len(self)), or a single one.
@@ -93,27 +93,27 @@ class CharVocabulary:
           n characters.
 
         Raises:
-          ValueError: more than one axis, no integers, or a token out of range.
+          ValueError: more than one axis, values that are not integers, or a token out of range.
         """
         return _string(_codes(self.unknown + self.symbols)[_checked_numbers(tokens, len(self))])
 
 
 @dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """Numbers for words: first the special ones, then the words in their order.
+    """Word vocabulary: the special words first, then the words in order.
 
-    A special word is a word like any other, so `encode(["<s>", *tokens, "</s>"])` marks where a target
-    begins and ends. A word that is not there becomes "<unk>"; without that one it is an error. Both fields
-    are tuples of strings, so `dataclasses.asdict` of it is JSON, and what JSON gives back makes it again.
+    Special words are encoded like any other, so `encode(["<s>", *tokens, "</s>"])` marks the ends of a
+    target. An unknown word becomes "<unk>", or an error if that is not among the specials. Both fields are
+    tuples of strings, so `dataclasses.asdict` of it is JSON and can be converted back.
 
     Args:
-      words: the known words, each once.
-      specials: words that no text need hold, numbered from 0. "<pad>", "<unk>", "<s>" and "</s>" have
-        their numbers in `.pad`, `.unknown`, `.start` and `.stop`.
+      words: the known words, without duplicates.
+      specials: additional words, numbered from 0. The numbers of "<pad>", "<unk>", "<s>" and "</s>" are
+        `.pad`, `.unknown`, `.start` and `.stop`.
 
     Raises:
-      ValueError: a word that is there twice.
-      TypeError: a field that is no tuple of strings.
+      ValueError: a duplicate word.
+      TypeError: a field that is not a tuple of strings.
 
     >>> from jrnn.data import Vocabulary
     >>> vocabulary = Vocabulary.from_tokens([["to", "be", "or"], ["not", "to", "be"]], min_count=2)
@@ -134,7 +134,7 @@ class Vocabulary:
             object.__setattr__(self, field, tuple(given))
         if len(self._numbers) < len(self):
             twice = next(word for word, count in Counter(self.specials + self.words).items() if count > 1)
-            raise ValueError(f"words and specials must hold every word once, got {brief(twice)} twice")
+            raise ValueError(f"words and specials must not repeat a word, got {brief(twice)} twice")
 
     @classmethod
     def from_tokens(
@@ -144,20 +144,20 @@ class Vocabulary:
         max_size: int | None = None,
         specials: tuple[str, ...] = (PAD, UNKNOWN),
     ) -> "Vocabulary":
-        """The words of a corpus, the most frequent first, equally frequent ones in the order of the alphabet.
+        """Collect the words of a corpus, sorted by frequency, and alphabetically among equals.
 
         Args:
-          sentences: lists of tokens; one list alone goes in brackets.
-          min_count: how often a word must occur, or be unknown.
-          max_size: how large the vocabulary may become, `specials` included.
-          specials: as above; where they stand in the corpus they are not counted.
+          sentences: lists of tokens; put a single list in brackets.
+          min_count: words that occur less often are unknown.
+          max_size: maximum size of the vocabulary, `specials` included.
+          specials: as above; they are not counted in the corpus.
 
         Returns:
-          A vocabulary, the same for every order of the corpus.
+          A vocabulary, independent of the order of the corpus.
 
         Raises:
-          ValueError: no tokens, or a `max_size` with no room for a word.
-          TypeError: a string in place of a list of tokens.
+          ValueError: no tokens, or a `max_size` that leaves no room for a word.
+          TypeError: a string instead of a list of tokens.
         """
         check_width("min_count", min_count)
         if max_size is not None and max_size <= len(specials):
@@ -173,7 +173,7 @@ class Vocabulary:
                 )
             counts.update(tokens)
         if not counts:
-            raise ValueError("sentences hold no tokens, a vocabulary needs at least one")
+            raise ValueError("sentences have no tokens, a vocabulary needs at least one")
         known = [word for word, n in counts.items() if n >= min_count and word not in specials]
         known.sort(key=lambda word: (-counts[word], word))
         return cls(tuple(known if max_size is None else known[: max_size - len(specials)]), specials)
@@ -211,7 +211,7 @@ class Vocabulary:
         return f"Vocabulary(words={words}, specials={self.specials})"
 
     def encode(self, tokens: Iterable[str]) -> NDArray[np.int32]:
-        """Numbers of words.
+        """Convert words to numbers.
 
         Args:
           tokens: n words.
@@ -220,8 +220,8 @@ class Vocabulary:
           (n,), int32, in [0, len(self)).
 
         Raises:
-          ValueError: a word that is not there, in a vocabulary without "<unk>".
-          TypeError: a string in place of a list of tokens.
+          ValueError: an unknown word, if the vocabulary has no "<unk>".
+          TypeError: a string instead of a list of tokens.
         """
         if isinstance(tokens, str):
             raise TypeError(f"tokens is the string {brief(tokens)}, needs a list of tokens: tokenise it")
@@ -234,16 +234,16 @@ class Vocabulary:
         return numbers
 
     def decode(self, tokens: Any) -> list[str]:
-        """Words of numbers.
+        """Convert numbers to words.
 
         Args:
           tokens: (n,), integers in [0, len(self)), or a single one.
 
         Returns:
-          n words, the special ones included.
+          n words, special ones included.
 
         Raises:
-          ValueError: more than one axis, no integers, or a number out of range.
+          ValueError: more than one axis, values that are not integers, or a number out of range.
         """
         words = self.specials + self.words
         return [words[number] for number in np.atleast_1d(_checked_numbers(tokens, len(self)))]
@@ -255,13 +255,13 @@ class Vocabulary:
     def _special(self, word: str) -> int:
         if word not in self._numbers:
             raise AttributeError(
-                f"the vocabulary has no {word!r}: put it in specials, given {brief(self.specials)}"
+                f"the vocabulary has no {word!r}: add it to specials, which are {brief(self.specials)}"
             )
         return self._numbers[word]
 
 
 def _checked_numbers(tokens: Any, size: int) -> NDArray[Any]:
-    """`tokens` as integers in [0, size) along one axis, or a single one."""
+    """Check that tokens are integers in [0, size) along one axis, or a single one."""
     tokens = np.asarray(tokens)
     if tokens.ndim > 1:
         raise ValueError(f"tokens has shape {tokens.shape}, needs one axis: decode one column at a time")
@@ -278,7 +278,7 @@ def _checked_numbers(tokens: Any, size: int) -> NDArray[Any]:
 
 
 def _codes(text: str) -> NDArray[np.uint32]:
-    """Code points; a lone surrogate, which UTF-32 has not, is one too."""
+    """Code points, including lone surrogates, which UTF-32 lacks."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {brief(text)}")
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -289,17 +289,17 @@ def _string(codes: NDArray[np.uint32]) -> str:
 
 
 def contexts(sentences: Iterable[Any], window: int = 5) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-    """The words around every word, and the word: what a continuous bag of words (CBOW) learns from.
+    """Pair every word with the words around it: training data for a continuous bag of words (CBOW).
 
         contextᵢ = the words within `window` of wordᵢ in its sentence, from left to right
 
     Args:
-      sentences: arrays of word numbers, as `Vocabulary.encode` gives them.
-      window: how many words on each side.
+      sentences: arrays of word numbers, as from `Vocabulary.encode`.
+      window: number of words on each side.
 
     Returns:
-      `(contexts, words)` of all words that have another one in their sentence: a list of integer arrays,
-      and an array; `padded_batches` takes both.
+      `(contexts, words)`, a list of integer arrays and an array, for `padded_batches`. Words that are alone
+      in their sentence are skipped.
 
     Raises:
       ValueError: a window below 1, or no sentence of two words.
@@ -320,5 +320,5 @@ def contexts(sentences: Iterable[Any], window: int = 5) -> tuple[list[NDArray[An
             found.append(np.array(around))
             words_found.append(words[i])
     if not found:
-        raise ValueError("sentences hold no two words in any one, so none has a context")
+        raise ValueError("sentences have no context: needs one with at least two words")
     return found, np.array(words_found)

@@ -1,4 +1,4 @@
-"""Decoding: a model writes, or goes on from what it read."""
+"""Decoding: generation, beam search, forecasting, CTC."""
 
 from jrnn._exports import public_names
 from jrnn.decoding.beams import Beams as Beams

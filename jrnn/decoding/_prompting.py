@@ -1,4 +1,4 @@
-"""What decoding starts from: a prompt, checked, and the carry that has read all of it but its last token."""
+"""Prompts: checking them, and the carry that has read all of one but its last token."""
 
 import operator
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Adjust = Callable[[Array, Array, Array], Array]  # (logits, tokens, t) -> logits
 
 
 def open_loop(cell: Any, carry: Any) -> tuple[Any, Any]:
-    """The cell inside a `Feedback`, and its part of the carry: what it said is handed to it from outside.
+    """The cell inside a `Feedback`, and its part of the carry: decoding feeds outputs back itself.
 
-    The carry may be that of the cell inside already, as decoding returns it.
+    The carry may already be that of the cell inside, as decoding returns it.
     """
     while isinstance(cell, Feedback):
         cell, carry = cell.cell, carry.cell if isinstance(carry, FeedbackCarry) else carry
@@ -37,22 +37,22 @@ def read_prompt(cell: Any, params: Any, prompt: Array, carry: Any, lengths: Any)
 
 
 def adjusted(adjust: Adjust | None, logits: Array, tokens: Array, t: Array) -> Array:
-    """One row's logits, in float32 at least, as the user's function wants them."""
+    """The logits of one row, in float32 at least, after the user's function."""
     logits = logits.astype(promoted(logits.dtype, jnp.float32))
     return logits if adjust is None else adjust(logits, tokens, t)
 
 
 def log_softmax(logits: Array) -> Array:
-    """Log-probabilities; −∞ where the logit is, even where all of them are."""
+    """Log-probabilities; −∞ where the logit is −∞, even if all of them are."""
     return jnp.where(jnp.isneginf(logits), -jnp.inf, jax.nn.log_softmax(logits))
 
 
 def rounded_up(
     prompt: Any, lengths: Any, length: int, adjust: Adjust | None
 ) -> tuple[Array, Array, Array, int]:
-    """Prompts of rounded length and how long each is; how many tokens to write, and into room for how many.
+    """Prompts padded to a rounded length, their lengths, the number of tokens to write, and that rounded up.
 
-    A user's function sees all of that room, so of its own no more is made.
+    With `adjust` the last is not rounded, since the user's function sees the whole array of tokens.
     """
     steps = len(prompt)
     if lengths is None:
@@ -62,7 +62,7 @@ def rounded_up(
 
 
 def on_device(value: Any, dtype: Any = jnp.int32) -> Array:
-    """A value as an array of this dtype, moved there explicitly where it is known."""
+    """A value as an array of this dtype; a concrete one is moved to the device explicitly."""
     if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
@@ -118,14 +118,14 @@ def value_of(name: str, given: Any, unknown: float) -> float:
 
 
 def checked_length(length: Any) -> int:
-    """How many tokens to write."""
+    """The number of tokens to write."""
     if isinstance(length, bool) or not hasattr(length, "__index__") or operator.index(length) < 0:
         raise ValueError(f"length must be a whole number of tokens, got {length!r}")
     return operator.index(length)
 
 
 def checked_stop(cell: Any, stop: Any) -> Array | None:
-    """The token that ends a row, as an array: another one is not compiled anew."""
+    """The token that ends a row, as an array, so that another one does not compile again."""
     if stop is None:
         return None
     last_token = cell.out_features - 1

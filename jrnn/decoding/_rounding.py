@@ -1,6 +1,6 @@
-"""Lengths rounded up in eager calls, so that a few compiled programs serve all of them.
+"""Lengths rounded up in eager calls, so that a few compiled programs serve all lengths.
 
-Arrays are lengthened and cut on the host: every shape that an operation on a device meets is a program more.
+Arrays are padded and cut on the host: on a device, each new shape would compile another program.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from jrnn.cell import quiet, structure_of
 
 
 def rounded(steps: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: two programs for a doubling, below half as much again.
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, …: two programs per doubling, at most 50 % of padding.
 
     >>> [rounded(steps) for steps in (1, 4, 5, 7, 9, 100)]
     [1, 4, 6, 8, 12, 128]
@@ -23,14 +23,14 @@ def rounded(steps: int) -> int:
 
 
 def is_eager(*trees: Any) -> bool:
-    """True if no array is traced or lies on several devices."""
+    """Whether no array is traced or sharded over several devices."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, Array)]
     traced = (isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     return not any(traced) and all(len(leaf.sharding.device_set) == 1 for leaf in leaves)
 
 
 def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
-    """True for an eager call in which nothing is drawn, since noise goes on in padding too."""
+    """Whether a call is eager and draws no noise, which would be drawn for padding too."""
     if not is_eager(params, carry, *more):
         return False
     if carry is None:
@@ -42,7 +42,7 @@ def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
 
 
 def lengthened(x: Any, size: int, axis: int = 0, fill: int = 0) -> Array:
-    """An array filled up to a size along an axis."""
+    """An array padded to a size along an axis."""
     given = np.asarray(jax.device_get(x))
     missing = [(0, size - given.shape[axis] if i == axis % given.ndim else 0) for i in range(given.ndim)]
     return _on_device_of(x, np.pad(given, missing, constant_values=fill))

@@ -29,15 +29,16 @@ from jrnn.decoding._prompting import (
 from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
+from jrnn.unrolling._hoisting import hoisted
 
-TINY = 1e-30  # what a position counts as covered that no weight ever fell on
+TINY = 1e-30  # coverage of a position that attention never fell on
 
 
 class Beams(NamedTuple):
     """Result of `beam_search`: the best sequences, best first.
 
     Fields:
-      tokens: (length, batch..., width), int32; behind the end of a sequence `stop`.
+      tokens: (length, batch..., width), int32; `stop` after the end of a sequence.
       scores: (batch..., width); −∞ where there are fewer sequences than the beam is wide.
       log_probs: (batch..., width), of the whole sequence.
       lengths: (batch..., width), tokens of each sequence, its stop included.
@@ -52,15 +53,13 @@ class Beams(NamedTuple):
 class Beam(NamedTuple):
     """Sequences that have not ended; the leading axes are batch and width."""
 
-    tokens: Array  # (..., length), behind what is written yet: `stop`
+    tokens: Array  # (..., length), padded with `stop`
     log_probs: Array  # (...)
-    coverage: (
-        Array  # (..., S), what attention gave each position of its memory; S = 0 where it does not count
-    )
+    coverage: Array  # (..., S), sum of the attention to each position of a memory; S = 0 without a penalty
 
 
 class Rule(NamedTuple):
-    """How sequences are scored."""
+    """The score of a sequence, and the token that ends one."""
 
     length_penalty: Array  # (), α
     coverage_penalty: Array  # (), β
@@ -95,11 +94,11 @@ def beam_search(
         score = log p(tokens) / ((5 + n) / 6)^α + β Σᵢ log min(Σₜ aₜᵢ, 1)
 
     α is `length_penalty`, β `coverage_penalty`, n the number of tokens with the stop, aₜᵢ the weight that
-    attention gives to position i of its memory at step t. At every step the `width` most likely sequences
-    that have not ended are kept, and beside them the `width` best-scored that have. A sequence ends with
-    `stop` or after `length` tokens. With a beam wider than there are prefixes it is exhaustive. A row is
-    left early when nothing in its beam can come to outscore what has ended. Prompts and `length` are rounded
-    up as by `generate`, so that a few programs serve.
+    attention gives to position i of its memory at step t. At every step the search keeps the `width` most
+    likely sequences that have not ended, and the `width` best-scored that have. A sequence ends with `stop`
+    or after `length` tokens. If the beam is wider than the number of prefixes, the search is exhaustive. It
+    stops early once no sequence in a beam can outscore those that have ended. Prompts and `length` are
+    rounded up as by `generate`, so that a few programs serve all lengths.
 
     Args:
       cell: takes tokens and gives logits, as for `generate`.
@@ -107,9 +106,10 @@ def beam_search(
       prompt: (T,) or (T, batch...), integer tokens, T at least 1.
       length: the most tokens that a sequence has.
       width: of the beam, and how many sequences are returned.
-      stop: the token that ends a sequence; if left out all have `length` tokens.
-      carry: of the same batch, to go on from, such as `model.encode(...)`; a new one if left out.
-      lengths: (batch...), steps of each prompt, at least 1; all T if left out.
+      stop: the token that ends a sequence; None: all have `length` tokens.
+      carry: initial carry, of the same batch, such as `model.encode(...)`; defaults to
+        `cell.initial_carry`.
+      lengths: (batch...), steps of each prompt, at least 1; defaults to T.
       length_penalty: α, at least 0; 0 compares log-probabilities, which favours short sequences.
       coverage_penalty: β, at least 0; other than 0 only for a cell with attention.
       adjust: `(logits, tokens, t) -> logits`, as for `generate`; of one sequence of the beam.
@@ -118,8 +118,8 @@ def beam_search(
       `Beams(tokens, scores, log_probs, lengths)`, best first.
 
     Raises:
-      ValueError: an argument out of range, or coverage of a cell without attention.
-      TypeError: a prompt that holds no integers.
+      ValueError: an argument out of range, or a coverage penalty for a cell without attention.
+      TypeError: a prompt of a dtype other than an integer.
 
     Reference: penalties: Wu et al., Google's neural machine translation system, 2016, arXiv:1609.08144,
     equation 14.
@@ -181,8 +181,9 @@ def _search(
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
     valid = like_rows(_positions(cell, carry, batch_shape, covers), token)
     spec = carry_spec(cell, params, batch_shape)
+    tapped = hoisted(Tap(cell, ("attention",)) if covers else cell, params, carry, token)
+    step = _step(tapped, params, spec, len(batch_shape), covers)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
-    step = _step(Tap(cell, ("attention",)) if covers else cell, params, spec, len(batch_shape))
     advance_row = functools.partial(_advance_row, rule, adjust=adjust)
     finish_row = functools.partial(_finish_row, rule, length)
     for _ in batch_shape:
@@ -198,7 +199,7 @@ def _search(
         return t + 1, map_state(take, spec, carry), token, beam, ended
 
     def can_improve(loop: Any) -> Array:
-        t, _, _, beam, ended = loop  # log-probabilities only fall, and no divisor is above the last
+        t, _, _, beam, ended = loop  # log-probabilities only fall, and the last divisor is the largest
         best = beam.log_probs.max(-1) / rule.divisor(length)
         return (t < length) & jnp.any(best > ended.scores.min(-1))
 
@@ -212,7 +213,7 @@ def _search(
 
 
 def _positions(cell: Any, carry: Any, batch_shape: Shape, covers: bool) -> Array:
-    """(batch..., S), the positions of all memories that there are to cover."""
+    """Valid positions of all memories, (batch..., S)."""
     if not covers:
         return jnp.zeros((*batch_shape, 0), bool)
     memories = attached(carry)
@@ -229,13 +230,13 @@ def _take(index: Array, leaf: Array, axis: int) -> Array:
     return jnp.take_along_axis(leaf, expand(index, leaf.ndim), axis)
 
 
-def _step(cell: Any, params: Any, spec: Any, axis: int) -> Any:
-    """The step of a whole beam; its state has an axis for the width, what it reads in slots is shared."""
+def _step(cell: Any, params: Any, spec: Any, axis: int, tapped: bool) -> Any:
+    """The step of a whole beam: its state has an axis for the width, slots are shared by the beam."""
     axes = jax.tree.map(lambda leaf: None if leaf is None else axis, spec, is_leaf=is_slot)
 
     def step(carry: Any, token: Array) -> tuple[Any, Array, Array]:
         carry, y = cell.step(params, carry, token)
-        if not isinstance(cell, Tap):
+        if not tapped:
             return carry, y, jnp.zeros((*y.shape[:-1], 0))
         logits, inside = y
         weights = inside["attention"]
@@ -259,7 +260,7 @@ def _nothing_yet(
 def _advance_row(
     rule: Rule, logits: Array, beam: Beam, ended: Beams, valid: Array, t: Array, *, adjust: Adjust | None
 ) -> Any:
-    """One row's beam one token further; logits are (width, vocabulary)."""
+    """Extend the beam of one row by a token; logits are (width, vocabulary)."""
     own = jax.vmap(lambda z, tokens: log_softmax(adjusted(adjust, z, tokens, t)))(logits, beam.tokens)
     log_probs = beam.log_probs[:, None] + own.astype(beam.log_probs.dtype)
     if (stop := rule.stop) is not None:
@@ -275,14 +276,14 @@ def _advance_row(
 
 
 def _finish_row(rule: Rule, length: Any, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
-    """What has ended, and what is cut at the full length."""
+    """The sequences that have ended, and those cut at the full length."""
     scores = rule.score(beam.log_probs, length, beam.coverage, valid)
     scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # left early, the beam has lost
     return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
 
 
 def _best(ended: Beams, more: Beams) -> Beams:
-    """The best of both, as many as there are in each."""
+    """The best of both, as many as `ended` has."""
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ended, more)
     _, index = lax.top_k(joined.scores, len(ended.scores))
     return jax.tree.map(lambda a: a[index], joined)

@@ -1,4 +1,4 @@
-"""Sequences from less than a sequence: from one input, or from what came before."""
+"""Sequences from a single input, and forecasts from a past."""
 
 import contextlib
 import functools
@@ -34,9 +34,9 @@ def one_to_many(
 ) -> tuple[Any, Any]:
     """A sequence from a single input, or from a carry alone.
 
-        x₀ = x,   xₜ = 0        then="zeros": the state alone goes on
+        x₀ = x,   xₜ = 0        then="zeros": driven by the state alone
                   xₜ = x        then="repeat"
-                  xₜ = yₜ₋₁     then="output": the cell reads what it said
+                  xₜ = yₜ₋₁     then="output": the cell reads its last output
 
     Called eagerly, the loop is compiled for 1, 2, 3, 4, 6, 8, 12, … steps, of which the first T are run.
 
@@ -112,7 +112,7 @@ def forecast(
     key: Array | None = None,
     method: Method = Scan(),
 ) -> tuple[Any, Array]:
-    """Go on from a sequence: each prediction of the next step is read as if it had happened.
+    """Continue a sequence: each prediction of the next step is fed back as an input.
 
         ŷ₀ = cell(x₀ … x_T₋₁)_T₋₁
         ŷₖ = cell(x₀ … x_T₋₁, ŷ₀ … ŷₖ₋₁)

@@ -1,4 +1,4 @@
-"""Sampling: a language model, or a decoder, writes token by token."""
+"""Sampling from a language model or a decoder, token by token."""
 
 import functools
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from jrnn.decoding._prompting import (
 from jrnn.decoding._rounding import can_round, shortened
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
+from jrnn.unrolling._hoisting import hoisted
 
 
 class Generated(NamedTuple):
@@ -33,8 +34,8 @@ class Generated(NamedTuple):
 
     Fields:
       tokens: (length, batch...), int32, without the prompt.
-      log_probs: (length, batch...), of each token before temperature, top_k and top_p; 0 behind a stop.
-      carry: has read all but the last token: with that as a prompt, generation goes on.
+      log_probs: (length, batch...), of each token before temperature, top_k and top_p; 0 after a stop.
+      carry: has read all but the last token; with that token as a prompt, generation continues.
     """
 
     tokens: Array
@@ -57,7 +58,7 @@ def generate(
     lengths: Any = None,
     adjust: Adjust | None = None,
 ) -> Generated:
-    """Let a language model continue a prompt, or a decoder write, in one compiled loop.
+    """Sample a continuation of a prompt from a language model or a decoder, in one compiled loop.
 
         (carryₜ, logitsₜ) = step(params, carryₜ₋₁, tokenₜ₋₁),   token₋₁ the last one of the prompt
         tokenₜ ~ softmax(logitsₜ / temperature),   the arg max where temperature is 0
@@ -67,12 +68,12 @@ def generate(
     Of equally likely tokens the lower one comes first. A row's noise is drawn from the key, the number of
     the row and the step, so its tokens do not depend on its neighbours.
 
-    Temperature, top_p, stop and key may change without compiling anew. Called eagerly, prompts are padded to
-    1, 2, 3, 4, 6, 8, 12, … steps, and so is `length` without `adjust`: two programs for every doubling, and
-    nothing is chosen behind `length`. Every batch shape has a program of its own.
+    Temperature, top_p, stop and key may change without compiling again. In eager calls prompts are padded to
+    1, 2, 3, 4, 6, 8, 12, … steps, and so is `length` without `adjust`: two programs for every doubling.
+    Tokens after `length` are not sampled. Every batch shape has a program of its own.
 
-    A decoder starts from `carry=model.encode(...)` and a prompt of the token that starts every target. To go
-    on where a call ended, give `tokens[-1:]` as the prompt and its `carry`.
+    A decoder starts from `carry=model.encode(...)` and a prompt of the token that starts every target. To
+    continue where a call ended, pass `tokens[-1:]` as the prompt and its `carry`.
 
     Args:
       cell: takes tokens and gives logits over the same tokens, as a `Stack` from `Embed`
@@ -82,21 +83,21 @@ def generate(
       length: how many tokens to generate.
       key: PRNG key; needed unless temperature is 0.
       temperature: a scalar, at least 0; 0 takes the most likely token.
-      top_k: how many tokens to choose from; all if left out, or if there are fewer.
-      top_p: probability to choose from, in (0, 1]; all if left out.
+      top_k: number of tokens to choose from; None: all.
+      top_p: probability to choose from, in (0, 1]; None: 1.
       stop: the token that ends a row; the rest of the row is filled with it.
-      carry: of the same batch, to go on from; a new one if left out.
-      lengths: (batch...), steps of each prompt, at least 1; all T if left out.
-      adjust: `(logits, tokens, t) -> logits`, a JAX function of one row: its logits (vocabulary,), what it
-        wrote (length,), of which the first t are there, and t. −∞ forbids a token. An equal function is
-        compiled once.
+      carry: initial carry, of the same batch; defaults to `cell.initial_carry`.
+      lengths: (batch...), steps of each prompt, at least 1; defaults to T.
+      adjust: `(logits, tokens, t) -> logits`, a JAX function of one row: its logits (vocabulary,), its tokens
+        (length,), of which the first t are generated, and t. −∞ forbids a token. Equal functions are compiled
+        once.
 
     Returns:
       `Generated(tokens, log_probs, carry)`.
 
     Raises:
       ValueError: an argument out of range, no key to sample with, or a cell that takes no tokens.
-      TypeError: a prompt that holds no integers.
+      TypeError: a prompt of a dtype other than an integer.
 
     Reference: top_k: Fan et al., 2018, arXiv:1805.04833; top_p: Holtzman et al., The curious case of neural
     text degeneration, 2020, arXiv:1904.09751.
@@ -159,6 +160,7 @@ def _generate(
     adjust: Adjust | None,
 ) -> Generated:
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
+    cell = hoisted(cell, params, carry, token)
     batch_shape = prompt.shape[1:]
     rows = jnp.arange(prompt[0].size, dtype=jnp.int32).reshape(batch_shape)
     written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
@@ -191,7 +193,7 @@ def _generate(
 
 
 def up_to(count: Array | None, advance: Any) -> Any:
-    """The body of a loop, of which nothing is done from step `count` on."""
+    """The body of a loop that does nothing from step `count` on."""
     if count is None:
         return advance
 

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+
+from jrnn._checks import brief
 
 Size = int | str  # a letter stands for a size that is not known beforehand
 
@@ -16,11 +19,14 @@ def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
     Raises:
       ValueError: it is not made of real floating point numbers, as quantised weights are not.
     """
-    if hasattr(value, "detach"):  # of PyTorch, which has no bfloat16 to give to NumPy
-        value = value.detach().cpu()
-        narrow = str(value.dtype) == "torch.bfloat16"
-        value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
-    array = np.asarray(value)
+    try:
+        if hasattr(value, "detach"):  # of PyTorch, which has no bfloat16 to give to NumPy
+            value = value.detach().cpu()
+            narrow = str(value.dtype) == "torch.bfloat16"
+            value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # a packed, quantised or sparse tensor
+        raise ValueError(f"{name} must hold floating point numbers, got {brief(value)}") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must hold floating point numbers, got {array.dtype} of shape {array.shape}")
     return array
@@ -37,6 +43,54 @@ def reordered(array: Any, order: Iterable[int], axis: int = -1) -> Any:
     return np.concatenate([parts[place] for place in order], axis=axis)
 
 
+def to_jax(tree: Any) -> Any:
+    """Put arrays on the device as they are.
+
+    Raises:
+      ValueError: float64, which JAX would round without a word unless it is told otherwise.
+    """
+
+    def put(leaf: Any) -> Any:
+        array = jnp.asarray(leaf)
+        if array.dtype != leaf.dtype:
+            raise ValueError(
+                f"weights of shape {leaf.shape} are {leaf.dtype}, which JAX rounds to {array.dtype}: turn on "
+                "jax_enable_x64, or cast them before"
+            )
+        return array
+
+    return jax.tree.map(put, tree)
+
+
+Needs = Mapping[str, tuple[Any, ...]]  # a field of a cell: the weight that it acts on, the values it may have
+
+
+def own_weights(where: str, cell: Any, params: Any, needs: Needs, library: str) -> "Weights":
+    """Read the parameters of a cell that is to be written for a library, if that library has such a cell.
+
+    Raises:
+      ValueError: a field of the cell has a value other than those in `needs`.
+      TypeError: `params` is not the tuple of such a cell.
+    """
+    for field, (weight, *allowed) in needs.items():
+        if (given := getattr(cell, field)) not in allowed:
+            only = " or ".join(map(repr, allowed))
+            raise ValueError(
+                f"{where}{weight} of {cell}: {library} has no {field}={given!r}, only {only} (see "
+                f"jrnn.{type(cell).__name__} for what it means)"
+            )
+    if not hasattr(params, "_asdict"):
+        raise TypeError(f"params of {cell} must be what its init gives, got {brief(params)}")
+    arrays = {where + name: value for name, value in params._asdict().items() if value is not None}
+    return Weights(arrays, f"params of {cell}", where)
+
+
+def keeping(cell: Any, arrays: Iterable[Any]) -> list[Any]:
+    """The weights of a GRU whose z keeps the old state: σ(−a) = 1 − σ(a) turns the one into the other."""
+    sign = 1 if cell.z_keeps else -1
+    return [array * np.repeat([1, sign, 1], cell.hidden).astype(array.dtype) for array in arrays]
+
+
 class Weights:
     """Named arrays, each taken once: a name that is missing, misshapen or left over is an error.
 
@@ -51,7 +105,7 @@ class Weights:
         found = {name: value for name, value in arrays.items() if name.startswith(prefix)}
         if not found:
             raise ValueError(f"{source} has no weight under {prefix!r}, only {_listed(arrays)}")
-        self._left = {name: array_of(value, name) for name, value in found.items()}
+        self._left = found
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self._left
@@ -60,12 +114,16 @@ class Weights:
         """List the names that have not been taken, without the prefix."""
         return [name.removeprefix(self.prefix) for name in self._left]
 
-    def take(self, name: str, shape: tuple[Size, ...]) -> np.ndarray[Any, Any]:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array that is to be taken."""
+        return tuple(np.shape(self._left[self.prefix + name]))
+
+    def take(self, name: str, shape: tuple[Size, ...]) -> Any:
         """Take an array; integers in `shape` are checked, letters only count the axes."""
         full = self.prefix + name
         if full not in self._left:
             raise ValueError(f"{self.source} has no weight {full!r}, only {_listed(self._left)}")
-        array = self._left[full]
+        array = array_of(self._left[full], full)
         fits = [not isinstance(n, int) or n == size for n, size in zip(shape, array.shape, strict=False)]
         if array.ndim != len(shape) or not all(fits):
             needed = ", ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Layers that look at a sequence from its far end: `Bidirectional` and `Reversed`."""
+"""Layers that read a sequence from its end: `Bidirectional` and `Reversed`."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -41,7 +41,7 @@ MERGES: dict[str, Merge] = {
 
 
 def check_merge(argument: str, given: Any) -> str | Merge:
-    """Return the name of a merge or any function, or raise."""
+    """Check a merge: one of the names, or a function."""
     return given if is_function(given) else check_choice(argument, given, tuple(MERGES))
 
 

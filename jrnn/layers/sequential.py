@@ -135,7 +135,7 @@ def once(
 
 
 def looks_ahead(model: Any) -> bool:
-    """Whether an output can depend on later inputs: a layer that is no `Sequential` of cells alone."""
+    """Whether an output can depend on later inputs: for any layer but a `Sequential` of cells."""
     if isinstance(model, Sequential):
         return any(looks_ahead(layer) for layer in model.layers)
     return is_layer(model)

@@ -1,4 +1,4 @@
-"""The ways from sequences to answers: many to one, delayed, autoregressive."""
+"""Paradigms of sequence processing: many-to-one, delayed, autoregressive."""
 
 from jrnn._exports import public_names
 from jrnn.paradigms.reading import ManyToOne as ManyToOne

@@ -1,4 +1,4 @@
-"""One answer for a sequence: the last output, that of both ends, or a mean."""
+"""Many-to-one models: a sequence is summarised by the last output, both ends, a mean or a maximum."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar
@@ -29,15 +29,15 @@ def last(ys: Any, lengths: Any = None, *, mask: Any = None) -> Any:
 
     Args:
       ys: (time, batch..., features), or a pytree of such arrays.
-      lengths: (batch...) or its leading axes, integers in [0, T]; all T steps if left out. Out of range
-        they are an error where they are concrete, and act as clipped under jit.
-      mask: (time, batch...) or its leading axes, boolean, False at steps to pass over.
+      lengths: (batch...) or its leading axes, integers in [0, T]; defaults to all T steps. Other values raise
+        if they are concrete, and are clipped under jit.
+      mask: (time, batch...) or its leading axes, boolean, False at steps to skip.
 
     Returns:
       (batch..., features), or a pytree of such arrays.
 
     Raises:
-      ValueError: lengths or mask of another batch, out of range, or of another dtype.
+      ValueError: lengths or mask of a wrong batch shape or dtype, or lengths out of range.
 
     >>> import jax.numpy as jnp, jrnn
     >>> jrnn.last(jnp.array([[1.0, 2.0], [3.0, 4.0]]), lengths=jnp.array([2, 1])).tolist()
@@ -83,31 +83,31 @@ def many_to_one(
     key: Array | None = None,
     method: Method = Scan(),
 ) -> tuple[Any, Any]:
-    """One answer for a sequence, from where each direction has seen all of it.
+    """Run a model over a sequence, and return the output where each direction has seen all of it.
 
-        y = f(y_T)                        of a cell, T its last valid step
-        y = f(y₁)                         of a `Reversed` cell
-        y = f(merge(a_T, b₁))             of a `Bidirectional`: each end where that direction is through
+        y = f(y_T)                        for a cell, with its last valid step T
+        y = f(y₁)                         for a `Reversed` cell
+        y = f(merge(a_T, b₁))             for a `Bidirectional`: each direction at its own end
         y = f(mean or max over t of yₜ)   with `read`
 
-    f is the stateless cells (`Dense`) at the end of a `Sequential`: they are applied to what was read.
+    f stands for the stateless cells (`Dense`) at the end of a `Sequential`, which are applied to that output.
 
     Args:
       model: a cell or a layer.
       params: its parameters.
       xs: inputs, (time, batch..., features).
-      carry: carry to start from.
+      carry: initial carry.
       read: "ends"; "mean" or "max" over the valid steps.
-      lengths: (batch...), valid steps of each sequence. A row without any reads zeros.
+      lengths: (batch...), valid steps of each sequence. A row without valid steps reads zeros.
       mask: (time, batch...), False at steps to skip.
-      key: draws the noise; without one there is none.
+      key: draws the noise; without a key there is none.
       method: how the loop is run.
 
     Returns:
       `(carry, y)`, y of shape (batch..., out).
 
     Raises:
-      ValueError: an unknown `read`, or what `jrnn.apply` raises.
+      ValueError: an unknown `read`, or invalid inputs, as for `jrnn.apply`.
 
     Reference: for both ends, Graves, Schmidhuber, Framewise phoneme classification with bidirectional LSTM,
     2005, doi:10.1016/j.neunet.2005.06.042.
@@ -140,7 +140,7 @@ def many_to_one(
 def _read_sequential(
     model: Sequential, params: Any, xs: Any, carry: Any, *, read: str, key: Any, options: Any
 ) -> tuple[Any, Any]:
-    """Layers over all steps, the last one with a state (or all) read, what follows applied to that."""
+    """Apply layers to all steps, read the last one that has a state, and apply the rest to the result."""
     layers = list(zip(model.layers, params, strict=True))
     stateful = [i for i, (layer, p) in enumerate(layers) if jax.tree.leaves(carry_spec(layer, p))]
     final = stateful[-1] if stateful else 0
@@ -159,7 +159,7 @@ def _read_sequential(
 
 
 def _pool(ys: Array, lengths: Any, mask: Any, read: str) -> Array:
-    """Mean or maximum over the valid steps; zeros where there is none."""
+    """Mean or maximum over the valid steps; zeros if there are none."""
     valid = schedule(ys.shape[0], ys.shape[1:-1], lengths, mask, None, reverse=False).valid
     valid = jnp.ones(ys.shape[:1], bool) if valid is None else valid
     flags = expand(valid, ys.ndim)
@@ -172,12 +172,11 @@ def _pool(ys: Array, lengths: Any, mask: Any, read: str) -> Array:
 @checked
 @dataclass(frozen=True)
 class ManyToOne:
-    """A classifier or regressor of whole sequences as one value: `many_to_one` in the place of `apply`.
+    """Layer with one output per sequence, for classification or regression.
 
         y = many_to_one(model, xs)
 
-    Parameters and carry are those of the model. What comes out has no time axis: train it with
-    `PerSequence(loss)`.
+    Parameters and carry are those of the model. The output has no time axis: train with `PerSequence(loss)`.
 
     Args:
       model: a cell or a layer.
@@ -198,7 +197,7 @@ class ManyToOne:
     model: AnyModel
     _: KW_ONLY
     read: Annotated[str, one_of(READS)] = "ends"
-    out_axes: ClassVar[None] = None  # there is no time in the answer
+    out_axes: ClassVar[None] = None  # the output has no time axis
 
     @property
     def in_ndim(self) -> int:
@@ -230,8 +229,8 @@ class ManyToOne:
         key: Array | None = None,
         method: Method = Scan(),
     ) -> tuple[Any, Any]:
-        """Read an answer off every sequence: see `jrnn.many_to_one`."""
+        """Return one output per sequence; see `jrnn.many_to_one`."""
         if resets is not None:
-            raise ValueError("ManyToOne takes no resets: there is one answer for a sequence")
+            raise ValueError("ManyToOne takes no resets: there is one output per sequence")
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "key": key, "method": method}
         return many_to_one(self.model, params, xs, carry, read=self.read, **options)

@@ -1,4 +1,4 @@
-"""Sequences in step with others: answers that come late, and those about what comes next."""
+"""Models with an output per step: delayed outputs, and autoregressive prediction."""
 
 from typing import Any
 
@@ -28,27 +28,27 @@ def delayed(
     key: Array | None = None,
     method: Method = Scan(),
 ) -> tuple[Any, Any]:
-    """Answers that come d steps late: the model has seen xₜ₊₁ … xₜ₊d when it answers for step t.
+    """Run a model with outputs delayed by d steps, so that ysₜ depends on xₜ₊₁ … xₜ₊d too.
 
-        ysₜ = model([x₀ … x_T₋₁, 0 … 0])ₜ₊d,   d zeros behind the end of each sequence
+        ysₜ = model([x₀ … x_T₋₁, 0 … 0])ₜ₊d,   d zeros after the end of each sequence
 
-    d = 0 is in step; d = T reads all before the first answer.
+    d = 0 means no delay; with d = T the model reads everything before its first output.
 
     Args:
       model: a cell or a layer that takes features.
       params: its parameters.
       xs: inputs, (time, batch..., features).
       delay: d, at least 0.
-      carry: carry to start from.
-      lengths: (batch...), valid steps of each sequence; at the others ys is 0.
-      key: draws the noise; without one there is none.
+      carry: initial carry.
+      lengths: (batch...), valid steps of each sequence; ys is 0 at the others.
+      key: draws the noise; without a key there is none.
       method: how the loop is run.
 
     Returns:
-      `(carry, ys)`, the carry after the last answer, and ys of shape (T, batch..., out).
+      `(carry, ys)`, the carry after the last output, and ys of shape (T, batch..., out).
 
     Raises:
-      ValueError: a negative delay, or what `jrnn.apply` raises.
+      ValueError: a negative delay, or invalid inputs, as for `jrnn.apply`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(8)
@@ -80,26 +80,26 @@ def autoregressive(
 ) -> tuple[Any, Any]:
     """Predict every step of a sequence from the steps before it.
 
-        ysₜ = model(start, x₀ … xₜ₋₁),   of which p(xₜ | x₀ … xₜ₋₁) is made
+        ysₜ = model(start, x₀ … xₜ₋₁),   the parameters of p(xₜ | x₀ … xₜ₋₁)
 
-    An autoregressive model of order m is `Stack((Window(m − 1, features), Dense(n)))`; a latent one any
-    recurrent cell, p(xₜ | xₜ₋₁, hₜ).
+    `Stack((Window(m − 1, features), Dense(n)))` is an autoregressive model of order m; any recurrent cell is
+    a latent one, p(xₜ | xₜ₋₁, hₜ).
 
     Args:
       model: a cell, or a layer that does not look ahead.
       params: its parameters.
       xs: (time, batch..., features), or (time, batch...) tokens.
-      carry: carry to start from.
-      start: what stands before the first step, to be broadcast over a step of xs; a token for tokens.
-      lengths: (batch...), valid steps of each sequence; at the others ys is 0.
-      key: draws the noise; without one there is none.
+      carry: initial carry.
+      start: the input before the first step, broadcast to the shape of a step of xs; a token for tokens.
+      lengths: (batch...), valid steps of each sequence; ys is 0 at the others.
+      key: draws the noise; without a key there is none.
       method: how the loop is run.
 
     Returns:
       `(carry, ys)`; the carry has not read the last step.
 
     Raises:
-      ValueError: a layer that looks ahead, or as of `jrnn.apply`.
+      ValueError: a layer that looks ahead, or invalid inputs, as for `jrnn.apply`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> model = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(8), jrnn.Dense(6)))
@@ -109,7 +109,7 @@ def autoregressive(
     True
     """
     if looks_ahead(model):
-        raise ValueError(f"autoregressive: {model} looks ahead, and sees what is to be predicted")
+        raise ValueError(f"autoregressive: {model} looks ahead, so it would see what it has to predict")
 
     def late(x: Any) -> Array:
         x = jnp.asarray(x)

@@ -1,8 +1,8 @@
-"""Plots, drawn into figures of their own: pyplot's state is left alone and nothing is shown.
+"""Plots, drawn without pyplot: its state is not changed, and nothing is shown.
 
-Every function draws into the axes given, or into those of a new figure, and returns them.
-`ax.figure.savefig("name.png")` writes what was drawn. In a notebook, `ax.figure` as the
-last line of a cell shows it, once `%matplotlib inline` has been run.
+Every function draws into the given axes, or into those of a new figure, and returns them.
+`ax.figure.savefig("name.png")` writes the figure. In a notebook, `ax.figure` as the last line of a cell
+shows it, once `%matplotlib inline` has been run.
 """
 
 from jrnn._exports import public_names

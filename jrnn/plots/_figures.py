@@ -1,4 +1,4 @@
-"""What all plots share: figures that pyplot does not know, styles of lines, and a legend beside the data."""
+"""Shared parts of all plots: figures without pyplot, line styles, and legends."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ MARKERS = ("o", "s", "^", "D", "v", "X", "P")  # 5 and 7 have no common factor: 
 
 
 def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
-    """A figure that can be written, of which pyplot knows nothing; sizes in inches."""
+    """Make a figure that can be saved, without pyplot; sizes in inches."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def line_style(index: int, points: int) -> dict[str, Any]:
-    """Dashes, markers and colour of the line `index`, told apart without the colour; some 20 markers."""
+    """Dashes, markers and colour of line number `index`, distinct even without colour; about 20 markers."""
     return {
         "color": f"C{index % 10}",
         "linestyle": DASHES[index % len(DASHES)],
@@ -30,7 +30,7 @@ def line_style(index: int, points: int) -> dict[str, Any]:
 
 
 def point_style(index: int) -> dict[str, Any]:
-    """Marker and colour of the set of points `index`: hollow, told apart without the colour."""
+    """Marker and colour of point set number `index`: hollow, distinct even without colour."""
     return {
         "marker": MARKERS[index % len(MARKERS)],
         "edgecolor": f"C{index % 10}",
@@ -40,7 +40,7 @@ def point_style(index: int) -> dict[str, Any]:
 
 
 def add_legend(ax: Axes) -> None:
-    """A legend to the right of the axes, where it covers no data."""
+    """Add a legend to the right of the axes, where it covers no data."""
     legend = ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3.2)
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a name may hold a $
+        text.set_parse_math(False)  # a name may contain a $

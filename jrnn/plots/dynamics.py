@@ -1,4 +1,4 @@
-"""What `jrnn.analysis` finds: gradients through time, spectra, gates, phase portraits."""
+"""Plots of results of `jrnn.analysis`: gradients through time, spectra, gates, phase portraits."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from jrnn.analysis import (
 from jrnn.plots._figures import DASHES, MARKERS, add_legend, new_figure, point_style
 from jrnn.plots.lines import curves
 
-KINDS = {  # marker, whether it is filled
+KINDS = {  # marker, True if filled
     "stable": ("o", True),
     "saddle": ("X", True),
     "unstable": ("s", False),
@@ -28,16 +28,16 @@ KINDS = {  # marker, whether it is filled
 
 
 def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
-    """Draw what reaches each state of the loss at the last step, by lag, on a logarithmic scale.
+    """Draw gradients of the last step's loss with respect to each state, by lag, on a logarithmic scale.
 
         normₖ = √ of the mean over sequences of ‖∂L_T/∂h_T₋ₖ‖²
 
-    A loss at every step feeds the whole gradient anew at every step: only the last one's shows what lasts.
-    What has left the range of floats on its way back leaves a gap.
+    Only the loss of the last step is used, since a loss at every step contributes to the gradient at every
+    step and hides the transport through time. Norms that over- or underflow leave a gap.
 
     Args:
-      flow: what `gradient_flow` returns.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      flow: the result of `gradient_flow`.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("flow.png")` writes them.
@@ -48,15 +48,15 @@ def gradient_norms(flow: GradientFlow, ax: Axes | None = None) -> Axes:
     >>> halved = 0.5 ** np.arange(9.0)[:, None]
     >>> ax = gradient_norms(GradientFlow(0.0, norms={"h": halved[::-1]}, by_lag={"h": halved}))
     >>> [line.get_label() for line in ax.lines]
-    ['h (vanishing, ×0.5 a step)']
+    ['h (vanishing, ×0.5 per step)']
     """
     series = {}
     for name, (kind, rate) in flow.verdicts.items():
-        label = f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} a step)"
+        label = f"{name} ({kind})" if kind == "none" else f"{name} ({kind}, ×{rate:.3g} per step)"
         series[label] = flow.lasting[name]
     ylabel = "‖∂L$_T$/∂h$_t$‖ (loss per unit of state)"
     ax = curves(series, ax, xlabel="lag T − t (steps)", ylabel=ylabel, log=True)
-    ax.set_title("Gradient of the last step's loss by each state")
+    ax.set_title("Gradient of the last step's loss for each state")
     return ax
 
 
@@ -66,18 +66,18 @@ def sensitivities(
     *,
     bounds: Mapping[str, Any] | None = None,
 ) -> Axes:
-    """Draw how much the last state depends on the states before it, by lag, on a logarithmic scale.
+    """Draw how much the last state depends on earlier states, by lag, on a logarithmic scale.
 
     Args:
-      found: for each name, what `sensitivity` returns.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      bounds: for each name, none of them in `found`, the logarithm of a bound, as `log_bound` gives it.
+      found: results of `sensitivity` by name.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      bounds: logarithms of bounds by name, as from `log_bound`; names must differ from those in `found`.
 
     Returns:
       The axes; `.figure.savefig("sensitivity.png")` writes them.
 
     Raises:
-      ValueError: nothing to draw, or a bound that is named like what it bounds.
+      ValueError: nothing to draw, or a bound with a name in `found`.
 
     >>> import numpy as np
     >>> from jrnn.analysis import Sensitivity
@@ -87,21 +87,21 @@ def sensitivities(
     [1.0, 0.5, 0.25]
     """
     if twice := found.keys() & (bounds or {}).keys():
-        raise ValueError(f"bounds has {sorted(twice)}, which found has too: give a bound a name of its own")
+        raise ValueError(f"bounds has {sorted(twice)}, which found has too: use different names")
     logs = {name: one.log_state for name, one in found.items()} | dict(bounds or {})
-    with np.errstate(over="ignore"):  # what no float can hold leaves a gap
+    with np.errstate(over="ignore"):  # an overflow leaves a gap
         series = {name: np.exp(np.asarray(values, np.float64))[::-1] for name, values in logs.items()}
     ax = curves(series, ax, xlabel="lag T − t (steps)", ylabel="‖∂h$_T$/∂h$_t$‖", log=True)
-    ax.set_title("What the last state keeps of those before it")
+    ax.set_title("Sensitivity of the last state to earlier states")
     return ax
 
 
 def eigenvalues(spectra: Mapping[str, Any], ax: Axes | None = None) -> Axes:
-    """Draw eigenvalues in the complex plane, beside the unit circle within which they shrink a state.
+    """Draw eigenvalues in the complex plane, with the unit circle.
 
     Args:
-      spectra: for each name, complex numbers of any shape: of a matrix, of a Jacobian, of all steps.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      spectra: complex numbers of any shape by name, such as the eigenvalues of a matrix or of Jacobians.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("eigenvalues.png")` writes them.
@@ -124,18 +124,18 @@ def eigenvalues(spectra: Mapping[str, Any], ax: Axes | None = None) -> Axes:
         points = np.asarray(values, np.complex128).ravel()
         ax.scatter(points.real, points.imag, s=18, label=name, **point_style(index))
     ax.set(title="Eigenvalues", xlabel="Re λ", ylabel="Im λ")
-    ax.set_aspect("equal", adjustable="datalim")  # the axes keep their size, and the legend its place
+    ax.set_aspect("equal", adjustable="datalim")  # keeps the size of the axes and the place of the legend
     ax.grid(alpha=0.3)
     add_legend(ax)
     return ax
 
 
 def lyapunov_spectrum(found: Mapping[str, Lyapunov], ax: Axes | None = None) -> Axes:
-    """Draw Lyapunov exponents from the largest on, with bars of two standard errors.
+    """Draw Lyapunov exponents in decreasing order, with error bars of two standard errors.
 
     Args:
-      found: for each name, what `lyapunov` returns.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      found: results of `lyapunov` by name.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("lyapunov.png")` writes them.
@@ -161,20 +161,20 @@ def lyapunov_spectrum(found: Mapping[str, Lyapunov], ax: Axes | None = None) -> 
         style |= {"marker": MARKERS[index % len(MARKERS)], "markersize": 4.0, "linewidth": 1.2}
         ax.errorbar(np.arange(1, len(values) + 1), values, 2 * np.nan_to_num(errors), label=name, **style)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set(title="Lyapunov spectrum", xlabel="exponent, the largest first", ylabel="λ (nats per step)")
+    ax.set(title="Lyapunov spectrum", xlabel="exponent, largest first", ylabel="λ (nats per step)")
     ax.grid(alpha=0.3)
     add_legend(ax)
     return ax
 
 
 def gate_saturation(gates: Mapping[str, GateStatistics], ax: Axes | None = None) -> Axes:
-    """Draw for every unit how often its gate is shut, and how often open: one point a unit.
+    """Draw how often the gate of each unit is closed and open, one point per unit.
 
-    On the diagonal from (0, 1) to (1, 0) a gate is as good as binary; at (0, 0) it never saturates.
+    A gate on the diagonal from (0, 1) to (1, 0) is nearly binary; at (0, 0) it never saturates.
 
     Args:
-      gates: what `gate_statistics` returns, or a part of it.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      gates: the result of `gate_statistics`, or a part of it.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("gates.png")` writes them.
@@ -183,13 +183,13 @@ def gate_saturation(gates: Mapping[str, GateStatistics], ax: Axes | None = None)
       ValueError: nothing to draw.
 
     Reference: Karpathy, Johnson, Fei-Fei, Visualizing and understanding recurrent networks, 2015,
-    arXiv:1506.02078, whose figure 3 it is.
+    arXiv:1506.02078, figure 3.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(3)
     >>> found = jrnn.analysis.gate_statistics(cell, cell.init(jax.random.key(0), 2), jnp.ones((5, 2)))
     >>> jrnn.plots.gate_saturation(found).get_xlabel()
-    'share of steps at which the gate is shut'
+    'fraction of steps with the gate closed'
     """
     if not gates:
         raise ValueError("gates is empty, needs at least one gate")
@@ -198,8 +198,8 @@ def gate_saturation(gates: Mapping[str, GateStatistics], ax: Axes | None = None)
     for index, (name, found) in enumerate(gates.items()):
         low, high = (np.asarray(share, np.float64).ravel() for share in (found.low, found.high))
         ax.scatter(low, high, s=22, label=name, clip_on=False, **point_style(index))
-    ax.set(xlabel="share of steps at which the gate is shut", ylabel="share at which it is open")
-    ax.set(title="Saturation of gates, unit by unit", xlim=(0, 1), ylim=(0, 1))
+    ax.set(xlabel="fraction of steps with the gate closed", ylabel="fraction with the gate open")
+    ax.set(title="Saturation of gates, one point per unit", xlim=(0, 1), ylim=(0, 1))
     ax.grid(alpha=0.3)
     add_legend(ax)
     return ax
@@ -214,16 +214,16 @@ def phase_portrait(
     """Draw trajectories and fixed points in the plane of the first two principal components.
 
     Args:
-      projection: what `principal_components` returns, of two components at least.
-      trajectories: states as vectors, (T, D) each; a circle marks where one begins.
-      points: what `find_fixed_points` returns.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      projection: the result of `principal_components`, with at least two components.
+      trajectories: states as vectors, (T, D) each; a circle marks the start.
+      points: the result of `find_fixed_points`.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("portrait.png")` writes them.
 
     Raises:
-      ValueError: a projection to less than two components, states of another width, or no rows of them.
+      ValueError: a projection with fewer than two components, states of another width, or no states.
 
     >>> import numpy as np
     >>> from jrnn.analysis import principal_components
@@ -233,7 +233,7 @@ def phase_portrait(
     'component 1'
     """
     if len(projection.axes) < 2:
-        raise ValueError(f"projection has {len(projection.axes)} components, needs 2")
+        raise ValueError(f"projection has {len(projection.axes)} components, needs at least 2")
     ax = new_figure(6.4, 4.8).subplots() if ax is None else ax
     for number, path in enumerate(trajectories):
         x, y = _plane(projection, path, f"trajectories[{number}]")
@@ -259,5 +259,5 @@ def _plane(projection: Projection, states: Any, name: str) -> NDArray[np.float64
     """The first two components of states, (2, n)."""
     shape, width = np.shape(states), len(projection.mean)
     if len(shape) != 2 or not shape[0] or shape[1] != width:
-        raise ValueError(f"{name} has shape {shape}, needs (T, {width}), a state or more")
+        raise ValueError(f"{name} has shape {shape}, needs (T, {width}) with at least one state")
     return np.asarray(projection.project(states), np.float64)[:, :2].T

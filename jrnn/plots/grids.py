@@ -1,4 +1,4 @@
-"""Pictures in a grid."""
+"""Grids of images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,21 +14,22 @@ CAPTION = 22  # characters in a line
 
 
 def pictures(images: Sequence[Any], captions: Sequence[str], columns: int = 5) -> list[Axes]:
-    """Draw grey images in a grid, from left to right and from top to bottom, with their captions below.
+    """Draw grey images in a grid, row by row, with captions below.
 
-    The smallest value of all images is black and the largest white. Captions are wrapped; they may have
-    lines of their own, such as what was written and what should have been.
+    The smallest value of all images is black and the largest white. Captions are wrapped, and may contain
+    line breaks, for example between a prediction and a target.
 
     Args:
       images: n arrays, (height, width).
       captions: n texts.
-      columns: images side by side.
+      columns: number of images per row.
 
     Returns:
       The axes of each, in a new figure without pyplot; `[0].figure.savefig("digits.png")` writes it.
 
     Raises:
-      ValueError: no images, one that is not (height, width) of finite values, or another number of captions.
+      ValueError: no images, an image that is not (height, width) of finite values, or a wrong number of
+        captions.
 
     >>> import numpy as np
     >>> from jrnn.plots import pictures
@@ -39,7 +40,9 @@ def pictures(images: Sequence[Any], captions: Sequence[str], columns: int = 5) -
     check_width("columns", columns)
     arrays = [np.asarray(image).astype(np.float64) for image in images]
     if not arrays or len(captions) != len(arrays):
-        raise ValueError(f"captions has {len(captions)}, images {len(arrays)}: needs as many, one at least")
+        raise ValueError(
+            f"got {len(captions)} captions and {len(arrays)} images, needs as many, at least one"
+        )
     for index, array in enumerate(arrays):
         if array.ndim != 2 or not array.size or not np.isfinite(array).all():
             raise ValueError(f"images[{index}] of shape {array.shape} must be (height, width), all finite")

@@ -1,4 +1,4 @@
-"""Curves, and forecasts beside the truth: told apart without colour, the legend beside the data."""
+"""Plots of curves and forecasts, with lines that are distinct even without colour."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,20 +19,20 @@ def curves(
     ylabel: str,
     log: bool = False,
 ) -> Axes:
-    """Draw curves over one x axis, such as accuracy by length, or the norm of a gradient by lag.
+    """Draw curves over a common x axis, such as accuracy by length, or gradient norms by lag.
 
     Args:
-      series: for each name, values, drawn over 0, 1, 2, …, or a tuple `(x, values)`. NaN leaves a gap.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      xlabel: what x is, with its unit.
-      ylabel: what the values are, with their unit.
+      series: by name, values over 0, 1, 2, …, or a tuple `(x, values)`. NaN leaves a gap.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      xlabel: label of the x axis, with its unit.
+      ylabel: label of the y axis, with its unit.
       log: logarithmic y axis, on which values of 0 and below leave a gap.
 
     Returns:
       The axes; `.figure.savefig("curves.png")` writes them.
 
     Raises:
-      ValueError: no curve, or one of which x and values are not alike.
+      ValueError: no curve, or x and values of different lengths.
 
     >>> from jrnn.plots import curves
     >>> series = {"with": ([5, 10], [1.0, 1.0]), "without": ([5, 10], [1.0, 0.4])}
@@ -46,7 +46,7 @@ def curves(
     ax = new_figure().subplots() if ax is None else ax
     for index, (name, (x, values)) in enumerate(points.items()):
         ax.plot(x, values, label=name, **line_style(index, len(x)))
-    if log and any((values > 0).any() for _, values in points.values()):  # else all is a gap
+    if log and any((values > 0).any() for _, values in points.values()):  # otherwise there is nothing to draw
         ax.set_yscale("log", nonpositive="mask")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
@@ -62,22 +62,22 @@ def forecasts(
     *,
     ylabel: str = "value",
 ) -> Axes:
-    """Draw what was known, what came, and what was forecast, over the steps since the forecast was made.
+    """Draw the past, the true future and forecasts, over the steps from the forecast origin.
 
         past at −P + 1 … 0,   future and predictions at 1 … H
 
     Args:
-      past: (P,), what the forecast was made from.
-      future: (H,), what came.
-      predictions: for each name, (H,): a model, and the forecasts that it should beat.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      ylabel: what the values are, with their unit.
+      past: (P,), the known values.
+      future: (H,), the true values.
+      predictions: forecasts (H,) by name: those of a model, and those it should beat.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      ylabel: label of the y axis, with its unit.
 
     Returns:
       The axes; `.figure.savefig("forecasts.png")` writes them.
 
     Raises:
-      ValueError: an argument that has more than one axis or no step, or a prediction of another length.
+      ValueError: an argument with more than one axis or without steps, or a prediction of another length.
 
     >>> from jrnn.plots import forecasts
     >>> ax = forecasts([1, 2, 3], [4, 5], {"persistence": [3, 3]}, ylabel="passengers (thousands)")
@@ -107,18 +107,18 @@ def forecasts(
 def _values(name: str, given: Any) -> NDArray[np.float64]:
     values = np.asarray(given).astype(np.float64)
     if values.ndim != 1 or not values.size:
-        hint = ": of several features, one is [:, feature]" if values.ndim == 2 else ""
-        raise ValueError(f"{name} has shape {values.shape}, needs one axis and a step at least{hint}")
+        hint = ": select a feature by [:, feature]" if values.ndim == 2 else ""
+        raise ValueError(f"{name} has shape {values.shape}, needs one axis with at least one step{hint}")
     return values
 
 
 def _points(name: str, given: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values of a curve, behind their x."""
+    """The x and values of a curve."""
     where = f"series[{name!r}]"
     if not (isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0])):
         values = _values(where, given)
         return np.arange(len(values), dtype=np.float64), values
     x, values = _values(f"x of {where}", given[0]), _values(where, given[1])
     if len(x) != len(values):
-        raise ValueError(f"{where} has {len(values)} values, its x {len(x)}")
+        raise ValueError(f"{where} has {len(values)} values for {len(x)} x, needs as many")
     return x, values

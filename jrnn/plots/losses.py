@@ -1,4 +1,4 @@
-"""Losses of a run."""
+"""Plots of the losses of a run."""
 
 import contextlib
 import json
@@ -22,24 +22,24 @@ Records = Iterable[dict[str, Any]]
 def loss_curve(
     path_or_records: str | os.PathLike[str] | Records, ax: Axes | None = None, bits: bool = False
 ) -> Axes:
-    """Draw the losses of a run over its steps: training at every step and smoothed, held out per epoch.
+    """Draw the losses of a run: training losses at every step and smoothed, held-out losses per epoch.
 
         smoothedₛ = mean of the losses of the w steps around s,   w = max(1, steps // 50)
 
-    At both ends the mean is over the steps that there are.
+    The window is cut off at both ends.
 
     Args:
       path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves, in nats:
-        `{"step", "loss"}` for a step, `{"step", "validation"}` for an epoch; without steps, as in
+        `{"step", "loss"}` for a step, `{"step", "validation"}` for an epoch; if there are no steps, as in
         `fit(...).history`, the mean of each epoch, `{"step", "train"}`, is drawn.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
       bits: show losses in bits (nats / ln 2) rather than nats.
 
     Returns:
       The axes; `.figure.savefig("loss.png")` writes them.
 
     Raises:
-      ValueError: there is no step to draw, or what is given is no metrics file.
+      ValueError: there is no step to draw, or the file is not a metrics file.
       OSError: the file is missing or cannot be read.
 
     >>> from jrnn.plots import loss_curve
@@ -55,7 +55,7 @@ def loss_curve(
     if not len(steps):
         (steps, losses), label = _series(records, "train", bits), "train, every epoch"
     if not len(steps):
-        raise ValueError("loss_curve: no record has a step and its loss, need at least one")
+        raise ValueError("loss_curve: no record has a step and its loss, needs at least one")
     ax = new_figure().subplots() if ax is None else ax
     window = max(1, len(steps) // 50)
     ax.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label=label)
@@ -77,12 +77,12 @@ def training_curves(
     *,
     log: bool = True,
 ) -> Axes:
-    """Draw numbers of a run over its steps: norms of gradients, and what monitors have measured.
+    """Draw numbers of a run over its steps: gradient norms, and measurements of monitors.
 
     Args:
       path_or_records: the directory of a run, its `metrics.jsonl`, or the records themselves.
-      names: what to draw: "grad_norm", "penalty", the numbers of a `jrnn.analysis.Watch`.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      names: the numbers to draw: "grad_norm", "penalty", those of a `jrnn.analysis.Watch`.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
       log: logarithmic y axis, on which values of 0 and below leave a gap.
 
     Returns:
@@ -108,12 +108,12 @@ def training_curves(
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Monitor for `fit` that draws the loss curve of a run anew after every epoch.
+    """Monitor for `fit` that draws the loss curve after every epoch.
 
     It reads `out/metrics.jsonl`, which `fit(out=...)` writes, and writes `out/loss.png`.
 
     Args:
-      out: directory of the run, the one given to `fit`.
+      out: directory of the run, as given to `fit`.
       bits: show losses in bits rather than nats.
 
     Raises:
@@ -128,7 +128,7 @@ class LossCurve:
     bits: bool = False
 
     def __call__(self, record: dict[str, Any], state: Any) -> None:
-        """Draw if the record is that of an epoch, which is in the file once all monitors have seen it."""
+        """Draw after an epoch; its record is passed on, since the file does not have it yet."""
         del state
         if "train" in record:
             figure = new_figure()
@@ -137,13 +137,13 @@ class LossCurve:
 
 
 def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
-    """All records, read from the metrics file if a path is given; a damaged line of it is left out."""
+    """All records, read from the metrics file if a path is given, without damaged lines."""
     if not isinstance(given, str | os.PathLike):
         return list(given)
     path = Path(given)
     path = path / "metrics.jsonl" if path.is_dir() else path
-    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
-        raise ValueError(f"{path}: not a file, needs the metrics of a run")
+    if path.exists() and not path.is_file():  # reading a pipe would block, a device might never end
+        raise ValueError(f"{path}: not a regular file, needs the metrics of a run")
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, RecursionError):
@@ -151,7 +151,7 @@ def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append(record)
     if not records and path.stat().st_size:
-        raise ValueError(f"{path}: not a metrics file, no line of it is a record")
+        raise ValueError(f"{path}: not a metrics file, it has no records")
     return records
 
 
@@ -163,7 +163,7 @@ def _series(records: list[dict[str, Any]], name: str, bits: bool) -> tuple[NDArr
 
 
 def _running_mean(values: NDArray[Any], window: int) -> NDArray[Any]:
-    """Mean over `window` entries around each; over fewer at both ends."""
+    """Mean over `window` entries around each, fewer at both ends."""
     kernel = np.ones(window)
     sums = np.convolve(values, kernel, mode="same")
     return np.asarray(sums / np.convolve(np.ones_like(values), kernel, mode="same"))

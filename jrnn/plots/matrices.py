@@ -1,4 +1,4 @@
-"""Matrices as fields of grey: attention weights, gates, confusions, piano rolls."""
+"""Heat maps: attention weights, confusion matrices, piano rolls."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jrnn.plots._figures import new_figure
 
-# light grey to black; what is exactly 0 is left out and so white
+# light grey to black; exact zeros are masked and so white
 GREYS = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.15, 1, 256)), name="jrnn greys")
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 MOST_LABELS = 90  # along one axis
@@ -29,29 +29,29 @@ def heat_map(
     column_label: str = "source token",
     unit: str = "weight",
 ) -> Axes:
-    """Draw a matrix as a field of grey, such as the attention of each output token to the source tokens.
+    """Draw a matrix in shades of grey, such as the attention of output tokens to source tokens.
 
-    The darker, the larger. What is exactly 0, as padding has it, is white; all else is light grey at least.
-    Of more than 90 labels along an axis, every second (third, …) is shown.
+    Darker is larger. Exact zeros, as in padding, are white; all other values are at least light grey. If an
+    axis has more than 90 labels, every second (third, …) is shown.
 
     Args:
-      weights: (T, S), numbers; of a batch, one sequence: `weights[:T, b, :S]`.
+      weights: (T, S), numbers; for one sequence of a batch, `weights[:T, b, :S]`.
       rows: T labels, such as output tokens, from top to bottom.
       columns: S labels, such as source tokens, from left to right.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      title: above the plot.
-      row_label: what rows are.
-      column_label: what columns are.
-      unit: what the grey says, beside the colour bar.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      title: title of the plot.
+      row_label: label of the rows.
+      column_label: label of the columns.
+      unit: label of the colour bar.
 
     Returns:
       The axes; `.figure.savefig("attention.png")` writes them.
 
     Raises:
-      ValueError: no matrix, values that are not finite, or another number of labels.
+      ValueError: not a matrix, values that are not finite, or a wrong number of labels.
 
     Reference: Bahdanau, Cho, Bengio, Neural machine translation by jointly learning to align and translate,
-    2015, arXiv:1409.0473, whose figure 3 it is.
+    2015, arXiv:1409.0473, figure 3.
 
     >>> from jrnn.plots import heat_map
     >>> ax = heat_map([[0.9, 0.1, 0.0], [0.2, 0.0, 0.8]], rows=["un", "chat"], columns=["a", "cat", "."])
@@ -68,23 +68,23 @@ def heat_map(
 
 
 def confusion_matrix(predictions: Any, targets: Any, classes: Sequence[Any], ax: Axes | None = None) -> Axes:
-    """Draw how often each class is taken for each: counts, and shares of the true class.
+    """Draw a confusion matrix: counts, and fractions of the true class.
 
-        shareᵢⱼ = countᵢⱼ / Σₖ countᵢₖ,   countᵢⱼ = number of the labels with target i and prediction j
+        fractionᵢⱼ = countᵢⱼ / Σₖ countᵢₖ,   countᵢⱼ = number of labels with target i and prediction j
 
-    The grey of a field is its share, so that the diagonal shows the recall of each class.
+    Shades of grey show fractions, so that the diagonal is the recall of each class.
 
     Args:
       predictions: integer labels, any shape; from logits, their `argmax(-1)`.
       targets: the same shape.
       classes: names of the labels 0, 1, ….
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
 
     Returns:
       The axes; `.figure.savefig("confusion.png")` writes them.
 
     Raises:
-      ValueError: shapes that differ, or labels that are no integers or none of the classes.
+      ValueError: different shapes, or labels that are not integers or out of range.
 
     >>> from jrnn.plots import confusion_matrix
     >>> ax = confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1], classes=["down", "up"])
@@ -102,26 +102,26 @@ def confusion_matrix(predictions: Any, targets: Any, classes: Sequence[Any], ax:
         text = f"{count}\n{share:.0%}".replace("%", " %") if count else "0"
         dark = "white" if share > 0.5 else "black"
         ax.text(column, row, text, color=dark, ha="center", va="center", fontsize=7.5)
-    _add_bar(ax, image, "share of the true class")
+    _add_bar(ax, image, "fraction of the true class")
     ax.set(title="Confusion", xlabel="predicted class", ylabel="true class")
     return ax
 
 
 def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axes:
-    """Draw the keys that are down at each step, time from left to right, pitch upwards.
+    """Draw the keys that are pressed at each step, with time from left to right and pitch upwards.
 
-    Shown are the octaves in use, each C named: C4 is middle C, MIDI note 60.
+    The plot shows the octaves in use, and labels each C: C4 is middle C, MIDI note 60.
 
     Args:
-      roll: (T, keys), 0 or 1, or probabilities between, as greys.
-      ax: matplotlib axes to draw into; if left out, those of a new figure without pyplot.
-      first_key: MIDI note of column 0: 21, A0, is the lowest of the 88 of a piano.
+      roll: (T, keys), 0 or 1, or probabilities, shown in grey.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      first_key: MIDI note of column 0; 21, A0, is the lowest of the 88 keys of a piano.
 
     Returns:
       The axes; `.figure.savefig("roll.png")` writes them.
 
     Raises:
-      ValueError: no matrix, or values outside [0, 1].
+      ValueError: not a matrix, or values outside [0, 1].
 
     >>> import numpy as np
     >>> from jrnn.plots import piano_roll
@@ -159,7 +159,7 @@ def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axe
 
 
 def _counts(predictions: Any, targets: Any, classes: int) -> NDArray[np.int64]:
-    """Count how often each class is taken for each, (K, K), targets as rows."""
+    """Count pairs of target and prediction, (K, K), with targets as rows."""
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     if predictions.shape != targets.shape:
         raise ValueError(
@@ -170,7 +170,7 @@ def _counts(predictions: Any, targets: Any, classes: int) -> NDArray[np.int64]:
             raise ValueError(f"{name} must be integers, got {labels.dtype}: from logits, use argmax(-1)")
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             given = f"{labels.min()} to {labels.max()}"
-            raise ValueError(f"{name} must lie in [0, {classes}), as classes={classes}, got {given}")
+            raise ValueError(f"{name} must lie in [0, {classes}) for {classes} classes, got {given}")
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (targets, predictions), 1)
     return counts
@@ -179,7 +179,7 @@ def _counts(predictions: Any, targets: Any, classes: int) -> NDArray[np.int64]:
 def _matrix(name: str, given: Any) -> NDArray[np.float64]:
     matrix = np.asarray(given).astype(np.float64)
     if matrix.ndim != 2 or not matrix.size:
-        hint = f": one sequence of a batch is {name}[:, b]" if matrix.ndim == 3 else ""
+        hint = f": select one sequence of a batch by {name}[:, b]" if matrix.ndim == 3 else ""
         raise ValueError(f"{name} has shape {matrix.shape}, needs two axes{hint}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} has values that are not finite")
@@ -195,7 +195,7 @@ def _labels(name: str, given: Sequence[Any], matrix: NDArray[np.float64], axis: 
 
 
 def _axes(labels: list[list[str]], cell: float) -> Axes:
-    """Axes of a new figure in which fields are about `cell` inches wide and high, within bounds."""
+    """Axes of a new figure with fields of about `cell` inches, within bounds."""
     (rows, columns), (left, below) = map(len, labels), (max(map(len, names)) * 0.08 for names in labels)
     width, height = (min(12.0, max(2.0, count * cell)) for count in (columns, rows))
     return new_figure(width + left + 1.6, height + below + 0.9).subplots()

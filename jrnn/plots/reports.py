@@ -1,4 +1,4 @@
-"""A page about a trained model."""
+"""The plot of a report on a trained model."""
 
 import textwrap
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ WIDTH = 165  # characters of a line of verdicts
 
 
 def report(found: Report) -> Figure:
-    """Draw a report: gradients, what the last state keeps, spectra, gates, and the verdicts in words.
+    """Draw a report: gradients, sensitivity, spectra, gates, and the verdicts in words.
 
-    Of a cell without a matrix named w_hh, such as `MinGRU`, it shows how a step stretches the state, and of
-    one that names no gates (`checkpoint_name`) how long a step keeps each direction of the state.
+    For a cell without a matrix w_hh, such as `MinGRU`, it shows singular values of the step instead of those
+    eigenvalues, and for one without named gates (`checkpoint_name`) time scales of the state.
 
     Args:
-      found: what `jrnn.analysis.inspect` returns.
+      found: the result of `jrnn.analysis.inspect`.
 
     Returns:
-      The figure, which pyplot does not know; `.savefig("report.png")` writes it.
+      The figure, made without pyplot; `.savefig("report.png")` writes it.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(3)
@@ -71,7 +71,7 @@ def _draw_eigenvalues(ax: Axes, spectra: Mapping[str, Spectrum], of: str) -> Non
 
 
 def _draw_stretching(ax: Axes, jacobians: Spectrum) -> None:
-    """Singular values of the step at a few steps, from the most stretched direction to the least."""
+    """Draw singular values of the Jacobian at a few steps, largest first."""
     values = np.asarray(jacobians.singular_values, np.float64)
     ranks = np.arange(1, values.shape[1] + 1)
     series = {
@@ -79,31 +79,29 @@ def _draw_stretching(ax: Axes, jacobians: Spectrum) -> None:
         "median step": (ranks, np.median(values, 0)),
         "smallest at any step": (ranks, values.min(0)),
     }
-    curves(
-        series, ax, xlabel="direction, the most stretched first", ylabel="singular value (1: kept as it is)"
-    )
+    curves(series, ax, xlabel="direction, most stretched first", ylabel="singular value (1: unchanged)")
     ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
     ax.set_title("Stretching by a step, ∂h$_t$/∂h$_{t-1}$")
 
 
 def _draw_time_scales(ax: Axes, jacobians: Spectrum) -> None:
-    """For how long each direction is kept, by the eigenvalues at a few steps, the slowest first."""
+    """Draw time scales from the eigenvalues at a few steps, slowest first."""
     sizes = -np.sort(-np.abs(np.asarray(jacobians.eigenvalues, np.complex128)), 1)
     with np.errstate(divide="ignore"):
         scales = np.asarray(steps_of_rate(np.log(sizes).mean(0)), np.float64)
     shown = np.where((scales > 0) & np.isfinite(scales), scales, np.nan)
     if np.isnan(shown).all():
         _leave_empty(
-            ax, "nothing of the state decays" if scales.any() else "a step keeps nothing of the state"
+            ax, "no part of the state decays" if scales.any() else "a step keeps nothing of the state"
         )
         return
     ranks = np.arange(1, len(shown) + 1)
-    curves({"τ": (ranks, shown)}, ax, xlabel="direction, the slowest first", ylabel="τ (steps)", log=True)
+    curves({"τ": (ranks, shown)}, ax, xlabel="direction, slowest first", ylabel="τ (steps)", log=True)
     ax.set_title("Time scales of a step, −1 / mean ln |λ|")
 
 
 def _put_legend_below(ax: Axes) -> None:
-    """Where columns are narrow there is room below; a single name says nothing new on a page of one model."""
+    """Move a legend below narrow axes, and drop it if it has a single name."""
     if (legend := ax.get_legend()) is not None:
         legend.remove()
     handles, names = ax.get_legend_handles_labels()

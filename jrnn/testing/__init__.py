@@ -1,4 +1,4 @@
-"""The laws that every cell keeps, to certify a user's own."""
+"""The laws of cells, and a function to check them for your own cells."""
 
 from jrnn._exports import public_names
 from jrnn.testing.checking import check_cell as check_cell

@@ -1,4 +1,4 @@
-"""The laws of derivatives: finite differences, the modes of JAX, a linear recurrence solved."""
+"""The laws of derivatives: finite differences, JAX's transforms, and linear recurrences."""
 
 import functools
 from typing import Any
@@ -27,7 +27,7 @@ from jrnn.unrolling import Associative, Scan, unroll
 
 
 def gradients(subject: Subject) -> None:
-    """Gradients equal finite differences to second order; every parameter has a finite, non-zero one."""
+    """Gradients equal finite differences to second order, and are finite and nonzero for every parameter."""
     with jax.enable_x64(True):
         params, xs = subject.params("float64"), subject.xs(3, 2, dtype="float64")
         loss, leaves = smooth_loss(subject, params, xs)
@@ -61,7 +61,7 @@ def _moved(leaves: list[Any], v: list[Any], by: float) -> list[Any]:
 
 
 def _wrong(program: Any, leaves: list[Any], v: list[Any], grad: list[Any], tree: Any) -> str:
-    """Whose gradients differ from finite differences, taken leaf by leaf."""
+    """Name the leaves whose gradients differ from finite differences."""
     found, step = [], 1e-5
     named = [path for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if is_float(leaf)]
     for i, path in enumerate(named):
@@ -73,7 +73,7 @@ def _wrong(program: Any, leaves: list[Any], v: list[Any], grad: list[Any], tree:
 
 
 def _check_reach(subject: Subject, params: Any, grads: Any) -> None:
-    """Every parameter has a finite gradient, that of a trainable one is not zero, of a fixed one is."""
+    """Check that gradients are finite, nonzero for trainable parameters, and zero for fixed ones."""
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, grad), trains in zip(named, jax.tree.leaves(trainable(params)), strict=True):
         name = jax.tree_util.keystr(path).strip(".[]'") or "params"
@@ -113,7 +113,7 @@ def transforms(subject: Subject) -> None:
 
 
 def linearity(subject: Subject) -> None:
-    """A cell that says `linear = True` is solved by `Associative` as it is run by `Scan`, derivatives too."""
+    """For a cell with `linear = True`, `Associative` equals `Scan`, derivatives included."""
     cell = subject.cell
     if not is_linear(cell):
         return

@@ -1,4 +1,4 @@
-"""`check_cell`: the laws that every cell keeps, for ours and for a user's own."""
+"""`check_cell`: check the laws of cells, for jrnn's cells and your own."""
 
 import time
 from typing import Any
@@ -17,30 +17,30 @@ def check_cell(
     exempt: tuple[str, ...] = (),
     verbose: bool = False,
 ) -> None:
-    """Certify that a cell keeps the laws that everything else in jrnn relies on.
+    """Check that a cell obeys the laws on which everything else in jrnn relies.
 
-    Sizes are tiny, and a law is one program: all of them take a few seconds, most of it compilation.
-    Parameters are drawn by `cell.init` and moved at random, so that a bias that starts at zero still counts.
+    Sizes are tiny, and each law is one program: all of them take a few seconds, mostly for compilation.
+    Parameters from `cell.init` are perturbed at random, so that a bias initialized to zero matters.
 
     Args:
-      cell: the cell; a user's own as well.
-      in_features: width of x (or number of tokens) to test it at.
-      inputs: `(rng, leading_shape) -> xs` for a cell whose x is no single array; `rng` is a
+      cell: the cell, of any class.
+      in_features: width of x (or number of tokens) for the checks.
+      inputs: `(rng, leading_shape) -> xs` for a cell whose x is not a single array; `rng` is a
         `numpy.random.Generator`.
-      laws: names of the laws to check, all of them if left out; `jrnn.testing.LAWS` lists them.
-      exempt: names of laws to leave out, or of parameters that need no gradient.
-      verbose: print the law at work, and how long it took.
+      laws: names of the laws to check; defaults to all, as listed in `jrnn.testing.LAWS`.
+      exempt: names of laws to skip, or of parameters that need no gradient.
+      verbose: print each law, and how long its check took.
 
     Raises:
       LawError: a law is broken; the message starts with its name.
-      ValueError: no such law.
+      ValueError: an unknown law.
 
     >>> import jrnn
     >>> jrnn.testing.check_cell(jrnn.GRU(4), in_features=2, laws=("scan = loop", "value"))
     """
     require_cell("check_cell: cell", cell)
     if unknown := set(laws or ()) - set(LAWS):
-        raise ValueError(f"laws has {sorted(unknown)}, which are none of {list(LAWS)}")
+        raise ValueError(f"laws must be among {list(LAWS)}, got {sorted(unknown)}")
     subject = Subject(cell, in_features, inputs or default_inputs(cell, in_features), exempt)
     for name in laws or LAWS:
         if name in exempt:

@@ -1,7 +1,7 @@
-"""The laws: each takes a subject and raises a `LawError` where the cell breaks it.
+"""The laws: each takes a subject, and raises a `LawError` if the cell breaks it.
 
-A law is a few abstract traces (structure, shapes, dtypes), and one program that `Subject.run` compiles and
-runs; what that program returns is compared in NumPy.
+A law consists of a few abstract traces (structure, shapes, dtypes), and of one program that `Subject.run`
+compiles and runs; its results are compared in NumPy.
 """
 
 import pickle
@@ -37,7 +37,7 @@ from jrnn.unrolling import Scan, unroll
 
 
 def interface(subject: Subject) -> None:
-    """The members can be called as the contract says; parameters follow key and width, y `out_features`."""
+    """The members can be called; parameters depend on key and width, and y has the width `out_features`."""
     cell, key = subject.cell, jax.random.key(0)
     subject.abstractly(lambda k: _distinct_arrays("init", cell.init(k, subject.in_features)), key)
     params, xs = subject.params(), subject.xs(BATCH)
@@ -59,11 +59,11 @@ def _with_free(params: Any) -> list[tuple[Any, bool]]:
 
 
 def _check_width(subject: Subject, params: Any, xs: Any) -> None:
-    """Parameters of the same shapes at another width must be good for inputs of that width."""
+    """Check that `init` depends on the width, or that its parameters work for any width."""
     cell, width = subject.cell, subject.in_features + 1
     try:
         wider = subject.abstractly(lambda key: cell.init(key, width), jax.random.key(0))
-    except (TypeError, ValueError):  # a cell that takes inputs of one width only
+    except (TypeError, ValueError):  # a cell for inputs of one width only
         return
     if not same_avals(wider, params):
         return
@@ -79,9 +79,9 @@ def _check_width(subject: Subject, params: Any, xs: Any) -> None:
 def _distinct_arrays(what: str, tree: Any) -> Any:
     leaves = jax.tree.leaves(tree)
     if not all(hasattr(leaf, "dtype") for leaf in leaves):
-        raise LawError(f"{what} returns leaves that are no arrays")
+        raise LawError(f"{what} returns leaves that are not arrays")
     if len({id(leaf) for leaf in leaves}) < len(leaves):
-        raise LawError(f"{what} returns one array in two places, which a call cannot take as donated")
+        raise LawError(f"{what} returns the same array twice, which cannot be donated")
     return tree
 
 
@@ -92,7 +92,7 @@ def _pair(returned: Any) -> Any:
 
 
 def splitting(subject: Subject) -> None:
-    """One run over a ‖ b equals a run over a and one over b from its carry."""
+    """One run over a ‖ b equals a run over a, followed by a run over b from its carry."""
 
     def run(params: Any, xs: Any, reverse: bool) -> Any:
         first, second = (slice(2, None), slice(2)) if reverse else (slice(2), slice(2, None))
@@ -110,7 +110,7 @@ def splitting(subject: Subject) -> None:
 
 
 def scan_is_loop(subject: Subject) -> None:
-    """The loop equals a Python loop over `step`, with and without recomputation, eager and jitted."""
+    """`unroll` equals a Python loop over `step`, with and without recomputation, eager and jitted."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
 
     def run(params: Any, xs: Any) -> Any:
@@ -128,7 +128,7 @@ def scan_is_loop(subject: Subject) -> None:
 
 
 def batching(subject: Subject) -> None:
-    """A batched step equals `vmap` of the step over two batch axes, and every row starts alike."""
+    """A batched step equals `vmap` of the step over two batch axes, and all rows have the same start."""
     cell = subject.cell
 
     def run(params: Any, xs: Any) -> Any:
@@ -145,7 +145,7 @@ def batching(subject: Subject) -> None:
 
 
 def rows(subject: Subject) -> None:
-    """A row of the batch does not depend on its neighbours, in value and in gradient."""
+    """Batch elements are independent, in values and gradients."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
     other = subject.xs(STEPS, BATCH, seed=9)
     mixed = jax.tree.map(lambda a, b: np.concatenate([a[:, :1], b[:, 1:]], 1), xs, other)
@@ -164,11 +164,11 @@ def rows(subject: Subject) -> None:
         assert_close(take(a, (slice(None), 0)), take(b, (slice(None), 0)), "outputs of row 0")
         assert_close(take(end_a, 0), take(end_b, 0), "state of row 0")
     if any(np.any(grad[:, 1:]) for grad in grads):
-        raise LawError("the gradient of row 0 reaches other rows")
+        raise LawError("the gradient of row 0 is nonzero in other rows")
 
 
 def raggedness(subject: Subject) -> None:
-    """With lengths, each sequence runs as if alone; length 0 returns the given carry bit for bit."""
+    """With lengths, each sequence runs as if alone, and length 0 returns the given carry bit for bit."""
     lengths = np.array([STEPS, 0, 2])
 
     def run(params: Any, xs: Any, reverse: bool) -> Any:
@@ -192,7 +192,7 @@ def raggedness(subject: Subject) -> None:
                 raise LawError("length 0 does not return the given carry bit for bit")
             assert_close(take(end, one), begin, "carry of a row alone")
             if any(np.any(np.asarray(a[length:, row], np.float64)) for a in jax.tree.leaves(ys)):
-                raise LawError("outputs behind the end of a sequence are not zero")
+                raise LawError("outputs after the end of a sequence are not zero")
 
 
 def dtypes(subject: Subject) -> None:
@@ -233,13 +233,13 @@ def _check_dtypes(subject: Subject, dtype: str, params: Any, xs: Any, returned: 
 
 
 def value(subject: Subject) -> None:
-    """A cell is a value: equal to its copy, hashable, picklable (so that it is traced once)."""
+    """A cell is a value, equal to its copy, hashable and picklable, so that it is traced once."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(BATCH)
     copy = cell
     if not isinstance(cell, FunctionCell):
         copy = pickle.loads(pickle.dumps(cell))
         if copy != cell or hash(copy) != hash(cell) or repr(copy) != repr(cell):
-            raise LawError("a pickled copy is not equal, with an equal hash and the same print")
+            raise LawError("a pickled copy must be equal, with the same hash and repr")
     start = jax.eval_shape(lambda p: subject.start(p, xs), params)
     programs = {_program(c, params, start, xs) for c in (cell, copy, cell)}
     if len(programs) > 1:
@@ -247,13 +247,13 @@ def value(subject: Subject) -> None:
 
 
 def _program(cell: Any, params: Any, carry: Any, x: Any) -> str:
-    """The step as a jaxpr, traced anew, without the addresses of Python functions."""
+    """A new trace of the step as a jaxpr, without the addresses of Python functions."""
     traced = jax.make_jaxpr(lambda p, c, x: cell.step(p, c, x))(params, carry, x)
     return re.sub("0x[0-9a-f]+", "", str(traced))
 
 
 def resetting(subject: Subject) -> None:
-    """A reset at t equals a fresh start at t, whatever the state was; it goes with noise."""
+    """A reset at t equals a fresh start at t, whatever the state was, and works with noise."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
     resets = np.zeros((STEPS, BATCH), bool)
     resets[2] = True
@@ -281,7 +281,7 @@ def _away(cell: Any, params: Any, carry: Any) -> Any:
 
 
 def padding(subject: Subject) -> None:
-    """NaN, infinity and 1e38 in padding change nothing, bit for bit, in outputs and gradients."""
+    """NaN, infinity and 1e38 in padding do not change a bit of outputs and gradients."""
     cell, params, xs = subject.cell, subject.params(), subject.xs(STEPS, BATCH)
     mask = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]], bool)
 

@@ -1,4 +1,4 @@
-"""The subject of the laws: its draws, its programs, and the comparison of trees."""
+"""The subject of the laws: its parameters and inputs, its programs, and comparisons of trees."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jrnn.unrolling import unroll
 STEPS, BATCH = 5, 3
 Inputs = Callable[[np.random.Generator, tuple[int, ...]], Any]
 
-# A law's program runs once, on a few numbers: nearly all its time is compilation, a fifth of it with these.
+# a law's program runs once on a few numbers, so nearly all its time is compilation, five times faster with:
 QUICK: dict[str, Any] = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
@@ -26,15 +26,15 @@ READS_VALUES = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)  # raised whe
 
 
 class LawError(AssertionError):
-    """A cell breaks a law; the message starts with the law's name."""
+    """Raised if a cell breaks a law; the message starts with the name of the law."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A cell under test, with the width it is tested at and how its inputs are drawn.
+    """A cell under test, with its width and a generator of inputs.
 
-    Arrays are drawn in NumPy and compared in NumPy: eager jax compiles a program for every new operation
-    and shape. What jax has to compute is one call of `run`, one program.
+    Arrays are drawn and compared in NumPy, since eager JAX compiles a program for every new operation and
+    shape. Everything computed by JAX is one call of `run`, one program.
     """
 
     cell: Any
@@ -49,7 +49,7 @@ class Subject:
         def init(key: Array) -> Any:
             return self.cell.init(key, self.in_features)
 
-        with jax.enable_x64(False):  # so that a law in float64 does not depend on which came first
+        with jax.enable_x64(False):  # so that draws do not depend on the order of the laws
             keys = [jax.random.key(1), jax.random.key(2)]
             try:
                 return self.run_each(init, keys)
@@ -58,7 +58,7 @@ class Subject:
 
     @functools.cached_property
     def _params(self) -> Any:
-        """Parameters moved away from their start, so that zero biases hide nothing."""
+        """Perturbed parameters, so that zero biases hide nothing."""
         rng = np.random.default_rng(2)
 
         def move(leaf: Any, free: bool) -> Any:
@@ -68,7 +68,7 @@ class Subject:
         return jax.tree.map(move, self.draws[0], trainable(self.draws[0]))
 
     def params(self, dtype: Any = None) -> Any:
-        """The parameters, their floats in the given dtype."""
+        """The parameters, with floats in the given dtype."""
         return jax.tree.map(lambda leaf: cast(leaf, dtype), self._params)
 
     def xs(self, *lead: int, dtype: Any = "float32", seed: int = 3) -> Any:
@@ -85,31 +85,31 @@ class Subject:
         return self.cell.initial_carry(params, batch_shape_of(self.cell, x), key=key)
 
     def carry(self, params: Any, *batch: int, dtype: Any = "float32") -> Any:
-        """A state away from the initial one: that after two steps on other inputs."""
+        """A state different from the initial one: after two steps on other inputs."""
         return unroll(self.cell, params, self.xs(2, *batch, dtype=dtype, seed=4))[0]
 
     def abstractly(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Shapes and dtypes of what a function returns; one that reads values is run instead."""
+        """Shapes and dtypes of the result of a function; a function that reads values is run instead."""
         try:
             return jax.eval_shape(function, *args)
         except READS_VALUES:
             return function(*args)
 
     def eagerly(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function as it is called at a prompt; its results in NumPy."""
+        """Run a function eagerly, and return its results in NumPy."""
         return jax.device_get(jax.tree.map(_data, function(*args)))
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function as one program; its results in NumPy."""
+        """Run a function as one program, and return its results in NumPy."""
         return self.run_each(function, [args[0]], *args[1:])[0]
 
     def run_each(self, function: Callable[..., Any], calls: list[Any], *args: Any) -> list[Any]:
-        """Run a function on several first arguments of one shape, as one program; its results in NumPy."""
+        """Run a function as one program for several first arguments of equal shape; results in NumPy."""
         program = self.program(function, calls[0], *args)
         return [program(first, *args) for first in calls]
 
     def program(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-        """A function compiled for arguments of these shapes; its results in NumPy."""
+        """Compile a function for arguments of these shapes; its results are in NumPy."""
         lowered = jax.jit(lambda *given: jax.tree.map(_data, function(*given))).lower(*args)
         compiled = _compiled(lowered)
         return lambda *given: jax.device_get(compiled(*given))
@@ -118,12 +118,12 @@ class Subject:
 def _compiled(lowered: Any) -> Callable[..., Any]:
     try:
         return lowered.compile(compiler_options=QUICK)
-    except jax.errors.JaxRuntimeError:  # an XLA that does not know these options
+    except jax.errors.JaxRuntimeError:  # an XLA without these options
         return lowered.compile()
 
 
 def _data(leaf: Any) -> Any:
-    """The numbers of a random key; anything else as it is."""
+    """The data of a random key; anything else unchanged."""
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
@@ -135,7 +135,7 @@ def default_inputs(cell: Any, in_features: int) -> Inputs:
 
 
 def cast(leaf: Any, dtype: Any) -> Any:
-    """Cast a float array; others stay."""
+    """Cast a float array; others are unchanged."""
     return leaf if dtype is None or not is_float(leaf) else leaf.astype(dtype)
 
 
@@ -158,35 +158,35 @@ def take(tree: Any, index: Any) -> Any:
 
 
 def joined(*trees: Any) -> Any:
-    """Trees of arrays, one after the other along their first axis."""
+    """Concatenate trees of arrays along their first axis."""
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *trees)
 
 
 def avals(tree: Any) -> Any:
-    """A tree with the dtype and shape of every array in its place."""
+    """Replace every array of a tree by its dtype and shape."""
     return jax.tree.map(lambda a: f"{a.dtype}{a.shape}", tree)
 
 
 def same_avals(a: Any, b: Any) -> bool:
-    """Whether two trees agree in structure, dtypes and shapes."""
+    """True if two trees agree in structure, dtypes and shapes."""
     return structure_of(a) == structure_of(b) and bool(avals(a) == avals(b))
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Whether two trees of one structure agree bit for bit, without a NaN."""
+    """True if two trees of the same structure agree bit for bit, without a NaN."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=False) for x, y in pairs)
 
 
 def poison_padding(leaf: Any, mask: Any, poison: float) -> Any:
-    """A float array with `poison` where `mask` is False."""
+    """Fill a float array with `poison` where `mask` is False."""
     if not is_float(leaf):
         return leaf
     return np.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf, leaf.dtype.type(poison))
 
 
 def is_float(leaf: Any) -> bool:
-    """Whether an array holds floats."""
+    """True for an array of floats."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
@@ -196,7 +196,7 @@ def float_leaves(tree: Any) -> list[Array]:
 
 
 def refill(tree: Any, floats: list[Array]) -> Any:
-    """The tree with other float arrays in the place of its own."""
+    """Replace the float arrays of a tree."""
     values = iter(floats)
     return jax.tree.map(lambda leaf: next(values) if is_float(leaf) else leaf, tree)
 
@@ -207,7 +207,7 @@ def visible_state(cell: Any, params: Any, carry: Any) -> Any:
 
 
 def weighted_sum(tree: Any) -> Array:
-    """A scalar that depends on every float entry of a tree, on each with another weight."""
+    """A scalar that depends on every float entry of a tree, each with a different weight."""
     weights = (jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in float_leaves(tree))
     return jnp.sum(jnp.stack([jnp.vdot(w, a) for w, a in zip(weights, float_leaves(tree), strict=True)]))
 
@@ -225,7 +225,7 @@ def smooth_loss(subject: Subject, params: Any, xs: Any) -> tuple[Callable[[list[
 
 
 def direction(tree: Any) -> list[Any]:
-    """A direction to move the float arrays of a tree in; those that are fixed stay where they are."""
+    """A direction in which to move the float arrays of a tree, zero for those under `fixed`."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(trainable(tree)), strict=True)
     return [
         np.asarray(free * np.cos(1.7 * np.arange(leaf.size)).reshape(leaf.shape), leaf.dtype)

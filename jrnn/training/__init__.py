@@ -1,4 +1,4 @@
-"""Training: one step as a pure function, and the loop around it. This is where `jit` lives."""
+"""Training: one step as a pure function, and the loop around it, both compiled here."""
 
 from jrnn._exports import public_names
 from jrnn.training.devices import use_cores as use_cores

@@ -1,4 +1,4 @@
-"""A run as it was asked for: its options, checked."""
+"""The options of a run, checked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Monitor = Callable[[dict[str, Any], TrainState], Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do."""
+    """The options of a run."""
 
     model: Any
     loss: Loss
@@ -42,7 +42,7 @@ class Plan:
         model_function(self.model)
         if not hasattr(self.loss, "mean") or isinstance(self.loss, type):
             raise TypeError(
-                f"loss must be PerStep(...) or AtLast(...), got {brief(self.loss)}: wrap it in one"
+                f"loss must be a Loss such as PerStep(...), got {brief(self.loss)}: wrap it in one"
             )
         for name, functions in (("penalties", self.penalties), ("monitors", self.monitors)):
             if not isinstance(functions, tuple | list) or not all(map(callable, functions)):
@@ -51,22 +51,25 @@ class Plan:
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, got {brief(function)}")
         if not hasattr(self.optimizer, "update"):
-            raise TypeError(f"optimizer must be as optax.adam(1e-3), got {brief(self.optimizer)}: call it")
+            raise TypeError(
+                "optimizer must be an optax GradientTransformation such as optax.adam(1e-3), got "
+                f"{brief(self.optimizer)}: did you forget to call it?"
+            )
         check_width("save_every", self.save_every)
         if self.patience is not None:
             check_width("patience", self.patience)
         if self.stateful and looks_ahead(self.model):
             raise ValueError(
-                f"stateful training hands a carry on, {self.model} looks ahead and has none to hand on"
+                f"stateful must be False for {self.model}: it looks ahead, so its carry cannot be passed on"
             )
 
     @property
     def evaluation(self) -> Evaluation:
-        """How a loss is measured between the epochs."""
+        """The evaluation between epochs."""
         return Evaluation(self.model, self.loss, self.stateful, self.method)
 
     def score(self, entry: dict[str, Any]) -> float | None:
-        """The number of an epoch that is to become small; None where there is nothing to choose by."""
+        """The number that the best epoch minimizes; None without a criterion and validation."""
         if self.criterion is None:
             return entry.get("validation")
         value = self.criterion(entry)
@@ -76,32 +79,32 @@ class Plan:
             raise TypeError(f"criterion must return a number, got {brief(value)}") from error
 
     def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
-        """Call the monitors, and add the numbers that they return to the record."""
+        """Call the monitors, and add the numbers they return to the record."""
         numbers: dict[str, float] = {}
         for monitor in self.monitors:
             found = monitor(record, state)
             if isinstance(found, Mapping):  # a lambda may return anything
                 numbers |= {name: float(value) for name, value in found.items()}
         if taken := numbers.keys() & record.keys():
-            raise ValueError(f"monitors return {sorted(taken)}, which the record has already")
+            raise ValueError(f"monitors return {sorted(taken)}, which the record already has: rename them")
         record |= numbers
         return numbers
 
     def optimizer_of(self, params: Any) -> optax.GradientTransformation:
-        """The optimizer, on what is trainable."""
+        """The optimizer, restricted to trainable parameters."""
         return self.optimizer if all(jax.tree.leaves(trainable(params))) else _trainable_only(self.optimizer)
 
     def step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-        """The training step, the same function for equal arguments: so jax compiles it once for many runs."""
+        """The training step; the same function for equal arguments, so that several runs compile it once."""
         arguments = self.model, self.loss, optimizer, tuple(self.penalties), self.method
         try:
             hash(arguments)
-        except TypeError:  # a penalty that is no value
+        except TypeError:  # a penalty that does not hash
             return _new_step(*arguments)
         return _kept_step(*arguments)
 
     def evaluated(self, state: TrainState) -> Any:
-        """The parameters to evaluate, keep and return: those of the state, or what `eval_params` gives."""
+        """The parameters to evaluate, keep and return: those of the state, or the result of `eval_params`."""
         if self.eval_params is None:
             return state.params
         free = trainable(state.params)
@@ -115,21 +118,21 @@ class Plan:
 def check_surroundings(
     plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool
 ) -> None:
-    """Refuse options of `fit` that contradict each other."""
+    """Raise if options of `fit` contradict each other."""
     if in_features is None and params is None:
-        raise ValueError("fit needs in_features, to draw params from, or params")
+        raise ValueError("fit needs in_features, to initialize params, or params")
     if not hasattr(plan.model, "init") and (plan.stateful or out is not None or params is None):
-        raise ValueError("model is a function: it needs params, and cannot be stateful or stored in out")
+        raise ValueError("model is a function, so it needs params, and stateful and out are not available")
     if plan.patience is not None and validation is None and plan.criterion is None:
-        raise ValueError("patience needs validation, batches to measure it on, or a criterion")
+        raise ValueError("patience needs validation batches or a criterion")
     if resume and out is None:
-        raise ValueError("resume needs out, the directory with the checkpoints")
+        raise ValueError("resume needs out, the directory of the checkpoints")
     if out is not None and in_features is None:
-        raise ValueError("out needs in_features, which is stored with the checkpoints")
+        raise ValueError("out needs in_features, which the checkpoints store")
 
 
 def of_epoch(name: str, batches: Any, epochs: int) -> Callable[[int], Batches]:
-    """Batches as a function of the epoch's number."""
+    """Batches as a function of the epoch number."""
     if callable(batches):
         return batches
     if isinstance(batches, Batch) or not isinstance(batches, Iterable):
@@ -137,8 +140,8 @@ def of_epoch(name: str, batches: Any, epochs: int) -> Callable[[int], Batches]:
         raise TypeError(f"{name} must be an iterable of batches, got {brief(batches)}: {hint}")
     if isinstance(batches, Iterator) and epochs > 1:
         raise ValueError(
-            f"{name} is a {type(batches).__name__}, which is used up after one of the {epochs} epochs: give "
-            "a list, or a function of the epoch's number that returns the batches"
+            f"{name} is a {type(batches).__name__}, which is exhausted after one of {epochs} epochs: pass "
+            "a list, or a function of the epoch number that returns the batches"
         )
     return lambda epoch: batches
 
@@ -152,7 +155,7 @@ _kept_step = cached(_new_step, maxsize=8)
 
 @cached
 def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer on what is trainable; nothing moves the rest."""
+    """The optimizer on trainable parameters; the others get no updates."""
 
     def fixed(params: Any) -> Any:
         return jax.tree.map(lambda free: not free, trainable(params))

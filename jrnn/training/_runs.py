@@ -1,4 +1,4 @@
-"""A run as it stands: what it has trained, measured and kept."""
+"""The state of a run: position, parameters, records, and the best epoch so far."""
 
 import itertools
 import math
@@ -29,11 +29,11 @@ class Best(NamedTuple):
 
     params: Any = None
     score: float = math.inf
-    step: int | None = None  # with which it ended
+    step: int | None = None  # its last step
 
 
 class Run:
-    """Where a run stands."""
+    """The state of a run, and the loop over the batches of one epoch."""
 
     def __init__(self, plan: Plan, params: Any, key: Array, store: Store | None) -> None:
         self.plan, self.store = plan, store
@@ -41,17 +41,17 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []  # steps not yet in the log
         self.best = Best()
-        self.diverged: int | None = None  # the step after which the parameters were not finite
+        self.diverged: int | None = None  # the step after which parameters were not finite
         self.meter = Meter()
         self.optimizer = plan.optimizer_of(params)
         self.state = init_state(plan.model, params, self.optimizer, key)
         self.placed = is_placed(params)
-        self.rows: int | None = None  # of the first batch of all, by which devices were chosen
+        self.rows: int | None = None  # rows of the very first batch, which determined the devices
         self.split: Split | None = None
-        self.step: Callable[..., Any] | None = None  # compiled once the rows are known
+        self.step: Callable[..., Any] | None = None  # compiled once the number of rows is known
 
     def restore(self, store: Store) -> None:
-        """Stand where the newest checkpoint was saved."""
+        """Load the newest checkpoint."""
         stored = load(store.path, cell=self.plan.model, optimizer=self.optimizer)
         step = jnp.asarray(stored.step, jnp.int32)
         self.state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
@@ -60,7 +60,8 @@ class Run:
         self.history = [from_json(entry) for entry in stored.position["history"]]
         self.meter = Meter(*from_json(stored.position["sums"]).values())
         if stored.position["stateful"] != self.plan.stateful:
-            raise ValueError(f"stateful must be {not self.plan.stateful}, as the run was started")
+            needed = not self.plan.stateful
+            raise ValueError(f"stateful must be {needed} to resume this run, as when it was started")
         best = stored.position["best"]
         params = None if best is None else store.load_best(best)
         if params is not None:
@@ -71,7 +72,7 @@ class Run:
             self.settle(rows)
 
     def settle(self, rows: int) -> Callable[..., Any]:
-        """Choose devices for batches of so many rows, bring the state there, and compile the step."""
+        """Choose devices for batches with this many rows, move the state there, and compile the step."""
         self.rows, step = rows, self.plan.step(self.optimizer)
         self.split = None if self.placed else split_over(self.plan.model, rows)
         if self.split is None:
@@ -82,11 +83,11 @@ class Run:
         return self.step
 
     def send(self, batch: Batch) -> Batch:
-        """Bring a batch to the devices that work on it."""
+        """Move a batch to its devices."""
         return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
-        """Go through the batches of one epoch, from where the run stands; False if it was cut short."""
+        """Train on the remaining batches of one epoch; False if it was cut short."""
         plan, meter = self.plan, self.meter
         watched: dict[str, float] = {}  # the last numbers of the monitors
         meter.begin()
@@ -107,12 +108,13 @@ class Run:
                 if stop.is_set() or self.diverged is not None:
                     return False
         if self.batch == 0:
-            hint = "; a generator is used up after one epoch, give a list or a function" if self.epoch else ""
+            hint = "; a generator is exhausted after one epoch, pass a list or a function"
+            hint = hint if self.epoch else ""
             raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one{hint}")
         return True
 
     def advance(self, batch: Any) -> dict[str, Any]:
-        """Take one training step; its numbers are still on their way when this returns."""
+        """Take one training step; returns before its numbers are computed."""
         batch = require_batch(batch)
         if self.plan.stateful:
             self.hand_on(batch)
@@ -125,7 +127,7 @@ class Run:
         return record
 
     def hand_on(self, batch: Batch) -> None:
-        """Start the carry of a stream, or see that it fits the next batch."""
+        """Initialize the carry of a stream, or check that it fits the next batch."""
         model, shape = self.plan.model, batch_shape(self.plan.model, batch)
         if self.state.carry is None:
             with jax.transfer_guard_host_to_device("allow"):
@@ -133,12 +135,12 @@ class Run:
             self.state = self.state._replace(carry=carry)
         elif shape and self.rows not in (None, shape[0]):
             raise ValueError(
-                f"batches: batch {self.batch + 1} of epoch {self.epoch + 1} has {shape[0]} rows, the carry "
-                f"that stateful=True hands on has {self.rows}: every batch needs as many (leave out the rest)"
+                f"batches: batch {self.batch + 1} of epoch {self.epoch + 1} has {shape[0]} rows, needs "
+                f"{self.rows} like the carry that stateful=True passes on: drop an incomplete last batch"
             )
 
     def finish_epoch(self, validation: Batches | None) -> None:
-        """Evaluate, remember the best, log, save, and stand at the start of the next epoch."""
+        """Evaluate, update the best epoch, log, save, and move to the next epoch."""
         plan = self.plan
         entry: dict[str, Any] = {"step": self.steps, "epoch": self.epoch + 1, **self.meter.summary()}
         if not math.isfinite(entry["train"]) and self.has_diverged():
@@ -162,7 +164,7 @@ class Run:
             tqdm.write(line(plan.progress, entry), file=sys.stderr)
 
     def save(self) -> None:
-        """Bring the log and the newest checkpoint up to where the run stands, unless it has diverged."""
+        """Write the log, and a checkpoint unless the run has diverged."""
         diverged = self.has_diverged()
         self.write_log()
         if self.store is not None and not diverged:
@@ -178,7 +180,7 @@ class Run:
             self.store.save(self.state, self.optimizer, position)
 
     def has_diverged(self) -> bool:
-        """Whether the parameters are no longer finite; if so, since which step."""
+        """Check whether the parameters are still finite; if not, find the step that broke them."""
         if self.diverged is None and not is_finite(self.state.params):
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
@@ -187,7 +189,7 @@ class Run:
         return self.diverged is not None
 
     def write_log(self) -> None:
-        """Append the records that are not yet there to the log."""
+        """Append new records to the log."""
         if self.store is not None:
             records = jax.device_get(self.records)
             numbers = [{k: v if isinstance(v, int) else float(v) for k, v in r.items()} for r in records]
@@ -195,7 +197,7 @@ class Run:
         self.records = []
 
     def out_of_patience(self) -> bool:
-        """Whether the last `patience` epochs brought no better one."""
+        """True if the last `patience` epochs brought no improvement."""
         epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best.step]
         waited = len(self.history) - (epochs[0] if epochs else 0)
         return self.plan.patience is not None and waited >= self.plan.patience
@@ -215,23 +217,23 @@ class Run:
         return returned
 
     def warn(self) -> None:
-        """Say that the parameters are lost, at which step, and what is left of them."""
-        kept = "the last ones; validation or out keep finite ones"
+        """Warn about the step at which the parameters diverged, and about the parameters returned instead."""
+        kept = "the last parameters; with validation or out, finite ones are kept"
         if self.best.step is not None:
-            kept = f"those of the best epoch, which ended with step {self.best.step}"
+            kept = f"the parameters of the best epoch, which ended with step {self.best.step}"
         elif self.store is not None:
-            kept = f"those of the newest checkpoint, from which resume=True goes on in {self.store.path}"
-        where = f"at step {self.diverged} (epoch {self.epoch + 1})"
+            kept = f"those of the newest checkpoint in {self.store.path}, where resume=True continues"
+        where = f"step {self.diverged} (epoch {self.epoch + 1})"
         warnings.warn(
-            f"fit: {where} loss or gradient were not finite, nor the parameters after it, and training has "
-            f"ended; returned are {kept}. Is there a NaN in the data, a token or label out of range, a "
-            "learning rate too high, a gradient to clip?",
+            f"fit: training diverged and has ended: after {where} the parameters are not finite. It returns "
+            f"{kept}. Check for NaN in the data, tokens or labels out of range, too high a learning rate, or "
+            "a gradient that needs clipping.",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
 def is_finite(params: Any) -> bool:
-    """Whether all parameters are finite numbers."""
+    """True if all parameters are finite."""
     floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return all(np.all(np.isfinite(leaf)) for leaf in jax.device_get(floats))

@@ -1,4 +1,4 @@
-"""What a run keeps on disk."""
+"""The files of a run: checkpoints, the best parameters, and the log."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _NAMES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 @dataclass(frozen=True)
 class Store:
-    """Where a run is kept: checkpoints, the best parameters, and a log of every step."""
+    """The directory of a run."""
 
     path: Path
     cell: Any
@@ -32,7 +32,7 @@ class Store:
 
     @property
     def best(self) -> Path:
-        """The folder of the best epoch: of the one that the newest checkpoint names, and of the one after."""
+        """The folder of the best epoch; it also keeps the one before, which a checkpoint may still name."""
         return self.path / "best"
 
     def save(self, state: TrainState, optimizer: Any, position: dict[str, Any]) -> None:
@@ -51,11 +51,11 @@ class Store:
         save(self.best, Snapshot(self.cell, self.in_features, params, step=step, meta=self.meta), keep=2)
 
     def load_best(self, step: int) -> Any:
-        """Parameters of the best epoch, which ended with this step; None, and a warning, if they are gone."""
+        """Parameters of the best epoch, which ended with `step`; None and a warning if they are missing."""
         if not any(path.name.startswith(f"step_{step:08d}") for path in checkpoints(self.best)):
             warnings.warn(
-                f"{self.best} does not hold the best epoch, which ended with step {step}: the best of the "
-                "epochs to come is kept in its place",
+                f"{self.best} has no parameters of the best epoch, which ended with step {step}: the best of "
+                "the remaining epochs replaces it",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -63,7 +63,7 @@ class Store:
         try:
             return load(self.best, cell=self.cell, step=step).params
         except CheckpointError as error:
-            hint = "without that folder the run goes on, and keeps the best of the epochs to come"
+            hint = "delete that folder to continue the run and keep the best of the remaining epochs"
             raise CheckpointError(f"{error}; {hint}") from error
 
     def write(self, records: list[dict[str, Any]]) -> None:
@@ -75,9 +75,9 @@ class Store:
             os.fsync(file.fileno())
 
     def cut(self, step: int, epochs: int) -> None:
-        """Drop what the log says of steps and epochs after the checkpoint that a run goes on from.
+        """Drop log lines of steps and epochs after the checkpoint that a run resumes from.
 
-        So are lines that are no records: a run is not given up for a damaged log.
+        Malformed lines are dropped too, so that a damaged log does not stop a run.
         """
         if self.log.exists():
             text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -88,7 +88,7 @@ class Store:
 
 
 def _is_before(line: str, step: int, epochs: int) -> bool:
-    """Whether a line of the log is a record of a step up to `step`, or of one of the first epochs."""
+    """True for a log line of a step up to `step`, or of one of the first epochs."""
     try:
         record = json.loads(line)
         return bool(record["step"] <= step and ("loss" in record or record["epoch"] <= epochs))
@@ -97,14 +97,14 @@ def _is_before(line: str, step: int, epochs: int) -> bool:
 
 
 def to_json(record: dict[str, Any]) -> dict[str, Any]:
-    """A record whose numbers JSON knows: one that is not finite is null, and named under "nonfinite"."""
+    """Replace non-finite numbers, which JSON lacks, by null, and list them under "nonfinite"."""
     bad = {name: str(v) for name, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
     clean = {name: None if name in bad else value for name, value in record.items()}
     return clean | {"nonfinite": bad} if bad else clean
 
 
 def from_json(record: dict[str, Any]) -> dict[str, Any]:
-    """Undo `to_json`."""
+    """Invert `to_json`."""
     bad = record.get("nonfinite", {})
     clean = {name: value for name, value in record.items() if name != "nonfinite"}
     return clean | {name: _NAMES[value] for name, value in bad.items()}

@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: on one device, or every batch split over several."""
+"""Placement of a run: on one device, or with batches sharded over several."""
 
 import os
 import warnings
@@ -19,28 +19,27 @@ from jrnn.training.steps import TrainState
 
 CONFIG: Any = jax.config  # which does not declare its values
 ROWS = "rows"  # the axis of a mesh over which the batch is split
-ROWS_PER_CORE = 16  # with 8 on each of two there was nothing to gain, with fewer much to lose
+ROWS_PER_CORE = 16  # with 8 rows on each of two cores nothing is gained, with fewer a lot is lost
 
 
 def use_cores(count: int | None = None) -> int:
-    """Make every core of this machine a JAX device, so that `fit` splits its batches over them.
+    """Make every CPU core a JAX device, so that `fit` shards its batches over them.
 
-    To be called before jax starts, which it does at its first array: at the top of a notebook or script.
-    `jrnn train` calls it by itself. Where there is an accelerator, `fit` uses that and not the cores.
+    Call it before JAX initializes its backends, which the first array does: at the top of a notebook or
+    script. `jrnn train` calls it for you. If there is an accelerator, `fit` uses that instead.
 
-    A sum over devices blocks a thread of XLA's for each of them, and never ends where none is left for
-    the work that it waits for. So this also asks for twice as many threads as devices, in the environment
-    variable NPROC.
+    An all-reduce blocks one XLA thread per device, and deadlocks if no thread is left for the computation
+    it waits for. So this also requests two threads per device, in the environment variable NPROC.
 
     Args:
-      count: how many devices to make; left out: JAX_NUM_CPU_DEVICES if that is set, else one for each
-        core that this process may use.
+      count: number of devices; defaults to JAX_NUM_CPU_DEVICES if that is set, otherwise to the number of
+        cores that this process may use.
 
     Returns:
-      Their number.
+      The number of devices.
 
     Raises:
-      RuntimeError: jax has started, with other devices or with too few threads.
+      RuntimeError: JAX is already initialized with other devices or too few threads.
       ValueError: `count` is below 1.
 
     >>> import jrnn
@@ -51,15 +50,15 @@ def use_cores(count: int | None = None) -> int:
     if count < 1:
         raise ValueError(f"use_cores: count must be at least 1, got {count}")
     try:
-        for number in (count + 1, count):  # once it has started, jax refuses what is new to it, as one is
+        for number in (count + 1, count):  # an initialized jax refuses a changed value only
             CONFIG.update("jax_num_cpu_devices", number)
     except RuntimeError as error:
         made = len(jax.local_devices(backend="cpu"))
         if made == count and _has_threads(made):
             return count
-        what = f"{made} of its devices are on the CPU, and XLA has {_threads()} threads"
+        what = f"with {made} CPU devices and {_threads()} XLA threads"
         hint = "call it before anything else uses jax (in a notebook: restart the kernel, run it first)"
-        raise RuntimeError(f"use_cores: jax has started, {what}: {hint}") from error
+        raise RuntimeError(f"use_cores: jax is already initialized {what}: {hint}") from error
     if not _has_threads(count):
         os.environ["NPROC"] = str(2 * count)
     return count
@@ -76,18 +75,18 @@ def _cores() -> int:
 
 
 def _threads() -> int:
-    """Threads in each of XLA's pools."""
+    """Threads per XLA thread pool."""
     given = os.environ.get("NPROC", "")
     return int(given) if given.isdecimal() else _cores()
 
 
 def _has_threads(devices: int) -> bool:
-    """Whether a sum over so many CPU devices leaves threads for the work that it waits for."""
+    """True if an all-reduce over this many CPU devices leaves threads for the computation it waits for."""
     return devices == 1 or _threads() >= 2 * devices
 
 
 def is_placed(*trees: Any) -> bool:
-    """Whether the caller chose devices: by a mesh, a default device, or where an array of `trees` lies."""
+    """True if the caller chose devices: by a mesh, a default device, or the placement of `trees`."""
     if not jax.sharding.get_abstract_mesh().empty or CONFIG.jax_default_device is not None:
         return True
     usual = {jax.local_devices()[0]}
@@ -96,22 +95,22 @@ def is_placed(*trees: Any) -> bool:
 
 @dataclass(frozen=True)
 class Split:
-    """The batches of a model split over the devices of a mesh; of all else a copy on each of them."""
+    """Data parallelism: batches are sharded over the devices of a mesh, everything else is replicated."""
 
     mesh: Mesh
     model: Any
 
     def batch(self, batch: Batch) -> Batch:
-        """Send each device its rows; all rows, where they do not divide."""
+        """Shard a batch over the devices; replicate it if they do not divide its rows."""
         return self._send(batch, rows_of(self.model, batch), axes=(1, 0))
 
     def state(self, state: TrainState, rows: int) -> TrainState:
-        """Send each device a copy, but of the carry its rows."""
+        """Replicate the state, and shard its carry."""
         carry = self._send(state.carry, rows, axes=(0,))
         return jax.device_put(state._replace(carry=None), self._sharding())._replace(carry=carry)
 
     def jit(self, step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
-        """Compile a training step that leaves the state where it lies."""
+        """Compile a training step that keeps the sharding of the state."""
         return jax.jit(step, out_shardings=(jax.tree.map(lambda a: a.sharding, state), self._sharding()))
 
     def _send(self, tree: Any, rows: int, axes: tuple[int, ...]) -> Any:
@@ -127,14 +126,14 @@ class Split:
 
 
 def rows_of(model: Any, batch: Batch) -> int:
-    """Length of the first batch axis, 0 where there is none."""
+    """Length of the first batch axis, 0 if there is none."""
     features = in_ndim(model) if is_layer(model) or isinstance(model, Cell) else 0
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch.xs)[:1]]
     return next((shape[1] for shape in shapes if len(shape) > 1 + features), 0)
 
 
 def split_over(model: Any, rows: int) -> Split | None:
-    """How to split batches of so many rows over as many devices as divide them; None: they stay on one."""
+    """The sharding of batches over as many devices as divide their rows; None for a single device."""
     devices = jax.local_devices()
     cores = devices[0].platform == "cpu"
     most = min(len(devices), rows // ROWS_PER_CORE if cores else rows)
@@ -143,8 +142,8 @@ def split_over(model: Any, rows: int) -> Split | None:
         return None
     if cores and not _has_threads(count):
         warnings.warn(
-            f"fit uses one CPU device, not {count}: XLA has {_threads()} threads, and a sum over devices can "
-            f"hang with fewer than {2 * count}; make the devices with jrnn.use_cores()",
+            f"fit uses one CPU device, not {count}: XLA has {_threads()} threads, and an all-reduce can hang "
+            f"with fewer than {2 * count}; create the devices with jrnn.use_cores()",
             stacklevel=2,
         )
         return None
@@ -152,7 +151,7 @@ def split_over(model: Any, rows: int) -> Split | None:
 
 
 def gather(tree: Any) -> Any:
-    """Bring arrays from several devices to the default one, free to go to any other."""
+    """Move arrays from several devices to the default one, uncommitted."""
 
     def bring(leaf: Array) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

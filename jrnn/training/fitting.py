@@ -28,16 +28,16 @@ from jrnn.unrolling.methods import Method
 
 
 class FitResult(NamedTuple, Generic[P]):
-    """The outcome of `fit`.
+    """The result of `fit`.
 
     Attributes:
-      params: parameters of the best epoch, which has the smallest finite validation loss, or the smallest
-        `criterion`; of the last step where there is neither. `jrnn.load(out, best=True).params` are the same.
-      state: where training ended, the last parameters included: `jrnn.load(out)` is the same.
-      history: a record per epoch: epoch, step, train and validation loss in nats, seconds, and the numbers
+      params: parameters of the best epoch, the one with the smallest finite validation loss or `criterion`;
+        of the last step if there is neither. The same as `jrnn.load(out, best=True).params`.
+      state: the final state, last parameters included; the same as `jrnn.load(out)`.
+      history: one record per epoch: epoch, step, train and validation loss in nats, seconds, and the numbers
         that monitors returned; `jrnn.plots.loss_curve` draws it.
-      interrupted: whether Ctrl-C or SIGTERM ended it.
-      diverged: the step after which the parameters were not finite, which ends training; None: they are.
+      interrupted: True if Ctrl-C or SIGTERM ended the run.
+      diverged: the step after which the parameters were not finite, which ended training; otherwise None.
     """
 
     params: P
@@ -71,48 +71,48 @@ def fit(
     progress: Progress = Progress(),
     method: Method = Scan(),
 ) -> FitResult[P]:
-    """Train a model over epochs of batches; evaluate, save and report.
+    """Train a model for some epochs, with evaluation, checkpoints and progress reports.
 
-    The same arguments on the same machine give the same bits, and a run that was stopped and resumed
-    ends with the very parameters of an uninterrupted one. Ctrl-C finishes the step and returns what there
-    is; with `out` so does SIGTERM, and both save. Training ends with a warning when the parameters are no
-    longer finite: no checkpoint is written of them.
+    Runs are deterministic: the same arguments on the same machine give bitwise equal results, and a run that
+    was stopped and resumed ends with exactly the parameters of an uninterrupted one. Ctrl-C finishes the
+    current step and returns; with `out`, so does SIGTERM, and both save a checkpoint. When parameters are no
+    longer finite, training ends with a warning, and no checkpoint of them is written.
 
-    Every batch is split over as many devices as divide its rows: all accelerators, or the CPU devices that
-    `use_cores` makes, where each gets 16 rows or more. The result is that of one device up to rounding,
-    noise included, and lies on one device again. Where the caller chose devices, by a mesh, by a default
-    device or by where the given `params` lie, it is left at that.
+    Batches are sharded over as many devices as divide the batch size: all accelerators, or the CPU devices
+    that `use_cores` makes, with at least 16 rows each. The result, noise included, is that of a single device
+    up to rounding, and is moved back to one device. If you choose devices yourself, by a mesh, a default
+    device or the placement of `params`, `fit` keeps your choice.
 
     Args:
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
-      batches: an iterable to go through once an epoch, or a function of the epoch's number that gives
-        one (shuffled: `padded_batches(...).epoch`); to resume it must give the same batches again.
+      batches: an iterable of the batches of an epoch, or a function of the epoch number that returns one
+        (`padded_batches(...).epoch` shuffles); a resumed run needs the same batches again.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      optimizer: any optax transformation (clipping and schedules included); it does not see what stands
-        under `fixed`. It is given the loss too: `lbfgs`, `polyak_sgd`, `reduce_on_plateau` work.
-      key: the randomness of the run.
-      in_features: width of the inputs (tokens: size of the vocabulary); needed unless `params` is given.
-      params: parameters to start from.
-      epochs: how often to go through the batches.
-      validation: batches to evaluate on after every epoch, or a function of the epoch's number.
-      stateful: hand the carry on from batch to batch of an epoch (truncated BPTT on a stream).
-      patience: stop after so many epochs without a better one.
-      criterion: function of an epoch's record, such as `lambda entry: -entry["accuracy"]` of a number that a
-        monitor returned; the epoch where it is smallest is the best. None: the validation loss. What is not
-        finite is never the best.
-      eval_params: function `(opt_state, params)` to the parameters that are evaluated, kept as the best and
-        returned, for optimizers that train others, such as `optax.contrib.schedule_free_eval_params`.
-      penalties: functions `(params, batch)` of which the values are added to the loss while training.
+      optimizer: any optax transformation (clipping and schedules included), applied to all parameters but
+        those under `fixed`. It also receives the loss, so `lbfgs`, `polyak_sgd`, `reduce_on_plateau` work.
+      key: source of all randomness of the run.
+      in_features: width of the inputs (for tokens, the vocabulary size); required unless `params` is given.
+      params: initial parameters.
+      epochs: number of passes over the batches.
+      validation: batches to evaluate on after every epoch, or a function of the epoch number.
+      stateful: pass the carry on from batch to batch within an epoch (truncated BPTT on a stream).
+      patience: stop after this many epochs without improvement.
+      criterion: function of an epoch's record that the best epoch minimizes, such as
+        `lambda entry: -entry["accuracy"]` for a number that a monitor returned; defaults to the validation
+        loss. Epochs where it is not finite never count as the best.
+      eval_params: function `(opt_state, params)` that returns the parameters to evaluate, keep and return,
+        for optimizers that train different ones, such as `optax.contrib.schedule_free_eval_params`.
+      penalties: functions `(params, batch)` whose values are added to the training loss.
       monitors: functions `(record, state)`, called after every step with its step, epoch, loss and
-        grad_norm, and after every epoch with its entry of the history. A mapping of names to numbers that
-        one returns joins the record, and so the history and the metrics file; the bar shows it.
-      out: directory for checkpoints, the parameters of the best epoch and `metrics.jsonl` (losses in nats;
-        one that is not finite is null); one run at a time writes there. `jrnn.load(out)` reads the last
-        checkpoint, `jrnn.load(out, best=True)` the best epoch. None: nothing is written.
-      resume: go on from the newest checkpoint in `out`; where there is none yet, begin.
-      save_every: steps between checkpoints; every epoch ends with one.
-      meta: JSON to keep with the checkpoints (a vocabulary, arguments).
-      progress: what to show.
+        grad_norm, and after every epoch with its entry of the history. Numbers that one returns, in a
+        mapping, are added to the record and so to the history, the metrics file and the progress bar.
+      out: directory for checkpoints, the parameters of the best epoch and `metrics.jsonl` (losses in nats,
+        null if not finite); one run at a time writes there. `jrnn.load(out)` reads the newest checkpoint,
+        `jrnn.load(out, best=True)` the best epoch. None writes nothing.
+      resume: continue from the newest checkpoint in `out`, or start if there is none.
+      save_every: steps between checkpoints; one more is saved after every epoch.
+      meta: JSON to store with the checkpoints (a vocabulary, arguments).
+      progress: options of the progress report.
       method: how the recurrence is run.
 
     Returns:
@@ -133,9 +133,9 @@ def fit(
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
     store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
     with _holding(out), stopping_on_signals(ends=store is not None) as stop:
-        with jax.transfer_guard_host_to_device("allow"):  # of the numbers that a run starts from
+        with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
             run = _begun(plan, params, key, in_features, store, resume=resume)
-        del params  # the first ones are not kept
+        del params  # so that the initial parameters are not kept alive
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
             if run.train(given(run.epoch), epochs, stop):
                 run.finish_epoch(None if held_out is None else held_out(run.epoch))
@@ -154,17 +154,19 @@ def _check_key(key: Any) -> None:
 
 
 def _holding(out: str | Path | None) -> contextlib.AbstractContextManager[None]:
-    """The lock on a run's directory: two runs in one would undo each other's work."""
+    """The lock on a run's directory, since two runs would overwrite each other's files."""
     return contextlib.nullcontext() if out is None else locked(Path(out) / ".lock", f"out: {out}")
 
 
 def _begun(
     plan: Plan, params: Any, key: Array, in_features: int | None, store: Store | None, *, resume: bool
 ) -> Run:
-    """A run at its newest checkpoint, or at its first: what cannot be saved fails before any work is done."""
+    """A run at its newest checkpoint, or a new one, saved at once so that failures to save come early."""
     begun = store is not None and bool(checkpoints(store.path))
     if store is not None and begun and not resume:
-        raise ValueError(f"out: {store.path} holds a run: resume=True goes on with it, or give another one")
+        raise ValueError(
+            f"out: {store.path} already holds a run: pass resume=True to continue it, or another directory"
+        )
     if params is None:
         key, draw = jax.random.split(key)
         params = plan.model.init(draw, in_features)
@@ -176,7 +178,7 @@ def _begun(
 
 @contextlib.contextmanager
 def stopping_on_signals(ends: bool) -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, and SIGTERM if it `ends` a run; a second one ends the process."""
+    """An event that is set by Ctrl-C, and by SIGTERM if it `ends` a run; a second one ends the process."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

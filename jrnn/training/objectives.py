@@ -1,4 +1,4 @@
-"""Losses of a model on a batch: at every step, at the last one, or one for a sequence."""
+"""Losses of a model on a batch: per step, at the last step, or per sequence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from jrnn.paradigms import last
 
 
 class Loss(Protocol):
-    """A mean loss of model outputs on a batch, and the number of targets that it is the mean of."""
+    """The mean loss of a model's outputs on a batch, and the number of targets it is taken over."""
 
     def mean(self, ys: Any, batch: Batch) -> Array: ...
 
@@ -26,7 +26,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class PerStep:
-    """A loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
+    """Loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -46,7 +46,7 @@ class PerStep:
         return _mean("PerStep", self.loss, ys, batch.targets, self._mask(batch))
 
     def count(self, batch: Batch) -> Any:
-        """How many steps count."""
+        """Number of steps that count."""
         mask = self._mask(batch)
         if mask is None:
             return np.prod(batch.targets.shape[:2])
@@ -62,10 +62,10 @@ class PerStep:
 
 @dataclass(frozen=True)
 class AtLast:
-    """A loss on the last valid output of every sequence (many-to-one): `PerSequence` behind `last`.
+    """Loss on the last valid output of every sequence (many-to-one): `PerSequence` applied to `last`.
 
-    What reads from the end (`Reversed`, the backward cell of a `Bidirectional`) has seen one input there:
-    `ManyToOne` reads each at its own end, and `PerSequence` is its loss.
+    A cell that runs backwards (`Reversed`, the backward cell of a `Bidirectional`) has seen only one input at
+    that step. `ManyToOne` reads each direction at its own end; use `PerSequence` for its loss.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -86,13 +86,13 @@ class AtLast:
         return _mean("AtLast", self.loss, last(ys, batch.lengths), batch.targets, _nonempty(batch))
 
     def count(self, batch: Batch) -> Any:
-        """How many sequences count."""
+        """Number of sequences that count."""
         return PerSequence(self.loss).count(batch)
 
 
 @dataclass(frozen=True)
 class PerSequence:
-    """A loss on one output for every sequence, as `ManyToOne` gives it.
+    """Loss on one output per sequence, such as that of `ManyToOne`.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -111,13 +111,13 @@ class PerSequence:
         return _mean("PerSequence", self.loss, ys, batch.targets, _nonempty(batch))
 
     def count(self, batch: Batch) -> Any:
-        """How many sequences count."""
+        """Number of sequences that count."""
         mask = _nonempty(batch)
         return batch.targets.shape[0] if mask is None else jnp.sum(mask)
 
 
 def _nonempty(batch: Batch) -> Any:
-    """The sequences that count: not masked, and of one step at least."""
+    """The sequences that count: unmasked and not empty."""
     if batch.lengths is None:
         return batch.mask
     nonempty = jnp.asarray(batch.lengths) > 0
@@ -125,14 +125,14 @@ def _nonempty(batch: Batch) -> Any:
 
 
 _NEEDS = {
-    "PerStep": "(time, batch, ...): AtLast and PerSequence are for one target a sequence",
-    "AtLast": "(time, batch, ...), of which it reads the last: PerSequence is for a model such as ManyToOne",
-    "PerSequence": "(batch, ...), one for each sequence: AtLast reads the last of outputs at every step",
+    "PerStep": "(time, batch, ...): for one target per sequence use AtLast or PerSequence",
+    "AtLast": "(time, batch, ...), of which it reads the last: for a model such as ManyToOne use PerSequence",
+    "PerSequence": "(batch, ...), one per sequence: to read the last of outputs at every step use AtLast",
 }
 
 
 def _require_leading(who: str, ys: Any, like: Any, axes: int) -> None:
-    """Raise unless outputs lead with the axes of the targets or inputs: else they would broadcast."""
+    """Raise if the leading axes of outputs differ from those of targets or inputs and would broadcast."""
     if not hasattr(ys, "shape") or not hasattr(like, "shape") or ys.shape[:axes] == like.shape[:axes]:
         return
     name = "xs" if who == "AtLast" else "targets"
@@ -145,13 +145,13 @@ def _mean(who: str, loss: Callable[..., Any], ys: Any, targets: Any, mask: Any) 
         f"{name} {None if value is None else getattr(value, 'shape', brief(value))}"
         for name, value in {"predictions": ys, "targets": targets, "mask": mask}.items()
     )
-    hint = "as jrnn.losses do; wrap others: lambda ys, targets, mask: jnp.mean(f(ys, targets), where=mask)"
-    called = f"{who}: {brief(loss)} is called as loss(predictions, targets, mask) -> mean"
+    hint = "wrap another loss f: lambda ys, targets, mask: jnp.mean(f(ys, targets), where=mask)"
+    called = f"{who}: {brief(loss)} is called as loss(predictions, targets, mask) -> mean, like jrnn.losses"
     try:
         value = loss(ys, targets, mask)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{called}, and fails for {shapes}: {error} ({hint})") from error
+        raise kind(f"{called}; it fails for {shapes}: {error} ({hint})") from error
     if jnp.shape(value) != ():
-        raise TypeError(f"{called}, and returns an array of {jnp.shape(value)} for {shapes}: {hint}")
+        raise TypeError(f"{called}; it returns an array of shape {jnp.shape(value)} for {shapes}: {hint}")
     return jnp.asarray(value)

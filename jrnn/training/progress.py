@@ -1,4 +1,4 @@
-"""What a run shows: a bar, a line per epoch, how fast it goes."""
+"""Progress reports of a run: a bar, a line per epoch, and the speed."""
 
 import math
 import sys
@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Progress:
-    """What `fit` shows while it runs.
+    """Options of the progress report of `fit`.
 
     Args:
-      bar: whether to show a progress bar and a line per epoch.
+      bar: show a progress bar and a line per epoch.
       bits: show losses in bits (nats / ln 2) rather than nats.
-      unit: what one target is called: "char", "step".
+      unit: name of one target: "char", "step".
 
     >>> import jrnn
     >>> jrnn.Progress(bits=True, unit="char").describe(1.386)
@@ -30,11 +30,11 @@ class Progress:
     unit: str = "step"
 
     def describe(self, nats: float) -> str:
-        """A loss as it is shown."""
+        """Format a loss."""
         return f"{nats / math.log(2):.3f} bits/{self.unit}" if self.bits else f"loss {nats:.4g}"
 
     def postfix(self, record: dict[str, Any], watched: dict[str, float], meter: "Meter") -> str:
-        """What stands behind the bar: the loss and the gradient of a step, speed, and what is watched."""
+        """The text after the bar: loss and gradient norm of a step, numbers of monitors, and speed."""
         loss, norm = (float(jax.device_get(record[name])) for name in ("loss", "grad_norm"))
         parts = [self.describe(loss), f"gradient {norm:.3g}"]
         parts += [f"{name} {value:.3g}" for name, value in watched.items()]
@@ -42,7 +42,7 @@ class Progress:
 
 
 class Sums(NamedTuple):
-    """What an epoch adds up to."""
+    """Totals of an epoch."""
 
     targets: int
     nats: float
@@ -50,34 +50,34 @@ class Sums(NamedTuple):
 
 
 class Meter:
-    """Speed and mean loss of an epoch, from saved `sums` on; the first step, which compiles, is apart."""
+    """Mean loss and speed of an epoch, continued from saved `sums`; the speed excludes the first step."""
 
     def __init__(self, targets: int = 0, nats: float = 0.0, seconds: float = 0.0) -> None:
         self.earlier = targets, nats, seconds
         self.begin()
 
     def begin(self) -> None:
-        """Take the time from now on."""
+        """Start the clock."""
         self.begun = self.shown = time.perf_counter()
         self.compiled = 0.0
         self.targets = 0
-        self.finite = True  # the last loss that was looked at
+        self.finite = True  # of the last loss that was checked
         self.losses: list[tuple[int, Array]] = []
 
     def count(self, targets: Any, record: dict[str, Any]) -> None:
-        """Take note of a step."""
+        """Record a step."""
         targets = int(jax.device_get(targets))
         if not self.losses:
             jax.block_until_ready(record["loss"])
             self.compiled = time.perf_counter() - self.begun
         else:
             self.targets += targets
-            # of the step before: the next one is under way, and the bar is true
+            # the loss of the previous step, so that this one keeps running
             self.finite = math.isfinite(jax.device_get(self.losses[-1][1]))
         self.losses.append((targets, record["loss"]))
 
     def due(self) -> bool:
-        """Whether half a second has passed since this was last true."""
+        """True if half a second has passed since this was last true."""
         now = time.perf_counter()
         if now - self.shown < 0.5:
             return False
@@ -91,7 +91,7 @@ class Meter:
         return f"{speed:,.0f} {unit}s/s"
 
     def sums(self) -> Sums:
-        """Targets of the epoch so far, the sum of their losses, and seconds."""
+        """Number of targets of the epoch so far, the sum of their losses, and seconds."""
         targets, nats, seconds = self.earlier
         for count, loss in jax.device_get(self.losses):
             targets, nats = targets + count, nats + count * float(loss)
@@ -104,17 +104,17 @@ class Meter:
 
 
 def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:
-    """A progress bar over the batches of an epoch; none where nobody watches (a file, a pipe)."""
+    """A progress bar over the batches of an epoch, hidden unless stderr is a terminal or notebook."""
     options = {"unit": "batch", "mininterval": 0.5, "leave": False, "file": sys.stderr}
     if not progress.bar:
         return tqdm(disable=True)
-    from tqdm import auto  # in a notebook this looks for widgets, and warns where there are none
+    from tqdm import auto  # in a notebook without widgets, importing this warns
 
     return auto.tqdm(total=total, initial=initial, desc=title, disable=None, **options)
 
 
 def line(progress: Progress, entry: dict[str, Any]) -> str:
-    """An epoch in one line."""
+    """Format an epoch as one line."""
     parts = [f"epoch {entry['epoch']}", f"train {progress.describe(entry['train'])}"]
     if "validation" in entry:
         parts.append(f"held out {progress.describe(entry['validation'])}")

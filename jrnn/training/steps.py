@@ -1,4 +1,4 @@
-"""One step of training, one of evaluation."""
+"""Training and evaluation steps."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
-Penalty = Callable[[Any, Batch], Array]  # (params, batch) -> what is added to the loss
+Penalty = Callable[[Any, Batch], Array]  # (params, batch) -> a number added to the loss
 
 
 def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
-    """`(params, batch, carry, key) -> (carry, ys)` of a cell or layer; a function is taken as it is."""
+    """Convert a cell or layer to `(params, batch, carry, key) -> (carry, ys)`; return a function as it is."""
     reject_flax("model", model)
     if not is_layer(model) and not isinstance(model, Cell):
         if not callable(model) or isinstance(model, type):
@@ -39,11 +39,11 @@ def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes."""
+    """Everything that a training step reads and writes."""
 
     params: Any
     opt_state: Any
-    carry: Any  # state handed on from batch to batch; None where every batch starts anew
+    carry: Any  # state passed on from batch to batch; None if every batch starts from the initial carry
     key: Array
     step: Array  # (), int32
 
@@ -56,14 +56,14 @@ def init_state(
     *,
     batch_shape: tuple[int, ...] | None = None,
 ) -> TrainState:
-    """The state that training starts from.
+    """Initial state of training.
 
     Args:
-      model: a cell or a layer; a model function where no carry is handed on.
+      model: a cell or a layer; or a model function, if no carry is passed on.
       params: its parameters.
       optimizer: any optax transformation.
-      key: the randomness of the run.
-      batch_shape: batch shape of a carry to hand on; None: every batch starts anew.
+      key: source of all randomness of the run.
+      batch_shape: batch shape of the carry to pass on; with None, every batch starts from the initial carry.
 
     Returns:
       A `TrainState` at step 0.
@@ -80,28 +80,28 @@ def train_step(
     penalties: tuple[Penalty, ...] = (),
     method: Method = Scan(),
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Make one training step, a pure function; the caller compiles it.
+    """Make a training step: a pure function, for the caller to compile.
 
         L = loss(model(params, batch, carry, key), batch),   g = ∇_params (L + Σ penalty(params, batch))
         params ← params + optimizer(g)
 
-    The optimizer is also given the value of L plus the penalties, its gradient and L as a function of the
+    The optimizer also receives the value of L plus penalties, its gradient, and L as a function of the
     params (optax's `value`, `grad` and `value_fn`), which `lbfgs`, `polyak_sgd` and `reduce_on_plateau` need.
 
-    Where `state.carry` is not None it is handed on to the next batch with its gradient cut (truncated
-    BPTT), and its noise drawn anew for every batch; with `fresh` it starts from `initial_carry` again.
+    If `state.carry` is not None, it is passed on to the next batch with its gradient stopped (truncated
+    BPTT), and new noise is drawn for every batch; with `fresh`, it restarts from `initial_carry`.
 
     Args:
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       optimizer: any optax transformation.
-      penalties: functions `(params, batch)` of which the values are added to the loss, such as
+      penalties: functions `(params, batch)` whose values are added to the loss, such as
         `jrnn.analysis.GradientFlossing`.
       method: how the recurrence is run.
 
     Returns:
-      `step(state, batch, fresh=False) -> (state, {"loss": nats, "grad_norm": norm})`, with "penalty", the
-      sum of the penalties, where there are any.
+      `step(state, batch, fresh=False) -> (state, {"loss": nats, "grad_norm": norm})`; if there are penalties,
+      their sum is returned as "penalty".
 
     >>> import jax, jax.numpy as jnp, jrnn, optax
     >>> cell, opt = jrnn.Elman(1), optax.sgd(0.1)
@@ -139,7 +139,7 @@ def train_step(
 
 
 def _restart(model: Any, params: Any, batch: Batch, carry: Any, fresh: Any) -> Any:
-    """The carry, or where `fresh` the initial one, through which a learned start gets its gradient."""
+    """The carry, or if `fresh` the initial one, through which a learned initial state gets its gradient."""
     start = model.initial_carry(params, batch_shape(model, batch))
     spec = carry_spec(model, params)
     stay = ~jnp.asarray(fresh)
@@ -167,15 +167,15 @@ def evaluate(
       params: its parameters.
       batches: any iterable of batches; each new shape of a batch is compiled once.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
-      stateful: whether the carry is handed on from batch to batch.
+      stateful: pass the carry on from batch to batch.
       method: how the recurrence is run.
 
     Returns:
-      The mean in nats, every target of every batch counted once.
+      The mean in nats over all targets of all batches.
 
     Raises:
-      ValueError: there is nothing to evaluate on.
-      TypeError: batches hold something else than `Batch`.
+      ValueError: there is no target to evaluate on.
+      TypeError: batches contain something other than `Batch`.
     """
     return mean_loss(Evaluation(model, loss, stateful, method), params, batches)
 
@@ -189,14 +189,14 @@ def predict(
       model: a cell, a layer or a model function.
       params: its parameters.
       batches: any iterable of batches; each new shape of a batch is compiled once.
-      stateful: whether the carry is handed on from batch to batch.
+      stateful: pass the carry on from batch to batch.
       method: how the recurrence is run.
 
     Yields:
-      For each batch the outputs, as NumPy arrays: (time, batch, ...) of a cell, zeros behind `lengths`.
+      The outputs for each batch as NumPy arrays: (time, batch, ...) for a cell, zero after `lengths`.
 
     Raises:
-      TypeError: batches hold something else than `Batch`.
+      TypeError: batches contain something other than `Batch`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.GRU(3)
@@ -212,7 +212,7 @@ def predict(
 
 
 class Evaluation(NamedTuple):
-    """How a loss is measured."""
+    """A model, its loss, and the options of an evaluation."""
 
     model: Any
     loss: Loss
@@ -226,7 +226,7 @@ def mean_loss(
     batches: Iterable[Batch],
     send: Callable[[Batch], Batch] = jax.device_put,
 ) -> float:
-    """`evaluate`, of batches that are sent to their devices first."""
+    """Implement `evaluate`; `send` moves a batch to its devices."""
     run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
     for batch in batches:
         carry, mean = run(params, send(require_batch(batch)), carry if how.stateful else None)
@@ -234,20 +234,20 @@ def mean_loss(
         counts.append(counted(how.loss, batch))
     weights = np.array(jax.device_get(counts), np.float64)
     if not weights.sum():
-        raise ValueError("batches to evaluate on hold no target, need at least one")
+        raise ValueError("batches to evaluate on contain no targets, needs at least one")
     return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
 
 
 def counted(loss: Loss, batch: Batch) -> Any:
-    """How many targets count, of a batch that may not have been moved to the device."""
+    """Number of targets that count, for a batch that may still be on the host."""
     with jax.transfer_guard_host_to_device("allow"):
         return loss.count(batch)
 
 
 def require_batch(batch: Any) -> Batch:
-    """Return a batch, or raise a TypeError that says what was given in its place."""
+    """Return a batch, or raise a TypeError that names what was given instead."""
     if not isinstance(batch, Batch):
-        raise TypeError(f"batches must hold jrnn.Batch(xs, targets, ...), got {brief(batch)}")
+        raise TypeError(f"batches must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
     return batch
 
 

@@ -1,4 +1,4 @@
-"""The boundary of `unroll`: what is checked and aligned before the loop starts."""
+"""The boundary of `unroll`: checks of its arguments, and the carry to start from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jrnn._alignment import match, same_type, select
+from jrnn._alignment import match_types, same_type, select
 from jrnn._caching import cached
 from jrnn._checks import Text, brief, require_cell, require_key
 from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
@@ -16,7 +16,7 @@ from jrnn.unrolling._inputs import check_values
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
-    """Refuse what is no cell (a layer, a class, an unhashable value), no method, no key."""
+    """Raise a TypeError unless cell (not a layer, a class, or unhashable), method and key are such."""
     if is_layer(cell):
         raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
     require_cell("unroll: cell", cell)
@@ -59,7 +59,7 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
 
 
 def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: Array | None) -> Any:
-    """The carry to start from: a new one, the given one, or the given one with its noise drawn anew."""
+    """The carry to start from: the initial one, the given one, or the given one with new noise."""
     if carry is None:
         return _call("initial_carry", cell, cell.initial_carry, params, batch_shape, key=key)
     plain = _call("initial_carry", cell, carry_spec, cell, params, batch_shape)
@@ -74,12 +74,12 @@ def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: 
     return jax.tree.map(visit, plain, carry, fresh, is_leaf=is_slot)
 
 
-def align(
+def promote_carry(
     cell: Any, params: Any, carry: Any, xs: Any, steps: int, flags: tuple[Any, Any] = (None, None)
 ) -> Any:
     """Bring the state to the dtype, sharding and varying axes that one step returns.
 
-    Flags say which steps are valid, and which start anew: state that depends on no input depends on them.
+    `flags` are (valid, reset): masking makes the state vary over their axes too.
 
     Raises:
       ValueError: the step fails on this input, or returns another carry than it was given.
@@ -87,13 +87,14 @@ def align(
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
     check_values(cell, params, xs)
-    for _ in range(8 + len(jax.tree.leaves(carry))):  # a dtype can travel from entry to entry, one a round
+    # in (h, c) -> (c, x) a float64 x reaches c in the first round and h in the second
+    for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
         returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
-        carry = match(carry, after)
+        carry = match_types(carry, after)
     raise ValueError(
         f"the step of {cell} returns the carry in another dtype than it was given, every time: given "
         f"{_describe(given)}, returned {_describe(after)}; cast the carry, or make the step keep it"

@@ -1,136 +1,195 @@
-"""A step, run in stages: once, for all steps at once, and in loops."""
+"""Running a loop in stages: hoisted ops once, other ops for all steps at once, the rest in loops."""
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax import Array, lax
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program, trace
-from jrnn.unrolling._loops import Values, first, pick, plain, run_loop, run_ops, spread, step_bytes, turn
-from jrnn.unrolling._memory import Footprint
-from jrnn.unrolling._planning import Plan, Stage, plan, size_of
+from jrnn.unrolling._blocks import MemoryEstimate
+from jrnn.unrolling._loops import gradient_bytes_per_step, plain_scan, scan_stage, with_transposed_adjoint
+from jrnn.unrolling._staging import (
+    Env,
+    Stage,
+    StagedStep,
+    StepSignature,
+    entries,
+    eval_ops,
+    read,
+    size_in_bytes,
+    stage_step,
+)
 from jrnn.unrolling.methods import Loop
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A loop that is ready to run: `run(held, state, given)` returns the state after it and its outputs."""
+class StagedLoop(NamedTuple):
+    """A loop whose step is traced and split into stages."""
 
-    run: Callable[[Any, Any, Any], tuple[Any, Any]]
-    held: Any  # constants, whatever had to be computed from them included
-    state: Any
-    given: Any  # arrays with a leading axis, the steps
-    finish: Callable[[Any, Any], tuple[Any, Any]]  # (state, outputs) -> (carry, ys)
-    footprint: Callable[[], Footprint]  # of its gradient
+    program: Program
+    signature: StepSignature
+    step: StagedStep | None  # None: its order matters, because it prints or calls back
+    closed_over: list[Any]  # arrays that the step closes over, the first of its constants
+    result: Any  # tree of the types of (carry, y)
+
+
+def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> StagedLoop:
+    """Trace the step of a loop and split it into stages, once for each body and types.
+
+    Args:
+      loop: the loop, of one step or more; types in place of arrays suffice.
+      precompute: whether every matmul that can be is computed before its loop; None: where that pays on this
+        backend.
+    """
+    first = jax.eval_shape(_first_step, loop.inputs)
+    program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
+    consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
+    carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
+    signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
+    if precompute is None:
+        precompute = jax.default_backend() != "cpu"
+    step = stage_step(program, signature, precompute) if program.pure else None
+    return StagedLoop(program, signature, step, closed_over, result)
+
+
+def _first_step(xs: Any) -> Any:
+    return jax.tree.map(lambda x: lax.index_in_dim(x, 0, keepdims=False), xs)
+
+
+class Prepared(NamedTuple):
+    """A loop that is ready to run: `finish(*run(consts, carry, xs))` returns its carry and outputs."""
+
+    run: Callable[[Any, Any, Any], tuple[Any, Any]]  # of what changes from step to step alone
+    consts: Any  # hoisted values included
+    carry: Any
+    xs: Any
+    finish: Callable[[Any, Any], tuple[Any, Any]]
 
 
 RunStage = Callable[[Stage, Program, int, bool], Callable[..., Any]]
 
 
-def prepare(loop: Loop, run_stage: RunStage = run_loop, ahead: bool | None = None) -> Prepared:
-    """Plan a loop and compute what it needs only once; the same body is planned once.
+def prepare(
+    loop: Loop[Any, Any, Any], run_stage: RunStage = scan_stage, precompute: bool | None = None
+) -> Prepared:
+    """Split the step of a loop into stages, and run what is hoisted.
 
     Args:
       loop: the loop.
-      run_stage: runs a stage with a carry: `(stage, program, length, reverse)` to a function of
-        `(constants, carry, given)` that returns `(carry, emitted)`.
-      ahead: whether all products that can be are computed ahead of the stages with a carry; None: where that
-        pays on this backend.
+      run_stage: runs a stage with a carry: `(stage, program, length, reverse)` to a function
+        `(consts, carry, xs) -> (carry, ys)`.
+      precompute: as for `stage_loop`.
     """
-    if loop.length == 0:
-        return _as_written(loop, 0)
-    body, constants, carry, xs = loop.body, loop.constants, loop.carry, loop.xs
-    program, closed_over, result = trace(body, constants, carry, jax.eval_shape(first, xs))
-    if not program.pure:
-        return _as_written(loop, size_of((o for op in program.ops for o in op.outputs), program))
-    held, state = [*closed_over, *jax.tree.leaves(constants)], jax.tree.leaves(carry)
-    schedule = plan(
-        program, len(held), len(state), jax.default_backend() != "cpu" if ahead is None else ahead
-    )
-    values: Values = dict(program.known)
-    values.update(zip(program.inputs, [*held, *state, *jax.tree.leaves(xs)], strict=True))
-    run_ops(schedule.once, values)
+    staged = stage_loop(loop, precompute) if loop.length != 0 else None
+    step = staged.step if staged else None
+    if staged is None or step is None:  # as it is written
+        scan = plain_scan(loop.body, loop.reverse)
+        return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
+    program, signature, _, closed_over, result = staged
+    xs = tuple(jax.tree.leaves(loop.inputs))
+    arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
+    env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
+    eval_ops(step.hoisted, env)
 
-    def finish(after: Any, outputs: Any) -> tuple[Any, Any]:
-        last = values | dict(zip((a for a, _ in schedule.carried), after, strict=True))
-        ends = [last[c] for c in program.inputs[len(held) : len(held) + len(state)]]
-        stacked = dict(zip(schedule.outputs, outputs, strict=True))
-        outs = program.outputs[len(state) :]
-        ys = [stacked[o] if o in stacked else spread(values[o], loop.length) for o in outs]
-        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), [*ends, *ys])
+    def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
+        """Add the entries of the carry and the outputs that do not change from step to step."""
+        last = env | dict(zip(step.carry_in, after, strict=True))
+        varying = dict(zip(step.ys, stacked, strict=True))
+        ys = [varying[y] if y in varying else broadcast_over_steps(env[y], loop.length) for y in signature.ys]
+        leaves = [*read(last, signature.carry), *ys]
+        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
         return finished
 
-    changing = pick(values, (a for a, _ in schedule.carried))
-    run = _staged(program, schedule, loop.reverse, run_stage)
-    return Prepared(
-        run,
-        pick(values, schedule.held),
-        changing,
-        tuple(jax.tree.leaves(xs)),
-        finish,
-        functools.partial(_footprint, program, schedule, len(closed_over), len(jax.tree.leaves(xs))),
-    )
+    run = _run_stages(program, signature.xs, step, loop.reverse, run_stage)
+    return Prepared(run, read(env, step.consts), read(env, step.carry_in), xs, finish)
 
 
-def _as_written(loop: Loop, step: int) -> Prepared:
-    run = plain(loop.body, loop.reverse)
-    carry, weights = (sum(a.nbytes for a in jax.tree.leaves(t)) for t in (loop.carry, loop.constants))
-    footprint = Footprint(carry=carry, step=step, given=0, out=0, weights=weights)
-    return Prepared(run, loop.constants, loop.carry, loop.xs, lambda *result: result, lambda: footprint)
+def broadcast_over_steps(value: Array, length: int) -> Array:
+    """The same value at every step."""
+    return jax.vmap(lambda: value, axis_size=length)()
 
 
 @cached
-def _footprint(program: Program, schedule: Plan, closed_over: int, given: int) -> Footprint:
-    """Of the gradient with respect to the constants that are not closed over."""
-    inputs = program.inputs[len(program.inputs) - given :]
-    still = {*program.inputs[:closed_over], *program.known, *inputs}
-    for op in schedule.once:
-        if still.issuperset(op.inputs):
-            still.update(op.outputs)
-    taken = [step_bytes(stage, program, still) for stage in schedule.stages]
-    return Footprint(
-        carry=size_of((a for a, _ in schedule.carried), program),
-        step=sum(in_loop for in_loop, _ in taken) + max(0, *(behind - in_loop for in_loop, behind in taken)),
-        given=size_of(inputs, program),
-        out=size_of(schedule.outputs, program),
-        weights=size_of(schedule.held, program),
-    )
-
-
-@cached
-def _staged(program: Program, schedule: Plan, reverse: bool, run_stage: RunStage) -> Callable[..., Any]:
-    def run(held: Any, state: Any, given: Any) -> tuple[Any, Any]:
-        length = given[0].shape[0]
-        given_names = program.inputs[len(program.inputs) - len(given) :]
-        names = (*schedule.held, *(a for a, _ in schedule.carried), *given_names)
-        final: Values = {}
-        values: Values = dict(zip(names, (*held, *state, *given), strict=True))
-        for stage in schedule.stages:
-            constant, per_step = pick(values, stage.constants), pick(values, stage.given)
-            if stage.carried:
-                before = pick(values, (a for a, _ in stage.carried))
-                after, emitted = run_stage(stage, program, length, reverse)(constant, before, per_step)
-                final.update(zip((a for a, _ in stage.carried), after, strict=True))
+def _run_stages(
+    program: Program, inputs: tuple[int, ...], step: StagedStep, reverse: bool, run_stage: RunStage
+) -> Callable[..., Any]:
+    def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        length = xs[0].shape[0]
+        env: Env = dict(zip((*step.consts, *step.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
+        last: Env = {}  # the carry after the loops, by its numbers before a step
+        for stage in step.stages:
+            stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
+            if stage.carry:
+                loop = run_stage(stage, program, length, reverse)
+                after, ys = loop(stage_consts, read(env, stage.carry_in), stage_xs)
+                last.update(zip(stage.carry_in, after, strict=True))
             else:
-                emitted = jax.vmap(_at_once(stage), in_axes=(None, 0), axis_size=length)(constant, per_step)
-            values.update(zip(stage.emitted, emitted, strict=True))
-        return pick(final, (a for a, _ in schedule.carried)), pick(values, schedule.outputs)
+                mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
+                ys = mapped(stage_consts, stage_xs)
+            env.update(zip(stage.ys, ys, strict=True))
+        return read(last, step.carry_in), read(env, step.ys)
 
     return run
 
 
 @cached
-def _at_once(stage: Stage) -> Callable[..., Any]:
-    """One step of a stage without a carry, to be mapped over all steps."""
+def _step_without_carry(stage: Stage) -> Callable[..., Any]:
+    """One step of a stage without a carry, `(consts, xs) -> ys`, to be mapped over all steps."""
+    operands = {i for op in stage.ops if op.product for i in op.inputs}
 
-    def step(constants: Any, given: Any) -> Any:
-        values = dict(zip((*stage.constants, *stage.given), (*constants, *given), strict=True))
-        met = {i for op in stage.ops if op.product for i in op.inputs}.intersection(stage.constants)
-        values |= {c: turn(values[c]) for c in met if values[c].ndim == 2}
-        run_ops(stage.ops, values)
-        return pick(values, stage.emitted)
+    def step(consts: Any, xs: Any) -> Any:
+        env = dict(zip((*stage.consts, *stage.xs), (*consts, *xs), strict=True))
+        for c in stage.consts:
+            if c in operands and env[c].ndim == 2:
+                env[c] = _transposed_gradient(env[c])
+        eval_ops(stage.ops, env)
+        return read(env, stage.ys)
 
     return step
+
+
+@jax.custom_jvp
+def _transposed_gradient(weight: Array) -> Array:
+    """A weight as it is, whose gradient is computed transposed."""
+    return weight
+
+
+@_transposed_gradient.defjvp
+def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
+    return primals[0], with_transposed_adjoint(tangents[0])
+
+
+def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
+    """Predict what the gradient of a loop takes, with respect to its constants; types suffice for arrays."""
+    step_bytes = 0
+    if loop.length != 0:
+        program, signature, step, closed_over, _ = stage_loop(loop)
+        if step is not None:
+            return _estimate(program, signature, step, len(closed_over))
+        step_bytes = size_in_bytes((o for op in program.ops for o in op.outputs), program)
+
+    def tree_bytes(tree: Any) -> int:
+        return sum(entries(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    carry, consts = tree_bytes(loop.carry), tree_bytes(loop.consts)
+    return MemoryEstimate(carry=carry, step=step_bytes, xs=0, ys=0, consts=consts)
+
+
+@cached
+def _estimate(
+    program: Program, signature: StepSignature, step: StagedStep, closed_over: int
+) -> MemoryEstimate:
+    nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
+    for op in step.hoisted:
+        if nondifferentiated.issuperset(op.inputs):
+            nondifferentiated.update(op.outputs)
+    per_step = [gradient_bytes_per_step(stage, program, nondifferentiated) for stage in step.stages]
+    in_loops = sum(in_loop for in_loop, _ in per_step)
+    return MemoryEstimate(
+        carry=size_in_bytes(step.carry_in, program),
+        step=in_loops + max(0, *(after - in_loop for in_loop, after in per_step)),
+        xs=size_in_bytes(signature.xs, program),
+        ys=size_in_bytes(step.ys, program),
+        consts=size_in_bytes(step.consts, program),
+    )

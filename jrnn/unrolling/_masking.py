@@ -1,4 +1,4 @@
-"""Which steps count: lengths, masks, resets, and what stands in padding."""
+"""Lengths, masks and resets as flags of each step, and padding replaced by valid inputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,17 +14,20 @@ from jrnn.cell import Shape
 
 
 class Schedule(NamedTuple):
-    """What happens at each step besides the step itself; `None` where nothing does."""
+    """Flags of each step; `None` if all steps are valid, or none is a reset."""
 
-    valid: Array | None  # (time, leading batch axes), False: nothing happens
-    reset: Array | None  # (time, leading batch axes), True: the state starts anew before this step
+    valid: Array | None  # (time, leading batch axes), False: the state is kept, and y is 0
+    reset: Array | None  # (time, leading batch axes), True: the state is set to the initial one before
 
 
 def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: Any, reverse: bool) -> Schedule:
-    """Check lengths, mask and resets against the batch and join them.
+    """Check lengths, mask and resets against the batch, and combine them.
 
-    A step is valid where `mask` holds and t < lengths. Resets at invalid steps are dropped, and with
-    `reverse` moved from the first step of a sequence to the one that is visited first.
+    A step is valid where `mask` is True and t < lengths. Resets at invalid steps are dropped, and with
+    `reverse` moved from the first step of a sequence to the one that is visited first:
+
+        resets  1 0 0 1 0     two sequences, of three steps and of two
+        forward 1 0 0 1 0     reverse 0 0 1 0 0, as the last step starts from the initial carry anyway
 
     Raises:
       ValueError: a shape, dtype or value that does not fit; the message names the argument.
@@ -51,8 +54,8 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
         resets = resets & valid
     if not reverse:
         return resets
-    # visited backwards, a new sequence begins at step t if the valid step visited before it, the next
-    # one in time, is the first of its own
+    # In reverse, step t is the first of its sequence that is visited if the valid step visited before it,
+    # the next one in time, is the first step of another sequence.
     steps = resets.shape[0]
     valid = jnp.ones_like(resets) if valid is None else jnp.broadcast_to(valid, resets.shape)
     times = expand(_times(steps), resets.ndim)
@@ -63,9 +66,10 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
 
 
 def fill_padding(xs: Any, valid: Array) -> Any:
-    """Replace invalid inputs by the row's last valid one before them, or zeros before the first.
+    """Replace each invalid input by the last valid one of its row before it, or zeros before the first.
 
-    Whatever stood there, NaN included, then reaches no value and no gradient.
+    So padding, NaN included, affects neither values nor gradients: a mask after the step would leave NaN · 0
+    in the gradient.
     """
     times = expand(_times(valid.shape[0]), valid.ndim)
     source = lax.cummax(jnp.where(valid, times, -1), axis=0)

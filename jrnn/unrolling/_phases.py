@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
-from jrnn.unrolling._loops import pick, run_ops
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
-from jrnn.unrolling._planning import Pairs, live
+from jrnn.unrolling._staging import Pairs, dce, eval_ops, read
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 
 
@@ -51,7 +50,7 @@ def constants_of(program: Program, constants: int, carried: int) -> tuple[tuple[
     """Ops of values that are the same at every step, and those values."""
     before = program.inputs[constants : constants + carried]
     same = {a for a, b in zip(before, program.outputs, strict=False) if a == b}
-    fixed = {*program.inputs[:constants], *same, *program.known}
+    fixed = {*program.inputs[:constants], *same, *program.literals}
     ops = []
     for op in program.ops:
         if fixed.issuperset(op.inputs):
@@ -104,7 +103,7 @@ class _Planner:
         self.seen: set[Any] = {i for i in program.inputs if i not in fixed and i not in carried}
         self.some_input = next(iter(self.seen))
         self.outputs = [o for o in outputs if o not in fixed]
-        reads = {read.value: _read_node(program, m, read) for m in matrices for read in m.reads}
+        reads = {one.value: _read_node(program, m, one) for m in matrices for one in m.reads}
         ops = [reads.get(op.outputs[0], op) for op in program.ops if not fixed.issuperset(op.outputs)]
         self.ops: list[Any] = [*ops, *(_vectors_node(program, matrix) for matrix in matrices)]
         self.stuck: Matrix | None = None
@@ -152,24 +151,24 @@ class _Planner:
         """What later phases need of this one."""
         wanted = [o for o in self.outputs if o in late] + [b for _, b in self.left]
         wanted += [name for m in self.matrices for name in vector_names(m)]
-        later = [op for op in live(self.ops, wanted) if not late.isdisjoint(op.outputs)]
-        read = [i for op in later for i in op.inputs] + wanted
-        return [i for i in read if i not in late and i not in self.seen and i not in self.fixed]
+        later = [op for op in dce(self.ops, wanted) if not late.isdisjoint(op.outputs)]
+        used = [i for op in later for i in op.inputs] + wanted
+        return [i for i in used if i not in late and i not in self.seen and i not in self.fixed]
 
     def _phase(self, carried: Pairs, emitted: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
         befores = {a for a, _ in carried}
         wanted = [*emitted, *(b for _, b in carried)]
-        ops = live(self.ops, wanted, known={*self.seen, *self.fixed, *befores})
+        ops = dce(self.ops, wanted, known={*self.seen, *self.fixed, *befores})
         made = {o for op in ops for o in op.outputs} | befores
-        read = dict.fromkeys(i for i in [*(i for op in ops for i in op.inputs), *wanted] if i not in made)
-        constants = tuple(i for i in read if i in self.fixed)
-        given = tuple(i for i in read if i not in self.fixed) or (self.some_input,)
+        used = dict.fromkeys(i for i in [*(i for op in ops for i in op.inputs), *wanted] if i not in made)
+        constants = tuple(i for i in used if i in self.fixed)
+        given = tuple(i for i in used if i not in self.fixed) or (self.some_input,)
 
         def body(held: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
             names = (*constants, *(a for a, _ in carried), *given)
             values = dict(zip(names, (*held, *carry, *xs), strict=True))
-            run_ops(ops, values)
-            return pick(values, (b for _, b in carried)), pick(values, emitted)
+            eval_ops(ops, values)
+            return read(values, (b for _, b in carried)), read(values, emitted)
 
         return Phase(body, constants, carried, given, emitted, matrices)
 
@@ -192,9 +191,9 @@ def _vectors_node(program: Program, matrix: Matrix) -> Node:
     return Node(run, inputs, vector_names(matrix))
 
 
-def _read_node(program: Program, matrix: Matrix, read: Read) -> Node:
-    queries = tuple(dict.fromkeys(query for query, *_ in read.products))
-    inputs = values_of([read.rest, *((rest,) for _, rest, _ in read.products)])
+def _read_node(program: Program, matrix: Matrix, one: Read) -> Node:
+    queries = tuple(dict.fromkeys(query for query, *_ in one.products))
+    inputs = values_of([one.rest, *((rest,) for _, rest, _ in one.products)])
     names = product_names(matrix)
     shape = program.types[matrix.before].shape
     sizes = tuple(shape[axis] for axis in (*matrix.batch, *matrix.values))
@@ -202,6 +201,6 @@ def _read_node(program: Program, matrix: Matrix, read: Read) -> Node:
     def run(*given: Any) -> list[Any]:
         values = dict(zip(inputs, given, strict=False))
         products = {q: a.reshape(sizes) for q, a in zip(queries, given[len(inputs) :], strict=True)}
-        return [compute_read(read, matrix, values, products, program.types[read.value])]
+        return [compute_read(one, matrix, values, products, program.types[one.value])]
 
-    return Node(run, (*inputs, *(names[query] for query in queries)), (read.value,))
+    return Node(run, (*inputs, *(names[query] for query in queries)), (one.value,))

@@ -13,9 +13,10 @@ from jrnn._caching import cached
 from jrnn._checks import brief
 from jrnn._jaxprs import Program
 from jrnn.cell import is_linear
-from jrnn.unrolling._engine import prepare
-from jrnn.unrolling._loops import Values, pick, spread, step_of
-from jrnn.unrolling._planning import Stage, live
+from jrnn.unrolling._engine import broadcast_over_steps, prepare
+from jrnn.unrolling._linearizing import is_inexact
+from jrnn.unrolling._loops import step_of
+from jrnn.unrolling._staging import Env, Stage, dce, read
 from jrnn.unrolling.methods import Loop, Method
 
 _BLOCKS = 16  # of a tree
@@ -60,7 +61,7 @@ class Associative:
     tree: bool | None = None
     otherwise: Method | None = None
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
         if not is_linear(loop.cell):
             if self.otherwise is not None:
@@ -69,73 +70,74 @@ class Associative:
                 f"method=Associative() needs a cell with linear = True, got {brief(loop.cell)}; "
                 "Associative(otherwise=Scan()) runs the rest by a scan"
             )
-        prepared = prepare(loop, _SOLVERS[self.tree], ahead=True)
-        return prepared.finish(*prepared.run(prepared.held, prepared.state, prepared.given))
+        prepared = prepare(loop, _SOLVERS[self.tree], precompute=True)
+        return prepared.finish(*prepared.run(prepared.consts, prepared.carry, prepared.xs))
 
 
 @cached
 def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
-    """`(constants, carry, given) -> (carry, emitted)` of a stage: entry by entry, then what it hands out."""
+    """A stage solved part by part, and then its outputs: `(consts, carry, xs) -> (carry, ys)`."""
     parts = _parts(stage, program)
-    done = replace(stage, carried=(), given=parts[-1].given + _before(parts[-1]))
+    outputs = replace(stage, carry=(), xs=parts[-1].xs + parts[-1].carry_in)
 
-    def run(constants: Any, carry: Any, given: Any) -> Any:
-        start = dict(zip(_before(stage), carry, strict=True))
-        seen: Values = dict(zip(stage.given, given, strict=True))
-        states: Values = {}
+    def run(consts: Any, carry: Any, xs: Any) -> Any:
+        initial = dict(zip(stage.carry_in, carry, strict=True))
+        env: Env = dict(zip(stage.xs, xs, strict=True))  # of all steps; the carry before each of them too
+        states: Env = {}  # after each step
         for part in parts:
-            step = functools.partial(step_of(part), constants)
-            begin, at = pick(start, _before(part)), pick(seen, part.given)
-            if all(jnp.issubdtype(c.dtype, jnp.inexact) for c in begin):
-                after = _solved(step, begin, at, length, reverse, tree)
+            step = functools.partial(step_of(part), consts)
+            start, part_xs = read(initial, part.carry_in), read(env, part.xs)
+            if all(map(is_inexact, start)):
+                after = _solved(step, start, part_xs, length, reverse, tree)
             else:  # keys that advance, and the like
-                after = lax.scan(step, begin, at, length=length, reverse=reverse)[1]
-            states |= dict(zip(part.emitted, after, strict=True))
-            moved = (shift(s, c, reverse) for s, c in zip(after, begin, strict=True))
-            seen |= dict(zip(_before(part), moved, strict=True))
-        computed = jax.vmap(functools.partial(step_of(done), constants, ()), axis_size=length)
-        out = dict(zip(stage.emitted, computed(pick(seen, done.given))[1], strict=True))
-        ends = (states[b][0 if reverse else -1] for _, b in stage.carried)
-        return tuple(ends), pick(out | states, stage.emitted)
+                after = lax.scan(step, start, part_xs, length=length, reverse=reverse)[1]
+            states.update(zip(part.ys, after, strict=True))
+            for value, state, before in zip(part.carry_in, after, start, strict=True):
+                env[value] = shift(state, before, reverse)
+        mapped = jax.vmap(functools.partial(step_of(outputs), consts, ()), axis_size=length)
+        ys = dict(zip(stage.ys, mapped(read(env, outputs.xs))[1], strict=True))
+        ends = (states[after][0 if reverse else -1] for after in stage.carry_out)
+        return tuple(ends), read(ys | states, stage.ys)
 
     return run
 
 
-def _before(stage: Stage) -> tuple[int, ...]:
-    return tuple(before for before, _ in stage.carried)
-
-
 def _parts(stage: Stage, program: Program) -> list[Stage]:
-    """A stage cut up so that no entry of the carry depends on another one that is solved for with it."""
+    """Split a stage so that within a part no entry of the carry depends on another.
 
-    def inexact(pair: tuple[int, int]) -> bool:
-        return bool(jnp.issubdtype(program.types[pair[0]].dtype, jnp.inexact))
-
-    reads = {}  # entry -> the others that its next value is computed from
-    for pair in stage.carried:
-        seen = {pair[1]}.union(*(op.inputs for op in live(stage.ops, [pair[1]])))
-        reads[pair] = seen.intersection(_before(stage)) - {pair[0]}
+    Of two layers without a matmul between them, h ← a h + x and s ← a s + h, the first is solved first; its
+    states are then inputs of the second.
+    """
+    depends = {}  # entry -> the others that its next value is computed from
+    for pair in stage.carry:
+        read_by = {pair[1]}.union(*(op.inputs for op in dce(stage.ops, [pair[1]])))
+        depends[pair] = read_by.intersection(stage.carry_in) - {pair[0]}
     parts: list[Stage] = []
-    left, given = list(stage.carried), stage.given
+    left, xs = list(stage.carry), stage.xs
     while left:
-        ready = [pair for pair in left if not reads[pair].intersection(before for before, _ in left)]
+        unsolved = {before for before, _ in left}
+        ready = [pair for pair in left if not depends[pair].intersection(unsolved)]
         if not ready:
             raise ValueError(
                 "method=Associative(): entries of the state depend on one another, so the cell is not linear"
             )
-        ready = [pair for pair in ready if inexact(pair) == inexact(ready[0])]
+        inexact = is_inexact(program.types[ready[0][0]])
+        ready = [pair for pair in ready if is_inexact(program.types[pair[0]]) == inexact]
         after = tuple(b for _, b in ready)
-        ops = tuple(live(stage.ops, after))
-        parts.append(replace(stage, ops=ops, carried=tuple(ready), given=given, emitted=after))
-        left, given = [pair for pair in left if pair not in ready], given + _before(parts[-1])
+        ops = tuple(dce(stage.ops, after))
+        parts.append(replace(stage, ops=ops, carry=tuple(ready), xs=xs, ys=after))
+        left, xs = [pair for pair in left if pair not in ready], xs + parts[-1].carry_in
     return parts
 
 
-def _solved(step: Any, start: Any, given: Any, length: int, reverse: bool, tree: bool | None) -> Any:
-    """States after all steps, of entries that are affine in themselves and independent of one another."""
-    zero = tuple(spread(jnp.zeros_like(c), length) for c in start)
+def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, tree: bool | None) -> Any:
+    """States after all steps, of entries that are affine in themselves and independent of one another.
+
+    A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
+    """
+    zero = tuple(broadcast_over_steps(jnp.zeros_like(c), length) for c in start)
     one = tuple(jnp.ones_like(z) for z in zero)
-    b, a = jax.jvp(lambda before: jax.vmap(step, axis_size=length)(before, given)[1], (zero,), (one,))
+    b, a = jax.jvp(lambda before: jax.vmap(step, axis_size=length)(before, xs)[1], (zero,), (one,))
     return tuple(solve(*entry, tree=tree, reverse=reverse) for entry in zip(a, b, start, strict=True))
 
 
@@ -148,7 +150,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
       a: (time, ...), factors.
       b: (time, ...), what is added.
       start: (...), the state before the first step.
-      tree: as of `Associative`.
+      tree: as for `Associative`.
       reverse: from the last step to the first.
 
     Returns:

@@ -6,16 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jrnn._checks import brief
 from jrnn._jaxprs import Program, trace
 from jrnn.unrolling._chunks import Structure, Vectors, run_chunks
-from jrnn.unrolling._loops import first, pick, plain, run_ops, spread
+from jrnn.unrolling._engine import broadcast_over_steps, prepare
+from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._matrices import Matrix
 from jrnn.unrolling._phases import Phase, constants_of, phases_of, product_names, vector_names
+from jrnn.unrolling._staging import eval_ops, read
 from jrnn.unrolling.methods import Loop, Method
-from jrnn.unrolling.scan import Scan
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,13 @@ class Chunked:
         ):
             raise ValueError(f"size must be a number of steps, at least 1, or None, got {self.size!r}")
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
         if loop.length == 0:
-            return plain(loop.body, loop.reverse)(loop.constants, loop.carry, loop.xs)
-        program, closed_over, result = trace(
-            loop.body, loop.constants, loop.carry, jax.eval_shape(first, loop.xs)
-        )
-        held = [*closed_over, *jax.tree.leaves(loop.constants)]
+            return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
+        first = jax.eval_shape(_first_step, loop.inputs)
+        program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
+        held = [*closed_over, *jax.tree.leaves(loop.consts)]
         phases, reasons = phases_of(program, len(held), len(jax.tree.leaves(loop.carry)))
         if not phases:
             if self.otherwise is not None:
@@ -82,22 +82,39 @@ class Chunked:
         return _run(loop, program, phases, (held, result), self.size)
 
 
+def _first_step(xs: Any) -> Any:
+    return jax.tree.map(lambda x: lax.index_in_dim(x, 0, keepdims=False), xs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loop:
+    """A loop of a phase: what `Scan` takes of a `Loop`."""
+
+    body: Any
+    consts: Any
+    carry: Any
+    inputs: Any
+    length: int
+    reverse: bool
+
+
 def _run(
-    loop: Loop, program: Program, phases: tuple[Phase, ...], ends: tuple[list[Any], Any], size: int | None
+    loop: Any, program: Program, phases: tuple[Phase, ...], ends: tuple[list[Any], Any], size: int | None
 ) -> Any:
     held, result = ends
-    state, xs = jax.tree.leaves(loop.carry), jax.tree.leaves(loop.xs)
+    state, xs = jax.tree.leaves(loop.carry), jax.tree.leaves(loop.inputs)
     constants, _ = constants_of(program, len(held), len(state))
-    values: dict[Any, Any] = dict(program.known)
+    values: dict[Any, Any] = dict(program.literals)
     values.update(zip(program.inputs, [*held, *state, *xs], strict=True))
-    run_ops(constants, values)
+    eval_ops(constants, values)
     last = dict(zip(program.inputs[len(held) :], state, strict=False))
     for phase in phases:
-        fixed = tuple(values[c] for c in phase.constants)
-        start = tuple(last[a] for a, _ in phase.carried)
-        given = tuple(values[g] for g in phase.given)
-        after, out = Scan().run(Loop(loop.cell, phase.body, fixed, start, given, loop.length, loop.reverse))
-        last.update(zip((a for a, _ in phase.carried), after, strict=True))
+        befores = [a for a, _ in phase.carried]
+        arrays = read(values, phase.constants), read(last, befores), read(values, phase.given)
+        part: Any = _Loop(phase.body, *arrays, loop.length, loop.reverse)
+        scan = prepare(part)
+        after, out = scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))
+        last.update(zip(befores, after, strict=True))
         values.update(zip(phase.emitted, out, strict=True))
         for matrix in phase.matrices:
             last[matrix.before] = _solve(matrix, values, last[matrix.before], size, loop.reverse)
@@ -105,7 +122,7 @@ def _run(
         set().union(*(phase.emitted for phase in phases)).union(program.inputs[len(held) + len(state) :])
     )
     outs = program.outputs[len(state) :]
-    ys = [values[o] if o in varying else spread(values[o], loop.length) for o in outs]
+    ys = [values[o] if o in varying else broadcast_over_steps(values[o], loop.length) for o in outs]
     return jax.tree.unflatten(jax.tree.structure(result), [*last.values(), *ys])
 
 
@@ -113,13 +130,13 @@ def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | Non
     """Add what is read of a matrix at all steps to `values`; return the matrix after them."""
     m = matrix
     dtype = jnp.promote_types(start.dtype, jnp.float32)
-    parts = iter(pick(values, vector_names(m)))
+    parts = iter(read(values, vector_names(m)))
     decay = None if m.decay is None else next(parts)
     counts = len(m.corrections), len(m.additions), len(m.additions), len(m.fulls), len(m.queries)
     u, k, v, c, q = (tuple(next(parts) for _ in range(count)) for count in counts)
     vectors = Vectors(decay, u, k, v, c, q)
-    read = tuple(sorted({query for r in m.reads for query, *_ in r.products}))
-    structure = Structure(tuple(query for _, query in m.corrections), len(k), len(c), len(q), read)
+    seen_of = tuple(sorted({query for r in m.reads for query, *_ in r.products}))
+    structure = Structure(tuple(query for _, query in m.corrections), len(k), len(c), len(q), seen_of)
     order = (*m.batch, m.key, *m.values)
     shape = tuple(start.shape[axis] for axis in order)
     flat = math.prod(shape[: len(m.batch)]), start.shape[m.key], math.prod(shape[len(m.batch) + 1 :])
@@ -131,7 +148,7 @@ def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | Non
     steps = size or _usual(m, vectors)
     end, seen = run_chunks(structure, vectors, matrices(start), full, steps, reverse)
     names = product_names(m)
-    values.update({names[query]: y for query, y in zip(read, seen, strict=True)})
+    values.update({names[query]: y for query, y in zip(seen_of, seen, strict=True)})
     back = [order.index(axis) for axis in range(len(order))]
     return jnp.transpose(end.reshape(shape), back).astype(start.dtype)
 

@@ -37,7 +37,7 @@ class CuDNN:
 
     otherwise: Method | None = None
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
+    def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
         reason = _unfit(loop)
         if reason is None:
@@ -49,16 +49,16 @@ class CuDNN:
         return self.otherwise.run(loop)
 
 
-def _unfit(loop: Loop) -> str | None:
-    """Why the kernel cannot run a loop."""
-    xs, valid, reset = loop.xs
+def _unfit(loop: Loop[Any, Any, Any]) -> str | None:
+    """Say why the kernel cannot run a loop; None if it can."""
+    xs = loop.xs
     if not isinstance(loop.cell, LSTM):
         return f"runs an LSTM alone, got {brief(loop.cell)}"
     if loop.cell.activation != "tanh":
         return f"has tanh alone, got {brief(loop.cell)}"
-    if valid is not None or reset is not None:
+    if loop.valid is not None or loop.reset is not None:
         return "takes no lengths, mask or resets"
-    leaves = jax.tree.leaves((loop.constants, loop.carry, xs))
+    leaves = jax.tree.leaves((loop.params, loop.carry, xs))
     if not isinstance(xs, jax.Array | np.ndarray) or xs.ndim != 3 or loop.length == 0:
         return f"needs xs of shape (time, batch, features), got {jax.tree.map(jnp.shape, xs)}"
     if any(leaf.dtype != jnp.float32 for leaf in leaves):
@@ -69,21 +69,22 @@ def _unfit(loop: Loop) -> str | None:
 
 
 def packed(params: LSTMParams) -> Array:
-    """Parameters as the kernel wants them: w_ih, w_hh, gates first, and two biases, one after the other."""
+    """Pack parameters in the order of the kernel: w_ih, w_hh, gates first, then two biases, in one vector."""
     none = jnp.zeros(params.w_ih.shape[1:], params.w_ih.dtype)
     parts = params.w_ih.T, params.w_hh.T, none if params.b is None else params.b, none
     return jnp.concatenate([part.ravel() for part in parts])
 
 
-def _lstm(loop: Loop) -> tuple[Any, Any]:
+def _lstm(loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
     from jax.experimental import rnn
 
-    (params, _), (xs, _, _) = loop.constants, loop.xs
+    cell: Any = loop.cell
+    xs = loop.xs
     steps, batch, features = xs.shape
     batch_first = jnp.swapaxes(jnp.flip(xs, 0) if loop.reverse else xs, 0, 1)
     start = loop.carry.h[None], loop.carry.c[None]  # (layers, batch, hidden)
     lengths = jnp.full(batch, steps, jnp.int32)
-    sizes = (features, loop.cell.hidden, 1, 0.0, False)  # of the inputs, of h, layers, dropout, both ways
-    ys, h, c = rnn.lstm(batch_first, *start, packed(params), lengths, *sizes)
+    sizes = (features, cell.hidden, 1, 0.0, False)  # of the inputs, of h, layers, dropout, both ways
+    ys, h, c = rnn.lstm(batch_first, *start, packed(loop.params), lengths, *sizes)
     ys = jnp.swapaxes(ys, 0, 1)
     return LSTMCarry(h[0], c[0]), jnp.flip(ys, 0) if loop.reverse else ys

@@ -1,28 +1,137 @@
-"""What a method of running the loop is given, and what it returns."""
+"""The contract between `unroll` and a method: a loop, and what runs it."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
-Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (constants, carry, x) -> (carry, y)
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn._alignment import select
+from jrnn._caching import cached
+from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state
+
+Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs) -> (carry, y)
 
 
+class LoopConsts(NamedTuple):
+    """Constants of a loop: the same at every step."""
+
+    params: Any
+    start: Any  # the state that a reset restores; None without resets
+
+
+class StepInputs(NamedTuple):
+    """Inputs of a loop: of one step, or of all steps with a leading axis of time."""
+
+    x: Any
+    valid: Array | None
+    reset: Array | None
+
+
+_DATA = ["params", "start", "carry", "xs", "valid", "reset"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=_DATA, meta_fields=["cell", "length", "reverse"]
+)
 @dataclass(frozen=True, eq=False)
-class Loop:
-    """What a method is given to run: `body` over the leading axis of `xs`, from the far end if `reverse`."""
+class Loop(Generic[P, C, Y]):
+    """A cell, and all that it takes to run it over a sequence: the argument of a method.
 
-    cell: Any
-    body: Body
-    constants: Any  # the parameters, and the state of a reset
-    carry: Any
-    xs: Any  # the inputs; which steps are valid, and which are resets, or None
+        carryₜ, ysₜ = body(consts, carryₜ₋₁, inputsₜ),   t = 0 … length − 1, from the end if `reverse`
+
+    `body` is the step of the cell with masks and resets applied. It is the same function for equal cells, so
+    that a method that hands it to `lax.scan` is compiled once. A loop is a pytree of its arrays.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      start: the state that a reset restores, (batch..., ...); None without resets.
+      carry: the carry before the first step visited, in the dtypes that a step returns.
+      xs: inputs, a tree of (time, ...), with padding already replaced.
+      valid: (time, leading batch axes), False at steps to skip; None: all are valid.
+      reset: (time, leading batch axes), True where the state is set to `start` before the step, in the order
+        of visits; None: nowhere.
+      length: number of steps.
+      reverse: whether the last step is visited first. The outputs stay in the order of xs.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class OneByOne:
+    ...     def run(self, loop):
+    ...         return jax.lax.scan(lambda carry, inputs: loop.body(loop.consts, carry, inputs),
+    ...                             loop.carry, loop.inputs, loop.length, loop.reverse)
+    >>> cell = jrnn.GRU(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> jrnn.unroll(cell, params, jnp.ones((5, 2)), method=OneByOne())[1].shape
+    (5, 3)
+    """
+
+    cell: CellOf[P, C, Y]
+    params: P
+    start: C | None
+    carry: C
+    xs: Any
+    valid: Array | None
+    reset: Array | None
     length: int
     reverse: bool
 
+    @property
+    def body(self) -> Body:
+        """The step with masks and resets: `(consts, carry, inputs) -> (carry, y)`."""
+        return body_of(self.cell)
+
+    @property
+    def consts(self) -> LoopConsts:
+        """The constants, as `body` takes them."""
+        return LoopConsts(self.params, self.start)
+
+    @property
+    def inputs(self) -> StepInputs:
+        """The inputs of all steps; those of step t, as `body` takes them, are the entries t of each leaf."""
+        return StepInputs(self.xs, self.valid, self.reset)
+
 
 class Method(Protocol):
-    """How a loop is run: a frozen dataclass with one method."""
+    """A way to run a loop: a frozen dataclass with one method, `run(loop) -> (carry, ys)`.
 
-    def run(self, loop: Loop) -> tuple[Any, Any]:
-        """Return the carry after the last step, and the outputs of all steps."""
+    It returns what `lax.scan` over `loop.body` returns, to rounding: the carry after the last step visited,
+    and the outputs of all steps in the order of `loop.xs`.
+
+    >>> import jrnn
+    >>> from jrnn.unrolling import Loop, Method
+    >>> method: Method = jrnn.Scan(memory="sqrt")
+    """
+
+    def run(self, loop: Loop[P, C, Y]) -> tuple[C, Y]:
+        """Run a loop: return the carry after its last step, and the outputs of all steps."""
         ...
+
+
+@cached
+def body_of(cell: Any) -> Body:
+    """The step of a cell with masks and resets; cached, since `lax.scan` compiles anew for each function."""
+
+    def body(consts: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        params, start = consts
+        x, valid, reset = inputs
+        spec = carry_spec(cell, params)
+        if reset is not None:
+            carry = map_state(functools.partial(_where, ~reset), spec, carry, start)
+        after, y = cell.step(params, carry, x)
+        if valid is not None:
+            after = map_state(functools.partial(_where, valid), spec, after, carry)
+            y = jax.tree.map(lambda leaf: _where(valid, leaf, jnp.zeros_like(leaf)), y)
+        return after, y
+
+    return body
+
+
+def _where(flags: Array, chosen: Array, other: Array) -> Array:
+    # an entry that the step returns unchanged stays a constant of the loop
+    return chosen if chosen is other else select(flags, chosen, other)

@@ -1,4 +1,4 @@
-"""Tasks that are generated from a seed: those by which recurrent networks are known."""
+"""The classic synthetic tasks for recurrent networks, generated from a seed."""
 
 from jrnn._exports import public_names
 from jrnn.data.synthetic.memory import adding_problem as adding_problem

@@ -1,4 +1,4 @@
-"""Draws that the generators share: a seeded source, choices, no doubles."""
+"""Random draws shared by the generators: seeding, choices, distinct samples."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
@@ -12,18 +12,18 @@ H = TypeVar("H", bound=Hashable)
 
 
 def seeded(seed: int) -> np.random.Generator:
-    """Return the source of all randomness, or raise a ValueError where it could not be repeated."""
+    """Make a random generator, or raise a ValueError if `seed` is not a seed."""
     check_lag("seed", seed)
     return np.random.default_rng(seed)
 
 
 def pick(random: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """Draw one of the options uniformly."""
     return options[int(random.integers(len(options)))]
 
 
 def distinct(draw: Callable[[], H], count: int) -> list[H]:
-    """The first `count` different results of `draw`, or a ValueError once nothing new comes.
+    """Collect the first `count` distinct results of `draw`; a ValueError if no new ones are found.
 
     >>> from itertools import cycle
     >>> from jrnn.data.synthetic._drawing import distinct
@@ -31,7 +31,7 @@ def distinct(draw: Callable[[], H], count: int) -> list[H]:
     ['a', 'b', 'c']
     """
     check_width("count", count)
-    found: dict[H, None] = {}  # a set that keeps its order
+    found: dict[H, None] = {}  # an ordered set
     repeated = 0
     while len(found) < count:
         before = len(found)
@@ -39,7 +39,7 @@ def distinct(draw: Callable[[], H], count: int) -> list[H]:
         repeated = 0 if len(found) > before else repeated + 1
         if repeated == 10_000:
             raise ValueError(
-                f"count={count} different ones were not found: after {before}, {repeated} draws in a row "
-                "were repetitions; ask for fewer"
+                f"count={count} is too large: after {before} distinct samples, {repeated} draws in a row "
+                "were repetitions"
             )
     return list(found)

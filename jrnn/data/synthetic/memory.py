@@ -1,4 +1,4 @@
-"""Memory tasks: what is wanted late was shown early, and nothing else helps."""
+"""Memory tasks: outputs that depend on inputs many steps earlier."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,17 @@ ORDER_SYMBOLS = "abcdXYEB"
 
 
 def adding_problem(count: int, steps: int, seed: int) -> tuple[list[Floats], Floats]:
-    """Add the two marked numbers of a series.
+    """Adding problem: add the two marked numbers of a series.
 
         target = Σₜ x[t, 0] · x[t, 1],   x[t, 0] ~ U[0, 1),   x[t, 1] = 1 at two steps, else 0
 
-    The variant with one marker in each half: the first at t < ⌊steps/2⌋, the second at t ≥ ⌊steps/2⌋.
-    Answering 1 to everything has a mean squared error of 1/6 = 0.1667.
+    This is the variant with one marker in each half: the first at t < ⌊steps/2⌋, the second at
+    t ≥ ⌊steps/2⌋. The constant answer 1 has a mean squared error of 1/6 = 0.1667.
 
     Args:
-      count: series.
+      count: number of series.
       steps: T, at least 2.
-      seed: of the draws.
+      seed: random seed.
 
     Returns:
       `(xs, targets)`: a list of (T, 2) arrays, and (count, 1).
@@ -52,17 +52,17 @@ def adding_problem(count: int, steps: int, seed: int) -> tuple[list[Floats], Flo
 
 
 def copy_memory(count: int, steps: int, seed: int) -> tuple[list[Integers], list[Integers]]:
-    """Repeat ten symbols after a long wait.
+    """Copy memory task: repeat ten symbols after a delay.
 
         xs      = s₁ … s₁₀, then steps − 1 zeros, then 11 times 9,   sᵢ ~ U{1, …, 8}
         targets = steps + 10 zeros, then s₁ … s₁₀
 
-    Knowing when, but not what, leaves a cross-entropy of 10 ln 8 / (steps + 20) nats per step.
+    A model without memory has a cross-entropy of at least 10 ln 8 / (steps + 20) nats per step.
 
     Args:
-      count: sequences.
-      steps: T, the wait, at least 1; the sequences are T + 20 long.
-      seed: of the draws.
+      count: number of sequences.
+      steps: T, the delay, at least 1; the sequences have T + 20 steps.
+      seed: random seed.
 
     Returns:
       `(xs, targets)`, two lists of (T + 20,) arrays of integers in [0, 10).
@@ -85,17 +85,17 @@ def copy_memory(count: int, steps: int, seed: int) -> tuple[list[Integers], list
 
 
 def delayed_echo(count: int, steps: int, delay: int, seed: int) -> tuple[list[Integers], list[Integers]]:
-    """Repeat every bit some steps later.
+    """Delayed echo: repeat every bit some steps later.
 
         targets[t] = xs[t − delay],   0 where t < delay,   xs[t] ~ U{0, 1}
 
-    Without memory, half of the bits from t = delay on are right.
+    A model without memory gets half of the bits from t = delay on right.
 
     Args:
-      count: sequences.
+      count: number of sequences.
       steps: T.
       delay: in [0, T).
-      seed: of the draws.
+      seed: random seed.
 
     Returns:
       `(xs, targets)`, two lists of (T,) arrays of integers in {0, 1}.
@@ -122,23 +122,23 @@ def delayed_echo(count: int, steps: int, delay: int, seed: int) -> tuple[list[In
 def flip_flop(
     count: int, steps: int, seed: int, bits: int = 3, rate: float = 0.1
 ) -> tuple[list[Floats], list[Floats]]:
-    """Hold the sign of the last pulse of every channel.
+    """Flip-flop task: hold the sign of the last pulse of every channel.
 
         xs[t, i]      = ±1 with probability rate, each sign half of the time, else 0;   ±1 at t = 0
         targets[t, i] = the last of xs[0, i], …, xs[t, i] that is not 0
 
-    A network that has learned it holds 2^bits states. The pulses at the first step make every target ±1; a
-    guess is right half of the time.
+    A network that solves it needs 2^bits stable states. The pulses at the first step make every target ±1; a
+    random guess is right half of the time.
 
     Args:
-      count: sequences.
+      count: number of sequences.
       steps: T.
-      seed: of the draws.
-      bits: channels.
-      rate: of the pulses, in [0, 1).
+      seed: random seed.
+      bits: number of channels.
+      rate: probability of a pulse, in [0, 1).
 
     Returns:
-      `(xs, targets)`, two lists of (T, bits) arrays, −1, 0 or 1, and −1 or 1.
+      `(xs, targets)`, two lists of (T, bits) arrays with values −1, 0, 1 and −1, 1.
 
     Raises:
       ValueError: a width below 1, or a rate outside [0, 1).
@@ -165,22 +165,22 @@ def flip_flop(
 
 
 def temporal_order(count: int, steps: int, seed: int) -> tuple[list[Integers], Integers]:
-    """Say in which order two rare symbols came.
+    """Temporal order task: classify the order of two rare symbols.
 
         xs = E … s₁ … s₂ … B,   s₁, s₂ ~ U{X, Y},   the rest ~ U{a, b, c, d}
         class = 2 [s₁ = Y] + [s₂ = Y]
         T ~ U[n, 1.1 n],   s₁ at t ~ U[0.1 n, 0.2 n],   s₂ at t ~ U[0.5 n, 0.6 n],   n = steps
 
-    Counted from 0 and rounded down; steps = 100 is experiment 6a of the paper. A guess is right once in
-    four; who counts X and Y but forgets their order, three times in four.
+    Positions count from 0 and are rounded down; steps = 100 is experiment 6a of the paper. A random guess is
+    right with probability 1/4; a model that counts X and Y but ignores their order, with 3/4.
 
     Args:
-      count: sequences.
-      steps: n, the least length, at least 10.
-      seed: of the draws.
+      count: number of sequences.
+      steps: n, the minimal length, at least 10.
+      seed: random seed.
 
     Returns:
-      `(xs, classes)`: a list of (Tᵢ,) arrays, whose integers are positions in "abcdXYEB", and (count,).
+      `(xs, classes)`: a list of (Tᵢ,) arrays of positions in "abcdXYEB", and (count,).
 
     Raises:
       ValueError: fewer than ten steps.
@@ -195,7 +195,7 @@ def temporal_order(count: int, steps: int, seed: int) -> tuple[list[Integers], I
     check_width("count", count)
     check_width("steps", steps)
     if steps < 10:
-        raise ValueError(f"steps must be at least 10, for two places apart from both ends, got {steps}")
+        raise ValueError(f"steps must be at least 10, so that the two symbols fit, got {steps}")
     random = seeded(seed)
     classes = random.integers(0, 4, count, np.int32)
     xs = []

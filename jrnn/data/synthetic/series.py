@@ -1,4 +1,4 @@
-"""Series to forecast: autoregressive and chaotic."""
+"""Time series to forecast: autoregressive and chaotic."""
 
 from collections.abc import Sequence
 
@@ -16,18 +16,18 @@ def ar_process(coefficients: Sequence[float], steps: int, seed: int) -> Floats:
 
         xₜ = a₁ xₜ₋₁ + … + aₘ xₜ₋ₘ + εₜ,   εₜ ~ N(0, 1),   xₜ = 0 for t < 0
 
-    No forecast has a mean squared error below 1, that of the true coefficients.
+    The best possible forecast, with the true coefficients, has a mean squared error of 1.
 
     Args:
       coefficients: a₁, …, aₘ.
       steps: T.
-      seed: of the draws.
+      seed: random seed.
 
     Returns:
       (T, 1).
 
     Raises:
-      ValueError: no coefficients, or such that the process would not be stationary.
+      ValueError: no coefficients, or a process that is not stationary.
 
     >>> from jrnn.data.synthetic import ar_process
     >>> x = ar_process([0.5, -0.3], steps=3, seed=0)
@@ -41,8 +41,8 @@ def ar_process(coefficients: Sequence[float], steps: int, seed: int) -> Floats:
     modulus = np.abs(np.roots([1, *-a])).max(initial=0)
     if not modulus < 1:
         raise ValueError(
-            f"coefficients {brief(a.tolist())} have a root of modulus {modulus:.4g}, needs to be below 1: "
-            "the process would not be stationary"
+            f"coefficients {brief(a.tolist())} have a root of modulus {modulus:.4g}, which must be below 1 "
+            "for the process to be stationary"
         )
     x = np.concatenate([np.zeros(len(a)), seeded(seed).standard_normal(steps)])
     for t in range(len(a), len(x)):
@@ -51,16 +51,16 @@ def ar_process(coefficients: Sequence[float], steps: int, seed: int) -> Floats:
 
 
 def lorenz(steps: int, seed: int) -> Floats:
-    """A trajectory on the chaotic attractor of Lorenz.
+    """A trajectory on the chaotic Lorenz attractor.
 
         ẋ = 10 (y − x),   ẏ = x (28 − z) − y,   ż = x y − 8/3 z
 
-    Sampled every 0.02 by the classical Runge-Kutta method of order 4, after 1000 steps from a start near
-    (1, 1, 1). One step ahead, persistence has a root mean squared error of 0.15 standard deviations.
+    Integrated by the classical Runge-Kutta method of order 4 in steps of 0.02; the first 1000 steps, from a
+    start near (1, 1, 1), are dropped. The one-step error of persistence is 0.15 standard deviations.
 
     Args:
       steps: T.
-      seed: of the start.
+      seed: random seed of the start.
 
     Returns:
       (T, 3).

@@ -1,4 +1,4 @@
-"""One sequence into another: copies, reversals, dates and sums."""
+"""Sequence-to-sequence tasks: copies, reversals, dates and sums."""
 
 from datetime import date, timedelta
 
@@ -41,18 +41,18 @@ FIRST, LAST = date(1900, 1, 1), date(2099, 12, 31)
 def copies(
     count: int, symbols: int, min_length: int, max_length: int, seed: int
 ) -> tuple[list[Integers], list[Integers]]:
-    """Sequences to be written down as they are.
+    """Copy task: sequences and their copies.
 
         target = source,   length ~ U[min_length, max_length],   symbol ~ U[0, symbols)
 
-    A guess is right at a step once in `symbols`.
+    The accuracy of a random guess is 1 / symbols per step.
 
     Args:
-      count: pairs.
-      symbols: of the alphabet.
-      min_length: of a source.
-      max_length: of a source.
-      seed: of the draws.
+      count: number of pairs.
+      symbols: size of the alphabet.
+      min_length: minimal length of a source.
+      max_length: maximal length of a source.
+      seed: random seed.
 
     Returns:
       `(sources, targets)`, two lists of (Tᵢ,) arrays of integers in [0, symbols).
@@ -79,18 +79,18 @@ def copies(
 def reversals(
     count: int, symbols: int, min_length: int, max_length: int, seed: int
 ) -> tuple[list[Integers], list[Integers]]:
-    """Sequences to be written down backwards; the sources are those of `copies`.
+    """Reversal task: sequences, the same as those of `copies`, and their reversals.
 
         target[t] = source[T − 1 − t]
 
-    A guess is right at a step once in `symbols`.
+    The accuracy of a random guess is 1 / symbols per step.
 
     Args:
-      count: pairs.
-      symbols: of the alphabet.
-      min_length: of a source.
-      max_length: of a source.
-      seed: of the draws.
+      count: number of pairs.
+      symbols: size of the alphabet.
+      min_length: minimal length of a source.
+      max_length: maximal length of a source.
+      seed: random seed.
 
     Returns:
       `(sources, targets)`, two lists of (Tᵢ,) arrays of integers in [0, symbols).
@@ -108,20 +108,20 @@ def reversals(
 
 
 def dates(count: int, seed: int) -> list[tuple[str, str]]:
-    """Dates as people write them, and as ISO 8601 does.
+    """Dates in everyday formats, and in ISO 8601.
 
-    A day of the years 1900 to 2099, uniformly, in one of 18 English formats, with full or short names,
-    ordinals and weekdays, a third of them in lower and a third in upper case. Years have four digits;
-    in figures, slashes mean year/month/day or month/day/year, dots day.month.year: every source has one
-    reading. Sources are distinct. The most frequent character of each place is right in 46 % of the
-    places (the hyphens alone are 20 %), and in hardly a whole date.
+    Days are uniform over the years 1900 to 2099, in one of 18 English formats, with full or short names,
+    ordinals and weekdays; a third is in lower and a third in upper case. Years have four digits; numeric
+    dates with slashes are year/month/day or month/day/year, those with dots day.month.year, so that every
+    source is unambiguous. Sources are distinct. Always writing the most frequent character of each position
+    is right at 46 % of the positions (hyphens alone are 20 %), and for hardly any whole date.
 
     Args:
-      count: pairs.
-      seed: of the draws.
+      count: number of pairs.
+      seed: random seed.
 
     Returns:
-      `(source, target)` of each date.
+      A list of `(source, target)`.
 
     >>> from jrnn.data.synthetic import dates
     >>> dates(count=2, seed=2)
@@ -155,23 +155,23 @@ def _written(day: date, form: str) -> str:
 
 
 def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
-    """Sums of two numbers, in figures.
+    """Sums of two numbers in decimal digits.
 
         source = "a+b",   target = "c",   c = a + b
 
-    The numbers of figures of a and of b are uniform in [1, digits], and no number starts with a zero
-    but 0 itself. Sources are distinct: there are 100^digits of them.
+    The numbers of digits of a and b are uniform in [1, digits], without leading zeros. Sources are distinct;
+    there are 100^digits of them.
 
     Args:
-      count: pairs.
-      digits: at most so many figures in a and in b, up to 18.
-      seed: of the draws.
+      count: number of pairs.
+      digits: maximal number of digits in a and b, up to 18.
+      seed: random seed.
 
     Returns:
-      `(source, target)` of each sum.
+      A list of `(source, target)`.
 
     Raises:
-      ValueError: more pairs than there are.
+      ValueError: more pairs than exist.
 
     >>> from jrnn.data.synthetic import additions
     >>> additions(count=3, digits=2, seed=0)
@@ -179,7 +179,7 @@ def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
     """
     check_width("digits", digits)
     if digits > 18:
-        raise ValueError(f"digits must be at most 18, which still fit 64 bits, got {digits}")
+        raise ValueError(f"digits must be at most 18, to fit into 64 bits, got {digits}")
     random = seeded(seed)
 
     def number() -> int:

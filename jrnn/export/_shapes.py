@@ -1,0 +1,158 @@
+"""Mappings of what moves entries, or accumulates them along axes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jrnn._jaxprs import Equation
+from jrnn.export._graph import INT64, Graph, Value, known, result, typed, whole
+
+# shapes
+
+
+def _broadcast_in_dim(graph: Graph, eqn: Equation, x: Value, *sizes: Value) -> Value:
+    shape = result(eqn)[0]
+    axes = eqn.params["broadcast_dimensions"]
+    x = x if len(x.shape) == len(axes) else whole(graph, eqn, 0, x)
+    spread: list[Any] = [1] * len(shape)
+    for axis, size in zip(axes, x.shape, strict=True):
+        spread[axis] = size
+    # spread out where a node needs it: most broadcast by themselves
+    return graph.reshape(x, tuple(spread))
+
+
+def _reshape(graph: Graph, eqn: Equation, x: Value, *sizes: Value) -> Value:
+    return graph.reshape(whole(graph, eqn, 0, x), result(eqn)[0])
+
+
+def _transpose(graph: Graph, eqn: Equation, x: Value) -> Value:
+    return graph.transpose(whole(graph, eqn, 0, x), eqn.params["permutation"])
+
+
+def _concatenate(graph: Graph, eqn: Equation, *operands: Value) -> Value:
+    parts = [whole(graph, eqn, place, x) for place, x in enumerate(operands)]
+    return graph.emit("Concat", *parts, like=result(eqn), axis=int(eqn.params["dimension"]))
+
+
+def _split(graph: Graph, eqn: Equation, x: Value) -> list[Value]:
+    sizes = known(np.array([int(n) for n in eqn.params["sizes"]], np.int64))
+    likes = [(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outputs]
+    return graph.emits("Split", [whole(graph, eqn, 0, x), sizes], likes, axis=int(eqn.params["axis"]))
+
+
+def _pad(graph: Graph, eqn: Equation, x: Value, filling: Value) -> Value:
+    config = eqn.params["padding_config"]
+    if any(low < 0 or high < 0 or inner for low, high, inner in config):
+        raise NotImplementedError("padding is negative, or between entries")
+    ends = [low for low, _, _ in config] + [high for _, high, _ in config]
+    return graph.emit(
+        "Pad", whole(graph, eqn, 0, x), known(np.array(ends, np.int64)), filling, like=result(eqn)
+    )
+
+
+def _rev(graph: Graph, eqn: Equation, x: Value) -> Value:
+    axes = np.array(eqn.params["dimensions"], np.int64)
+    ends = (np.full_like(axes, -1), np.full_like(axes, np.iinfo(np.int64).min), axes, np.full_like(axes, -1))
+    return graph.emit("Slice", whole(graph, eqn, 0, x), *map(known, ends), like=result(eqn))
+
+
+def _iota(graph: Graph, eqn: Equation, *sizes: Value) -> Value:
+    shape, dtype = result(eqn)
+    axis = eqn.params["dimension"]
+    parts = known(np.int64(0)), graph.scalar(shape[axis]), known(np.int64(1))
+    numbers = graph.cast(graph.emit("Range", *parts, like=((shape[axis],), INT64)), dtype)
+    return graph.reshape(numbers, tuple(n if i == axis else 1 for i, n in enumerate(shape)))
+
+
+def _dim_as_value(graph: Graph, eqn: Equation) -> Value:
+    return graph.scalar(eqn.params["dim"], result(eqn)[1])
+
+
+# reductions
+
+
+def _reduced(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
+    shape, dtype = result(eqn)
+    x = whole(graph, eqn, 0, x)
+    axes = known(np.array(eqn.params["axes"], np.int64))
+    if dtype.kind != "b":
+        return graph.emit(kind, x, axes, like=(shape, dtype), keepdims=0)
+    return graph.cast(
+        graph.emit(kind, graph.cast(x, np.int32), axes, like=(shape, np.int32), keepdims=0), bool
+    )
+
+
+def _arg(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
+    shape, dtype = result(eqn)
+    (axis,) = eqn.params["axes"]
+    return graph.cast(
+        graph.emit(kind, whole(graph, eqn, 0, x), like=(shape, INT64), axis=int(axis), keepdims=0), dtype
+    )
+
+
+def _cumsum(graph: Graph, eqn: Equation, x: Value) -> Value:
+    axis = known(np.int64(eqn.params["axis"]))
+    return graph.emit(
+        "CumSum", whole(graph, eqn, 0, x), axis, like=result(eqn), reverse=int(eqn.params["reverse"])
+    )
+
+
+def _cumulated(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
+    """A loop along the axis: ONNX accumulates nothing but sums."""
+    shape, dtype = result(eqn)
+    axis, back = int(eqn.params["axis"]), int(eqn.params["reverse"])
+    x = whole(graph, eqn, 0, x)
+    rest = tuple(n for i, n in enumerate(shape) if i != axis)
+    start = graph.full(known(np.asarray(1 if kind == "Mul" else _bound(dtype, kind == "Max"), dtype)), rest)
+    inner = Graph(graph)
+    before, entry = (Value(rest, dtype, inner.fresh("in")) for _ in range(2))
+    after = inner.elementwise(kind, before, entry)
+    out = inner.emit("Identity", after, like=(rest, dtype))
+    body = inner.proto("step", [_type(before), _type(entry)], [_type(after), _type(out)])
+    along = {
+        f"scan_{side}_{what}": [value]
+        for side in ("input", "output")
+        for what, value in (("axes", axis), ("directions", back))
+    }
+    return graph.emits(
+        "Scan", [start, x], [(rest, dtype), (shape, dtype)], body=body, num_scan_inputs=1, **along
+    )[1]
+
+
+def _type(value: Value) -> Any:
+    return typed(value.name, value.shape, value.dtype)
+
+
+def _bound(dtype: Any, least: bool) -> Any:
+    if np.issubdtype(dtype, np.integer):
+        return np.iinfo(dtype).min if least else np.iinfo(dtype).max
+    return -np.inf if least else np.inf
+
+
+SHAPES: dict[str, Callable[..., Any]] = {
+    "argmax": functools.partial(_arg, kind="ArgMax"),
+    "argmin": functools.partial(_arg, kind="ArgMin"),
+    "broadcast_in_dim": _broadcast_in_dim,
+    "concatenate": _concatenate,
+    "cummax": functools.partial(_cumulated, kind="Max"),
+    "cummin": functools.partial(_cumulated, kind="Min"),
+    "cumprod": functools.partial(_cumulated, kind="Mul"),
+    "cumsum": _cumsum,
+    "dim_as_value": _dim_as_value,
+    "expand_dims": _reshape,
+    "iota": _iota,
+    "pad": _pad,
+    "reduce_and": functools.partial(_reduced, kind="ReduceMin"),
+    "reduce_max": functools.partial(_reduced, kind="ReduceMax"),
+    "reduce_min": functools.partial(_reduced, kind="ReduceMin"),
+    "reduce_or": functools.partial(_reduced, kind="ReduceMax"),
+    "reduce_prod": functools.partial(_reduced, kind="ReduceProd"),
+    "reduce_sum": functools.partial(_reduced, kind="ReduceSum"),
+    "reshape": _reshape,
+    "rev": _rev,
+    "split": _split,
+    "squeeze": _reshape,
+    "transpose": _transpose,
+}

@@ -1,0 +1,76 @@
+"""Models as ONNX graphs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrnn.export._signature import Written, named, signature
+
+
+def onnx(
+    model: Any,
+    params: Any,
+    xs: Any,
+    *,
+    lengths: bool = False,
+    carry: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """Export a cell or a layer as an ONNX model, for any number of steps and rows.
+
+    The loop is a `Scan`, its body the operations of the step. Parameters are baked in. A model with noise is
+    exported as it is evaluated, without.
+
+    Inputs: `xs` (time, batch, ...), or `xs.name` for each leaf of a tree; with `lengths` also `lengths`
+    (batch,) of int32; with `carry` each leaf of the model's carry by its path, `carry.h` or
+    `carry.cells.0.h`, which may be left out: the sequence then begins as `initial_carry` says. Outputs: `ys`,
+    and the last carry as `last.h` or `last.cells.0.h`. A complex leaf is two, `.real` and `.imag`.
+
+    With `carry` a file that reads one step at a time is a stream: what it returns as `last.h` is the
+    `carry.h` of the next step. onnxruntime takes no sequence without a step.
+
+    Args:
+      model: a cell or a layer, of anybody.
+      params: its parameters.
+      xs: inputs, or their shapes and dtypes; the sizes of the first two axes are of no account.
+      lengths: whether the graph takes the valid steps of each sequence.
+      carry: whether it takes the carry to start from.
+      metadata: texts that are stored with it, by name.
+
+    Returns:
+      An `onnx.ModelProto`: `onnx.save(proto, "model.onnx")` writes it.
+
+    Raises:
+      ModuleNotFoundError: onnx is not installed.
+      TypeError: no model.
+      ValueError: a primitive that ONNX cannot express, with the line of the step that it comes from; xs
+        without axes of time and batch.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.MGU(3)
+    >>> params = cell.init(jax.random.key(0), in_features=2)
+    >>> proto = jrnn.export.onnx(cell, params, jnp.ones((1, 1, 2)), carry=True)
+    >>> [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    ['xs', 'carry', 'ys', 'last']
+    """
+    from jrnn.export import _writing
+
+    params = jax.tree.map(jnp.asarray, params)
+    given = signature("onnx", model, params, xs, Written())
+
+    def run(*args: Any) -> Any:
+        last, ys = given.run(params, *args)
+        return ys, last
+
+    types = given.xs, given.lengths if lengths else None, given.carry if carry else None
+    closed, (ys, last) = jax.make_jaxpr(run, return_shape=True)(*types)
+    inputs = {**named("xs", types[0]), **named("lengths", types[1]), **named("carry", types[2])}
+    defaults = {}
+    if carry:
+        start = named("carry", jax.device_get(jax.jit(given.start)(params)))
+        defaults = {name: np.asarray(value, inputs[name].dtype) for name, value in start.items()}
+    outputs = {**named("ys", ys), **named("last", last)}
+    return _writing.write_model(closed, inputs, outputs, defaults, dict(metadata or {}))

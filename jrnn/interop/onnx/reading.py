@@ -1,0 +1,206 @@
+"""A model read from an ONNX graph of recurrent operators."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jrnn.combinators import Stack
+from jrnn.interop._weights import to_jax
+from jrnn.interop.onnx._layers import Found, Node, merged
+from jrnn.interop.onnx._nodes import NODES
+from jrnn.interop.onnx._operators import import_onnx
+from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source, Value
+from jrnn.layers import Reversed, Sequential
+from jrnn.paradigms import ManyToOne
+
+OPSET = 7  # the first in which the operators have today's meaning
+
+
+def from_onnx(source: Any) -> tuple[Any, Any]:
+    """Read a model from ONNX: RNN, GRU and LSTM, and the Gather, MatMul, Gemm and Add before and after them.
+
+    One chain of layers is read, from one input to one output, as PyTorch and Keras export it. Nodes that only
+    move axes around (Transpose, Reshape, Squeeze, Slice, Shape, ...) are followed: it does not matter how an
+    exporter merges directions, takes the last step or writes the zeros to start from. Forward layers become a
+    `Stack`, others a `Sequential`; a graph that reads the last step or state becomes `ManyToOne`. Constants
+    other than zero as initial states become `LearnedCarry`. Every attribute of the operators is read.
+
+    The model has time first, whatever the graph has. Lengths and states that the graph takes as inputs are
+    those of `jrnn.apply`, and states that it returns are in the carry. What stands in padding is 0 in jrnn;
+    a `Linear` of PyTorch behind a padded sequence has its bias there. onnxruntime returns 0 as the state of a
+    row of length 0, jrnn the state that was given. The two biases of the operators become their sum, which is
+    equal to rounding.
+
+    Args:
+      source: an `onnx.ModelProto`, or the bytes of one: `onnx.load(path)` reads a file.
+
+    Returns:
+      `(model, params)`, for `jrnn.apply` and, unless it is a layer, `jrnn.unroll`.
+
+    Raises:
+      ValueError: bytes that are no model; a graph that is not valid, or that does anything else, with the
+        node that does; parameters in float64 without jax_enable_x64.
+      ModuleNotFoundError: onnx is not installed.
+
+    >>> import jax, jrnn
+    >>> model = jrnn.Stack((jrnn.Embed(4), jrnn.GRU(8), jrnn.Dense(10)))
+    >>> proto = jrnn.interop.to_onnx(model, model.init(jax.random.key(0), 10))
+    >>> read, params = jrnn.interop.from_onnx(proto)
+    >>> read == model
+    True
+    """
+    onnx = import_onnx()
+    proto = _parsed(onnx, source)
+    versions = {given.domain: given.version for given in proto.opset_import}
+    if versions.get("", versions.get("ai.onnx", OPSET)) < OPSET:
+        raise ValueError(
+            f"opset {versions} is before {OPSET}: onnx.version_converter makes a later one of it"
+        )
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    graph = _Graph(onnx, proto.graph)
+    for node in proto.graph.node:
+        graph.read(node)
+    flow = _answer(graph)
+    parts: list[Part] = list(flow.chain[1:])
+    _check_all_is_read(graph, parts, flow)
+    return _model(parts, flow.read)
+
+
+def _parsed(onnx: Any, source: Any) -> Any:
+    if isinstance(source, bytes):
+        try:
+            source = onnx.load_from_string(source)
+        except Exception as error:  # of protobuf, whose classes differ between its versions
+            raise ValueError(f"{len(source)} bytes are no ONNX model, or not all of one: {error}") from error
+    if not isinstance(source, onnx.ModelProto):
+        raise TypeError(f"from_onnx takes an onnx.ModelProto or its bytes, got a {type(source).__name__}")
+    if not source.graph.node:
+        raise ValueError("the ONNX model has no nodes")
+    try:
+        onnx.checker.check_model(source)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"not a valid ONNX model: {error}") from error
+    return source
+
+
+class _Graph:
+    """The values of a graph, by name, as its nodes are read."""
+
+    def __init__(self, onnx: Any, graph: Any) -> None:
+        self.onnx, self.graph, self.found = onnx, graph, Found()
+        self.values: dict[str, Value | None] = {"": None}
+        for tensor in graph.initializer:
+            self.values[tensor.name] = Known.of(self._array(tensor))
+        for given in graph.input:
+            if given.name not in self.values:
+                self.values[given.name] = self._input(given)
+
+    def _array(self, tensor: Any) -> Any:
+        if tensor.data_location == self.onnx.TensorProto.EXTERNAL:
+            raise ValueError(
+                f"{tensor.name!r} is kept outside of the model: onnx.load(path) reads it as well"
+            )
+        return self.onnx.numpy_helper.to_array(tensor)
+
+    def _input(self, given: Any) -> Flow:
+        kind = given.type.tensor_type
+        dtype = self.onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else np.dtype("O")
+        if dtype.kind not in "if":
+            raise ValueError(f"input {given.name!r} is of {dtype}, and models read floats or integers")
+        dims: list[Any] = [
+            (Axis(f"{given.name}:{place}", dim.dim_value or f"{given.name}:{place}"),)
+            for place, dim in enumerate(kind.shape.dim)
+        ]
+        if dtype.kind == "f" and isinstance(dims[-1][0].size, int):
+            dims[-1] = (Axis(FEATURES, dims[-1][0].size),)
+        return Flow(((Source(given.name, dtype.kind == "i"),),), tuple(dims))
+
+    def read(self, node: Any) -> None:
+        """Read a node."""
+        name = f"node {node.name or node.output[0]!r} ({node.domain}.{node.op_type})".replace("(.", "(")
+        if node.domain not in ("", "ai.onnx") or node.op_type not in NODES:
+            raise ValueError(
+                f"{name}: from_onnx reads RNN, GRU and LSTM, with Gather, MatMul, Gemm, Add and activations "
+                "around them, and no such operator"
+            )
+        attributes = {a.name: self._attribute(a) for a in node.attribute}
+        inputs = [self.values[given] for given in node.input]
+        given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
+        try:
+            found = NODES[node.op_type](given)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        found = found if isinstance(found, list) else [found]
+        self.values.update(zip(node.output, found, strict=False))
+
+    def _attribute(self, attribute: Any) -> Any:
+        value = self.onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, self.onnx.TensorProto):
+            return self._array(value)
+        if attribute.name == "to":
+            return self.onnx.helper.tensor_dtype_to_np_dtype(value)
+        if isinstance(value, bytes):
+            return value.decode()
+        return (
+            [v.decode() if isinstance(v, bytes) else v for v in value] if isinstance(value, list) else value
+        )
+
+
+def _answer(graph: _Graph) -> Flow:
+    """The output that is that of the model; the others must be states."""
+    found: dict[str, Flow] = {}
+    for output in graph.graph.output:
+        value = graph.values[output.name]
+        if not isinstance(value, Flow) or value.given():
+            raise ValueError(f"output {output.name!r} does not depend on any layer")
+        found[output.name] = value
+    states = {name: flow for name, flow in found.items() if flow.read in ("state", "cell")}
+    answers = {name: flow for name, flow in found.items() if name not in states} or _answers_of(states)
+    if len(answers) > 1:
+        raise ValueError(f"outputs {list(answers)} are more than one answer and the states: a model has one")
+    (flow,) = answers.values()
+    if len(flow.chains) > 1:
+        flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
+    if flow.read == "cell":
+        raise ValueError("its only output is the cell state of an LSTM")
+    return flow
+
+
+def _answers_of(states: dict[str, Flow]) -> dict[str, Flow]:
+    """Of outputs without time, those that have gone through most layers."""
+    depth = {name: max(map(len, flow.chains)) for name, flow in states.items() if flow.read == "state"}
+    deepest = [name for name in depth if depth[name] == max(depth.values())]
+    return {name: states[name] for name in deepest or states}
+
+
+def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:
+    """That nothing of the graph is left out, and lengths count for all of it or for nothing."""
+    used = [member for part in parts for member in part.members()]
+    for part in graph.found.parts:
+        if part not in used:
+            raise ValueError(f"{part.node}: its output does not lead to that of the model")
+    sources = set(graph.found.lengths.values())
+    if len(sources) > 1:
+        raise ValueError(
+            f"nodes take their lengths from {sorted(sources)} ('' for none): they must take the same"
+        )
+    if sources - {""} and flow.read in ("step", "mean", "max"):
+        raise ValueError(
+            f"it reads the {flow.read} of a padded sequence, and takes lengths: Y_h has its last state"
+        )
+
+
+def _model(parts: list[Part], read: str) -> tuple[Any, Any]:
+    """The layers as one model."""
+    models = tuple(Reversed(part.cell) if part.kind == "backward" else part.cell for part in parts)
+    params = to_jax(tuple(part.params for part in parts))
+    flat = not read and all(part.kind in ("forward", "map") for part in parts)
+    if len(models) == 1:
+        model, params = models[0], params[0]
+    else:
+        model = Stack(models) if flat else Sequential(models)
+    if read:
+        model = ManyToOne(model, read=read if read in ("mean", "max") else "ends")
+    return model, params

@@ -1,0 +1,107 @@
+"""Steps in loops other than `unroll`: what depends on parameters alone is computed before the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jrnn._alignment import same_type
+from jrnn._jaxprs import trace
+from jrnn.cell import Shape, in_ndim, structure_of
+from jrnn.unrolling._staging import Env, StepSignature, dce, eval_ops, hoist, only_broadcasts, read
+from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
+
+
+@dataclass(frozen=True, eq=False)
+class HoistedCell:
+    """A cell at certain parameters: a step with these does not compute again what depends on them alone.
+
+    A step with other parameters, or on other types than it was traced for, is that of the cell.
+    """
+
+    cell: Any
+    params: Any
+    types: Any  # of (carry, x)
+    run: Callable[[Any, Any], tuple[Any, Any]]
+
+    @property
+    def out_features(self) -> int:
+        return int(self.cell.out_features)
+
+    @property
+    def in_ndim(self) -> int:
+        return in_ndim(self.cell)
+
+    def init(self, key: Array, in_features: int) -> Any:
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Any:
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
+        if _all(lambda a, b: a is b, params, self.params) and _all(_fits, (carry, x), self.types):
+            return self.run(carry, x)
+        result: tuple[Any, Any] = self.cell.step(params, carry, x)
+        return result
+
+
+def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
+    """Run what a step computes from parameters alone, and return a cell that has the results.
+
+        cell = hoisted(cell, params, carry, x)               before a loop: normalises a weight, say
+        carry, y = cell.step(params, carry, x)               in the loop: reads it
+
+    XLA may move such operations out of a loop by itself, but does not if they enlarge what they read, nor out
+    of a branch. A step that prints or calls back is left as it is.
+
+    Args:
+      cell: the cell.
+      params: its parameters, arrays.
+      carry: the carry of a step, or its types.
+      x: the input of a step, or its types.
+    """
+    consts, inputs = LoopConsts(params, None), StepInputs(x, None, None)
+    program, closed_over, result = trace(body_of(cell), consts, carry, inputs)
+    if not program.pure:
+        return cell
+    arrays = [*closed_over, *jax.tree.leaves(consts)]
+    carry_leaves, xs = jax.tree.leaves(carry), jax.tree.leaves(x)
+    signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
+    constant = {*signature.consts, *program.literals}
+    once, varying = hoist(program.ops, constant)
+    repeated = [op for op in once if only_broadcasts(op, program)]
+    ops = dce([*repeated, *varying], program.outputs)
+    made = {o for op in ops for o in op.outputs}
+    needed = {i for op in ops for i in op.inputs}.union(program.outputs) & constant - made
+    env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
+    eval_ops(dce(once, needed), env)
+    consts_env = {value: env[value] for value in needed}
+
+    def run(carry: Any, x: Any) -> tuple[Any, Any]:
+        varying_inputs = zip((*signature.carry, *signature.xs), jax.tree.leaves((carry, x)), strict=True)
+        env = consts_env | dict(varying_inputs)
+        eval_ops(ops, env)
+        pair: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), read(env, program.outputs))
+        return pair
+
+    types = read(program.types, (*signature.carry, *signature.xs))
+    return HoistedCell(cell, params, jax.tree.unflatten(jax.tree.structure((carry, x)), types), run)
+
+
+def types_of_step(xs: Any) -> Any:
+    """The types of one step of inputs that lead with time, for `hoisted`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+
+
+def _all(holds: Callable[[Any, Any], bool], tree: Any, other: Any) -> bool:
+    """Whether two trees have one structure, and something holds of every pair of leaves."""
+    if structure_of(tree) != structure_of(other):
+        return False
+    return all(map(holds, jax.tree.leaves(tree), jax.tree.leaves(other)))
+
+
+def _fits(leaf: Any, type_: Any) -> bool:
+    return jnp.shape(leaf) == type_.shape and same_type(jax.typeof(leaf), type_)

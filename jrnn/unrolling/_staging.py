@@ -1,0 +1,310 @@
+"""Splitting a step into stages: what runs once, what runs for all steps at once, what needs a loop.
+
+An LSTM layer and a read-out, y = h @ v, as one step:
+
+    a = x @ w_ih         no carry behind it              all steps at once, before the loop
+    z = a + h @ w_hh     on a cycle through the carry    the loop
+    y = h @ v            reads the loop, feeds no carry  all steps at once, after the loop
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jrnn._caching import cached
+from jrnn._jaxprs import Op, Program, merge_slices
+
+Values = tuple[int, ...]  # numbers of values
+Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before the step, after it)
+Env = dict[int, Any]  # value -> its array
+
+UNKNOWN = 32  # stands for a symbolic axis of `jax.export` where sizes are compared; affects speed alone
+
+
+class StepSignature(NamedTuple):
+    """The flat inputs and outputs of a traced step, as numbers of values."""
+
+    consts: Values
+    carry: Values
+    xs: Values
+    tangents: Values  # () unless the step computes its own derivative
+    carry_out: Values
+    ys: Values
+    tangents_out: Values
+
+    @classmethod
+    def of(cls, program: Program, consts: int, carry: int, xs: int, ys: int) -> "StepSignature":
+        """Divide the inputs (consts, carry, xs, tangents) and outputs (carry, ys, tangents) of a program.
+
+        Args:
+          program: the traced step.
+          consts: how many inputs are constants, those that the step closes over included.
+          carry: how many are the carry.
+          xs: how many are inputs of each step; the rest are tangents.
+          ys: how many outputs follow the carry; the rest are tangents.
+        """
+        inputs, outputs = program.inputs, program.outputs
+        xs_from, xs_to, ys_to = consts + carry, consts + carry + xs, carry + ys
+        return cls(
+            consts=inputs[:consts],
+            carry=inputs[consts:xs_from],
+            xs=inputs[xs_from:xs_to],
+            tangents=inputs[xs_to:],
+            carry_out=outputs[:carry],
+            ys=outputs[carry:ys_to],
+            tangents_out=outputs[ys_to:],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Ops that run together: in a loop if they have a carry, otherwise for all steps at once."""
+
+    ops: tuple[Op, ...]
+    consts: Values
+    xs: Values  # read at each step, from the inputs or from earlier stages
+    carry: Pairs
+    ys: Values  # handed out at each step
+
+    @property
+    def carry_in(self) -> Values:
+        """The carry before a step."""
+        return tuple(before for before, _ in self.carry)
+
+    @property
+    def carry_out(self) -> Values:
+        """The carry after a step."""
+        return tuple(after for _, after in self.carry)
+
+
+@dataclass(frozen=True, eq=False)
+class StagedStep:
+    """A step in the order in which it runs: hoisted ops once, then stage by stage."""
+
+    hoisted: tuple[Op, ...]  # depend on constants alone
+    stages: tuple[Stage, ...]
+    consts: Values  # those that the stages read
+    carry: Pairs  # entries that change
+    ys: Values  # outputs that change from step to step
+
+    @property
+    def carry_in(self) -> Values:
+        """The carry before a step."""
+        return tuple(before for before, _ in self.carry)
+
+
+def read(env: Env, values: Iterable[int]) -> tuple[Any, ...]:
+    """The arrays of values."""
+    return tuple(env[value] for value in values)
+
+
+def eval_ops(ops: Iterable[Op], env: Env) -> None:
+    """Run ops in their order and add their results to `env`."""
+    for op in ops:
+        env.update(zip(op.outputs, op.run(*read(env, op.inputs)), strict=True))
+
+
+def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
+    """Eliminate dead code: the ops that compute `wanted` from what is `known`."""
+    known = set(known)
+    needed, alive = set(wanted) - known, []
+    for op in reversed(list(ops)):
+        if needed.intersection(op.outputs):
+            needed.update(i for i in op.inputs if i not in known)
+            alive.append(op)
+    return alive[::-1]
+
+
+def entries(shape: Iterable[Any]) -> int:
+    """Entries of an array of this shape."""
+    return math.prod(n if isinstance(n, int) else UNKNOWN for n in shape)
+
+
+def _size(values: Iterable[int], program: Program) -> int:
+    return sum(entries(program.types[v].shape) for v in values)
+
+
+def size_in_bytes(values: Iterable[int], program: Program) -> int:
+    """Bytes of values."""
+    return sum(entries(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
+
+
+def only_broadcasts(op: Op, program: Program) -> bool:
+    """Whether an op makes more than it reads: of constants, cheaper to repeat in a loop than to store."""
+    return op.fusible and _size(op.outputs, program) > _size(op.inputs, program)
+
+
+def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
+    """Divide ops into those of constants alone, whose results are added to `constant`, and the rest."""
+    hoisted: list[Op] = []
+    varying: list[Op] = []
+    for op in ops:
+        if constant.issuperset(op.inputs):
+            constant.update(op.outputs)
+            hoisted.append(op)
+        else:
+            varying.append(op)
+    return hoisted, varying
+
+
+@cached
+def stage_step(program: Program, step: StepSignature, precompute: bool) -> StagedStep:
+    """Split a step into stages.
+
+    Ops on a cycle through the carry need a loop, one for each cycle; everything before, between and after
+    the cycles runs for all steps at once. So a `Stack` falls apart into its layers.
+
+    Args:
+      program: the step.
+      step: its inputs and outputs.
+      precompute: whether every matmul that can be is computed before its loop; False: where that pays on a
+        CPU.
+    """
+    carry = tuple((a, b) for a, b in zip(step.carry, step.carry_out, strict=True) if a != b)
+    unchanged = set(step.carry) - {a for a, _ in carry}
+    constant = {*step.consts, *unchanged, *program.literals}
+    alive = dce(program.ops, [*(b for _, b in carry), *step.ys])
+    hoisted, varying = hoist(alive, constant)
+    ys = tuple(dict.fromkeys(y for y in step.ys if y not in constant))
+
+    repeated = [op for op in hoisted if only_broadcasts(op, program)]
+    levels = _levels(varying, carry, constant)
+    _sink(program, varying, _Graph(carry, constant, ys, precompute), levels)
+    stages = []
+    for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
+        inside = [op for op in varying if levels[op] == level]
+        loop = tuple((a, b) for a, b in carry if levels[a] == level)
+        read_later = set(ys)
+        for op in varying:
+            if levels[op] != level:
+                read_later.update(op.inputs)
+        read_later.update(b for a, b in carry if levels[a] != level)
+        stages.append(_stage(program, repeated, inside, loop, read_later, constant))
+    consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
+    once = dce(hoisted, [*consts, *(y for y in step.ys if y in constant)])
+    return StagedStep(tuple(merge_slices(once, program.types)), tuple(stages), consts, carry, ys)
+
+
+def _stage(
+    program: Program,
+    repeated: list[Op],
+    inside: list[Op],
+    carry: Pairs,
+    read_later: set[int],
+    constant: set[int],
+) -> Stage:
+    carry_out = [b for _, b in carry]
+    wanted = [o for op in inside for o in op.outputs]
+    ops = merge_slices(dce([*repeated, *inside], [*wanted, *carry_out]), program.types)
+    made = {o for op in ops for o in op.outputs} | {a for a, _ in carry}
+    inputs = dict.fromkeys([i for op in ops for i in op.inputs] + carry_out)
+    outer = [i for i in inputs if i not in made]
+    return Stage(
+        tuple(ops),
+        consts=tuple(i for i in outer if i in constant),
+        xs=tuple(i for i in outer if i not in constant),
+        carry=carry,
+        ys=tuple(sorted((made & read_later) - constant)),
+    )
+
+
+def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
+    """Level of each op and each value: stages run in this order; odd levels are loops, even ones need none.
+
+        x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
+
+    A cycle of ops through the carry stands on the first odd level that is not below what it reads, any other
+    op on the level of what it reads: on the next even one, if it does not fuse into the loop there.
+    """
+    producer: dict[int, Any] = {o: op for op in ops for o in op.outputs} | {a: a for a, _ in carry}
+    nodes: list[Any] = [*ops, *(a for a, _ in carry)]  # an entry of the carry by its value before the step
+    sources: dict[Any, Iterable[int]] = {op: op.inputs for op in ops} | {a: (b,) for a, b in carry}
+    depends = {n: {producer[i] for i in sources[n] if i in producer and i not in constant} for n in nodes}
+    component = _components(nodes, depends)
+    loops = {component[a] for a, _ in carry}
+    before: dict[int, set[int]] = {c: set() for c in component.values()}
+    members: dict[int, list[Any]] = {c: [] for c in before}
+    for node in nodes:
+        members[component[node]].append(node)
+        before[component[node]].update(component[d] for d in depends[node])
+    level_of: dict[int, int] = {}
+    for c in TopologicalSorter({c: before[c] - {c} for c in before}).static_order():
+        level = max((level_of[b] for b in before[c] - {c}), default=0)
+        if c in loops:
+            level |= 1  # the first odd level that is not below
+        elif not members[c][0].fusible:
+            level += level % 2
+        level_of[c] = level
+    levels: dict[Any, int] = {node: level_of[component[node]] for node in nodes}
+    levels.update({o: levels[op] for op in ops for o in op.outputs})
+    return levels
+
+
+def _components(nodes: list[Any], depends: dict[Any, set[Any]]) -> dict[Any, int]:
+    """Strongly connected components: the same number for nodes that depend on one another."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    place = {node: i for i, node in enumerate(nodes)}
+    edges = [(place[d], place[node]) for node in nodes for d in depends[node]]
+    rows, columns = np.array(edges, np.int32).reshape(-1, 2).T
+    graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(nodes), len(nodes)))
+    labels = connected_components(graph, directed=True, connection="strong")[1]
+    return dict(zip(nodes, labels.tolist(), strict=True))
+
+
+class _Graph(NamedTuple):
+    """What surrounds the ops of a step."""
+
+    carry: Pairs
+    constant: set[int]
+    ys: Values
+    precompute: bool
+
+
+def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]) -> None:
+    """Move ops before a loop into it, where they fuse, or where computing them ahead does not pay.
+
+    Only if the loop then reads no more arrays: an op that reads a single varying value.
+    """
+    sliced = _sliced(ops, program)
+    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}  # value -> levels that read it
+    for a, b in graph.carry:
+        readers.setdefault(b, []).append(levels[a])
+    for op in reversed(ops):
+        own = levels[op]
+        first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
+        moves = op.fusible or (
+            op.product and not graph.precompute and not _pays(op, program, graph.constant, sliced)
+        )
+        if moves and own % 2 == 0 and first_reader > own and len(set(op.inputs) - graph.constant) == 1:
+            levels.update(dict.fromkeys((*op.outputs, op), first_reader))
+        for i in op.inputs:
+            readers.setdefault(i, []).append(levels[op])
+
+
+def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
+    """Whether a CPU gains by a matmul for all steps at once, which costs to write and read its result.
+
+    As measured, it does with one row a step; with few rows or few multiplications, unless its result is
+    sliced: XLA then reads one array at several offsets in a loop, which it does not vectorise; and with a
+    weight of more than half a million numbers, which a core's cache does not hold.
+    """
+    weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
+    rows = min((entries(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
+    few = rows < 8 or rows * weight < 2**20
+    return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight > 2**19)
+
+
+def _sliced(ops: list[Op], program: Program) -> set[int]:
+    """Values of which parts are read, directly or after sums; any other function reads them whole."""
+    sliced: set[int] = set()
+    for op in reversed(ops):
+        takes_part = any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
+        if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):
+            sliced.update(op.inputs)
+    return sliced

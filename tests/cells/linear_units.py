@@ -1,0 +1,81 @@
+"""Linear recurrent units: LRU, RGLRU."""
+
+from functools import partial
+
+import numpy as np
+
+import jrnn
+from tests.entries import HIDDEN, IN, WIDE, Case, Comparison, Entry, in_blocks, split
+from tests.references import sigmoid, softplus, times, times_heads
+
+
+def lru(p, carry, x):
+    """Orvieto et al. 2023: s = λ s + exp(γ) B x with λ = exp(-exp(ν) + i exp(θ)), y = Re(C s) + D x.
+
+    D is a vector, left out where y is not as wide as x. The state and every complex number stand as two
+    real arrays.
+    """
+    re, im = carry
+    modulus, phase = np.exp(-np.exp(p["nu"])), np.exp(p["theta"])
+    l_re, l_im = modulus * np.cos(phase), modulus * np.sin(phase)
+    re, im = (
+        l_re * re - l_im * im + np.exp(p["gamma"]) * times(p["Br"], x),
+        l_re * im + l_im * re + np.exp(p["gamma"]) * times(p["Bi"], x),
+    )
+    y = times(p["Cr"], re) - times(p["Ci"], im)
+    return (re, im), y + p["D"] * x if "D" in p else y
+
+
+def unpack_lru(p):
+    weights = split(p.w_ih, "B", "ri") | dict(
+        zip(("Cr", "Ci"), (c.T for c in np.split(p.w_ho, 2)), strict=True)
+    )
+    weights |= {"nu": p.nu, "theta": p.theta, "gamma": p.gamma}
+    return weights if p.d is None else weights | {"D": p.d}
+
+
+LRU = Entry(
+    laws=[Case(jrnn.LRU(4, outputs=3), 2)],
+    values={
+        "LRU": Comparison(jrnn.LRU(HIDDEN), lru, unpack_lru),
+        "LRU-skip": Comparison(jrnn.LRU(HIDDEN, outputs=IN), lru, unpack_lru),
+    },
+    counts=lambda i, h: {  # D is a diagonal
+        jrnn.LRU(h, outputs=4): 3 * h + 2 * h * i + 2 * h * 4 + (4 if i == 4 else 0)
+    },
+)
+
+
+def rg_lru(p, h, x, heads=1):
+    """De et al. 2024 (Griffin): the decay a^(8 r) is gated, and what enters is scaled to keep the variance.
+
+    log a = -softplus(Λ), and the matrices of the two gates are block-diagonal.
+    """
+    r = sigmoid(times_heads(p["Wr"], x, heads) + p["br"])
+    i = sigmoid(times_heads(p["Wi"], x, heads) + p["bi"])
+    a = np.exp(-8 * softplus(p["Lambda"]) * r)
+    h = a * h + np.sqrt(1 - a * a) * (i * x)
+    return h, h
+
+
+def unpack_rg_lru(p):
+    return in_blocks(p.w, "W", "ri") | split(p.b, "b", "ri") | {"Lambda": p.decay}
+
+
+RGLRU = Entry(
+    laws=[Case(jrnn.RGLRU(4, heads=2), 4)],
+    values={
+        f"RGLRU-{heads}": Comparison(
+            jrnn.RGLRU(WIDE, heads=heads), partial(rg_lru, heads=heads), unpack_rg_lru, width=WIDE
+        )
+        for heads in (1, 2)
+    },
+    counts=lambda i, h: (
+        {
+            jrnn.RGLRU(h): 2 * (h**2 + h) + h,
+            jrnn.RGLRU(h, heads=2): 2 * (h**2 // 2 + h) + h,
+        }
+        if i == h
+        else {}
+    ),
+)

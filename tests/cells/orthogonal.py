@@ -1,0 +1,55 @@
+"""An orthogonal recurrence: OrthogonalRNN."""
+
+from functools import partial
+
+import numpy as np
+
+import jrnn
+from tests.entries import HIDDEN, Case, Comparison, Entry, read
+from tests.references import exponential, modrelu, tanh, times
+
+
+def orthogonal(s, size, method):
+    """Q of S = L - Lᵀ, L strictly lower triangular and filled row by row from `s`."""
+    lower = np.zeros((size, size), s.dtype)
+    filled = 0
+    for row in range(1, size):
+        lower[row, :row] = s[filled : filled + row]
+        filled += row
+    skew = lower - lower.T
+    if method == "exponential":
+        return exponential(skew)
+    return {"cayley": np.linalg.solve}[method](np.eye(size) + skew, np.eye(size) - skew)
+
+
+def orthogonal_rnn(p, h, x, method="exponential", f=tanh):
+    """U orthogonal: exp(S), Lezcano-Casado & Martínez-Rubio 2019; (I + S)⁻¹(I - S), Helfrich et al. 2018.
+
+    Under modrelu the bias is the threshold.
+    """
+    a = times(p["W"], x) + times(orthogonal(p["s"], h.shape[-1], method), h)
+    h = modrelu(a, p["b"]) if f is modrelu else f(a + p["b"])
+    return h, h
+
+
+def unpack_orthogonal(p):
+    # a row vector times Q is Qᵀ times a column, and Qᵀ is the image of −S
+    return {"W": p.w_ih.T, "s": -p.skew, "b": p.b}
+
+
+OrthogonalRNN = Entry(
+    laws=[
+        Case(jrnn.OrthogonalRNN(4), 2),
+        Case(jrnn.OrthogonalRNN(4, map="cayley", activation="modrelu"), 2),
+    ],
+    values={
+        f"OrthogonalRNN-{kind}-{name}": Comparison(
+            jrnn.OrthogonalRNN(HIDDEN, map=kind, activation=name),
+            partial(orthogonal_rnn, method=kind, f=f),
+            unpack_orthogonal,
+        )
+        for kind in ("exponential", "cayley")
+        for name, f in (("tanh", tanh), ("modrelu", modrelu))
+    },
+    counts=lambda i, h: {jrnn.OrthogonalRNN(h): read(i, h) + h * (h - 1) // 2},
+)

@@ -1,0 +1,79 @@
+"""Oscillators and long expressive memory: CoRNN, UnICORNN, LEM."""
+
+from functools import partial
+
+import numpy as np
+
+import jrnn
+from tests.entries import HIDDEN, Case, Comparison, Entry, gate, split
+from tests.references import sigmoid, tanh, times
+
+
+def cornn(p, carry, x, *, dt, gamma, epsilon):
+    """Rusch & Mishra 2021: coupled damped oscillators, velocity z first; the damping sees the old z."""
+    h, z = carry
+    force = tanh(times(p["W"], x) + times(p["Uz"], z) + times(p["Uh"], h) + p["b"])
+    z = z + dt * (force - gamma * h - epsilon * z)
+    h = h + dt * z
+    return (h, z), h
+
+
+def unpack_cornn(p):
+    u_h, u_z = np.split(p.w_hh, 2)
+    return {"W": p.w_ih.T, "Uh": u_h.T, "Uz": u_z.T, "b": p.b}
+
+
+COUPLED = {"dt": 0.5, "gamma": 0.3, "epsilon": 0.7}
+
+
+CoRNN = Entry(
+    laws=[Case(jrnn.CoRNN(4, dt=0.5), 2)],
+    values={"CoRNN": Comparison(jrnn.CoRNN(HIDDEN, **COUPLED), partial(cornn, **COUPLED), unpack_cornn)},
+    counts=lambda i, h: {jrnn.CoRNN(h): i * h + 2 * h**2 + h},
+)
+
+
+def unicornn(p, carry, x, *, dt, alpha):
+    """Rusch & Mishra 2021: undamped and uncoupled oscillators, each with a step dt σ(c) of its own."""
+    h, z = carry
+    step = dt * sigmoid(p["c"])
+    z = z - step * (tanh(p["u"] * h + times(p["W"], x) + p["b"]) + alpha * h)
+    h = h + step * z
+    return (h, z), h
+
+
+def unpack_unicornn(p):
+    return {"W": p.w_ih.T, "u": p.w_hh, "b": p.b, "c": p.c}
+
+
+UnICORNN = Entry(
+    laws=[Case(jrnn.UnICORNN(4, dt=0.5), 2)],
+    values={
+        "UnICORNN": Comparison(
+            jrnn.UnICORNN(HIDDEN, dt=0.5, alpha=1.7), partial(unicornn, dt=0.5, alpha=1.7), unpack_unicornn
+        )
+    },
+    counts=lambda i, h: {jrnn.UnICORNN(h): i * h + 3 * h},
+)
+
+
+def lem(p, carry, x, dt=1):
+    """Rusch et al. 2022: two time scales, both steps gated by the old h (the paper's y); h sees the new z."""
+    h, z = carry
+    step_z = dt * sigmoid(times(p["W1"], x) + times(p["U1"], h) + p["b1"])
+    step_h = dt * sigmoid(times(p["W2"], x) + times(p["U2"], h) + p["b2"])
+    z = (1 - step_z) * z + step_z * tanh(times(p["Wz"], x) + times(p["Uz"], h) + p["bz"])
+    h = (1 - step_h) * h + step_h * tanh(times(p["Wy"], x) + times(p["Uy"], z) + p["by"])
+    return (h, z), h
+
+
+def unpack_lem(p):
+    weights = split(p.w_ih, "W", "12zy") | split(p.b, "b", "12zy")
+    return weights | split(p.w_hh, "U", "12z") | {"Uy": p.w_zh.T}
+
+
+LEM = Entry(
+    laws=[Case(jrnn.LEM(4), 2)],
+    values={"LEM": Comparison(jrnn.LEM(HIDDEN, dt=0.6), partial(lem, dt=0.6), unpack_lem)},
+    counts=lambda i, h: {jrnn.LEM(h): 4 * gate(i, h)},  # the authors' code has every bias twice
+)

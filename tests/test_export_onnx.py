@@ -1,0 +1,191 @@
+"""Cells and layers as ONNX: onnxruntime gives what jrnn gives, one file for any number of steps and rows."""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jrnn
+from tests.cases import CASES, subject_of
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+def session(model, params, xs, **options):
+    proto = jrnn.export.onnx(model, params, xs, **options)
+    onnx.checker.check_model(proto)
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3  # it warns of every input that has a default
+    quiet.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(proto.SerializeToString(), quiet)
+
+
+def run(program, xs, **more):
+    names = [value.name for value in program.get_inputs()]
+    leaves = [*map(np.asarray, jax.tree.leaves(xs)), *(more[name] for name in names if name in more)]
+    feed = dict(zip(names, leaves, strict=True)) | more
+    return dict(zip([value.name for value in program.get_outputs()], program.run(None, feed), strict=True))
+
+
+def flat(ys, carry):
+    leaves = map(np.asarray, [*jax.tree.leaves(ys), *jax.tree.leaves(carry)])
+    return [part for a in leaves for part in ((a.real, a.imag) if np.iscomplexobj(a) else (a,))]
+
+
+def carry_of(found):
+    return {name.replace("last", "carry", 1): v for name, v in found.items() if name.startswith("last")}
+
+
+def compare(model, params, draw):
+    """Ragged rows, then another shape in two chunks, the second from the carry of the first."""
+    program = session(model, params, draw(1, 1), lengths=True, carry=True)
+    apply = functools.partial(jrnn.apply, model, params)
+    xs, lengths = draw(5, 3), np.array([2, 0, 5], np.int32)
+    carry, ys = jax.jit(lambda xs, n: apply(xs, lengths=n))(xs, lengths)
+    found = run(program, xs, lengths=lengths)
+    xs = draw(4, 2)
+    carry_2, ys_2 = jax.jit(apply)(xs)
+    one, three = np.array([1, 1], np.int32), np.array([3, 3], np.int32)
+    first = run(program, jax.tree.map(lambda a: a[:1], xs), lengths=one)
+    second = run(program, jax.tree.map(lambda a: a[1:], xs), lengths=three, **carry_of(first))
+    outs = [name for name in second if name.startswith("ys")]
+    second |= {name: np.concatenate([first[name], second[name]]) for name in outs}
+    for got, needed in ((found, flat(ys, carry)), (second, flat(ys_2, carry_2))):
+        for (name, a), b in zip(got.items(), needed, strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def ids(cases):
+    return [repr(case.cell)[:70] for case in cases]
+
+
+FEW = (
+    jrnn.LSTM,
+    jrnn.GRU,
+    jrnn.LRU,
+    jrnn.ConvGRU,
+    jrnn.ClockworkRNN,
+    jrnn.MLSTM,
+    jrnn.GRUD,
+    jrnn.LearnedCarry,
+)
+FEW += (jrnn.Feedback, jrnn.LayerNormGRU, jrnn.ClipGradient, jrnn.SLSTM)
+CHOSEN = [next(c for c in reversed(CASES) if type(c.cell) is kind) for kind in FEW]
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=ids(CHOSEN))
+def test_a_dozen_cells(case):
+    subject = subject_of(case)
+    compare(case.cell, subject.params(), subject.xs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_every_cell(case):
+    test_a_dozen_cells(case)
+
+
+LAYERS = {
+    "bidirectional": jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge="mean"),
+    "reversed": jrnn.Reversed(jrnn.MGU(4)),
+    "sequential": jrnn.Sequential(
+        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))))
+    ),
+}
+
+
+def floats(*lead):
+    return np.random.default_rng(sum(lead)).standard_normal((*lead, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    layer = LAYERS[name]
+    params = jax.jit(lambda: layer.init(jax.random.key(0), 3))()
+    xs, lengths = floats(5, 3), np.array([2, 0, 5], np.int32)
+    for n in (None, lengths):
+        program = session(layer, params, floats(1, 1), lengths=n is not None)
+        carry, ys = jax.jit(lambda xs, n: jrnn.apply(layer, params, xs, lengths=n))(xs, n)
+        found = run(program, xs, **({} if n is None else {"lengths": n}))
+        for a, b in zip(found.values(), flat(ys, carry), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Turning(NamedTuple):
+    """A carry with a complex entry, a number of steps and a history."""
+
+    z: jax.Array
+    n: jax.Array
+    past: jax.Array
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's cell of all that the cells of the library do without."""
+
+    hidden: int
+    out_features: int = 4
+
+    def init(self, key, in_features):
+        return jax.random.normal(key, (in_features, self.hidden))
+
+    def initial_carry(self, params, batch_shape=(), *, key=None):
+        shape = (*batch_shape, self.hidden)
+        return Turning(jnp.ones(shape, complex), jnp.zeros(batch_shape, int), jnp.zeros((*shape, 3)))
+
+    def step(self, params, carry, x):
+        u = x @ params
+        z = carry.z * jnp.exp(1j * u) / (2 + jnp.conj(carry.z)) + jnp.square(u)
+        # a history, written at a place that moves
+        place = jnp.max(carry.n) % 3
+        past = lax.dynamic_update_slice(jnp.flip(carry.past, -1), u[..., None], (0, 0, place))
+        halved = lax.fori_loop(0, 3, lambda i, v: v / 2 + i, jnp.abs(z))
+        picked = jnp.take_along_axis(past, jnp.argmax(past, -1, keepdims=True), -1)[..., 0]
+        y = lax.cond(jnp.sum(u) > 0, lambda: halved, lambda: picked)
+        rows = jnp.cumsum(y, -1) + jnp.expm1(u) + jnp.log1p(jnp.abs(u)) + jnp.sort(jnp.zeros(2))[0]
+        return Turning(z, carry.n + 1, past), jnp.clip(jnp.pad(rows, ((0, 0), (1, 1)))[..., 1:5], -1, 2)
+
+
+def test_a_cell_of_a_user():
+    cell = Own(4)
+    compare(cell, cell.init(jax.random.key(0), 3), floats)
+
+
+def test_a_primitive_without_a_mapping_is_named_with_its_line():
+    cell = jrnn.from_functions(
+        lambda key, n: jnp.ones((n, 3)),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3)),
+        lambda params, h, x: (h, lax.digamma(x @ params)),
+        3,
+    )
+    line = test_a_primitive_without_a_mapping_is_named_with_its_line.__code__.co_firstlineno + 4
+    with pytest.raises(
+        ValueError, match=rf"nothing for the primitive 'digamma' at .*test_export_onnx.py:{line}$"
+    ):
+        jrnn.export.onnx(cell, jnp.ones((3, 3)), floats(1, 1))
+
+
+def test_mistakes_are_named():
+    cell = jrnn.GRU(4)
+    params = jax.jit(lambda: cell.init(jax.random.key(0), 3))()
+    with pytest.raises(ValueError, match=r"onnx: xs must be inputs \(time, batch, ...\), got"):
+        jrnn.export.onnx(cell, params, floats(1))
+    with pytest.raises(TypeError, match="onnx: model"):
+        jrnn.export.onnx("GRU", params, floats(1, 1))
+
+
+def test_plain_files_take_only_inputs_and_keep_texts():
+    cell = jrnn.GRU(4)
+    params = jax.jit(lambda: cell.init(jax.random.key(0), 3))()
+    program = session(cell, params, floats(1, 1), metadata={"symbols": "abc"})
+    names = [value.name for value in (*program.get_inputs(), *program.get_overridable_initializers())]
+    assert names == ["xs"] and program.get_modelmeta().custom_metadata_map == {"symbols": "abc"}
+    xs = floats(3, 2)
+    np.testing.assert_allclose(run(program, xs)["ys"], jrnn.unroll(cell, params, xs)[1], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,103 @@
+"""Cells and layers as StableHLO: what a process without jrnn computes of the stored programs."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import jrnn
+from tests.cases import CASES, subject_of
+
+READER = """
+import sys
+sys.modules["jrnn"] = None  # importing it fails
+import jax, numpy as np
+from jax import export
+folder = sys.argv[1]
+xs, lengths = (np.load(f"{folder}/{name}.npy") for name in ("xs", "lengths"))
+whole, free, step, layer = (
+    export.deserialize(open(f"{folder}/{name}", "rb").read()) for name in ("whole", "free", "step", "layer")
+)
+assert set(whole.platforms) == {"cpu", "cuda", "tpu"}
+found = {"all": whole.call(xs, lengths)[1], "layer": layer.call(xs, lengths)[1]}
+carry, _ = whole.call(xs[:2], np.minimum(lengths, 2))
+params = dict(np.load(f"{folder}/params.npz"))
+found["rest"] = free.call(params, xs[2:], np.maximum(lengths - 2, 0), carry)[1]
+for x in xs[2:]:
+    carry, found["last"] = step.call(carry, x)
+found["h"] = carry["h"]
+found["slope"] = jax.grad(lambda xs: whole.call(xs, lengths)[1].sum())(xs)
+np.savez(f"{folder}/found.npz", **found)
+"""
+
+
+def drawn(kind, cell):
+    return jax.jit(lambda: cell.init(jax.random.key(kind), 3))()
+
+
+def test_programs_run_where_jrnn_is_not(tmp_path):
+    cell, layer = jrnn.LSTM(4), jrnn.Bidirectional(jrnn.GRU(4), jrnn.MGU(5))
+    params, own = drawn(0, cell), drawn(1, layer)
+    xs = np.random.default_rng(0).standard_normal((5, 3, 3)).astype(np.float32)
+    lengths = np.array([5, 0, 3], np.int32)
+    make = jrnn.export.stablehlo
+    files = {
+        "whole": make(cell, params, xs[:1, :1], lengths=True).serialize(vjp_order=1),
+        "free": make(cell, params, xs, lengths=True, carry=True, baked=False).serialize(),
+        "step": make(cell, params, xs, step=True).serialize(),
+        "layer": make(layer, own, xs, lengths=True).serialize(),
+    }
+    for name, stored in files.items():
+        (tmp_path / name).write_bytes(stored)
+    np.save(tmp_path / "xs.npy", xs)
+    np.save(tmp_path / "lengths.npy", lengths)
+    np.savez(tmp_path / "params.npz", **params._asdict())
+    subprocess.run([sys.executable, "-c", READER, str(tmp_path)], check=True, timeout=300)
+    found = np.load(tmp_path / "found.npz")
+    ys = jrnn.unroll(cell, params, xs, lengths=lengths)[1]
+    start = jrnn.unroll(cell, params, xs[:2], lengths=np.minimum(lengths, 2))[0]
+    end, free = jrnn.unroll(cell, params, xs[2:], start)
+    needed = {
+        "all": ys,
+        "rest": ys[2:],
+        "last": free[-1],
+        "h": end.h,
+        "layer": jrnn.apply(layer, own, xs, lengths=lengths)[1],
+        "slope": jax.grad(lambda xs: jnp.sum(jrnn.unroll(cell, params, xs, lengths=lengths)[1]))(xs),
+    }
+    for name, value in needed.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_mistakes_are_named():
+    layer = jrnn.Reversed(jrnn.GRU(4))
+    params, xs = drawn(0, layer), jnp.ones((1, 1, 3))
+    with pytest.raises(
+        ValueError, match=r"step=True needs a cell, Reversed\(cell=GRU\(hidden=4\)\) is a layer"
+    ):
+        jrnn.export.stablehlo(layer, params, xs, step=True)
+    with pytest.raises(ValueError, match="step=True takes no lengths, and always a carry"):
+        jrnn.export.stablehlo(layer.cell, params, xs, step=True, carry=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=[repr(case.cell)[:70] for case in CASES])
+def test_every_cell(case):
+    subject = subject_of(case)
+    model, params = case.cell, subject.params()
+    stored = jrnn.export.stablehlo(model, params, subject.xs(1, 1), lengths=True).serialize()
+    program = export.deserialize(stored)
+    assert jrnn.export.stablehlo(model, params, subject.xs(1, 1), step=True).serialize()
+    for steps, rows in ((5, 3), (2, 4)):
+        xs, lengths = subject.xs(steps, rows), np.arange(rows, dtype=np.int32) % (steps + 1)
+        given = xs if isinstance(xs, np.ndarray) else dict(enumerate(jax.tree.leaves(xs)))
+        if isinstance(given, dict):
+            given = {str(name): leaf for name, leaf in given.items()}
+        _, ys = program.call(given, lengths)
+        _, needed = jax.jit(lambda xs, n: jrnn.apply(model, params, xs, lengths=n))(xs, lengths)
+        for a, b in zip(jax.tree.leaves(ys), jax.tree.leaves(needed), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
