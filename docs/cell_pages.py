@@ -16,6 +16,7 @@ FAMILIES = {  # files of cells, in the order of the overview
     "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated xlstm",
     "Gated recurrent units": "gru single_gate additive mutations bistable highway intersection decay",
     "Linear recurrences": "minimal linear_units quasi strongly_typed",
+    "Memories that are matrices": "linear_attention delta",
     "Memory with time scales": "timescales oscillators legendre",
     "Over space": "convolutional",
     "Reservoirs and delay lines": "reservoir history narx",

@@ -56,12 +56,14 @@ def run_chunks(
     """
     length = jax.tree.leaves(vectors)[0].shape[0]
     count = -(-length // size)
-    size = -(-length // count)  # all chunks alike, so that little is filled up
+    if isinstance(length, int):  # all chunks alike, so that little is filled up
+        size = -(-length // count)
     spare = count * size - length
 
     def cut(a: Array, fill: float = 0.0) -> Array:
         a = jnp.flip(a, 0) if reverse else a
-        a = jnp.pad(a, [(0, spare), *[(0, 0)] * (a.ndim - 1)], constant_values=fill) if spare else a
+        if not isinstance(spare, int) or spare > 0:
+            a = jnp.pad(a, [(0, spare), *[(0, 0)] * (a.ndim - 1)], constant_values=fill)
         return a.reshape(count, size, *a.shape[1:])
 
     chunks = jax.tree.map(cut, vectors._replace(decay=None))
@@ -140,13 +142,13 @@ def decay_products(decay: Array | None, size: int, dtype: Any) -> Array:
 def _stacked(vectors: tuple[Array, ...]) -> Array:
     """(rows, steps · how many, entries) of (steps, rows, entries), one after the other within a step."""
     a = jnp.stack([jnp.moveaxis(vector, 0, 1) for vector in vectors], 2)
-    return a.reshape(a.shape[0], -1, a.shape[-1])
+    return a.reshape(a.shape[0], a.shape[1] * a.shape[2], a.shape[3])
 
 
 def _of_queries(a: Array, size: int, queries: int, picked: Array) -> Array:
     """Rows of some of the queries."""
     a = a.reshape(a.shape[0], size, queries, a.shape[2])
-    return a[:, :, picked].reshape(a.shape[0], -1, a.shape[3])
+    return a[:, :, picked].reshape(a.shape[0], size * len(picked), a.shape[3])
 
 
 def _times(factors: Array, state: Array) -> Array:
@@ -169,7 +171,8 @@ def _gram(q: Array, k: Array, products: Array, sizes: tuple[int, int, int]) -> A
         product = (q @ jnp.swapaxes(k, 1, 2)).reshape(rows, size, queries, size, keys)
         product = product * among[:, :, None, :, None]
     else:
-        q, k = q.reshape(rows, size, queries, -1), k.reshape(rows, size, keys, -1)
+        q = q.reshape(rows, size, queries, q.shape[2])
+        k = k.reshape(rows, size, keys, k.shape[2])
         decayed = among[:, :, :, None] * k[:, None]
         product = jnp.einsum("nirk,nijmk->nirjm", q, decayed)
     return product.reshape(rows, size * queries, size * keys)

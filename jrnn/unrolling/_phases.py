@@ -185,7 +185,8 @@ def _vectors_node(program: Program, matrix: Matrix) -> Node:
         out = []
         for vector, axes in vectors:
             full = compute(vector, values, axes, tuple(state.shape[axis] for axis in axes), dtype)
-            out.append(full.reshape(batch, *(-1,) * (len(axes) > len(matrix.batch))))
+            entries = [math.prod(state.shape[a] for a in axes if a not in matrix.batch)]
+            out.append(full.reshape(batch, *entries * (len(axes) > len(matrix.batch))))
         return out
 
     return Node(run, inputs, vector_names(matrix))

@@ -39,7 +39,7 @@ def _needed(matrix: Matrix, vector: Vector) -> Labels:
 def compute(vector: Vector, values: Values, axes: Labels, sizes: Labels, like: Any) -> Array:
     """A vector at one step on all of these axes."""
     parts = (_computed(part, values, axes, like) for part in vector)
-    return jnp.broadcast_to(functools.reduce(jnp.add, parts), sizes)
+    return jnp.broadcast_to(functools.reduce(jnp.add, parts, jnp.zeros((1,) * len(axes), like)), sizes)
 
 
 def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int, Array], like: Any) -> Array:
@@ -61,7 +61,8 @@ def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int,
 def _computed(part: Part, values: Values, axes: Labels, dtype: Any, beside: Array | None = None) -> Array:
     """A product on these axes, of length 1 where it does not depend on one."""
     total = jnp.ones((1,) * len(axes), dtype) if beside is None else beside.astype(dtype)
-    for group in components(part.factors, {*axes}):
+    ends = {label for factor in part.factors for label in factor.axes if label >= 0}
+    for group in components(part.factors, ends):
         total = total * _group(group, values, axes, dtype)
     total = total if part.scale == 1 else part.scale * total
     for mask in part.masks:
