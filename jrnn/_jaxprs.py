@@ -1,10 +1,9 @@
 """Jaxprs, which no other file walks: the ops of a traced function, and what it names inside."""
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +43,6 @@ class Program:
     pure: bool  # False: it prints or calls back, so the order and number of its steps matter
 
 
-_JAX = os.path.dirname(jax.__file__) + os.sep
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
     abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag
@@ -368,40 +366,25 @@ def named_types(function: Callable[..., Any], *args: Any) -> list[tuple[str, Any
     return [(eqn.params["name"], eqn.outvars[0].aval) for eqn in eqns if eqn.primitive.name == "name"]
 
 
-@dataclass(frozen=True, eq=False)
-class Equation:
+class Equation(NamedTuple):
     """One equation as it was traced, for a translation into another language."""
 
     primitive: str
     params: dict[str, Any]
-    inputs: tuple[Any, ...]  # variables, and literals, which have a value `.val`; both have a type `.aval`
-    outputs: tuple[Any, ...]
-    run: Callable[..., list[Any]]  # the values of the inputs that are variables, each once -> of the outputs
-    line: str  # where JAX was called, "file:line"; empty if it does not know
+    inputs: list[Any]  # variables, and literals, which have a value `.val`; both have a type `.aval`
+    outputs: list[Any]
+    run: Callable[..., Any]  # the values of the variables among the inputs, each once -> those of the outputs
+    line: str  # "file:line" outside of JAX that it comes from; empty if JAX does not know
 
 
 def equations(closed: Any) -> tuple[list[Any], dict[Any, Any], list[Equation], list[Any]]:
-    """Take apart what `jax.make_jaxpr` returns, or a jaxpr among the params of an equation.
-
-    Returns:
-      `(inputs, constants, equations, outputs)`: variables, the values of those that are known, and the
-      equations in between; an output may be a literal too.
-    """
+    """Take a traced function apart: inputs, constants whose values are known, equations, outputs."""
     jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
-    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     found = []
     for eqn in jaxpr.eqns:
-        read = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
-        parts = {"constvars": [], "invars": read, "outvars": eqn.outvars, "eqns": [eqn]}
-        run = jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(**parts, effects=eqn.effects, debug_info=info), ()))
-        ends = tuple(eqn.invars), tuple(eqn.outvars)
-        found.append(Equation(eqn.primitive.name, dict(eqn.params), *ends, run, _line(eqn)))
-    constants = dict(zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True))
-    return list(jaxpr.invars), constants, found, list(jaxpr.outvars)
-
-
-def _line(eqn: Any) -> str:
-    """Where the code outside of JAX stands that an equation comes from."""
-    frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
-    own = next((f for f in frames if not f.file_name.startswith(_JAX)), None)
-    return f"{own.file_name}:{own.line_num}" if own else ""
+        run = _function(jaxpr, [eqn], _interface([eqn])[0], eqn.outvars)
+        frames = getattr(eqn.source_info.traceback, "frames", ())
+        line = next((f"{f.file_name}:{f.line_num}" for f in frames if jax.__path__[0] not in f.file_name), "")
+        found.append(Equation(eqn.primitive.name, eqn.params, eqn.invars, eqn.outvars, run, line))
+    constants = zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True)
+    return jaxpr.invars, dict(constants), found, jaxpr.outvars

@@ -132,7 +132,7 @@ def is_linear(cell: Any) -> bool:
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:
-    """Batch shape of one step's `x`: the shape of its first leaf without the features."""
+    """Batch shape of one step's `x`: its first leaf without features; for a sequence, time comes first."""
     shape = jax.tree.leaves(x)[0].shape
     return tuple(shape[: len(shape) - in_ndim(cell)])
 

@@ -212,8 +212,8 @@ class EncoderDecoder:
     ) -> Any:
         """Read the source, and return the carry from which the decoder starts, attention memory included.
 
-        The memory is as long as the source, so each source length compiles anew, here and in the decoder: pad
-        sources to a few lengths, and pass `lengths`.
+        The memory is as long as the source, so every source length is compiled once, here and in the decoder:
+        pad sources to a few lengths, and pass `lengths`.
 
         Args:
           params: parameters of the model.

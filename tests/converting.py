@@ -15,7 +15,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 def drawn(tree, seed=0):
     """Random weights in the place of those of a tree."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), tree)
+    return jax.tree.map(lambda leaf: rng.normal(scale=0.5, size=leaf.shape), tree)
 
 
 def drawn_model(model, width=IN):

@@ -119,8 +119,9 @@ def test_a_reference_is_numpy_alone(name):
 
 def test_activations():
     """All of them, and their derivatives, on both sides of every kink."""
-    assert set(FUNCTIONS) == set(ACTIVATIONS)
+    assert {*FUNCTIONS, "softmax"} == set(ACTIVATIONS)
     x = np.linspace(-5, 5, 24)
+    np.testing.assert_allclose(ACTIVATIONS["softmax"](x), np.exp(x) / np.exp(x).sum(), 1e-12)  # of no number
     for name, function in FUNCTIONS.items():
         np.testing.assert_allclose(ACTIVATIONS[name](x), function(x), 1e-12, 1e-12, err_msg=name)
         slope = jax.vmap(jax.grad(ACTIVATIONS[name]))(x)

@@ -226,6 +226,26 @@ def test_gru_that_never_resets_is_a_ugrnn(reset_after):
     same(cell, params, UGRNN, two._replace(b=two.b.at[HIDDEN:].add(recurrent)))
 
 
+def test_delayed_feedback_that_is_shut_off_is_a_ugrnn():
+    cell = jrnn.TauGRU(HIDDEN, delay=3)
+    params = params_of(cell)
+    a = slice(HIDDEN, 2 * HIDDEN)
+    w_ih, w_hh = (w.at[:, a].set(0) for w in (params.w_ih, params.w_hh))
+    shut = params._replace(w_ih=w_ih, w_hh=w_hh, b=params.b.at[a].set(-OPEN))
+    turned = (columns(params.w_ih, 4), columns(params.w_hh, 3), columns(params.b, 4))
+    same(cell, shut, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+    different(cell, params, UGRNN, GateParams(*(side(-leaf[0], leaf[2]) for leaf in turned)))
+
+
+def test_delayed_feedback_comes_after_its_delay():
+    cell, xs = jrnn.TauGRU(HIDDEN, delay=3), normal(STEPS, BATCH, IN)
+    params = params_of(cell)
+    _, ys = jrnn.unroll(cell, params, xs)
+    _, without = jrnn.unroll(cell, params._replace(w_lh=0 * params.w_lh), xs)
+    changed = np.abs(ys - without).max(axis=(1, 2)) > 1e-3
+    assert changed.tolist() == [step > 3 for step in range(STEPS)]  # the first state, 3 steps behind the last
+
+
 def test_highway_of_one_coupled_layer_is_a_ugrnn():
     cell = jrnn.RHN(HIDDEN, depth=1)
     params = params_of(cell)
@@ -302,6 +322,36 @@ def test_clockwork_with_one_period_of_1_is_an_elman_network():
     same(cell, clockwork, ELMAN, params)
 
 
+def test_lipschitz_network_without_its_linear_part_is_an_antisymmetric_one():
+    antisymmetric = jrnn.AntisymmetricRNN(HIDDEN, gamma=0.0, epsilon=0.4)
+    cell = jrnn.LipschitzRNN(HIDDEN, beta=1.0, gamma=0.0, epsilon=0.4)
+    params = params_of(cell)
+    plain = params_of(antisymmetric)._replace(w_ih=params.w_ih, w_hh=params.w_hh, b=params.b)
+    same(cell, params._replace(w_a=0 * params.w_a), antisymmetric, plain)
+    different(cell, params, antisymmetric, plain)
+
+
+def test_oscillators_of_one_kind_are_a_cornn_that_sees_no_velocity():
+    cell, cornn = (
+        jrnn.HeterogeneousCoRNN(HIDDEN, dt=0.5, gamma=(1.3, 1.3), epsilon=(0.2, 0.2)),
+        jrnn.CoRNN(HIDDEN, dt=0.5, gamma=1.3, epsilon=0.2),
+    )
+    params = params_of(cell)._replace(fixed=cell.init(jax.random.key(0), IN).fixed)
+    whole = GateParams(params.w_ih, jnp.concatenate([params.w_hh, 0 * params.w_hh]), params.b)
+    same(cell, params, cornn, whole)
+
+
+def test_piecewise_linear_units_that_keep_nothing_are_potentials():
+    cell = jrnn.PLRNN(HIDDEN)
+    params = params_of(cell)
+    potentials = jrnn.LeakyRNN(HIDDEN, tau=5.0, dt=5.0, activation="relu", state="potential")
+    others = params.w_hh - jnp.diag(jnp.diag(params.w_hh))
+    xs = normal(STEPS, BATCH, IN)
+    _, zs = jrnn.unroll(cell, params._replace(a=0 * params.a), xs)
+    _, ys = jrnn.unroll(potentials, GateParams(params.w_ih, others, params.b), xs)
+    assert_close(jax.nn.relu(zs), ys)
+
+
 def test_irnn_is_an_elman_network_that_starts_at_the_identity():
     cell = jrnn.Elman(HIDDEN, activation="relu", recurrent_init="identity")
     same(cell, params_of(cell), RELU, params_of(cell))
@@ -372,6 +422,21 @@ def test_min_gru_is_a_trnn_with_the_complement_of_its_gate():
     params = params_of(cell)
     turned = (columns(leaf, 2) for leaf in params)
     same(cell, params, TRNN, InputParams(*(side(n, -z) for z, n in turned)))
+
+
+def test_a_trace_unit_without_an_activation_is_an_lru_read_out_as_it_is():
+    cell, lru, xs = (
+        jrnn.RTU(HIDDEN, activation="identity"),
+        jrnn.LRU(HIDDEN, outputs=2 * HIDDEN),
+        normal(9, IN),
+    )
+    params, zeros = params_of(cell), np.zeros((HIDDEN, HIDDEN))
+    scale = 0.5 * jnp.log(1 - jnp.exp(-2 * jnp.exp(params.nu)))
+    signs = jnp.block([[jnp.eye(HIDDEN), zeros], [zeros, -jnp.eye(HIDDEN)]])
+    whole = params_of(lru)._replace(**params._asdict(), gamma=scale, w_ho=signs)
+    (p, q), ys = jrnn.unroll(cell, params, xs)
+    h, wanted = jrnn.unroll(lru, whole, xs)
+    assert_close((p, q, ys), (h.real, h.imag, wanted))
 
 
 @pytest.mark.parametrize("kind", [jrnn.SLSTM, jrnn.RGLRU])

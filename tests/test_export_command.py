@@ -37,7 +37,7 @@ def test_the_stream_of_the_page(run, capsys):
     said = capsys.readouterr().out
     assert re.search(r"model\.onnx: [\d,]+ bytes\ntakes +xs, carry", said)
     assert [path.name for path in run.parent.iterdir() if "tmp" in path.name] == []
-    (example,) = re.findall(r"```python\n(import json\n.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    (example,) = re.findall(r"```py\n(import json\n.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     assert len(example.splitlines()) <= 20
     blocked = f"import sys\nsys.modules['jax'] = sys.modules['jrnn'] = None\n{example}"
     written = subprocess.run(

@@ -42,9 +42,9 @@ def carry_of(found):
     return {name.replace("last", "carry", 1): v for name, v in found.items() if name.startswith("last")}
 
 
-def compare(model, params, draw):
+def compare(model, params, draw, operators=False):
     """Ragged rows, then another shape in two chunks, the second from the carry of the first."""
-    program = session(model, params, draw(1, 1), lengths=True, carry=True)
+    program = session(model, params, draw(1, 1), lengths=True, carry=True, operators=operators)
     apply = functools.partial(jrnn.apply, model, params)
     xs, lengths = draw(5, 3), np.array([2, 0, 5], np.int32)
     carry, ys = jax.jit(lambda xs, n: apply(xs, lengths=n))(xs, lengths)
@@ -92,12 +92,31 @@ def test_every_cell(case):
     test_a_dozen_cells(case)
 
 
+OPERATED = {
+    "lstm": jrnn.Stack((jrnn.LSTM(4), jrnn.Dense(2))),
+    "gru": jrnn.Stack((jrnn.GRU(5), jrnn.GRU(4))),
+    "both ways": jrnn.Bidirectional(jrnn.Elman(4)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATED)
+def test_operators_where_they_fit(name):
+    model = OPERATED[name]
+    params = jax.jit(lambda: model.init(jax.random.key(0), 3))()
+    proto = jrnn.export.onnx(model, params, floats(1, 1))
+    kinds = {node.op_type for node in proto.graph.node}
+    assert kinds & {"RNN", "GRU", "LSTM"} and "Scan" not in kinds
+    if name != "both ways":  # which has no chunks
+        compare(model, params, floats, operators=True)
+
+
 LAYERS = {
     "bidirectional": jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge="mean"),
     "reversed": jrnn.Reversed(jrnn.MGU(4)),
     "sequential": jrnn.Sequential(
-        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))))
+        (jrnn.Bidirectional(jrnn.Elman(3)), jrnn.Stack((jrnn.GRU(4), jrnn.Dense(2))), jrnn.CRF(2))
     ),
+    "many to one": jrnn.ManyToOne(jrnn.Stack((jrnn.MGU(4), jrnn.Dense(2)))),
 }
 
 
@@ -110,12 +129,72 @@ def test_layers(name):
     layer = LAYERS[name]
     params = jax.jit(lambda: layer.init(jax.random.key(0), 3))()
     xs, lengths = floats(5, 3), np.array([2, 0, 5], np.int32)
-    for n in (None, lengths):
-        program = session(layer, params, floats(1, 1), lengths=n is not None)
+    for n, operators in ((None, False), (lengths, False), (lengths, True)):
+        program = session(layer, params, floats(1, 1), lengths=n is not None, operators=operators)
         carry, ys = jax.jit(lambda xs, n: jrnn.apply(layer, params, xs, lengths=n))(xs, n)
         found = run(program, xs, **({} if n is None else {"lengths": n}))
         for a, b in zip(found.values(), flat(ys, carry), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_functions_of_every_kind():
+    def step(params, carry, x):
+        u, v = 3 * x, jnp.roll(x, 1, -1)
+        turned = (
+            jnp.arctan2(jnp.where(u > 1, 0.0, u), v),
+            jnp.cbrt(u),
+            jnp.exp2(u),
+            lax.erfc(u),
+            lax.rsqrt(u * u + 1),
+        )
+        whole = jnp.round(u), jnp.floor(u), jnp.mod(u, 2), lax.rem(u, 2 + v * v), jnp.sign(u), u**3
+        flags = (u > 0) & ~jnp.isfinite(u / 0) | (v == u) ^ (u != 1), jnp.isfinite(jnp.log(u))
+        bits = u.astype(jnp.int32) & 3, ~v.astype(jnp.int32) | 4
+        spread = [jnp.sum(x, -1), jnp.max(x, -1), jnp.prod(x, -1), jnp.any(u > 1, -1), jnp.all(u < 1, -1)]
+        most = jnp.argmin(x, -1), jnp.min(x, -1)
+        ordered = jnp.sort(x), jnp.argsort(x), lax.top_k(x, 2)[0], jnp.tile(x, (1, 2)), lax.cumprod(x, 1)
+        ordered += (lax.cummax(x, 1, reverse=True), lax.cummin(x, 1), jnp.cumsum(x, -1), x[:, ::-2])
+        first, *_ = jnp.unstack(x, axis=-1)
+        picked = lax.switch(carry[0].astype(int) % 3, [lambda: first, lambda: 2 * first, lambda: -first])
+        left = lax.while_loop(lambda s: jnp.sum(s) > 1, lambda s: s / 2, jnp.abs(first))
+        chosen = lax.select_n(bits[0] % 3, u, v, x)
+        near = jnp.expm1(1e-4 * u), jnp.log1p(1e-4 * u), jax.nn.softplus(u), jax.nn.gelu(u), jax.nn.elu(u)
+        column = jnp.stack([*spread, *most, picked, left, first], -1)
+        weights = jnp.arange(9.0).reshape(3, 3)
+        rows = lax.dot_general(x, weights, (((1,), (1,)), ((), ())))  # by the rows of weights
+        parts = rows, *turned, *whole, *flags, *bits, *ordered, chosen, *near, column, x @ x.mT @ x
+        return carry + 1, jnp.concatenate([part.astype(jnp.float32) for part in parts], -1)
+
+    kinds = jax.eval_shape(lambda: step(None, jnp.ones(2), jnp.ones((2, 3)))[1])
+    cell = jrnn.from_functions(
+        lambda key, n: jnp.ones(3),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros(batch_shape),
+        step,
+        kinds.shape[-1],
+    )
+    compare(cell, jnp.ones(3), floats)
+
+
+def test_parts_that_are_read_and_written():
+    """By flat numbers; what lies outside is dropped, or filled, as JAX says."""
+
+    def step(params, carry, x):
+        rows, n = jnp.arange(x.shape[0]), (x[:, 0] * 3).astype(int)  # some of them outside
+        last = carry.at[..., n[0] % 3].set(x).at[:, 0, 1:3].add(1.0).at[rows, 0, n].set(2.0)
+        last = jax.vmap(lambda past, u, i: past.at[..., i].max(u))(last, x, n)
+        last = last.at[:, :, 1].multiply(0.5).at[:, 1, n[0]].min(x[:, 1], mode="clip")
+        taken = jax.vmap(lambda past, i: lax.dynamic_slice(past, (i, 0), (2, 3)))(last, n)[:, 0]
+        got = last[rows, 0, n], last.at[rows, 1, n].get(mode="fill", fill_value=7.0)
+        y = jnp.concatenate([taken, jnp.stack(got, -1), last[:, 1:3, n[0]], last[..., ::-1][:, 0]], -1)
+        return last, y
+
+    cell = jrnn.from_functions(
+        lambda key, n: jnp.ones(3),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3, 3)),
+        step,
+        10,
+    )
+    compare(cell, jnp.ones(3), floats)
 
 
 class Turning(NamedTuple):
@@ -170,6 +249,22 @@ def test_a_primitive_without_a_mapping_is_named_with_its_line():
         ValueError, match=rf"nothing for the primitive 'digamma' at .*test_export_onnx.py:{line}$"
     ):
         jrnn.export.onnx(cell, jnp.ones((3, 3)), floats(1, 1))
+
+
+def test_noise_of_a_fixed_key_is_a_constant_and_other_noise_is_refused():
+    def cell(draw):
+        init = lambda key, n: jnp.ones(3)
+        start = lambda params, batch_shape=(), *, key=None: jnp.zeros(batch_shape, jnp.uint32)
+        return jrnn.from_functions(init, start, lambda params, n, x: (n + 1, x + draw(n)), 3)
+
+    fixed = cell(lambda n: jax.random.normal(jax.random.key(0), (3,)))
+    found = run(session(fixed, jnp.ones(3), floats(1, 1)), floats(2, 2))["ys"]
+    np.testing.assert_allclose(found, jrnn.unroll(fixed, jnp.ones(3), floats(2, 2))[1], rtol=1e-6)
+    moving = cell(lambda n: jax.random.normal(jax.random.fold_in(jax.random.key(0), n[0]), (3,)))
+    with pytest.raises(
+        ValueError, match=r"random_.* at .*: a model is exported as in evaluation, without noise"
+    ):
+        jrnn.export.onnx(moving, jnp.ones(3), floats(1, 1))
 
 
 def test_mistakes_are_named():

@@ -364,7 +364,7 @@ STARTS = jnp.zeros((3, 4))
         ),
         (
             lambda: principal_components(STARTS, 4),
-            "count must be at most 3, for 3 states of 4 numbers, got 4",
+            "count must be at most 3 for 3 states of 4 numbers, got 4",
         ),
         (
             lambda: trajectory(CELL, PARAMS, jnp.zeros((3, 1, 2))),

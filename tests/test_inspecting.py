@@ -230,7 +230,9 @@ def test_chaos_whose_gradient_no_float_holds():
     assert words["dynamics"].endswith(f"to the size of the state after {steps} steps")
     lost = int(np.flatnonzero(~np.isfinite(found.flow.lasting["h"]))[0])
     said = words["gradient of the last step's loss with respect to h"]
-    assert said.startswith("exploding: times 1.9") and said.endswith(f"; it overflows from {lost} steps back")
+    assert said.startswith("exploding: a factor of 1.9") and said.endswith(
+        f"; it overflows from {lost} steps back"
+    )
     norms = strict(found)["gradient_by_lag"]["h"]
     assert norms[lost:] == [None] * (200 - lost) and None not in norms[:lost] and 20 < lost < 190
     line = jrnn.plots.report(found).axes[0].get_lines()[0]

@@ -151,6 +151,9 @@ LAYER = {
     "mul": (jrnn.Bidirectional(jrnn.GRU(4), jrnn.GRU(4, bias=False), merge="mul"), IN),
     "mean": (jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(4), merge="mean"), jax.nn.softmax)), IN),
     "encoded": (jrnn.Stack((jrnn.Dense(3, activation="hard_tanh"), jrnn.GRU(4), jax.nn.log_softmax)), IN),
+    "answer": (jrnn.ManyToOne(jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(4)), jrnn.Dense(3)))), IN),
+    "answer of two": (jrnn.ManyToOne(jrnn.Bidirectional(jrnn.GRU(3), jrnn.LSTM(4))), IN),
+    "answer of one": (jrnn.ManyToOne(jrnn.Sequential((jrnn.Embed(2), jrnn.Reversed(jrnn.GRU(4))))), 7),
     "unbiased": (jrnn.Stack((jrnn.Map("softplus", IN), jrnn.Elman(4), jrnn.Dense(3, bias=False))), IN),
 }
 
@@ -170,6 +173,16 @@ def test_a_gru_whose_z_takes_the_new_is_written_with_z_turned(after):
     turned = np.repeat(np.array([1, -1, 1], np.float32), 4)
     p = p._replace(w_ih=p.w_ih * turned, w_hh=p.w_hh * turned, b=p.b * turned)
     check_round_trip(jrnn.GRU(4, reset_after=after, clip=0.7), proto, p)
+
+
+@pytest.mark.parametrize("read", ["mean", "max"])
+def test_an_answer_of_all_steps_is_written(read):
+    model = jrnn.ManyToOne(
+        jrnn.Sequential((jrnn.GRU(4), jrnn.Bidirectional(jrnn.GRU(4)), jrnn.Dense(3))), read=read
+    )
+    check_round_trip(model, *check_written(model, IN))
+    with pytest.raises(ValueError, match=f"read='{read}' of rows of several lengths"):
+        to_onnx(model, drawn(model, IN)[0], lengths=True)
 
 
 LEARNED = jrnn.Sequential((jrnn.LearnedCarry(jrnn.Stack((jrnn.GRU(3), jrnn.LSTM(4)))), jrnn.Dense(2)))

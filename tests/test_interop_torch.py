@@ -1,5 +1,6 @@
 """Weights from and to PyTorch: the same outputs and last states, ragged batches included, in float64."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import jrnn
 from jrnn.interop import from_torch, to_torch
+from jrnn.interop.torch import NEEDS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -159,6 +161,18 @@ def test_a_round_trip_keeps_every_bit(case, dtype):
         assert one.dtype == dtype and one.tobytes() == other.tobytes()
 
 
+def test_a_bfloat16_checkpoint_goes_through_files(tmp_path):
+    module = made("GRU", {"num_layers": 2}, torch.bfloat16)
+    torch.save(module.state_dict(), tmp_path / "x.pt")
+    model, params = from_torch(torch.load(tmp_path / "x.pt", weights_only=True))
+    arrays = to_torch(model, params)
+    state = {name: torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16) for name, a in arrays.items()}
+    module.load_state_dict(state)
+    again = from_torch(module)[1]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), params, again))
+
+
 def test_models_are_those_that_a_user_of_jrnn_writes():
     def model(name, **options):
         return from_torch(made(name, options))[0]
@@ -229,6 +243,8 @@ def test_functions_among_modules_stay():
     assert to_torch(model, params).keys() == head.state_dict().keys()
     with pytest.raises(ValueError, match="1 is a Hardtanh, which jrnn has no cell for"):
         from_torch(torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Hardtanh()))
+    left = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Hardtanh()).double()
+    assert from_torch(left, unused=True)[0] == jrnn.Stack((jrnn.Dense(5), jrnn.Map("tanh", 5)))
 
 
 def test_a_gru_whose_z_takes_the_new_is_turned():
@@ -305,7 +321,15 @@ def test_float64_is_not_rounded_in_silence():
         from_torch(LSTM)
 
 
+@pytest.mark.parametrize("kind", NEEDS, ids=lambda kind: kind.__name__)
+def test_every_option_of_a_cell_is_looked_at(kind):
+    own = {"hidden", "features", "bias", "projection", "z_keeps"}  # they have a form in PyTorch
+    starts = {"forget_bias", "max_lag", "recurrent_init"}
+    assert {field.name for field in dataclasses.fields(kind)} - own - starts == set(NEEDS[kind])
+
+
 REFUSED = {
+    "w_ih.*no gate_activation='hard_sigmoid'": jrnn.GRU(3, gate_activation="hard_sigmoid"),
     "w_hh.*PyTorch has no reset_after=False": jrnn.GRU(3, reset_after=False),
     "w_ih.*no activation='relu'": jrnn.LSTM(3, activation="relu"),
     "w_ih.*no activation='gelu', only 'tanh' or 'relu'": jrnn.Elman(3, activation="gelu"),

@@ -57,6 +57,19 @@ def test_bytes_that_just_suffice_do():
     assert jrnn.gradient_memory(*given, method=jrnn.Scan(least)) == least
 
 
+@pytest.mark.parametrize(
+    "step", [lambda p, h, x: (h, x), lambda p, h, x: (h, h), lambda p, h, x: (x, h)], ids=["x", "h", "delay"]
+)
+def test_a_step_without_ops_takes_next_to_nothing(step):
+    initial = lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3))
+    cell = jrnn.from_functions(lambda key, width: jnp.ones(2), initial, step, 3)
+    xs = jax.random.normal(jax.random.key(0), (4, 2, 3))
+    assert jrnn.gradient_memory(cell, jnp.ones(2), xs) <= xs.nbytes
+    found, expected = (jrnn.unroll(cell, jnp.ones(2), xs, method=m) for m in (jrnn.Scan(), Plain()))
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_million_steps_train_within_64_mib():
     taken = measured(jrnn.LSTM(64), jrnn.Scan(64 * MIB), 1, 1_000_000, 64)
     assert taken <= 64 * MIB

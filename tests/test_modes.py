@@ -167,7 +167,7 @@ def gradient(case, xs, lengths, resets):
 
 def in_strict_mode(case):
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
-        xs, lengths, resets = drawn(case)
+        xs = drawn(case)[0]
 
         def step(key, xs):  # as it is called, so that the line which promotes is named
             params, x = case.cell.init(key, case.in_features), jax.tree.map(lambda a: a[0], xs)

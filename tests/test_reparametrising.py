@@ -164,7 +164,7 @@ REFUSED = {
     "no parameter 'w_hx', it has w_ih, w_hh, b": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hx", jrnn.WeightNorm()
     ).init(KEY, 3),
-    r"form must be a form such as WeightNorm\(\)": lambda: jrnn.Reparametrise(
+    r"form must be a form like WeightNorm\(\)": lambda: jrnn.Reparametrise(
         jrnn.LSTM(4), "w_hh", jrnn.WeightNorm
     ),
     "cell must be a cell": lambda: jrnn.Reparametrise(jrnn.LSTM, "w_hh", jrnn.WeightNorm()),

@@ -207,7 +207,7 @@ def test_what_is_no_number_is_refused_where_it_is_given(make, given):
         "pad_sequences": lambda: jrnn.pad_sequences([given]),
         "pair_batches": lambda: jrnn.pair_batches([given], [[1]], 1, start=1, stop=2),
     }
-    with pytest.raises(ValueError, match=r"^(sequences|sources)\[0\] holds .*, needs numbers"):
+    with pytest.raises(ValueError, match=r"^(sequences|sources)\[0\] has dtype .*, needs numbers"):
         calls[make]()
 
 

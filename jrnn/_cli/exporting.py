@@ -27,7 +27,7 @@ def export(arguments: argparse.Namespace) -> int:
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         fresh.write_bytes(proto.SerializeToString())
-        fresh.replace(target)  # never half a file
+        fresh.replace(target)  # so that the file is never incomplete
     finally:
         fresh.unlink(missing_ok=True)
     print(f"{target}: {target.stat().st_size:,} bytes")

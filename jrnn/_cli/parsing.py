@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from jrnn._cli.converting import convert
 from jrnn._cli.diagnosis import doctor
 from jrnn._cli.exporting import export
 from jrnn._cli.inspecting import inspect
@@ -45,6 +46,9 @@ def parser() -> Parser:
     line = "look inside a trained model: gradients, dynamics, gates, memory"
     example = "jrnn inspect runs/1 --text book.txt --steps 200"
     _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1 --text book.txt", example))
+    line = "convert a model to the file of another library, and verify it"
+    example = "jrnn convert model.pt model.safetensors --prefix encoder.rnn"
+    _add_convert(command("convert", convert, line, "jrnn convert runs/1 model.onnx", example))
     line = "write a trained model as ONNX, for where JAX is not"
     _add_export(command("export", export, line, "jrnn export runs/1 model.onnx"))
     line = "list the recurrent cells, their sizes and papers"
@@ -83,6 +87,20 @@ def _add_inspect(added: Parser) -> None:
     added.add_argument("--text", nargs="+", metavar="FILE", default=(), help=line)
     line = "characters per sequence (default: 500)"
     added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
+
+
+def _add_convert(added: Parser) -> None:
+    files = ".safetensors, .pt, .pth, .keras, .weights.h5 or .onnx"
+    added.add_argument("source", metavar="SOURCE", help=f"directory of a run, or a file {files}")
+    added.add_argument("target", metavar="TARGET", help="file to write, of one of these endings")
+    line = "of a state dict of PyTorch, take what stands under this name alone"
+    added.add_argument("--prefix", metavar="NAME", default="", help=line)
+    line = "of an nn.RNN of PyTorch (default: tanh)"
+    added.add_argument("--nonlinearity", choices=("tanh", "relu"), default="tanh", help=line)
+    line = "what model.to_json() of Keras says, for a .weights.h5"
+    added.add_argument("--config", metavar="FILE", help=line)
+    line = "leave out weights of PyTorch that have no place in the model"
+    added.add_argument("--unused", action="store_true", help=line)
 
 
 def _add_export(added: Parser) -> None:

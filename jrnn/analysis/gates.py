@@ -126,6 +126,13 @@ def gate_statistics(
     return {p.label: GateStatistics(*(s.sum(axes) / total for s in sums[p.label])) for p in places}
 
 
+def has_gates(cell: Any, params: Any, xs: Any) -> bool:
+    """True if the step of a cell names values, which `gate_statistics` measures."""
+    steps, batch_shape = check_inputs(cell, xs)
+    start = promote_carry(cell, params, starting_carry(cell, params, None, batch_shape, None), xs, steps)
+    return bool(named_types(cell.step, params, start, _first(xs)))
+
+
 class _Place(NamedTuple):
     """A name in a step."""
 

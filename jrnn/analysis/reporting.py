@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from jrnn._checks import require_cell
 from jrnn.analysis.exponents import Lyapunov, Predictability, lyapunov, predictability
-from jrnn.analysis.gates import GateStatistics, gate_statistics
+from jrnn.analysis.gates import GateStatistics, gate_statistics, has_gates
 from jrnn.analysis.gradients import GradientFlow, Sensitivity, gradient_flow, sensitivity
 from jrnn.analysis.jacobians import Spectrum, spectra, spectrum
 from jrnn.analysis.penalties import recurrent_matrices
@@ -191,17 +191,8 @@ def inspect(
         predictability(found.exponents[0], steps),
         matrices,
         spectra(cell, params, xs, carry, every=max(1, steps // JACOBIANS)),
-        _gates(cell, params, batch.xs),
+        gate_statistics(cell, params, batch.xs) if has_gates(cell, params, batch.xs) else {},
     )
-
-
-def _gates(cell: Any, params: Any, xs: Any) -> dict[str, GateStatistics]:
-    try:
-        return gate_statistics(cell, params, xs)
-    except ValueError as error:
-        if "names no" in str(error):
-            return {}
-        raise
 
 
 def _beyond(norms: NDArray[np.float64]) -> str:

@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Function] = {
     "relu": jax.nn.relu,
     "sigmoid": jax.nn.sigmoid,
     "identity": lambda x: x,
+    "softmax": jax.nn.softmax,  # over the features
     "gelu": jax.nn.gelu,  # by tanh, as in flax; torch and Keras take erf
     "silu": jax.nn.silu,
     "elu": jax.nn.elu,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn._fields import Positive, Width, checked
+from jrnn._fields import Positive, Share, Width, checked
 from jrnn.cell import Shape, broadcasting, key_or_none, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
@@ -161,4 +161,74 @@ class AntisymmetricRNN:
         else:
             update = tanh(a + past, "n")
         h = carry + self.epsilon * update
+        return h, h
+
+
+class LipschitzParams(NamedTuple):
+    """Parameters of `LipschitzRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden), of the matrix W
+    b: Array  # (hidden,)
+    w_a: Array  # (hidden, hidden), of the matrix A
+
+
+@checked
+@dataclass(frozen=True)
+class LipschitzRNN:
+    """Lipschitz RNN: a linear part beside a nonlinear one, both with matrices that stay near stability.
+
+        A = (1 − β) (w_a + w_aᵀ) + β (w_a − w_aᵀ) − γ I
+        W = (1 − β) (w_hh + w_hhᵀ) + β (w_hh − w_hhᵀ) − γ I
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ W + b)
+        hₜ = hₜ₋₁ + ε · (hₜ₋₁ A + nₜ),   yₜ = hₜ
+
+    A matrix is antisymmetric at β = 1 and symmetric at β = 0. This is Euler's method; the paper also steps by
+    the midpoint, and has a β and a γ for either matrix, of which its code has one.
+
+    Args:
+      beta: β, the share of the antisymmetric parts.
+      gamma: γ, diffusion.
+      epsilon: ε, step size.
+
+    Reference: Erichson, Azencot, Queiruga, Hodgkinson, Mahoney, Lipschitz recurrent neural networks, 2021,
+    arXiv:2006.12070.
+
+    >>> import jrnn
+    >>> jrnn.LipschitzRNN(8, epsilon=0.1)
+    LipschitzRNN(hidden=8, epsilon=0.1)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    beta: Share = 0.75
+    gamma: float = 0.001
+    epsilon: Positive = 0.03
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LipschitzParams:
+        k_ih, k_hh, k_a = jax.random.split(key, 3)
+        return LipschitzParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=glorot(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+            w_a=glorot(k_a, (self.hidden, self.hidden)),
+        )
+
+    initial_carry = zero_carry
+
+    def _mixed(self, w: Array) -> Array:
+        """The matrix A or W of the equations."""
+        symmetric, antisymmetric = w + w.T, w - w.T
+        mixed = (1 - self.beta) * symmetric + self.beta * antisymmetric
+        return mixed - self.gamma * jnp.eye(self.hidden, dtype=w.dtype)
+
+    @broadcasting
+    def step(self, params: LipschitzParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        h = carry
+        n = tanh(x @ params.w_ih + h @ self._mixed(params.w_hh) + params.b, "n")
+        h = h + self.epsilon * (h @ self._mixed(params.w_a) + n)
         return h, h

@@ -1,4 +1,4 @@
-"""Simple recurrent networks: Elman feeds its hidden layer back, Jordan its output."""
+"""Simple recurrent networks, in which a hidden layer, its positive part, or the output is fed back."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, NamedTuple
@@ -146,3 +146,55 @@ class Jordan:
         h = checkpoint_name(f(x @ params.w_ih + carry @ params.w_yh + params.b), "h")
         y = g(h @ params.w_hy + params.c)
         return y, y
+
+
+class PLRNNParams(NamedTuple):
+    """Parameters of `PLRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    a: Array  # (hidden,), how much of itself a unit keeps
+    w_hh: Array  # (hidden, hidden), of which the diagonal does not count
+    b: Array  # (hidden,)
+
+
+@checked
+@dataclass(frozen=True)
+class PLRNN:
+    """Piecewise linear RNN: units that decay on their own and act on others where they are positive.
+
+        zₜ = a · zₜ₋₁ + relu(zₜ₋₁) W + xₜ w_ih + b,   yₜ = zₜ
+
+    W is w_hh with zeros on its diagonal: what a unit does to itself is in a. As long as no unit changes sign,
+    the network is linear, so that its fixed points and cycles can be computed. The paper adds noise to z.
+
+    Reference: Koppe, Toutounji, Kirsch, Lis, Durstewitz, Identifying nonlinear dynamical systems via
+    generative recurrent neural networks with applications to fMRI, 2019, doi:10.1371/journal.pcbi.1007263.
+
+    >>> import jax, jrnn
+    >>> jrnn.PLRNN(8).init(jax.random.key(0), in_features=3).a.shape
+    (8,)
+    """
+
+    hidden: Width
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> PLRNNParams:
+        k_ih, k_a, k_hh = jax.random.split(key, 3)
+        return PLRNNParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            a=jax.random.uniform(k_a, (self.hidden,), default_float(), 0.5, 0.9),
+            w_hh=0.1 * glorot(k_hh, (self.hidden, self.hidden)),
+            b=jnp.zeros(self.hidden, default_float()),
+        )
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: PLRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        others = params.w_hh * (1 - jnp.eye(self.hidden, dtype=params.w_hh.dtype))
+        z = params.a * carry + jax.nn.relu(carry) @ others + x @ params.w_ih + params.b
+        z = checkpoint_name(z, "z")
+        return z, z

@@ -1,4 +1,4 @@
-"""Gated recurrent unit."""
+"""Gated recurrent unit, and one with delayed feedback."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Positive, Width, checked
-from jrnn.cell import broadcasting, zero_carry
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import cut, gates, plus
+from jrnn.cells._gating import cut, gates, plus, sigmoid, split, tanh
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -102,3 +102,80 @@ class GRU:
         n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n
         return h, h
+
+
+class TauGRUParams(NamedTuple):
+    """Parameters of `TauGRU`."""
+
+    w_ih: Array  # (in, 4·hidden), in the order g a n d
+    w_hh: Array  # (hidden, 3·hidden), of g a n
+    b: Array  # (4·hidden,)
+    w_lh: Array  # (hidden, hidden), of d: it reads the delayed state
+
+
+class TauGRUCarry(NamedTuple):
+    """State of `TauGRU`."""
+
+    h: Array  # (..., hidden), also the output
+    past: Array  # (..., delay, hidden), the states before, oldest first
+
+
+@checked
+@dataclass(frozen=True)
+class TauGRU:
+    """GRU with delayed feedback: a gate weighs what the state of some steps ago adds to the candidate.
+
+        gₜ = σ(xₜ w_g + hₜ₋₁ u_g + b_g)
+        aₜ = σ(xₜ w_a + hₜ₋₁ u_a + b_a)
+        nₜ = tanh(xₜ w_n + hₜ₋₁ u_n + b_n)
+        dₜ = tanh(xₜ w_d + lₜ w_lh + b_d),   lₜ = hₜ₋₁ of `delay` steps ago
+        hₜ = (1 − gₜ) · hₜ₋₁ + gₜ · (nₜ + aₜ · dₜ),   yₜ = hₜ
+
+    `w_hh` holds the u. States before the first are zero. The paper's τ is `delay` steps of its differential
+    equation.
+
+    Args:
+      delay: how many steps l lies behind hₜ₋₁.
+
+    Reference: Erichson, Lim, Mahoney, Gated recurrent neural networks with weighted time-delay feedback,
+    2022, arXiv:2212.00228.
+
+    >>> import jax, jrnn
+    >>> cell = jrnn.TauGRU(8, delay=5)
+    >>> cell.initial_carry(cell.init(jax.random.key(0), in_features=3), (2,)).past.shape
+    (2, 5, 8)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    delay: Width = 10
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> TauGRUParams:
+        k_ih, k_hh, k_lh = jax.random.split(key, 3)
+        return TauGRUParams(
+            w_ih=glorot(k_ih, (in_features, 4 * self.hidden), blocks=4),
+            w_hh=orthogonal(k_hh, (self.hidden, 3 * self.hidden)),
+            b=jnp.zeros(4 * self.hidden, default_float()),
+            w_lh=orthogonal(k_lh, (self.hidden, self.hidden)),
+        )
+
+    def initial_carry(
+        self, params: TauGRUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> TauGRUCarry:
+        past = zero_state(params, (*batch_shape, self.delay), self.hidden)
+        return TauGRUCarry(zero_state(params, batch_shape, self.hidden), past)
+
+    @broadcasting
+    def step(self, params: TauGRUParams, carry: TauGRUCarry, x: Any) -> tuple[TauGRUCarry, Array]:
+        h, past = carry
+        z = x @ params.w_ih + params.b
+        z = z + jnp.concatenate([h @ params.w_hh, past[..., 0, :] @ params.w_lh], -1)
+        g, a, n, d = split(z, 4)
+        g, a, n, d = sigmoid(g, "g"), sigmoid(a, "a"), tanh(n, "n"), tanh(d, "d")
+        past = jnp.concatenate([past[..., 1:, :], h[..., None, :]], -2)
+        h = (1 - g) * h + g * (n + a * d)
+        return TauGRUCarry(h, past), h

@@ -12,8 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
+from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
-from jrnn.initializers import default_float
+from jrnn.initializers import default_float, glorot
 
 
 class LRUParams(NamedTuple):
@@ -79,15 +80,13 @@ class LRU:
     def init(self, key: Array, in_features: int) -> LRUParams:
         check_in_features(in_features)
         k_modulus, k_phase, k_b, k_c, k_d = jax.random.split(key, 5)
-        uniform = jax.random.uniform(k_modulus, (self.hidden,), default_float())
-        squared = uniform * (self.r_max**2 - self.r_min**2) + self.r_min**2
-        phase = self.max_phase * jax.random.uniform(k_phase, (self.hidden,), default_float(), 1e-6)
+        nu, theta, squared = _draw_rotation(k_modulus, k_phase, self)
         b = jax.random.normal(k_b, (in_features, 2 * self.hidden), default_float())
         c = jax.random.normal(k_c, (2 * self.hidden, self.out_features), default_float())
         d = jax.random.normal(k_d, (self.out_features,), default_float())
         return LRUParams(
-            nu=jnp.log(-0.5 * jnp.log(squared)),
-            theta=jnp.log(phase),
+            nu=nu,
+            theta=theta,
             gamma=0.5 * jnp.log(1 - squared),
             w_ih=b / math.sqrt(2 * in_features),
             w_ho=c / math.sqrt(self.hidden),
@@ -108,6 +107,14 @@ class LRU:
         h = lam * carry + jax.lax.complex(*split(u.astype(wide), 2))
         y = jnp.concatenate([h.real, -h.imag], -1).astype(u.dtype) @ params.w_ho
         return h, y if params.d is None else y + params.d * x
+
+
+def _draw_rotation(k_modulus: Array, k_phase: Array, cell: Any) -> tuple[Array, Array, Array]:
+    """Draw ν and θ of λ = exp(−exp(ν) + i exp(θ)), with |λ|² and the angle uniform; also returns |λ|²."""
+    uniform = jax.random.uniform(k_modulus, (cell.hidden,), default_float())
+    squared = jnp.maximum(uniform * (cell.r_max**2 - cell.r_min**2) + cell.r_min**2, 1e-12)  # ν is finite
+    phase = cell.max_phase * jax.random.uniform(k_phase, (cell.hidden,), default_float(), 1e-6)
+    return jnp.log(-0.5 * jnp.log(squared)), jnp.log(phase), squared
 
 
 class RGLRUParams(NamedTuple):
@@ -179,3 +186,88 @@ class RGLRU:
         a = checkpoint_name(jnp.exp(log_a).astype(r.dtype), "a")
         h = a * carry + scale.astype(r.dtype) * (i * x)
         return h, h
+
+
+class RTUParams(NamedTuple):
+    """Parameters of `RTU`."""
+
+    nu: Array  # (hidden,)
+    theta: Array  # (hidden,)
+    w_ih: Array  # (in, 2·hidden), of the two halves of the state
+
+
+class RTUCarry(NamedTuple):
+    """State of `RTU`: real and imaginary parts; side by side they are the output."""
+
+    real: Array  # (..., hidden)
+    imag: Array  # (..., hidden)
+
+
+@checked
+@dataclass(frozen=True)
+class RTU:
+    """Recurrent trace unit: pairs of units rotate and shrink, and an activation acts within the recurrence.
+
+        r = exp(−exp(ν)),   φ = exp(θ),   s = √(1 − r²)
+        pₜ = f(r cos φ · pₜ₋₁ − r sin φ · qₜ₋₁ + s · (xₜ w_p))
+        qₜ = f(r cos φ · qₜ₋₁ + r sin φ · pₜ₋₁ + s · (xₜ w_q))
+        yₜ = [pₜ, qₜ]
+
+    `w_ih` holds w_p beside w_q; the carry's `real` is p and its `imag` is q. No pair sees another, so that
+    real-time recurrent learning costs no more than a step. With "identity" for f it is `LRU` without its
+    read-out; the paper's linear unit has an activation behind that, which is a `Map` here.
+
+    Args:
+      hidden: number of pairs; y is twice as wide.
+      activation: f, by name.
+      r_min: smallest r at the start.
+      r_max: largest r at the start.
+      max_phase: largest φ at the start, in radians.
+
+    Raises:
+      ValueError: moduli that are not 0 ≤ r_min < r_max ≤ 1.
+
+    Reference: Elelimy, White, Bowling, White, Real-time recurrent learning using trace units in reinforcement
+    learning, 2024, arXiv:2409.01449.
+
+    >>> import jrnn
+    >>> jrnn.RTU(8).out_features
+    16
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    r_min: float = 0.0
+    r_max: float = 1.0
+    max_phase: float = 2 * math.pi
+    diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.r_min < self.r_max <= 1:
+            raise ValueError(f"moduli must be 0 ≤ r_min < r_max ≤ 1, got {self.r_min} and {self.r_max}")
+
+    @property
+    def out_features(self) -> int:
+        return 2 * self.hidden
+
+    def init(self, key: Array, in_features: int) -> RTUParams:
+        k_modulus, k_phase, k_ih = jax.random.split(key, 3)
+        nu, theta, _ = _draw_rotation(k_modulus, k_phase, self)
+        return RTUParams(nu, theta, w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2))
+
+    def initial_carry(
+        self, params: RTUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> RTUCarry:
+        return RTUCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "pq"))
+
+    @broadcasting
+    def step(self, params: RTUParams, carry: RTUCarry, x: Any) -> tuple[RTUCarry, Array]:
+        f, (p, q) = activation(self.activation), carry
+        nu, phase = jnp.exp(params.nu), jnp.exp(params.theta)
+        r, s = jnp.exp(-nu), jnp.sqrt(-jnp.expm1(-2 * nu))
+        g, t = r * jnp.cos(phase), r * jnp.sin(phase)
+        u_p, u_q = split(jnp.tile(s, 2) * (x @ params.w_ih), 2)
+        p, q = f(g * p - t * q + u_p), f(g * q + t * p + u_q)
+        p, q = checkpoint_name(p, "p"), checkpoint_name(q, "q")
+        return RTUCarry(p, q), jnp.concatenate([p, q], -1)

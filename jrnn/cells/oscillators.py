@@ -14,7 +14,7 @@ from jrnn.initializers import default_float, glorot
 
 
 class OscillatorCarry(NamedTuple):
-    """State of `CoRNN`, `UnICORNN` and `LEM`."""
+    """State of `CoRNN`, `UnICORNN`, `LEM` and `HeterogeneousCoRNN`."""
 
     h: Array  # (..., hidden), position, also the output
     z: Array  # (..., hidden), velocity, or the other scale
@@ -201,4 +201,84 @@ class LEM:
         d, e = self.dt * sigmoid(a_d + u_d, "d"), self.dt * sigmoid(a_e + u_e, "e")
         z = (1 - d) * z + d * tanh(a_z + u_z, "z")
         h = (1 - e) * h + e * tanh(a_h + z @ params.w_zh, "h")
+        return OscillatorCarry(h, z), h
+
+
+class HeterogeneousParams(NamedTuple):
+    """Parameters of `HeterogeneousCoRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden)
+    b: Array  # (hidden,)
+    fixed: Array  # (2, hidden), γ above ε, drawn and not learned
+
+
+@checked
+@dataclass(frozen=True)
+class HeterogeneousCoRNN:
+    """Heterogeneous coRNN: oscillators coupled by position, each with a frequency and a damping of its own.
+
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ w_hh + b)
+        zₜ = zₜ₋₁ + Δt · (nₜ − γ · hₜ₋₁ − ε · zₜ₋₁)
+        hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
+
+    γ and ε are drawn uniformly from their ranges and never learned. Where no weight is learned, this is the
+    paper's random oscillators network, a reservoir.
+
+    Args:
+      hidden: number of oscillators.
+      dt: Δt, step size.
+      gamma: smallest and largest γ, squared frequency.
+      epsilon: smallest and largest ε, damping.
+
+    Raises:
+      ValueError: a range that is not two numbers in ascending order.
+
+    Reference: Ceni, Cossu, Stölzle, Liu, Della Santina, Bacciu, Gallicchio, Random oscillators network for
+    time series processing, 2024, AISTATS (PMLR 238).
+
+    >>> import jax, jrnn
+    >>> jrnn.HeterogeneousCoRNN(8).init(jax.random.key(0), in_features=3).fixed.shape
+    (2, 8)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    dt: Positive = 0.05
+    gamma: tuple[float, ...] = (0.5, 1.5)
+    epsilon: tuple[float, ...] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        for name, ends in (("gamma", self.gamma), ("epsilon", self.epsilon)):
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise ValueError(f"{name} must be the ends of a range, as in (0.5, 1.5), got {ends}")
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> HeterogeneousParams:
+        k_ih, k_hh, k_fixed = jax.random.split(key, 3)
+        low, high = jnp.asarray(list(zip(self.gamma, self.epsilon, strict=True)), default_float())
+        drawn = jax.random.uniform(k_fixed, (2, self.hidden), default_float())
+        return HeterogeneousParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=glorot(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+            fixed=low[:, None] + (high - low)[:, None] * drawn,
+        )
+
+    def initial_carry(
+        self, params: HeterogeneousParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> OscillatorCarry:
+        return OscillatorCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hz"))
+
+    @broadcasting
+    def step(
+        self, params: HeterogeneousParams, carry: OscillatorCarry, x: Any
+    ) -> tuple[OscillatorCarry, Array]:
+        (h, z), (gamma, epsilon) = carry, jax.lax.stop_gradient(params.fixed)
+        n = tanh(x @ params.w_ih + h @ params.w_hh + params.b, "n")
+        z = z + self.dt * (n - gamma * h - epsilon * z)
+        h = h + self.dt * z
         return OscillatorCarry(h, z), h

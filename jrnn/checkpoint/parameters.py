@@ -1,4 +1,4 @@
-"""Parameters to share: one model in one safetensors file, which other libraries read as well."""
+"""Sharing parameters: one model in one safetensors file, which other libraries can read."""
 
 import contextlib
 import hashlib
@@ -25,25 +25,25 @@ Arrays = dict[str, np.ndarray[Any, Any]]  # "0.forward.w_ih": a leaf of params
 def save_params(
     path: str | os.PathLike[str], cell: Any, params: Any, *, in_features: int | None = None
 ) -> Path:
-    """Write a cell or layer with its parameters to a safetensors file; on return it is on disk.
+    """Write a cell or layer with its parameters to a safetensors file, which is on disk on return.
 
-    Every leaf stands there under its path in the tree, such as "0.forward.w_ih", in its own dtype; the cell
-    is JSON in the metadata. It is read by `load_params`, and by whatever reads safetensors: matrices are
-    (in, gates · hidden), as each cell documents. For the layout and the names of PyTorch,
+    Leaves are named by their paths in the tree, such as "0.forward.w_ih", and keep their dtypes; the cell is
+    JSON in the metadata. `load_params` reads the file, and so does any reader of safetensors; matrices are
+    (in, gates · hidden), as documented for each cell. For the layout and names of PyTorch use
     `safetensors.numpy.save_file(jrnn.interop.to_torch(cell, params), path)`.
 
     Args:
-      path: the file, in a folder that exists; one that is there is replaced, at once and as a whole.
-      cell: a cell or layer; one of a class that jrnn does not export has to be given to `load_params` again.
+      path: the file, in an existing folder; an existing file is replaced atomically.
+      cell: a cell or layer; if jrnn does not export its class, `load_params` needs the cell again.
       params: its parameters.
-      in_features: the width that `cell.init` was called with, where the shapes do not tell.
+      in_features: the width that `cell.init` was called with, if the shapes do not determine it.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: params that `cell.init` does not give for any width (or for `in_features`).
-      TypeError: a field of the cell that is not JSON, or a leaf that is complex or a PRNG key.
+      ValueError: params do not match `cell.init` for any width (or for `in_features`).
+      TypeError: a field of the cell is not JSON, or a leaf is complex or a PRNG key.
       OSError: the file cannot be written.
 
     >>> import jax, jrnn, tempfile
@@ -70,19 +70,19 @@ def save_params(
 
 
 def load_params(path: str | os.PathLike[str], *, cell: Any = None) -> tuple[Any, Any]:
-    """Read what `save_params` wrote, after every byte of it has been verified. No code of the file is run.
+    """Read a file of `save_params`, after verifying every byte; no code in the file is executed.
 
     Args:
       path: the file.
-      cell: the cell that was saved; needed where it is, or holds, one of a class that is not jrnn's.
+      cell: the saved cell; needed if it is, or contains, a cell of a class that is not jrnn's.
 
     Returns:
       `(cell, params)`, bit for bit, on the default device.
 
     Raises:
-      CheckpointError: no file; one that is truncated, corrupted, or written by something else; leaves that
-        are missing, unexpected or of another shape than those of the cell; a cell that this jrnn does not
-        have, or another one than was given; float64 without `jax_enable_x64`.
+      CheckpointError: no file; a truncated, corrupted or foreign file; leaves that are missing, unexpected or
+        of a wrong shape; a cell unknown to this version of jrnn, or other than the given one; float64 without
+        `jax_enable_x64`.
 
     >>> import jax, jrnn, tempfile
     >>> file = tempfile.mkdtemp() + "/model.safetensors"
@@ -101,11 +101,11 @@ def load_params(path: str | os.PathLike[str], *, cell: Any = None) -> tuple[Any,
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves by the path of each."""
+    """The leaves by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {_name(path): leaf for path, leaf in leaves}
     if len(named) != len(leaves):
-        raise ValueError("params has two leaves of one name, such as under 'a.b' and under 'b' in 'a'")
+        raise ValueError("params has two leaves of the same name, such as 'a.b' and 'b' in 'a'")
     return named
 
 
@@ -114,7 +114,7 @@ def _name(path: Any) -> str:
 
 
 def _spec(cell: Any, width: int) -> Any:
-    """Shapes of the parameters for a width, which a cell may refuse in whatever way."""
+    """Shapes of the parameters for a width; any error of the cell becomes a CheckpointError."""
     try:
         return jax.eval_shape(lambda: cell.init(jax.random.key(0), width))
     except Exception as error:
@@ -122,10 +122,10 @@ def _spec(cell: Any, width: int) -> Any:
 
 
 def _width(cell: Any, params: Any, given: int | None) -> int:
-    """The width that a cell was initialised with: that for which `init` gives these shapes."""
+    """Infer the width that a cell was initialized with from the shapes of its parameters."""
     shapes = _shapes(params)
     for width in (given,) if given is not None else _widths(params):
-        with contextlib.suppress(CheckpointError):  # a width that this cell does not take
+        with contextlib.suppress(CheckpointError):  # the cell does not accept this width
             if _shapes(_spec(cell, width)) == shapes:
                 return width
     of = f"with in_features={given}" if given is not None else "for any in_features that was tried"
@@ -137,7 +137,7 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _widths(params: Any) -> Iterator[int]:
-    """Candidates: the lengths of all axes, then those that could be a part of them."""
+    """Candidate widths: the lengths of all axes, then those that could be a part of them."""
     lengths = {length for leaf in jax.tree.leaves(params) for length in jnp.shape(leaf)} - {0}
     yield from sorted(lengths)
     parts = {length // count for length in lengths for count in range(2, 65) if length % count == 0}
@@ -146,7 +146,7 @@ def _widths(params: Any) -> Iterator[int]:
 
 
 def _digest(metadata: dict[str, str], arrays: Arrays) -> str:
-    """The checksum of all that is read."""
+    """The checksum of metadata and arrays."""
     digest = hashlib.sha256(json.dumps([metadata[name] for name in ("jrnn", "cell", "in_features")]).encode())
     for name, array in sorted(arrays.items()):
         digest.update(json.dumps([name, array.dtype.name, array.shape]).encode())
@@ -155,7 +155,7 @@ def _digest(metadata: dict[str, str], arrays: Arrays) -> str:
 
 
 def _verified(data: bytes) -> tuple[dict[str, str], Arrays]:
-    """Metadata and arrays of a file, which are those that were written."""
+    """Metadata and arrays of a file, after comparing their checksum."""
     from safetensors import SafetensorError, deserialize
 
     try:
@@ -185,7 +185,7 @@ def _array(name: str, stored: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def _tree(whose: str, needed: Any, arrays: Arrays) -> Any:
-    """The arrays in the places of the parameters that are needed."""
+    """Arrange arrays like the needed parameters, and check their names and shapes."""
     wanted = _named(needed)
     for name in sorted(wanted.keys() ^ arrays.keys()):
         what = ("missing", "needs it") if name in wanted else ("unexpected", "has no such leaf")

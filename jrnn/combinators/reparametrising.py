@@ -20,7 +20,6 @@ class Form(Protocol):
 
     @property
     def noisy(self) -> bool: ...
-
     def init(self, key: Array, w: Array) -> Any:
         """Parameters from which `weight` computes a matrix like `w`, the one that the cell initialized."""
         ...
@@ -31,7 +30,7 @@ class Form(Protocol):
 
 
 class Computed(NamedTuple):
-    """Replaces a computed weight in params."""
+    """The entry of params that replaces a computed weight."""
 
     params: Any
 
@@ -70,9 +69,7 @@ class Reparametrise:
 
     def __post_init__(self) -> None:
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
-            raise TypeError(
-                f"Reparametrise: form must be a form such as WeightNorm(), got {brief(self.form)}"
-            )
+            raise TypeError(f"Reparametrise: form must be a form like WeightNorm(), got {brief(self.form)}")
 
     @property
     def in_ndim(self) -> int:

@@ -101,7 +101,7 @@ class CRF:
         if resets is not None:
             raise ValueError(f"{self} takes no resets: put each sequence in its own row")
         self._check_inputs(xs.shape[-1])
-        valid = schedule(len(xs), xs.shape[1:-1], lengths, mask, None, reverse=False).valid
+        valid = schedule(xs.shape[0], xs.shape[1:-1], lengths, mask, None, reverse=False).valid
         unaries = xs if valid is None else select(valid, xs, jnp.zeros_like(xs))
         return (), Potentials(unaries, *params)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
@@ -227,11 +228,13 @@ def _computed(graph: Graph, tree: Any) -> Value:
     return left if name == "mod" else graph.emit("Div", graph.emit("Sub", a, left, like=like), b, like=like)
 
 
-def as_known(value: Operand, dtype: Any) -> Any:
-    """The array of a value that is known, complex again if it is a pair."""
+def as_known(value: Operand, aval: Any) -> Any:
+    """The array of a value that is known, in its whole shape, complex again if it is a pair."""
     if isinstance(value, Pair):
-        return (np.asarray(value.real.array) + 1j * np.asarray(value.imag.array)).astype(dtype)
-    return value.array
+        parts = np.asarray(value.real.array), np.asarray(value.imag.array)
+        return np.broadcast_to(parts[0] + 1j * parts[1], aval.shape).astype(aval.dtype)
+    whole: Any = value.array
+    return whole if value.shape == aval.shape else np.broadcast_to(whole, aval.shape)
 
 
 def is_known(value: Operand) -> bool:
@@ -241,7 +244,9 @@ def is_known(value: Operand) -> bool:
 
 
 def of_array(array: Any) -> Operand:
-    """Make a value, or a pair, of an array that is known."""
+    """Make a value, or a pair, of an array that is known; a random key stays what it is."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return Value(array.shape, array.dtype, array=array)
     array = np.asarray(jax.device_get(array))
     if np.iscomplexobj(array):
         return Pair(known(array.real), known(array.imag))
@@ -255,7 +260,7 @@ def parts_of(value: Operand) -> list[Value]:
 
 def is_complex(dtype: Any) -> bool:
     """Whether numbers of a dtype are pairs here."""
-    return np.issubdtype(np.dtype(dtype), np.complexfloating)
+    return jnp.issubdtype(dtype, jnp.complexfloating)
 
 
 def real_dtype(dtype: Any) -> Any:

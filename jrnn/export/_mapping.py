@@ -76,7 +76,7 @@ def _is_static(eqn: Equation, operands: list[Operand]) -> bool:
 
 def _evaluated(eqn: Equation, values: dict[Any, Operand]) -> list[Operand]:
     variables = dict.fromkeys(v for v in eqn.inputs if not hasattr(v, "val"))
-    given = [np.broadcast_to(as_known(values[v], v.aval.dtype), v.aval.shape) for v in variables]
+    given = [as_known(values[v], v.aval) for v in variables]
     return [of_array(value) for value in eqn.run(*given)]
 
 
@@ -135,13 +135,15 @@ def _entering(graph: Graph, variables: Sequence[Any]) -> tuple[list[Operand], li
 
 
 def _leaving(graph: Graph, values: Sequence[Operand], variables: Sequence[Any]) -> list[Any]:
-    """Types of the outputs of an inner graph; each gets a name of its own, which the inner graph writes."""
-    types = []
+    """Types of the outputs of an inner graph, each written there, and under a name of its own."""
+    types: dict[str, Any] = {}
     for value, variable in zip(values, variables, strict=True):
         for part in _full(graph, value, variable.aval.shape):
-            out = graph.emit("Identity", part, like=(part.shape, part.dtype))
-            types.append(typed(out.name, out.shape, out.dtype))
-    return types
+            made = any(part.name in node.output for node in graph.nodes)
+            if not made or part.name in types:
+                part = graph.emit("Identity", part, like=(part.shape, part.dtype))
+            types[part.name] = typed(part.name, part.shape, part.dtype)
+    return list(types.values())
 
 
 def _likes(variables: Sequence[Any]) -> list[tuple[Shape, Any]]:
@@ -167,8 +169,7 @@ def _scan(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]
     carry, carry_types = _entering(inner, variables[held : held + carried])
     given, given_types = _entering(inner, variables[held + carried :])
     after = write(inner, eqn.params["jaxpr"], [*operands[:held], *carry, *given])
-    leaving = _leaving(inner, after[:carried], eqn.outputs[:carried])
-    leaving += _leaving(inner, after[carried:], results[carried:])
+    leaving = _leaving(inner, after, results)
     inputs = [
         part for v, a in zip(operands, eqn.inputs, strict=True) for part in _full(graph, v, a.aval.shape)
     ]

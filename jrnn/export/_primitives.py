@@ -10,6 +10,7 @@ from jrnn._jaxprs import Equation
 from jrnn.export._graph import Graph, Value, broadcast, known
 from jrnn.export._indexing import INDEXING
 from jrnn.export._products import PRODUCTS
+from jrnn.export._scattering import SCATTERING
 from jrnn.export._shapes import SHAPES
 
 Mapping = Callable[..., Any]  # (graph, equation, *operands) -> a value or a list of values
@@ -78,6 +79,18 @@ def _cbrt(graph: Graph, eqn: Equation, x: Value) -> Value:
     return graph.elementwise("Mul", graph.elementwise("Sign", x), root)
 
 
+def _atan2(graph: Graph, eqn: Equation, y: Value, x: Value) -> Value:
+    """The angle of (x, y), of a half turn: atan(y / x), and turned by π to the sign of y where x < 0."""
+    zero = _number(0, x)
+    below = graph.elementwise("Less", y, zero, dtype=bool)
+    turn = graph.where(below, _number(-np.pi, x), _number(np.pi, x))
+    angle = graph.elementwise("Atan", graph.elementwise("Div", y, x))
+    behind = graph.elementwise("Less", x, zero, dtype=bool)
+    angle = graph.where(behind, graph.elementwise("Add", angle, turn), angle)
+    both = graph.elementwise("Max", graph.elementwise("Abs", x), graph.elementwise("Abs", y))
+    return graph.where(graph.elementwise("Equal", both, zero, dtype=bool), zero, angle)
+
+
 def _exp2(graph: Graph, eqn: Equation, x: Value) -> Value:
     return graph.elementwise("Pow", _number(2, x), x)
 
@@ -144,6 +157,7 @@ MAPPINGS: dict[str, Mapping] = {
     **{name: functools.partial(_compared, kind=kind) for name, kind in COMPARISONS.items()},
     **{name: functools.partial(_bits, kinds=kinds) for name, kinds in BITS.items()},
     **dict.fromkeys(KEPT, _kept),
+    "atan2": _atan2,
     "cbrt": _cbrt,
     "clamp": _clamp,
     "convert_element_type": _convert,
@@ -163,4 +177,5 @@ MAPPINGS: dict[str, Mapping] = {
     **SHAPES,
     **PRODUCTS,
     **INDEXING,
+    **SCATTERING,
 }

@@ -36,6 +36,49 @@ def _concatenate(graph: Graph, eqn: Equation, *operands: Value) -> Value:
     return graph.emit("Concat", *parts, like=result(eqn), axis=int(eqn.params["dimension"]))
 
 
+def _stack(graph: Graph, eqn: Equation, *operands: Value) -> Value:
+    shape, dtype = result(eqn)
+    axis = int(eqn.params["axis"])
+    one = tuple(1 if i == axis else n for i, n in enumerate(shape))
+    parts = [graph.reshape(whole(graph, eqn, place, x), one) for place, x in enumerate(operands)]
+    return graph.emit("Concat", *parts, like=(shape, dtype), axis=axis)
+
+
+def _unstack(graph: Graph, eqn: Equation, x: Value) -> list[Value]:
+    x, axis = whole(graph, eqn, 0, x), int(eqn.params["axis"])
+    sizes = known(np.ones(len(eqn.outputs), np.int64))
+    one = tuple(1 if i == axis else n for i, n in enumerate(x.shape))
+    found = graph.emits("Split", [x, sizes], [(one, x.dtype)] * len(eqn.outputs), axis=axis)
+    return [graph.reshape(part, result(eqn)[0]) for part in found]
+
+
+def _tile(graph: Graph, eqn: Equation, x: Value) -> Value:
+    return graph.emit(
+        "Tile", whole(graph, eqn, 0, x), graph.dims(tuple(eqn.params["reps"])), like=result(eqn)
+    )
+
+
+def _sort(graph: Graph, eqn: Equation, *operands: Value) -> list[Value]:
+    """All operands in the order of the first; equal ones keep theirs, as in JAX."""
+    if eqn.params["num_keys"] != 1:
+        raise NotImplementedError("ties are broken by a second key")
+    axis, (shape, dtype) = int(eqn.params["dimension"]), result(eqn)
+    first, *rest = (whole(graph, eqn, place, x) for place, x in enumerate(operands))
+    likes = [(shape, dtype), (shape, INT64)]
+    ends = {"axis": axis, "largest": 0, "sorted": 1}
+    found, order = graph.emits("TopK", [first, graph.size(shape[axis])], likes, **ends)
+    moved = [graph.emit("GatherElements", x, order, like=(shape, x.dtype), axis=axis) for x in rest]
+    return [found, *moved]
+
+
+def _top_k(graph: Graph, eqn: Equation, x: Value) -> list[Value]:
+    axis, (shape, dtype) = int(eqn.params["axis"]), result(eqn)
+    ends = {"axis": axis, "largest": 1, "sorted": 1}
+    x = whole(graph, eqn, 0, x)
+    found, order = graph.emits("TopK", [x, graph.size(shape[axis])], [(shape, dtype), (shape, INT64)], **ends)
+    return [found, graph.cast(order, eqn.outputs[1].aval.dtype)]
+
+
 def _split(graph: Graph, eqn: Equation, x: Value) -> list[Value]:
     sizes = known(np.array([int(n) for n in eqn.params["sizes"]], np.int64))
     likes = [(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outputs]
@@ -87,9 +130,8 @@ def _reduced(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
 def _arg(graph: Graph, eqn: Equation, x: Value, *, kind: str) -> Value:
     shape, dtype = result(eqn)
     (axis,) = eqn.params["axes"]
-    return graph.cast(
-        graph.emit(kind, whole(graph, eqn, 0, x), like=(shape, INT64), axis=int(axis), keepdims=0), dtype
-    )
+    x = whole(graph, eqn, 0, graph.cast(x, np.int32) if x.dtype == np.bool_ else x)
+    return graph.cast(graph.emit(kind, x, like=(shape, INT64), axis=int(axis), keepdims=0), dtype)
 
 
 def _cumsum(graph: Graph, eqn: Equation, x: Value) -> Value:
@@ -152,7 +194,12 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "reduce_sum": functools.partial(_reduced, kind="ReduceSum"),
     "reshape": _reshape,
     "rev": _rev,
+    "sort": _sort,
     "split": _split,
+    "stack": _stack,
     "squeeze": _reshape,
+    "tile": _tile,
+    "top_k": _top_k,
     "transpose": _transpose,
+    "unstack": _unstack,
 }

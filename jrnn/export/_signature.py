@@ -37,6 +37,7 @@ class Signature:
     xs: Any
     lengths: Any
     carry: Any  # types of the carry
+    spatial: tuple[int, ...]  # axes of the batch behind the first
     start: Callable[[Any], Any]  # params -> the initial carry of one row
     run: Callable[..., Any]  # (params, xs, lengths, carry) -> (carry, ys), lengths or carry None: without
 
@@ -73,7 +74,7 @@ def signature(where: str, model: Any, params: Any, xs: Any, method: Method = Sca
     after, _ = jax.eval_shape(run, params, types, None, None)
     if structure_of(after) == structure_of(carry):  # a step may compute in a wider dtype
         carry = jax.tree.map(lambda a, b: jax.ShapeDtypeStruct(a.shape, b.dtype), carry, after)
-    return Signature(types, jax.ShapeDtypeStruct((batch,), jnp.int32), carry, start, run)
+    return Signature(types, jax.ShapeDtypeStruct((batch,), jnp.int32), carry, spatial, start, run)
 
 
 def named(name: str, tree: Any) -> dict[str, Any]:

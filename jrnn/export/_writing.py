@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
+from jrnn.export._fitting import OR_ONE
 from jrnn.export._graph import INT64, Graph, Operand, Pair, Value, is_complex, parts_of, real_dtype, typed
 from jrnn.export._mapping import write
 from jrnn.export._signature import BATCH, TIME
@@ -18,7 +19,6 @@ def write_model(
     inputs: Mapping[str, Any],
     outputs: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    metadata: Mapping[str, str],
 ) -> ModelProto:
     """Write a function of named types; an input with a default stands for all rows, and may be left out."""
     graph = Graph()
@@ -36,7 +36,7 @@ def write_model(
             if default is not None:
                 held.append(numpy_helper.from_array(np.ascontiguousarray(default), part))
                 entering[-1] = typed(
-                    part, tuple(n if isinstance(n, int) else "batch_or_1" for n in aval.shape), value.dtype
+                    part, tuple(n if isinstance(n, int) else OR_ONE for n in aval.shape), value.dtype
                 )
                 value = graph.emit("Expand", value, graph.dims(value.shape), like=(value.shape, value.dtype))
             parts.append(value)
@@ -49,9 +49,7 @@ def write_model(
             leaving.append(typed(part, whole.shape, whole.dtype))
     proto = graph.proto("jrnn", entering, leaving, held)
     opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(proto, opset_imports=opset, ir_version=IR, producer_name="jrnn")
-    helper.set_model_props(model, dict(metadata))
-    return model
+    return helper.make_model(proto, opset_imports=opset, ir_version=IR, producer_name="jrnn")
 
 
 def _parts(name: str, dtype: Any) -> list[str]:

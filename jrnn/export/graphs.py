@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrnn.export._signature import Written, named, signature
+from jrnn.interop.onnx._operators import import_onnx
 
 
 def onnx(
@@ -17,12 +18,14 @@ def onnx(
     *,
     lengths: bool = False,
     carry: bool = False,
+    operators: bool = True,
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
     """Export a cell or a layer as an ONNX model, for any number of steps and rows.
 
-    The loop is a `Scan`, its body the operations of the step. Parameters are baked in. A model with noise is
-    exported as it is evaluated, without.
+    A model that ONNX's operators RNN, GRU and LSTM compute is written by them, as `jrnn.interop.to_onnx` has
+    it; of any other the loop is a `Scan`, its body the operations of the step. Parameters are baked in. A
+    model with noise is exported as it is evaluated, without.
 
     Inputs: `xs` (time, batch, ...), or `xs.name` for each leaf of a tree; with `lengths` also `lengths`
     (batch,) of int32; with `carry` each leaf of the model's carry by its path, `carry.h` or
@@ -38,6 +41,7 @@ def onnx(
       xs: inputs, or their shapes and dtypes; the sizes of the first two axes are of no account.
       lengths: whether the graph takes the valid steps of each sequence.
       carry: whether it takes the carry to start from.
+      operators: False: a loop is always a `Scan`, also of a model that ONNX has operators for.
       metadata: texts that are stored with it, by name.
 
     Returns:
@@ -56,21 +60,26 @@ def onnx(
     >>> [value.name for value in (*proto.graph.input, *proto.graph.output)]
     ['xs', 'carry', 'ys', 'last']
     """
-    from jrnn.export import _writing
+    import_onnx()
+    from jrnn.export import _fitting, _writing
 
     params = jax.tree.map(jnp.asarray, params)
     given = signature("onnx", model, params, xs, Written())
-
-    def run(*args: Any) -> Any:
-        last, ys = given.run(params, *args)
-        return ys, last
-
     types = given.xs, given.lengths if lengths else None, given.carry if carry else None
-    closed, (ys, last) = jax.make_jaxpr(run, return_shape=True)(*types)
-    inputs = {**named("xs", types[0]), **named("lengths", types[1]), **named("carry", types[2])}
-    defaults = {}
-    if carry:
-        start = named("carry", jax.device_get(jax.jit(given.start)(params)))
-        defaults = {name: np.asarray(value, inputs[name].dtype) for name, value in start.items()}
-    outputs = {**named("ys", ys), **named("last", last)}
-    return _writing.write_model(closed, inputs, outputs, defaults, dict(metadata or {}))
+    first = named("carry", jax.device_get(jax.jit(given.start)(params)))
+    start = {name: np.asarray(first[name], aval.dtype) for name, aval in named("carry", given.carry).items()}
+    options = {"lengths": lengths, "carry": carry}
+    proto = _fitting.fitted(model, params, given, start, **options) if operators else None
+    if proto is None:
+
+        def run(*args: Any) -> Any:
+            last, ys = given.run(params, *args)
+            return ys, last
+
+        closed, (ys, last) = jax.make_jaxpr(run, return_shape=True)(*types)
+        inputs = {**named("xs", types[0]), **named("lengths", types[1]), **named("carry", types[2])}
+        outputs = {**named("ys", ys), **named("last", last)}
+        proto = _writing.write_model(closed, inputs, outputs, start if carry else {})
+    for name, text in (metadata or {}).items():
+        proto.metadata_props.add(key=name, value=text)
+    return proto

@@ -5,6 +5,8 @@ from jrnn.interop.equinox import from_equinox as from_equinox
 from jrnn.interop.equinox import to_equinox as to_equinox
 from jrnn.interop.haiku import from_haiku as from_haiku
 from jrnn.interop.haiku import to_haiku as to_haiku
+from jrnn.interop.keras import from_keras as from_keras
+from jrnn.interop.keras import to_keras as to_keras
 from jrnn.interop.linen import from_linen as from_linen
 from jrnn.interop.linen import to_linen as to_linen
 from jrnn.interop.nnx import from_nnx as from_nnx

@@ -74,9 +74,9 @@ def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
         return Dense(w.shape[1], bias=b is not None), DenseParams(w, b)
     found = flavour.read(weights, path, children, module)
     if found is None:
-        where = f"under {path[:-1]!r} " if path else ""
+        where = f"under {path[:-1]!r}" if path else "at the top"
         raise ValueError(
-            f"{weights.source}: what stands {where}is no cell, RNN, Bidirectional, Sequential, Embed or "
+            f"{weights.source}: what stands {where} is no cell, RNN, Bidirectional, Sequential, Embed or "
             f"dense layer of Flax: it has {', '.join(sorted(children)) or 'no weights'}. Parameters of other "
             "models do not say in which order their parts are applied: give a list of them, first to last"
         )

@@ -17,7 +17,7 @@ from jrnn.interop._weights import Size, Weights
 from jrnn.layers import Bidirectional, BidirectionalParams, Sequential
 
 EMBEDDING = re.compile(r"(^|_)emb(ed(ding)?)?s?$")  # names that modules give to an `nn.Embedding`
-NAMED = {"Tanh": "tanh", "ReLU": "relu", "Sigmoid": "sigmoid", "SiLU": "silu", "Softplus": "softplus"}
+NAMED = {"Tanh": "tanh", "ReLU": "relu", "Sigmoid": "sigmoid", "SiLU": "silu"}
 SILENT = {"Dropout", "Identity"}  # modules that do nothing in evaluation
 
 
@@ -61,7 +61,7 @@ class Reader(NamedTuple):
     def _function(self, path: str, module: Any) -> Part | None:
         """A module without weights."""
         kind = type(module).__name__
-        if kind in SILENT or self.unused:
+        if kind in SILENT or (self.unused and kind not in NAMED):
             return None
         if kind not in NAMED:
             raise ValueError(

@@ -86,7 +86,15 @@ def own_weights(where: str, cell: Any, params: Any, needs: Needs, library: str) 
 
 
 def keeping(cell: Any, arrays: Iterable[Any]) -> list[Any]:
-    """The weights of a GRU whose z keeps the old state: σ(−a) = 1 − σ(a) turns the one into the other."""
+    """The weights of a GRU whose z keeps the old state: σ(−a) = 1 − σ(a) turns the one into the other.
+
+    Raises:
+      ValueError: gates of which that is not true.
+    """
+    if not cell.z_keeps and cell.gate_activation not in ("sigmoid", "hard_sigmoid"):
+        raise ValueError(
+            f"w_ih of {cell}: z can only be turned where gates are σ, got {cell.gate_activation!r}"
+        )
     sign = 1 if cell.z_keeps else -1
     return [array * np.repeat([1, sign, 1], cell.hidden).astype(array.dtype) for array in arrays]
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jrnn._checks import brief
 from jrnn.cells._gating import GateParams
 from jrnn.cells.convolutional import ConvLSTM
 from jrnn.cells.elman import Elman
@@ -56,6 +57,7 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
 
     Raises:
       ValueError: a weight is missing, misshapen or left over, or the module does what jrnn has no form of.
+      TypeError: no tree.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> from flax import linen as nn
@@ -69,8 +71,10 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
     >>> bool(jnp.allclose(jnp.swapaxes(ys, 0, 1), module.apply(variables, xs), atol=1e-6))
     True
     """
+    if not isinstance(params, Mapping | list | tuple):
+        raise TypeError(f"params must be a tree of parameters, or a list of them, got {brief(params)}")
     arrays: dict[str, Any] = {}
-    tree = params
+    tree: Any = params
     if isinstance(params, Mapping) and "params" in params:
         tree = params["params"]
         arrays = _flax.flattened({f"collection {k}": v for k, v in params.items() if k != "params"})

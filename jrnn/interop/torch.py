@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from jrnn._checks import brief, check_choice
-from jrnn.cell import is_layer
 from jrnn.cells.elman import Elman
 from jrnn.cells.gru import GRU
 from jrnn.cells.lstm import LSTM
@@ -20,9 +19,10 @@ from jrnn.cells.lstm_variant import LSTMVariant
 from jrnn.cells.maps import Dense, Embed, Map
 from jrnn.combinators import Stack
 from jrnn.combinators.reparametrising import Tie
+from jrnn.interop._models import chained
 from jrnn.interop._torch import Part, Reader
 from jrnn.interop._weights import Weights, keeping, own_weights, to_jax
-from jrnn.layers import Bidirectional, Sequential
+from jrnn.layers import Bidirectional
 
 WEIGHT = re.compile(r"(.*\.)?((?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?|weight|bias)")
 GATES = {Elman: 1, GRU: 3, LSTM: 4, LSTMVariant: 4}
@@ -30,7 +30,12 @@ GATES = {Elman: 1, GRU: 3, LSTM: 4, LSTMVariant: 4}
 # what a cell must be for PyTorch to have it: by field, the weight that it concerns and what it may be
 NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
     Elman: {"activation": ("w_ih", "tanh", "relu"), "clip": ("w_ih", None)},
-    GRU: {"reset_after": ("w_hh", True), "activation": ("w_ih", "tanh"), "clip": ("w_ih", None)},
+    GRU: {
+        "reset_after": ("w_hh", True),
+        "activation": ("w_ih", "tanh"),
+        "gate_activation": ("w_ih", "sigmoid"),
+        "clip": ("w_ih", None),
+    },
     LSTM: {"activation": ("w_ih", "tanh")},
     LSTMVariant: {
         "peepholes": ("p", None),
@@ -127,20 +132,14 @@ def _chained(parts: list[Part], prefix: str) -> tuple[Any, Any]:
     """One model of all parts."""
     if not parts:
         raise ValueError("the state dict has no weights of an RNN, GRU, LSTM, Embedding or Linear")
-    if len(parts) == 1 and not callable(parts[0].model):
-        return parts[0].model, parts[0].params
-    fits = not callable(parts[0].model)
-    width = None
-    for index, part in enumerate(parts):
-        fits = fits and (index == 0 or not isinstance(part.model, Embed))
-        fits = fits and (width is None or part.in_features in (None, width))
-        width = width if callable(part.model) else part.model.out_features
-    if not fits:
-        listed = ", ".join(f"{prefix + part.path[:-1]!r} ({_described(part)})" for part in parts)
-        raise ValueError(f"these make no chain, take each for itself by prefix=: {listed}")
-    models = [part.model for part in parts]
-    whole = Sequential if any(is_layer(model) for model in models) else Stack
-    return whole(tuple(models)), tuple(part.params for part in parts)
+    listed = ", ".join(f"{prefix + part.path[:-1]!r} ({_described(part)})" for part in parts)
+    no_chain = f"these make no chain, take each for itself by prefix=: {listed}"
+    if any(isinstance(part.model, Embed) for part in parts[1:]):
+        raise ValueError(no_chain)
+    try:
+        return chained(part.model if callable(part.model) else (part.model, part.params) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"{no_chain}. {error}") from error
 
 
 def _described(part: Part) -> str:

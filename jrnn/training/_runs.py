@@ -46,7 +46,7 @@ class Run:
         self.optimizer = plan.optimizer_of(params)
         self.state = init_state(plan.model, params, self.optimizer, key)
         self.placed = is_placed(params)
-        self.rows: int | None = None  # rows of the very first batch, which determined the devices
+        self.rows: int | None = None  # rows of the first batch, which determined the devices
         self.split: Split | None = None
         self.step: Callable[..., Any] | None = None  # compiled once the number of rows is known
 

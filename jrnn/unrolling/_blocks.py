@@ -48,6 +48,7 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
     for levels in range(length.bit_length()):
         chains = [(estimate.bytes(found, length), found) for found in _nested(levels, length)]
         fitting = [found for size, found in chains if size <= memory]
+        # Of those that fit, the one whose innermost blocks are longest runs the fewest carries again.
         if fitting:
             return max(fitting, key=lambda found: found[-1:])
         best = min([best, *(size for size, _ in chains)])

@@ -89,6 +89,7 @@ def prepare(
     program, signature, _, closed_over, result = staged
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
+    # `env` has all steps' xs under the numbers of one step's: hoisted ops read constants alone.
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     eval_ops(step.hoisted, env)
 
@@ -118,6 +119,7 @@ def _run_stages(
         length = xs[0].shape[0]
         env: Env = dict(zip((*step.consts, *step.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
         last: Env = {}  # the carry after the loops, by its numbers before a step
+        # What a stage hands out, (time, ...), is an input of later ones.
         for stage in step.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry:
@@ -180,15 +182,17 @@ def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
 def _estimate(
     program: Program, signature: StepSignature, step: StagedStep, closed_over: int
 ) -> MemoryEstimate:
+    # No gradient is taken of what the step closes over, and of what is computed from that alone.
     nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
     for op in step.hoisted:
         if nondifferentiated.issuperset(op.inputs):
             nondifferentiated.update(op.outputs)
     per_step = [gradient_bytes_per_step(stage, program, nondifferentiated) for stage in step.stages]
+    # Residuals of all loops live until the backward pass; what a stage takes after its loop, one at a time.
     in_loops = sum(in_loop for in_loop, _ in per_step)
     return MemoryEstimate(
         carry=size_in_bytes(step.carry_in, program),
-        step=in_loops + max(0, *(after - in_loop for in_loop, after in per_step)),
+        step=in_loops + max([0, *(after - in_loop for in_loop, after in per_step)]),
         xs=size_in_bytes(signature.xs, program),
         ys=size_in_bytes(step.ys, program),
         consts=size_in_bytes(step.consts, program),

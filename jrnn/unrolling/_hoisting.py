@@ -70,10 +70,12 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     arrays = [*closed_over, *jax.tree.leaves(consts)]
     carry_leaves, xs = jax.tree.leaves(carry), jax.tree.leaves(x)
     signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
+    # The carry and x are not constant, even where the step returns them as they are: a loop may change them.
     constant = {*signature.consts, *program.literals}
     once, varying = hoist(program.ops, constant)
     repeated = [op for op in once if only_broadcasts(op, program)]
     ops = dce([*repeated, *varying], program.outputs)
+    # The constants that the remaining ops read; what is not computed in the step has to be computed now.
     made = {o for op in ops for o in op.outputs}
     needed = {i for op in ops for i in op.inputs}.union(program.outputs) & constant - made
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))

@@ -58,9 +58,10 @@ class WeightSite:
 
 @cached
 def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
-    """Find the values behind the ops in which weights meet what changes from step to step.
+    """Find the values through which weights act on what changes from step to step.
 
-    Sums and changes of shape behind such an op are linear, so that several ops share one site:
+    A site is the result of an op on weights. Sums and changes of shape that follow are linear, so they are
+    part of it, and several such ops share one site:
 
         z = x @ w_ih + h @ w_hh + b      one site, z, and not one for each product
 
@@ -73,12 +74,13 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     ends = {*stage.ys, *stage.carry_out}
 
     def passes_on(value: int) -> bool:
-        """Whether a site may lie behind `value`: all that reads it is linear, and does not copy it."""
+        """Whether a site may come after `value`: all that reads it is linear, and does not copy it."""
         if value in ends or not all(op.linear for op in readers[value]):
             return False
         parts = [o for op in readers[value] for o in op.outputs]
         return len(readers[value]) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
+    # `constant` and `weights` grow by what is computed from them alone, such as a bias that is broadcast.
     constant = set(stage.consts)
     weights = {c for c in constant if is_inexact(program.types[c])}
     pending: dict[int, list[Op]] = {}  # value -> ops that bring weights into it, and have no site yet
@@ -90,6 +92,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
             if weights.intersection(op.inputs):
                 weights.update(inexact)
             continue
+        # Either this op continues the chain of ops behind which a site will lie, or the chain ends before it.
         brought: list[Op] = []
         for i in [i for i in op.inputs if i in pending]:
             if passes_on(i):
@@ -103,6 +106,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
 
 
 def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
+    # All ops from weights to the value, those on weights alone included.
     of_constants = [op for op in ops if constant.issuperset(op.outputs)]
     chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
     made = {o for op in chain for o in op.outputs}
@@ -149,6 +153,7 @@ def linearize_step(
       sites: the active weight sites.
       active: places of the active inputs among the xs of the loop.
     """
+    # Trace the step together with its derivative, in one program of (consts, carry, xs, tangents).
     types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
     consts, carry, xs = types
     tangents = [t for t in carry if is_inexact(t)], [xs[i] for i in active]
@@ -160,6 +165,7 @@ def linearize_step(
     parts = partition(whole, signature)
     saved = (*signature.ys, *parts.residuals)
 
+    # The two steps, each of which replays its part of the ops.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
         inputs = (*signature.consts, *signature.carry, *signature.xs)
         env = whole.literals | dict(zip(inputs, (*closed_over, *consts, *carry, *xs), strict=True))
@@ -168,6 +174,7 @@ def linearize_step(
 
     def linear(consts: Any, carry_tangents: Any, xs: Any) -> Any:
         inputs = (*parts.consts, *parts.xs, *signature.tangents)
+        # The loop stacks residuals, tangents of active inputs and site tangents in one tuple of xs.
         row, tangents = xs[: len(parts.xs)], xs[len(parts.xs) :]
         env = whole.literals | dict(zip(inputs, (*consts, *row, *carry_tangents, *tangents), strict=True))
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
@@ -203,6 +210,7 @@ def _step_with_tangents(
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
             epsilon = dict(zip((site.value for site in sites), perturbations, strict=True))
+            # Weights are no arguments of `perturbed`, so that its derivative holds them constant.
             for op in stage.ops:
                 eval_ops([op], env)
                 env.update({o: _perturb(env[o], epsilon[o]) for o in op.outputs if o in epsilon})
@@ -261,6 +269,7 @@ def partition(program: Program, step: StepSignature) -> Partition:
       program: a step and its tangents.
       step: its inputs and outputs.
     """
+    # What reads a tangent is linear in it.
     tangents = set(step.tangents)
     linear: list[Op] = []
     nonlinear: list[Op] = []
@@ -274,6 +283,7 @@ def partition(program: Program, step: StepSignature) -> Partition:
     hoisted, varying = hoist(nonlinear, constant)
     linear = dce(linear, step.tangents_out)
 
+    # What the linear ops need of the primal ones is saved, or computed again from what is saved.
     reads = {i for op in linear for i in op.inputs}.union(step.tangents_out)
     needed = reads - tangents - constant
     saved = _cheapest_residuals(program, varying, step, needed - set(step.xs))
@@ -281,6 +291,7 @@ def partition(program: Program, step: StepSignature) -> Partition:
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     inside = dce([*repeated, *again, *linear], step.tangents_out)
 
+    # What is then read from outside is a constant, or stacked over the steps.
     made = {o for op in inside for o in op.outputs}.union(program.literals, step.tangents)
     read_inside = [*(i for op in inside for i in op.inputs), *step.tangents_out]
     inputs = tuple(dict.fromkeys(i for i in read_inside if i not in made))
@@ -311,6 +322,7 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+    # Nodes 0 and 1 are source and sink. An edge of unbounded capacity is never cut.
     values = [*step.carry, *(o for op in ops for o in op.outputs)]
     entry = {value: 2 + 2 * i for i, value in enumerate(values)}  # exit = entry + 1
     source, sink = 0, 1
@@ -319,6 +331,7 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     unit = 1 + sum(sizes.values()) // (UNBOUNDED // 4)  # capacities are int32
     for v in values:
         edges[entry[v], entry[v] + 1] = 1 if v in step.ys else 2 + sizes[v] // unit
+    # From the source flows what cannot be computed again: the carry, and results of ops that must not be.
     for op in ops:
         for o in op.outputs:
             if not op.recomputable:
@@ -332,10 +345,11 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     rows, columns = np.array(list(edges)).T
     shape = (2 + 2 * len(values),) * 2
     capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape)
+    # By max-flow min-cut, the edges that separate source and sink in the residual graph are a minimum cut.
     flow = maximum_flow(capacity, source, sink).flow
     remaining = (capacity - flow).T.tocsr()
     remaining.data = (remaining.data > 0).astype(np.int32)
     remaining.eliminate_zeros()
-    # the cut nearest to the sink: what still reaches it stands behind the cut
-    behind = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
-    return {v for v in values if entry[v] not in behind and entry[v] + 1 in behind}
+    # the minimum cut nearest to the sink, on whose side is all that still reaches it
+    sink_side = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
+    return {v for v in values if entry[v] not in sink_side and entry[v] + 1 in sink_side}

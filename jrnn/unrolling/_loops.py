@@ -82,15 +82,19 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
 
     def jvp(primals: Any, tangents: Any) -> Any:
         consts, carry, xs = primals
+        # 1. Which inputs have tangents, and where they enter.
         active = active_inputs(stage, program, *_tangents_of(stage, primals, tangents))
+        # 2. The primal loop, which hands out the operands of sites and residuals too.
         step = linearize_step(stage, program, active.sites, active.xs)
         after, saved = _squeezed_scan(step.primal, consts, carry, xs, step.saved_types, direction)
+        # 3. What the tangents of weights do to the sites, outside of the loop.
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
+        # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
         linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
-        moved = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, moved)
+        inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
+        return outputs, _with_zero_tangents(outputs, inexact)
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -149,7 +153,12 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _linear_scan(
     step: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
 ) -> tuple[Array, ...]:
-    """The loop over tangents, which is linear in them: tangents of the inexact carry, and of the ys."""
+    """The loop over tangents, which is linear in them: the tangents of the inexact carry and ys.
+
+        ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)       reads hₜ, saved by the primal loop, and ε̇ₜ
+
+    JAX transposes it into the loop over the adjoints.
+    """
     start = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
     inexact = filter(is_inexact, y_types)
     ends, ys = _squeezed_scan(step.linear, step.linear_consts(consts), start, xs, inexact, direction)
@@ -177,8 +186,10 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
       weight_tangents: tangents of constants, without zeros.
       x_tangents: tangents of xs, without zeros.
     """
+    # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
     every = weight_sites(stage, program)
     sites = tuple(site for site in every if any(w in weight_tangents for w in site.weights))
+    # An input is folded if nothing but the sums at active sites reads it.
     at_sites = {op for site in sites for op in site.ops}
     read_elsewhere = {*stage.carry_out, *operands_of(sites)}
     for op in stage.ops:
@@ -206,18 +217,22 @@ def _tangents_of(stage: Stage, primals: Any, tangents: Any) -> tuple[Env, Env]:
 def _site_tangents(
     stage: Stage, program: Program, active: ActiveInputs, length: int, arrays: tuple[Any, Any, Any]
 ) -> tuple[Array, ...]:
-    """ε̇ of all sites at all steps: what the tangents of weights, and folded ones of xs, do to each site.
+    """ε̇ of all sites at all steps, from the tangents of weights and the folded tangents of xs.
 
-    The jvp of all steps at once is taken, rather than the jvp of one step for all steps: vmap turns a `cond`
-    in a function that is linear already into what cannot be transposed.
+        z = x w_ih + h w_hh + b:   ε̇ = x ẇ_ih + h ẇ_hh + ḃ,   with the operands x and h of all steps stacked
+
+    This is the jvp of a vmap, not a vmap of jvps: vmap turns a `cond` in a function that is linear already
+    into something that cannot be transposed.
     """
     consts, xs, saved = arrays
     sites = active.sites
+    # Weights are the same at every step, (n, m); operands and folded tangents are stacked, (T, B, n).
     const_env = dict(zip(stage.consts, consts, strict=True))
     step_env = dict(zip((*stage.xs, *loop_outputs(stage, sites)), (*xs, *saved), strict=False))
     operands = {o: step_env[o] for o in operands_of(sites)}
 
     def at_one_step(operands: Env, weights: Env, folded: Env) -> tuple[Array, ...]:
+        # The derivative does not read what is only added, so that zeros stand for it.
         zeros = {s: zeros_like_type(program.types[s]) for site in sites for s in site.additive}
         return _eval_sites(sites, const_env | operands | weights, zeros | folded)
 

@@ -2,7 +2,7 @@
 
 An LSTM layer and a read-out, y = h @ v, as one step:
 
-    a = x @ w_ih         no carry behind it              all steps at once, before the loop
+    a = x @ w_ih         reads no carry                  all steps at once, before the loop
     z = a + h @ w_hh     on a cycle through the carry    the loop
     y = h @ v            reads the loop, feeds no carry  all steps at once, after the loop
 """
@@ -112,6 +112,7 @@ def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> 
     """Eliminate dead code: the ops that compute `wanted` from what is `known`."""
     known = set(known)
     needed, alive = set(wanted) - known, []
+    # Backwards: an op is needed if a later one that is needed reads it.
     for op in reversed(list(ops)):
         if needed.intersection(op.outputs):
             needed.update(i for i in op.inputs if i not in known)
@@ -164,6 +165,7 @@ def stage_step(program: Program, step: StepSignature, precompute: bool) -> Stage
       precompute: whether every matmul that can be is computed before its loop; False: where that pays on a
         CPU.
     """
+    # An entry that every step returns as it is, such as an attention memory, is a constant of the loop.
     carry = tuple((a, b) for a, b in zip(step.carry, step.carry_out, strict=True) if a != b)
     unchanged = set(step.carry) - {a for a, _ in carry}
     constant = {*step.consts, *unchanged, *program.literals}
@@ -171,13 +173,16 @@ def stage_step(program: Program, step: StepSignature, precompute: bool) -> Stage
     hoisted, varying = hoist(alive, constant)
     ys = tuple(dict.fromkeys(y for y in step.ys if y not in constant))
 
+    # A bias broadcast over the rows is not stored: each stage that reads it repeats the broadcast.
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     levels = _levels(varying, carry, constant)
     _sink(program, varying, _Graph(carry, constant, ys, precompute), levels)
+    # One stage for each level that has ops or entries of the carry, in the order in which they run.
     stages = []
     for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
         inside = [op for op in varying if levels[op] == level]
         loop = tuple((a, b) for a, b in carry if levels[a] == level)
+        # The outputs of a stage are what other stages, their carries and the caller read of it.
         read_later = set(ys)
         for op in varying:
             if levels[op] != level:
@@ -198,9 +203,11 @@ def _stage(
     constant: set[int],
 ) -> Stage:
     carry_out = [b for _, b in carry]
+    # Of the repeated ops only those stay that something inside reads.
     wanted = [o for op in inside for o in op.outputs]
     ops = merge_slices(dce([*repeated, *inside], [*wanted, *carry_out]), program.types)
     made = {o for op in ops for o in op.outputs} | {a for a, _ in carry}
+    # What the stage reads from outside, each once, in the order of the ops.
     inputs = dict.fromkeys([i for op in ops for i in op.inputs] + carry_out)
     outer = [i for i in inputs if i not in made]
     return Stage(
@@ -217,44 +224,56 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
 
         x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
 
-    A cycle of ops through the carry stands on the first odd level that is not below what it reads, any other
-    op on the level of what it reads: on the next even one, if it does not fuse into the loop there.
+    A cycle of ops through the carry has the first odd level that is not below the level of what it reads. Any
+    other op has the level of what it reads, or the next even one if it does not fuse into the loop there.
     """
-    producer: dict[int, Any] = {o: op for op in ops for o in op.outputs} | {a: a for a, _ in carry}
-    nodes: list[Any] = [*ops, *(a for a, _ in carry)]  # an entry of the carry by its value before the step
-    sources: dict[Any, Iterable[int]] = {op: op.inputs for op in ops} | {a: (b,) for a, b in carry}
-    depends = {n: {producer[i] for i in sources[n] if i in producer and i not in constant} for n in nodes}
-    component = _components(nodes, depends)
+    # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step.
+    producer: dict[int, Any] = {a: a for a, _ in carry}
+    reads: dict[Any, tuple[int, ...]] = {}
+    for op in ops:
+        reads[op] = op.inputs
+        producer.update(dict.fromkeys(op.outputs, op))
+    reads.update({a: (b,) for a, b in carry})
+    depends: dict[Any, set[Any]] = {}
+    for node, values in reads.items():
+        depends[node] = {producer[v] for v in values if v in producer and v not in constant}
+
+    # Within a step the ops have no cycles, so that a cycle always passes through the carry.
+    component = _components(depends)
     loops = {component[a] for a, _ in carry}
-    before: dict[int, set[int]] = {c: set() for c in component.values()}
-    members: dict[int, list[Any]] = {c: [] for c in before}
-    for node in nodes:
-        members[component[node]].append(node)
-        before[component[node]].update(component[d] for d in depends[node])
+    members: dict[int, list[Any]] = {}
+    before: dict[int, set[int]] = {}  # component -> those that it reads
+    for node, c in component.items():
+        members.setdefault(c, []).append(node)
+        before.setdefault(c, set()).update(component[d] for d in depends[node])
+        before[c].discard(c)
+
+    # Contracted to components the graph has no cycles: each comes after all that it reads.
     level_of: dict[int, int] = {}
-    for c in TopologicalSorter({c: before[c] - {c} for c in before}).static_order():
-        level = max((level_of[b] for b in before[c] - {c}), default=0)
+    for c in TopologicalSorter(before).static_order():
+        level = max((level_of[b] for b in before[c]), default=0)
         if c in loops:
             level |= 1  # the first odd level that is not below
         elif not members[c][0].fusible:
             level += level % 2
         level_of[c] = level
-    levels: dict[Any, int] = {node: level_of[component[node]] for node in nodes}
-    levels.update({o: levels[op] for op in ops for o in op.outputs})
+    levels: dict[Any, int] = {node: level_of[c] for node, c in component.items()}
+    for op in ops:
+        levels.update(dict.fromkeys(op.outputs, levels[op]))
     return levels
 
 
-def _components(nodes: list[Any], depends: dict[Any, set[Any]]) -> dict[Any, int]:
+def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     """Strongly connected components: the same number for nodes that depend on one another."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    place = {node: i for i, node in enumerate(nodes)}
-    edges = [(place[d], place[node]) for node in nodes for d in depends[node]]
+    place = {node: i for i, node in enumerate(depends)}
+    edges = [(place[d], place[node]) for node in depends for d in depends[node]]
     rows, columns = np.array(edges, np.int32).reshape(-1, 2).T
-    graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(nodes), len(nodes)))
+    graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(place),) * 2)
     labels = connected_components(graph, directed=True, connection="strong")[1]
-    return dict(zip(nodes, labels.tolist(), strict=True))
+    return dict(zip(depends, labels.tolist(), strict=True))
 
 
 class _Graph(NamedTuple):
@@ -277,6 +296,7 @@ def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]
         readers.setdefault(b, []).append(levels[a])
     for op in reversed(ops):
         own = levels[op]
+        # All that reads an op comes before it here, so that its levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
         moves = op.fusible or (
             op.product and not graph.precompute and not _pays(op, program, graph.constant, sliced)
@@ -303,6 +323,7 @@ def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> boo
 def _sliced(ops: list[Op], program: Program) -> set[int]:
     """Values of which parts are read, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
+    # Backwards, as a sum is sliced if what is computed from it is: in z = a + b, z[:, :4] slices a and b too.
     for op in reversed(ops):
         takes_part = any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
         if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):

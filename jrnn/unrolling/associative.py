@@ -34,7 +34,7 @@ class Associative:
     that do not depend on it: a `Stack` of linear cells is linear. Derivatives of every order and mode are
     those of the linear system (I − shift a) s = b; the backward pass keeps a and s.
 
-    A wrong claim is not noticed at run time unless entries depend on one another: `jrnn.testing.check_cell`
+    A wrong claim goes unnoticed at run time, unless entries depend on one another; `jrnn.testing.check_cell`
     finds it.
 
     On a GPU or TPU the pairs (a, b) are joined by a tree, in log T passes. On a CPU a loop over a and b
@@ -82,7 +82,8 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
 
     def run(consts: Any, carry: Any, xs: Any) -> Any:
         initial = dict(zip(stage.carry_in, carry, strict=True))
-        env: Env = dict(zip(stage.xs, xs, strict=True))  # of all steps; the carry before each of them too
+        # `env` has arrays of all steps: inputs, and the carry before each step of what is solved already.
+        env: Env = dict(zip(stage.xs, xs, strict=True))
         states: Env = {}  # after each step
         for part in parts:
             step = functools.partial(step_of(part), consts)
@@ -94,6 +95,7 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
             states.update(zip(part.ys, after, strict=True))
             for value, state, before in zip(part.carry_in, after, start, strict=True):
                 env[value] = shift(state, before, reverse)
+        # With all states known, no step depends on another: the outputs of all are computed at once.
         mapped = jax.vmap(functools.partial(step_of(outputs), consts, ()), axis_size=length)
         ys = dict(zip(stage.ys, mapped(read(env, outputs.xs))[1], strict=True))
         ends = (states[after][0 if reverse else -1] for after in stage.carry_out)
@@ -156,6 +158,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
     Returns:
       (time, ...), the states.
     """
+    # With a · start added to b at the first step, the recurrence starts from zero.
     first = -1 if reverse else 0
     b = b.at[first].add(a[first] * start)
 
@@ -167,6 +170,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
             return lax.platform_dependent(a, b, cpu=loop, default=join)
         return (join if tree else loop)(a, b)
 
+    # The transposed system is a recurrence too, in the other direction, with the factor of the step after.
     def transposed(_: Any, adjoint: Array) -> Array:
         return scan(shift(a, jnp.zeros_like(start), not reverse), adjoint, not reverse)
 
@@ -179,7 +183,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
 
 
 def shift(states: Array, start: Array, reverse: bool) -> Array:
-    """The state before every step: `start`, then those after the steps before it."""
+    """The state before each step: `start`, then the states after the steps before it."""
     return jnp.concatenate([states[1:], start[None]] if reverse else [start[None], states[:-1]])
 
 
@@ -192,7 +196,7 @@ def _loop(reverse: bool) -> Callable[[Array, Array], Array]:
 
 
 def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
-    """A tree over each block of steps, one after the other: a tree over all takes more memory."""
+    """A tree over each block of steps, block after block: a tree over all steps takes more memory."""
 
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
         return second[0] * first[0], second[0] * first[1] + second[1]
@@ -204,9 +208,8 @@ def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
         def fill(number: Array, states: Array) -> Array:
             begin = jnp.minimum(number * block, length - block)  # the last block overlaps the one before
             begin = length - block - begin if reverse else begin
-            edge = (
-                begin + block if reverse else begin - 1
-            )  # outside, it is clipped to a state that is still 0
+            # the step visited before the block; before the first block it is clipped to one that is still 0
+            edge = begin + block if reverse else begin - 1
             before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
             factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
             added = added.at[first].add(factors[first] * before)

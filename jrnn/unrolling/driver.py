@@ -96,6 +96,8 @@ def make_loop(
     key: Array | None = None,
 ) -> Loop[P, C, Y]:
     """Check the arguments of `unroll` and make the loop of them that a method runs."""
+    # The order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the
+    # state of a reset has the types of the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:

@@ -120,7 +120,7 @@ def body_of(cell: Any) -> Body:
     def body(consts: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
         params, start = consts
         x, valid, reset = inputs
-        spec = carry_spec(cell, params)
+        spec = carry_spec(cell, params)  # which leaves are state: flags leave noise and context alone
         if reset is not None:
             carry = map_state(functools.partial(_where, ~reset), spec, carry, start)
         after, y = cell.step(params, carry, x)

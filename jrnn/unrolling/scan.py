@@ -53,6 +53,7 @@ class Scan:
         """Run a loop: return the carry after its last step, and the outputs of all steps."""
         prepared = prepare(loop)
         run = prepared.run
+        # From the innermost level outwards, each a loop over blocks of the one before.
         for block in reversed(self._blocks(loop)):
             run = _in_blocks(run, block, loop.reverse)
         return prepared.finish(*run(prepared.consts, prepared.carry, prepared.xs))
@@ -71,6 +72,7 @@ def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
     rematerialised: Body = jax.checkpoint(run, prevent_cse=False)
 
     def in_blocks(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        # 100 steps in blocks of 30: three blocks in a scan, and the last 10 steps visited by themselves
         leaves, structure = jax.tree.flatten(xs)
         count, rest = divmod(leaves[0].shape[0], block)
         short = slice(0, rest) if reverse else slice(count * block, None)  # the last block visited

@@ -1,6 +1,8 @@
-"""Discretised differential equations: LeakyRNN, AntisymmetricRNN."""
+"""Discretised differential equations: LeakyRNN, AntisymmetricRNN, LipschitzRNN."""
 
 from functools import partial
+
+import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed, read, split
@@ -84,4 +86,30 @@ AntisymmetricRNN = Entry(
         jrnn.AntisymmetricRNN(h): gate(i, h),  # of h², h (h - 1) / 2 are free
         jrnn.AntisymmetricRNN(h, gated=True): gate(i, h) + read(i, h),
     },
+)
+
+
+def lipschitz_rnn(p, h, x, *, beta, gamma, epsilon):
+    """Erichson et al. 2021: an Euler step of dh/dt = A h + tanh(W h + U x + b)."""
+    diffusion = gamma * np.eye(h.shape[-1])
+    a, w = ((1 - beta) * (m + m.T) + beta * (m - m.T) - diffusion for m in (p["MA"], p["MW"]))
+    h = h + epsilon * times(a, h) + epsilon * tanh(times(w, h) + times(p["U"], x) + p["b"])
+    return h, h
+
+
+def unpack_lipschitz(p):
+    return {"MA": p.w_a.T, "MW": p.w_hh.T, "U": p.w_ih.T, "b": p.b}
+
+
+MIXED = {"beta": 0.6, "gamma": 0.3, "epsilon": 0.7}
+
+
+LipschitzRNN = Entry(
+    laws=[Case(jrnn.LipschitzRNN(4, epsilon=0.3), 2)],
+    values={
+        "LipschitzRNN": Comparison(
+            jrnn.LipschitzRNN(HIDDEN, **MIXED), partial(lipschitz_rnn, **MIXED), unpack_lipschitz
+        )
+    },
+    counts=lambda i, h: {jrnn.LipschitzRNN(h): i * h + 2 * h**2 + h},
 )

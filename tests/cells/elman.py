@@ -1,4 +1,4 @@
-"""Simple recurrent networks: Elman, Jordan."""
+"""Simple recurrent networks: Elman, Jordan, PLRNN."""
 
 from functools import partial
 
@@ -59,4 +59,22 @@ Jordan = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.Jordan(h, outputs=2): i * h + 2 * h + h + h * 2 + 2},
+)
+
+
+def plrnn(p, z, x):
+    """Koppe et al. 2019, without noise: A is diagonal, W has no diagonal; h is a bias."""
+    off_diagonal = p["W"] - np.diag(np.diag(p["W"]))
+    z = times(np.diag(p["a"]), z) + times(off_diagonal, relu(z)) + p["h"] + times(p["C"], x)
+    return z, z
+
+
+def unpack_plrnn(p):
+    return {"a": p.a, "W": p.w_hh.T, "h": p.b, "C": p.w_ih.T}
+
+
+PLRNN = Entry(
+    laws=[Case(jrnn.PLRNN(4), 2)],
+    values={"PLRNN": Comparison(jrnn.PLRNN(HIDDEN), plrnn, unpack_plrnn)},
+    counts=lambda i, h: {jrnn.PLRNN(h): i * h + h + h**2 + h},  # of h², h (h - 1) count
 )

@@ -1,11 +1,11 @@
-"""GRU, with its reset before or after the product."""
+"""GRU, with its reset before or after the product; TauGRU."""
 
 from functools import partial
 
 import numpy as np
 
 import jrnn
-from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed
+from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed, split
 from tests.references import clamp, gelu, sigmoid, softsign, tanh, times
 
 
@@ -66,4 +66,39 @@ GRU = Entry(
         jrnn.GRU(h, reset_after=False): 3 * gate(i, h),
         jrnn.GRU(h, bias=False): 3 * (gate(i, h) - h),
     },
+)
+
+
+def tau_gru(p, carry, x):
+    """Erichson et al. 2022: a weighs the feedback z of a state `len(past)` steps older than the last one."""
+    h, past = carry
+    g = sigmoid(times(p["W3"], h) + times(p["U3"], x) + p["b3"])
+    a = sigmoid(times(p["W4"], h) + times(p["U4"], x) + p["b4"])
+    u = tanh(times(p["W1"], h) + times(p["U1"], x) + p["b1"])
+    z = tanh(times(p["W2"], past[0]) + times(p["U2"], x) + p["b2"])
+    past = [*past[1:], h]
+    h = (1 - g) * h + g * (u + a * z)
+    return (h, past), h
+
+
+def unpack_tau_gru(p):
+    weights = split(p.w_ih, "U", "3412") | split(p.b, "b", "3412")
+    return weights | split(p.w_hh, "W", "341") | {"W2": p.w_lh.T}
+
+
+TauGRU = Entry(
+    laws=[
+        Case(jrnn.TauGRU(4, delay=1), 2),
+        Case(jrnn.TauGRU(4, delay=3), 2, exempt=("gradients",)),  # which take 3 steps, too few for w_lh
+    ],
+    values={
+        f"TauGRU-{delay}": Comparison(
+            jrnn.TauGRU(HIDDEN, delay=delay),
+            tau_gru,
+            unpack_tau_gru,
+            theirs=lambda carry: (carry.h, [*carry.past.swapaxes(0, -2)]),
+        )
+        for delay in (1, 3)
+    },
+    counts=lambda i, h: {jrnn.TauGRU(h): 4 * gate(i, h)},
 )

@@ -1,4 +1,4 @@
-"""Linear recurrent units: LRU, RGLRU."""
+"""Linear recurrent units: LRU, RGLRU, RTU."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, IN, WIDE, Case, Comparison, Entry, in_blocks, split
-from tests.references import sigmoid, softplus, times, times_heads
+from tests.references import relu, sigmoid, softplus, tanh, times, times_heads
 
 
 def lru(p, carry, x):
@@ -78,4 +78,30 @@ RGLRU = Entry(
         if i == h
         else {}
     ),
+)
+
+
+def rtu(p, carry, x, f=tanh):
+    """Elelimy et al. 2024: c1 and c2 are real and imaginary part of a rotation, f acts on each within it."""
+    c1, c2 = carry
+    r, angle = np.exp(-np.exp(p["nu"])), np.exp(p["theta"])
+    g, phi, norm = r * np.cos(angle), r * np.sin(angle), np.sqrt(1 - r * r)
+    c1, c2 = (
+        f(g * c1 - phi * c2 + norm * times(p["Bc1"], x)),
+        f(g * c2 + phi * c1 + norm * times(p["Bc2"], x)),
+    )
+    return (c1, c2), np.concatenate([c1, c2], axis=-1)
+
+
+def unpack_rtu(p):
+    return split(p.w_ih, "B", ("c1", "c2")) | {"nu": p.nu, "theta": p.theta}
+
+
+RTU = Entry(
+    laws=[Case(jrnn.RTU(4, r_max=0.9), 2)],
+    values={
+        "RTU": Comparison(jrnn.RTU(HIDDEN), rtu, unpack_rtu),
+        "RTU-relu": Comparison(jrnn.RTU(HIDDEN, activation="relu"), partial(rtu, f=relu), unpack_rtu),
+    },
+    counts=lambda i, h: {jrnn.RTU(h): 2 * h + 2 * i * h},
 )

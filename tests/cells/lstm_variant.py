@@ -206,7 +206,7 @@ def unpack_residual_lstm(p):
 
 
 ResidualLSTM = Entry(
-    laws=[Case(jrnn.ResidualLSTM(4), 2), Case(jrnn.ResidualLSTM(4), 4)],
+    laws=[Case(jrnn.ResidualLSTM(4), 2)],
     values={
         "ResidualLSTM": Comparison(jrnn.ResidualLSTM(HIDDEN), residual_lstm, unpack_residual_lstm),
         "ResidualLSTM-square": Comparison(

@@ -1,4 +1,4 @@
-"""Oscillators and long expressive memory: CoRNN, UnICORNN, LEM."""
+"""Oscillators and long expressive memory: CoRNN, UnICORNN, LEM, HeterogeneousCoRNN."""
 
 from functools import partial
 
@@ -76,4 +76,31 @@ LEM = Entry(
     laws=[Case(jrnn.LEM(4), 2)],
     values={"LEM": Comparison(jrnn.LEM(HIDDEN, dt=0.6), partial(lem, dt=0.6), unpack_lem)},
     counts=lambda i, h: {jrnn.LEM(h): 4 * gate(i, h)},  # the authors' code has every bias twice
+)
+
+
+def heterogeneous_cornn(p, carry, x, *, dt):
+    """Ceni et al. 2024: γ and ε are vectors, and no velocity enters the force."""
+    h, z = carry
+    force = tanh(times(p["V"], x) + times(p["W"], h) + p["b"])
+    z = z + dt * (force - p["gamma"] * h - p["epsilon"] * z)
+    h = h + dt * z
+    return (h, z), h
+
+
+def unpack_heterogeneous_cornn(p):
+    gamma, epsilon = p.fixed
+    return {"V": p.w_ih.T, "W": p.w_hh.T, "b": p.b, "gamma": gamma, "epsilon": epsilon}
+
+
+HeterogeneousCoRNN = Entry(
+    laws=[Case(jrnn.HeterogeneousCoRNN(4, dt=0.5), 2)],
+    values={
+        "HeterogeneousCoRNN": Comparison(
+            jrnn.HeterogeneousCoRNN(HIDDEN, dt=0.5),
+            partial(heterogeneous_cornn, dt=0.5),
+            unpack_heterogeneous_cornn,
+        )
+    },
+    counts=lambda i, h: {jrnn.HeterogeneousCoRNN(h): gate(i, h)},
 )

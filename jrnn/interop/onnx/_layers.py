@@ -11,7 +11,16 @@ from jrnn.cells._activations import CONSTANTS, constants_of, with_constants
 from jrnn.cells.maps import Dense, DenseParams, Embed, EmbedParams, Map
 from jrnn.combinators import LearnedCarry, LearnedCarryParams, Stack
 from jrnn.interop._weights import array_of
-from jrnn.interop.onnx._operators import ACTIVATIONS, OURS, USUAL, Operator, activations_of, cell_of, shortest
+from jrnn.interop.onnx._operators import (
+    ACTIVATIONS,
+    FUNCTIONS,
+    OURS,
+    USUAL,
+    Operator,
+    activations_of,
+    cell_of,
+    shortest,
+)
 from jrnn.interop.onnx._values import (
     BATCH,
     DIRECTION,
@@ -23,11 +32,11 @@ from jrnn.interop.onnx._values import (
     Flow,
     Known,
     Part,
+    Tokens,
     Value,
 )
 from jrnn.layers import Bidirectional, BidirectionalParams
 
-FUNCTIONS = {"Softmax": jax.nn.softmax, "LogSoftmax": jax.nn.log_softmax}
 ATTRIBUTES = {  # besides those that give the activations
     "RNN": {"direction", "hidden_size", "clip", "layout"},
     "GRU": {"direction", "hidden_size", "clip", "layout", "linear_before_reset"},
@@ -41,9 +50,8 @@ class Found:
     """All that was found in the graph until now."""
 
     parts: list[Part] = field(default_factory=list)  # of recurrent nodes
-    lengths: dict[str, str] = field(
-        default_factory=dict
-    )  # the input that each recurrent node takes them from
+    # by node, the input that it takes them from
+    lengths: dict[str, str] = field(default_factory=dict)
     merged: dict[Any, Chain] = field(default_factory=dict)
 
 
@@ -79,8 +87,10 @@ class Node:
     def flow(self, place: int) -> Flow:
         """An input that must depend on those of the graph."""
         value = self.get(place)
-        if not isinstance(value, Flow) or not value.whole:
+        if not isinstance(value, Flow):
             raise ValueError(f"input {place} is no value that it can be applied to")
+        if not value.whole:
+            raise ValueError(f"it reads a part of the input {value.chain[0].name!r}")
         return value
 
     def weight(self, place: int, name: str, *shape: int | str) -> Any:
@@ -185,12 +195,13 @@ def _lengths(node: Node, steps: Any) -> str:
     """The input that `sequence_lens` come from, "" for none."""
     value = node.get(4)
     if isinstance(value, Flow):
-        if not value.given() or not value.whole or not value.chain[0].integer:
+        if not value.integer() or not value.whole:
             raise ValueError("sequence_lens must be an input of the graph, of integers")
         return str(value.chain[0].name)
-    if value is not None and any(length != steps for length in value.array.ravel()):
+    array = node.known(4, "sequence_lens")
+    if array is not None and any(length != steps for length in array.ravel()):
         raise ValueError(
-            f"sequence_lens are the constants {value.array.ravel().tolist()}: a model has no place for them, "
+            f"sequence_lens are the constants {array.ravel().tolist()}: a model has no place for them, "
             "they must be an input of the graph"
         )
     return ""
@@ -201,12 +212,12 @@ def _start(node: Node, place: int, shape: tuple[int, int], layout: int) -> Any:
     name = ("initial_h", "initial_c")[place - 5]
     value = node.get(place)
     if isinstance(value, Flow):
-        if not value.given() or value.chains[0][0].integer:
+        if not value.given() or value.integer():
             raise ValueError(f"{name} comes from another node: an encoder and a decoder are two models")
         return None
-    if value is None:
+    if (array := node.known(place, name)) is None:
         return None
-    array = array_of(value.array, name)
+    array = array_of(array, name)
     if array.ndim != 3:
         raise ValueError(f"{name} must have 3 axes, got shape {array.shape}")
     array = array.swapaxes(0, 1) if layout else array
@@ -242,6 +253,8 @@ def _bidirectional(a: Chain, b: Chain, merge: str) -> Chain:
         a, b = b, a
     if a[0] is not b[0]:
         raise ValueError(f"it merges what comes from {a[0].name!r} and from {b[0].name!r}")
+    if a == b:
+        raise ValueError("it merges a value with itself")
     count = next(i for i in range(1, 1 + max(len(a), len(b))) if a[i : i + 1] != b[i : i + 1])
     cells, params = [], []
     for kind, rest in (("forward", a[count:]), ("backward", b[count:])):
@@ -267,8 +280,13 @@ def extended(flow: Flow, part: Part, dims: tuple[Dim, ...] | None = None) -> Flo
 def embedded(node: Node) -> Flow:
     """Read a Gather from a table that is known."""
     table = node.weight(0, "the table", "words", "features")
+    if isinstance(given := node.get(1), Tokens):
+        words = np.arange(len(table))
+        if not np.array_equal(given.function(words), words):
+            raise ValueError("it takes rows of its table by other numbers than those of the words")
+        node.inputs[1] = given.flow
     tokens = node.flow(1)
-    if node.attributes.get("axis", 0) != 0 or not tokens.given() or not tokens.chain[0].integer:
+    if node.attributes.get("axis", 0) != 0 or not tokens.integer():
         raise ValueError("an embedding takes rows of its table by the integers of an input")
     part = Part("map", Embed(table.shape[1]), EmbedParams(table), node=node.name)
     return extended(tokens, part, tokens.dims)

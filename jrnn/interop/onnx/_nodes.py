@@ -26,6 +26,7 @@ from jrnn.interop.onnx._values import (
     Known,
     Size,
     Steps,
+    Tokens,
     Value,
     elementwise,
     product,
@@ -47,11 +48,21 @@ def _whole(node: Node, key: str, place: int) -> list[int]:
         raise ValueError(f"{key} depends on the size of an input") from error
 
 
+def _sizes(node: Node, place: int) -> list[Size]:
+    """A shape, whose sizes may be those of dynamic axes."""
+    return [n if isinstance(n, str) else int(n) for n in node.known(place, "the shape")]
+
+
 def _axis(node: Node, rank: int, default: int = 0) -> int:
-    return int(node.attributes.get("axis", default)) % rank
+    axis = int(node.attributes.get("axis", default))
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis={axis} of {rank}")
+    return axis % rank
 
 
 def _rank(value: Any) -> int:
+    if not isinstance(value, Known | Flow):
+        raise ValueError("it moves axes of what is no sequence and no constant")
     return value.array.ndim if isinstance(value, Known) else len(value.dims)
 
 
@@ -62,11 +73,11 @@ def _constant(node: Node) -> Value:
 
 def _constant_of_shape(node: Node) -> Value:
     fill = np.asarray(node.attributes.get("value", np.zeros(1, np.float32))).reshape(())
-    return Known.of(fill).expand(list(node.known(0, "the shape")))
+    return Known.of(fill).expand(_sizes(node, 0))
 
 
 def _expand(node: Node) -> Value:
-    value, target = node.value(0), list(node.known(1, "the shape"))
+    value, target = node.value(0), _sizes(node, 1)
     if isinstance(value, Known):
         return value.expand(target)
     flow = node.flow(0)
@@ -83,12 +94,15 @@ def _shape(node: Node) -> Value:
 
 
 def _cast(node: Node) -> Value:
-    value, to = node.value(0), node.attributes["to"]
+    to = node.attributes["to"]
+    if found := _of_tokens(node, lambda t: t.astype(to)):
+        kept = isinstance(node.get(0), Flow) and np.issubdtype(to, np.integer)
+        return node.value(0) if kept else found
+    value = node.value(0)
     if isinstance(value, Known):
         kept = value.array.dtype == object or value.array.dtype == to
         return value if kept else Known(value.array.astype(to), value.shape)
-    integer = value.given() and value.chains[0][0].integer
-    if np.issubdtype(to, np.integer) != integer:
+    if np.issubdtype(to, np.integer):
         raise ValueError(f"it casts to {to}")
     return value
 
@@ -112,12 +126,12 @@ def _squeeze(node: Node) -> Value:
 
 def _unsqueeze(node: Node) -> Value:
     value: Any = node.get(0)
-    return value.unsqueeze(_whole(node, "axes", 1))
+    return value if isinstance(value, Tokens) else value.unsqueeze(_whole(node, "axes", 1))
 
 
 def _reshape(node: Node) -> Value:
     value = node.value(0)
-    target: list[Size] = list(node.known(1, "the shape"))
+    target = _sizes(node, 1)
     sizes = value.shape if isinstance(value, Known) else value.sizes
     if not node.attributes.get("allowzero", 0):
         target = [sizes[i] if size == 0 else size for i, size in enumerate(target)]
@@ -142,7 +156,7 @@ def _with_both(node: Node, flow: Flow, merge: str, direction: int, features: int
 
 def _gather(node: Node) -> Value:
     value = node.value(0)
-    if isinstance(value, Known) and isinstance(node.get(1), Flow):
+    if isinstance(value, Known) and isinstance(node.get(1), Flow | Tokens):
         return embedded(node)
     axis = _axis(node, _rank(value))
     indices = node.known(1, "indices")
@@ -213,7 +227,33 @@ def _range(node: Node) -> Value:
     return Known.of(np.arange(start.item(), limit.item(), step.item()))
 
 
+def _of_tokens(node: Node, function: Callable[..., Any]) -> Tokens | None:
+    """Compute something of the integers of an input, if that is what a node does."""
+    values: list[Any] = list(node.inputs)
+    flows = [v.flow if isinstance(v, Tokens) else v for v in values if isinstance(v, Flow | Tokens)]
+    if not flows or not all(v is flows[0] and v.integer() for v in flows):
+        return None
+    if any(isinstance(v, Steps) or (isinstance(v, Known) and v.array.size != 1) for v in values):
+        return None
+
+    def at(value: Any, tokens: Any) -> Any:
+        if isinstance(value, Tokens):
+            return value.function(tokens)
+        return value.array if isinstance(value, Known) else tokens
+
+    return Tokens(flows[0], lambda tokens: function(*(at(value, tokens) for value in values)))
+
+
+def _not(node: Node) -> Value:
+    found = _of_tokens(node, np.logical_not)
+    if found is None:
+        raise ValueError("it negates what is no comparison of tokens")
+    return found
+
+
 def _less(node: Node) -> Value:
+    if found := _of_tokens(node, np.less):
+        return found
     steps, lengths = node.get(0), node.get(1)
     counted = isinstance(steps, Steps) and not steps.lengths and isinstance(lengths, Flow)
     if not counted or not lengths.given() or len(lengths.dims) != 1 or [len(d) for d in steps.dims] != [1, 0]:
@@ -224,14 +264,28 @@ def _less(node: Node) -> Value:
 def _where(node: Node) -> Value:
     values: list[Any] = list(node.inputs)
     given, value, other = values
+    if found := _of_tokens(node, np.where):
+        return found
     if isinstance(given, Steps) and given.lengths and isinstance(value, Flow) and isinstance(other, Known):
         aligned = len(given.dims) == len(value.dims) == 3 and given.dims[2] == ()
         if aligned and value.dims[0] == given.dims[0] and not np.any(other.array):
             node.found.lengths[node.name] = given.lengths
             return value
+    if isinstance(given, Tokens) and isinstance(other, Flow) and other.read in ("state", "cell"):
+        return _kept(node, given, value, other)
     if all(isinstance(v, Known) for v in values):
         return elementwise(lambda c, a, b: a if c else b, *values)
     raise ValueError("it chooses by other than lengths, or something else than 0 in padding")
+
+
+def _kept(node: Node, given: Tokens, start: Any, last: Flow) -> Value:
+    """Read the last state of rows of which some have no step, and keep the state that they start from."""
+    if given.function(np.arange(3)).tolist() != [True, False, False]:
+        raise ValueError("it chooses states by something else than a length of 0")
+    if not (isinstance(start, Known) or (isinstance(start, Flow) and start.given())):
+        raise ValueError("a row without a step keeps the state that it starts from, and no other")
+    node.found.lengths[node.name] = str(given.flow.chain[0].name)
+    return last
 
 
 def _matmul(node: Node) -> Value:
@@ -250,19 +304,27 @@ def _gemm(node: Node) -> Value:
 
 
 def _two(node: Node) -> Value:
-    """Read a sum or a product: of sizes, of a read-out and its bias, or of both directions."""
+    """Read arithmetic: of sizes, of a read-out and its bias, or of both directions."""
     values: list[Any] = list(node.inputs)
+    on_tokens = {"Add": np.add, "Mul": np.multiply, "Equal": np.equal}.get(node.kind)
+    if on_tokens and (tokens := _of_tokens(node, on_tokens)):
+        return tokens
     if all(isinstance(value, Known) for value in values):
-        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b])}
+        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
         if not all(value.array.dtype.kind in "iO" for value in values) or node.kind not in functions:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
     if any(isinstance(value, Known) for value in values):
-        place = next(i for i, value in enumerate(values) if isinstance(value, Flow))
+        place = next((i for i, value in enumerate(values) if not isinstance(value, Known)), 0)
+        node.flow(place)
+        if node.kind == "Mul" and np.all(values[1 - place].array == 0.5):
+            return _halved(node, node.flow(place))
         if node.kind != "Add" or len(values) != 2:
             raise ValueError("it scales by a constant")
         return biased(node, node.flow(place), values[1 - place].array)
     flows = [node.flow(i) for i in range(len(values))]
+    if node.kind not in MERGES:
+        raise ValueError("it compares values")
     if any(flow.dims != flows[0].dims or flow.read != flows[0].read for flow in flows):
         raise ValueError(f"it merges values of axes {[flow.dims for flow in flows]}")
     together = dataclasses.replace(flows[0], chains=tuple(flow.chain for flow in flows))
@@ -270,26 +332,38 @@ def _two(node: Node) -> Value:
     return _with_both(node, together, MERGES[node.kind], last, last)
 
 
+def _halved(node: Node, flow: Flow) -> Flow:
+    """Read half the sum of both directions as their mean."""
+    part, last = flow.chain[-1], len(flow.dims) - 1
+    if getattr(part, "kind", "") != "both" or part.cell.merge != "sum":
+        raise ValueError("it scales by a constant")
+    return _with_both(node, dataclasses.replace(flow, chains=part.halves), "mean", last, last)
+
+
 def _reduce(node: Node) -> Value:
-    """Read a sum, product or mean over both directions, or a mean or maximum over time."""
-    flow, kept = node.flow(0), node.attributes.get("keepdims", 1)
+    """Read a sum, product or mean over directions, a mean or maximum over time, or a product of sizes."""
+    kept, sizes = node.attributes.get("keepdims", 1), node.get(0)
+    if isinstance(sizes, Known) and sizes.array.ndim == 1 and node.kind == "ReduceProd":
+        found = np.array([product(sizes.array), None], object)[:1]
+        return Known.of(found if kept else found.reshape(()))
+    flow = node.flow(0)
     axes = _whole(node, "axes", 1)
     place = axes[0] % len(flow.dims) if len(axes) == 1 else -1
     labels = [axis.label for axis in flow.dims[place]] if place >= 0 else []
     if labels == [DIRECTION] and node.kind in REDUCED:
-        found = _with_both(node, flow, REDUCED[node.kind], place, len(flow.dims) - 1)
+        whole = _with_both(node, flow, REDUCED[node.kind], place, len(flow.dims) - 1)
     elif labels == [TIME] and node.kind in ("ReduceMean", "ReduceMax") and flow.chain[-1].kind != "map":
         read = {"ReduceMean": "mean", "ReduceMax": "max"}[node.kind]
-        found = dataclasses.replace(flow, read=read, dims=flow.dims[:place] + flow.dims[place + 1 :])
+        whole = dataclasses.replace(flow, read=read, dims=flow.dims[:place] + flow.dims[place + 1 :])
     else:
         raise ValueError(f"it reduces axes {axes} of {flow.dims}")
-    return found.unsqueeze([place]) if kept else found
+    return whole.unsqueeze([place]) if kept else whole
 
 
 NODES: dict[str, Callable[[Node], Any]] = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
     **dict.fromkeys(("Identity", "Dropout"), _same),
-    **dict.fromkeys(("Add", "Mul", "Mean"), _two),
+    **dict.fromkeys(("Add", "Equal", "Mul", "Mean"), _two),
     **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMean", "ReduceMax"), _reduce),
     **dict.fromkeys(
         ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign"), activated
@@ -304,6 +378,7 @@ NODES: dict[str, Callable[[Node], Any]] = {
     "Gemm": _gemm,
     "Less": _less,
     "MatMul": _matmul,
+    "Not": _not,
     "Range": _range,
     "Reshape": _reshape,
     "Shape": _shape,

@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jrnn.cells._activations import CONSTANTS, constants_of, with_constants
@@ -38,6 +39,7 @@ USUAL = {  # constants that go without saying in ONNX; Affine and ScaledTanh hav
     "leaky_relu": (0.01,),
     "thresholded_relu": (1.0,),
 }
+FUNCTIONS: dict[str, Any] = {"Softmax": "softmax", "LogSoftmax": jax.nn.log_softmax}  # of read-outs only
 DEFAULTS = {"RNN": ("tanh",), "GRU": ("sigmoid", "tanh"), "LSTM": ("sigmoid", "tanh", "tanh")}
 OURS, THEIRS = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}, {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}
 CELLS = Elman | GRU | LSTM | LSTMVariant

@@ -6,7 +6,7 @@ string, and so is a product with one.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,7 +143,9 @@ class Flow:
 
     chains: tuple[Chain, ...]
     dims: tuple[Dim, ...]
-    read: str = ""  # how it lost its time: "state", "cell", "step", "mean" or "max"
+    # how it lost its time: "state", "cell", "step", "mean" or "max"; "last" and "first" of both directions,
+    # of which only one has seen the whole sequence there
+    read: str = ""
     whole: bool = True  # False for a slice of an input
 
     @property
@@ -161,6 +163,10 @@ class Flow:
     def given(self) -> bool:
         """Whether it is an input as it came, or a slice of one."""
         return all(len(chain) == 1 for chain in self.chains)
+
+    def integer(self) -> bool:
+        """Whether it is an input of integers."""
+        return self.given() and bool(self.chains[0][0].integer)
 
     def transpose(self, order: Sequence[int]) -> "Flow":
         """Reorder dimensions."""
@@ -206,37 +212,48 @@ class Flow:
             return self._half(axis, start, stop)
         if label == TIME:
             return self._end(axis, start, stop)
-        raise ValueError(f"it takes [{start}:{stop}] of axis {axis}, of size {size}")
+        raise ValueError(
+            f"it takes [{start}:{stop}] of axis {axis} of {size}; an exporter that writes out each step, "
+            "as torch's with dynamo=True does for nn.RNN, leaves no operator to read"
+        )
 
     def _half(self, axis: int, start: int, stop: int) -> "Flow":
         """The features of one direction."""
         halves = getattr(self.chain[-1], "halves", ())
         begin = 0
-        for chain in halves:
+        for chain, seen in zip(halves, ("last", "first"), strict=False):
             width = int(chain[-1].cell.out_features)
-            if (start, stop) == (begin, begin + width):
+            if (start, stop) == (begin, begin + width) and self.read in ("", seen):
                 dims = _put(self.dims, axis, (Axis(FEATURES, width),))
-                return dataclasses.replace(self, chains=(chain,), dims=dims)
+                read = "step" if self.read else ""
+                return dataclasses.replace(self, chains=(chain,), dims=dims, read=read)
             begin += width
-        raise ValueError(f"features [{start}:{stop}] are not those of one direction")
+        where = f" that has seen the whole sequence at the {self.read} step" if self.read else ""
+        raise ValueError(f"features [{start}:{stop}] are not those of one direction{where}")
 
     def _end(self, axis: int, start: int, stop: int) -> "Flow":
         """The step at which a direction has read the whole sequence."""
         size = self.sizes[axis]
         last = (start, stop) == (size - 1, size) if isinstance(size, int) else start == -1 and stop >= END
+        read = {"forward": "step" if last else "", "backward": "" if last else "step"}
         for chain in self.chains:
             kind = next((part.kind for part in chain[:0:-1] if part.kind != "map"), "map")
-            if not (last if kind == "forward" else kind == "backward" and (start, stop) == (0, 1)):
+            found = "both" if kind == "both" and chain[-1].kind == "both" else kind
+            seen = read | {"both": "last" if last else "first"}
+            if not (last or (start, stop) == (0, 1)) or not seen.get(found, ""):
                 raise ValueError(
-                    f"it takes steps [{start}:{stop}] of a layer that reads {kind}, and the whole sequence is "
-                    "seen by the last step of one that reads forward, or the first of one that reads backward"
+                    f"it takes steps [{start}:{stop}] of a layer that reads {kind}, not its last one"
                 )
-        return dataclasses.replace(self, dims=_put(self.dims, axis, ()), read="step")
+        return dataclasses.replace(self, dims=_put(self.dims, axis, ()), read=seen[found])
 
     def features(self) -> int:
         """Width of the last dimension, which must hold the features and nothing else."""
         if self.read == "cell":
             raise ValueError("it reads the cell state of an LSTM, which is no output of a cell")
+        if self.read in ("last", "first"):
+            raise ValueError(
+                f"it reads the {self.read} step of both directions, where one of them has seen that step only"
+            )
         labels = [axis.label for axis in self.dims[-1] if axis.size != 1 or axis.label == FEATURES]
         if labels != [FEATURES] or not isinstance(self.sizes[-1], int):
             raise ValueError(f"its last axis must be the features, and no other axis, got {self.dims}")
@@ -255,20 +272,32 @@ class Steps:
         return dataclasses.replace(self, dims=_with_ones(self.dims, axes, ()))
 
 
-Value = Known | Flow | Steps
+@dataclass(frozen=True)
+class Tokens:
+    """What is computed of the integers of an input, each for itself, before they choose an embedding."""
+
+    flow: Flow
+    function: Callable[[Any], Any]
+
+
+Value = Known | Flow | Steps | Tokens
 
 
 def regrouped(axes: list[Axis], target: list[Size]) -> list[Dim]:
-    """Part a sequence of axes into dimensions of these sizes, one of which may be -1."""
+    """Part a sequence of axes into dimensions of these sizes, one of which may be -1.
+
+    Exporters write the size of their example for a dynamic axis: such a number stands for the axis.
+    """
     left = list(axes)
 
     def take(sizes: list[Size], end: int) -> list[Dim]:
         groups = []
         for size in sizes:
             group: list[Axis] = []
-            if size == 1 and left and left[end].size == 1:
+            example = left and isinstance(left[end].size, str) and isinstance(size, int) and size != 1
+            if example or (left and size == left[end].size == 1):
                 group.append(left.pop(end))
-            while product(axis.size for axis in group) != size:
+            while not example and product(axis.size for axis in group) != size:
                 if not left:
                     raise ValueError(f"cannot reshape axes {tuple(axes)} to {tuple(target)}")
                 group.append(left.pop(end))
@@ -291,12 +320,17 @@ def _put(dims: tuple[Any, ...], place: int, dim: Any) -> tuple[Any, ...]:
 
 
 def _normal(axes: Sequence[int], rank: int) -> list[int]:
+    """Axes counted from the front."""
+    if any(not -rank <= axis < rank for axis in axes):
+        raise ValueError(f"axes {list(axes)} of {rank}")
     return [int(axis) % rank for axis in axes]
 
 
 def _with_ones(sizes: tuple[Any, ...], axes: Sequence[int], one: Any) -> tuple[Any, ...]:
     rank = len(sizes) + len(axes)
     places, rest = _normal(axes, rank), iter(sizes)
+    if len(set(places)) < len(axes):
+        raise ValueError(f"axes {list(axes)} name one twice")
     return tuple(one if i in places else next(rest) for i in range(rank))
 
 

@@ -26,6 +26,9 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     `Stack`, others a `Sequential`; a graph that reads the last step or state becomes `ManyToOne`. Constants
     other than zero as initial states become `LearnedCarry`. Every attribute of the operators is read.
 
+    What an exporter writes as a loop or step by step is no operator any more: of `torch.onnx.export` that is
+    `nn.RNN` with dynamo=True (with dynamo=False it can be read), of Keras 3 `GRU` and `SimpleRNN`.
+
     The model has time first, whatever the graph has. Lengths and states that the graph takes as inputs are
     those of `jrnn.apply`, and states that it returns are in the carry. What stands in padding is 0 in jrnn;
     a `Linear` of PyTorch behind a padded sequence has its bias there. onnxruntime returns 0 as the state of a
@@ -60,6 +63,7 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     graph = _Graph(onnx, proto.graph)
+    _check_operators(proto.graph.node)
     for node in proto.graph.node:
         graph.read(node)
     flow = _answer(graph)
@@ -78,6 +82,11 @@ def _parsed(onnx: Any, source: Any) -> Any:
         raise TypeError(f"from_onnx takes an onnx.ModelProto or its bytes, got a {type(source).__name__}")
     if not source.graph.node:
         raise ValueError("the ONNX model has no nodes")
+    for tensor in source.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(
+                f"{tensor.name!r} is kept outside of the model: onnx.load(path) reads it as well"
+            )
     try:
         onnx.checker.check_model(source)
     except onnx.checker.ValidationError as error:
@@ -98,15 +107,20 @@ class _Graph:
                 self.values[given.name] = self._input(given)
 
     def _array(self, tensor: Any) -> Any:
-        if tensor.data_location == self.onnx.TensorProto.EXTERNAL:
-            raise ValueError(
-                f"{tensor.name!r} is kept outside of the model: onnx.load(path) reads it as well"
-            )
-        return self.onnx.numpy_helper.to_array(tensor)
+        try:
+            return self.onnx.numpy_helper.to_array(tensor)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{tensor.name!r} is no array: {error}") from error
+
+    def _dtype(self, number: int) -> np.dtype[Any]:
+        try:
+            return np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(number))
+        except KeyError as error:
+            raise ValueError(f"{number} is no dtype of ONNX") from error
 
     def _input(self, given: Any) -> Flow:
         kind = given.type.tensor_type
-        dtype = self.onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else np.dtype("O")
+        dtype = self._dtype(kind.elem_type)
         if dtype.kind not in "if":
             raise ValueError(f"input {given.name!r} is of {dtype}, and models read floats or integers")
         dims: list[Any] = [
@@ -119,18 +133,13 @@ class _Graph:
 
     def read(self, node: Any) -> None:
         """Read a node."""
-        name = f"node {node.name or node.output[0]!r} ({node.domain}.{node.op_type})".replace("(.", "(")
-        if node.domain not in ("", "ai.onnx") or node.op_type not in NODES:
-            raise ValueError(
-                f"{name}: from_onnx reads RNN, GRU and LSTM, with Gather, MatMul, Gemm, Add and activations "
-                "around them, and no such operator"
-            )
+        name = _name(node)
         attributes = {a.name: self._attribute(a) for a in node.attribute}
         inputs = [self.values[given] for given in node.input]
         given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
         try:
             found = NODES[node.op_type](given)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise ValueError(f"{name}: {error}") from error
         found = found if isinstance(found, list) else [found]
         self.values.update(zip(node.output, found, strict=False))
@@ -140,11 +149,28 @@ class _Graph:
         if isinstance(value, self.onnx.TensorProto):
             return self._array(value)
         if attribute.name == "to":
-            return self.onnx.helper.tensor_dtype_to_np_dtype(value)
+            return self._dtype(value)
         if isinstance(value, bytes):
             return value.decode()
         return (
             [v.decode() if isinstance(v, bytes) else v for v in value] if isinstance(value, list) else value
+        )
+
+
+def _name(node: Any) -> str:
+    domain = f"{node.domain}." if node.domain else ""
+    return f"node {node.name or node.output[0]!r} ({domain}{node.op_type})"
+
+
+def _check_operators(nodes: Any) -> None:
+    """That all operators are among those that are read; a loop is named before what stands around it."""
+    foreign = [node for node in nodes if node.domain not in ("", "ai.onnx") or node.op_type not in NODES]
+    loops = [node for node in foreign if node.op_type in ("Loop", "Scan")]
+    for node in loops or foreign:
+        hint = ": a loop that its exporter did not see as one of the three, as GRU and SimpleRNN of Keras 3"
+        raise ValueError(
+            f"{_name(node)}: from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around "
+            f"them, and no such operator{hint if loops else ''}"
         )
 
 
@@ -163,16 +189,15 @@ def _answer(graph: _Graph) -> Flow:
     (flow,) = answers.values()
     if len(flow.chains) > 1:
         flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
-    if flow.read == "cell":
-        raise ValueError("its only output is the cell state of an LSTM")
+    flow.features()
     return flow
 
 
 def _answers_of(states: dict[str, Flow]) -> dict[str, Flow]:
-    """Of outputs without time, those that have gone through most layers."""
+    """Of outputs without time, the one that has gone through most layers; the first of several."""
     depth = {name: max(map(len, flow.chains)) for name, flow in states.items() if flow.read == "state"}
-    deepest = [name for name in depth if depth[name] == max(depth.values())]
-    return {name: states[name] for name in deepest or states}
+    deepest = max(depth or states, key=lambda name: depth.get(name, 0))
+    return {deepest: states[deepest]}
 
 
 def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:

@@ -14,16 +14,17 @@ from jrnn.combinators import LearnedCarry, Stack
 from jrnn.interop._weights import array_of
 from jrnn.interop.onnx._operators import (
     ACTIVATIONS,
+    FUNCTIONS,
     Operator,
     attributes_of,
     import_onnx,
     operator_of,
 )
 from jrnn.layers import Bidirectional, Reversed, Sequential
+from jrnn.paradigms import ManyToOne
 
 OPSET, IR = 14, 8  # the first opset with today's inputs of the operators, read by every runtime of today
 MERGES = {"sum": "Add", "mul": "Mul", "mean": "Mean"}
-FUNCTIONS: dict[Function, str] = {jax.nn.softmax: "Softmax", jax.nn.log_softmax: "LogSoftmax"}
 
 
 def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = False) -> Any:
@@ -38,10 +39,11 @@ def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = Fal
     `last.cells.0.h`.
 
     Written are `Elman`, `GRU`, `LSTM`, `LSTMVariant`, `Embed`, `Dense`, `Map`, and `Stack`, `Sequential`,
-    `Bidirectional`, `Reversed` and `LearnedCarry` of them.
+    `Bidirectional`, `Reversed`, `LearnedCarry` and, outermost, `ManyToOne` of them; `ys` of that has no time.
 
-    In onnxruntime, a row of length 0 has a last carry of zeros, where jrnn keeps the one that was given.
-    It runs float32 only. A negative token counts from the end of the vocabulary, where jrnn has NaN.
+    In onnxruntime, a row of length 0 has a last carry of zeros, where jrnn keeps the one that was given. It
+    runs float32 only. A negative token counts from the end of the vocabulary, where jrnn has NaN. Any other
+    model is written by `jrnn.export.onnx`, which also keeps the carry of rows of length 0.
 
     Args:
       model: a cell or a layer.
@@ -67,11 +69,13 @@ def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = Fal
     if len(dtypes) != 1 or dtypes[0] not in ("float16", "float32", "float64"):
         raise ValueError(f"params must have one dtype, of float16, float32 or float64, got {dtypes}")
     graph = _Graph(np.dtype(dtypes[0]), lengths, carry)
-    ys = _write(graph, model, params, _states(model, params), _Place("xs"))
-    if lengths and ys not in graph.zeroed:
+    timeless = isinstance(model, ManyToOne)
+    inner, at = (model.model, _Place("xs", read=model.read)) if timeless else (model, _Place("xs"))
+    ys = _write(graph, inner, params, _states(model, params), at)
+    if lengths and not timeless and ys not in graph.zeroed:
         ys = graph.node("Where", [graph.valid(), ys, graph.constant("zero", np.zeros((), graph.dtype))])
     graph.node("Identity", [ys], ["ys"])
-    return graph.proto(in_ndim(model), model.out_features)
+    return graph.proto(in_ndim(model), [*([] if timeless else ["time"]), "batch", model.out_features])
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class _Place:
     x: str
     path: str = ""
     reverse: bool = False
+    read: str = ""  # what `ManyToOne` reads of it
 
     def into(self, *names: Any) -> "_Place":
         """Step into a part."""
@@ -136,7 +141,7 @@ class _Graph:
         ends = self.node("Cast", ["lengths"], to=self.onnx.TensorProto.INT64)
         return self.node("Unsqueeze", [self.node("Less", [column, ends]), self.whole(2)])
 
-    def proto(self, axes: int, features: int) -> Any:
+    def proto(self, axes: int, shape: list[Any]) -> Any:
         """The whole model."""
         helper = self.onnx.helper
         kind = helper.np_dtype_to_tensor_dtype(self.dtype)
@@ -148,7 +153,7 @@ class _Graph:
         inputs = [("xs", kind if axes else integers, ["time", "batch", self.width][: 2 + axes])]
         inputs += [("lengths", integers, ["batch"])] if self.lengths else []
         inputs += states("carry", self.starts) if self.carry else []
-        outputs = [("ys", kind, ["time", "batch", features]), *states("last", self.ends)]
+        outputs = [("ys", kind, shape), *states("last", self.ends)]
         graph = helper.make_graph(
             self.nodes,
             "jrnn",
@@ -178,12 +183,21 @@ def _states(model: Any, params: Any) -> Any:
 
 def _write(graph: _Graph, model: Any, params: Any, states: Any, at: _Place) -> str:
     """Add the nodes of a model, and name what it returns."""
+    if at.read in ("mean", "max") and not isinstance(model, Sequential):
+        if graph.lengths:
+            raise ValueError(
+                f"ManyToOne: read={at.read!r} of rows of several lengths: ONNX has no operator for it"
+            )
+        y = _write(graph, model, params, states, replace(at, read=""))
+        return graph.node({"mean": "ReduceMean", "max": "ReduceMax"}[at.read], [y], axes=[0], keepdims=0)
     if isinstance(model, Stack | Sequential):
         parts = model.cells if isinstance(model, Stack) else model.layers
         inner = states.cells if isinstance(model, Stack) else states
+        final = max((i for i, state in enumerate(inner) if jax.tree.leaves(state)), default=0)
+        x = at.x
         for index, part in enumerate(zip(parts, params, inner, strict=True)):
-            at = replace(at, x=_write(graph, *part, at.into(index)))
-        return at.x
+            x = _write(graph, *part, replace(at.into(index), x=x, read=at.read if index == final else ""))
+        return x
     if isinstance(model, Bidirectional):
         return _write_both(graph, model, params, states, at)
     if isinstance(model, Reversed):
@@ -201,6 +215,10 @@ def _write(graph: _Graph, model: Any, params: Any, states: Any, at: _Place) -> s
 
 
 def _write_map(graph: _Graph, model: Any, params: Any, at: _Place) -> str:
+    if at.read:
+        raise ValueError(
+            f"ManyToOne reads {model}: ONNX has the last state of a layer, and this one has none"
+        )
     if isinstance(model, Embed):
         return graph.node("Gather", [graph.constant(_joined(at.path, "table"), params.table), at.x], axis=0)
     if isinstance(model, Map):
@@ -220,8 +238,9 @@ def _write_function(graph: _Graph, model: Any, function: str | Function, at: _Pl
     if function == "hard_tanh":
         bounds = [graph.constant(f"bound_{n}", np.array(n, graph.dtype)) for n in (-1, 1)]
         return graph.node("Clip", [at.x, *bounds])
-    if not isinstance(function, str) and function in FUNCTIONS:
-        return graph.node(FUNCTIONS[function], [at.x], axis=-1)
+    for kind, known in FUNCTIONS.items():
+        if function == known:
+            return graph.node(kind, [at.x], axis=-1)
     name, constants = constants_of(function) if isinstance(function, str) else ("", ())
     if name not in ACTIVATIONS or name in ("affine", "scaled_tanh"):
         raise ValueError(f"{at.path or 'model'}: {model}: ONNX has no operator for {function!r}")
@@ -293,6 +312,9 @@ def _write_operator(graph: _Graph, operators: list[Operator], states: list[list[
             graph.node("Gather", [name, place], [_joined("last", state.path)], axis=0)
     graph.starts += [state for found in states for state in found]
     graph.ends += [state for found in states for state in found]
+    if at.read:  # (directions, batch, hidden)
+        y = graph.node("Transpose", [last[0]], perm=[1, 0, 2])
+        return graph.node("Reshape", [y, graph.whole(0, len(operators) * first.hidden)])
     if both:  # (time, 2, batch, hidden)
         y = graph.node("Transpose", [y], perm=[0, 2, 1, 3])
         y = graph.node("Reshape", [y, graph.whole(0, 0, 2 * first.hidden)])
