@@ -141,7 +141,7 @@ def test_chunks_are_a_scan(kind):
     assert_close(chunked, scanned, rtol=1e-11)
 
 
-MATRICES = "MLSTM LinearAttention RetNet GLA Mamba2 DeltaNet GatedDeltaNet RWKV7".split()
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
 
 
 @pytest.mark.parametrize("name", MATRICES)

@@ -134,16 +134,17 @@ def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | Non
     decay = None if m.decay is None else next(parts)
     counts = len(m.corrections), len(m.additions), len(m.additions), len(m.fulls), len(m.queries)
     u, k, v, c, q = (tuple(next(parts) for _ in range(count)) for count in counts)
-    vectors = Vectors(decay, u, k, v, c, q)
     seen_of = tuple(sorted({query for r in m.reads for query, *_ in r.products}))
     structure = Structure(tuple(query for _, query in m.corrections), len(k), len(c), len(q), seen_of)
     order = (*m.batch, m.key, *m.values)
     shape = tuple(start.shape[axis] for axis in order)
+    # rows, keys, values; 1 value where no axis is left, as columns that decay at rates of their own are rows
     flat = math.prod(shape[: len(m.batch)]), start.shape[m.key], math.prod(shape[len(m.batch) + 1 :])
 
     def matrices(a: Array) -> Array:
         return jnp.transpose(a, order).reshape(flat).astype(dtype)
 
+    vectors = Vectors(decay, u, k, tuple(a.reshape(*a.shape[:2], flat[2]) for a in v), c, q)
     full = tuple(matrices(values[place]) for _, place in m.fulls)
     steps = size or _usual(m, vectors)
     end, seen = run_chunks(structure, vectors, matrices(start), full, steps, reverse)
