@@ -5,7 +5,7 @@ With P[a, b] the product of the decays of steps b + 1 … a, and S the state bef
     y_qi = P[i−1, 0] qᵢᵀ S + Σ_{j<i} P[i−1, j] ((qᵢ·uⱼ) y_wj + (qᵢ·kⱼ) vⱼ) + …   for every query q
     S_C  = P[C, 0] S + Σ_j P[C, j] (uⱼ y_wjᵀ + kⱼ vⱼᵀ) + …
 
-so products of matrices, and one solution of a triangular system for the y_w, which depend on one another.
+so products of matrices, and for the y_w, which depend on one another, the inverse of a triangular one.
 P is made of products alone, so that decays may be 0 or negative, and no exponential overflows.
 """
 
@@ -101,9 +101,7 @@ def _chunk(structure: Structure) -> Any:
             picked = jnp.asarray(s.corrections)
             own = _of_queries(among, size, s.queries, picked)
             right = _of_queries(seen, size, s.queries, picked)
-            corrected = lax.linalg.triangular_solve(
-                -own, right, left_side=True, lower=True, unit_diagonal=True
-            )
+            corrected = inverse(own) @ right
             seen = seen + among @ corrected
         end = _times(products[:, size, 0], state)
         if s.additions:
@@ -137,6 +135,34 @@ def decay_products(decay: Array | None, size: int, dtype: Any) -> Array:
         done = jnp.concatenate([upper, lower], 2)
     start = jnp.zeros_like(done[:, 0, :1, : size + 1]).at[:, :, 0].set(1)
     return jnp.concatenate([start, done[:, 0, :size, : size + 1]], 1)
+
+
+@jax.custom_jvp
+def inverse(a: Array) -> Array:
+    """(I − A)⁻¹ of matrices A, (rows, n, n), with zeros on the diagonal and above.
+
+    Of two blocks on the diagonal it is made of theirs, by products of matrices: on a CPU, solvers of LAPACK
+    that run side by side can wait for one another for ever.
+    """
+    size = a.shape[1]
+    whole = 1 << (size - 1).bit_length()
+    a = jnp.pad(a, ((0, 0), (0, whole - size), (0, whole - size)))
+    done = jnp.ones((a.shape[0], whole, 1, 1), a.dtype)
+    while done.shape[1] > 1:
+        count, half = done.shape[1] // 2, done.shape[2]
+        blocks = a.reshape(a.shape[0], count, 2 * half, count, 2 * half)
+        on_diagonal = jnp.stack([blocks[:, i, half:, i, :half] for i in range(count)], 1)
+        first, second = done[:, 0::2], done[:, 1::2]
+        upper = jnp.concatenate([first, jnp.zeros_like(first)], 3)
+        lower = jnp.concatenate([second @ on_diagonal @ first, second], 3)
+        done = jnp.concatenate([upper, lower], 2)
+    return done[:, 0, :size, :size]
+
+
+@inverse.defjvp
+def _inverse_jvp(primals: Any, tangents: Any) -> Any:
+    x = inverse(*primals)
+    return x, x @ tangents[0] @ x
 
 
 def _stacked(vectors: tuple[Array, ...]) -> Array:
