@@ -26,6 +26,9 @@ class Op:
     product: bool  # a matmul
     reverse_only: bool  # has no forward-mode derivative, e.g. a custom_vjp
     bounds: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
+    primitive: str  # its name; "" for more than one equation
+    params: Any  # of the primitive
+    operands: tuple[Any, ...]  # all in order: the number of a value, or a literal, which has a `val`
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +220,7 @@ def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], num
     read, made = variables
     kind = eqns[0].primitive.name if len(eqns) == 1 else ""
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
+    number = dict(zip(read, numbers[0], strict=True))
     return Op(
         _function(jaxpr, eqns, read, made),
         inputs=numbers[0],
@@ -227,6 +231,9 @@ def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], num
         product=kind == "dot_general",
         reverse_only=any(map(_is_reverse_only, eqns)),
         bounds=_slice_bounds(eqns[0]) if kind else None,
+        primitive=kind,
+        params=eqns[0].params,
+        operands=tuple(v if isinstance(v, Literal) else number.get(v) for v in eqns[0].invars),
     )
 
 

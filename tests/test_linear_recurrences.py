@@ -212,7 +212,8 @@ def reaches_others(case):
     return any(np.any(a[..., 1:] != b[..., 1:]) for pair in ran for a, b in zip(*pair, strict=True))
 
 
-NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "MLSTM", "NARX"  # their carry has other axes than units
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
+NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "NARX", *MATRICES  # their carry has other axes than units
 UNITS = [
     case
     for case in CASES

@@ -15,6 +15,9 @@ from jrnn.cells.convolutional import ConvGRU as ConvGRU
 from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.decay import GRUD as GRUD
 from jrnn.cells.deep_gates import SGU as SGU
+from jrnn.cells.delta import RWKV7 as RWKV7
+from jrnn.cells.delta import DeltaNet as DeltaNet
+from jrnn.cells.delta import GatedDeltaNet as GatedDeltaNet
 from jrnn.cells.diagonal import IndRNN as IndRNN
 from jrnn.cells.elman import PLRNN as PLRNN
 from jrnn.cells.elman import Elman as Elman
@@ -28,6 +31,10 @@ from jrnn.cells.highway import NASCell as NASCell
 from jrnn.cells.history import Window as Window
 from jrnn.cells.intersection import IntersectionRNN as IntersectionRNN
 from jrnn.cells.legendre import LMU as LMU
+from jrnn.cells.linear_attention import GLA as GLA
+from jrnn.cells.linear_attention import LinearAttention as LinearAttention
+from jrnn.cells.linear_attention import Mamba2 as Mamba2
+from jrnn.cells.linear_attention import RetNet as RetNet
 from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
 from jrnn.cells.linear_units import RTU as RTU

@@ -137,7 +137,8 @@ class MLSTM:
 
     m starts so low that m = ĩ at the first step; h does not depend on it. Numerator and denominator are
     multiplied by exp(min(m, 0)), so that no exponential overflows; the paper has no third bound. The gradient
-    saves C of every step, hidden² / heads numbers per row; `Scan(memory="sqrt")` saves fewer.
+    saves C of every step, hidden² / heads numbers per row; `Chunked` saves fewer, and
+    is faster.
 
     Args:
       hidden: width of y.

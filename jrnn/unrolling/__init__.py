@@ -2,6 +2,7 @@
 
 from jrnn._exports import public_names
 from jrnn.unrolling.associative import Associative as Associative
+from jrnn.unrolling.chunked import Chunked as Chunked
 from jrnn.unrolling.cudnn import CuDNN as CuDNN
 from jrnn.unrolling.driver import gradient_memory as gradient_memory
 from jrnn.unrolling.driver import unroll as unroll

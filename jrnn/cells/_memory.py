@@ -1,0 +1,41 @@
+"""Memories that are matrices, keys by values: what linear attention and delta rules share."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jrnn.cell import Shape, zero_state
+from jrnn.cells._gating import split
+
+
+def zero_memory(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+    """A memory for each head, (..., heads, d, d), of zeros."""
+    size = self.hidden // self.heads
+    return zero_state(params, (*batch_shape, self.heads, size), size)
+
+
+def in_heads(packed: Array, count: int, heads: int) -> list[Array]:
+    """Parts of a packed array, one per letter: (..., heads, d)."""
+    parts = split(packed, count)
+    return [part.reshape(*part.shape[:-1], heads, part.shape[-1] // heads) for part in parts]
+
+
+def joined(y: Array) -> Array:
+    """The heads side by side, (..., heads · d)."""
+    return y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
+
+
+def outer(k: Array, v: Array) -> Array:
+    """The matrix k vᵀ."""
+    return k[..., :, None] * v[..., None, :]
+
+
+def look_up(memory: Array, k: Array) -> Array:
+    """What is stored under a key: Sᵀ k."""
+    return jnp.sum(memory * k[..., :, None], -2)
+
+
+def unit(k: Array) -> Array:
+    """A key of length 1; of zeros, it stays as it is."""
+    return k * lax.rsqrt(jnp.sum(k**2, -1, keepdims=True) + 1e-6)

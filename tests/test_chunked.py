@@ -1,0 +1,290 @@
+"""`Chunked` against `Scan`: values and gradients of every kind of matrix state, in every mode."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrnn
+from jrnn import Chunked
+from jrnn.unrolling._chunks import decay_products
+from tests.values import assert_close
+
+METHODS = jrnn.Scan(), Chunked(4)
+STEPS, BATCH, HEADS, KEYS, VALUES = 11, 2, 2, 3, 4
+RESETS = np.zeros((STEPS, BATCH), bool)
+RESETS[3, 0] = RESETS[4, 0] = RESETS[7, 1] = RESETS[2, 1] = True
+RAGGED = {"resets": RESETS, "lengths": np.array([STEPS, 6]), "reverse": True}
+SIZES = {"k": KEYS, "q": KEYS, "a": KEYS, "l": KEYS, "v": VALUES, "d": VALUES, "z": VALUES, "g": 1, "b": 1}
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def outer(k, v):
+    return k[..., :, None] * v[..., None, :]
+
+
+def read(s, q):
+    return jnp.einsum("...r,...rc->...c", q, s)
+
+
+def unit(k):
+    return k / jnp.linalg.norm(k, axis=-1, keepdims=True)
+
+
+def delta(s, k, b, v):
+    return s + outer(b * k, v - read(s, k))
+
+
+def bonus(s, z):  # what is read is neither the state before the step nor that after it
+    return z.a[..., None] * s + outer(z.k, z.v), read(s + outer(z.l * z.k, z.v), z.q)
+
+
+def transposed(s, z):  # values by keys, as a product of matrices
+    s = z.g[..., None] * s + z.d[..., :, None] @ z.a[..., None, :]
+    return s, (s @ z.a[..., :, None])[..., 0]
+
+
+def gated_delta(s, z):
+    return delta(z.g[..., None] * s, z.k, z.b, z.v)
+
+
+def householders(s, z):
+    return delta(gated_delta(s, z), z.l, 2 * z.b, z.d)
+
+
+KINDS = {
+    "nothing decays": lambda s, z: s + outer(z.k, z.v),
+    "a number decays": lambda s, z: z.g[..., None] * s - outer(z.k, z.v) / 2,
+    "a negative number decays": lambda s, z: jnp.sin(3 * z.g[..., None]) * s + outer(z.k, z.v),
+    "decays are zero": lambda s, z: jnp.where(z.g > 0.5, z.g, 0)[..., None] * s + outer(z.k, z.v),
+    "rows decay": lambda s, z: z.a[..., None] * s + outer(z.k, z.v),
+    "columns decay": lambda s, z: jax.nn.sigmoid(z.d)[..., None, :] * s + outer(z.k, z.v),
+    "delta rule": lambda s, z: delta(s, z.k, z.b, z.v),
+    "gated delta rule": gated_delta,
+    "delta rule, rows decay": lambda s, z: delta(z.a[..., None] * s, z.k, z.b, z.v),
+    "two Householders": householders,
+    "dense": lambda s, z: s - z.k[..., :, None] @ (z.k[..., None, :] @ s) + outer(z.l, z.v),
+    "bonus": bonus,
+    "transposed": transposed,
+}
+
+
+class Inputs:
+    """The vectors of a step by their letters."""
+
+    def __init__(self, params, x):
+        for name, w in params.items():
+            setattr(self, name, jnp.einsum("...i,ihd->...hd", x, w))
+        self.k, self.l = unit(self.k), unit(self.l)
+        self.g, self.b, self.a = map(jax.nn.sigmoid, (self.g, self.b, self.a))
+
+
+@functools.cache
+def cell_of(kind):
+    """A cell of a kind; its state starts from what is no zero."""
+    shape = (HEADS, VALUES, KEYS) if kind == "transposed" else (HEADS, KEYS, VALUES)
+
+    def init(key, in_features):
+        shapes = {name: (in_features, HEADS, size) for name, size in SIZES.items()}
+        return {name: jax.random.normal(key, s) + len(name) for name, s in shapes.items()}
+
+    def initial_carry(params, batch_shape=(), *, key=None):
+        return jnp.zeros((*batch_shape, *shape)) + jnp.arange(shape[-1])
+
+    def step(params, s, x):
+        z = Inputs(params, x)
+        found = KINDS[kind](s, z)
+        s, y = found if isinstance(found, tuple) else (found, read(found, z.q))
+        y = jnp.tanh(y / (1 + jnp.abs(jnp.sum(z.k * z.q, -1, keepdims=True))))  # after it, anything goes
+        return s, y.reshape(*y.shape[:-2], -1)
+
+    return jrnn.from_functions(init, initial_carry, step, HEADS * VALUES)
+
+
+def drawn(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), a.dtype), tree)
+
+
+def weighted(out):
+    return sum(jnp.vdot(w, a) for w, a in zip(*map(jax.tree.leaves, (drawn(out, 5), out)), strict=True))
+
+
+def both(cell, in_features=3, steps=STEPS, methods=METHODS, **options):
+    """Outputs and all gradients by each method."""
+    params = drawn(jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features)))
+    start = drawn(cell.initial_carry(params, (BATCH,)), 2)
+    xs = np.random.default_rng(3).standard_normal((steps, BATCH, in_features))
+
+    def results(params, start, xs, method):
+        out = jrnn.unroll(cell, params, xs, start, method=method, **options)
+        return weighted(out), out
+
+    @jax.jit
+    def run(*arguments):
+        grad = jax.grad(results, argnums=(0, 1, 2), has_aux=True)
+        return [grad(*arguments, method) for method in methods]
+
+    return run(params, start, jnp.asarray(xs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_are_a_scan(kind):
+    scanned, chunked = both(cell_of(kind), **RAGGED)
+    assert_close(chunked, scanned, rtol=1e-11)
+
+
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_cells_of_matrices_run_in_chunks(name):
+    heads = 1 if name in ("RWKV7", "MLSTM") else 2
+    scanned, chunked = both(getattr(jrnn, name)(4, heads=heads), **RAGGED)
+    assert_close(chunked, scanned, rtol=1e-11)
+
+
+DEEP = jrnn.Stack((jrnn.MLSTM(4, heads=2), jrnn.GRU(3), jrnn.MLSTM(2, heads=2)))
+
+
+def test_other_states_run_beside():
+    scanned, chunked = both(DEEP, **RAGGED)
+    assert_close(chunked, scanned, rtol=1e-11)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_every_length_runs(steps):
+    scanned, *chunked = both(
+        cell_of("gated delta rule"), steps=steps, methods=(jrnn.Scan(), Chunked(4), Chunked())
+    )
+    for each in chunked:
+        assert_close(each, scanned, rtol=1e-11)
+
+
+def test_the_state_is_not_kept_at_every_step():
+    cell = cell_of("a number decays")
+    params = cell.init(jax.random.key(0), 3)
+    xs = jnp.ones((STEPS, BATCH, 3))
+    run = jax.make_jaxpr(lambda p: jrnn.unroll(cell, p, xs, method=Chunked(4))[1])(params)
+    shapes = {eqn.outvars[0].aval.shape for eqn in run.jaxpr.eqns if eqn.outvars}
+    assert (STEPS, BATCH, HEADS, KEYS, VALUES) not in shapes
+
+
+def test_derivatives_of_every_mode():
+    cell = cell_of("gated delta rule")
+    params = cell.init(jax.random.key(0), 3)
+    xs = jnp.asarray(np.random.default_rng(3).standard_normal((5, BATCH, 3)))
+
+    def loss(xs, method):
+        return jnp.sum(jrnn.unroll(cell, params, xs, method=method)[1] ** 2)
+
+    def along(f, xs):
+        return jax.jvp(f, (xs,), (jnp.cos(xs),))[1]
+
+    @jax.jit
+    def run(xs):
+        found = []
+        for method in (jrnn.Scan(), Chunked(2)):
+            f = functools.partial(loss, method=method)
+            each = jax.vmap(lambda x, f=f: f(x[:, None]), 1)
+            found.append((along(f, xs), along(jax.grad(f), xs), along(lambda x, e=each: e(x), xs)))
+        return found
+
+    scanned, chunked = run(xs)
+    assert_close(chunked, scanned, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_no_gate_overflows(size, dtype):
+    cell = jrnn.MLSTM(4, heads=2)
+    params = drawn(cell.init(jax.random.key(0), 3))
+    params = params._replace(gates=params.gates._replace(w_ih=params.gates.w_ih * size))
+    params = jax.tree.map(lambda a: a.astype(dtype), params)
+    xs = jnp.asarray(np.random.default_rng(3).standard_normal((9, BATCH, 3)), dtype)
+
+    @jax.jit
+    def run(params):
+        def loss(params, method):
+            return jnp.sum(jrnn.unroll(cell, params, xs, method=method)[1].astype("float32"))
+
+        return [jax.value_and_grad(loss)(params, method) for method in METHODS]
+
+    scanned, chunked = run(params)
+    assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(chunked))
+    assert dtype != "float32" or abs(scanned[0] - chunked[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["rows decay", "delta rule"])
+def test_nothing_of_the_old_state_passes_a_reset(kind):
+    cell = cell_of(kind)
+    params = cell.init(jax.random.key(0), 3)
+    xs = jnp.asarray(np.random.default_rng(3).standard_normal((STEPS, 3)))
+    resets = np.arange(STEPS) == 4
+    start = cell.initial_carry(params) * 1e300
+    after, ys = jrnn.unroll(cell, params, xs, start, resets=resets, method=Chunked(8))
+    fresh, rest = jrnn.unroll(cell, params, xs[4:], method=Chunked(8))
+    assert_close((after, ys[4:]), (fresh, rest), rtol=1e-12)
+
+
+def test_decays_keep_their_digits_behind_a_small_one():
+    decays = np.ones((5, 1), "float32") * 0.7
+    decays[1] = 1e-30
+    found = decay_products(jnp.asarray(decays), 5, jnp.float32)[0]
+    right = [[np.prod(decays[b:a], dtype="float64") if a >= b else 0 for b in range(6)] for a in range(6)]
+    np.testing.assert_allclose(found, right, rtol=1e-6)
+
+
+def refusal(cell, in_features=3):
+    params = cell.init(jax.random.key(0), in_features)
+    with pytest.raises(ValueError, match=r"^method=Chunked\(\) needs a state that is a matrix") as error:
+        jrnn.unroll(cell, params, jnp.ones((4, in_features)), method=Chunked())
+    return str(error.value)
+
+
+def of_step(step):
+    """A cell of one head with parameters a, (in, d), and b, (in, d)."""
+    return jrnn.from_functions(
+        lambda key, n: (jnp.ones((n, KEYS)), jnp.ones((n, KEYS))),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, KEYS, KEYS)),
+        lambda params, s, x: step(s, x @ params[0], x @ params[1]),
+        KEYS,
+    )
+
+
+REFUSED = {
+    "its next value takes it through tanh": lambda s, k, v: (jnp.tanh(s) + outer(k, v), read(s, k)),
+    "it is handed out as it is": lambda s, k, v: (s + outer(k, v), s),
+    "exp takes it": lambda s, k, v: (s + outer(k, v), read(jnp.exp(s), k)),
+    "it is multiplied with a matrix": lambda s, k, v: (jnp.cos(outer(k, v)) @ s + outer(k, v), read(s, k)),
+    "it is multiplied with no vector": lambda s, k, v: (s + outer(k, v), k),
+    "different axes": lambda s, k, v: (s + outer(k, v), read(s, k) + read(jnp.swapaxes(s, -1, -2), v)),
+    "its axes change places": lambda s, k, v: (jnp.swapaxes(s, -1, -2) + outer(k, v), read(s, k)),
+    "no product of two vectors": lambda s, k, v: (s + jnp.cos(outer(k, v)), read(s, k)),
+    "it is summed over more than one axis": lambda s, k, v: (s + outer(k, v), jnp.sum(s * outer(k, v)) * v),
+    "its next value takes it through dot_general": lambda s, k, v: (s @ s + outer(k, v), read(s, k)),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_is_no_such_state_is_refused_by_name(why):
+    told = refusal(of_step(REFUSED[why]))
+    assert why in told and "of carry, " in told
+
+
+def test_other_cells_are_refused_or_run_otherwise():
+    assert "of carry.c, tanh takes it" in refusal(jrnn.LSTM(4))
+    cell = jrnn.GRU(4)
+    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((5, 3))
+    method = Chunked(otherwise=jrnn.Scan())
+    assert_close(jrnn.unroll(cell, params, xs, method=method), jrnn.unroll(cell, params, xs))
+    for size in (0, True, 2.5):
+        with pytest.raises(ValueError, match="size must be a number of steps"):
+            Chunked(size)
