@@ -604,7 +604,7 @@ FAULTS = {
                 "R2": np.ones((1, 4, 4), np.float32),
             }.items(),
         ),
-        "its time axis must be one axis of its own all through the graph",
+        "its time axis must be a separate axis throughout the graph",
     ),
     "one direction of two": (
         lambda: proto_of(

@@ -74,7 +74,7 @@ class Node:
         """An input that is an array or depends on the graph's inputs; both have the same methods."""
         found = self.get(place)
         if not isinstance(found, Known | Flow):
-            raise ValueError(f"input {place} is no value that it can be applied to")
+            raise ValueError(f"input {place} is not a value that it can be applied to")
         return found
 
     def known(self, place: int, what: str) -> Any:
@@ -88,7 +88,7 @@ class Node:
         """An input that must depend on those of the graph."""
         value = self.get(place)
         if not isinstance(value, Flow):
-            raise ValueError(f"input {place} is no value that it can be applied to")
+            raise ValueError(f"input {place} is not a value that it can be applied to")
         if not value.whole:
             raise ValueError(f"it reads a part of the input {value.chain[0].name!r}")
         return value
@@ -148,9 +148,7 @@ def _axes_of(x: Flow, layout: int) -> tuple[Dim, Dim, Any]:
     for name, dim in dims.items():
         other = {TIME: BATCH, BATCH: TIME}[name]
         if len(dim) > 1 or (dim and dim[0].label in (other, FEATURES, DIRECTION)):
-            raise ValueError(
-                f"its {name} axis must be one axis of its own all through the graph, got {x.dims}"
-            )
+            raise ValueError(f"its {name} axis must be a separate axis throughout the graph, got {x.dims}")
     time, batch = (tuple(Axis(name, axis.size) for axis in dims[name]) for name in (TIME, BATCH))
     return time, batch, time[0].size if time else 1
 
@@ -305,7 +303,7 @@ def biased(node: Node, x: Flow, b: Any) -> Flow:
     """Read a sum with a bias after a product."""
     *before, part = x.chain
     if not isinstance(getattr(part, "cell", None), Dense) or part.params.b is not None:
-        raise ValueError("it adds a constant to what is no MatMul")
+        raise ValueError("it adds a constant to something other than a MatMul")
     if part.cell.activation != "identity" or b.size != x.features() or b.shape[-1:] != (b.size,):
         raise ValueError(f"it adds a constant of shape {b.shape} to {x.features()} features")
     params = DenseParams(part.params.w, array_of(b.ravel(), "a bias"))

@@ -62,7 +62,7 @@ def _axis(node: Node, rank: int, default: int = 0) -> int:
 
 def _rank(value: Any) -> int:
     if not isinstance(value, Known | Flow):
-        raise ValueError("it moves axes of what is no sequence and no constant")
+        raise ValueError("it moves axes of something other than a sequence or constant")
     return value.array.ndim if isinstance(value, Known) else len(value.dims)
 
 
@@ -247,7 +247,7 @@ def _of_tokens(node: Node, function: Callable[..., Any]) -> Tokens | None:
 def _not(node: Node) -> Value:
     found = _of_tokens(node, np.logical_not)
     if found is None:
-        raise ValueError("it negates what is no comparison of tokens")
+        raise ValueError("it negates something other than a comparison of tokens")
     return found
 
 

@@ -249,7 +249,7 @@ class Flow:
     def features(self) -> int:
         """Width of the last dimension, which must hold the features and nothing else."""
         if self.read == "cell":
-            raise ValueError("it reads the cell state of an LSTM, which is no output of a cell")
+            raise ValueError("it reads the cell state of an LSTM, which is not an output of a cell")
         if self.read in ("last", "first"):
             raise ValueError(
                 f"it reads the {self.read} step of both directions, where one of them has seen that step only"

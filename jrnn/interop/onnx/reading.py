@@ -78,7 +78,7 @@ def _parsed(onnx: Any, source: Any) -> Any:
         try:
             source = onnx.load_from_string(source)
         except Exception as error:  # of protobuf, whose classes differ between its versions
-            raise ValueError(f"{len(source)} bytes are no ONNX model, or not all of one: {error}") from error
+            raise ValueError(f"{len(source)} bytes are not a complete ONNX model: {error}") from error
     if not isinstance(source, onnx.ModelProto):
         raise TypeError(f"from_onnx takes an onnx.ModelProto or its bytes, got a {type(source).__name__}")
     if not source.graph.node:
@@ -111,13 +111,13 @@ class _Graph:
         try:
             return self.onnx.numpy_helper.to_array(tensor)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{tensor.name!r} is no array: {error}") from error
+            raise ValueError(f"{tensor.name!r} is not an array: {error}") from error
 
     def _dtype(self, number: int) -> np.dtype[Any]:
         try:
             return np.dtype(self.onnx.helper.tensor_dtype_to_np_dtype(number))
         except KeyError as error:
-            raise ValueError(f"{number} is no dtype of ONNX") from error
+            raise ValueError(f"{number} is not a dtype of ONNX") from error
 
     def _input(self, given: Any) -> Flow:
         kind = given.type.tensor_type
@@ -171,7 +171,7 @@ def _check_operators(nodes: Any) -> None:
         hint = ": a loop that its exporter did not see as one of the three, as GRU and SimpleRNN of Keras 3"
         raise ValueError(
             f"{_name(node)}: from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around "
-            f"them, and no such operator{hint if loops else ''}"
+            f"them, not this operator{hint if loops else ''}"
         )
 
 
