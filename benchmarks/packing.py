@@ -93,8 +93,8 @@ def measure(name, lengths, per_step):
         ratio = statistics.median(a / b for a, b in zip(seconds[way], base, strict=True))
         shapes = len({batch.xs.shape for batch in batches})
         print(
-            f"  {way:26} wasted {1 - lengths.sum() / places:5.1%}  batches {len(batches):2}  shapes {shapes:2}"
-            f"  first epoch {first[way]:4.1f} s, later {statistics.median(seconds[way]):.3f} s, ratio {ratio:.2f}"
+            f"  {way:25} waste {1 - lengths.sum() / places:5.1%}  batches {len(batches):2}  shapes {shapes:2}"
+            f"  first {first[way]:4.1f} s, later {statistics.median(seconds[way]):.3f} s, ratio {ratio:.2f}"
         )
 
 
