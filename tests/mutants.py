@@ -34,7 +34,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/combinators/clipping": "reports clipping",
     "jrnn/combinators/reparametrising": "reports reparametrising",
     "jrnn/combinators": "combinators initializers clipping reparametrising slots taps history seq2seq",
-    "jrnn/unrolling/associative": "associative linear_recurrences laws",
+    "jrnn/unrolling/associative": "associative linear_recurrences laws packing",
     "jrnn/unrolling/_blocks": "memory unrolling",
     "jrnn/unrolling/cudnn": "cudnn",
     "jrnn/unrolling/_hoisting": "hoisting",
@@ -80,6 +80,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/text": "vocabulary language",
     "jrnn/data/language": "language",
+    "jrnn/data/packing": "packing",
     "jrnn/data": "reports data pairing vocabulary language training",
     "docs": "docs",
 }

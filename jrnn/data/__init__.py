@@ -22,6 +22,8 @@ from jrnn.data.language import stem as stem
 from jrnn.data.language import strip_accents as strip_accents
 from jrnn.data.language import strip_punctuation as strip_punctuation
 from jrnn.data.language import tokenize as tokenize
+from jrnn.data.packing import PackedBatches as PackedBatches
+from jrnn.data.packing import packed_batches as packed_batches
 from jrnn.data.pairing import PairBatches as PairBatches
 from jrnn.data.pairing import ScheduledSampling as ScheduledSampling
 from jrnn.data.pairing import pair_batches as pair_batches

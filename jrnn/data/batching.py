@@ -197,7 +197,7 @@ def padded_batches(
     """
     check_options(batch_size, key_seed, bucket)
     arrays = alike("sequences", sequences)
-    per_step, labels = _checked_targets(targets, arrays)
+    per_step, labels = checked_targets(targets, arrays)
     lengths = [len(array) for array in arrays]
     padded = np.array([min(round_up(length, bucket), max(lengths)) for length in lengths])
     rows = grouped(padded, np.argsort(lengths, kind="stable"), batch_size)
@@ -303,7 +303,7 @@ def _numbers(name: str, given: Any) -> NDArray[Any]:
     return array
 
 
-def _checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
+def checked_targets(targets: Any, sequences: list[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
     """Return True if there is one target per step, and the targets as a list."""
     targets = targets if hasattr(targets, "__len__") else list(targets)
     if len(targets) != len(sequences):

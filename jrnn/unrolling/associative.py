@@ -187,9 +187,14 @@ def shift(states: Array, start: Array, reverse: bool) -> Array:
     return jnp.concatenate([states[1:], start[None]] if reverse else [start[None], states[:-1]])
 
 
+def _times(a: Array, state: Array) -> Array:
+    """The product; 0 where a is 0, so that NaN or inf in one sequence does not pass the reset of the next."""
+    return jnp.where(a == 0, jnp.zeros_like(state), a * state)
+
+
 def _loop(reverse: bool) -> Callable[[Array, Array], Array]:
     def step(state: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        state = pair[0] * state + pair[1]
+        state = _times(pair[0], state) + pair[1]
         return state, state
 
     return lambda a, b: lax.scan(step, jnp.zeros_like(b[0]), (a, b), reverse=reverse)[1]
@@ -199,7 +204,7 @@ def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
     """A tree per block of steps, blocks in sequence: a tree over all steps takes more memory."""
 
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return second[0] * first[0], second[0] * first[1] + second[1]
+        return _times(second[0], first[0]), _times(second[0], first[1]) + second[1]
 
     def run(a: Array, b: Array) -> Array:
         length, first = len(b), -1 if reverse else 0
@@ -212,7 +217,7 @@ def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
             edge = begin + block if reverse else begin - 1
             before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
             factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
-            added = added.at[first].add(factors[first] * before)
+            added = added.at[first].add(_times(factors[first], before))
             solved = lax.associative_scan(join, (factors, added), reverse=reverse)[1]
             return lax.dynamic_update_slice_in_dim(states, solved, begin, 0)
 
