@@ -40,7 +40,8 @@ class Associative:
     those of the linear system (I − shift a) s = b; the backward pass keeps a and s.
 
     A wrong claim goes unnoticed at run time, unless entries depend on one another; `jrnn.testing.check_cell`
-    finds it.
+    finds it. NaN or inf in one sequence reaches no output beyond a reset; unlike with `Scan`, it does reach
+    gradients there.
 
     On a GPU or TPU the pairs (a, b) are joined by a tree, in log T passes. On a CPU a loop over a and b
     takes a quarter of the time, as what costs is the memory that a pass reads; what the step computes
