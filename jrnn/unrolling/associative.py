@@ -1,6 +1,8 @@
 """Linear recurrences, solved for all steps at once."""
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +23,9 @@ from jrnn.unrolling.methods import Loop, Method
 
 _BLOCKS = 16  # of a tree
 
+_How = tuple[bool | None, bool]  # by a tree or a loop, with resets or without
+_Product = Callable[[Array, Array], Array]
+
 
 @dataclass(frozen=True)
 class Associative:
@@ -35,7 +40,8 @@ class Associative:
     the linear system (I − shift a) s = b; the backward pass saves a and s.
 
     A wrong declaration is not detected at run time, unless entries depend on each other;
-    `jrnn.testing.check_cell` finds it.
+    `jrnn.testing.check_cell` finds it. NaN or inf in one sequence reaches no output beyond a reset, but
+    gradients there, unlike with `Scan`.
 
     On a GPU or TPU a tree combines the pairs (a, b), in log T passes. On a CPU a loop over a and b takes a
     quarter of the time, as passes over memory dominate. Everything else in the step runs for all steps at
@@ -70,12 +76,12 @@ class Associative:
                 f"method=Associative() needs a cell with linear = True, got {brief(loop.cell)}; "
                 "Associative(otherwise=Scan()) runs other cells by Scan"
             )
-        prepared = prepare(loop, _SOLVERS[self.tree], precompute=True)
+        prepared = prepare(loop, _SOLVERS[self.tree, loop.reset is not None], precompute=True)
         return prepared.finish(*prepared.run(prepared.consts, prepared.carry, prepared.xs))
 
 
 @cached
-def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
+def _solver(how: _How, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
     """A stage solved part by part, and then its outputs: `(consts, carry, xs) -> (carry, ys)`."""
     parts = _parts(stage, program)
     outputs = replace(stage, carry=(), xs=parts[-1].xs + parts[-1].carry_in)
@@ -89,7 +95,7 @@ def _solver(tree: bool | None, stage: Stage, program: Program, length: int, reve
             step = functools.partial(step_of(part), consts)
             start, part_xs = read(initial, part.carry_in), read(env, part.xs)
             if all(map(is_inexact, start)):
-                after = _solved(step, start, part_xs, length, reverse, tree)
+                after = _solved(step, start, part_xs, length, reverse, how)
             else:  # e.g. keys that advance
                 after = lax.scan(step, start, part_xs, length=length, reverse=reverse)[1]
             states.update(zip(part.ys, after, strict=True))
@@ -132,7 +138,7 @@ def _parts(stage: Stage, program: Program) -> list[Stage]:
     return parts
 
 
-def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, tree: bool | None) -> Any:
+def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, how: _How) -> Any:
     """States after all steps, of entries that are affine in themselves and independent of each other.
 
     A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
@@ -140,10 +146,12 @@ def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, tree: bo
     zero = tuple(broadcast_over_steps(jnp.zeros_like(c), length) for c in start)
     one = tuple(jnp.ones_like(z) for z in zero)
     b, a = jax.jvp(lambda before: jax.vmap(step, axis_size=length)(before, xs)[1], (zero,), (one,))
-    return tuple(solve(*entry, tree=tree, reverse=reverse) for entry in zip(a, b, start, strict=True))
+    return tuple(solve(*entry, *how, reverse=reverse) for entry in zip(a, b, start, strict=True))
 
 
-def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse: bool = False) -> Array:
+def solve(
+    a: Array, b: Array, start: Array, tree: bool | None = None, resets: bool = False, *, reverse: bool = False
+) -> Array:
     """Solve a linear recurrence for all states.
 
         sₜ = aₜ · sₜ₋₁ + bₜ,   s₋₁ = start
@@ -153,6 +161,7 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
       b: (time, ...), summands.
       start: (...), the state before the first step.
       tree: as for `Associative`.
+      resets: whether some factors are 0 because a sequence starts there.
       reverse: run from the last step to the first.
 
     Returns:
@@ -163,7 +172,8 @@ def solve(a: Array, b: Array, start: Array, *, tree: bool | None = None, reverse
     b = b.at[first].add(a[first] * start)
 
     def scan(a: Array, b: Array, reverse: bool) -> Array:
-        loop, join = _loop(reverse), _tree(reverse)
+        times = _cut if resets else operator.mul
+        loop, join = _loop(reverse, times), _tree(reverse, times)
         if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, which a tree cannot divide
             return loop(a, b)
         if tree is None:
@@ -187,24 +197,24 @@ def shift(states: Array, start: Array, reverse: bool) -> Array:
     return jnp.concatenate([states[1:], start[None]] if reverse else [start[None], states[:-1]])
 
 
-def _times(a: Array, state: Array) -> Array:
+def _cut(a: Array, state: Array) -> Array:
     """The product; 0 where a is 0, so that NaN or inf in one sequence does not pass the reset of the next."""
     return jnp.where(a == 0, jnp.zeros_like(state), a * state)
 
 
-def _loop(reverse: bool) -> Callable[[Array, Array], Array]:
+def _loop(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:
     def step(state: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        state = _times(pair[0], state) + pair[1]
+        state = times(pair[0], state) + pair[1]
         return state, state
 
     return lambda a, b: lax.scan(step, jnp.zeros_like(b[0]), (a, b), reverse=reverse)[1]
 
 
-def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
+def _tree(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:
     """A tree per block of steps, blocks in sequence: a tree over all steps takes more memory."""
 
     def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _times(second[0], first[0]), _times(second[0], first[1]) + second[1]
+        return times(second[0], first[0]), times(second[0], first[1]) + second[1]
 
     def run(a: Array, b: Array) -> Array:
         length, first = len(b), -1 if reverse else 0
@@ -217,7 +227,7 @@ def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
             edge = begin + block if reverse else begin - 1
             before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
             factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
-            added = added.at[first].add(_times(factors[first], before))
+            added = added.at[first].add(times(factors[first], before))
             solved = lax.associative_scan(join, (factors, added), reverse=reverse)[1]
             return lax.dynamic_update_slice_in_dim(states, solved, begin, 0)
 
@@ -226,4 +236,6 @@ def _tree(reverse: bool) -> Callable[[Array, Array], Array]:
     return run
 
 
-_SOLVERS = {tree: functools.partial(_solver, tree) for tree in (None, True, False)}
+_SOLVERS = {
+    how: functools.partial(_solver, how) for how in itertools.product((None, True, False), (False, True))
+}
