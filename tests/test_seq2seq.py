@@ -346,7 +346,7 @@ ERRORS = [
     (lambda: jrnn.EncoderDecoder(ENCODER, jrnn.GRU), TypeError,
      "EncoderDecoder: decoder must be a cell, got the class GRU: call it, as in LSTM(8)"),
     (lambda: jrnn.EncoderDecoder(ENCODER, DECODER, bridge="dense"), TypeError,
-     "bridge must be DenseBridge(), CopyBridge() or None, got 'dense'"),
+     "EncoderDecoder: bridge must be DenseBridge(), CopyBridge() or None, got 'dense'"),
     (lambda: jrnn.EncoderDecoder(ENCODER, DECODER, target_features=0), ValueError,
      "EncoderDecoder: target_features must be at least 1, got 0"),
     (lambda: jrnn.DenseBridge("tangent"), ValueError, "DenseBridge: activation must be one of tanh,"),
