@@ -119,7 +119,12 @@ def _state(small: Any) -> str:
         return "Empty: the cell has no memory."
     kind = type(small.carry).__name__
     if not hasattr(small.carry, "_fields"):
-        return "One array, `(..., hidden)`." if len(rows) == 1 and not rows[0][0] else f"A `{kind}`."
+        if len(rows) > 1 or rows[0][0]:
+            return f"A `{kind}`."
+        shape = rows[0][1].shape[1:]  # without the batch
+        if len(shape) == 1:
+            return "One array, `(..., hidden)`."
+        return f"One array, for `{small.cell!r}` of shape `(..., {', '.join(map(str, shape))})`."
     said = [f"* `{path}`: {_comment(small.carry, path) or 'state'}" for path, _ in rows]
     return f"`{kind}`:\n\n" + "\n".join(said)
 
