@@ -32,7 +32,7 @@ def outer(k: Array, v: Array) -> Array:
 
 
 def look_up(memory: Array, k: Array) -> Array:
-    """What is stored under a key: Sᵀ k."""
+    """The value stored under a key: Sᵀ k."""
     return jnp.sum(memory * k[..., :, None], -2)
 
 

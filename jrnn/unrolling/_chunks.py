@@ -21,7 +21,7 @@ from jrnn._caching import cached
 
 @dataclass(frozen=True)
 class Structure:
-    """How many of each there are: u, k and v, c and M."""
+    """Numbers of each kind of term: u, k and v, c and M."""
 
     corrections: tuple[int, ...]  # of each u, the number of its query
     additions: int

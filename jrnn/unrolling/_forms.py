@@ -30,7 +30,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Mask:
-    """Where a term counts: where a flag is true, or where it is false."""
+    """The places at which a term counts: where a flag is true, or where it is false."""
 
     flag: Factor
     holds: bool
@@ -56,12 +56,12 @@ class Form:
 
     @property
     def moves(self) -> bool:
-        """Whether it depends on the state."""
+        """True if it depends on the state."""
         return any(term.state is not None for term in self.terms)
 
     @property
     def whole(self) -> bool:
-        """Whether it holds a state that no sum has run over yet."""
+        """True if it holds a state that no sum has run over yet."""
         return any(term.state is not None and not self.summed(term) for term in self.terms)
 
     def summed(self, term: Term) -> set[int]:
@@ -82,7 +82,7 @@ class Forms:
             self._visit(op)
 
     def depends(self, value: int) -> bool:
-        """Whether a value is computed from the state."""
+        """True if a value is computed from the state."""
         return value in self.refused or (value in self.of and self.of[value].moves)
 
     def _visit(self, op: Op) -> None:
@@ -99,7 +99,7 @@ class Forms:
             self.refused.update(dict.fromkeys(op.outputs, because or op))
 
     def _outer(self, form: Form) -> Callable[[Term], bool]:
-        """Whether factors of a term are smaller than their product."""
+        """True if the factors of a term are smaller than their product."""
         wide = {label for label in form.axes if self.sizes[label] != 1}
 
         def outer(term: Term) -> bool:

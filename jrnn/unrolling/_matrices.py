@@ -63,7 +63,7 @@ class Matrix:
 
 
 def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int]) -> Matrix:
-    """What the recurrence of an entry (before, after) of the state is made of.
+    """The parts of the recurrence of an entry (before, after) of the state.
 
     Raises:
       Refusal: it is not of this family; the message says why.
@@ -205,7 +205,7 @@ class _Collector:
         return key, _part(values, term, place, others)
 
     def _product(self, term: Term, form: Form) -> tuple[Part, int]:
-        """What stands beside a product of the state with a vector, and the number of that vector."""
+        """The factors beside a product of the state with a vector, and the number of that vector."""
         state = term.state or ()
         at = {label: axis for axis, label in enumerate(state)}
         groups = components(term.factors, {*form.axes, *state})

@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """What runs by a scan, `(constants, carry, given) -> (carry, emitted)`, and what is solved for then."""
+    """A scan, `(constants, carry, given) -> (carry, emitted)`, and the entries solved for after it."""
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]
     constants: tuple[int, ...]
@@ -139,7 +139,7 @@ class _Planner:
         return phase
 
     def _late(self, ready: Iterable[tuple[int, int]]) -> set[Any]:
-        """What depends on a state that is not known yet."""
+        """The values that depend on a state that is not known yet."""
         late = self.whole.union(*map(product_names, self.matrices), (a for a, _ in self.left))
         late -= {a for a, _ in ready}
         for op in self.ops:
@@ -148,7 +148,7 @@ class _Planner:
         return late
 
     def _frontier(self, late: set[Any]) -> list[Any]:
-        """What later phases need of this one."""
+        """The values of this phase that later ones need."""
         wanted = [o for o in self.outputs if o in late] + [b for _, b in self.left]
         wanted += [name for m in self.matrices for name in vector_names(m)]
         later = [op for op in dce(self.ops, wanted) if not late.isdisjoint(op.outputs)]

@@ -273,7 +273,7 @@ def _write_both(graph: _Graph, model: Bidirectional, params: Any, states: Any, a
 
 
 def _alike(a: Operator, b: Operator) -> bool:
-    """Whether two operators can be the directions of one node."""
+    """True if two operators can be the directions of one node."""
 
     def key(one: Operator) -> Any:
         given = one._replace(w=one.w.shape, r=one.r.shape, activations=())
