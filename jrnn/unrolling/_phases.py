@@ -25,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """A scan, `(constants, carry, given) -> (carry, emitted)`, and the entries solved for after it."""
+    """A scan, `(constants, carry, given) -> (carry, emitted)`, and the entries solved after it."""
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]
     constants: tuple[int, ...]

@@ -43,7 +43,7 @@ def compute(vector: Vector, values: Values, axes: Labels, sizes: Labels, like: A
 
 
 def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int, Array], like: Any) -> Array:
-    """The values read of the state at one step; `products` (batch..., values...) by the number of the query."""
+    """Values read of the state at one step; `products` (batch..., values...) by the number of the query."""
     axes = tuple(range(len(like.shape)))
     dtype = jnp.promote_types(like.dtype, jnp.float32)
     total = functools.reduce(
