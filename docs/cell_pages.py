@@ -14,11 +14,11 @@ from docs.diagrams import draw, step_graph
 FAMILIES = {  # files of cells, in the order of the overview
     "Simple recurrent networks": "elman fast simple_units diagonal orthogonal continuous",
     "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated xlstm",
-    "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection "
-    "decay",
+    "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection",
     "Linear recurrences": "minimal linear_units quasi strongly_typed",
     "Memories that are matrices": "linear_attention delta",
     "Memory with time scales": "timescales oscillators legendre",
+    "Time that is irregular": "liquid flows decay",
     "Over space": "convolutional",
     "Reservoirs and delay lines": "reservoir history narx",
     "Maps without memory": "maps",

@@ -38,6 +38,8 @@ from jrnn.cells.linear_attention import RetNet as RetNet
 from jrnn.cells.linear_units import LRU as LRU
 from jrnn.cells.linear_units import RGLRU as RGLRU
 from jrnn.cells.linear_units import RTU as RTU
+from jrnn.cells.liquid import LTC as LTC
+from jrnn.cells.liquid import CfC as CfC
 from jrnn.cells.lstm import LSTM as LSTM
 from jrnn.cells.lstm_1997 import LSTM1997 as LSTM1997
 from jrnn.cells.lstm_variant import WMCLSTM as WMCLSTM
@@ -75,5 +77,6 @@ from jrnn.cells.strongly_typed import TLSTM as TLSTM
 from jrnn.cells.strongly_typed import TRNN as TRNN
 from jrnn.cells.timescales import SCRN as SCRN
 from jrnn.cells.timescales import ClockworkRNN as ClockworkRNN
+from jrnn.cells.wirings import NCP as NCP
 from jrnn.cells.xlstm import MLSTM as MLSTM
 from jrnn.cells.xlstm import SLSTM as SLSTM
