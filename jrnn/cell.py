@@ -258,6 +258,12 @@ def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
     return jnp.zeros((*batch_shape, features), float_dtype(params))
 
 
+def complex_state(params: Any, batch_shape: Shape, features: int) -> Array:
+    """Zeros of shape `(*batch_shape, features)`, complex, in the precision of `params` or single precision."""
+    zero = zero_state(params, batch_shape, features)
+    return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
+
+
 def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
     """The `initial_carry` of a cell whose state is one array of `hidden` zeros, set as a class attribute."""
     del key

@@ -24,6 +24,10 @@ from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
 from jrnn.cells.fast import FastRNN as FastRNN
+from jrnn.cells.flows import GRUODE as GRUODE
+from jrnn.cells.flows import ODERNN as ODERNN
+from jrnn.cells.forgetful import FFM as FFM
+from jrnn.cells.forgetful import SHM as SHM
 from jrnn.cells.gru import GRU as GRU
 from jrnn.cells.gru import TauGRU as TauGRU
 from jrnn.cells.highway import RHN as RHN
@@ -48,6 +52,7 @@ from jrnn.cells.lstm_variant import ResidualLSTM as ResidualLSTM
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
 from jrnn.cells.maps import Map as Map
+from jrnn.cells.minimal import HGRN as HGRN
 from jrnn.cells.minimal import MinGRU as MinGRU
 from jrnn.cells.minimal import MinLSTM as MinLSTM
 from jrnn.cells.modulated import MogrifierLSTM as MogrifierLSTM
@@ -72,11 +77,14 @@ from jrnn.cells.single_gate import UGRNN as UGRNN
 from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
 from jrnn.cells.single_gate import MiRU as MiRU
+from jrnn.cells.state_spaces import S5 as S5
+from jrnn.cells.state_spaces import S6 as S6
 from jrnn.cells.strongly_typed import TGRU as TGRU
 from jrnn.cells.strongly_typed import TLSTM as TLSTM
 from jrnn.cells.strongly_typed import TRNN as TRNN
 from jrnn.cells.timescales import SCRN as SCRN
 from jrnn.cells.timescales import ClockworkRNN as ClockworkRNN
+from jrnn.cells.timescales import PhasedLSTM as PhasedLSTM
 from jrnn.cells.wirings import NCP as NCP
 from jrnn.cells.xlstm import MLSTM as MLSTM
 from jrnn.cells.xlstm import SLSTM as SLSTM
