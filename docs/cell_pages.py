@@ -12,8 +12,8 @@ from docs.catalogue import cells, example
 from docs.diagrams import draw, step_graph
 
 FAMILIES = {  # files of cells, in the order of the overview
-    "Simple recurrent networks": "elman fast simple_units diagonal orthogonal continuous",
-    "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated xlstm",
+    "Simple recurrent networks": "elman fast simple_units diagonal orthogonal unitary continuous",
+    "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated ordered conserving xlstm",
     "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection",
     "Linear recurrences": "minimal linear_units state_spaces quasi strongly_typed",
     "Memories that are matrices": "linear_attention delta forgetful",

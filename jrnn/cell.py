@@ -259,7 +259,7 @@ def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
 
 
 def complex_state(params: Any, batch_shape: Shape, features: int) -> Array:
-    """Zeros of shape `(*batch_shape, features)`, complex, in the precision of `params` or single precision."""
+    """Zeros of shape `(*batch_shape, features)`, complex: single precision, double for float64 params."""
     zero = zero_state(params, batch_shape, features)
     return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
 

@@ -1,4 +1,4 @@
-"""Gated cells on images and fields: convolutions in place of matmuls."""
+"""Cells on images and fields: convolutions in place of matmuls."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -7,11 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._alignment import promoted, sharded_axes
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.initializers import glorot
@@ -233,6 +235,66 @@ class ConvGRU:
         r, z = gates(a_rz + _felt(self, carry, u_rz), "rz")
         n = tanh(a_n + _felt(self, r * carry, u_n), "n")
         h = (1 - z) * n + z * carry
+        return h, h
+
+
+@checked
+@dataclass(frozen=True)
+class ConvRNN:
+    """Convolutional Elman network: each position of a field sees its neighbourhood.
+
+        hₜ = f(xₜ ∗ w_ih + hₜ₋₁ ∗ w_hh + b),   yₜ = hₜ
+
+    Fields and ∗ as in `ConvLSTM`.
+
+    Args:
+      hidden: channels of h.
+      activation: f, by name.
+      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      spatial: number of spatial axes, 1 to 3.
+      padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
+      strides: steps in x between positions of the state; one number, or one per axis.
+      dilation: steps in x between entries of the kernel, likewise.
+
+    Raises:
+      ValueError: an even kernel, or a wrong number of axes.
+
+    Reference: Spoerer, McClure, Kriegeskorte, Recurrent convolutional neural networks: a better model of
+    biological object recognition, 2017, doi:10.3389/fpsyg.2017.01551.
+
+    >>> import jrnn
+    >>> jrnn.ConvRNN(8, kernel=5, spatial=1).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    kernel: Width | tuple[Width, ...] = 3
+    spatial: Width = 2
+    padding: Literal["SAME", "CIRCULAR", "VALID"] = "SAME"
+    strides: Width | tuple[Width, ...] = 1
+    dilation: Width | tuple[Width, ...] = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return _draw(key, in_features, self, biases=(0,))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, _places(self, batch_shape), self.hidden)
+
+    @broadcasting
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        z = _seen(self, params, x) + _felt(self, carry, params.w_hh)
+        h = checkpoint_name(activation(self.activation)(z), "h")
         return h, h
 
 

@@ -39,8 +39,8 @@ class FFM:
         yₜ = o · LN([Re Sₜ, Im Sₜ] w + b) + (1 − o) · s
 
     S is complex, of shape (memory, context), with a rate for every row and a frequency for every column. x is
-    values or `(values, dt)`. LN has no gain and no bias. The slowest trace keeps 1 % after `max_period` steps at
-    the start, the fastest forgets 15 times as fast; the periods are 1 … `max_period`, evenly spaced. The
+    values or `(values, dt)`. LN has no gain and no bias. The slowest trace keeps 1 % after `max_period` steps
+    at the start, the fastest forgets 15 times as fast; the periods are 1 … `max_period`, evenly spaced. The
     authors bound the rates, since their parallel form divides by the traces.
 
     Args:
@@ -49,8 +49,8 @@ class FFM:
       context: number of columns.
       max_period: longest dependency at the start, in steps.
 
-    Reference: Morad, Kortvelesy, Liwicki, Prorok, Reinforcement learning with fast and forgetful memory, 2023,
-    arXiv:2310.04128.
+    Reference: Morad, Kortvelesy, Liwicki, Prorok, Reinforcement learning with fast and forgetful memory,
+    2023, arXiv:2310.04128.
 
     >>> import jax, jrnn
     >>> cell = jrnn.FFM(8)

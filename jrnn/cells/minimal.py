@@ -127,7 +127,8 @@ class HGRN:
         yₜ = oₜ · [Re hₜ, Im hₜ],   oₜ = σ(xₜ w_o + b_o)
 
     In the paper γ rises from layer to layer, as a cumulative softmax over the layers; here each cell learns
-    its own, from `lower_bound`. The norm and the projection of y are left out. θ starts at 10000^(−2j/hidden).
+    its own, from `lower_bound`. The norm and the projection of y are left out. θ starts at
+    10000^(−2j/hidden).
 
     Args:
       hidden: number of complex units; y is twice as wide.
@@ -166,7 +167,9 @@ class HGRN:
             low=zeros(self.hidden) + bound,
         )
 
-    def initial_carry(self, params: HGRNParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+    def initial_carry(
+        self, params: HGRNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
         return complex_state(params, batch_shape, self.hidden)
 
     @broadcasting

@@ -11,8 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
 from jrnn.cell import broadcasting, zero_carry
-from jrnn.cells._activations import Function, activation, check_activation
-from jrnn.cells._gating import zeros
+from jrnn.cells._activations import Activation, Function, activation, check_activation
+from jrnn.cells._gating import sigmoid, zeros
+from jrnn.cells.maps import Dense, DenseParams
 from jrnn.initializers import default_float, glorot
 
 
@@ -97,4 +98,60 @@ class OrthogonalRNN:
         else:
             h = activation(self.activation)(z + params.b)
         h = checkpoint_name(h, "h")
+        return h, h
+
+
+class ShufflingParams(NamedTuple):
+    """Parameters of `ShufflingRNN`."""
+
+    inner: DenseParams  # (in, width)
+    outer: DenseParams  # (width, hidden)
+    gate: DenseParams  # (in, hidden)
+
+
+@checked
+@dataclass(frozen=True)
+class ShufflingRNN:
+    """Shuffling RNN: the recurrence is a permutation, all that is learned is the input.
+
+        vₜ = (relu(xₜ w_inner + b_inner) w_outer + b_outer) · σ(xₜ w_gate + b_gate)
+        hₜ = f(hₜ₋₁ P + vₜ),   yₜ = hₜ,   (h P)ⱼ = hⱼ₋₁ around a ring
+
+    Args:
+      width: width of the input's hidden layer; defaults to `hidden`.
+      activation: f, by name.
+
+    Reference: Rotman, Wolf, Shuffling recurrent neural networks, 2021, arXiv:2007.07324.
+
+    >>> import jrnn
+    >>> jrnn.ShufflingRNN(8, width=32).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    width: Width | None = None
+    activation: Activation = "relu"
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> ShufflingParams:
+        k_inner, k_outer, k_gate = jax.random.split(key, 3)
+        width = self.width or self.hidden
+        return ShufflingParams(
+            inner=Dense(width).init(k_inner, in_features),
+            outer=Dense(self.hidden).init(k_outer, width),
+            gate=Dense(self.hidden).init(k_gate, in_features),
+        )
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: ShufflingParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        inner, outer, gate = params
+        v = jax.nn.relu(x @ inner.w + inner.b) @ outer.w + outer.b
+        v = v * sigmoid(x @ gate.w + gate.b, "gate")
+        h = checkpoint_name(activation(self.activation)(jnp.roll(carry, 1, -1) + v), "h")
         return h, h

@@ -1,4 +1,4 @@
-"""Cells whose products are convolutions: ConvLSTM, ConvGRU."""
+"""Cells whose products are convolutions: ConvLSTM, ConvGRU, ConvRNN."""
 
 from functools import partial
 
@@ -147,4 +147,25 @@ ConvGRU = Entry(
         },
     },
     counts=lambda i, h: {jrnn.ConvGRU(h): 3 * (9 * i * h + 9 * h**2 + h)},
+)
+
+
+def conv_rnn(p, h, x, padding="SAME", f=tanh, **options):
+    """An Elman network on images."""
+    h = f(convolve(p["W"], x, padding, **options) + convolve(p["U"], h, state(padding)) + p["b"])
+    return h, h
+
+
+ConvRNN = Entry(
+    laws=[Case(jrnn.ConvRNN(3, spatial=1), 2, fields(5))],
+    values={
+        "ConvRNN": Comparison(
+            jrnn.ConvRNN(2, kernel=(3, 1), activation="sigmoid", strides=2),
+            partial(conv_rnn, f=sigmoid, strides=2),
+            lambda p: {"W": p.w_ih, "U": p.w_hh, "b": p.b},
+            width=1,
+            places=(5, 4),
+        )
+    },
+    counts=lambda i, h: {jrnn.ConvRNN(h): 9 * i * h + 9 * h**2 + h},
 )

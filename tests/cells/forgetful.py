@@ -37,9 +37,7 @@ FFM = Entry(
     laws=[Case(jrnn.FFM(4, memory=3, context=2, max_period=9), 2)],
     values={
         "FFM": Comparison(jrnn.FFM(HIDDEN, memory=4, context=2), ffm, unpack_ffm),
-        "FFM-irregular": Comparison(
-            jrnn.FFM(HIDDEN, memory=4, context=2), ffm, unpack_ffm, inputs=irregular
-        ),
+        "FFM-irregular": Comparison(jrnn.FFM(HIDDEN, memory=4, context=2), ffm, unpack_ffm, inputs=irregular),
     },
     counts=lambda i, h: {
         jrnn.FFM(h, memory=7, context=2): 2 * read(i, 7) + 2 * read(i, h) + read(28, h) + 7 + 2

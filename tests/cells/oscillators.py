@@ -63,7 +63,10 @@ UnICORNN = Entry(
             jrnn.UnICORNN(HIDDEN, dt=0.5, alpha=1.7), partial(unicornn, dt=0.5, alpha=1.7), unpack_unicornn
         ),
         "UnICORNN-irregular": Comparison(
-            jrnn.UnICORNN(HIDDEN), partial(timed(unicornn), dt=0.1, alpha=1), unpack_unicornn, inputs=irregular
+            jrnn.UnICORNN(HIDDEN),
+            partial(timed(unicornn), dt=0.1, alpha=1),
+            unpack_unicornn,
+            inputs=irregular,
         ),
     },
     counts=lambda i, h: {jrnn.UnICORNN(h): i * h + 3 * h},

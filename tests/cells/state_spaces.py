@@ -64,7 +64,5 @@ def unpack_s6(p):
 S6 = Entry(
     laws=[Case(jrnn.S6(4, state=3), 2)],
     values={"S6": Comparison(jrnn.S6(HIDDEN, state=4, rank=2), s6, unpack_s6)},
-    counts=lambda i, h: {
-        jrnn.S6(h, state=7, rank=2): read(i, h) + h * (2 + 2 * 7) + 2 * h + h + 7 * h + h
-    },
+    counts=lambda i, h: {jrnn.S6(h, state=7, rank=2): read(i, h) + h * (2 + 2 * 7) + 2 * h + h + 7 * h + h},
 )
