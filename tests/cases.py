@@ -42,6 +42,12 @@ COMBINATORS = [
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
     Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
     Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
+    Case(jrnn.SkipStack((jrnn.GRU(4), jrnn.Dense(6), jrnn.Elman(7))), 2),
+    Case(jrnn.Dilated(jrnn.LSTM(4), 2), 2),
+    # u passes ½ by a step, whose derivative is taken to be 1; its gradient: tests/test_pacing.py
+    Case(jrnn.SkipRNN(jrnn.LSTM(4)), 2, exempt=("gradients",)),
+    Case(jrnn.FastSlow((jrnn.GRU(4),) * 3, jrnn.LSTM(7)), 2),
+    Case(jrnn.Multiplicative(jrnn.LSTM(4)), 2),
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), candidate=0.5), 2),

@@ -13,8 +13,8 @@ def timed(cell: Any, x: Any) -> tuple[Array, Any]:
     shapes = [jnp.shape(part) for part in x]
     if len(x) != 2 or shapes[1] != shapes[0][:-1]:
         raise ValueError(
-            f"{type(cell).__name__}: x must be values or (values, dt), with one dt for each vector of values, got "
-            f"a tuple of shapes {shapes}"
+            f"{type(cell).__name__}: x must be values or (values, dt), with a dt for every vector of values, "
+            f"got a tuple of shapes {shapes}"
         )
     values, dt = x
     return values, dt[..., None].astype(values.dtype)

@@ -19,7 +19,7 @@ from jrnn.initializers import glorot
 class MassConservingLSTM:
     """Mass-conserving LSTM: all that enters stays in some unit, or leaves as output.
 
-        xₜ = [mass, a];   c̄ = cₜ₋₁ / Σ|cₜ₋₁|;   z = a w_ih + c̄ w_hh + b, split into z_i, z_r, z_o
+        xₜ = [mass, a];   c̄ = cₜ₋₁ / Σ|cₜ₋₁|, or 0;   z = a w_ih + c̄ w_hh + b, split into z_i, z_r, z_o
         i = softmax(z_i), (masses, hidden),   r = softmax(z_r), (hidden, hidden),   o = σ(z_o)
         m = cₜ₋₁ r + mass i
         cₜ = (1 − o) · m,   yₜ = o · m
@@ -69,7 +69,7 @@ class MassConservingLSTM:
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         mass, a = x[..., : self.masses], x[..., self.masses :]
         total = jnp.sum(jnp.abs(carry), -1, keepdims=True)
-        z = a @ params.w_ih + carry / (total + 1e-5) @ params.w_hh + params.b
+        z = a @ params.w_ih + carry / jnp.where(total > 0, total, 1) @ params.w_hh + params.b
         z, z_o = z[..., : -self.hidden], z[..., -self.hidden :]
         shares = jax.nn.softmax(z.reshape(*z.shape[:-1], -1, self.hidden), -1)
         shares = checkpoint_name(shares, "shares")  # of what enters and of what is there

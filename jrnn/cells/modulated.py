@@ -174,7 +174,7 @@ class HyperLSTMCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class HyperLSTM:
-    """Hyper LSTM: a small LSTM scales the rows of a large one's matrices, and moves its biases, at every step.
+    """Hyper LSTM: at every step a small LSTM scales the products of a large one and moves its biases.
 
         ĥₜ = LSTM([xₜ, hₜ₋₁])
         s_h, s_x, s_b = (ĥₜ w_z + b_z) scale,   each for all four gates
@@ -223,8 +223,8 @@ class HyperLSTM:
     def initial_carry(
         self, params: HyperLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> HyperLSTMCarry:
-        small = LSTM(self.hyper).initial_carry(params.hyper, batch_shape)
-        return HyperLSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hc"), small)
+        h, c = (zero_state(params, batch_shape, self.hidden) for _ in "hc")
+        return HyperLSTMCarry(h, c, LSTM(self.hyper).initial_carry(params.hyper, batch_shape))
 
     @broadcasting
     def step(self, params: HyperLSTMParams, carry: HyperLSTMCarry, x: Any) -> tuple[HyperLSTMCarry, Array]:

@@ -38,8 +38,8 @@ class ONLSTM:
     Raises:
       ValueError: a width that chunk does not divide.
 
-    Reference: Shen, Tan, Sordoni, Courville, Ordered neurons: integrating tree structures into recurrent neural
-    networks, 2019, arXiv:1810.09536.
+    Reference: Shen, Tan, Sordoni, Courville, Ordered neurons: integrating tree structures into recurrent
+    neural networks, 2019, arXiv:1810.09536.
 
     >>> import jrnn
     >>> jrnn.ONLSTM(8, chunk=2).out_features

@@ -30,8 +30,8 @@ class CoRNN:
         zₜ = zₜ₋₁ + Δt · (nₜ − γ hₜ₋₁ − ε zₜ₋₁)
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 
-    The damping is explicit, as in the authors' code. `w_hh` is [u_h; u_z]. x is values or `(values, dt)`, whose
-    dt multiplies Δt.
+    The damping is explicit, as in the authors' code. `w_hh` is [u_h; u_z]. x is values or `(values, dt)`,
+    whose dt multiplies Δt.
 
     Args:
       hidden: number of oscillators.

@@ -156,7 +156,8 @@ class S6:
         yₜ = hₜ q + D · v
 
     k and q are B and C in the paper. The convolution over the last inputs and the gate of its block are left
-    out. Each unit has `state` states of its own, of shape (hidden, state), whose rates start at 1, 2, … `state`.
+    out. Each unit has `state` states of its own, of shape (hidden, state), whose rates start at 1, 2, …
+    `state`.
 
     Args:
       hidden: number of units, width of y.

@@ -262,3 +262,63 @@ class Project:
     def step(self, params: ProjectParams, carry: Any, x: Any) -> tuple[Any, Array]:
         carry, y = self.cell.step(params.cell, carry, x)
         return carry, y @ params.w
+
+
+@checked
+@dataclass(frozen=True)
+class SkipStack:
+    """Deep cell with all short cuts: each cell reads the input too, and y is all outputs side by side.
+
+        (carry¹ₜ, h¹ₜ) = cell¹(carry¹ₜ₋₁, xₜ)
+        (carryˡₜ, hˡₜ) = cellˡ(carryˡₜ₋₁, [xₜ, hˡ⁻¹ₜ]),   l = 2 … L
+        yₜ = [h¹ₜ, …, hᴸₜ]
+
+    It is `deep_rnn_with_skip_connections` in Haiku. A `Stack` of `Skip` concatenates more: there, a cell
+    reads the outputs of all cells below.
+
+    Args:
+      cells: the cells, bottom first, which take features.
+
+    Raises:
+      ValueError: no cells, or a first one that takes tokens.
+
+    Reference: Graves, Generating sequences with recurrent neural networks, 2013, arXiv:1308.0850.
+
+    >>> import jrnn
+    >>> jrnn.SkipStack((jrnn.LSTM(8), jrnn.LSTM(4))).out_features
+    12
+    """
+
+    cells: Annotated[tuple[Any, ...], check_chain(require_cell)]
+
+    def __post_init__(self) -> None:
+        if not self.cells or in_ndim(self.cells[0]) == 0:
+            raise ValueError(f"SkipStack: cells must be one or more that take features, got {self.cells}")
+
+    @property
+    def linear(self) -> bool:
+        return all(is_linear(cell) for cell in self.cells)
+
+    @property
+    def out_features(self) -> int:
+        return sum(cell.out_features for cell in self.cells)
+
+    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        widths = [0, *(cell.out_features for cell in self.cells)]
+        keys = jax.random.split(key, len(self.cells))
+        return tuple(c.init(k, in_features + n) for c, k, n in zip(self.cells, keys, widths, strict=False))
+
+    def initial_carry(
+        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[Any, ...]:
+        keys = key_or_none(key, len(self.cells))
+        each = zip(self.cells, params, keys, strict=True)
+        return tuple(cell.initial_carry(p, batch_shape, key=k) for cell, p, k in each)
+
+    def step(self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Any) -> tuple[tuple[Any, ...], Array]:
+        carries, outputs = [], []
+        for cell, p, inner in zip(self.cells, params, carry, strict=True):
+            inner, y = cell.step(p, inner, jnp.concatenate([x, outputs[-1]], -1) if outputs else x)
+            carries.append(inner)
+            outputs.append(y)
+        return tuple(carries), jnp.concatenate(outputs, -1)

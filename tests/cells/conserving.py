@@ -17,7 +17,7 @@ def softmax(a):
 def mass_conserving_lstm(p, c, x, masses=1):
     """Hoedt et al. 2021, eqs. 4-9: i and R are shares (columns of the paper's matrices sum to one)."""
     mass, a = x[..., :masses], x[..., masses:]
-    scaled = c / (absolute(c).sum(axis=-1, keepdims=True) + 1e-5)
+    scaled = c / absolute(c).sum(axis=-1, keepdims=True)
     sums = times(p["W"], a) + times(p["U"], scaled) + p["b"]
     n = c.shape[-1]
     inflow, shuffled, out = np.split(sums, [masses * n, (masses + n) * n], axis=-1)
@@ -37,7 +37,7 @@ def outputs(i, h, masses):
 
 
 MassConservingLSTM = Entry(
-    laws=[Case(jrnn.MassConservingLSTM(4), 3), Case(jrnn.MassConservingLSTM(3, masses=2), 2)],
+    laws=[Case(jrnn.MassConservingLSTM(4), 3), Case(jrnn.MassConservingLSTM(3, masses=2), 3)],
     values={
         f"MassConservingLSTM-{masses}": Comparison(
             jrnn.MassConservingLSTM(HIDDEN, masses=masses),

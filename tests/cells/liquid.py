@@ -64,7 +64,8 @@ def cfc(p, h, x, *, mode="gated", widths=None):
     """Hasani et al. 2022, eq. 10, and their code; with a wiring three layers, one after the other."""
     x, dt = x
     dt, states = dt[..., None], []
-    for layer, h in zip(p, np.split(h, np.cumsum(widths)[:-1], -1) if widths else [h], strict=True):
+    parts = np.split(h, np.cumsum(widths)[:-1], -1) if widths else [h]
+    for layer, h in zip(p, parts, strict=True):
         z = times(layer["W"], x) + times(layer["U"], h) + layer["b"]
         for w, b in layer["maps"]:
             z = times(w, scaled_tanh(z)) + b
