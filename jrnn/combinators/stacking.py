@@ -316,7 +316,8 @@ class SkipStack:
         return tuple(cell.initial_carry(p, batch_shape, key=k) for cell, p, k in each)
 
     def step(self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Any) -> tuple[tuple[Any, ...], Array]:
-        carries, outputs = [], []
+        carries: list[Any] = []
+        outputs: list[Array] = []
         for cell, p, inner in zip(self.cells, params, carry, strict=True):
             inner, y = cell.step(p, inner, jnp.concatenate([x, outputs[-1]], -1) if outputs else x)
             carries.append(inner)
