@@ -149,8 +149,8 @@ def forecast(
         with contextlib.suppress(TypeError, ValueError):  # raised below, with the shapes before rounding
             valid = on_device(len(xs) if lengths is None else lengths)
             past, wanted = lengthened(xs, rounded(len(xs))), on_device(steps - 1)
-            options |= {"wanted": wanted, "capacity": rounded(steps)}
-            end, ys = _forecast(cell, params, past, carry, lengths=valid, **options)
+            room: dict[str, Any] = {"wanted": wanted, "capacity": rounded(steps)}
+            end, ys = _forecast(cell, params, past, carry, lengths=valid, **room, **options)
             return end, shortened(ys, steps)
     found: tuple[Any, Array] = _forecast(
         cell, params, xs, carry, lengths=lengths, wanted=None, capacity=steps, **options
