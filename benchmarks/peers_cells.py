@@ -4,8 +4,8 @@ python -m benchmarks.peers_cells
 
 Read from the sources of these versions: memax 0.1.1, memorax 1.0.1, torchrecurrent 0.2.5 and what its
 repository has beyond it, RecurrentLayers.jl and LuxRecurrentLayers.jl (2026-03), ncps 1.0.1, xlstm 2.0.6,
-rnn-jax 0.0.2, Keras 3.15, PyTorch 2.13, Flax 0.12.8, Haiku 0.0.17, Equinox 0.13.8. Attention over a window, which
-memax and memorax list beside their cells, is no recurrence and left out.
+rnn-jax 0.0.2, Keras 3.15, PyTorch 2.13, Flax 0.12.8, Haiku 0.0.17, Equinox 0.13.8. Attention over a window,
+which memax and memorax list beside their cells, is no recurrence and left out.
 """
 
 import re

@@ -144,6 +144,18 @@ def test_a_unitary_state_keeps_its_norm(cell):
     assert jnp.abs(end - start).max() > 0.1
 
 
+def test_gaps_are_the_times_since_each_input_was_measured():
+    """Che et al. 2018, eq. 2, with the times of the measurements at hand."""
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.1, 2, (30, 2)), 0)
+    values = np.where(rng.random((30, 2, 3)) < 0.5, np.nan, rng.normal(size=(30, 2, 3)))
+    given, mask, delta = jrnn.data.gaps(values, np.diff(times, axis=0, prepend=times[:1]))
+    for t, row, i in np.ndindex(delta.shape):
+        before = [s for s in range(t) if mask[s, row, i]] or [0]
+        np.testing.assert_allclose(delta[t, row, i], times[t, row] - times[before[-1], row], atol=1e-12)
+    assert not np.isnan(given).any() and mask.mean() < 0.7
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -152,6 +164,7 @@ def test_a_unitary_state_keeps_its_norm(cell):
         (lambda: jrnn.LTC(5, wiring=jrnn.NCP(4)).init(KEY, 3), "at least 6 units"),
         (lambda: jrnn.CfC(8, wiring=jrnn.NCP(4), backbone=(3,)), "excludes a backbone"),
         (lambda: jrnn.S5(4, dt_min=0.2), "dt_min must be below"),
+        (lambda: jrnn.data.gaps(XS, XS), "one for a vector of values"),
         (lambda: jrnn.HGRN(4, lower_bound=1.0), r"in \(0, 1\)"),
         (lambda: jrnn.MassConservingLSTM(4, masses=3).init(KEY, 2), "at least 3"),
         (lambda: jrnn.ONLSTM(5, chunk=2), "chunk"),
