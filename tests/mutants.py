@@ -29,7 +29,8 @@ UNROLLING = (
 TESTS = {  # the first that a path starts with
     "jrnn/cells/convolutional": "special_cells modes",
     "jrnn/cells/wirings": "irregular",
-    "jrnn/cells": "cells irregular equivalences special_cells initializers linear_recurrences combinators contract",
+    "jrnn/cells": "cells irregular equivalences special_cells initializers linear_recurrences combinators "
+    "contract",
     "jrnn/initializers": "initializers cells special_cells",
     "jrnn/combinators/narx": "cells combinators",
     "jrnn/combinators/pacing": "pacing",
