@@ -57,6 +57,17 @@ def test_two_halves_of_an_interval_are_the_whole(cell):
     np.testing.assert_allclose(halves, whole, atol=bound)
 
 
+def test_a_stack_hands_the_time_to_the_cells_that_take_it():
+    cells = jrnn.Dense(4), jrnn.LTC(4, unfolds=1), jrnn.Elman(4), jrnn.LEM(3)
+    model = jrnn.Residual(jrnn.Stack(cells))
+    params, dt = model.init(KEY, 3), jax.random.uniform(KEY, (7, 2))
+    ys = XS
+    for cell, p in zip(cells, params, strict=True):
+        timed = isinstance(cell, (jrnn.LTC, jrnn.LEM))
+        ys = jrnn.unroll(cell, p, (ys, dt) if timed else ys)[1]
+    np.testing.assert_allclose(jrnn.unroll(model, params, (XS, dt))[1], XS + ys, rtol=1e-5, atol=1e-6)
+
+
 def test_a_gru_is_one_step_of_eulers_method():
     ode, gru = jrnn.GRUODE(4, solver="euler"), jrnn.GRU(4, reset_after=False)
     p = gru.init(KEY, 3)

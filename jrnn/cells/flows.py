@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,7 @@ class ODERNN:
     width: Width | None = None
     solver: Annotated[str, one_of(SOLVERS)] = "rk4"
     unfolds: Width = 1
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -141,6 +142,7 @@ class GRUODE:
     _: KW_ONLY
     solver: Annotated[str, one_of(SOLVERS)] = "rk4"
     unfolds: Width = 1
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:

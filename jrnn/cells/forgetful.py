@@ -64,6 +64,7 @@ class FFM:
     context: Width = 4
     max_period: Width = 1024
     linear: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:

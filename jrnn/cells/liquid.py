@@ -1,7 +1,7 @@
 """Liquid networks: units whose time constants depend on the input; x is values or `(values, dt)`."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,7 @@ class LTC:
     _: KW_ONLY
     unfolds: Width = 6
     wiring: NCP | None = None
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -207,6 +208,7 @@ class CfC:
     backbone: tuple[Width, ...] = ()
     activation: Activation = "scaled_tanh"
     wiring: NCP | None = None
+    timed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.wiring is not None and self.backbone:

@@ -51,6 +51,7 @@ class CoRNN:
     dt: Positive = 0.05
     gamma: float = 1.0
     epsilon: float = 1.0
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -116,6 +117,7 @@ class UnICORNN:
     dt: Positive = 0.1
     alpha: float = 1.0
     diagonal: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -178,6 +180,7 @@ class LEM:
     hidden: Width
     _: KW_ONLY
     dt: Positive = 1.0
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -251,6 +254,7 @@ class HeterogeneousCoRNN:
     dt: Positive = 0.05
     gamma: tuple[float, ...] = (0.5, 1.5)
     epsilon: tuple[float, ...] = (0.5, 1.5)
+    timed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, ends in (("gamma", self.gamma), ("epsilon", self.epsilon)):

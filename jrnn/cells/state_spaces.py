@@ -72,6 +72,7 @@ class S5:
     dt_min: Positive = 0.001
     dt_max: Positive = 0.1
     linear: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_multiple("hidden", self.hidden, "blocks", self.blocks)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +226,7 @@ class PhasedLSTM:
     _: KW_ONLY
     forget_bias: float = 1.0
     leak: Rate = 0.001
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:

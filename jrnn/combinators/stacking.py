@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn._checks import check_in_features, require_cell
 from jrnn._fields import AnyCell, Rate, Width, checked
-from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
+from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, is_timed, key_or_none
 from jrnn.cells.maps import check_chain
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
@@ -33,7 +33,7 @@ class Stack:
 
     Cells may be of any kind and width; params is the tuple of their parameters. `dropout` acts on the values
     between cells, with a new mask at every step, and never inside a recurrence (like torch's `dropout`
-    argument); `Dropout` is the variational form.
+    argument); `Dropout` is the variational form. Of x = `(values, dt)`, dt goes to every cell that takes it.
 
     Args:
       cells: the cells, bottom first; a list becomes a tuple, a function becomes a `Map` of the output below.
@@ -70,6 +70,10 @@ class Stack:
         return all(is_linear(cell) for cell in self.cells)
 
     @property
+    def timed(self) -> bool:
+        return any(is_timed(cell) for cell in self.cells)
+
+    @property
     def out_features(self) -> int:
         return self.cells[-1].out_features
 
@@ -90,13 +94,20 @@ class Stack:
 
     def step(self, params: tuple[Any, ...], carry: StackCarry, x: Any) -> tuple[StackCarry, Any]:
         key, *keys = key_or_none(carry.key, len(self.cells))
-        carries, y = [], x
+        y, dt = _values_and_dt(self, x)
+        carries = []
         for index, cell in enumerate(self.cells):
             noise = keys[index - 1] if index else None
             y = y if noise is None else drop(noise, self.dropout, y)
-            inner, y = cell.step(params[index], carry.cells[index], y)
+            given = (y, dt) if dt is not None and is_timed(cell) else y
+            inner, y = cell.step(params[index], carry.cells[index], given)
             carries.append(inner)
         return StackCarry(tuple(carries), key), y
+
+
+def _values_and_dt(cell: Any, x: Any) -> tuple[Any, Any]:
+    """Split x = `(values, dt)`; dt is None if x has none, or the cell takes none."""
+    return x if is_timed(cell) and isinstance(x, tuple) and len(x) == 2 else (x, None)
 
 
 @checked
@@ -129,6 +140,10 @@ class Residual(Generic[P, C]):
         return is_linear(self.cell)
 
     @property
+    def timed(self) -> bool:
+        return is_timed(self.cell)
+
+    @property
     def out_features(self) -> int:
         return self.cell.out_features
 
@@ -146,6 +161,7 @@ class Residual(Generic[P, C]):
 
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         carry, y = self.cell.step(params, carry, x)
+        x, _ = _values_and_dt(self, x)
         if y.shape != x.shape:
             raise ValueError(f"Residual: cannot add x of shape {x.shape} and the output of shape {y.shape}")
         return carry, x + y
