@@ -32,7 +32,7 @@ ZOO = {  # torchrecurrent and RecurrentLayers.jl, which have one author
     "MGU": "MGU",
     "MinimalRNN": "MinimalRNN",
     "MiRU1": "MiRU",
-    "MiRU2": "MiRU(separate=True)",
+    "MiRU2": "MiRU(reset=0.5)",
     "MultiplicativeLSTM": "MultiplicativeLSTM",
     "MUT1": "MUT1",
     "MUT2": "MUT2",
@@ -99,9 +99,9 @@ PEERS = {
         "PLRNN": "PLRNN",
         "SRNN": "ShufflingRNN",
         "suRNN": None,  # binary gates without a gradient
-        "MGU1": None,  # gates that read less than those of MGU
-        "MGU2": None,
-        "MGU3": None,
+        "MGU1": 'MGU(gate="hb")',
+        "MGU2": 'MGU(gate="h")',
+        "MGU3": 'MGU(gate="b")',
     },
     "RecurrentLayers.jl": ZOO
     | {
@@ -116,7 +116,7 @@ PEERS = {
         "LTC": "LTC",
         "CfC": "CfC",
         "WiredCfC": "CfC(wiring=NCP(4))",
-        "mixed_memory": None,  # an LSTM whose h another cell takes as its state
+        "mixed_memory": "MixedMemory",
     },
     "xlstm": {"sLSTM": "SLSTM", "mLSTM": "MLSTM"},
     "rnn-jax": {

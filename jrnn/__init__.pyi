@@ -49,6 +49,7 @@ from jrnn.combinators import Feedback as Feedback
 from jrnn.combinators import FeedbackCarry as FeedbackCarry
 from jrnn.combinators import LearnedCarry as LearnedCarry
 from jrnn.combinators import LearnedCarryParams as LearnedCarryParams
+from jrnn.combinators import MixedMemory as MixedMemory
 from jrnn.combinators import Multiplicative as Multiplicative
 from jrnn.combinators import NoisyCarry as NoisyCarry
 from jrnn.combinators import Project as Project

@@ -89,6 +89,19 @@ def test_a_multiplicative_lstm_is_the_combinator_around_an_lstm():
     )
 
 
+def test_mixed_memory_passes_the_state_from_an_lstm_to_the_cell():
+    cell, dt = jrnn.MixedMemory(jrnn.CfC(4)), jnp.full((9, 2), 0.7)
+    params = cell.init(KEY, 3)
+    h = c = jnp.zeros((2, 4))
+    for x, time in zip(XS, dt, strict=True):
+        (h, c), _ = jrnn.LSTM(4).step(
+            params.lstm, jrnn.LSTM(4).initial_carry(params.lstm)._replace(h=h, c=c), x
+        )
+        h, y = jrnn.CfC(4).step(params.cell, h, (x, time))
+    last, ys = jrnn.unroll(cell, params, (XS, dt))
+    np.testing.assert_allclose((last.h, last.c, ys[-1]), (h, c, y), rtol=1e-5, atol=1e-6)
+
+
 def test_all_outputs_side_by_side_and_the_input_at_every_layer():
     cell = jrnn.SkipStack((jrnn.GRU(4), jrnn.Elman(5)))
     params = cell.init(KEY, 3)
@@ -105,6 +118,7 @@ def test_all_outputs_side_by_side_and_the_input_at_every_layer():
         (lambda: jrnn.FastSlow((jrnn.GRU(4),), jrnn.GRU(4)), "at least two cells"),
         (lambda: jrnn.FastSlow((jrnn.GRU(4), jrnn.GRU(5)), jrnn.GRU(4)).init(KEY, 3), "share a state"),
         (lambda: jrnn.Multiplicative(jrnn.Stack((jrnn.GRU(4),))).init(KEY, 3), "an entry h"),
+        (lambda: jrnn.MixedMemory(jrnn.LSTM(4)).init(KEY, 3), "one vector"),
         (lambda: jrnn.SkipStack((jrnn.Embed(4),)), "take features"),
     ],
 )

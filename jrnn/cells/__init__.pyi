@@ -71,6 +71,7 @@ from jrnn.cells.normalised import LayerNormLSTM as LayerNormLSTM
 from jrnn.cells.ordered import ONLSTM as ONLSTM
 from jrnn.cells.orthogonal import OrthogonalRNN as OrthogonalRNN
 from jrnn.cells.orthogonal import ShufflingRNN as ShufflingRNN
+from jrnn.cells.orthogonal import SphericalRNN as SphericalRNN
 from jrnn.cells.oscillators import LEM as LEM
 from jrnn.cells.oscillators import CoRNN as CoRNN
 from jrnn.cells.oscillators import HeterogeneousCoRNN as HeterogeneousCoRNN

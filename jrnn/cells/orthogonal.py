@@ -10,9 +10,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import broadcasting, zero_carry
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
 from jrnn.cells._activations import Activation, Function, activation, check_activation
-from jrnn.cells._gating import sigmoid, zeros
+from jrnn.cells._gating import sigmoid, widened, zeros
 from jrnn.cells.maps import Dense, DenseParams
 from jrnn.initializers import default_float, glorot
 
@@ -155,3 +155,61 @@ class ShufflingRNN:
         v = v * sigmoid(x @ gate.w + gate.b, "gate")
         h = checkpoint_name(activation(self.activation)(jnp.roll(carry, 1, -1) + v), "h")
         return h, h
+
+
+class SphericalParams(NamedTuple):
+    """Parameters of `SphericalRNN`."""
+
+    skew: DenseParams  # (in, hidden · (hidden − 1) / 2), above the diagonal of S, row by row
+    out: DenseParams  # (hidden, hidden)
+
+
+@checked
+@dataclass(frozen=True)
+class SphericalRNN:
+    """Spherical RNN: every input rotates the state, which stays on the unit sphere.
+
+        R = exp(S),   S = V − Vᵀ,   V strictly upper triangular, of xₜ w_skew + b_skew
+        hₜ = R hₜ₋₁,   h₋₁ = 1 / √hidden in all entries
+        yₜ = hₜ w_out + b_out
+
+    The state is a product of rotations that do not commute, so it depends on the order of the inputs. The
+    map has hidden² / 2 outputs, and a step costs the exponential of a matrix for every batch element.
+
+    Reference: Biegun, Dolga, Cunningham, Barber, RotRNN: modelling long sequences with rotations, 2024,
+    arXiv:2407.07239, whose rotations are the same at every step; the form that reads x is that of memax.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.SphericalRNN(4)
+    >>> h, _ = jrnn.unroll(cell, cell.init(jax.random.key(0), in_features=3), jnp.ones((9, 3)))
+    >>> round(float(jnp.sum(h**2)), 4)
+    1.0
+    """
+
+    hidden: Width
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> SphericalParams:
+        k_skew, k_out = jax.random.split(key)
+        return SphericalParams(
+            skew=Dense(max(self.hidden * (self.hidden - 1) // 2, 1)).init(k_skew, in_features),
+            out=Dense(self.hidden).init(k_out, self.hidden),
+        )
+
+    def initial_carry(
+        self, params: SphericalParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, batch_shape, self.hidden) + 1 / math.sqrt(self.hidden)
+
+    @broadcasting
+    def step(self, params: SphericalParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        angles = x @ params.skew.w + params.skew.b
+        rows, columns = jnp.triu_indices(self.hidden, 1)
+        above = jnp.zeros((*angles.shape[:-1], self.hidden, self.hidden), angles.dtype)
+        above = widened(above.at[..., rows, columns].set(angles))
+        turn = jax.scipy.linalg.expm(above - above.mT).astype(angles.dtype)
+        h = checkpoint_name((turn @ carry[..., None])[..., 0], "h")
+        return h, h @ params.out.w + params.out.b

@@ -13,6 +13,7 @@ from jrnn.combinators.noise import NoisyCarry as NoisyCarry
 from jrnn.combinators.noise import Zoneout as Zoneout
 from jrnn.combinators.pacing import Dilated as Dilated
 from jrnn.combinators.pacing import FastSlow as FastSlow
+from jrnn.combinators.pacing import MixedMemory as MixedMemory
 from jrnn.combinators.pacing import Multiplicative as Multiplicative
 from jrnn.combinators.pacing import SkipRNN as SkipRNN
 from jrnn.combinators.stacking import Project as Project

@@ -1,4 +1,4 @@
-"""When and on what a cell steps: dilated, skipped, fast and slow, multiplied."""
+"""When and on what a cell steps: dilated, skipped, fast and slow, multiplied, mixed."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, NamedTuple
@@ -11,8 +11,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import expand, select
 from jrnn._checks import require_cell
 from jrnn._fields import AnyCell, Width, checked
-from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, key_or_none, map_state
+from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_timed, key_or_none, map_state
+from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
 from jrnn.cells.maps import Dense, DenseParams
+from jrnn.combinators.stacking import values_and_dt
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -291,3 +293,74 @@ class Multiplicative(Generic[P, C]):
     def step(self, params: MultiplicativeParams[P], carry: Any, x: Any) -> tuple[Any, Any]:
         m = (x @ params.w_xm) * (getattr(carry, "h", carry) @ params.w_hm)
         return self.cell.step(params.cell, carry._replace(h=m) if hasattr(carry, "h") else m, x)
+
+
+class MixedMemoryParams(NamedTuple, Generic[P]):
+    """Parameters of `MixedMemory`."""
+
+    lstm: LSTMParams
+    cell: P
+
+
+class MixedMemoryCarry(NamedTuple):
+    """Carry of `MixedMemory`."""
+
+    h: Array  # (..., n), the state of the cell
+    c: Array  # (..., n), the cell state of the LSTM
+
+
+@checked
+@dataclass(frozen=True)
+class MixedMemory(Generic[P]):
+    """Mixed memory: an LSTM and a cell work on one state in turn, which gives the cell a long memory.
+
+        (h, cₜ) = LSTM(hₜ₋₁, cₜ₋₁, xₜ)
+        (hₜ, yₜ) = cell(h, xₜ)
+
+    Of x = `(values, dt)`, the LSTM reads the values.
+
+    Args:
+      cell: a cell whose state is one array, such as `CfC` or `LTC`.
+
+    Raises:
+      ValueError: at `init`, another state.
+
+    Reference: Lechner, Hasani, Learning long-term dependencies in irregularly-sampled time series, 2020,
+    arXiv:2006.04418.
+
+    >>> import jrnn
+    >>> jrnn.MixedMemory(jrnn.CfC(8)).out_features
+    8
+    """
+
+    cell: Annotated[Cell[P, Array], require_cell]
+
+    @property
+    def timed(self) -> bool:
+        return is_timed(self.cell)
+
+    @property
+    def out_features(self) -> int:
+        return self.cell.out_features
+
+    def init(self, key: Array, in_features: int) -> MixedMemoryParams[P]:
+        k_lstm, k_cell = jax.random.split(key)
+        params = self.cell.init(k_cell, in_features)
+        spec = carry_spec(self.cell, params)
+        if not hasattr(spec, "shape") or len(spec.shape) != 1:
+            raise ValueError(f"MixedMemory: {self.cell} has the state {spec}, needs one vector")
+        return MixedMemoryParams(LSTM(spec.shape[0]).init(k_lstm, in_features), params)
+
+    def initial_carry(
+        self, params: MixedMemoryParams[P], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> MixedMemoryCarry:
+        h = self.cell.initial_carry(params.cell, batch_shape, key=key)
+        return MixedMemoryCarry(h, jnp.zeros_like(h))
+
+    def step(
+        self, params: MixedMemoryParams[P], carry: MixedMemoryCarry, x: Any
+    ) -> tuple[MixedMemoryCarry, Any]:
+        values, _ = values_and_dt(self, x)
+        (h, c), _ = LSTM(carry.h.shape[-1]).step(params.lstm, LSTMCarry(*carry), values)
+        h, y = self.cell.step(params.cell, h, x)
+        return MixedMemoryCarry(h, c), y

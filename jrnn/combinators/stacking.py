@@ -94,7 +94,7 @@ class Stack:
 
     def step(self, params: tuple[Any, ...], carry: StackCarry, x: Any) -> tuple[StackCarry, Any]:
         key, *keys = key_or_none(carry.key, len(self.cells))
-        y, dt = _values_and_dt(self, x)
+        y, dt = values_and_dt(self, x)
         carries = []
         for index, cell in enumerate(self.cells):
             noise = keys[index - 1] if index else None
@@ -105,7 +105,7 @@ class Stack:
         return StackCarry(tuple(carries), key), y
 
 
-def _values_and_dt(cell: Any, x: Any) -> tuple[Any, Any]:
+def values_and_dt(cell: Any, x: Any) -> tuple[Any, Any]:
     """Split x = `(values, dt)`; dt is None if x has none, or the cell takes none."""
     return x if is_timed(cell) and isinstance(x, tuple) and len(x) == 2 else (x, None)
 
@@ -161,7 +161,7 @@ class Residual(Generic[P, C]):
 
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         carry, y = self.cell.step(params, carry, x)
-        x, _ = _values_and_dt(self, x)
+        x, _ = values_and_dt(self, x)
         if y.shape != x.shape:
             raise ValueError(f"Residual: cannot add x of shape {x.shape} and the output of shape {y.shape}")
         return carry, x + y

@@ -1,4 +1,4 @@
-"""Orthogonal recurrences: OrthogonalRNN, ShufflingRNN."""
+"""Orthogonal recurrences: OrthogonalRNN, ShufflingRNN, SphericalRNN."""
 
 from functools import partial
 
@@ -78,4 +78,35 @@ ShufflingRNN = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.ShufflingRNN(h, width=7): read(i, 7) + read(7, h) + read(i, h)},
+)
+
+
+def spherical_rnn(p, h, x):
+    """Spherical of memax: h = exp(A - Aᵀ) h, where x fills A above its diagonal, row by row."""
+    size, angles = h.shape[-1], times(p["W"], x) + p["b"]
+    turned = []
+    for a, state in zip(angles, h, strict=True):
+        above = np.zeros((size, size), a.dtype)
+        above[np.triu_indices(size, 1)] = a
+        turned.append(exponential(above - above.T) @ state)
+    h = np.stack(turned)
+    return h, times(p["Wy"], h) + p["by"]
+
+
+def unpack_spherical(p):
+    return {"W": p.skew.w.T, "b": p.skew.b, "Wy": p.out.w.T, "by": p.out.b}
+
+
+def gentle(params, carry):
+    """Small angles, whose exponential loses no digits."""
+    w, b = params.skew
+    return params._replace(skew=params.skew._replace(w=w / 5, b=b / 5)), carry
+
+
+SphericalRNN = Entry(
+    laws=[Case(jrnn.SphericalRNN(3), 2)],
+    values={
+        "SphericalRNN": Comparison(jrnn.SphericalRNN(HIDDEN), spherical_rnn, unpack_spherical, adapt=gentle)
+    },
+    counts=lambda i, h: {jrnn.SphericalRNN(h): (i + 1) * h * (h - 1) // 2 + h**2 + h},
 )
