@@ -102,10 +102,8 @@ def test_a_wiring_leaves_no_unit_out_and_connects_only_its_layers():
             assert mask.any(0).all() and mask.any(1).all()
         assert masks.recurrent.any() and masks.motor.mean() >= density - 1 / command
     units = np.asarray(jrnn.LTC(20, wiring=wiring).init(KEY, 3).fixed.units)
-    assert (
-        units[:4].sum() == 0 and units[4 + command :, :4].sum() == 0
-    )  # motor units feed nobody, inter no motor
-    np.testing.assert_array_equal(units[4 + command :, 4 : 4 + command], 1)  # density 1
+    assert units[-4:].sum() == 0 and units[:inter, -4:].sum() == 0  # motor units feed none, inter no motor
+    np.testing.assert_array_equal(units[:inter, inter : inter + command], 1)  # density 1
 
 
 def test_unwired_weights_have_no_gradient():

@@ -213,7 +213,14 @@ def reaches_others(case):
 
 
 MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
-NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "NARX", *MATRICES  # their carry has other axes than units
+NO_UNITS = (
+    "ClockworkRNN",
+    "ConvLSTM",
+    "ConvGRU",
+    "ConvRNN",
+    "NARX",
+    *MATRICES,
+)  # their carry has other axes than units
 UNITS = [
     case
     for case in CASES

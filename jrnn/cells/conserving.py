@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, sigmoid, zeros
@@ -52,6 +53,7 @@ class MassConservingLSTM:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
+        check_in_features(in_features)
         if in_features < self.masses:
             raise ValueError(f"{self} needs in_features of at least {self.masses}, got {in_features}")
         k_ih, k_hh = jax.random.split(key)

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import sigmoid, split, tanh, zeros
 from jrnn.cells._timing import timed
 from jrnn.cells.maps import DenseParams
-from jrnn.cells.wirings import NCP
+from jrnn.cells.wirings import NCP, NCPMasks, Wiring
 from jrnn.initializers import default_float, glorot, orthogonal
 
 
@@ -52,12 +53,13 @@ class LTC:
         gⱼᵢ(u) = softplus(wⱼᵢ) · σ(σⱼᵢ · (uⱼ − μⱼᵢ)),   from source j to unit i
         S = Σⱼ g(xₜ) + Σⱼ g(v),   J = Σⱼ e · g(xₜ) + Σⱼ e · g(v)
         v ← (C v + δ · (G v_leak + J)) / (C + δ · (G + S)),   δ = dt / unfolds,   `unfolds` times
-        yₜ = hₜ = v,   of which with a wiring the first `outputs`
+        yₜ = hₜ = v,   of which with a wiring the last `outputs`
 
     with C = softplus(c) and G = softplus(leak). This is the paper's fused solver, a step of implicit Euler
     that cannot overflow, multiplied by δ: dt = 0 changes nothing. x is values or `(values, dt)`. With a
-    `wiring`, g is zero where there is no connection. ncps scales inputs and outputs, for which use a `Dense`,
-    and clips conductances at zero after an update where these are a softplus.
+    `wiring`, g is zero where there is no connection. ncps has the motor units first, scales inputs and
+    outputs, for which use a `Dense`, and clips conductances at zero after an update where these are a
+    softplus.
 
     Args:
       unfolds: number of steps of the solver.
@@ -75,7 +77,7 @@ class LTC:
     hidden: Width
     _: KW_ONLY
     unfolds: Width = 6
-    wiring: NCP | None = None
+    wiring: Wiring | None = None
     timed: ClassVar[bool] = True
 
     @property
@@ -83,6 +85,7 @@ class LTC:
         return self.hidden if self.wiring is None else self.wiring.outputs
 
     def init(self, key: Array, in_features: int) -> LTCParams:
+        check_in_features(in_features)
         k_inputs, k_units, k_c, k_leak, k_v, k_wiring = jax.random.split(key, 6)
         share = 2 / 3 if self.wiring is None else 0.5  # of the synapses that excite
         return LTCParams(
@@ -107,7 +110,7 @@ class LTC:
         for _ in range(self.unfolds):
             s, j = _conducted(params.units, masks.units, v)
             v = (c * v + delta * (j + j_x)) / (c + delta * (s + s_x))
-        return v, v[..., : self.out_features]
+        return v, v[..., -self.out_features :]
 
 
 def _conducted(synapses: Synapses, mask: Any, u: Array) -> tuple[Array, Array]:
@@ -137,15 +140,13 @@ def _draw_synapses(key: Array, shape: Shape, share: float) -> Synapses:
 
 
 def _wired(wiring: NCP, key: Array, in_features: int, hidden: int) -> LTCFixed:
-    """Connections among units in the order motor, command, inter."""
-    inter, _, motor = wiring.layers(hidden)
-    masks = wiring.masks(key, in_features, hidden)
-    first, rest = slice(motor), slice(motor, hidden - inter)
-    units = jnp.zeros((hidden, hidden), default_float())
-    units = units.at[rest, first].set(masks.motor.astype(units.dtype))
-    units = units.at[rest, rest].set(masks.recurrent.astype(units.dtype))
-    units = units.at[hidden - inter :, rest].set(masks.command.astype(units.dtype))
-    return LTCFixed(jnp.pad(masks.inter.astype(units.dtype), ((0, 0), (hidden - inter, 0))), units)
+    """Connections among units in the order inter, command, motor."""
+    inter, command, motor = wiring.layers(hidden)
+    masks = NCPMasks(*(m.astype(default_float()) for m in wiring.masks(key, in_features, hidden)))
+    first, second, last = slice(inter), slice(inter, inter + command), slice(inter + command, None)
+    units = zeros(hidden, hidden).at[first, second].set(masks.command)
+    units = units.at[second, second].set(masks.recurrent).at[second, last].set(masks.motor)
+    return LTCFixed(jnp.pad(masks.inter, ((0, 0), (0, command + motor))), units)
 
 
 class CfCLayer(NamedTuple):
@@ -207,7 +208,7 @@ class CfC:
     mode: Literal["gated", "no_gate", "pure"] = "gated"
     backbone: tuple[Width, ...] = ()
     activation: Activation = "scaled_tanh"
-    wiring: NCP | None = None
+    wiring: Wiring | None = None
     timed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

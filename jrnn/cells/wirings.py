@@ -1,13 +1,13 @@
 """Wirings: which units of a sparse cell are connected."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._checks import check_in_features
+from jrnn._checks import brief, check_in_features
 from jrnn._fields import Share, Width, checked
 
 
@@ -90,3 +90,13 @@ def _some(key: Array, shape: tuple[int, int], count: int) -> Array:
     """Choose `count` entries of every row."""
     draw = jax.random.uniform(key, shape)
     return draw <= jnp.sort(draw, axis=1)[:, count - 1, None]
+
+
+def _check_wiring(argument: str, given: Any) -> NCP:
+    """Return a wiring, or raise a TypeError that names what was given instead."""
+    if not isinstance(given, NCP):
+        raise TypeError(f"{argument} must be a wiring like NCP(4), got {brief(given)}")
+    return given
+
+
+Wiring = Annotated[NCP, _check_wiring]

@@ -105,10 +105,10 @@ def exported(name: str) -> Any:
 
 
 def _is_part(kind: Any) -> bool:
-    """True for classes that cells may hold besides cells: forms of weights, scores, bridges."""
+    """True for classes that cells may hold besides cells: forms of weights, scores, bridges, wirings."""
     if not dataclasses.is_dataclass(kind) or hasattr(kind, "initial_carry"):
         return False
-    return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start"))
+    return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start", "masks"))
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:

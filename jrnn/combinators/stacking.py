@@ -320,6 +320,7 @@ class SkipStack:
         return sum(cell.out_features for cell in self.cells)
 
     def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        check_in_features(in_features)
         widths = [0, *(cell.out_features for cell in self.cells)]
         keys = jax.random.split(key, len(self.cells))
         return tuple(c.init(k, in_features + n) for c, k, n in zip(self.cells, keys, widths, strict=False))

@@ -28,7 +28,7 @@ def ltc(p, v, x, *, unfolds=6, outputs=None):
     for _ in range(unfolds):
         g, i = synapses("v", v)
         v = (capacity * v + leak * p["vleak"] + i + current) / (capacity + leak + g + conductance)
-    return v, v[..., :outputs]
+    return v, v[..., -outputs:] if outputs else v
 
 
 def unpack_ltc(p):
