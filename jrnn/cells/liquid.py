@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
@@ -110,6 +111,7 @@ class LTC:
         for _ in range(self.unfolds):
             s, j = _conducted(params.units, masks.units, v)
             v = (c * v + delta * (j + j_x)) / (c + delta * (s + s_x))
+        v = checkpoint_name(v, "v")
         return v, v[..., -self.out_features :]
 
 
@@ -176,7 +178,7 @@ class CfC:
         p, q = tanh of two affine maps of zₜ;   a, b = two others;   s = σ(a · dt + b)
         hₜ = (1 − s) · p + s · q                                 mode="gated"
         hₜ = p + s · q                                           mode="no_gate"
-        hₜ = limit − limit · exp(−dt · (|rate| + |p̃|)) · p̃        mode="pure", with p̃ before its tanh
+        hₜ = limit · (1 − kept · p̃),   kept = exp(−dt · (|rate| + |p̃|))      mode="pure", p̃ = p before tanh
         yₜ = hₜ
 
     x is values or `(values, dt)`. With a `wiring` the inter, command and motor units are three such layers,
@@ -274,7 +276,8 @@ class CfC:
         for w, b in layer.maps:
             z = f(z) @ w + b
         if self.mode == "pure":
-            return layer.limit - layer.limit * jnp.exp(-dt * (jnp.abs(layer.rate) + jnp.abs(z))) * z
+            kept = jnp.exp(-dt * (jnp.abs(layer.rate) + jnp.abs(z)))
+            return layer.limit * (1 - checkpoint_name(kept, "kept") * z)
         p, q, a, b = split(z, 4)
         p, q, s = tanh(p, "p"), tanh(q, "q"), sigmoid(a * dt + b, "s")
         return p + s * q if self.mode == "no_gate" else (1 - s) * p + s * q

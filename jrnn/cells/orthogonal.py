@@ -84,9 +84,7 @@ class OrthogonalRNN:
         skew = params.skew.astype(jnp.float64 if params.skew.dtype == jnp.float64 else jnp.float32)
         low = jnp.zeros((self.hidden, self.hidden), skew.dtype)
         low = low.at[jnp.tril_indices(self.hidden, -1)].set(skew)
-        s, eye = low - low.T, jnp.eye(self.hidden, dtype=skew.dtype)
-        q = jax.scipy.linalg.expm(s) if self.map == "exponential" else jnp.linalg.solve(eye + s, eye - s)
-        return q.astype(params.skew.dtype)
+        return _rotation(low - low.T, self.map).astype(params.skew.dtype)
 
     initial_carry = zero_carry
 
@@ -99,6 +97,14 @@ class OrthogonalRNN:
             h = activation(self.activation)(z + params.b)
         h = checkpoint_name(h, "h")
         return h, h
+
+
+def _rotation(s: Array, method: str) -> Array:
+    """The orthogonal matrix of a skew-symmetric one, (..., n, n)."""
+    if method == "exponential":
+        return jax.scipy.linalg.expm(s)
+    eye = jnp.eye(s.shape[-1], dtype=s.dtype)
+    return jnp.linalg.solve(eye + s, eye - s)
 
 
 class ShufflingParams(NamedTuple):
@@ -169,12 +175,17 @@ class SphericalParams(NamedTuple):
 class SphericalRNN:
     """Spherical RNN: every input rotates the state, which stays on the unit sphere.
 
-        R = exp(S),   S = V − Vᵀ,   V strictly upper triangular, of xₜ w_skew + b_skew
+        S = V − Vᵀ,   V strictly upper triangular, of xₜ w_skew + b_skew
+        R = exp(S)                    map="exponential"
+        R = (I + S)⁻¹ (I − S)         map="cayley"
         hₜ = R hₜ₋₁,   h₋₁ = 1 / √hidden in all entries
         yₜ = hₜ w_out + b_out
 
     The state is a product of rotations that do not commute, so it depends on the order of the inputs. The
-    map has hidden² / 2 outputs, and a step costs the exponential of a matrix for every batch element.
+    map has hidden² / 2 outputs, and a step computes a matrix for every batch element.
+
+    Args:
+      map: "exponential" or "cayley", which is cheaper.
 
     Reference: Biegun, Dolga, Cunningham, Barber, RotRNN: modelling long sequences with rotations, 2024,
     arXiv:2407.07239, whose rotations are the same at every step; the form that reads x is that of memax.
@@ -187,6 +198,8 @@ class SphericalRNN:
     """
 
     hidden: Width
+    _: KW_ONLY
+    map: Literal["exponential", "cayley"] = "exponential"
 
     @property
     def out_features(self) -> int:
@@ -210,6 +223,6 @@ class SphericalRNN:
         rows, columns = jnp.triu_indices(self.hidden, 1)
         above = jnp.zeros((*angles.shape[:-1], self.hidden, self.hidden), angles.dtype)
         above = widened(above.at[..., rows, columns].set(angles))
-        turn = jax.scipy.linalg.expm(above - above.mT).astype(angles.dtype)
+        turn = _rotation(above - above.mT, self.map).astype(angles.dtype)
         h = checkpoint_name((turn @ carry[..., None])[..., 0], "h")
         return h, h @ params.out.w + params.out.b

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, complex_state
@@ -33,7 +34,7 @@ def _moved(self: Any, params: Any, turned: Array, x: Array) -> tuple[Array, Arra
     wide = turned.real.dtype
     u = x @ params.w_ih
     h = _modrelu(turned + jax.lax.complex(*split(u.astype(wide), 2)), params.b.astype(wide))
-    return h, jnp.concatenate([h.real, h.imag], -1).astype(u.dtype)
+    return h, checkpoint_name(jnp.concatenate([h.real, h.imag], -1), "h").astype(u.dtype)
 
 
 class UnitaryFixed(NamedTuple):

@@ -81,14 +81,16 @@ ShufflingRNN = Entry(
 )
 
 
-def spherical_rnn(p, h, x):
+def spherical_rnn(p, h, x, method="exponential"):
     """Spherical of memax: h = exp(A - Aᵀ) h, where x fills A above its diagonal, row by row."""
     size, angles = h.shape[-1], times(p["W"], x) + p["b"]
     turned = []
     for a, state in zip(angles, h, strict=True):
         above = np.zeros((size, size), a.dtype)
         above[np.triu_indices(size, 1)] = a
-        turned.append(exponential(above - above.T) @ state)
+        s, eye = above - above.T, np.eye(size)
+        turn = exponential(s) if method == "exponential" else np.linalg.solve(eye + s, eye - s)
+        turned.append(turn @ state)
     h = np.stack(turned)
     return h, times(p["Wy"], h) + p["by"]
 
@@ -104,9 +106,15 @@ def gentle(params, carry):
 
 
 SphericalRNN = Entry(
-    laws=[Case(jrnn.SphericalRNN(3), 2)],
+    laws=[Case(jrnn.SphericalRNN(3, map="cayley"), 2)],
     values={
-        "SphericalRNN": Comparison(jrnn.SphericalRNN(HIDDEN), spherical_rnn, unpack_spherical, adapt=gentle)
+        f"SphericalRNN-{method}": Comparison(
+            jrnn.SphericalRNN(HIDDEN, map=method),
+            partial(spherical_rnn, method=method),
+            unpack_spherical,
+            adapt=gentle,
+        )
+        for method in ("exponential", "cayley")
     },
     counts=lambda i, h: {jrnn.SphericalRNN(h): (i + 1) * h * (h - 1) // 2 + h**2 + h},
 )
