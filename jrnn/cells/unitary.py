@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, complex_state
-from jrnn.cells._gating import split, zeros
+from jrnn.cells._gating import split, widened, zeros
 from jrnn.initializers import default_float, glorot
 
 
@@ -37,20 +37,14 @@ def _moved(self: Any, params: Any, turned: Array, x: Array) -> tuple[Array, Arra
     return h, checkpoint_name(jnp.concatenate([h.real, h.imag], -1), "h").astype(u.dtype)
 
 
-class UnitaryFixed(NamedTuple):
-    """The permutation of `UnitaryRNN`, which is not trained."""
-
-    order: Array  # (hidden,), integers
-
-
 class UnitaryParams(NamedTuple):
     """Parameters of `UnitaryRNN`; real parts before imaginary parts."""
 
     w_ih: Array  # (in, 2·hidden)
-    angles: Array  # (3, hidden), of the diagonal matrices
+    angles: Array  # (3·hidden,), of the three diagonal matrices
     mirrors: Array  # (2, 2, hidden), the vectors v of the two reflections
     b: Array  # (hidden,), of the modrelu
-    fixed: UnitaryFixed
+    fixed: Array  # (hidden,), numbers in whose order P puts the units
 
 
 @checked
@@ -83,13 +77,12 @@ class UnitaryRNN:
 
     def init(self, key: Array, in_features: int) -> UnitaryParams:
         k_ih, k_angles, k_mirrors, k_order = jax.random.split(key, 4)
-        shape = (3, self.hidden)
         return UnitaryParams(
             w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2),
-            angles=jax.random.uniform(k_angles, shape, default_float(), -math.pi, math.pi),
+            angles=jax.random.uniform(k_angles, (3 * self.hidden,), default_float(), -math.pi, math.pi),
             mirrors=jax.random.uniform(k_mirrors, (2, 2, self.hidden), default_float(), -1, 1),
             b=zeros(self.hidden),
-            fixed=UnitaryFixed(jax.random.permutation(k_order, self.hidden)),
+            fixed=jax.random.uniform(k_order, (self.hidden,), default_float()),
         )
 
     initial_carry = _zero_complex
@@ -97,9 +90,10 @@ class UnitaryRNN:
     def turn(self, params: UnitaryParams, h: Array) -> Array:
         """U h, of the shape of h."""
         angles, mirrors = (p.astype(h.real.dtype) for p in (params.angles, params.mirrors))
-        d_1, d_2, d_3 = (jax.lax.complex(jnp.cos(angle), jnp.sin(angle)) for angle in angles)
+        d_1, d_2, d_3 = (jax.lax.complex(jnp.cos(angle), jnp.sin(angle)) for angle in split(angles, 3))
         r_1, r_2 = (jax.lax.complex(*mirror) for mirror in mirrors)
-        z = _reflected(jnp.fft.fft(d_1 * h, norm="ortho"), r_1)[..., params.fixed.order]
+        order = jnp.argsort(jax.lax.stop_gradient(params.fixed))
+        z = _reflected(jnp.fft.fft(d_1 * h, norm="ortho"), r_1)[..., order]
         return d_3 * _reflected(jnp.fft.ifft(d_2 * z, norm="ortho"), r_2)
 
     @broadcasting
@@ -118,7 +112,7 @@ class FullUnitaryParams(NamedTuple):
     """Parameters of `FullUnitaryRNN`."""
 
     w_ih: Array  # (in, 2·hidden), real parts before imaginary parts
-    w_hh: Array  # (hidden, hidden), of S: real parts below the diagonal, imaginary parts on it and above
+    skew: Array  # (hidden²,), row by row: real parts of S below the diagonal, imaginary ones on it and above
     b: Array  # (hidden,), of the modrelu
 
 
@@ -127,7 +121,7 @@ class FullUnitaryParams(NamedTuple):
 class FullUnitaryRNN:
     """Full-capacity unitary RNN: any unitary matrix, as the exponential of a skew-Hermitian one.
 
-        S = L − Lᵀ + i (D + V + Vᵀ),   of w_hh: L below the diagonal, D the diagonal, V above
+        S = L − Lᵀ + i (D + V + Vᵀ),   of skew: L below the diagonal, D the diagonal, V above
         U = exp(S)
         hₜ = modrelu(hₜ₋₁ U + xₜ w_ih),   modrelu(z) = z / |z| · relu(|z| + b)
         yₜ = [Re hₜ, Im hₜ]
@@ -159,7 +153,7 @@ class FullUnitaryRNN:
         spread = math.pi / (4 * math.sqrt(self.hidden))  # angles between about −π/2 and π/2
         return FullUnitaryParams(
             w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2),
-            w_hh=spread * jax.random.normal(k_hh, (self.hidden, self.hidden), default_float()),
+            skew=spread * jax.random.normal(k_hh, (self.hidden**2,), default_float()),
             b=zeros(self.hidden),
         )
 
@@ -167,7 +161,7 @@ class FullUnitaryRNN:
 
     def recurrence(self, params: FullUnitaryParams) -> Array:
         """U, (hidden, hidden), complex."""
-        w = params.w_hh.astype(jnp.float64 if params.w_hh.dtype == jnp.float64 else jnp.float32)
+        w = widened(params.skew).reshape(self.hidden, self.hidden)
         low, high = jnp.tril(w, -1), jnp.triu(w)
         return jax.scipy.linalg.expm(jax.lax.complex(low - low.T, high + jnp.triu(w, 1).T))
 

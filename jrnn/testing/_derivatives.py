@@ -76,7 +76,7 @@ def _check_reach(subject: Subject, params: Any, grads: Any) -> None:
     """Check that gradients are finite, nonzero for trainable parameters, and zero for fixed ones."""
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, grad), trains in zip(named, jax.tree.leaves(trainable(params)), strict=True):
-        if not is_float(grad) or grad.size == 0:  # a permutation, or weights of an input of width 0
+        if grad.size == 0:  # weights of an input of width 0
             continue
         name = jax.tree_util.keystr(path).strip(".[]'") or "params"
         if not np.all(np.isfinite(grad)):

@@ -95,7 +95,7 @@ def unpack_cfc(p):
 
 CfC = Entry(
     laws=[
-        Case(jrnn.CfC(4, backbone=(5, 3)), 2),
+        Case(jrnn.CfC(4, backbone=(7, 6)), 2),
         Case(jrnn.CfC(4, mode="pure"), 3, irregular),
         Case(jrnn.CfC(WIRED, wiring=NCP), 3, irregular),
     ],
