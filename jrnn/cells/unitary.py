@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
@@ -56,8 +57,8 @@ class UnitaryRNN:
         hₜ = modrelu(U hₜ₋₁ + xₜ w_ih),   modrelu(z) = z / |z| · relu(|z| + b)
         yₜ = [Re hₜ, Im hₜ]
 
-    F is the discrete Fourier transform divided by √hidden, P a random permutation. U has 7 · hidden
-    parameters and takes hidden · log hidden operations. The paper's initial state is learned: `LearnedCarry`.
+    F is the discrete Fourier transform divided by √hidden, applied as a matrix, P a random permutation. U has
+    7 · hidden parameters. The paper's initial state is learned: `LearnedCarry`.
 
     Args:
       hidden: number of complex units; y is twice as wide.
@@ -93,12 +94,19 @@ class UnitaryRNN:
         d_1, d_2, d_3 = (jax.lax.complex(jnp.cos(angle), jnp.sin(angle)) for angle in split(angles, 3))
         r_1, r_2 = (jax.lax.complex(*mirror) for mirror in mirrors)
         order = jnp.argsort(jax.lax.stop_gradient(params.fixed))
-        z = _reflected(jnp.fft.fft(d_1 * h, norm="ortho"), r_1)[..., order]
-        return d_3 * _reflected(jnp.fft.ifft(d_2 * z, norm="ortho"), r_2)
+        fourier = jnp.asarray(_fourier(self.hidden), h.dtype)
+        z = _reflected((d_1 * h) @ fourier, r_1)[..., order]
+        return d_3 * _reflected((d_2 * z) @ fourier.conj(), r_2)
 
     @broadcasting
     def step(self, params: UnitaryParams, carry: Array, x: Any) -> tuple[Array, Array]:
         return _moved(self, params, self.turn(params, carry), x)
+
+
+def _fourier(n: int) -> Any:
+    """The unitary matrix of the discrete Fourier transform; XLA's own fails on a CPU under some transforms."""
+    places = np.arange(n)
+    return np.exp(-2j * np.pi * np.outer(places, places) / n) / math.sqrt(n)
 
 
 def _reflected(z: Array, v: Array) -> Array:
