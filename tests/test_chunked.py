@@ -141,7 +141,8 @@ def test_chunks_are_a_scan(kind):
     assert_close(chunked, scanned, rtol=1e-11)
 
 
-MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
+MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
 
 
 @pytest.mark.parametrize("name", MATRICES)

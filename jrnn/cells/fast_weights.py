@@ -107,7 +107,7 @@ class FastWeights:
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b
         s = f(z)
         for _ in range(self.loops):
-            s = f(params.gain * normalise(z + look_up(a, s), 1e-6) + params.shift)
+            s = f(params.gain * normalise(z + (a @ s[..., None])[..., 0], 1e-6) + params.shift)
         return FastWeightsCarry(s, a), s
 
 

@@ -98,17 +98,17 @@ class TTTLinearParams(NamedTuple):
 
     qkv: InputParams  # (in, 3·hidden), side by side
     rate: InputParams  # (in, heads), η̃
-    w: Array  # (heads, d, d), W at the start
-    b: Array  # (heads, d), c at the start
+    w: Array  # (heads, d, d), W₀
+    b: Array  # (heads, d), c₀
     gain: Array  # (heads, d), γ
     shift: Array  # (heads, d), β
 
 
 class TTTLinearCarry(NamedTuple):
-    """State of `TTTLinear`: what is learned while it runs."""
+    """State of `TTTLinear`: what has been learned since the start."""
 
-    w: Array  # (..., heads, d, d), keys by values, d = hidden / heads
-    b: Array  # (..., heads, d)
+    w: Array  # (..., heads, d, d), Wₜ − W₀, keys by values, d = hidden / heads
+    b: Array  # (..., heads, d), cₜ − c₀
 
 
 @checked
@@ -122,9 +122,9 @@ class TTTLinear:
         Wₜ = Wₜ₋₁ − η k gᵀ,   cₜ = cₜ₋₁ − η g
         yₜ = q + f(Wₜᵀ q + cₜ)
 
-    A step of gradient descent at every token, where the paper takes one for 16 of them; the rotation of q and
-    k by their position is left out. fla has Wᵀ q + c in place of the q in front. Because of LN, `Chunked`
-    does not take it. `Block` adds the norm of the paper's block.
+    W₀ and c₀ are learned as all parameters are. A step of gradient descent at every token, where the paper
+    takes one for 16 of them; the rotation of q and k by their position is left out. fla has Wᵀ q + c in place
+    of the q in front. Because of LN, `Chunked` does not take it. `Block` adds the norm of the paper's block.
 
     Args:
       rate: step size of a gate that is open.
@@ -165,8 +165,8 @@ class TTTLinear:
     def initial_carry(
         self, params: TTTLinearParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> TTTLinearCarry:
-        start = (params.w, params.b)
-        return TTTLinearCarry(*(jnp.broadcast_to(a, (*batch_shape, *a.shape)) for a in start))
+        w = zero_memory(self, params, batch_shape)
+        return TTTLinearCarry(w, w[..., 0])
 
     @broadcasting
     def step(self, params: TTTLinearParams, carry: TTTLinearCarry, x: Any) -> tuple[TTTLinearCarry, Array]:
@@ -175,7 +175,7 @@ class TTTLinear:
 
         q, k, v = in_heads(x @ params.qkv.w_ih + params.qkv.b, 3, self.heads)
         eta = sigmoid(x @ params.rate.w_ih + params.rate.b, "eta")[..., None] * (self.rate / k.shape[-1])
-        guess, pull = jax.vjp(f, look_up(carry.w, k) + carry.b)
+        guess, pull = jax.vjp(f, look_up(params.w + carry.w, k) + params.b + carry.b)
         (g,) = pull(guess - (v - k))
-        w, b = carry.w - outer(k, eta * g), carry.b - eta * g
-        return TTTLinearCarry(w, b), joined(q + f(look_up(w, q) + b))
+        carry = TTTLinearCarry(carry.w - outer(k, eta * g), carry.b - eta * g)
+        return carry, joined(q + f(look_up(params.w + carry.w, q) + params.b + carry.b))
