@@ -83,13 +83,12 @@ class FastWeights:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> FastWeightsParams:
-        b = zeros(self.hidden)
         return FastWeightsParams(
             w_ih=glorot(key, (in_features, self.hidden)),
             w_hh=identity(key, (self.hidden, self.hidden), scale=0.05),
-            b=b,
-            gain=b + 1,
-            shift=b,
+            b=zeros(self.hidden),
+            gain=zeros(self.hidden) + 1,
+            shift=zeros(self.hidden),
         )
 
     def initial_carry(

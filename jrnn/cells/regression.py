@@ -78,8 +78,7 @@ class MesaNet:
     def initial_carry(
         self, params: MesaNetParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> MesaNetCarry:
-        s = zero_memory(self, params, batch_shape)
-        return MesaNetCarry(s, s)
+        return MesaNetCarry(*(zero_memory(self, params, batch_shape) for _ in "sh"))
 
     @broadcasting
     def step(self, params: MesaNetParams, carry: MesaNetCarry, x: Any) -> tuple[MesaNetCarry, Array]:
@@ -151,15 +150,14 @@ class TTTLinear:
 
     def init(self, key: Array, in_features: int) -> TTTLinearParams:
         k_qkv, k_rate, k_w = jax.random.split(key, 3)
-        size = self.hidden // self.heads
-        b = zeros(self.heads, size)
+        shape = self.heads, self.hidden // self.heads
         return TTTLinearParams(
             qkv=draw_input(k_qkv, in_features, self.hidden, 3),
             rate=draw_input(k_rate, in_features, self.heads, 1),
-            w=0.02 * jax.random.normal(k_w, (self.heads, size, size), b.dtype),
-            b=b,
-            gain=b + 1,
-            shift=b,
+            w=0.02 * jax.random.normal(k_w, (*shape, shape[1]), zeros().dtype),
+            b=zeros(*shape),
+            gain=zeros(*shape) + 1,
+            shift=zeros(*shape),
         )
 
     def initial_carry(

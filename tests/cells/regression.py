@@ -68,7 +68,7 @@ MesaNet = Entry(
 )
 
 TTTLinear = Entry(
-    laws=[Case(jrnn.TTTLinear(4, heads=2), 3)],
+    laws=[Case(jrnn.TTTLinear(12, heads=2), 3)],  # of two numbers LN is a sign, of four it is steep
     values={
         f"TTTLinear-{heads}": Comparison(
             jrnn.TTTLinear(WIDE, heads=heads, rate=rate),
