@@ -95,16 +95,17 @@ class RWKV6:
 
     def init(self, key: Array, in_features: int) -> RWKV6Params:
         k_mix, k_down, k_up, k_w, k_u = jax.random.split(key, 5)
-        mix = jax.random.uniform(k_mix, (5, in_features), zeros().dtype)
+        w_ih = draw_letters(k_w, in_features, self.hidden, 4)
+        mix = jax.random.uniform(k_mix, (5, in_features), w_ih.dtype)
         up = 0.1 * glorot(k_up, (self.rank, 4 * in_features), blocks=4)
         return RWKV6Params(
             shift=mix[0],
             mix=mix[1:],
             down=glorot(k_down, (in_features, 4 * self.rank), blocks=4),
             up=up.reshape(self.rank, 4, in_features).swapaxes(0, 1),
-            w_ih=draw_letters(k_w, in_features, self.hidden, 4),
+            w_ih=w_ih,
             b=zeros(4, self.hidden).at[1].set(jnp.linspace(-6, -1, self.hidden)),
-            bonus=jax.random.uniform(k_u, (self.heads, self.hidden // self.heads), mix.dtype),
+            bonus=jax.random.uniform(k_u, (self.heads, self.hidden // self.heads), w_ih.dtype),
         )
 
     initial_carry = zero_rwkv
@@ -163,10 +164,10 @@ class RWKV7:
 
     def init(self, key: Array, in_features: int) -> RWKV7Params:
         k_mix, k_w = jax.random.split(key)
-        mix = jax.random.uniform(k_mix, (5, in_features), zeros().dtype)
+        w_ih = draw_letters(k_w, in_features, self.hidden, 5)
         return RWKV7Params(
-            mix=mix,
-            w_ih=draw_letters(k_w, in_features, self.hidden, 5),
+            mix=jax.random.uniform(k_mix, (5, in_features), w_ih.dtype),
+            w_ih=w_ih,
             b=zeros(5, self.hidden),
             erased=zeros(self.hidden) + 1,
             replaced=zeros(self.hidden) + 1,
