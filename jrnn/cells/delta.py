@@ -151,7 +151,7 @@ class GatedDeltaNet:
 @checked
 @dataclass(frozen=True)
 class DeltaProduct:
-    """Several delta rules a step, which turn the memory in as many planes (gated DeltaProduct).
+    """Several delta rules a step, a product of Householder matrices (gated DeltaProduct).
 
         q, k₁ … kₙ, v₁ … vₙ = silu(xₜ w + b) per head,   q and kᵢ of length 1
         βᵢ = 2 σ(β̃ᵢ),   α = exp(−exp(a_log) · softplus(α̃)),   β̃₁ … β̃ₙ, α̃ = xₜ w_g + b_g, one number per head

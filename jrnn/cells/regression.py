@@ -37,7 +37,7 @@ class MesaNetCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class MesaNet:
-    """Memory that answers with the least squares of all keys and values so far (mesa layer).
+    """Memory that is read through the least squares of all keys and values so far (mesa layer).
 
         q̃, k̃, v = xₜ w + b per head,   q and k = silu(q̃) and silu(k̃) of length 1
         β, γ = σ(xₜ w_g + b_g), one number per head;   Λ = diag(softplus(λ̃) + 0.25)

@@ -59,7 +59,7 @@ class RWKV6Params(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class RWKV6:
-    """Linear attention that forgets key by key, and sees each input in the light of the last (RWKV-6, Finch).
+    """Linear attention that forgets key by key, on a mix of this input and the last one (RWKV-6, Finch).
 
         μ_z = λ_z + tanh((xₜ + μ · (xₜ₋₁ − xₜ)) A_z) B_z
         z̃ = (xₜ + μ_z · (xₜ₋₁ − xₜ)) w_z + b_z   for z = r, w, k, v, per head
@@ -116,7 +116,7 @@ class RWKV6:
         narrow = narrow.reshape(*narrow.shape[:-1], 4, self.rank)
         mix = params.mix + jnp.einsum("...zr,zri->...zi", narrow, params.up)
         r, w, k, v = letters(params, x, carry.x, mix, self.heads)
-        w = checkpoint_name(jnp.exp(-jnp.exp(w)), "w")
+        w = checkpoint_name(jnp.exp(-jnp.exp(jnp.minimum(w, 10))), "w")  # above, 0 with a slope of 0 · ∞
         y = look_up(carry.s, r) + jnp.sum(params.bonus * k * r, -1, keepdims=True) * v
         return RWKVCarry(w[..., None] * carry.s + outer(k, v), x), joined(y)
 
