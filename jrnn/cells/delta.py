@@ -46,7 +46,7 @@ class DeltaNet:
         yₜ = Sₜᵀ q
 
     A step of gradient descent on ½ |Sᵀ k − v|², of size β. `Block` adds the convolution and the norm of the
-    paper's block. `Chunked` runs many steps at once.
+    paper's block. fla divides q by √d, here and in the rules below. `Chunked` runs many steps at once.
 
     Reference: Yang, Wang, Zhang, Shen, Kim, Parallelizing linear transformers with the delta rule over
     sequence length, 2024, arXiv:2406.06484.

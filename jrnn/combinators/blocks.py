@@ -93,7 +93,7 @@ class Block:
 
     Args:
       cell: a cell as wide as its input; its norm is by heads if it has any.
-      k: steps that the convolution looks back; 0: there is none.
+      k: steps that the convolution looks back; 0: there is none, as around RWKV.
 
     Raises:
       ValueError: a cell that takes tokens; at `init`, input and output that differ in width.
