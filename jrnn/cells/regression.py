@@ -45,8 +45,8 @@ class MesaNet:
         yₜ = Sₜᵀ (Hₜ + Λ)⁻¹ q
 
     Sᵀ (H + Λ)⁻¹ is the matrix that minimises Σ γ… β |W k − v|² + tr W Λ Wᵀ. The paper solves by 30 steps of
-    conjugate gradients, here it is exact. `Chunked` takes S, and runs H step by step. `Block` adds the
-    convolution and the norm of the paper's block.
+    conjugate gradients, here it is exact, and ONNX has no form of it. `Chunked` takes S, and runs H step by
+    step. `Block` adds the convolution and the norm of the paper's block.
 
     Reference: von Oswald et al., MesaNet: sequence modeling by locally optimal test-time training, 2025,
     arXiv:2506.05233.
