@@ -122,7 +122,7 @@ class Residual(Generic[P, C]):
 
         yₜ = xₜ + cell(xₜ)
 
-    Parameters and carry are those of the cell. With `Stack((Norm(features), cell))` for a cell, it is pre-norm.
+    Parameters and carry are those of the cell. `Residual(Stack((Norm(features), cell)))` is pre-norm.
 
     Args:
       cell: a cell with output and input of equal width.
