@@ -16,7 +16,7 @@ FAMILIES = {  # files of cells, in the order of the overview
     "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated ordered conserving xlstm",
     "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection",
     "Linear recurrences": "minimal linear_units state_spaces quasi strongly_typed",
-    "Memories that are matrices": "linear_attention delta forgetful",
+    "Memories that are matrices": "linear_attention delta rwkv regression fast_weights forgetful",
     "Memory with time scales": "timescales oscillators legendre",
     "Time that is irregular": "liquid flows decay",
     "Over space": "convolutional",

@@ -41,6 +41,8 @@ COMBINATORS = [
     Case(jrnn.Stack((jrnn.GRU(4), jax.nn.softplus, jrnn.Dense(3, bias=False))), 2),
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
     Case(jrnn.Residual(jrnn.Stack((jrnn.Dense(4), jrnn.CfC(6), jrnn.MGU(4), jrnn.S5(3)))), 3, irregular),
+    Case(jrnn.Gated(jrnn.GRU(4)), 2),
+    Case(jrnn.Block(jrnn.GLA(4, heads=2), k=2), 4),
     Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
     Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
     Case(jrnn.SkipStack((jrnn.GRU(4), jrnn.Dense(6), jrnn.Elman(7))), 2),

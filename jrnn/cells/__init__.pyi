@@ -17,8 +17,11 @@ from jrnn.cells.convolutional import ConvLSTM as ConvLSTM
 from jrnn.cells.convolutional import ConvRNN as ConvRNN
 from jrnn.cells.decay import GRUD as GRUD
 from jrnn.cells.deep_gates import SGU as SGU
-from jrnn.cells.delta import RWKV7 as RWKV7
+from jrnn.cells.delta import GDN2 as GDN2
+from jrnn.cells.delta import KDA as KDA
+from jrnn.cells.delta import Comba as Comba
 from jrnn.cells.delta import DeltaNet as DeltaNet
+from jrnn.cells.delta import DeltaProduct as DeltaProduct
 from jrnn.cells.delta import GatedDeltaNet as GatedDeltaNet
 from jrnn.cells.diagonal import ELSTM as ELSTM
 from jrnn.cells.diagonal import IndRNN as IndRNN
@@ -27,6 +30,8 @@ from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
 from jrnn.cells.fast import FastGRNN as FastGRNN
 from jrnn.cells.fast import FastRNN as FastRNN
+from jrnn.cells.fast_weights import M2RNN as M2RNN
+from jrnn.cells.fast_weights import FastWeights as FastWeights
 from jrnn.cells.flows import GRUODE as GRUODE
 from jrnn.cells.flows import ODERNN as ODERNN
 from jrnn.cells.forgetful import FFM as FFM
@@ -35,10 +40,12 @@ from jrnn.cells.gru import GRU as GRU
 from jrnn.cells.gru import TauGRU as TauGRU
 from jrnn.cells.highway import RHN as RHN
 from jrnn.cells.highway import NASCell as NASCell
+from jrnn.cells.history import ShortConv as ShortConv
 from jrnn.cells.history import Window as Window
 from jrnn.cells.intersection import IntersectionRNN as IntersectionRNN
 from jrnn.cells.legendre import LMU as LMU
 from jrnn.cells.linear_attention import GLA as GLA
+from jrnn.cells.linear_attention import HGRN2 as HGRN2
 from jrnn.cells.linear_attention import LinearAttention as LinearAttention
 from jrnn.cells.linear_attention import Mamba2 as Mamba2
 from jrnn.cells.linear_attention import RetNet as RetNet
@@ -56,6 +63,7 @@ from jrnn.cells.lstm_variant import ResidualLSTM as ResidualLSTM
 from jrnn.cells.maps import Dense as Dense
 from jrnn.cells.maps import Embed as Embed
 from jrnn.cells.maps import Map as Map
+from jrnn.cells.maps import Norm as Norm
 from jrnn.cells.minimal import HGRN as HGRN
 from jrnn.cells.minimal import MinGRU as MinGRU
 from jrnn.cells.minimal import MinLSTM as MinLSTM
@@ -77,7 +85,11 @@ from jrnn.cells.oscillators import CoRNN as CoRNN
 from jrnn.cells.oscillators import HeterogeneousCoRNN as HeterogeneousCoRNN
 from jrnn.cells.oscillators import UnICORNN as UnICORNN
 from jrnn.cells.quasi import QRNN as QRNN
+from jrnn.cells.regression import MesaNet as MesaNet
+from jrnn.cells.regression import TTTLinear as TTTLinear
 from jrnn.cells.reservoir import EchoState as EchoState
+from jrnn.cells.rwkv import RWKV6 as RWKV6
+from jrnn.cells.rwkv import RWKV7 as RWKV7
 from jrnn.cells.simple_units import SRU as SRU
 from jrnn.cells.single_gate import JANET as JANET
 from jrnn.cells.single_gate import MGU as MGU

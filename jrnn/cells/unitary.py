@@ -104,7 +104,7 @@ class UnitaryRNN:
 
 
 def _fourier(n: int) -> Any:
-    """The unitary matrix of the discrete Fourier transform; XLA's own fails on a CPU under some transforms."""
+    """The matrix of the discrete Fourier transform; XLA's own fails on a CPU under some transforms."""
     places = np.arange(n)
     return np.exp(-2j * np.pi * np.outer(places, places) / n) / math.sqrt(n)
 
