@@ -110,9 +110,11 @@ class S5:
         (x, dt), wide = timed(self, x), carry.real.dtype  # complex dtypes exist only for float32 and float64
         rate, frequency, log_dt = (p.astype(wide) for p in (params.rate, params.frequency, params.log_dt))
         lam, delta = jax.lax.complex(-jnp.exp(rate), frequency), jnp.exp(log_dt) * jnp.asarray(dt, wide)
-        z = jax.lax.complex(lam.real * delta, lam.imag * delta)
+        r, t = lam.real * delta, lam.imag * delta
+        less = jnp.expm1(r) * jnp.cos(t) - 2 * jnp.sin(t / 2) ** 2  # Re a − 1, without cancellation
+        less = jax.lax.complex(less, jnp.exp(r) * jnp.sin(t))
         u = x @ params.w_ih
-        h = jnp.exp(z) * carry + jnp.expm1(z) / lam * jax.lax.complex(*split(u.astype(wide), 2))
+        h = (1 + less) * carry + less / lam * jax.lax.complex(*split(u.astype(wide), 2))
         y = 2 * (jnp.concatenate([h.real, -h.imag], -1).astype(u.dtype) @ params.w_ho)
         return h, y if params.d is None else y + params.d * x
 
