@@ -392,6 +392,8 @@ ERRORS = [
     ({"key": KEY, "prompt": np.zeros((0, 2), int)}, ValueError, r"prompt has shape \(0, 2\), needs \(time"),
     ({"key": KEY, "prompt": np.zeros((3, 2))}, TypeError, "prompt must hold integer tokens, got float"),
     ({"key": KEY, "prompt": "To be"}, TypeError, "prompt is a str, needs integer tokens: encode it"),
+    ({"key": KEY, "prompt": ["To", "be"]}, TypeError, "prompt must hold integer tokens, got <U2"),
+    ({"key": jax.random.split(KEY)}, TypeError, "key must be a random key, .* got an array of key<fry>"),
     (
         {"key": KEY, "lengths": [0, 3]},
         ValueError,

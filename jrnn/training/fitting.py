@@ -11,7 +11,7 @@ import jax
 import optax
 from jax import Array
 
-from jrnn._checks import check_lag, require_key
+from jrnn._checks import check_flag, check_lag, check_path, require_key
 from jrnn.cell import Cell, P
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked
@@ -76,7 +76,8 @@ def fit(
     Runs are deterministic: the same arguments on the same machine give bitwise equal results, and a run that
     was stopped and resumed ends with exactly the parameters of an uninterrupted one. Ctrl-C finishes the
     current step and returns; with `out`, so does SIGTERM, and both save a checkpoint. When parameters are no
-    longer finite, training ends with a warning, and no checkpoint of them is written.
+    longer finite, training ends with a warning, and no checkpoint of them is written. A loss that is not
+    finite beside finite parameters, or a validation loss that is finite in no epoch, is warned of at the end.
 
     Batches are sharded over as many devices as divide the batch size: all accelerators, or the CPU devices
     that `use_cores` makes, with at least 16 rows each. The result, noise included, is that of a single device
@@ -128,10 +129,12 @@ def fit(
         criterion=criterion, eval_params=eval_params, penalties=penalties, monitors=monitors,
         save_every=save_every, progress=progress, method=method,
     )  # fmt: skip
-    check_surroundings(plan, in_features, params, validation, out, resume=resume)
+    out = None if out is None else check_path("out", out)
+    resume = check_flag("resume", resume)
+    check_surroundings(plan, in_features, params, validation, out, resume=resume, meta=meta)
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
-    store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
+    store = None if out is None else Store(out, model, in_features or 0, meta or {})
     with _holding(out), stopping_on_signals(ends=store is not None) as stop:
         with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
             run = _begun(plan, params, key, in_features, store, resume=resume)
@@ -153,9 +156,9 @@ def _check_key(key: Any) -> None:
     require_key(key)
 
 
-def _holding(out: str | Path | None) -> contextlib.AbstractContextManager[None]:
+def _holding(out: Path | None) -> contextlib.AbstractContextManager[None]:
     """The lock on a run's directory, since two runs would overwrite each other's files."""
-    return contextlib.nullcontext() if out is None else locked(Path(out) / ".lock", f"out: {out}")
+    return contextlib.nullcontext() if out is None else locked(out / ".lock", f"out: {out}")
 
 
 def _begun(
