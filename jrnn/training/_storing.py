@@ -108,9 +108,7 @@ def check_position(path: Path, position: dict[str, Any]) -> None:
     for name in sorted(fits.keys() | position.keys()):
         if name not in position or not fits.get(name):
             found = brief(position[name]) if name in position else "missing"
-            raise CheckpointError(
-                f"{path}: not a run of fit: in the position of its checkpoint, {name} is {found}"
-            )
+            raise CheckpointError(f"{path}: not a run of fit: position of its checkpoint has {name}: {found}")
 
 
 def _is_count(value: Any) -> bool:
