@@ -290,6 +290,12 @@ def test_what_monitors_return_is_recorded_and_chosen_by(tmp_path):
     assert jrnn.plots.loss_curve(result.history).lines[0].get_xdata().tolist() == [4, 8, 12, 16]
 
 
+def test_a_result_prints_as_a_line():
+    assert repr(fit(epochs=2)) == (
+        "FitResult(28 parameters, 8 steps, 2 epochs, interrupted=False, diverged=None)"
+    )
+
+
 def test_predict_gives_the_outputs_of_every_batch():
     ragged = BATCH._replace(lengths=jnp.array([5, 0, 2]))
     for batches in ([BATCH, ragged], [BATCH._replace(targets=None)]):

@@ -124,7 +124,7 @@ class Run:
 
     def advance(self, batch: Any) -> dict[str, Any]:
         """Take one training step; returns before its numbers are computed."""
-        batch = require_batch(batch)
+        batch = require_batch(batch, self.plan.model, self.state.params)
         if self.plan.stateful:
             self.hand_on(batch)
         step = self.step or self.settle(rows_of(self.plan.model, batch))

@@ -93,8 +93,8 @@ class Store:
 
 def check_position(path: Path, position: dict[str, Any]) -> None:
     """Raise unless a position in the data is one that `fit` could store."""
-    given = collections.defaultdict(lambda: None, position)
-    history = given["history"] if isinstance(given["history"], list) else [None]
+    given = collections.defaultdict[str, Any](lambda: None, position)
+    history: list[Any] = given["history"] if isinstance(given["history"], list) else [None]
     fits = {
         "epoch": _is_count(given["epoch"]),
         "batch": _is_count(given["batch"]),

@@ -46,6 +46,11 @@ class FitResult(NamedTuple, Generic[P]):
     interrupted: bool = False
     diverged: int | None = None
 
+    def __repr__(self) -> str:
+        count, step = sum(leaf.size for leaf in jax.tree.leaves(self.params)), int(self.state.step)
+        ended = f"interrupted={self.interrupted}, diverged={self.diverged}"
+        return f"FitResult({count} parameters, {step} steps, {len(self.history)} epochs, {ended})"
+
 
 def fit(
     model: Cell[P, Any] | Layer[P, Any] | Callable[[P, Batch, Any, Any], tuple[Any, Any]],

@@ -19,6 +19,7 @@ from jrnn.data import Batch
 from jrnn.layers import apply
 from jrnn.training.objectives import Loss, check_loss, one_number
 from jrnn.unrolling import Scan
+from jrnn.unrolling._inputs import check_batch_tokens
 from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
@@ -261,7 +262,7 @@ def _predicted(
 ) -> Iterator[Any]:
     run, carry, before = _prediction(model, method), None, None
     for batch in batches:
-        require_batch(batch)
+        require_batch(batch, model, params)
         before = same_rows("batches: a batch", model, batch, before) if stateful else None
         carry, ys = run(params, jax.device_put(batch), carry if stateful else None)
         yield jax.device_get(ys)
@@ -287,7 +288,7 @@ def mean_loss(
     run, carry, before = _evaluation(how.model, how.loss, how.method), None, None
     found = []
     for batch in require_batches(name, batches):
-        require_batch(batch, name)
+        require_batch(batch, how.model, params, name)
         before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
         carry, mean = run(params, send(batch), carry if how.stateful else None)
         found.append((mean, counted(how.loss, batch)))
@@ -304,10 +305,11 @@ def counted(loss: Loss, batch: Batch) -> Any:
         return loss.count(batch)
 
 
-def require_batch(batch: Any, name: str = "batches") -> Batch:
-    """Return a batch, or raise a TypeError that names what was given instead."""
+def require_batch(batch: Any, model: Any, params: Any, name: str = "batches") -> Batch:
+    """Return a batch, or raise an error that names what was given instead, or a token out of range."""
     if not isinstance(batch, Batch):
         raise TypeError(f"{name} must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
+    check_batch_tokens(model, params, batch.xs, batch.lengths)
     return batch
 
 
