@@ -19,6 +19,7 @@ import jrnn
 from jrnn._cli import main
 from jrnn.checkpoint import CheckpointError, checkpoints
 from jrnn.losses import mean_squared_error
+from jrnn.training._plans import _trainable_only
 from jrnn.training._storing import check_position
 
 RNG = np.random.default_rng(0)
@@ -161,6 +162,8 @@ def test_a_run_that_began_with_nan_returns_what_there_is(tmp_path):
     assert not checkpoints(tmp_path)
     with pytest.warns(RuntimeWarning, match=r"after step 1 \(epoch 1\) .* returns the last parameters;"):
         assert fit(batches=explode_at(1)[:1], epochs=2).diverged == 1
+    with pytest.warns(RuntimeWarning, match=r"after step 1 \(epoch 1\) .* returns the last parameters;"):
+        assert fit(batches=[BATCH], optimizer=optax.sgd(math.nan), epochs=2).diverged == 1  # at a finite loss
 
 
 def test_a_batch_without_targets_weighs_nothing():
@@ -239,6 +242,23 @@ def test_a_position_that_fit_did_not_store_is_named(tmp_path, name):
             del position[name]
         with pytest.raises(CheckpointError, match=rf"not a run of fit: position .* has (best|{name}): "):
             check_position(tmp_path, position)
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path):
+    """A log without checkpoints was written on, and a best epoch of a later step was loaded for ever."""
+    fit(epochs=3, criterion=scores(9.0, 8.0, 1.0), out=tmp_path)
+    for path in checkpoints(tmp_path)[:1]:
+        shutil.rmtree(path)  # as a message advises where it is damaged
+    result = fit(epochs=2, criterion=scores(9.0, 8.0), out=tmp_path, resume=True)
+    assert jrnn.load(tmp_path, best=True).step == 8
+    assert same(jrnn.load(tmp_path, best=True).params, result.params)
+    for path in checkpoints(tmp_path):
+        shutil.rmtree(path)
+    with pytest.raises(ValueError, match="holds the best epoch of an earlier run, but no checkpoint"):
+        fit(out=tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    fit(out=tmp_path)
+    assert [r["step"] for r in logged(tmp_path) if "loss" in r] == [1, 2, 3, 4]
 
 
 def test_a_snapshot_of_the_user_is_no_run(tmp_path):
@@ -339,6 +359,13 @@ def test_optimizers_that_ask_for_the_loss(name, model):
         np.testing.assert_allclose(ours, by_hand, rtol=2e-4, atol=1e-6)
     assert model is CELL or same(result.params[0], params[0])
     assert float(value_fn(got)) < float(value_fn(before))
+
+
+def test_what_is_fixed_is_not_updated_whatever_its_gradient():
+    params = {"fixed": jnp.ones(2), "w": jnp.ones(3)}
+    optimizer = _trainable_only(SGD)
+    updates, _ = optimizer.update(params, optimizer.init(params), params, grad=params, value_fn=None)
+    assert not np.any(updates["fixed"]) and np.all(updates["w"] == np.float32(-0.05))
 
 
 @pytest.mark.parametrize(

@@ -169,9 +169,14 @@ def _retain(path: Path, keep: int) -> None:
     others = [other for other in checkpoints(path.parent) if other != path]
     again = [other for other in others if step_of(other) == step_of(path)]
     for old in again + [other for other in others if other not in again][keep - 1 :]:
-        doomed = old.with_name(f".{old.name}.old.tmp")
-        old.rename(doomed)  # so that a half removed folder does not look like a checkpoint
-        shutil.rmtree(doomed)
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, which at no moment looks like one that is complete and is not."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_file(path: Path, data: bytes) -> None:

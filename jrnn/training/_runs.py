@@ -71,6 +71,7 @@ class Run:
         if stored.position["stateful"] != self.plan.stateful:
             needed = not self.plan.stateful
             raise ValueError(f"stateful must be {needed} to resume this run, as when it was started")
+        store.forget_best(stored.step)
         best = stored.position["best"]
         params = None if best is None else store.load_best(best)
         if params is not None:
@@ -194,7 +195,7 @@ class Run:
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
             bad = [r for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
-            first = bad[0] if bad else {"step": self.steps, "epoch": self.epoch + 1}
+            first = bad[0] if bad else {"step": self.steps, "epoch": max(1, self.epoch + (self.batch > 0))}
             self.diverged, self.diverged_in = first["step"], first["epoch"]
         return self.diverged is not None
 

@@ -13,6 +13,7 @@ import jax
 
 from jrnn._checks import brief
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
+from jrnn.checkpoint.files import remove, step_of
 from jrnn.training.progress import Sums
 from jrnn.training.steps import TrainState
 
@@ -53,6 +54,21 @@ class Store:
     def save_best(self, params: Any, step: int) -> None:
         """Write the parameters of the best epoch so far to `best`."""
         save(self.best, Snapshot(self.cell, self.in_features, params, step=step, meta=self.meta), keep=2)
+
+    def begin(self) -> None:
+        """Start a run in a directory without checkpoints: its log starts anew."""
+        if checkpoints(self.best):
+            raise ValueError(
+                f"out: {self.path} holds the best epoch of an earlier run, but no checkpoint: "
+                "remove it, or choose another directory"
+            )
+        self.cut(-1, 0)
+
+    def forget_best(self, after: int) -> None:
+        """Remove the parameters of best epochs after a step, to which a resumed run has yet to come."""
+        for path in checkpoints(self.best):
+            if step_of(path) > after:
+                remove(path)
 
     def load_best(self, step: int) -> Any:
         """Parameters of the best epoch, which ended with `step`; None and a warning if they are missing."""

@@ -180,7 +180,11 @@ def _begun(
         params = plan.model.init(draw, in_features)
     run = Run(plan, params, key, store)
     if store is not None:
-        run.restore(store) if begun else run.save()
+        if begun:
+            run.restore(store)
+        else:
+            store.begin()
+            run.save()
     return run
 
 
