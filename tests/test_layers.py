@@ -245,13 +245,13 @@ def test_outputs_without_time_that_are_not_said_to_have_none():
     layer, xs = Pooled(), jnp.ones((7, 2, 3))
     params = layer.init(jax.random.key(0), 3)
     next_one = jrnn.Sequential((layer, jrnn.GRU(2)))
-    for run in (
+    for call in (
         lambda: jrnn.apply(layer, params, xs),
         lambda: jrnn.apply(next_one, next_one.init(jax.random.key(0), 3), xs),
         lambda: jrnn.RNN(layer, 3, rngs=nnx.Rngs(0), time_axis=1)(xs.swapaxes(0, 1)),
     ):
         with pytest.raises(ValueError, match=r"outputs of shape \(2, 5\), needs .* out_axes = None"):
-            run()
+            call()
     declared = type("Declared", (Pooled,), {"out_axes": None})()
     assert jrnn.RNN(declared, 3, rngs=nnx.Rngs(0), time_axis=1)(xs.swapaxes(0, 1))[1].shape == (2, 5)
 

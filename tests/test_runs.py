@@ -263,7 +263,7 @@ def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path):
 
 def test_a_snapshot_of_the_user_is_no_run(tmp_path):
     jrnn.save(tmp_path, jrnn.Snapshot(CELL, 2, PARAMS, SGD.init(PARAMS), position={"epoch": 3}))
-    with pytest.raises(CheckpointError, match="not a run of fit: position .* has batch: missing"):
+    with pytest.raises(CheckpointError, match=r"not a run of fit: position .* has batch: missing"):
         fit(out=tmp_path, resume=True)
 
 

@@ -125,7 +125,9 @@ def fit(
       A `FitResult`.
 
     Raises:
-      ValueError: options that contradict each other, or no batches; the message names them.
+      ValueError: options that contradict each other, no batches, tokens out of range, a directory in use or
+        of another run, an optimizer that needs more than it gets; the message names the argument.
+      TypeError: an argument of the wrong kind, or a loss, penalty or monitor that returns no number.
     """
     epochs = check_lag("epochs", epochs)
     _check_key(key)
