@@ -166,7 +166,14 @@ def test_more_tokens_begin_with_the_same(params):
 def test_half_precision_and_the_numpy_scalars_of_a_sweep(params):
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     tokens = generate(
-        MODEL, half, prompts(3, 2), 4, key=KEY, top_p=np.float64(0.9), temperature=np.float32(0.5)
+        MODEL,
+        half,
+        prompts(3, 2),
+        4,
+        key=KEY,
+        top_k=np.int64(9),
+        top_p=np.float64(0.9),
+        temperature=np.float32(0.5),
     )
     assert tokens.dtype == jnp.int32 and (tokens >= 0).all() and (tokens < VOCABULARY).all()
 

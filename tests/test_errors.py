@@ -417,6 +417,11 @@ MISTAKES = {
         "given has shape (2, 3), the fed back output has shape (2, 4)",
     ),
     "a flag in words": (lambda: run(reverse="no"), TypeError, "reverse must be True or False, got 'no'"),
+    "a number for a batch shape": (
+        lambda: LSTM.initial_carry(LSTM.init(jax.random.key(0), 3), 3),
+        TypeError,
+        "batch_shape must be a tuple, got 3: put it in one, as in (3,)",
+    ),
     "several keys": (
         lambda: run(key=jax.random.split(jax.random.key(0))),
         TypeError,
