@@ -169,8 +169,8 @@ def test_a_run_that_began_with_nan_returns_what_there_is(tmp_path):
 def test_a_batch_without_targets_weighs_nothing():
     """The loss that a message advises, a mean over nothing, is NaN."""
     loss = jrnn.PerStep(lambda ys, targets, mask: jnp.mean((ys - targets) ** 2, where=mask[..., None]))
-    empty = BATCH._replace(mask=np.zeros((5, 3), bool))
-    whole = BATCH._replace(mask=np.ones((5, 3), bool))
+    empty = BATCH._replace(target_mask=np.zeros((5, 3), bool))
+    whole = BATCH._replace(target_mask=np.ones((5, 3), bool))
     wanted = jrnn.evaluate(CELL, PARAMS, [BATCH], LOSS)
     assert jrnn.evaluate(CELL, PARAMS, [empty, whole, empty], loss) == pytest.approx(wanted)
 

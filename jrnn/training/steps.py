@@ -281,16 +281,16 @@ def mean_loss(
     how: Evaluation,
     params: Any,
     batches: Iterable[Batch],
-    send: Callable[[Batch], Batch] = jax.device_put,
+    place: Callable[[Batch], Batch] = jax.device_put,
     name: str = "batches",
 ) -> float:
-    """Implement `evaluate`; `send` moves a batch to its devices, `name` is the argument for messages."""
+    """Implement `evaluate`; `place` moves a batch to its devices, `name` is the argument for messages."""
     run, carry, before = _evaluation(how.model, how.loss, how.method), None, None
     found = []
     for batch in require_batches(name, batches):
         require_batch(batch, how.model, params, name)
         before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
-        carry, mean = run(params, send(batch), carry if how.stateful else None)
+        carry, mean = run(params, place(batch), carry if how.stateful else None)
         found.append((mean, counted(how.loss, batch)))
     means, weights = np.array(jax.device_get(found), np.float64).reshape(-1, 2).T
     if not weights.sum():
