@@ -175,6 +175,18 @@ def test_a_batch_without_targets_weighs_nothing():
     assert jrnn.evaluate(CELL, PARAMS, [empty, whole, empty], loss) == pytest.approx(wanted)
 
 
+class Probe(Exception):
+    pass
+
+
+def stop_at(step):
+    def monitor(record, state):
+        if record["step"] == step:
+            raise Probe
+
+    return monitor
+
+
 def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path):
     skipping = optax.apply_if_finite(SGD, max_consecutive_errors=3)
     with pytest.warns(RuntimeWarning, match=r"loss was not finite at step 2 \(epoch 1\), but all parameters"):
@@ -191,6 +203,10 @@ def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path):
         resumed = fit(batches=explode_at(2), optimizer=skipping, epochs=3, out=tmp_path, resume=True)
     assert math.isnan(resumed.history[0]["train"]) and len(resumed.history) == 3
     assert len(jrnn.plots.loss_curve(tmp_path).lines[0].get_xdata()) == 18
+    again = {"batches": explode_at(2), "optimizer": skipping, "out": tmp_path / "stopped", "save_every": 3}
+    with pytest.raises(Probe):
+        fit(monitors=(stop_at(4),), **again)
+    assert math.isnan(fit(resume=True, **again).history[0]["train"])  # at a step before: no warning names it
 
 
 def test_a_damaged_log_ends_no_run(tmp_path):
@@ -202,10 +218,6 @@ def test_a_damaged_log_ends_no_run(tmp_path):
     )
     fit(epochs=2, out=tmp_path, resume=True)
     assert [r["step"] for r in logged(tmp_path) if "loss" in r] == [1, 3, 4, 5, 6, 7, 8]
-
-
-class Probe(Exception):
-    pass
 
 
 def test_the_log_is_on_disk_before_the_checkpoint(tmp_path, monkeypatch):

@@ -153,8 +153,9 @@ class Run:
             if self.has_diverged():
                 self.write_log()
                 return
-            first = self.steps_done - len(self.meter.losses) + 1 + self.meter.first_not_finite()
-            self.unsound = self.unsound or f"step {first} (epoch {self.epoch + 1})"
+            if (index := self.meter.first_not_finite()) is not None and self.unsound is None:
+                first = self.steps_done - len(self.meter.losses) + 1 + index
+                self.unsound = f"step {first} (epoch {self.epoch + 1})"
         params = plan.evaluated(self.state)
         if validation is not None:
             entry["validation"] = mean_loss(plan.evaluation, params, validation, self.place, "validation")

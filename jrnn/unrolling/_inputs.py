@@ -57,10 +57,11 @@ def _table(cell: Any, params: Any) -> Any:
     """The embedding table of a cell or layer; None if there is none."""
     while not isinstance(cell, Embed):
         several = getattr(cell, "cells", None) or getattr(cell, "layers", None)
-        if isinstance(several, tuple) and isinstance(params, tuple):
+        inner = getattr(cell, "cell", None) or getattr(cell, "model", None)
+        if isinstance(several, tuple) and isinstance(params, tuple) and params:
             cell, params = several[0], params[0]
-        elif hasattr(cell, "cell") or hasattr(cell, "model"):
-            cell, params = getattr(cell, "cell", None) or cell.model, getattr(params, "cell", params)
+        elif inner is not None:
+            cell, params = inner, getattr(params, "cell", params)
         else:
             return None
     return params.table if isinstance(params, EmbedParams) else None
