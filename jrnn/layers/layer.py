@@ -89,12 +89,12 @@ def apply(
 
 def _check_time(layer: Any, xs: Any, ys: Any) -> None:
     """Raise if outputs that are said to have a time axis start with the batch instead."""
-    steps, *batch = batch_shape_of(layer, xs)
+    steps, batch = batch_shape_of(layer, xs)[:1], batch_shape_of(layer, xs)[1:]
     count = len(batch)
 
     def check(leaf: Any) -> None:
-        shape = list(leaf.shape)
-        if count and shape[:count] == batch != shape[1 : 1 + count] and shape[0] != steps:
+        shape = tuple(leaf.shape)
+        if count and shape[:count] == batch != shape[1 : 1 + count] and shape[:1] != steps:
             raise ValueError(
                 f"{brief(layer)} returns outputs of shape {leaf.shape}, needs (time, batch, ...): a layer "
                 "whose outputs have no time axis has the attribute out_axes = None"
