@@ -159,15 +159,41 @@ def _gather(node: Node) -> Value:
     if isinstance(value, Known) and isinstance(node.get(1), Flow | Tokens):
         return embedded(node)
     axis = _axis(node, _rank(value))
+    if isinstance(steps := node.get(1), Steps):
+        return _visited(value, axis, steps)
     indices = node.known(1, "indices")
     if indices.size == 1:
-        index = int(indices.ravel()[0])
+        index = indices.item()
+        index = -1 if isinstance(value, Flow) and index == _last(value.sizes[axis]) else int(index)
         if indices.ndim == 0:
             return value.pick(axis, index)
         return value.cut(axis, index, END if index == -1 else index + 1)
     if isinstance(value, Known) and value.array.shape == value.shape:
         return Known.of(np.take(value.array, indices.astype(int), axis))
+    if isinstance(value, Flow) and indices.tolist() == list(range(len(indices)))[::-1]:
+        return _visited(value, axis, Steps(((Axis(TIME, len(indices)),),), backward=True))
     raise ValueError(f"it takes {indices.tolist()} of axis {axis}")
+
+
+def _visited(value: Any, axis: int, steps: Steps) -> Flow:
+    """All steps, in their order or the opposite one."""
+    if not isinstance(value, Flow) or steps.lengths or value.sizes[axis] != steps.dims[0][0].size:
+        raise ValueError("it takes other steps than all of an input")
+    return dataclasses.replace(value, reverse=value.reverse ^ steps.backward)
+
+
+def _last(size: Size) -> Size:
+    """The number of the last step."""
+    return _sum(size, -1)
+
+
+def _sum(a: Size, b: Size) -> Size:
+    """Add sizes, of which only one may be unknown.
+
+    >>> _sum(3, -1), _sum("xs:0", -1)
+    (2, 'xs:0-1')
+    """
+    return f"{a}{b:+d}" if isinstance(a, str) else a + int(b)
 
 
 def _slice(node: Node) -> Value:
@@ -216,6 +242,15 @@ def _concat(node: Node) -> Value:
     if axis != len(first.dims) - 1 or len(flows) != len(together.chains):
         raise ValueError("it joins other axes than directions and features")
     return _with_both(node, together, "concat", axis, axis)
+
+
+def _reversed(node: Node) -> Value:
+    """Read the reversal of all steps."""
+    flow, lengths = node.flow(0), node.known(1, "sequence_lens").ravel()
+    time = int(node.attributes.get("time_axis", 0))
+    if any(length != flow.sizes[time] for length in lengths):
+        raise ValueError(f"it reverses {lengths.tolist()} of {flow.sizes[time]} steps")
+    return dataclasses.replace(flow, reverse=not flow.reverse)
 
 
 def _range(node: Node) -> Value:
@@ -310,10 +345,15 @@ def _two(node: Node) -> Value:
     if on_tokens and (tokens := _of_tokens(node, on_tokens)):
         return tokens
     if all(isinstance(value, Known) for value in values):
-        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
+        functions = {"Add": _sum, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
+        functions["Sub"] = lambda a, b: _sum(a, -b)
         if not all(value.array.dtype.kind in "iO" for value in values) or node.kind not in functions:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
+    if isinstance(values[1], Steps) and node.kind == "Sub" and isinstance(values[0], Known):
+        if values[0].array.item() != _last(values[1].dims[0][0].size):
+            raise ValueError("it counts steps from others than the last one")
+        return dataclasses.replace(values[1], backward=True)
     if any(isinstance(value, Known) for value in values):
         place = next((i for i, value in enumerate(values) if not isinstance(value, Known)), 0)
         node.flow(place)
@@ -363,7 +403,7 @@ def _reduce(node: Node) -> Value:
 NODES: dict[str, Callable[[Node], Any]] = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
     **dict.fromkeys(("Identity", "Dropout"), _same),
-    **dict.fromkeys(("Add", "Equal", "Mul", "Mean"), _two),
+    **dict.fromkeys(("Add", "Equal", "Mul", "Mean", "Sub"), _two),
     **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMean", "ReduceMax"), _reduce),
     **dict.fromkeys(
         ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign"), activated
@@ -381,6 +421,7 @@ NODES: dict[str, Callable[[Node], Any]] = {
     "Not": _not,
     "Range": _range,
     "Reshape": _reshape,
+    "ReverseSequence": _reversed,
     "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
