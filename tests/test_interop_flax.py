@@ -341,9 +341,6 @@ REFUSED = {
     ),
     "strides 1": lambda: from_linen(tree_of("ConvLSTMCell"), conv(float, 3, 1, strides=(2, 1))),
     "got 'VALID'": lambda: from_linen(tree_of("ConvLSTMCell"), conv(float, 3, 1, padding="VALID")),
-    "kernel must be odd, got 2": lambda: from_linen(
-        {"ih": {"kernel": np.ones((2, 3, 4))}, "hh": {"kernel": np.ones((2, 1, 4))}}
-    ),
     "keep_order=True": lambda: from_linen(tree_of("GRUCell"), gru(float, reverse=True)),
     "Dense(features=2, bias=False) needs inputs of width 5, Embed(features=3) before it gives 3": lambda: (
         from_linen([tree_of("Stack")["layers_0"], tree_of("Stack")["layers_3"]])

@@ -44,6 +44,7 @@ CASES = [  # a layer, its options
     ("ConvLSTM1D", {"kernel_size": 3, "padding": "same"}),
     ("ConvLSTM1D", {"kernel_size": 3, "padding": "valid", "strides": 2, "use_bias": False}),
     ("ConvLSTM2D", {"kernel_size": (3, 1), "padding": "same", "return_sequences": False}),
+    ("ConvLSTM2D", {"kernel_size": (2, 4), "padding": "same", "strides": 2}),
     ("ConvLSTM3D", {"kernel_size": 3, "padding": "valid"}),
     ("Embedding", {"mask_zero": True}),
     ("Dense", {"activation": "softmax"}),
@@ -226,6 +227,25 @@ def test_a_classifier_with_a_mask(tmp_path):
     assert [layer["class_name"] for layer in to_keras(model, params)[0]["layers"]] == kinds
 
 
+def test_a_functional_chain_with_a_mask():
+    i = keras.Input((None,), dtype="int32")
+    e = L.Embedding(WORDS, IN, mask_zero=True)(i)
+    h = L.Bidirectional(L.GRU(HIDDEN, return_sequences=True))(L.Dropout(0.1)(e))
+    y, *states = L.LSTM(HIDDEN, return_state=True)(h)
+    module = randomised(keras.Model(i, L.Dense(2)(y)))
+    model, params = from_keras(module)
+    layers = jrnn.Embed(IN), jrnn.Bidirectional(jrnn.GRU(HIDDEN)), jrnn.LSTM(HIDDEN), jrnn.Dense(2)
+    assert model == jrnn.ManyToOne(jrnn.Sequential(layers))
+    tokens = np.array([[3, 1, 0, 5, 0], [2, 0, 0, 0, 0]]).T
+    expected = module(tokens.T)
+    _, ys = jrnn.apply(model, params, tokens, mask=tokens != 0)
+    np.testing.assert_allclose(ys, expected, atol=1e-5)
+    again, _ = from_keras(json.loads(module.to_json()), [np.asarray(w) for w in module.weights])
+    assert again == model
+    stateful, _ = from_keras(keras.Model(i, [y, *states]))  # which the carry holds
+    assert stateful == jrnn.ManyToOne(jrnn.Sequential(layers[:3]))
+
+
 def test_models_inside_models_are_opened():
     inner = keras.Sequential([L.GRU(HIDDEN, return_sequences=True), L.Dense(2)])
     module = randomised(keras.Sequential([keras.Input((None, IN)), inner, L.Masking(), L.SimpleRNN(3)]))
@@ -262,10 +282,17 @@ BAD = {
         "Bidirectional", layer="GRU", merge_mode=None
     ),
     "ConvLSTM has no activation='relu'": lambda: given("ConvLSTM1D", kernel_size=3, activation="relu"),
-    "kernel must be odd": lambda: given("ConvLSTM1D", kernel_size=2),
     "is a Conv1D, for which jrnn has no cell": lambda: L.Conv1D(3, 2),
     "an Activation needs a layer before it": lambda: L.Activation("relu"),
-    "is a functional model": lambda: keras.Model(i := keras.Input((None, 3)), L.GRU(2)(i)),
+    r"is no chain: add\w* reads \['gru\w*', 'dense\w*'\]": lambda: keras.Model(
+        i := keras.Input((None, 3)), L.Add()([L.GRU(2, return_sequences=True)(i), L.Dense(2)(i)])
+    ),
+    r"is no chain: gru\w* reads \['input\w*', 'input\w*'\]": lambda: keras.Model(
+        [i := keras.Input((None, 3)), h := keras.Input((2,))], L.GRU(2)(i, initial_state=h)
+    ),
+    "has the outputs .*: only one": lambda: keras.Model(
+        i := keras.Input((None, 3)), [L.GRU(2)(i), L.Dense(2)(i)]
+    ),
     "no layer that computes anything": lambda: L.Masking(),
     "allows only Dense after it": lambda: keras.Sequential(
         [keras.Input((None, 3)), L.GRU(2), L.Embedding(WORDS, 2), L.GRU(2)]

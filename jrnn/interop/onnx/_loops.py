@@ -1,22 +1,21 @@
 """Layers that an exporter wrote as a Loop, or once for each step: recognised by what they compute.
 
-The operations between known values and the result are evaluated once, on random inputs, and on random weights in
-place of those stored. Every way to assign the weights to a recurrent layer of Keras that their shapes allow is
-compared with the result; the layer that computes the same, at all steps, then gets the stored weights.
+The operations between known values and the result are evaluated on random inputs, and on random weights in
+place of those stored. The result is compared with every recurrent layer of Keras whose weights could have
+these shapes; the one that gives the same at all steps then gets the stored weights. So it does not matter
+which operations an exporter chooses, and nothing is taken for a layer that does not compute what it computes.
 """
 
 import dataclasses
-import importlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jrnn.cells.maps import Dense
-from jrnn.interop._keras import ACTIVATIONS, Listed, Reader
-from jrnn.interop.onnx._operators import import_onnx
+from jrnn.interop._keras import Listed, Reader
+from jrnn.interop.onnx._regions import Region, by_step
 from jrnn.interop.onnx._values import BATCH, FEATURES, TIME, Axis, Dim, Flow, Part
 
 CLOSE = 1e-4  # relative, in float32
@@ -57,81 +56,14 @@ class Found(NamedTuple):
 
     given: Sequences
     layers: list[Layer]
-    index: int  # of the output that is the sequence
+    place: int  # of the output that is the sequence
     turned: bool  # it is in the order opposite to that of the visits
     outputs: list[Any]
     ys: Any  # time first, in the order of visits
 
 
-class Region:
-    """The nodes from values that are known, or read, to some outputs, and what they compute."""
-
-    def __init__(self, graph: Any, outputs: Sequence[str], longest: float) -> None:
-        self.outputs, self.nodes = list(outputs), list[Any]()
-        self.flows: dict[str, Flow] = {}
-        self.constants: dict[str, Any] = {}
-        stored = {tensor.name: tensor for tensor in graph.graph.initializer}
-        wanted = set(outputs)
-        for node in reversed(graph.graph.node):
-            if wanted.isdisjoint(node.output):
-                continue
-            self.nodes.insert(0, node)
-            for name in _names(node):
-                value = graph.values.get(name)
-                if isinstance(value, Flow) and value.whole and not value.read and not _hoisted(value, longest):
-                    self.flows[name] = value
-                elif name in stored:
-                    self.constants[name] = graph.array(stored[name])
-                else:
-                    wanted.add(name)
-        self.opsets, self.inputs = graph.opsets, {v.name: v for v in graph.graph.input}
-
-    def weights(self) -> dict[str, Any]:
-        """Constants that may be weights; zeros of three axes are the states that PyTorch starts from."""
-        floats = {n: a for n, a in self.constants.items() if a.dtype.kind == "f" and a.size > 1}
-        return {name: a for name, a in floats.items() if a.ndim < 3 or a.any()}
-
-    def evaluated(self, feeds: dict[str, Any]) -> list[Any]:
-        """The outputs for these values of the flows, and of constants."""
-        onnx = import_onnx()
-        helper = onnx.helper
-        graph = helper.make_graph(
-            self.nodes,
-            "region",
-            [
-                helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-                for n, a in feeds.items()
-            ],
-            [helper.make_empty_tensor_value_info(name) for name in self.outputs],
-            [
-                onnx.numpy_helper.from_array(array, name)
-                for name, array in self.constants.items()
-                if name not in feeds
-            ],
-        )
-        model = helper.make_model(graph, opset_imports=self.opsets)
-        reference = importlib.import_module("onnx.reference")
-        with np.errstate(all="ignore"):
-            return list(reference.ReferenceEvaluator(model).run(None, feeds))
-
-
-def _hoisted(flow: Flow, longest: float) -> bool:
-    """True for a product that may belong to the layer that reads it."""
-    chain = flow.chains[0]
-    return len(chain) >= longest and isinstance(getattr(chain[-1], "cell", None), Dense)
-
-
-def _names(node: Any) -> Iterator[str]:
-    """All that a node reads, and the nodes inside it."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _names(inner)
-        yield from (output.name for output in attribute.g.output)
-
-
 def recognised(graph: Any, node: Any, name: str) -> list[Flow | None] | None:
-    """Recognise the layers whose outputs a Loop computes, or a Concat of all steps joins; None if there are none.
+    """Recognise the layers that a Loop computes, or whose steps a Concat joins; None if there are none.
 
     Args:
       graph: the graph as read so far.
@@ -143,7 +75,7 @@ def recognised(graph: Any, node: Any, name: str) -> list[Flow | None] | None:
     """
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     longest = float("inf")
-    for _ in range(2):  # some exporters move the product with the inputs out of the loop, as if it were a Dense
+    for _ in range(2):  # some exporters take the product with the inputs out of the loop, like a Dense
         region = Region(graph, [output for output in node.output if output], longest)
         trial = _Trial(region)
         if trial.names and (found := trial.found(axis)):
@@ -167,9 +99,9 @@ class _Trial:
         self.weights = {name: self._weight(array) for name, array in stored.items()}
         for (copy, a), (name, b) in itertools.permutations(stored.items(), 2):
             if a.ndim > 2 and b.ndim == 1 and a.shape[-1] == b.size and (a == b).all():
-                # the first step of PyTorch's RNN, in which only the bias is left of the product with the state
+                # the first step of PyTorch's RNN: of the product with a state of 0, only the bias is left
                 self.weights[copy] = np.broadcast_to(self.weights[name], a.shape)
-        self.names = tuple(self.weights)
+        self.names, self.functions = tuple(self.weights), region.activations()
         self.fed = {name: self._drawn(flow) for name, flow in region.flows.items()}
 
     def _weight(self, array: Any) -> Any:
@@ -209,7 +141,8 @@ class _Trial:
         except Exception:  # of the evaluator, for operators or attributes that it lacks
             return None
         for given, index in itertools.product(self._sequences(), range(len(outputs))[::-1]):
-            ys = _by_step(np.moveaxis(outputs[index], axis, 0) if outputs[index].ndim > axis else outputs[index], given.xs)
+            a = outputs[index]
+            ys = by_step(np.moveaxis(a, axis, 0) if a.ndim > axis else a, given.xs)
             states = [a for i, a in enumerate(outputs) if i != index]
             for turned in (False, True) if ys is not None else ():
                 wanted = ys[::-1] if turned else ys
@@ -241,14 +174,16 @@ class _Trial:
             for fill in fills:
                 mask = a != fill if flow.integer() else (a != fill).any(-1)
                 label = f"{flow.chain[0].name} != {fill:g}"
-                yield from ((label, m) for m in (mask, mask.T) if m.shape == leading and not m.all())
+                yield from (
+                    (label, m) for m in (mask, mask.T) if m.shape == leading and m.any() and not m.all()
+                )
 
     def _layers(
         self, given: Sequences, xs: Any, ys: Any, states: list[Any], names: tuple[str, ...]
     ) -> list[Layer]:
         """Layers that compute ys from xs one after another, those before the last with a known state."""
         inner = list[tuple[Layer, tuple[str, ...], Any]]()
-        for layer in _possible(xs, self.weights, names):
+        for layer in _possible(xs, self.weights, names, self.functions):
             left = tuple(name for name in names if name not in (*layer.kernels, *layer.biases))
             if _gives(_steps(layer.cell(self.weights), xs, given.mask), ys, given.mask):
                 return [layer]
@@ -263,8 +198,10 @@ class _Trial:
         return []
 
 
-def _possible(xs: Any, arrays: dict[str, Any], names: tuple[str, ...]) -> Iterator[Layer]:
-    """Layers of Keras whose weights have these shapes, the usual activations first."""
+def _possible(
+    xs: Any, arrays: dict[str, Any], names: tuple[str, ...], functions: list[str]
+) -> Iterator[Layer]:
+    """Layers of Keras whose weights have these shapes."""
     for kernels in (*itertools.permutations(names, 2), *((name,) for name in names)):
         kernel, *recurrent = (arrays[name] for name in kernels)
         *field, width, columns = kernel.shape if kernel.ndim == xs.ndim - 1 else (0, 0)
@@ -277,12 +214,13 @@ def _possible(xs: Any, arrays: dict[str, Any], names: tuple[str, ...]) -> Iterat
         biases = [n for n in biases if arrays[n].shape[-1] == columns]
         for chosen in (c for count in (2, 1, 0) for c in itertools.permutations(biases, count)):
             rows = sum(arrays[n].size for n in chosen) // columns
-            for kind, config in _options(gates if recurrent else 0, hidden, rows, tuple(field)):
+            shape = gates if recurrent else 0, hidden, rows, tuple(field)
+            for kind, config in _options(*shape, functions):
                 yield Layer(kind, config, kernels, chosen)
 
 
 def _options(
-    gates: int, hidden: int, rows: int, field: tuple[int, ...]
+    gates: int, hidden: int, rows: int, field: tuple[int, ...], functions: list[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Classes and configurations of layers with so many gates and biases; without gates a Dense."""
     common = {"units": hidden, "use_bias": rows > 0, "return_sequences": True}
@@ -293,17 +231,11 @@ def _options(
     if kind is None or field or rows > 2:
         return
     resets = {0: (True, False), 1: (False,), 2: (True,)}[rows] if kind == "GRU" else (False,)
-    names = [[usual, *(f for f in ACTIVATIONS if f != usual)] for usual in ("sigmoid", "tanh")]
-    for gate, function, reset in itertools.product(names[0] if gates > 1 else names[0][:1], names[1], resets):
+    for gate, function, reset in itertools.product(
+        functions if gates > 1 else ["sigmoid"], functions, resets
+    ):
         options = {"activation": function, "recurrent_activation": gate, "reset_after": reset}
         yield kind, common | options
-
-
-def _by_step(a: Any, xs: Any) -> Any:
-    """An output, (time, batch, ...); None for others. The evaluator joins the steps of a Loop in one axis."""
-    if a.ndim == xs.ndim - 1 and len(a) == xs.shape[0] * xs.shape[1]:
-        return a.reshape(*xs.shape[:2], *a.shape[1:])
-    return a if a.ndim == xs.ndim and a.shape[:2] == xs.shape[:2] else None
 
 
 def _steps(model: tuple[Any, Any], xs: Any, mask: Any) -> Iterator[tuple[Any, Any]]:
@@ -346,13 +278,16 @@ def _values(graph: Any, name: str, trial: _Trial, found: Found, axis: int) -> li
         graph.found.parts += parts
         graph.found.lengths[name] = given.named
     sequence = Flow(((*given.flow.chain, *parts),), _dims(found, axis), reverse=backward ^ found.turned)
-    state = dataclasses.replace(sequence, dims=sequence.dims[:axis] + sequence.dims[axis + 1 :], reverse=False)
+    state = dataclasses.replace(
+        sequence, dims=sequence.dims[:axis] + sequence.dims[axis + 1 :], reverse=False
+    )
     values: list[Flow | None] = []
-    for index, output in enumerate(found.outputs):
+    for output in found.outputs:
         leaves = zip(("state", "cell"), jax.tree.leaves(steps[-1][1]), strict=False)
         kinds = [kind for kind, a in leaves if a.shape == output.shape and _close(a, output)]
         read = dataclasses.replace(state, read=kinds[0]) if kinds else None
-        values.append(dataclasses.replace(sequence, repeats=_repeats(found)) if index == found.index else read)
+        values.append(read)
+    values[found.place] = dataclasses.replace(sequence, repeats=_repeats(found))
     return values
 
 
@@ -367,7 +302,7 @@ def _dims(found: Found, axis: int) -> tuple[Dim, ...]:
 
 
 def _repeats(found: Found) -> bool:
-    """True if masked steps repeat the output of the step before, so that the last one is that of the state."""
+    """True if masked steps repeat the output before them, so that the last one is the state."""
     if found.given.mask is None:
         return False
     steps = zip(found.ys, found.ys[1:], found.given.mask[1:], strict=False)

@@ -175,7 +175,9 @@ def _name(node: Any) -> str:
 def _foreign(node: Any) -> str:
     if node.op_type in ("Loop", "Scan"):
         return "a loop that computes neither SimpleRNN, GRU, LSTM nor ConvLSTM as Keras does"
-    return "from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around them, not this operator"
+    return (
+        "from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around them, not this operator"
+    )
 
 
 def _answer(graph: _Graph) -> Flow:
