@@ -10,7 +10,6 @@ from jrnn.cells.maps import Dense
 from jrnn.interop.onnx._operators import import_onnx
 from jrnn.interop.onnx._values import Flow
 
-
 USED = {  # operators of which an activation of Keras needs one; "linear" needs none
     "tanh": {"Tanh"},
     "sigmoid": {"Sigmoid"},
