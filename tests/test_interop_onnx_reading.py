@@ -737,6 +737,15 @@ FAULTS = {
         ),
         "it merges directions with others than the features",
     ),
+    "reversed": (
+        lambda: proto_of(
+            [node("ReverseSequence", "X,L", "x", time_axis=0, batch_axis=1), node("GRU", "x,W,R,B", "Y")],
+            [tensor("X", [5, 3, IN])],
+            ["Y"],
+            weights_of("GRU", 1) | {"L": np.full(3, 5)},
+        ),
+        "in the order of a layer that reads backward",
+    ),
     "a loop of something else": (
         lambda: changed("tensorflow, last of a GRU", "Sub", 0, 1.01),
         r"\(Loop\): a loop that computes neither SimpleRNN, GRU, LSTM nor ConvLSTM",

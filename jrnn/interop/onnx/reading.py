@@ -28,12 +28,17 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     `ManyToOne`. Nonzero constants as initial states become `LearnedCarry`. All attributes of the operators
     are supported.
 
-    Layers that an exporter writes as a loop or step by step cannot be read: `nn.RNN` by `torch.onnx.export`
-    with dynamo=True (with dynamo=False it can), `GRU` and `SimpleRNN` by Keras 3.
+    Layers that an exporter writes as a `Loop`, or step by step, are recognised by what they compute: the
+    operations are evaluated on random inputs and weights, and compared with the layers of Keras (`SimpleRNN`,
+    `GRU`, `LSTM`, `ConvLSTM`, a stack of cells, `Dense` at every step), in both directions and with masks.
+    So does Keras 3 export most layers, and PyTorch with dynamo=True `nn.RNN`. What computes none of them is
+    an error that names the node.
 
     The model is time-first, regardless of the graph. Inputs of the graph for lengths and states become
-    arguments of `jrnn.apply`, and the states that it returns are in the carry. Outputs in padding are 0 in
-    jrnn; a PyTorch `Linear` after a padded sequence gives its bias there. For a row of length 0 onnxruntime
+    arguments of `jrnn.apply`, and the states that it returns are in the carry. A mask that the graph computes
+    from its input, as `Masking` and `mask_zero=True` do, is an argument too: `mask=tokens != 0`. Outputs in
+    padding are 0 in jrnn; a PyTorch `Linear` after a padded sequence gives its bias there, and Keras repeats
+    the output before a masked step. For a row of length 0 onnxruntime
     returns a zero state, jrnn the initial state. The two biases of the operators become their sum, which is
     equivalent up to rounding.
 
