@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,6 +133,8 @@ def _keras() -> Any:
 
 
 def _read_keras(path: Path, options: Options) -> Loaded:
+    if not zipfile.is_zipfile(path):  # Keras says that there is no such file
+        raise ValueError("it is no complete archive, as Keras writes them")
     return _of_keras(_keras().saving.load_model(path, compile=False))
 
 
