@@ -1,4 +1,4 @@
-"""Cells that conserve a quantity."""
+"""Long short-term memory: cells that conserve a quantity."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cells on images and fields: convolutions in place of matmuls."""
+"""Over space: convolutions in place of matmuls, on images and fields."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

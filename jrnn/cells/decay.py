@@ -1,4 +1,4 @@
-"""Irregular series: cells that read the time since each value was measured, and which are missing."""
+"""Time that is irregular: cells that read the time since each value was measured."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

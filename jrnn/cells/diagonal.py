@@ -1,4 +1,4 @@
-"""Recurrences whose units are independent of each other."""
+"""Simple recurrent networks: an Elman network whose units are independent of each other."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""States that follow a differential equation between observations; x is values or `(values, dt)`."""
+"""Time that is irregular: differential equations between observations; x is values or `(values, dt)`."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Memories made for reinforcement learning: fast and forgetful, and stable Hadamard memory."""
+"""Memories that are matrices: fast and forgetful, or stable, for reinforcement learning."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Linear recurrent units: a diagonal linear recurrence between dense maps."""
+"""Linear recurrences: a diagonal recurrence between dense maps."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

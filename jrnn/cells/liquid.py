@@ -1,4 +1,4 @@
-"""Liquid networks: units whose time constants depend on the input; x is values or `(values, dt)`."""
+"""Time that is irregular: units whose time constants depend on the input; x is values or `(values, dt)`."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Variants of the LSTM: gates, peepholes, projection and shortcuts."""
+"""Long short-term memory: variants in gates, peepholes, projection and shortcuts."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple

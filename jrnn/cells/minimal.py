@@ -1,4 +1,4 @@
-"""Minimal gated cells: gates see only the input, so that the recurrence is linear."""
+"""Linear recurrences: gates that see only the input."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""LSTMs whose inputs, states or weights are modulated before the gates."""
+"""Long short-term memory: input and state modulate each other before the gates."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Cells with layer normalisation."""
+"""Long short-term memory: cells with layer normalisation."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""LSTM whose units are ordered by how long they remember."""
+"""Long short-term memory: units ordered by how long they remember."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Orthogonal recurrences, which preserve the norm of the state."""
+"""Simple recurrent networks: orthogonal recurrences, which preserve the norm of the state."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

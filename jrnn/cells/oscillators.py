@@ -1,4 +1,4 @@
-"""Second-order and multiscale differential equations as recurrent networks; x is values or `(values, dt)`."""
+"""Memory with time scales: second-order and multiscale differential equations."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""Cells with one gate: a GRU or LSTM without its other gates."""
+"""Gated recurrent units: a GRU or LSTM with one gate."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple, cast

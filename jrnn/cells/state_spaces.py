@@ -1,4 +1,4 @@
-"""Structured state spaces with diagonal matrices: S5 and S6."""
+"""Linear recurrences: structured state spaces with diagonal matrices, S5 and S6."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Cells with slow and fast units."""
+"""Memory with time scales: slow and fast units."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Unitary recurrences of complex states, which preserve their norm."""
+"""Simple recurrent networks: unitary recurrences of complex states, which preserve their norm."""
 
 import math
 from dataclasses import dataclass
