@@ -34,6 +34,25 @@ class StagedLoop(NamedTuple):
     result: Any  # tree of the types of (carry, y)
 
 
+class TracedLoop(NamedTuple):
+    """A loop whose step is traced."""
+
+    program: Program
+    signature: StepSignature
+    closed_over: list[Any]
+    result: Any
+
+
+def trace_loop(loop: Loop[Any, Any, Any]) -> TracedLoop:
+    """Trace the step of a loop, of one step or more; cached by body and types."""
+    first = jax.eval_shape(_first_step, loop.inputs)
+    program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
+    consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
+    carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
+    signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
+    return TracedLoop(program, signature, closed_over, result)
+
+
 def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> StagedLoop:
     """Trace the step of a loop and split it into stages; cached by body and types.
 
@@ -41,11 +60,7 @@ def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Sta
       loop: the loop, of one step or more; may hold types instead of arrays.
       precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
-    first = jax.eval_shape(_first_step, loop.inputs)
-    program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
-    consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
-    carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
-    signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
+    program, signature, closed_over, result = trace_loop(loop)
     if precompute is None:
         precompute = jax.default_backend() != "cpu"
     step = stage_step(program, signature, precompute) if program.pure else None
