@@ -245,7 +245,6 @@ def decay_products(decay: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(done[..., :1, :]).at[..., 0].set(1), done], -2)
 
 
-@jax.custom_jvp
 def inverse(a: Array) -> Array:
     """(I − A)⁻¹ of matrices A, (..., n, n), with zeros on the diagonal and above.
 
@@ -254,6 +253,11 @@ def inverse(a: Array) -> Array:
 
         I − [A₁ 0; B A₂]   has the inverse   [X₁ 0; X₂ B X₁ X₂]
     """
+    return _inverse(a) if a.shape[-1] > 1 else jnp.ones_like(a)
+
+
+@jax.custom_jvp
+def _inverse(a: Array) -> Array:
     size = a.shape[-1]
     whole = 1 << (size - 1).bit_length()
     a = _padded(_padded(a, whole - size, 0), whole - size, 0, axis=-1)
@@ -269,7 +273,7 @@ def inverse(a: Array) -> Array:
     return done[..., 0, :size, :size]
 
 
-@inverse.defjvp
+@_inverse.defjvp
 def _inverse_jvp(primals: Any, tangents: Any) -> Any:
-    x = inverse(*primals)
+    x = _inverse(*primals)
     return x, x @ tangents[0] @ x

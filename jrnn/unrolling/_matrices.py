@@ -13,7 +13,7 @@ start, where the state is reset. For the delta rule
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs import Op, Program, line_of
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
 
@@ -91,7 +91,8 @@ def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int
 
 
 def _name(op: Op) -> str:
-    return op.primitive or "a change of mesh"
+    name, line = op.primitive or "a change of mesh", line_of(op.traceback)
+    return f"{name} ({line})" if line else name
 
 
 def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
