@@ -12,7 +12,7 @@ transposes that into a loop over the adjoints δₜ, followed by one matmul Σ�
 
 import contextlib
 import itertools
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ from jrnn.unrolling._linearizing import (
     weight_sites,
     zeros_like_type,
 )
-from jrnn.unrolling._staging import Env, Stage, Values, eval_ops, read, size_in_bytes
+from jrnn.unrolling._staging import Env, Stage, Values, eval_ops, read
 
 
 @cached
@@ -52,8 +52,8 @@ def step_of(stage: Stage) -> Callable[..., Any]:
 def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[..., Any]:
     """`lax.scan` of a body that must not be reordered: `(consts, carry, xs) -> (carry, ys)`."""
 
-    def with_consts(loop: Any, x: Any) -> Any:
-        consts, carry = loop  # `lax.scan` moves constants, returned unchanged, out of its carry
+    def with_consts(consts_and_carry: Any, x: Any) -> Any:
+        consts, carry = consts_and_carry  # `lax.scan` moves constants, returned unchanged, out of its carry
         carry, y = body(consts, carry, x)
         return (consts, carry), y
 
@@ -85,15 +85,16 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         # 1. Which inputs have tangents, and where they enter.
         active = active_inputs(stage, program, *_tangents_of(stage, primals, tangents))
         # 2. The primal loop, which also outputs residuals and the operands of sites.
-        step = linearize_step(stage, program, active.sites, active.xs)
-        after, saved = _squeezed_scan(step.primal, consts, carry, xs, step.saved_types, direction)
+        linearized = linearize_step(stage, program, active.sites, active.x_indices)
+        primal, saved_types = linearized.primal, linearized.saved_types
+        after, saved = _squeezed_scan(primal, consts, carry, xs, saved_types, direction)
         # 3. The tangents of the sites due to weights, outside of the loop.
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
         # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
-        carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
-        linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
-        inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
+        carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
+        linear_xs = (*linearized.linear_xs(xs, saved), *x_tangents, *site_tangents)
+        inexact = _linear_scan(linearized, consts, (carry, carry_tangents), linear_xs, y_types, direction)
         return outputs, _with_zero_tangents(outputs, inexact)
 
     run.defjvp(jvp, symbolic_zeros=True)
@@ -138,8 +139,8 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
     nothing = jax.checkpoint_policies.nothing_saveable
     rematerialised = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
-    def body(loop: Any, xs: Any) -> Any:
-        consts, carry = loop
+    def body(consts_and_carry: Any, xs: Any) -> Any:
+        consts, carry = consts_and_carry
         carry, ys = rematerialised(consts, carry, xs)
         return (consts, carry), ys
 
@@ -151,7 +152,7 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _linear_scan(
-    step: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
+    linearized: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
 ) -> tuple[Array, ...]:
     """The linear loop over tangents: returns those of the inexact carry and ys.
 
@@ -161,7 +162,8 @@ def _linear_scan(
     """
     start = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
     inexact = filter(is_inexact, y_types)
-    ends, ys = _squeezed_scan(step.linear, step.linear_consts(consts), start, xs, inexact, direction)
+    linear_consts = linearized.linear_consts(consts)
+    ends, ys = _squeezed_scan(linearized.linear, linear_consts, start, xs, inexact, direction)
     return (*ends, *ys)
 
 
@@ -169,7 +171,7 @@ class ActiveInputs(NamedTuple):
     """The inputs of a loop that have tangents, and where these enter."""
 
     sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
-    xs: tuple[int, ...]  # indices of xs whose own tangents enter the loop
+    x_indices: tuple[int, ...]  # of xs whose own tangents enter the loop
     weight_tangents: Env
     folded_tangents: Env  # tangents of xs that are only added at sites: added to those of the sites
 
@@ -196,9 +198,9 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
         if op not in at_sites:
             read_elsewhere.update(op.inputs)
     only_added = {value for site in sites for value in site.additive} - read_elsewhere
-    places = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
+    x_indices = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
     folded = {x: tangent for x, tangent in x_tangents.items() if x in only_added}
-    return ActiveInputs(sites, tuple(places), weight_tangents, folded)
+    return ActiveInputs(sites, tuple(x_indices), weight_tangents, folded)
 
 
 def _tangents_of(stage: Stage, primals: Any, tangents: Any) -> tuple[Env, Env]:
@@ -295,39 +297,3 @@ def _is_key(value: Any) -> bool:
 def _unused(value: Array) -> Array:
     # `jax_debug_key_reuse` counts keys returned by a custom derivative as consumed
     return jax.random.clone(value) if _is_key(value) else value
-
-
-def gradient_bytes_per_step(
-    stage: Stage, program: Program, nondifferentiated: Container[int]
-) -> tuple[int, int]:
-    """Bytes per step that the gradient of a stage needs, in the loop and after it.
-
-    Args:
-      stage: the stage.
-      program: the step that contains the stage.
-      nondifferentiated: values without a tangent.
-    """
-    if not stage.carry:
-        return size_in_bytes(stage.ys, program), 0
-    if any(op.reverse_only for op in stage.ops):
-        return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
-    tangents: Env = {}
-    for value in (*stage.consts, *stage.xs):
-        if value not in nondifferentiated and is_inexact(program.types[value]):
-            tangents[value] = None
-    active = active_inputs(stage, program, tangents, tangents)
-    sites, folded = active.sites, {x for x in stage.xs if x in active.folded_tangents}
-    adjoints = size_in_bytes([*{site.value for site in sites}, *(stage.xs[i] for i in active.xs)], program)
-    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are concatenated
-    matmuls: dict[int, int] = {}  # result -> the site that it is part of
-    for site in sites:
-        matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
-    for site in sites:
-        matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
-    whole = {m for m, site in matmuls.items() if size_in_bytes([m], program) > size_in_bytes([site], program)}
-    copies = whole | {site for m, site in matmuls.items() if m not in whole}
-    operands = loop_outputs(stage, sites)[len(stage.ys) :]
-    in_loop = linearize_step(stage, program, sites, active.xs).saved_bytes + adjoints
-    # folded xs count where they are computed, and are freed before the gradients of the weights
-    after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
-    return in_loop, after

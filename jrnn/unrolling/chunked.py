@@ -90,7 +90,7 @@ def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> 
 
 
 def _run(loop: Loop[Any, Any, Any], traced: TracedLoop, plan: Plan, size: int) -> tuple[Any, Any]:
-    program, signature, closed_over, result = traced
+    program, signature, _, closed_over, result = traced
     arrays = [*closed_over, *jax.tree.leaves((loop.consts, loop.carry, loop.inputs))]
     values: dict[Any, Any] = program.literals | dict(zip(program.inputs, arrays, strict=True))
     eval_ops(plan.hoisted, values)
