@@ -3,13 +3,14 @@
 With P[a, b] the product of the decays of steps b + 1 … a, S the state before the first step, and zⱼ what is
 written under the key kⱼ, for every query q and every step i
 
-    yᵢ  = P[i−1, 0] qᵢᵀ S + Σ_{j<i} P[i−1, j] (qᵢ·kⱼ) zⱼ          the first sum is between chunks,
-    S_C = P[C, 0] S + Σ_j P[C, j] kⱼ zⱼᵀ                          the second within the chunk
+    yᵢ  = P[i−1, 0] qᵢᵀ S + Σ_{j<i} P[i−1, j] (qᵢ·kⱼ) zⱼ       inter-chunk term + intra-chunk term
+    S_C = P[C, 0] S + Σ_j P[C, j] kⱼ zⱼᵀ                       chunk state
 
-In a delta rule zⱼ = vⱼ + cⱼ yⱼ depends on what was read before, so that z solves (I − c A) z = v + c r, with A
-the products P (q·k) of the query that is corrected, and r its part of y that comes from S.
+In a delta rule zⱼ = vⱼ + cⱼ yⱼ depends on what was read before. With r the inter-chunk terms of the query
+that is read for it, and A its products P (q·k), z solves (I − c A) z = v + c r.
 
-P is made of products alone: a decay may be 0 or negative, and no logarithm, exponential or division overflows.
+P is made of products alone: a decay may be 0 or negative, and no logarithm, exponential or division can
+overflow.
 """
 
 import functools
@@ -39,7 +40,9 @@ class Chunk(NamedTuple):
     keys: tuple[Array, ...]  # (..., C, K)
     values: tuple[Array, ...]  # (..., C, V), of the keys that have one
     coefficients: tuple[Array, ...]  # (..., C), of the corrections
-    constants: tuple[Array, ...]  # (..., C) or (..., C, K), factors of matrices that are the same at each step
+    constants: tuple[
+        Array, ...
+    ]  # (..., C) or (..., C, K), factors of matrices that are the same at each step
     queries: tuple[Array, ...]  # (..., C, K)
 
 
@@ -107,12 +110,24 @@ def _corrections(structure: Structure, chunk: Chunk, a: Array) -> Array:
 
 
 class Decays(Protocol):
-    """The products P of the decays of a chunk."""
+    """The products P of the decays of a chunk; where all are 1, None."""
 
     size: int
-    before: Array | None  # P[i−1, 0], (..., C, 1) or (..., C, K); None: all are 1
-    after: Array | None  # P[C, j], likewise
-    whole: Array | None  # P[C, 0], (..., 1, 1) or (..., K, 1)
+
+    @property
+    def before(self) -> Array | None:
+        """P[i−1, 0], (..., C, 1) or (..., C, K)."""
+        ...
+
+    @property
+    def after(self) -> Array | None:
+        """P[C, j], likewise."""
+        ...
+
+    @property
+    def whole(self) -> Array | None:
+        """P[C, 0], (..., 1, 1) or (..., K, 1)."""
+        ...
 
     def products(self, q: Array, k: Array) -> Array:
         """P[i−1, j] qᵢ·kⱼ, 0 for j ≥ i, of (..., C, n, K) and (..., C, m, K): (..., C · n, C · m)."""
@@ -139,7 +154,9 @@ class _Alike:
 
     def __init__(self, decay: Array | None, like: Array) -> None:
         self.size = like.shape[-2]
-        self.before = self.after = self.whole = None
+        self.before: Array | None = None
+        self.after: Array | None = None
+        self.whole: Array | None = None
         if decay is None:
             self.table = jnp.tril(jnp.ones((self.size + 1, self.size + 1), like.dtype))
             return
@@ -160,16 +177,15 @@ class _Alike:
 
 
 class _ByKey:
-    """A decay for every key: P in halves.
+    """A decay for every key: the chunk in halves, and halves of these, down to single steps.
 
-    Of steps j in a first half and i in the second half behind it, P[i−1, j] is the product from j to the end
-    of the first, times that from there to i, so that the block of both is a product of two matrices. The
-    halves have the same form, down to single steps:
+    For j in a first half and i in the second half behind it, which meet at b, P[i−1, j] = P[i−1, b] P[b, j],
+    so that all products of the two halves are one product of matrices, (P[i−1, b] qᵢ) · (P[b, j] kⱼ):
 
-        0 0 0 0      steps 1 2 3 4:  the lower left block first, then • in each half
-        • 0 0 0
-        q q 0 0
-        q q • 0
+        · · · ·     of four steps, first those at ○ for two pairs of halves of one step,
+        ○ · · ·     then those at ● for one pair of halves of two; no array has axes of steps, steps and keys,
+        ● ● · ·     and no decay is divided by another
+        ● ● ○ ·
     """
 
     def __init__(self, decay: Array) -> None:
@@ -261,11 +277,13 @@ def _inverse(a: Array) -> Array:
     size = a.shape[-1]
     whole = 1 << (size - 1).bit_length()
     a = _padded(_padded(a, whole - size, 0), whole - size, 0, axis=-1)
-    done = jnp.ones((*a.shape[:-2], whole, 1, 1), a.dtype)
+    done = jnp.ones_like(a[..., :1])[..., None]  # of each step: (..., n, 1, 1)
     while done.shape[-3] > 1:
-        count, half = done.shape[-3] // 2, done.shape[-1]
-        blocks = a.reshape(*a.shape[:-2], count, 2 * half, count, 2 * half)
-        below = jnp.stack([blocks[..., i, half:, i, :half] for i in range(count)], -3)
+        half = done.shape[-1]
+        blocks = []
+        for start in range(0, whole, 2 * half):
+            blocks.append(a[..., start + half : start + 2 * half, start : start + half])
+        below = jnp.stack(blocks, -3)
         first, second = _halves(done, -3)
         below = jnp.matmul(jnp.matmul(second, below, precision="highest"), first, precision="highest")
         upper = jnp.concatenate([first, jnp.zeros_like(first)], -1)

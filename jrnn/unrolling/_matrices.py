@@ -82,7 +82,8 @@ def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int
     before, after = pair
     forms = Forms(program, before)
     if after in forms.refused:
-        raise Refusal(f"its next value takes it through {_name(forms.refused[after])}")
+        op = forms.refused[after]
+        raise Refusal(f"its next value takes it through {_name(op)}{_line(op)}")
     if after not in forms.of or not forms.of[after].moves:
         raise Refusal("its next value does not depend on it")
     uses = {op.outputs[0]: forms.of[op.outputs[0]] for op in _reading(program, forms, after)}
@@ -91,8 +92,12 @@ def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int
 
 
 def _name(op: Op) -> str:
-    name, line = op.primitive or "a change of mesh", line_of(op.traceback)
-    return f"{name} ({line})" if line else name
+    return op.primitive or "a change of mesh"
+
+
+def _line(op: Op) -> str:
+    line = line_of(op.traceback)
+    return f" ({line})" if line else ""
 
 
 def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
@@ -108,7 +113,7 @@ def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
             continue
         form = forms.of.get(op.outputs[0])
         if form is None or form.whole:
-            raise Refusal(f"{_name(op)} takes it, which is no product with a vector")
+            raise Refusal(f"{_name(op)} takes it{_line(op)}, which is no product with a vector")
         yield op
 
 
@@ -151,7 +156,9 @@ class _Collector:
             batch=batch,
             values=values,
             decay=None if self.decay == [Part(1.0, (), ())] else tuple(self.decay),
-            writes=tuple(map(self._write, dict.fromkeys([*self.values, *(key for key, _ in self.corrections)]))),
+            writes=tuple(
+                map(self._write, dict.fromkeys([*self.values, *(key for key, _ in self.corrections)]))
+            ),
             constants=tuple(self.constants),
             queries=queries,
             reads=reads,

@@ -71,9 +71,7 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
 
 
 @cached
-def plan_step(
-    program: Program, signature: StepSignature
-) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
+def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
     """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
     carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
     unchanged = set(signature.carry) - {a for a, _ in carry}

@@ -1,4 +1,12 @@
-"""States that are matrices, many steps at once instead of step by step."""
+"""States that are matrices: many steps at once, by products of matrices.
+
+_forms       each value of a step as a sum of products that are affine in the state
+_matrices    from these, the recurrence: decay, writes, queries; or why there is none
+_phases      the order: scans over other entries, matrices solved for behind them
+_vectors     the vectors of a recurrence, computed from the values of the step
+_chunks      one chunk of a recurrence
+chunked      all phases of a step, chunk by chunk
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,6 +18,7 @@ from jax import Array
 
 from jrnn._caching import cached
 from jrnn._checks import brief
+from jrnn.unrolling._blocks import near_divisor
 from jrnn.unrolling._chunks import solve_chunk
 from jrnn.unrolling._engine import TracedLoop, broadcast_over_steps, prepare, trace_loop
 from jrnn.unrolling._loops import plain_scan
@@ -20,30 +29,39 @@ from jrnn.unrolling._vectors import chunk_of, from_chunk, from_matrices, structu
 from jrnn.unrolling.methods import Body, Loop, Method
 from jrnn.unrolling.scan import in_blocks
 
+USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
+
 
 @dataclass(frozen=True)
 class Chunked:
     """Chunks of steps by products of matrices, for a state that is a matrix.
 
-        Sₜ = dₜ ⊙ Sₜ₋₁ + Σ u (wᵀ Sₜ₋₁) + Σ k vᵀ,   and of S only products qᵀ S with vectors are read
+        Sₜ = dₜ ⊙ Sₜ₋₁ + Σ k (v + Σ c (wᵀ Sₜ₋₁))ᵀ,   and of S only products qᵀ S with vectors are read
 
-    That is what linear attention, `MLSTM`, gated and delta rules have in common; d is one number for a
-    matrix, or for each of its rows or columns, and may be 0 or negative. The form is found in the traced
-    `step`, which is written as for any cell: heads and batch are further axes, keys may be rows or columns, a
-    normaliser, a running maximum, windows of inputs and further layers run as `Scan` runs them. Masks, resets
-    and a given carry are part of the step. Within a chunk all steps are computed at once; between chunks
-    goes the state, and a gradient keeps only that.
+    Linear attention, `MLSTM`, gated and delta rules and products of Householders have this form. d is one
+    number for a matrix, or one for each of its rows or columns, and may be 0 or negative; there may be
+    several writes k and corrections c wᵀ S at each step. The form is found in the traced `step`, which is
+    written as for any cell. Heads and batch are further axes, and keys may be rows or columns. A normaliser
+    is a matrix of one column; a running maximum, windows of inputs and further layers run as `Scan` runs
+    them.
+
+    Within a chunk all steps are computed at once, between chunks the state is handed on. A gradient keeps the
+    states between chunks alone and computes each chunk again, its projections too, when the backward pass
+    reaches it. Lengths, masks, resets, a given carry and `reverse` compose as with `Scan`, except that NaN or
+    inf in one sequence passes a reset within its chunk.
 
     Args:
-      size: steps of a chunk; None: 64, and with a decay for each row, or a w, fewer.
+      size: steps of a chunk; None: about 32, a divisor of the number of steps if one is near. The time hardly
+        depends on it between 16 and 64; memory between chunks is that of steps / size states.
       otherwise: the method for cells without such a state; None: that is an error.
 
     Raises:
       ValueError: another `size`; in `unroll`, a cell without such a state where `otherwise` is None; the
-        message says what stands in the way.
+        message says what stands in the way, and on which line of the step.
 
     Reference: Yang et al., Parallelizing linear transformers with the delta rule over sequence length, 2024,
-    arXiv:2406.06484.
+    arXiv:2406.06484; Yang et al., Gated linear attention transformers with hardware-efficient training, 2024,
+    arXiv:2312.06635, whose secondary chunks are halves here, down to single steps.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.MLSTM(8, heads=2)
@@ -65,18 +83,22 @@ class Chunked:
         """Return the carry after the last step, and the outputs of all steps."""
         if loop.length == 0:
             return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
+        if isinstance(loop.length, int):
+            return self._run(loop, min(self.size or near_divisor(loop.length, USUAL), loop.length))
+        # a symbolic axis of `jax.export`
+        size = self.size or USUAL
+        carry, ys = self._run(_in_whole_chunks(loop, size), size)
+        steps = slice(-loop.length, None) if loop.reverse else slice(loop.length)
+        return carry, jax.tree.map(lambda y: y[steps], ys)
+
+    def _run(self, loop: Loop[Any, Any, Any], size: int) -> tuple[Any, Any]:
         traced = trace_loop(loop)
         plan, refusals = plan_step(traced.program, traced.signature)
-        if plan is None and self.otherwise is not None:
+        if plan is not None:
+            return _run_plan(plan, loop, traced, size)
+        if self.otherwise is not None:
             return self.otherwise.run(loop)
-        if plan is None:
-            raise ValueError(_refusal(loop, refusals))
-        size = self.size or _usual(plan)
-        if isinstance(loop.length, int):
-            return _run(loop, traced, plan, min(size, loop.length))
-        whole = _in_whole_chunks(loop, size)
-        carry, ys = self.run(whole)
-        return carry, jax.tree.map(lambda a: a[-loop.length :] if loop.reverse else a[: loop.length], ys)
+        raise ValueError(_refusal(loop, refusals))
 
 
 def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> str:
@@ -89,7 +111,8 @@ def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> 
     )
 
 
-def _run(loop: Loop[Any, Any, Any], traced: TracedLoop, plan: Plan, size: int) -> tuple[Any, Any]:
+def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: int) -> tuple[Any, Any]:
+    """Hoisted ops once, all phases chunk by chunk, and the results in the structure of the step."""
     program, signature, _, closed_over, result = traced
     arrays = [*closed_over, *jax.tree.leaves((loop.consts, loop.carry, loop.inputs))]
     values: dict[Any, Any] = program.literals | dict(zip(program.inputs, arrays, strict=True))
@@ -159,13 +182,10 @@ def _solve(matrix: Matrix, plan: Plan, values: dict[Any, Any], state: Array, rev
     return state
 
 
-def _usual(plan: Plan) -> int:
-    return 32
-
-
 def _in_whole_chunks(loop: Loop[Any, Any, Any], size: int) -> Loop[Any, Any, Any]:
-    """A loop with steps added that are skipped, up to a multiple of `size`, behind the last one visited."""
-    more = -loop.length % size
+    """A loop with skipped steps added behind the last one visited, up to a multiple of `size`."""
+    length = -(-loop.length // size) * size
+    more = length - loop.length
     widths = (more, 0) if loop.reverse else (0, more)
 
     def longer(a: Array, mode: str) -> Array:
@@ -177,5 +197,5 @@ def _in_whole_chunks(loop: Loop[Any, Any, Any], size: int) -> Loop[Any, Any, Any
         xs=jax.tree.map(lambda x: longer(x, "edge"), loop.xs),
         valid=longer(valid, "constant"),
         reset=None if loop.reset is None else longer(loop.reset, "constant"),
-        length=loop.length + more,
+        length=length,
     )
