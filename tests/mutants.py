@@ -37,6 +37,10 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/associative": "associative linear_recurrences laws packing",
     "jrnn/unrolling/_blocks": "memory unrolling",
     "jrnn/unrolling/cudnn": "cudnn",
+    **dict.fromkeys(
+        (f"jrnn/unrolling/{name}" for name in "chunked _chunks _forms _matrices _phases _vectors".split()),
+        "chunked",
+    ),
     "jrnn/unrolling/_hoisting": "hoisting",
     "jrnn/unrolling/_inputs": "inputs errors",
     "jrnn/unrolling": UNROLLING,

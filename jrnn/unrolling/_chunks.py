@@ -40,9 +40,7 @@ class Chunk(NamedTuple):
     keys: tuple[Array, ...]  # (..., C, K)
     values: tuple[Array, ...]  # (..., C, V), of the keys that have one
     coefficients: tuple[Array, ...]  # (..., C), of the corrections
-    constants: tuple[
-        Array, ...
-    ]  # (..., C) or (..., C, K), factors of matrices that are the same at each step
+    constants: tuple[Array, ...]  # (..., C) or (..., C, K), factors of matrices that never change
     queries: tuple[Array, ...]  # (..., C, K)
 
 
@@ -143,10 +141,10 @@ def _decays(chunk: Chunk) -> Decays:
     by_key = [a for a in (chunk.decay, *chunk.constants) if a is not None and a.ndim == axes]
     if not by_key:
         return _Alike(chunk.decay, chunk.queries[0])
-    decay = chunk.decay
-    if decay is None or decay.ndim < axes:
-        decay = jnp.broadcast_to(1.0 if decay is None else decay[..., None], by_key[0].shape)
-    return _ByKey(decay)
+    ones = jnp.ones_like(by_key[0])
+    if chunk.decay is None:
+        return _ByKey(ones)
+    return _ByKey(chunk.decay if chunk.decay.ndim == axes else chunk.decay[..., None] * ones)
 
 
 class _Alike:
@@ -218,8 +216,8 @@ class _ByKey:
 
     def sums(self, factors: Array) -> tuple[Array, Array]:
         factors = factors if factors.ndim == self.decay.ndim else factors[..., None]
-        pair = (jnp.moveaxis(a, -2, 0) for a in jnp.broadcast_arrays(self.decay, factors))
-        decay, factors = pair
+        decay, factors = jnp.broadcast_arrays(self.decay, factors)
+        decay, factors = jnp.moveaxis(decay, -2, 0), jnp.moveaxis(factors, -2, 0)
         sums = jnp.moveaxis(solve(decay, factors, jnp.zeros_like(factors[0]), resets=True), 0, -2)
         before = jnp.concatenate([jnp.zeros_like(sums[..., :1, :]), sums[..., :-1, :]], -2)
         return before, jnp.swapaxes(sums[..., -1:, :], -1, -2)

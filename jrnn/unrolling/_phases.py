@@ -157,8 +157,9 @@ class _Planner:
 
     def _late(self, ready: Iterable[tuple[int, int]]) -> set[Any]:
         """The values that depend on a state that is not known yet."""
-        late = self.whole.union(*map(product_names, self.matrices), (a for a, _ in self.left))
-        late -= {a for a, _ in ready}
+        late = self.whole | ({a for a, _ in self.left} - {a for a, _ in ready})
+        for matrix in self.matrices:
+            late.update(product_names(matrix))
         for op in self.ops:
             if not late.isdisjoint(op.inputs):
                 late.update(op.outputs)
