@@ -38,7 +38,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/_blocks": "memory unrolling",
     "jrnn/unrolling/cudnn": "cudnn",
     **dict.fromkeys(
-        (f"jrnn/unrolling/{name}" for name in "chunked _chunks _forms _matrices _phases _vectors".split()),
+        (f"jrnn/unrolling/{name}" for name in ["chunked", "_chunks", "_forms", "_matrices", "_phases", "_vectors"]),
         "chunked",
     ),
     "jrnn/unrolling/_hoisting": "hoisting",
