@@ -24,12 +24,27 @@ import jrnn
 BATCH, STEPS, HIDDEN, HEADS = 8, 1024, 256, 4  # four memories of 64 x 64 for each row
 SIZES = (8, 16, 32, 64, 128)
 LENGTHS = (1024, 4096, 16384, 65536)
+KINDS = (
+    jrnn.MLSTM,
+    jrnn.LinearAttention,
+    jrnn.RetNet,
+    jrnn.GLA,
+    jrnn.HGRN2,
+    jrnn.DeltaNet,
+    jrnn.GatedDeltaNet,
+    jrnn.DeltaProduct,
+    jrnn.KDA,
+    jrnn.GDN2,
+    jrnn.Comba,
+    jrnn.RWKV6,
+    jrnn.RWKV7,
+    jrnn.MesaNet,
+)
 
 
 def cells(hidden, heads):
     """All cells with a matrix for a state, by name."""
-    plain = "MLSTM LinearAttention RetNet GLA DeltaNet GatedDeltaNet RWKV7"
-    found = {name: getattr(jrnn, name)(hidden, heads=heads) for name in plain.split()}
+    found = {kind.__name__: kind(hidden, heads=heads) for kind in KINDS}
     found["Mamba2"] = jrnn.Mamba2(hidden, heads=heads, state=hidden // heads)
     return found
 
@@ -46,7 +61,7 @@ def training_step(cell, method, steps, batch):
 
 
 def least_times(programs, turns=3):
-    """The least seconds of CPU of each program: all in every turn, each as often as the slowest has time for."""
+    """The least seconds of CPU of each program; in every turn, each runs as long as the slowest."""
     best = [float("inf")] * len(programs)
     for program, arguments in programs:
         jax.block_until_ready(program(*arguments))
