@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jrnn._caching import cached
+from jrnn._checks import line_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +126,9 @@ class _Numbering:
                 inputs = dict(zip(called.jaxpr.invars, map(number_of, eqn.invars), strict=True))
                 for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
                     inputs[var] = self.literal(value, var.aval)
-                # the inner jaxpr may have been traced for another line, so the outermost call tells the line
-                outputs = self.visit(called.jaxpr, inputs, caller or eqn)
+                outputs = self.visit(
+                    called.jaxpr, inputs, caller or eqn
+                )  # its own lines may be of another call
                 numbers.update(zip(eqn.outvars, outputs, strict=True))
             elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
                 numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
@@ -386,12 +388,6 @@ class Equation(NamedTuple):
     outputs: list[Any]
     run: Callable[..., Any]  # values of the distinct input variables -> values of the outputs
     line: str  # "file:line" of its origin outside JAX; empty if unknown
-
-
-def line_of(traceback: Any) -> str:
-    """The innermost line outside of JAX, "file:line"; empty if unknown."""
-    frames = getattr(traceback, "frames", ())
-    return next((f"{f.file_name}:{f.line_num}" for f in frames if jax.__path__[0] not in f.file_name), "")
 
 
 def equations(closed: Any) -> tuple[list[Any], dict[Any, Any], list[Equation], list[Any]]:

@@ -13,7 +13,8 @@ start, where the state is reset. For the delta rule
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from jrnn._jaxprs import Op, Program, line_of
+from jrnn._checks import line_of
+from jrnn._jaxprs import Op, Program
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
 
