@@ -30,7 +30,7 @@ class Op:
     primitive: str  # its name; "" for more than one equation
     params: Any  # of the primitive
     operands: tuple[Any, ...]  # all in order: the number of a value, or a literal, which has a `val`
-    traceback: Any  # of its line in the function
+    traceback: Any  # of its line; of the call if it is inside one, which may be traced for another line
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +126,7 @@ class _Numbering:
                 inputs = dict(zip(called.jaxpr.invars, map(number_of, eqn.invars), strict=True))
                 for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
                     inputs[var] = self.literal(value, var.aval)
-                outputs = self.visit(
-                    called.jaxpr, inputs, caller or eqn
-                )  # its own lines may be of another call
+                outputs = self.visit(called.jaxpr, inputs, caller or eqn)
                 numbers.update(zip(eqn.outvars, outputs, strict=True))
             elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
                 numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
