@@ -48,8 +48,9 @@ def convolve(x: Array, kernel: Array, padding: str = "SAME", strides: Any = 1, d
     def convolved(x: Array, kernel: Array) -> Array:
         rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
         if padding == "CIRCULAR":
-            halves = [(size - 1) * d // 2 for size, d in zip(kernel.shape, dilation, strict=False)]
-            rows = jnp.pad(rows, [(0, 0), *((half, half) for half in halves), (0, 0)], mode="wrap")
+            spans = [(size - 1) * d for size, d in zip(kernel.shape, dilation, strict=False)]
+            sides = [(span // 2, span - span // 2) for span in spans]  # as "SAME" does
+            rows = jnp.pad(rows, [(0, 0), *sides, (0, 0)], mode="wrap")
         around = "VALID" if padding == "CIRCULAR" else padding
         y = jax.lax.conv_general_dilated(
             rows, kernel, strides, around, rhs_dilation=dilation, dimension_numbers=layout
@@ -118,7 +119,7 @@ class ConvLSTM:
 
     Args:
       hidden: channels of h and c.
-      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      kernel: length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       forget_bias: start of b_f.
       padding: "SAME", with zeros; "CIRCULAR", which wraps around; or "VALID", without padding.
@@ -126,7 +127,7 @@ class ConvLSTM:
       dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or a wrong number of axes.
+      ValueError: a wrong number of axes.
 
     Reference: Shi et al., Convolutional LSTM network: a machine learning approach for precipitation
     nowcasting, 2015, arXiv:1506.04214.
@@ -186,14 +187,14 @@ class ConvGRU:
 
     Args:
       hidden: channels of h.
-      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      kernel: length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
       strides: steps in x between positions of the state; one number, or one per axis.
       dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or a wrong number of axes.
+      ValueError: a wrong number of axes.
 
     Reference: Ballas, Yao, Pal, Courville, Delving deeper into convolutional networks for learning video
     representations, 2016, arXiv:1511.06432.
@@ -243,5 +244,3 @@ def _check(cell: Any) -> None:
         given = getattr(cell, name)
         if isinstance(given, tuple) and len(given) != cell.spatial:
             raise ValueError(f"{name} must have one entry for each of {cell.spatial} axes, got {given}")
-    if any(size % 2 == 0 for size in _each(cell.kernel, cell.spatial)):
-        raise ValueError(f"kernel must be odd, got {cell.kernel}")
