@@ -208,3 +208,9 @@ class Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def line_of(traceback: Any) -> str:
+    """The innermost line outside of JAX, "file:line"; empty if unknown."""
+    frames = getattr(traceback, "frames", ())
+    return next((f"{f.file_name}:{f.line_num}" for f in frames if jax.__path__[0] not in f.file_name), "")
