@@ -258,6 +258,21 @@ def test_what_meets_is_sharded_as_what_is_sharded(whole):
             assert found.sharding.spec[0] == "data" and found.dtype == jnp.float32
 
 
+def test_gradients_pass_with_the_checkpoints_that_jax_tries_out():
+    cell, xs = jrnn.LSTM(2), jnp.ones((4, 1, 1))
+    params = cell.init(jax.random.key(0), 1)
+    gradient = lambda method: jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[1]))(params)
+    needed = gradient(jrnn.Scan())
+    jax.config.update("jax_remat3", True)
+    try:
+        found = [gradient(method) for method in (jrnn.Scan(), jrnn.Scan("sqrt"))]
+    finally:
+        jax.config.update("jax_remat3", False)
+    for tree in found:
+        for a, b in zip(tree, needed, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_loops_of_no_steps_pass_without_jit():
     """`lax.scan` refuses them there: nothing to read before the last token, or beside the steps looked at."""
     cell, xs = jrnn.Elman(2), jnp.ones((2, 1))

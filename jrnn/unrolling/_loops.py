@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
+from jrnn.unrolling._fallbacks import has_rule
 from jrnn.unrolling._linearizing import (
     LinearizedStep,
     WeightSite,
@@ -71,7 +72,7 @@ def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[
 @cached
 def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """The loop of a stage with a carry: `(consts, carry, xs) -> (carry, ys)`."""
-    if any(op.reverse_only for op in stage.ops):  # left to `lax.scan`: the rule below needs forward mode
+    if not has_rule(stage, program):
         return plain_scan(step_of(stage), reverse, length)
     direction = _Direction(length, reverse)
     y_types = read(program.types, stage.ys)
@@ -94,7 +95,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
         linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
         inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, inexact)
+        return outputs, _with_zero_tangents(outputs, inexact, step.moving)
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -140,7 +141,9 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     def body(loop: Any, xs: Any) -> Any:
         consts, carry = loop
-        carry, ys = rematerialised(consts, carry, xs)
+        # the checkpoints of `jax_remat3`, an experiment of JAX, have no transpose
+        run = expanded if getattr(jax.config, "jax_remat3", False) else rematerialised
+        carry, ys = run(consts, carry, xs)
         return (consts, carry), ys
 
     return body
@@ -278,10 +281,15 @@ def with_transposed_adjoint(tangent: Array) -> Array:
     return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, 0, 1)), 0, 1)
 
 
-def _with_zero_tangents(values: Any, tangents: Iterable[Array]) -> Any:
-    """The tangents of all values, given those of the inexact ones."""
-    remaining = iter(tangents)
-    return jax.tree.map(lambda v: next(remaining) if is_inexact(v) else zero_from_primal(v, True), values)
+def _with_zero_tangents(values: Any, tangents: Iterable[Array], moving: Iterable[bool]) -> Any:
+    """The tangents of all values, given those of the inexact ones; zeros are symbolic."""
+    remaining = iter(zip(tangents, moving, strict=True))
+
+    def tangent(value: Array) -> Any:
+        found, moves = next(remaining) if is_inexact(value) else (None, False)
+        return found if moves else zero_from_primal(value, True)
+
+    return jax.tree.map(tangent, values)
 
 
 def _instantiate(tangent: Any, value: Array) -> Array:
@@ -309,7 +317,7 @@ def gradient_bytes_per_step(
     """
     if not stage.carry:
         return size_in_bytes(stage.ys, program), 0
-    if any(op.reverse_only for op in stage.ops):
+    if not has_rule(stage, program):
         return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
     tangents: Env = {}
     for value in (*stage.consts, *stage.xs):

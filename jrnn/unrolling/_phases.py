@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
@@ -177,7 +178,7 @@ def _vectors_node(program: Program, matrix: Matrix) -> Node:
     vectors = vectors_of(matrix)
     inputs = values_of(vector for vector, _ in vectors)
     state = program.types[matrix.before]
-    dtype = jnp.promote_types(state.dtype, jnp.float32)
+    dtype = promoted(state.dtype, jnp.float32)
     batch = math.prod(state.shape[axis] for axis in matrix.batch)
 
     def run(*given: Any) -> list[Any]:

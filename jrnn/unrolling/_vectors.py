@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._alignment import promoted
 from jrnn.unrolling._forms import Factor, Labels
 from jrnn.unrolling._matrices import Matrix, Part, Read, Vector, components
 
@@ -45,7 +46,7 @@ def compute(vector: Vector, values: Values, axes: Labels, sizes: Labels, like: A
 def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int, Array], like: Any) -> Array:
     """Values read of the state at one step; `products` (batch..., values...) by the number of the query."""
     axes = tuple(range(len(like.shape)))
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    dtype = promoted(like.dtype, jnp.float32)
     total = functools.reduce(
         jnp.add, (_computed(part, values, axes, dtype) for part in read.rest), jnp.zeros((), dtype)
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jrnn._alignment import promoted
 from jrnn._checks import brief
 from jrnn._jaxprs import Program, trace
 from jrnn.unrolling._chunks import Structure, Vectors, run_chunks
@@ -129,7 +130,7 @@ def _run(
 def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | None, reverse: bool) -> Array:
     """Add what is read of a matrix at all steps to `values`; return the matrix after them."""
     m = matrix
-    dtype = jnp.promote_types(start.dtype, jnp.float32)
+    dtype = promoted(start.dtype, jnp.float32)
     parts = iter(read(values, vector_names(m)))
     decay = None if m.decay is None else next(parts)
     counts = len(m.corrections), len(m.additions), len(m.additions), len(m.fulls), len(m.queries)
