@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -88,9 +89,20 @@ def checked(kind: type[T]) -> type[T]:
         written = [f for f in fields if not f.kw_only or getattr(self, f.name) != f.default]
         return f"{kind.__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in written)})"
 
+    shown: Any = init
+    shown.__signature__ = _plain_signature(kind, made)
     type.__setattr__(kind, "__init__", init)
     type.__setattr__(kind, "__repr__", show)
     return kind
+
+
+def _plain_signature(kind: Any, init: Any) -> inspect.Signature:
+    """The signature of a constructor as `help` shows it, `hidden: int`: types without their checks."""
+    plain, signature = typing.get_type_hints(kind), inspect.signature(init)
+    named = signature.parameters.values()
+    return signature.replace(
+        parameters=[p.replace(annotation=plain.get(p.name, p.annotation)) for p in named]
+    )
 
 
 def _misplaced(

@@ -190,6 +190,17 @@ def test_a_module_imports_only_from_its_left(path):
             )
 
 
+def test_the_files_of_a_walk_through_the_engine_use_only_earlier_ones():
+    page = (ROOT.parent / "docs/pages/engine.md").read_text()
+    walk = [Path(name).stem for name in re.findall(r"^\| \d+ \| `([\w/.]+)`", page, re.MULTILINE)]
+    assert len(walk) <= 10 and len(walk) == len(set(walk)) and {"driver", "_jaxprs", "_engine"} < set(walk)
+    for path in FILES:
+        if path.stem in walk and MODULES[path] in ("unrolling", "_jaxprs"):
+            used = {node.module.split(".")[-1] for node in nodes(path, ast.ImportFrom) if node.module}
+            later = used.intersection(walk[walk.index(path.stem) :])
+            assert not later, f"{path.stem} uses {later}, which the page lists after it"
+
+
 @pytest.mark.parametrize("name", sorted(NOBODY_IMPORTS))
 def test_nobody_imports_the_ends_of_branches(name):
     users = {MODULES[path] for path in FILES for module in imported(path) if module == name}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import json
 import pickle
 import re
@@ -55,6 +56,11 @@ ELSEWHERE = {  # any string may be the name of a parameter, until `init`
     (jrnn.Tie, "source"),
     (jrnn.Tie, "target"),
 }
+
+
+def test_help_shows_types_and_not_how_they_are_checked():
+    assert str(inspect.signature(jrnn.LSTM)).startswith("(hidden: int, *, forget_bias: float = 1.0, max_lag")
+    assert not [kind for kind in EXAMPLES if "Annotated" in str(inspect.signature(kind))]
 
 
 def fields_of(kind):

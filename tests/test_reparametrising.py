@@ -241,7 +241,12 @@ NO_TIES = {
     "Tie: Elman(hidden=3) has no part 'w', it has w_ih, w_hh, b": (jrnn.Elman(3), "w", "w_hh", False),
     "Tie: Elman(hidden=3) has no part 'u', it has w_ih, w_hh, b": (jrnn.Elman(3), "w_ih", "u", False),
     "Tie: 'w_hh' has shapes [(3, 3)], 'b' gives [(3,)]": (jrnn.Elman(3), "b", "w_hh", False),
-    "Tie: '2.w' has shapes [(4, 7)], '0.table' gives [(7, 4)]": (LANGUAGE, "0.table", "2.w", False),
+    "Tie: '2.w' has shapes [(4, 7)], '0.table' gives [(7, 4)]: use transposed=True": (
+        LANGUAGE,
+        "0.table",
+        "2.w",
+        False,
+    ),
     "Tie: '0.table' has shapes [(7, 4)], '0.table' gives [(7, 4)]": (LANGUAGE, "0.table", "0.table", False),
 }
 

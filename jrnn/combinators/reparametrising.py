@@ -204,9 +204,11 @@ class Tie:
                 raise ValueError(f"Tie: {self.cell} has no part {part!r}, it has {', '.join(leaves)}")
         taken = {rest: shape[::-1] if self.transposed else shape for rest, shape in parts[0].items()}
         if taken != parts[1] or self.source == self.target:
+            fits = {rest: shape[::-1] for rest, shape in taken.items()} == parts[1] != taken
+            hint = f": use transposed={not self.transposed}" if fits else ""
             raise ValueError(
                 f"Tie: {self.target!r} has shapes {list(parts[1].values())}, {self.source!r} gives "
-                f"{list(taken.values())}{' transposed' if self.transposed else ''}"
+                f"{list(taken.values())}{' transposed' if self.transposed else ''}{hint}"
             )
         return jax.tree_util.tree_map_with_path(lambda p, leaf: None if self._takes(p) else leaf, params)
 

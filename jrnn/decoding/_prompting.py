@@ -47,18 +47,16 @@ def log_softmax(logits: Array) -> Array:
     return jnp.where(jnp.isneginf(logits), -jnp.inf, jax.nn.log_softmax(logits))
 
 
-def rounded_up(
-    prompt: Any, lengths: Any, length: int, adjust: Adjust | None
-) -> tuple[Array, Array, Array, int]:
-    """Prompts padded to a rounded length, their lengths, and the number of new tokens, exact and rounded.
+def padded(prompt: Any, lengths: Any, wanted: int, adjust: Adjust | None) -> tuple[Array, Array, Array, int]:
+    """Prompts padded to a rounded length, their lengths, the number of tokens wanted, and room for them.
 
-    With `adjust` the latter is not rounded, since the user's function sees the whole array of tokens.
+    With `adjust` the room is not rounded up, since the user's function sees the whole array of tokens.
     """
     steps = len(prompt)
     if lengths is None:
         lengths = np.full(prompt.shape[1:], steps, np.int32)
-    room = length if adjust else rounded(length)
-    return lengthened(prompt, rounded(steps)), on_device(lengths), on_device(length), room
+    capacity = wanted if adjust else rounded(wanted)
+    return lengthened(prompt, rounded(steps)), on_device(lengths), on_device(wanted), capacity
 
 
 def on_device(value: Any, dtype: Any = jnp.int32) -> Array:

@@ -45,7 +45,7 @@ def lengthened(x: Any, size: int, axis: int = 0, fill: int = 0) -> Array:
     """Pad an array to a size along an axis."""
     given = np.asarray(jax.device_get(x))
     missing = [(0, size - given.shape[axis] if i == axis % given.ndim else 0) for i in range(given.ndim)]
-    return _on_device_of(x, np.pad(given, missing, constant_values=fill))
+    return _placed_like(x, np.pad(given, missing, constant_values=fill))
 
 
 def shortened(ys: Any, size: int, axis: int = 0) -> Any:
@@ -55,10 +55,10 @@ def shortened(ys: Any, size: int, axis: int = 0) -> Any:
         if y.shape[axis] == size:
             return y
         rows = np.moveaxis(jax.device_get(y), axis, 0)[:size]
-        return _on_device_of(y, np.moveaxis(rows, 0, axis))
+        return _placed_like(y, np.moveaxis(rows, 0, axis))
 
     return jax.tree.map(cut, ys)
 
 
-def _on_device_of(x: Any, value: Any) -> Array:
+def _placed_like(x: Any, value: Any) -> Array:
     return jax.device_put(value, x.sharding if isinstance(x, Array) and x.committed else None)

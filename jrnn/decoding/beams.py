@@ -22,8 +22,8 @@ from jrnn.decoding._prompting import (
     log_softmax,
     on_device,
     open_loop,
+    padded,
     read_prompt,
-    rounded_up,
     value_of,
 )
 from jrnn.decoding._rounding import can_round, shortened
@@ -142,10 +142,10 @@ def beam_search(
             raise ValueError(f"{name} must be at least 0, got {given}")
         penalties.append(on_device(given, float))
     rule = Rule(penalties[0], penalties[1], checked_stop(cell, stop))
-    lengths, room = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
-    count: Any = length
+    lengths, capacity = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
+    wanted: Any = length
     if eager := can_round(cell, params, carry, prompt, lengths, rule):
-        prompt, lengths, count, room = rounded_up(prompt, lengths, length, adjust)
+        prompt, lengths, wanted, capacity = padded(prompt, lengths, length, adjust)
     found = _search(
         cell,
         params,
@@ -153,8 +153,8 @@ def beam_search(
         carry,
         rule,
         lengths=lengths,
-        length=count,
-        room=room,
+        wanted=wanted,
+        capacity=capacity,
         width=width,
         adjust=adjust,
         covers=value_of("coverage_penalty", coverage_penalty, unknown=1) > 0,
@@ -162,7 +162,7 @@ def beam_search(
     return found._replace(tokens=shortened(found.tokens, length)) if eager else found
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "room", "width", "adjust", "covers"))
+@functools.partial(jax.jit, static_argnames=("cell", "capacity", "width", "adjust", "covers"))
 def _search(
     cell: Any,
     params: Any,
@@ -171,8 +171,8 @@ def _search(
     rule: Rule,
     *,
     lengths: Any,
-    length: Any,
-    room: int,
+    wanted: Any,
+    capacity: int,
     width: int,
     adjust: Adjust | None,
     covers: bool,
@@ -185,29 +185,29 @@ def _search(
     step = _step(tapped, params, spec, len(batch_shape), covers)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
     advance_row = functools.partial(_advance_row, rule, adjust=adjust)
-    finish_row = functools.partial(_finish_row, rule, length)
+    finish_row = functools.partial(_finish_row, rule, wanted)
     for _ in batch_shape:
         advance_row = jax.vmap(advance_row, in_axes=(0, 0, 0, 0, None))
         finish_row = jax.vmap(finish_row, in_axes=(0, 0, 0, None))
 
-    def advance(loop: Any) -> Any:
-        t, carry, token, beam, ended = loop
+    def advance(state: Any) -> Any:
+        t, carry, token, beam, ended = state
         carry, logits, weights = step(carry, token)
         beam = beam._replace(coverage=beam.coverage + weights.astype(beam.coverage.dtype))
         parent, token, beam, ended = advance_row(logits, beam, ended, valid, t)
         take = functools.partial(_take, parent, axis=len(batch_shape))
         return t + 1, map_state(take, spec, carry), token, beam, ended
 
-    def can_improve(loop: Any) -> Array:
-        t, _, _, beam, ended = loop  # log-probabilities only fall, and the last divisor is the largest
-        best = beam.log_probs.max(-1) / rule.divisor(length)
-        return (t < length) & jnp.any(best > ended.scores.min(-1))
+    def can_improve(state: Any) -> Array:
+        t, _, _, beam, ended = state  # log-probabilities only fall, and the last divisor is the largest
+        best = beam.log_probs.max(-1) / rule.divisor(wanted)
+        return (t < wanted) & jnp.any(best > ended.scores.min(-1))
 
     token = _repeat(token, len(batch_shape), width)
-    beam, ended = _nothing_yet(batch_shape, width, room, rule.stop, valid)
+    beam, ended = _nothing_yet(batch_shape, width, capacity, rule.stop, valid)
     beam, ended = jax.tree.map(lambda leaf: like_rows(leaf, token), (beam, ended))
     start = (jnp.zeros((), jnp.int32), carry, token, beam, ended)
-    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if room else start
+    t, _, _, beam, ended = lax.while_loop(can_improve, advance, start) if capacity else start
     found: Beams = finish_row(beam, ended, valid, t)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
 
@@ -246,11 +246,11 @@ def _step(cell: Any, params: Any, spec: Any, axis: int, tapped: bool) -> Any:
 
 
 def _nothing_yet(
-    batch_shape: Shape, width: int, room: int, stop: Array | None, valid: Array
+    batch_shape: Shape, width: int, capacity: int, stop: Array | None, valid: Array
 ) -> tuple[Beam, Beams]:
     """A beam with one empty sequence, and no sequences that have ended."""
     shape, dtype = (*batch_shape, width), jnp.result_type(float)
-    tokens = jnp.full((*shape, room), 0 if stop is None else stop, jnp.int32)
+    tokens = jnp.full((*shape, capacity), 0 if stop is None else stop, jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(width) == 0, 0, -jnp.inf).astype(dtype), shape)
     none = jnp.full(shape, -jnp.inf, dtype)
     beam = Beam(tokens, first, jnp.zeros((*shape, valid.shape[-1]), dtype))
@@ -275,11 +275,11 @@ def _advance_row(
     return parent, token, Beam(tokens, kept, beam.coverage[parent]), ended
 
 
-def _finish_row(rule: Rule, length: Any, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
+def _finish_row(rule: Rule, wanted: Any, beam: Beam, ended: Beams, valid: Array, t: Array) -> Beams:
     """The best of the sequences that have ended and those that reached the full length."""
-    scores = rule.score(beam.log_probs, length, beam.coverage, valid)
-    scores = jnp.where((t < length) & ~jnp.isnan(scores), -jnp.inf, scores)  # stopped early: the beam lost
-    return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, length)))
+    scores = rule.score(beam.log_probs, wanted, beam.coverage, valid)
+    scores = jnp.where((t < wanted) & ~jnp.isnan(scores), -jnp.inf, scores)  # stopped early: the beam lost
+    return _best(ended, Beams(beam.tokens, scores, beam.log_probs, jnp.full_like(ended.lengths, wanted)))
 
 
 def _best(ended: Beams, more: Beams) -> Beams:

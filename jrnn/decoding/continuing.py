@@ -65,39 +65,38 @@ def one_to_many(
     steps = check_lag("steps", steps)
     check_choice("then", then, ("zeros", "repeat", "output"))
     check_runs(cell, method, key)
-    x, count = jnp.asarray(x), None
-    total = steps
+    x, wanted, capacity = jnp.asarray(x), None, steps
     if key is None and can_round(cell, params, carry, x):
-        total, count = rounded(steps), on_device(steps)
+        wanted, capacity = on_device(steps), rounded(steps)
     end, ys = _one_to_many(
-        cell, params, x, carry, count=count, steps=total, then=then, key=key, method=method
+        cell, params, x, carry, wanted=wanted, capacity=capacity, then=then, key=key, method=method
     )
     return end, shortened(ys, steps)
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "steps", "then", "method"))
+@functools.partial(jax.jit, static_argnames=("cell", "capacity", "then", "method"))
 def _one_to_many(
     cell: Any,
     params: Any,
     x: Array,
     carry: Any,
     *,
-    count: Array | None,
-    steps: int,
+    wanted: Array | None,
+    capacity: int,
     then: str,
     key: Array | None,
     method: Method,
 ) -> tuple[Any, Any]:
-    given = jnp.broadcast_to(x, (steps, *x.shape))
-    first = expand(jnp.arange(steps) == 0, given.ndim)
+    given = jnp.broadcast_to(x, (capacity, *x.shape))
+    first = expand(jnp.arange(capacity) == 0, given.ndim)
     if then != "repeat":
         given = jnp.where(first, given, 0)
     if then != "output":
-        return unroll(cell, params, given, carry, lengths=count, key=key, method=method)
+        return unroll(cell, params, given, carry, lengths=wanted, key=key, method=method)
     loop, use_given = Feedback(cell), jnp.broadcast_to(first[..., 0], given.shape[:-1])
     if carry is not None:
         carry = loop.initial_carry(params, x.shape[:-1])._replace(cell=carry)
-    end, ys = unroll(loop, params, (given, use_given), carry, lengths=count, key=key, method=method)
+    end, ys = unroll(loop, params, (given, use_given), carry, lengths=wanted, key=key, method=method)
     return end.cell, ys
 
 
@@ -149,16 +148,17 @@ def forecast(
     if key is None and can_round(cell, params, carry, xs, lengths):
         with contextlib.suppress(TypeError, ValueError):  # raised below, with the shapes before rounding
             valid = on_device(len(xs) if lengths is None else lengths)
-            past, room, count = lengthened(xs, rounded(len(xs))), rounded(steps), on_device(steps - 1)
-            end, ys = _forecast(cell, params, past, carry, lengths=valid, count=count, steps=room, **options)
+            past, wanted = lengthened(xs, rounded(len(xs))), on_device(steps - 1)
+            room: dict[str, Any] = {"wanted": wanted, "capacity": rounded(steps)}
+            end, ys = _forecast(cell, params, past, carry, lengths=valid, **room, **options)
             return end, shortened(ys, steps)
     found: tuple[Any, Array] = _forecast(
-        cell, params, xs, carry, lengths=lengths, count=None, steps=steps, **options
+        cell, params, xs, carry, lengths=lengths, wanted=None, capacity=steps, **options
     )
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "steps", "method"))
+@functools.partial(jax.jit, static_argnames=("cell", "capacity", "method"))
 def _forecast(
     cell: Any,
     params: Any,
@@ -166,8 +166,8 @@ def _forecast(
     carry: Any,
     *,
     lengths: Any,
-    count: Array | None,
-    steps: int,
+    wanted: Array | None,
+    capacity: int,
     key: Array | None,
     method: Method,
 ) -> tuple[Any, Array]:
@@ -178,7 +178,8 @@ def _forecast(
             f"forecast: the output of {cell} has shape {first.shape}, needs {xs.shape[1:]}, the shape of a "
             f"step of xs, which it predicts: append Dense({xs.shape[-1]})"
         )
-    own = (jnp.zeros((steps - 1, *first.shape), first.dtype), jnp.zeros((steps - 1, *first.shape[:-1]), bool))
+    given = jnp.zeros((capacity - 1, *first.shape), first.dtype)
+    use_given = jnp.zeros(given.shape[:-1], bool)
     start = FeedbackCarry(carry, first)  # keeps the noise of the past
-    end, ys = unroll(Feedback(cell), params, own, start, lengths=count, method=method)
+    end, ys = unroll(Feedback(cell), params, (given, use_given), start, lengths=wanted, method=method)
     return end.cell, jnp.concatenate([first[None], ys])

@@ -19,8 +19,8 @@ from jrnn.decoding._prompting import (
     log_softmax,
     on_device,
     open_loop,
+    padded,
     read_prompt,
-    rounded_up,
     value_of,
 )
 from jrnn.decoding._rounding import can_round, shortened
@@ -113,7 +113,7 @@ def generate(
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
-    lengths, steps = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
+    lengths, capacity = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     choice = {
         "key": key,
         # arrays of fixed dtypes, so that a NumPy int or float does not recompile
@@ -121,9 +121,9 @@ def generate(
         "top_p": None if top_p is None else on_device(top_p, jnp.float32),
         "stop": checked_stop(cell, stop),
     }
-    count = None
+    wanted = None  # all of the capacity
     if can_round(cell, params, carry, prompt, lengths, choice):
-        prompt, lengths, count, steps = rounded_up(prompt, lengths, steps, adjust)
+        prompt, lengths, wanted, capacity = padded(prompt, lengths, capacity, adjust)
     found: Generated = _generate(
         cell,
         params,
@@ -131,18 +131,18 @@ def generate(
         carry,
         **choice,
         lengths=lengths,
-        count=count,
-        length=steps,
+        wanted=wanted,
+        capacity=capacity,
         top_k=top_k,
         adjust=adjust,
     )
-    if count is None:
+    if wanted is None:
         return found
     tokens, log_probs, carry = found
     return Generated(shortened(tokens, length), shortened(log_probs, length), carry)
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "length", "top_k", "adjust"))
+@functools.partial(jax.jit, static_argnames=("cell", "capacity", "top_k", "adjust"))
 def _generate(
     cell: Any,
     params: Any,
@@ -154,8 +154,8 @@ def _generate(
     top_p: Array | None,
     stop: Array | None,
     lengths: Any,
-    count: Array | None,
-    length: int,
+    wanted: Array | None,
+    capacity: int,
     top_k: int | None,
     adjust: Adjust | None,
 ) -> Generated:
@@ -163,7 +163,7 @@ def _generate(
     cell = hoisted(cell, params, carry, token)
     batch_shape = prompt.shape[1:]
     rows = jnp.arange(prompt[0].size, dtype=jnp.int32).reshape(batch_shape)
-    written = jnp.zeros((*batch_shape, 0 if adjust is None else length), jnp.int32)
+    written = jnp.zeros((*batch_shape, 0 if adjust is None else capacity), jnp.int32)
     rows, written = like_rows(rows, token), like_rows(written, token)
 
     def choose(logits: Array, row: Array, written: Any, t: Array) -> tuple[Array, Array]:
@@ -175,8 +175,8 @@ def _generate(
     for _ in batch_shape:
         choose = jax.vmap(choose, in_axes=(0, 0, 0, None))
 
-    def advance(loop: Any, t: Array) -> tuple[Any, Any]:
-        carry, token, done, written = loop
+    def advance(state: Any, t: Array) -> tuple[Any, Any]:
+        carry, token, done, written = state
         carry, logits = cell.step(params, carry, token)
         token, log_prob = choose(logits, rows, written, t)
         if stop is not None:
@@ -187,19 +187,19 @@ def _generate(
 
     start: Any = (carry, token, jnp.zeros_like(token, bool), written)
     (carry, *_), (tokens, log_probs) = lax.scan(
-        up_to(count, advance), start, jnp.arange(length, dtype=jnp.int32)
+        up_to(wanted, advance), start, jnp.arange(capacity, dtype=jnp.int32)
     )
     return Generated(tokens, log_probs, carry)
 
 
-def up_to(count: Array | None, advance: Any) -> Any:
-    """The body of a loop that does nothing from step `count` on."""
-    if count is None:
+def up_to(wanted: Array | None, advance: Any) -> Any:
+    """The body of a loop that does nothing after as many steps as are wanted; `None`: all are."""
+    if wanted is None:
         return advance
 
-    def body(loop: Any, t: Array) -> Any:
-        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(advance, loop, t)[1])
-        return lax.cond(t < count, advance, lambda loop, t: (loop, nothing), loop, t)
+    def body(state: Any, t: Array) -> Any:
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(advance, state, t)[1])
+        return lax.cond(t < wanted, advance, lambda state, t: (state, nothing), state, t)
 
     return body
 

@@ -94,7 +94,7 @@ class Plan:
         """The optimizer, restricted to trainable parameters."""
         return self.optimizer if all(jax.tree.leaves(trainable(params))) else _trainable_only(self.optimizer)
 
-    def step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    def train_step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
         """The training step; the same function for equal arguments, so that several runs compile it once."""
         arguments = self.model, self.loss, optimizer, tuple(self.penalties), self.method
         try:

@@ -37,7 +37,7 @@ class Run:
 
     def __init__(self, plan: Plan, params: Any, key: Array, store: Store | None) -> None:
         self.plan, self.store = plan, store
-        self.epoch, self.batch, self.steps = 0, 0, 0  # done
+        self.epoch, self.batches_done, self.steps_done = 0, 0, 0  # batches of this epoch, steps of the run
         self.history: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []  # steps not yet in the log
         self.best = Best()
@@ -48,15 +48,15 @@ class Run:
         self.placed = is_placed(params)
         self.rows: int | None = None  # rows of the first batch, which determined the devices
         self.split: Split | None = None
-        self.step: Callable[..., Any] | None = None  # compiled once the number of rows is known
+        self.train_step: Callable[..., Any] | None = None  # compiled once the number of rows is known
 
     def restore(self, store: Store) -> None:
         """Load the newest checkpoint."""
         stored = load(store.path, cell=self.plan.model, optimizer=self.optimizer)
         step = jnp.asarray(stored.step, jnp.int32)
         self.state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
-        self.steps = stored.step
-        self.epoch, self.batch = stored.position["epoch"], stored.position["batch"]
+        self.steps_done = stored.step
+        self.epoch, self.batches_done = stored.position["epoch"], stored.position["batch"]
         self.history = [from_json(entry) for entry in stored.position["history"]]
         self.meter = Meter(*from_json(stored.position["sums"]).values())
         if stored.position["stateful"] != self.plan.stateful:
@@ -69,20 +69,20 @@ class Run:
             self.best = Best(params, math.inf if score is None else score, best)
         store.cut(stored.step, len(self.history))
         if (rows := stored.position["rows"]) is not None:
-            self.settle(rows)
+            self.choose_devices(rows)
 
-    def settle(self, rows: int) -> Callable[..., Any]:
+    def choose_devices(self, rows: int) -> Callable[..., Any]:
         """Choose devices for batches with this many rows, move the state there, and compile the step."""
-        self.rows, step = rows, self.plan.step(self.optimizer)
+        self.rows, step = rows, self.plan.train_step(self.optimizer)
         self.split = None if self.placed else split_over(self.plan.model, rows)
         if self.split is None:
-            self.step = jax.jit(step)
+            self.train_step = jax.jit(step)
         else:
             self.state = self.split.state(self.state, rows)
-            self.step = self.split.jit(step, self.state)
-        return self.step
+            self.train_step = self.split.jit(step, self.state)
+        return self.train_step
 
-    def send(self, batch: Batch) -> Batch:
+    def place(self, batch: Batch) -> Batch:
         """Move a batch to its devices."""
         return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
@@ -93,21 +93,21 @@ class Run:
         meter.begin()
         total = len(batches) if isinstance(batches, Sized) else None
         title = f"epoch {self.epoch + 1}/{epochs}"
-        with bar(plan.progress, title, total, self.batch) as shown:
-            for batch in itertools.islice(batches, self.batch, None):
+        with bar(plan.progress, title, total, self.batches_done) as shown:
+            for batch in itertools.islice(batches, self.batches_done, None):
                 record = self.advance(batch)
                 meter.count(counted(plan.loss, batch), record)
                 watched |= plan.watch(record, self.state)
                 shown.update()
                 if meter.due():
                     shown.set_postfix_str(plan.progress.postfix(record, watched, meter))
-                if self.steps % plan.save_every == 0:
+                if self.steps_done % plan.save_every == 0:
                     self.save()
                 elif not meter.finite and self.has_diverged():
                     self.write_log()
                 if stop.is_set() or self.diverged is not None:
                     return False
-        if self.batch == 0:
+        if self.batches_done == 0:
             hint = "; a generator is exhausted after one epoch, pass a list or a function"
             hint = hint if self.epoch else ""
             raise ValueError(f"batches of epoch {self.epoch + 1} are empty, need at least one{hint}")
@@ -117,16 +117,16 @@ class Run:
         """Take one training step; returns before its numbers are computed."""
         batch = require_batch(batch)
         if self.plan.stateful:
-            self.hand_on(batch)
-        step = self.step or self.settle(rows_of(self.plan.model, batch))
-        self.state, metrics = step(self.state, self.send(batch), on_device(self.batch == 0))
-        self.batch += 1
-        self.steps += 1
-        record = {"step": self.steps, "epoch": self.epoch + 1, **metrics}
+            self.prepare_carry(batch)
+        step = self.train_step or self.choose_devices(rows_of(self.plan.model, batch))
+        self.state, metrics = step(self.state, self.place(batch), on_device(self.batches_done == 0))
+        self.batches_done += 1
+        self.steps_done += 1
+        record = {"step": self.steps_done, "epoch": self.epoch + 1, **metrics}
         self.records.append(record)
         return record
 
-    def hand_on(self, batch: Batch) -> None:
+    def prepare_carry(self, batch: Batch) -> None:
         """Initialize the carry of a stream, or check that it fits the next batch."""
         model, shape = self.plan.model, batch_shape(self.plan.model, batch)
         if self.state.carry is None:
@@ -135,30 +135,31 @@ class Run:
             self.state = self.state._replace(carry=carry)
         elif shape and self.rows not in (None, shape[0]):
             raise ValueError(
-                f"batches: batch {self.batch + 1} of epoch {self.epoch + 1} has {shape[0]} rows, needs "
-                f"{self.rows} like the carry that stateful=True passes on: drop an incomplete last batch"
+                f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1} has {shape[0]} rows, "
+                f"needs {self.rows} like the carry that stateful=True passes on: drop an incomplete "
+                "last batch"
             )
 
     def finish_epoch(self, validation: Batches | None) -> None:
         """Evaluate, update the best epoch, log, save, and move to the next epoch."""
         plan = self.plan
-        entry: dict[str, Any] = {"step": self.steps, "epoch": self.epoch + 1, **self.meter.summary()}
+        entry: dict[str, Any] = {"step": self.steps_done, "epoch": self.epoch + 1, **self.meter.summary()}
         if not math.isfinite(entry["train"]) and self.has_diverged():
             self.write_log()
             return
         params = plan.evaluated(self.state)
         if validation is not None:
-            entry["validation"] = mean_loss(plan.evaluation, params, validation, self.send)
+            entry["validation"] = mean_loss(plan.evaluation, params, validation, self.place)
         self.write_log()
         plan.watch(entry, self.state)
         score = plan.score(entry)
         if score is not None and math.isfinite(score) and score < self.best.score and is_finite(params):
-            self.best = Best(params, score, self.steps)
+            self.best = Best(params, score, self.steps_done)
             if self.store is not None:
-                self.store.save_best(params, self.steps)
+                self.store.save_best(params, self.steps_done)
         self.history.append(entry)
         self.records.append(entry)
-        self.epoch, self.batch, self.meter = self.epoch + 1, 0, Meter()
+        self.epoch, self.batches_done, self.meter = self.epoch + 1, 0, Meter()
         self.save()
         if plan.progress.bar:
             tqdm.write(line(plan.progress, entry), file=sys.stderr)
@@ -170,7 +171,7 @@ class Run:
         if self.store is not None and not diverged:
             position = {
                 "epoch": self.epoch,
-                "batch": self.batch,
+                "batch": self.batches_done,
                 "rows": self.rows,
                 "stateful": self.plan.stateful,
                 "sums": to_json(self.meter.sums()._asdict()),
@@ -185,7 +186,7 @@ class Run:
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
             bad = [r["step"] for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
-            self.diverged = min(bad, default=self.steps)
+            self.diverged = min(bad, default=self.steps_done)
         return self.diverged is not None
 
     def write_log(self) -> None:

@@ -102,18 +102,18 @@ class Split:
 
     def batch(self, batch: Batch) -> Batch:
         """Shard a batch over the devices; replicate it if they do not divide its rows."""
-        return self._send(batch, rows_of(self.model, batch), axes=(1, 0))
+        return self._place(batch, rows_of(self.model, batch), axes=(1, 0))
 
     def state(self, state: TrainState, rows: int) -> TrainState:
         """Replicate the state, and shard its carry."""
-        carry = self._send(state.carry, rows, axes=(0,))
+        carry = self._place(state.carry, rows, axes=(0,))
         return jax.device_put(state._replace(carry=None), self._sharding())._replace(carry=carry)
 
     def jit(self, step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
         """Compile a training step that keeps the sharding of the state."""
         return jax.jit(step, out_shardings=(jax.tree.map(lambda a: a.sharding, state), self._sharding()))
 
-    def _send(self, tree: Any, rows: int, axes: tuple[int, ...]) -> Any:
+    def _place(self, tree: Any, rows: int, axes: tuple[int, ...]) -> Any:
         def sharding(leaf: Any) -> NamedSharding:
             found = [axis for axis in axes if np.shape(leaf)[axis : axis + 1] == (rows,)]
             whole = not found or rows % self.mesh.size

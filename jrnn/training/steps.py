@@ -224,12 +224,12 @@ def mean_loss(
     how: Evaluation,
     params: Any,
     batches: Iterable[Batch],
-    send: Callable[[Batch], Batch] = jax.device_put,
+    place: Callable[[Batch], Batch] = jax.device_put,
 ) -> float:
-    """Implement `evaluate`; `send` moves a batch to its devices."""
+    """Implement `evaluate`; `place` moves a batch to its devices."""
     run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
     for batch in batches:
-        carry, mean = run(params, send(require_batch(batch)), carry if how.stateful else None)
+        carry, mean = run(params, place(require_batch(batch)), carry if how.stateful else None)
         means.append(mean)
         counts.append(counted(how.loss, batch))
     weights = np.array(jax.device_get(counts), np.float64)

@@ -9,7 +9,19 @@ reaches it. 1000 steps in blocks of 100, split into blocks of 10, are (100, 10):
 import functools
 import itertools
 import math
+from collections.abc import Container
 from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jrnn._caching import cached
+from jrnn._jaxprs import Program
+from jrnn.unrolling._engine import trace_loop
+from jrnn.unrolling._linearizing import is_inexact, linearize_step, loop_outputs
+from jrnn.unrolling._loops import active_inputs
+from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, element_count, size_in_bytes
+from jrnn.unrolling.methods import Loop
 
 
 @dataclass(frozen=True)
@@ -84,3 +96,78 @@ def _near(length: int, wanted: float) -> int:
 def _divisors(length: int) -> tuple[int, ...]:
     small = [d for d in range(1, math.isqrt(length) + 1) if length % d == 0]
     return tuple({d for low in small for d in (low, length // low)})
+
+
+def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
+    """Predict the memory of a loop's gradient with respect to its constants, from arrays or types."""
+    step_bytes = 0
+    if loop.length != 0:
+        program, signature, staged, closed_over, _ = trace_loop(loop)
+        if staged is not None:
+            return _estimate(program, signature, staged, len(closed_over))
+        step_bytes = size_in_bytes((o for op in program.ops for o in op.outputs), program)
+
+    def tree_bytes(tree: Any) -> int:
+        return sum(element_count(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+    carry, consts = tree_bytes(loop.carry), tree_bytes(loop.consts)
+    return MemoryEstimate(carry=carry, step=step_bytes, xs=0, ys=0, consts=consts)
+
+
+@cached
+def _estimate(
+    program: Program, signature: StepSignature, staged: StagedStep, closed_over: int
+) -> MemoryEstimate:
+    # Values that the step closes over, and those computed from them alone, have no gradient.
+    nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
+    for op in staged.hoisted:
+        if nondifferentiated.issuperset(op.inputs):
+            nondifferentiated.update(op.outputs)
+    per_step = [_gradient_bytes_per_step(stage, program, nondifferentiated) for stage in staged.stages]
+    # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
+    in_loops = sum(in_loop for in_loop, _ in per_step)
+    return MemoryEstimate(
+        carry=size_in_bytes(staged.carry_in, program),
+        step=in_loops + max([0, *(after - in_loop for in_loop, after in per_step)]),
+        xs=size_in_bytes(signature.xs, program),
+        ys=size_in_bytes(staged.ys, program),
+        consts=size_in_bytes(staged.consts, program),
+    )
+
+
+def _gradient_bytes_per_step(
+    stage: Stage, program: Program, nondifferentiated: Container[int]
+) -> tuple[int, int]:
+    """Bytes per step that the gradient of a stage needs, in the loop and after it.
+
+    Args:
+      stage: the stage.
+      program: the step that contains the stage.
+      nondifferentiated: values without a tangent.
+    """
+    if not stage.carry:
+        return size_in_bytes(stage.ys, program), 0
+    if any(op.reverse_only for op in stage.ops):
+        return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
+    tangents: Env = {}
+    for value in (*stage.consts, *stage.xs):
+        if value not in nondifferentiated and is_inexact(program.types[value]):
+            tangents[value] = None
+    active = active_inputs(stage, program, tangents, tangents)
+    sites, folded = active.sites, {x for x in stage.xs if x in active.folded_tangents}
+    # adjoints, δ: one for each site, and one for each input whose own tangent enters the loop
+    with_adjoint = [*{site.value for site in sites}, *(stage.xs[i] for i in active.x_indices)]
+    adjoints = size_in_bytes(with_adjoint, program)
+    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are concatenated
+    matmuls: dict[int, int] = {}  # result -> the site that it is part of
+    for site in sites:
+        matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
+    for site in sites:
+        matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
+    whole = {m for m, site in matmuls.items() if size_in_bytes([m], program) > size_in_bytes([site], program)}
+    copies = whole | {site for m, site in matmuls.items() if m not in whole}
+    operands = loop_outputs(stage, sites)[len(stage.ys) :]
+    in_loop = linearize_step(stage, program, sites, active.x_indices).saved_bytes + adjoints
+    # folded xs count where they are computed, and are freed before the gradients of the weights
+    after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
+    return in_loop, after

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program, trace
+<<<<<<< HEAD
 from jrnn.unrolling._blocks import MemoryEstimate
 from jrnn.unrolling._fallbacks import runs_at_once
 from jrnn.unrolling._loops import (
@@ -28,20 +29,24 @@ from jrnn.unrolling._staging import (
     size_in_bytes,
     stage_step,
 )
+=======
+from jrnn.unrolling._loops import plain_scan, scan_stage, with_transposed_adjoint
+from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, eval_ops, read, stage_step
+>>>>>>> main
 from jrnn.unrolling.methods import Loop
 
 
-class StagedLoop(NamedTuple):
+class TracedLoop(NamedTuple):
     """A loop whose step is traced and split into stages."""
 
     program: Program
     signature: StepSignature
-    step: StagedStep | None  # None: order matters, since the step has effects (prints, callbacks)
+    staged: StagedStep | None  # None: the step has effects (prints, callbacks), whose order matters
     closed_over: list[Any]  # arrays that the step closes over, which precede its other constants
     result: Any  # tree of the types of (carry, y)
 
 
-def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> StagedLoop:
+def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> TracedLoop:
     """Trace the step of a loop and split it into stages; cached by body and types.
 
     Args:
@@ -55,8 +60,8 @@ def stage_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Sta
     signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
     if precompute is None:
         precompute = jax.default_backend() != "cpu"
-    step = stage_step(program, signature, precompute) if program.pure else None
-    return StagedLoop(program, signature, step, closed_over, result)
+    staged = stage_step(program, signature, precompute) if program.pure else None
+    return TracedLoop(program, signature, staged, closed_over, result)
 
 
 def _first_step(xs: Any) -> Any:
@@ -85,31 +90,31 @@ def prepare(
       loop: the loop.
       run_stage: maps a stage with a carry, `(stage, program, length, reverse)`, to a function
         `(consts, carry, xs) -> (carry, ys)` that runs it.
-      precompute: as for `stage_loop`.
+      precompute: as for `trace_loop`.
     """
-    staged = stage_loop(loop, precompute) if loop.length != 0 else None
-    step = staged.step if staged else None
-    if staged is None or step is None:  # run unchanged
+    traced = trace_loop(loop, precompute) if loop.length != 0 else None
+    staged = traced.staged if traced else None
+    if traced is None or staged is None:  # run unchanged
         scan = plain_scan(loop.body, loop.reverse)
         return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
-    program, signature, _, closed_over, result = staged
+    program, signature, _, closed_over, result = traced
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
     # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    eval_ops(step.hoisted, env)
+    eval_ops(staged.hoisted, env)
 
     def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
         """Add the parts of the carry and the outputs that do not change from step to step."""
-        last = env | dict(zip(step.carry_in, after, strict=True))
-        varying = dict(zip(step.ys, stacked, strict=True))
+        last = env | dict(zip(staged.carry_in, after, strict=True))
+        varying = dict(zip(staged.ys, stacked, strict=True))
         ys = [varying[y] if y in varying else broadcast_over_steps(env[y], loop.length) for y in signature.ys]
         leaves = [*read(last, signature.carry), *ys]
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
         return finished
 
-    run = _run_stages(program, signature.xs, step, loop.reverse, run_stage)
-    return Prepared(run, read(env, step.consts), read(env, step.carry_in), xs, finish)
+    run = _run_stages(program, signature.xs, staged, loop.reverse, run_stage)
+    return Prepared(run, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
 
 
 def broadcast_over_steps(value: Array, length: int) -> Array:
@@ -119,18 +124,18 @@ def broadcast_over_steps(value: Array, length: int) -> Array:
 
 @cached
 def _run_stages(
-    program: Program, inputs: tuple[int, ...], step: StagedStep, reverse: bool, run_stage: RunStage
+    program: Program, inputs: tuple[int, ...], staged: StagedStep, reverse: bool, run_stage: RunStage
 ) -> Callable[..., Any]:
     def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         length = xs[0].shape[0]
-        env: Env = dict(zip((*step.consts, *step.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
+        env: Env = dict(zip((*staged.consts, *staged.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
         last: Env = {}  # final carry, by its value numbers before a step
         # The outputs of a stage, (time, ...), are inputs of later ones.
-        for stage in step.stages:
+        for stage in staged.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry:
-                loop = run_stage(stage, program, length, reverse)
-                after, ys = loop(stage_consts, read(env, stage.carry_in), stage_xs)
+                run_loop = run_stage(stage, program, length, reverse)
+                after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
             elif runs_at_once(stage.ops, stage.consts, program):
                 mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
@@ -138,7 +143,7 @@ def _run_stages(
             else:
                 _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
             env.update(zip(stage.ys, ys, strict=True))
-        return read(last, step.carry_in), read(env, step.ys)
+        return read(last, staged.carry_in), read(env, staged.ys)
 
     return run
 
@@ -168,40 +173,3 @@ def _transposed_gradient(weight: Array) -> Array:
 @_transposed_gradient.defjvp
 def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
     return primals[0], with_transposed_adjoint(tangents[0])
-
-
-def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
-    """Predict the memory of a loop's gradient with respect to its constants, from arrays or types."""
-    step_bytes = 0
-    if loop.length != 0:
-        program, signature, step, closed_over, _ = stage_loop(loop)
-        if step is not None:
-            return _estimate(program, signature, step, len(closed_over))
-        step_bytes = size_in_bytes((o for op in program.ops for o in op.outputs), program)
-
-    def tree_bytes(tree: Any) -> int:
-        return sum(entries(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-    carry, consts = tree_bytes(loop.carry), tree_bytes(loop.consts)
-    return MemoryEstimate(carry=carry, step=step_bytes, xs=0, ys=0, consts=consts)
-
-
-@cached
-def _estimate(
-    program: Program, signature: StepSignature, step: StagedStep, closed_over: int
-) -> MemoryEstimate:
-    # Values that the step closes over, and those computed from them alone, have no gradient.
-    nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
-    for op in step.hoisted:
-        if nondifferentiated.issuperset(op.inputs):
-            nondifferentiated.update(op.outputs)
-    per_step = [gradient_bytes_per_step(stage, program, nondifferentiated) for stage in step.stages]
-    # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
-    in_loops = sum(in_loop for in_loop, _ in per_step)
-    return MemoryEstimate(
-        carry=size_in_bytes(step.carry_in, program),
-        step=in_loops + max([0, *(after - in_loop for in_loop, after in per_step)]),
-        xs=size_in_bytes(signature.xs, program),
-        ys=size_in_bytes(step.ys, program),
-        consts=size_in_bytes(step.consts, program),
-    )

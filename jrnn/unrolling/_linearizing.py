@@ -25,7 +25,7 @@ from jrnn.unrolling._staging import (
     StepSignature,
     Values,
     dce,
-    entries,
+    element_count,
     eval_ops,
     hoist,
     only_broadcasts,
@@ -144,7 +144,7 @@ class LinearizedStep:
 
 @cached
 def linearize_step(
-    stage: Stage, program: Program, sites: tuple[WeightSite, ...], active: tuple[int, ...]
+    stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
 ) -> LinearizedStep:
     """Linearise a step of a loop in its carry, its active inputs and the perturbations of its sites.
 
@@ -152,15 +152,15 @@ def linearize_step(
       stage: the loop.
       program: the step that contains the stage.
       sites: the active weight sites.
-      active: indices of the active inputs among the xs of the loop.
+      active_xs: indices of the active inputs among the xs of the loop.
     """
     # Trace the step together with its derivative, in one program of (consts, carry, xs, tangents).
     types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
     consts, carry, xs = types
-    tangents = [t for t in carry if is_inexact(t)], [xs[i] for i in active]
+    tangents = [t for t in carry if is_inexact(t)], [xs[i] for i in active_xs]
     perturbations = [program.types[site.value] for site in sites]
-    step = _step_with_tangents(stage, program, sites, active)
-    whole, closed_over, _ = trace(step, *types, *tangents, perturbations)
+    with_tangents = _step_with_tangents(stage, program, sites, active_xs)
+    whole, closed_over, _ = trace(with_tangents, *types, *tangents, perturbations)
     ys = len(loop_outputs(stage, sites))
     signature = StepSignature.of(whole, len(closed_over) + len(consts), len(carry), len(xs), ys)
     parts = partition(whole, signature)
@@ -199,7 +199,7 @@ def linearize_step(
 
 @cached
 def _step_with_tangents(
-    stage: Stage, program: Program, sites: tuple[WeightSite, ...], active: tuple[int, ...]
+    stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
 ) -> Callable[..., Any]:
     """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, outputs), tangents)`."""
 
@@ -208,7 +208,7 @@ def _step_with_tangents(
 
         def perturbed(carry_part: Any, xs_part: Any, perturbations: Any) -> Any:
             carry_at = _replaced(carry, inexact, carry_part)
-            xs_at = _replaced(xs, active, xs_part)
+            xs_at = _replaced(xs, active_xs, xs_part)
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
             epsilon = dict(zip((site.value for site in sites), perturbations, strict=True))
@@ -220,7 +220,7 @@ def _step_with_tangents(
             return [v for v in (*after, *out[: len(stage.ys)]) if is_inexact(v)], (after, out)
 
         zeros = [zeros_like_type(program.types[site.value]) for site in sites]
-        at = [carry[i] for i in inexact], [xs[i] for i in active], zeros
+        at = [carry[i] for i in inexact], [xs[i] for i in active_xs], zeros
         _, linear, result = jax.linearize(perturbed, *at, has_aux=True)
         return result, linear(*tangents)
 
@@ -263,17 +263,17 @@ class Partition:
 
 
 @cached
-def partition(program: Program, step: StepSignature) -> Partition:
+def partition(program: Program, signature: StepSignature) -> Partition:
     """Divide a linearised step into the forward part, and the part that is linear in the tangents.
 
     The values that the linear part reads are saved, or recomputed from saved ones (rematerialised).
 
     Args:
       program: a step and its tangents.
-      step: its inputs and outputs.
+      signature: its inputs and outputs.
     """
     # An op that reads a tangent is linear in it.
-    tangents = set(step.tangents)
+    tangents = set(signature.tangents)
     linear: list[Op] = []
     nonlinear: list[Op] = []
     for op in program.ops:
@@ -282,28 +282,30 @@ def partition(program: Program, step: StepSignature) -> Partition:
             linear.append(op)
         else:
             nonlinear.append(op)
-    constant = {*step.consts, *program.literals}
+    constant = {*signature.consts, *program.literals}
     hoisted, varying = hoist(nonlinear, constant)
-    linear = dce(linear, step.tangents_out)
+    linear = dce(linear, signature.tangents_out)
 
     # The primal values that the linear ops need are saved, or recomputed from saved ones.
-    reads = {i for op in linear for i in op.inputs}.union(step.tangents_out)
+    reads = {i for op in linear for i in op.inputs}.union(signature.tangents_out)
     needed = reads - tangents - constant
-    saved = _cheapest_residuals(program, varying, step, needed - set(step.xs))
+    saved = _cheapest_residuals(program, varying, signature, needed - set(signature.xs))
     again = dce([op for op in varying if not saved.issuperset(op.outputs)], needed, known=saved)
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
-    inside = dce([*repeated, *again, *linear], step.tangents_out)
+    inside = dce([*repeated, *again, *linear], signature.tangents_out)
 
     # Values that are then read from outside are constants, or stacked over the steps.
-    made = {o for op in inside for o in op.outputs}.union(program.literals, step.tangents)
-    read_inside = [*(i for op in inside for i in op.inputs), *step.tangents_out]
+    made = {o for op in inside for o in op.outputs}.union(program.literals, signature.tangents)
+    read_inside = [*(i for op in inside for i in op.inputs), *signature.tangents_out]
     inputs = tuple(dict.fromkeys(i for i in read_inside if i not in made))
     consts = tuple(i for i in inputs if i in constant)
-    matmuls = [op for op in linear if op.product and entries(program.types[op.outputs[0]].shape[:-1]) > 1]
-    operands = {i for op in matmuls for i in op.inputs}
+    operands: set[int] = set()  # of matmuls with more than one row
+    for op in linear:
+        if op.product and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
+            operands.update(op.inputs)
     return Partition(
-        primal=tuple(dce([*hoisted, *varying], [*step.carry_out, *step.ys, *saved])),
-        residuals=tuple(sorted(saved.difference(step.ys))),
+        primal=tuple(dce([*hoisted, *varying], [*signature.carry_out, *signature.ys, *saved])),
+        residuals=tuple(sorted(saved.difference(signature.ys))),
         hoisted=tuple(dce(hoisted, consts)),
         linear=tuple(inside),
         consts=consts,
@@ -313,7 +315,9 @@ def partition(program: Program, step: StepSignature) -> Partition:
     )
 
 
-def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, needed: set[int]) -> set[int]:
+def _cheapest_residuals(
+    program: Program, ops: list[Op], signature: StepSignature, needed: set[int]
+) -> set[int]:
     """Choose residuals: the fewest bytes from which recomputable ops give all of `needed`.
 
     A minimum cut (Ford and Fulkerson) in the graph of the values, each split into an entry and an exit
@@ -327,14 +331,14 @@ def _cheapest_residuals(program: Program, ops: list[Op], step: StepSignature, ne
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
     # Nodes 0 and 1 are source and sink. An edge of unbounded capacity is never cut.
-    values = [*step.carry, *(o for op in ops for o in op.outputs)]
+    values = [*signature.carry, *(o for op in ops for o in op.outputs)]
     entry = {value: 2 + 2 * i for i, value in enumerate(values)}  # exit = entry + 1
     source, sink = 0, 1
-    edges = {(source, entry[c]): UNBOUNDED for c in step.carry}
+    edges = {(source, entry[c]): UNBOUNDED for c in signature.carry}
     sizes = {v: size_in_bytes([v], program) for v in values}
     unit = 1 + sum(sizes.values()) // (UNBOUNDED // 4)  # capacities are int32
     for v in values:
-        edges[entry[v], entry[v] + 1] = 1 if v in step.ys else 2 + sizes[v] // unit
+        edges[entry[v], entry[v] + 1] = 1 if v in signature.ys else 2 + sizes[v] // unit
     # The source feeds all values that must not be recomputed: the carry, and results of other ops.
     for op in ops:
         for o in op.outputs:

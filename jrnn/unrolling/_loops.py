@@ -12,7 +12,7 @@ transposes that into a loop over the adjoints δₜ, followed by one matmul Σ�
 
 import contextlib
 import itertools
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ from jrnn.unrolling._linearizing import (
     weight_sites,
     zeros_like_type,
 )
-from jrnn.unrolling._staging import Env, Stage, Values, eval_ops, read, size_in_bytes
+from jrnn.unrolling._staging import Env, Stage, Values, eval_ops, read
 
 
 @cached
@@ -53,8 +53,8 @@ def step_of(stage: Stage) -> Callable[..., Any]:
 def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[..., Any]:
     """`lax.scan` of a body that must not be reordered: `(consts, carry, xs) -> (carry, ys)`."""
 
-    def with_consts(loop: Any, x: Any) -> Any:
-        consts, carry = loop  # `lax.scan` moves constants, returned unchanged, out of its carry
+    def with_consts(consts_and_carry: Any, x: Any) -> Any:
+        consts, carry = consts_and_carry  # `lax.scan` moves constants, returned unchanged, out of its carry
         carry, y = body(consts, carry, x)
         return (consts, carry), y
 
@@ -86,16 +86,24 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         # 1. Which inputs have tangents, and where they enter.
         active = active_inputs(stage, program, *_tangents_of(stage, primals, tangents))
         # 2. The primal loop, which also outputs residuals and the operands of sites.
-        step = linearize_step(stage, program, active.sites, active.xs)
-        after, saved = _squeezed_scan(step.primal, consts, carry, xs, step.saved_types, direction)
+        linearized = linearize_step(stage, program, active.sites, active.x_indices)
+        primal, saved_types = linearized.primal, linearized.saved_types
+        after, saved = _squeezed_scan(primal, consts, carry, xs, saved_types, direction)
         # 3. The tangents of the sites due to weights, outside of the loop.
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
         # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
+<<<<<<< HEAD
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
         linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
         inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
         return outputs, _with_zero_tangents(outputs, inexact, step.moving)
+=======
+        carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
+        linear_xs = (*linearized.linear_xs(xs, saved), *x_tangents, *site_tangents)
+        inexact = _linear_scan(linearized, consts, (carry, carry_tangents), linear_xs, y_types, direction)
+        return outputs, _with_zero_tangents(outputs, inexact)
+>>>>>>> main
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -139,11 +147,17 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
     nothing = jax.checkpoint_policies.nothing_saveable
     rematerialised = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
+<<<<<<< HEAD
     def body(loop: Any, xs: Any) -> Any:
         consts, carry = loop
         # the checkpoints of `jax_remat3`, an experiment of JAX, have no transpose
         run = expanded if getattr(jax.config, "jax_remat3", False) else rematerialised
         carry, ys = run(consts, carry, xs)
+=======
+    def body(consts_and_carry: Any, xs: Any) -> Any:
+        consts, carry = consts_and_carry
+        carry, ys = rematerialised(consts, carry, xs)
+>>>>>>> main
         return (consts, carry), ys
 
     return body
@@ -154,7 +168,7 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _linear_scan(
-    step: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
+    linearized: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
 ) -> tuple[Array, ...]:
     """The linear loop over tangents: returns those of the inexact carry and ys.
 
@@ -164,7 +178,8 @@ def _linear_scan(
     """
     start = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
     inexact = filter(is_inexact, y_types)
-    ends, ys = _squeezed_scan(step.linear, step.linear_consts(consts), start, xs, inexact, direction)
+    linear_consts = linearized.linear_consts(consts)
+    ends, ys = _squeezed_scan(linearized.linear, linear_consts, start, xs, inexact, direction)
     return (*ends, *ys)
 
 
@@ -172,7 +187,7 @@ class ActiveInputs(NamedTuple):
     """The inputs of a loop that have tangents, and where these enter."""
 
     sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
-    xs: tuple[int, ...]  # indices of xs whose own tangents enter the loop
+    x_indices: tuple[int, ...]  # of xs whose own tangents enter the loop
     weight_tangents: Env
     folded_tangents: Env  # tangents of xs that are only added at sites: added to those of the sites
 
@@ -199,9 +214,9 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
         if op not in at_sites:
             read_elsewhere.update(op.inputs)
     only_added = {value for site in sites for value in site.additive} - read_elsewhere
-    places = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
+    x_indices = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
     folded = {x: tangent for x, tangent in x_tangents.items() if x in only_added}
-    return ActiveInputs(sites, tuple(places), weight_tangents, folded)
+    return ActiveInputs(sites, tuple(x_indices), weight_tangents, folded)
 
 
 def _tangents_of(stage: Stage, primals: Any, tangents: Any) -> tuple[Env, Env]:
@@ -303,6 +318,7 @@ def _is_key(value: Any) -> bool:
 def _unused(value: Array) -> Array:
     # `jax_debug_key_reuse` counts keys returned by a custom derivative as consumed
     return jax.random.clone(value) if _is_key(value) else value
+<<<<<<< HEAD
 
 
 def gradient_bytes_per_step(
@@ -339,3 +355,5 @@ def gradient_bytes_per_step(
     # folded xs count where they are computed, and are freed before the gradients of the weights
     after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
     return in_loop, after
+=======
+>>>>>>> main

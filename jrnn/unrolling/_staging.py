@@ -120,23 +120,23 @@ def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> 
     return alive[::-1]
 
 
-def entries(shape: Iterable[Any]) -> int:
-    """Number of entries of an array of this shape."""
+def element_count(shape: Iterable[Any]) -> int:
+    """Number of elements of an array of this shape."""
     return math.prod(n if isinstance(n, int) else UNKNOWN for n in shape)
 
 
-def _size(values: Iterable[int], program: Program) -> int:
-    return sum(entries(program.types[v].shape) for v in values)
+def _elements(values: Iterable[int], program: Program) -> int:
+    return sum(element_count(program.types[v].shape) for v in values)
 
 
 def size_in_bytes(values: Iterable[int], program: Program) -> int:
     """Total bytes of values."""
-    return sum(entries(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
+    return sum(element_count(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
 
 
 def only_broadcasts(op: Op, program: Program) -> bool:
     """True if an op's results are larger than its inputs: on constants, cheaper to repeat than to store."""
-    return op.fusible and _size(op.outputs, program) > _size(op.inputs, program)
+    return op.fusible and _elements(op.outputs, program) > _elements(op.inputs, program)
 
 
 def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
@@ -153,7 +153,7 @@ def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
 
 
 @cached
-def stage_step(program: Program, step: StepSignature, precompute: bool) -> StagedStep:
+def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
     Ops on a cycle through the carry need a loop, one for each cycle; all ops before, between and after the
@@ -161,35 +161,35 @@ def stage_step(program: Program, step: StepSignature, precompute: bool) -> Stage
 
     Args:
       program: the step.
-      step: its inputs and outputs.
+      signature: its inputs and outputs.
       precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
     # An entry that every step returns unchanged, such as an attention memory, is a constant of the loop.
-    carry = tuple((a, b) for a, b in zip(step.carry, step.carry_out, strict=True) if a != b)
-    unchanged = set(step.carry) - {a for a, _ in carry}
-    constant = {*step.consts, *unchanged, *program.literals}
-    alive = dce(program.ops, [*(b for _, b in carry), *step.ys])
+    carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
+    unchanged = set(signature.carry) - {a for a, _ in carry}
+    constant = {*signature.consts, *unchanged, *program.literals}
+    alive = dce(program.ops, [*(b for _, b in carry), *signature.ys])
     hoisted, varying = hoist(alive, constant)
-    ys = tuple(dict.fromkeys(y for y in step.ys if y not in constant))
+    ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
     # A bias broadcast over the rows is not stored: each stage that reads it repeats the broadcast.
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     levels = _levels(varying, carry, constant)
-    _sink(program, varying, _Graph(carry, constant, ys, precompute), levels)
+    _sink_into_loops(program, varying, _Graph(carry, constant, ys, precompute), levels)
     # One stage for each level with ops or entries of the carry, in order of execution.
     stages = []
     for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
         inside = [op for op in varying if levels[op] == level]
-        loop = tuple((a, b) for a, b in carry if levels[a] == level)
+        carried = tuple((a, b) for a, b in carry if levels[a] == level)
         # The outputs of a stage are the values read by other stages, their carries and the caller.
         read_later = set(ys)
         for op in varying:
             if levels[op] != level:
                 read_later.update(op.inputs)
         read_later.update(b for a, b in carry if levels[a] != level)
-        stages.append(_stage(program, repeated, inside, loop, read_later, constant))
+        stages.append(_stage(program, repeated, inside, carried, read_later, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
-    once = dce(hoisted, [*consts, *(y for y in step.ys if y in constant)])
+    once = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
     return StagedStep(tuple(merge_slices(once, program.types)), tuple(stages), consts, carry, ys)
 
 
@@ -284,7 +284,7 @@ class _Graph(NamedTuple):
     precompute: bool
 
 
-def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]) -> None:
+def _sink_into_loops(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]) -> None:
     """Move ops before a loop into it if they fuse, or if computing them before is not faster.
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
@@ -297,24 +297,26 @@ def _sink(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
-        moves = op.fusible or (
-            op.product and not graph.precompute and not _pays(op, program, graph.constant, sliced)
-        )
-        if moves and own % 2 == 0 and first_reader > own and len(set(op.inputs) - graph.constant) == 1:
+        if op.product and not graph.precompute:
+            sinks = not _faster_before_loop(op, program, graph.constant, sliced)
+        else:
+            sinks = op.fusible
+        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - graph.constant) == 1:
             levels.update(dict.fromkeys((*op.outputs, op), first_reader))
         for i in op.inputs:
             readers.setdefault(i, []).append(levels[op])
 
 
-def _pays(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
+def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
     """True if a matmul for all steps at once is faster on a CPU, in spite of writing and reading its result.
 
     Measured: with one row per step; with few rows or few multiplications, unless its result is sliced (XLA
     then reads one array at several offsets in a loop, which it does not vectorise); and with a weight of
     more than half a million numbers, which does not fit into a core's cache.
     """
-    weight = max((_size([i], program) for i in op.inputs if i in constant), default=0)
-    rows = min((entries(program.types[i].shape[:-1]) for i in op.inputs if i not in constant), default=0)
+    weight = max((_elements([i], program) for i in op.inputs if i in constant), default=0)
+    varying = [program.types[i].shape for i in op.inputs if i not in constant]  # (rows..., features)
+    rows = min((element_count(shape[:-1]) for shape in varying), default=0)
     few = rows < 8 or rows * weight < 2**20
     return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight > 2**19)
 
@@ -324,7 +326,8 @@ def _sliced(ops: list[Op], program: Program) -> set[int]:
     sliced: set[int] = set()
     # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b.
     for op in reversed(ops):
-        takes_part = any(_size([o], program) < _size([i], program) for i in op.inputs for o in op.outputs)
+        smallest = min((_elements([o], program) for o in op.outputs), default=0)
+        takes_part = any(smallest < _elements([i], program) for i in op.inputs)
         if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):
             sliced.update(op.inputs)
     return sliced

@@ -8,8 +8,8 @@ from jax import lax
 
 from jrnn._caching import cached
 from jrnn.cell import C, P, Y
-from jrnn.unrolling._blocks import choose_blocks
-from jrnn.unrolling._engine import memory_estimate, prepare
+from jrnn.unrolling._blocks import choose_blocks, memory_estimate
+from jrnn.unrolling._engine import prepare
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling.methods import Body, Loop
 
