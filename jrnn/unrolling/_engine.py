@@ -8,31 +8,9 @@ from jax import Array, lax
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program, trace
-<<<<<<< HEAD
-from jrnn.unrolling._blocks import MemoryEstimate
 from jrnn.unrolling._fallbacks import runs_at_once
-from jrnn.unrolling._loops import (
-    gradient_bytes_per_step,
-    plain_scan,
-    scan_stage,
-    step_of,
-    with_transposed_adjoint,
-)
-from jrnn.unrolling._staging import (
-    Env,
-    Stage,
-    StagedStep,
-    StepSignature,
-    entries,
-    eval_ops,
-    read,
-    size_in_bytes,
-    stage_step,
-)
-=======
-from jrnn.unrolling._loops import plain_scan, scan_stage, with_transposed_adjoint
+from jrnn.unrolling._loops import plain_scan, scan_stage, step_of, with_transposed_adjoint
 from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, eval_ops, read, stage_step
->>>>>>> main
 from jrnn.unrolling.methods import Loop
 
 

@@ -311,7 +311,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         consts=consts,
         xs=tuple(i for i in inputs if i not in constant),
         transposed=tuple(sorted(c for c in consts if c in operands and len(program.types[c].shape) == 2)),
-        moving=tuple(t in tangents for t in step.tangents_out),
+        moving=tuple(t in tangents for t in signature.tangents_out),
     )
 
 

@@ -93,17 +93,10 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         site_tangents = _site_tangents(stage, program, active, length, (consts, xs, saved))
         # 4. The linear loop.
         outputs = (after, saved[: len(stage.ys)])
-<<<<<<< HEAD
-        carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.xs]
-        linear_xs = (*step.linear_xs(xs, saved), *x_tangents, *site_tangents)
-        inexact = _linear_scan(step, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, inexact, step.moving)
-=======
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
         linear_xs = (*linearized.linear_xs(xs, saved), *x_tangents, *site_tangents)
         inexact = _linear_scan(linearized, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, inexact)
->>>>>>> main
+        return outputs, _with_zero_tangents(outputs, inexact, linearized.moving)
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -147,17 +140,11 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
     nothing = jax.checkpoint_policies.nothing_saveable
     rematerialised = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
-<<<<<<< HEAD
-    def body(loop: Any, xs: Any) -> Any:
-        consts, carry = loop
+    def body(consts_and_carry: Any, xs: Any) -> Any:
+        consts, carry = consts_and_carry
         # the checkpoints of `jax_remat3`, an experiment of JAX, have no transpose
         run = expanded if getattr(jax.config, "jax_remat3", False) else rematerialised
         carry, ys = run(consts, carry, xs)
-=======
-    def body(consts_and_carry: Any, xs: Any) -> Any:
-        consts, carry = consts_and_carry
-        carry, ys = rematerialised(consts, carry, xs)
->>>>>>> main
         return (consts, carry), ys
 
     return body
@@ -318,42 +305,3 @@ def _is_key(value: Any) -> bool:
 def _unused(value: Array) -> Array:
     # `jax_debug_key_reuse` counts keys returned by a custom derivative as consumed
     return jax.random.clone(value) if _is_key(value) else value
-<<<<<<< HEAD
-
-
-def gradient_bytes_per_step(
-    stage: Stage, program: Program, nondifferentiated: Container[int]
-) -> tuple[int, int]:
-    """Bytes per step that the gradient of a stage needs, in the loop and after it.
-
-    Args:
-      stage: the stage.
-      program: the step that contains the stage.
-      nondifferentiated: values without a tangent.
-    """
-    if not stage.carry:
-        return size_in_bytes(stage.ys, program), 0
-    if not has_rule(stage, program):
-        return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
-    tangents: Env = {}
-    for value in (*stage.consts, *stage.xs):
-        if value not in nondifferentiated and is_inexact(program.types[value]):
-            tangents[value] = None
-    active = active_inputs(stage, program, tangents, tangents)
-    sites, folded = active.sites, {x for x in stage.xs if x in active.folded_tangents}
-    adjoints = size_in_bytes([*{site.value for site in sites}, *(stage.xs[i] for i in active.xs)], program)
-    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are concatenated
-    matmuls: dict[int, int] = {}  # result -> the site that it is part of
-    for site in sites:
-        matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
-    for site in sites:
-        matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
-    whole = {m for m, site in matmuls.items() if size_in_bytes([m], program) > size_in_bytes([site], program)}
-    copies = whole | {site for m, site in matmuls.items() if m not in whole}
-    operands = loop_outputs(stage, sites)[len(stage.ys) :]
-    in_loop = linearize_step(stage, program, sites, active.xs).saved_bytes + adjoints
-    # folded xs count where they are computed, and are freed before the gradients of the weights
-    after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
-    return in_loop, after
-=======
->>>>>>> main
