@@ -22,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
-from jrnn.unrolling._fallbacks import has_rule
+from jrnn.unrolling._fallbacks import checkpoints_transpose, has_rule
 from jrnn.unrolling._linearizing import (
     LinearizedStep,
     WeightSite,
@@ -142,9 +142,7 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
-        # the checkpoints of `jax_remat3`, an experiment of JAX, have no transpose
-        run = expanded if getattr(jax.config, "jax_remat3", False) else rematerialised
-        carry, ys = run(consts, carry, xs)
+        carry, ys = (rematerialised if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
     return body
