@@ -284,7 +284,8 @@ SHAPES = [False, pytest.param(True, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("ragged", SHAPES, ids=["bare", "ragged, in blocks"])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_of_any_primitive_is_differentiated_as_by_scan(name, ragged):
-    cell, method = cell_of(STEPS[name]), jrnn.Scan("sqrt") if ragged else jrnn.Scan()
+    blocks = ragged and name != "io_callback"  # JAX checkpoints nothing that has effects
+    cell, method = cell_of(STEPS[name]), jrnn.Scan("sqrt" if blocks else None)
     options = {"lengths": np.array([5, 3]), "reverse": True} if ragged else {}
     subject = Subject(cell, H, default_inputs(cell, H), ())
     with jax.enable_x64(True):
