@@ -11,7 +11,7 @@ from jax import Array
 
 from jrnn._alignment import promoted
 from jrnn._caching import cached
-from jrnn._checks import require_key
+from jrnn._checks import require_key, require_tuple
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -255,7 +255,8 @@ def float_dtype(params: Any) -> Any:
 
 def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
     """Zeros of shape `(*batch_shape, features)` in the dtype of `params`: the initial state of most cells."""
-    return jnp.zeros((*batch_shape, features), float_dtype(params))
+    shape = (*require_tuple("batch_shape", batch_shape), features)
+    return jnp.zeros(shape, float_dtype(params))
 
 
 def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:

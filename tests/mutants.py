@@ -75,7 +75,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/analysis/memory": "remembering",
     "jrnn/analysis/penalties": "reports penalties",
     "jrnn/analysis": "inspecting fixed_points gradient_flow inspect_command jacobians penalties",
-    "jrnn/training": "runs training losses devices penalties cli",
+    "jrnn/training": "runs fit_mistakes training losses devices penalties cli",
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/text": "vocabulary language",

@@ -385,6 +385,31 @@ MISTAKES = {
         ValueError,
         "Skip: Embed(features=4) takes tokens, which have no features: put Embed before it",
     ),
+    "gate of tokens": (
+        lambda: jrnn.Gated(EMBED),
+        ValueError,
+        "Gated: Embed(features=4) takes tokens, which have no features: put Embed before it",
+    ),
+    "block of another width": (
+        lambda: jrnn.Block(LSTM).init(KEY, 3),
+        ValueError,
+        "Block: LSTM(hidden=4) gives 4 features, needs in_features=4 to add them to, got 3",
+    ),
+    "norm of another width": (
+        lambda: jrnn.Norm(4, heads=2).init(KEY, 3),
+        ValueError,
+        "Norm(features=4, heads=2) needs in_features=4, got 3",
+    ),
+    "norm of heads of no equal width": (
+        lambda: jrnn.Norm(4, heads=3),
+        ValueError,
+        "features must be a multiple of heads=3, got 4",
+    ),
+    "convolution of another width": (
+        lambda: jrnn.ShortConv(4).init(KEY, 3),
+        ValueError,
+        "ShortConv(features=4) needs in_features=4, got 3",
+    ),
     "chrono biases without biases": (
         lambda: jrnn.LSTM(3, max_lag=9, bias=False),
         ValueError,
@@ -415,6 +440,32 @@ MISTAKES = {
         lambda: fed(XS, FLAGS, jrnn.Jordan(4)),
         ValueError,
         "given has shape (2, 3), the fed back output has shape (2, 4)",
+    ),
+    "a flag in words": (lambda: run(reverse="no"), TypeError, "reverse must be True or False, got 'no'"),
+    "a number for a batch shape": (
+        lambda: LSTM.initial_carry(LSTM.init(jax.random.key(0), 3), 3),
+        TypeError,
+        "batch_shape must be a tuple, got 3: put it in one, as in (3,)",
+    ),
+    "several keys": (
+        lambda: run(key=jax.random.split(jax.random.key(0))),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got an array of key<fry>(2,)",
+    ),
+    "a key of floats": (
+        lambda: run(key=jnp.ones(2)),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got an array of float32(2,)",
+    ),
+    "a module of Linen": (
+        lambda: run(cell=jrnn.linen.RNN(LSTM, 2)),
+        TypeError,
+        "unroll: cell must be a cell, got the Flax module RNN: pass its module.cell",
+    ),
+    "a module of PyTorch": (
+        lambda: run(cell=type("LSTM", (), {"__module__": "torch.nn.modules.rnn"})()),
+        TypeError,
+        "unroll: cell must be a cell, got the PyTorch module LSTM: convert it with jrnn.interop",
     ),
     # a user's own step
     "step changes the shape": (
