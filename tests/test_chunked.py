@@ -162,12 +162,12 @@ def test_chunks_are_a_scan(kind):
 
 MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
 MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
+OPTIONS = {"RWKV7": {}, "MLSTM": {}, "SHM": {"rows": 5}, "S6": {"state": 3}}  # of others: two heads
 
 
-@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("name", [*MATRICES, "SHM", "S6"])
 def test_cells_of_matrices_run_in_chunks(name):
-    heads = 1 if name in ("RWKV7", "MLSTM") else 2
-    scanned, chunked = both(getattr(jrnn, name)(4, heads=heads), **RAGGED)
+    scanned, chunked = both(getattr(jrnn, name)(4, **OPTIONS.get(name, {"heads": 2})), **RAGGED)
     assert_close(chunked, scanned, rtol=1e-11)
 
 
@@ -186,7 +186,7 @@ def test_every_cell_of_this_form_is_in_the_list():
                 assert "method=Chunked() needs" in str(error)
             else:
                 found.add(type(case.cell).__name__)
-    assert found == set(MATRICES)
+    assert found == {*MATRICES, "SHM", "S6"}
 
 
 @pytest.mark.parametrize("name", ["GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"])
