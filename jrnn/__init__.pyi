@@ -108,11 +108,13 @@ from jrnn.training import FitResult as FitResult
 from jrnn.training import PerSequence as PerSequence
 from jrnn.training import PerStep as PerStep
 from jrnn.training import Progress as Progress
+from jrnn.training import SweepResult as SweepResult
 from jrnn.training import TrainState as TrainState
 from jrnn.training import evaluate as evaluate
 from jrnn.training import fit as fit
 from jrnn.training import init_state as init_state
 from jrnn.training import predict as predict
+from jrnn.training import sweep as sweep
 from jrnn.training import train_step as train_step
 from jrnn.training import use_cores as use_cores
 from jrnn.unrolling import Associative as Associative
