@@ -1,5 +1,7 @@
 """Populations: every member is the single run with its seed and setting."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
+from jrnn.training.populations import Design
 from tests.test_training import assert_identical
 
 RNG = np.random.default_rng(0)
@@ -20,8 +23,8 @@ QUIET = jrnn.Progress(bar=False)
 SETTINGS = {"rate": [0.01, 0.03], "scale": [0.5, 1]}
 
 
-class Smoothed:
-    """A loss with a setting: cross entropy, weighted."""
+class Weighted:
+    """A loss with a setting."""
 
     def __init__(self, weight):
         self.weight = weight
@@ -46,14 +49,16 @@ OPTIONS = {
 }  # fmt: skip
 
 
+START = {
+    "optimizer": lambda s: optax.adam(s["rate"]),
+    "adjust": lambda params, s: jax.tree.map(lambda p: s["scale"] * p, params),
+    "seeds": (3, 8),
+    "settings": SETTINGS,
+}
+
+
 def swept(**options):
-    functions = {
-        "optimizer": lambda s: optax.adam(s["rate"]),
-        "adjust": lambda params, s: jax.tree.map(lambda p: s["scale"] * p, params),
-        "seeds": (3, 8),
-        "settings": SETTINGS,
-    }
-    return jrnn.sweep(MODEL, BATCHES.epoch, LOSS, **(OPTIONS | functions | options))
+    return jrnn.sweep(MODEL, BATCHES.epoch, LOSS, **(OPTIONS | START | options))
 
 
 def single(seed, setting, **options):
@@ -83,3 +88,118 @@ def test_every_member_is_the_single_run_with_its_seed_and_setting():
         assert_member_is_fit(member, single(member.seed, member.setting))
     assert result.best.score == min(row["validation"] for row in result.table)
     assert [row["member"] for row in result.table] == [i for i in range(8) for _ in range(3)]
+
+
+def test_a_stream_hands_on_the_carry_of_every_member():
+    model = jrnn.Stack((jrnn.Embed(3), jrnn.LSTM(4), jrnn.Dense(5)), dropout=0.2)
+    stream = jrnn.Stream(RNG.integers(0, 5, 100), batch_size=4, steps=6)  # 4 batches
+    options = {
+        "optimizer": optax.sgd(0.1),
+        "in_features": 5,
+        "stateful": True,
+        "epochs": 2,
+        "validation": stream,
+    }
+    loss = jrnn.PerStep(cross_entropy)
+    result = jrnn.sweep(model, stream, loss, seeds=(0, 1), progress=QUIET, **options)
+    one = jrnn.fit(model, stream, loss, key=jax.random.key(1), progress=QUIET, **options)
+    assert_member_is_fit(result.members[1], one)
+    for a, b in zip(*(jax.tree.leaves(r.state.carry) for r in (result.members[1], one)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_models_losses_penalties_and_averages_may_depend_on_the_setting():
+    result = jrnn.sweep(
+        lambda s: jrnn.Stack((jrnn.GRU(s["hidden"]), jrnn.Dense(2))), BATCHES,
+        lambda s: Weighted(s["weight"]),
+        optimizer=lambda s: optax.sgd(0.1), penalties=lambda s: decayed(s["decay"]),
+        settings=[{"hidden": n, "weight": w, "decay": d} for n, w, d in ((3, 1.0, 0.1), (4, 0.5, 0.0))],
+        **OPTIONS,
+    )  # fmt: skip
+    for member in result.members:
+        hidden, weight, decay = member.setting.values()
+        model = jrnn.Stack((jrnn.GRU(hidden), jrnn.Dense(2)))
+        one = jrnn.fit(
+            model, BATCHES, Weighted(weight), optimizer=optax.sgd(0.1),
+            penalties=decayed(decay), key=jax.random.key(0), **OPTIONS,
+        )  # fmt: skip
+        assert_member_is_fit(member, one)
+        assert member.model == model
+
+
+def test_a_member_that_diverges_or_loses_patience_does_not_disturb_the_others():
+    def optimizer(s):  # the last rate is that of the fifth step
+        return optax.sgd(lambda count: jnp.where(count == 4, s["fifth"], s["rate"]))
+
+    def run(*rates):
+        settings = [{"rate": rate, "fifth": fifth, "scale": 1.0} for rate, fifth in rates]
+        return swept(seeds=(3,), settings=settings, optimizer=optimizer, patience=2, epochs=5).members
+
+    learns, explodes, stays = run((0.01, 0.01), (0.01, np.inf), (0.0, 0.0))
+    assert_member_is_fit(learns, run((0.01, 0.01))[0])
+    assert learns.diverged is None and len(learns.history) == 5
+    assert explodes.diverged == 5 and explodes.history == learns.history[:1]
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(explodes.state.params))
+    assert int(explodes.state.step) == 4
+    assert stays.diverged is None and len(stays.history) == 3 and int(stays.state.step) == 9
+    assert learns.score < stays.score == stays.history[0]["validation"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", [(1, 2), (2, 0)])
+def test_a_sweep_resumed_after_a_crash_ends_with_the_same_bits(tmp_path, when):
+    def crashing(epoch):
+        for index, batch in enumerate(BATCHES.epoch(epoch)):
+            if (epoch, index) == when:
+                raise Killed
+            yield batch
+
+    options = {"save_every": 1, "memory": 2**16, "patience": 2, "seeds": (3, 8, 9)}
+    whole = swept(out=tmp_path / "b", **options)
+    with pytest.raises(Killed):
+        jrnn.sweep(MODEL, crashing, LOSS, **(OPTIONS | START | options), out=tmp_path / "a")
+    with pytest.raises(ValueError, match="already holds a run"):
+        swept(out=tmp_path / "a", **options)
+    with pytest.raises(ValueError, match="other members"):
+        swept(out=tmp_path / "a", resume=True, **(options | {"seeds": (3, 8, 10)}))
+    resumed = swept(out=tmp_path / "a", resume=True, **options)
+    assert resumed.table == whole.table
+    for a, b in zip(resumed.members, whole.members, strict=True):
+        assert_identical((a.params, a.state), (b.params, b.state))
+    tables = [(tmp_path / name / "table.csv").read_text() for name in "ab"]
+    assert tables[0] == tables[1] and len(tables[0].splitlines()) == len(whole.table) + 1
+    whole.write(tmp_path / "c.csv")
+    whole.write(tmp_path / "c.jsonl")
+    assert (tmp_path / "c.csv").read_text() == tables[0]
+    assert list(map(json.loads, (tmp_path / "c.jsonl").read_text().splitlines())) == whole.table
+
+
+def test_memory_limits_the_members_of_a_block():
+    batch = BATCHES[0]
+    params = MODEL.init(jax.random.key(0), 3)
+    one = jrnn.gradient_memory(MODEL, params, batch.xs, lengths=batch.lengths, key=jax.random.key(0))
+    shared = {name: None for name in ("patience", "criterion", "eval_params")}
+    shared |= {"stateful": False, "monitors": (), "save_every": 1, "progress": QUIET, "method": jrnn.Scan()}
+    design = Design(MODEL, LOSS, optax.sgd(0.1), (), shared, None, None, 3)
+    (group,), _ = design.members(range(20), [{}])
+    assert [group.size(batch, memory) for memory in (one, 3 * one, 4 * one - 1)] == [1, 3, 3]
+    with pytest.raises(ValueError, match=f"memory is 1 bytes, the gradient of one member needs {one}"):
+        swept(memory=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"settings": {"rate": [0.1], "scale": [1.0], "decay": [0.1]}}, r"no function reads \['decay'\]"),
+        ({"settings": [{"rate": 0.1}, {"scale": 1.0}]}, "with the same names"),
+        ({"settings": {"seed": [1]}}, "columns of the table"),
+        ({"settings": {"rate": [0.1]}}, "settings have no 'scale'"),
+        ({"seeds": ()}, "at least one seed"),
+    ],
+)
+def test_mistakes_are_named(options, text):
+    with pytest.raises((ValueError, KeyError), match=text):
+        swept(**options)

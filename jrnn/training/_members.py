@@ -3,23 +3,24 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jrnn._alignment import on_device
 from jrnn.cell import Cell
 from jrnn.data import Batch
 from jrnn.training._plans import Plan
 from jrnn.training._settings import Setting
-from jrnn.training.devices import gather
 from jrnn.training.steps import TrainState, batch_shape, init_state, model_function, train_step
 from jrnn.unrolling import Scan, gradient_memory
 
 Floats = dict[str, Any]
+MEMBERS = "members"  # the axis of a mesh over which a block is split
 ELEMENTS = 8192  # of the carries of a block, beyond which larger blocks gain nothing on a CPU
 
 
@@ -36,21 +37,28 @@ class Group:
     fixed: dict[str, Any]  # the settings that are not floats
     example: Floats  # those of one member
     read: set[str]  # names of the settings that functions have read
+    mesh: Mesh | None  # the devices that every block is spread over
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def place(self, tree: Any, *axes: str) -> Any:
+        """Move arrays to the devices: split over MEMBERS, or the same on each."""
+        if self.mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
     def setting(self, floats: Floats) -> Setting:
         """The whole setting of a member."""
         return Setting(self.fixed | floats, self.read)
 
-    @functools.cached_property
-    def start(self) -> Callable[..., TrainState]:
-        """The compiled initial states: `(keys, floats) -> state`."""
-
-        def start(key: Array, floats: Floats) -> TrainState:
-            params, key = self.begin(self.model, self.setting(floats), key)
-            optimizer = self.plan(self.setting(floats)).optimizer_of(params)
-            return init_state(self.model, params, optimizer, key)
-
-        return jax.jit(jax.vmap(start))
+    def start(self, seed: int, floats: Floats) -> TrainState:
+        """The initial state of a member, drawn as `fit` draws it."""
+        setting = self.setting(floats)
+        params, key = self.begin(self.model, setting, jax.random.key(seed))
+        return init_state(self.model, params, self.plan(setting).optimizer_of(params), key)
 
     @functools.cached_property
     def step(self) -> Callable[..., Any]:
@@ -64,7 +72,7 @@ class Group:
             active = active & _is_finite(new.params)
             return _where(active, new, state), active, metrics["loss"]
 
-        return jax.jit(jax.vmap(step, in_axes=(0, None, None, 0, 0)))
+        return self._mapped(step, (0, None, None, 0, 0))
 
     @functools.cached_property
     def carries(self) -> Callable[..., Any]:
@@ -81,17 +89,26 @@ class Group:
             carry, ys = model_function(self.model, plan.method)(params, batch, carry, None)
             return (carry if plan.stateful else None), plan.loss.mean(ys, batch)
 
-        return jax.jit(jax.vmap(evaluate, in_axes=(0, None, 0, 0)))
+        return self._mapped(evaluate, (0, None, 0, 0))
 
     @functools.cached_property
     def examine(self) -> Callable[..., Any]:
-        """The compiled `(state, floats) -> (parameters to evaluate, True where they are finite)`."""
+        """The compiled `(state, floats) -> (result of eval_params, True where it is finite)`."""
 
         def examine(state: TrainState, floats: Floats) -> tuple[Any, Array]:
             params = self.plan(self.setting(floats)).evaluated(state)
             return params, _is_finite(params)
 
-        return jax.jit(jax.vmap(examine))
+        return self._mapped(examine, (0, 0))
+
+    def _mapped(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        """A function of a member, compiled for a block; each device has members of its own."""
+        several = jax.vmap(function, in_axes=axes)
+        if self.mesh is None:
+            return jax.jit(several)
+        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(MEMBERS) for axis in axes)
+        options: dict[str, Any] = {"in_specs": specs, "out_specs": PartitionSpec(MEMBERS), "check_vma": False}
+        return jax.jit(jax.shard_map(several, mesh=self.mesh, **options))
 
     def size(self, batch: Batch, memory: int | None) -> int:
         """Number of members in a block: all that fit the memory, on a CPU no more than gain anything."""
@@ -113,8 +130,7 @@ class Group:
     @functools.cached_property
     def spec(self) -> TrainState:
         """Shapes and dtypes of the state of one member."""
-        several = jax.eval_shape(self.start, *_stacked_inputs([0], [self.example]))
-        state: TrainState = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), several)
+        state: TrainState = jax.eval_shape(lambda: self.start(0, self.example))
         return state
 
     def bytes(self, batch: Batch) -> int:
@@ -123,18 +139,12 @@ class Group:
         options = {"lengths": batch.lengths, "resets": batch.resets, "key": jax.random.key(0)}
         if isinstance(self.model, Cell) and isinstance(plan.method, Scan):
             return gradient_memory(self.model, self.spec.params, batch.xs, method=plan.method, **options)
-        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), self.spec)
-        fresh, active = on_device(True), on_device([True])
-        floats = {name: on_device([value]) for name, value in self.example.items()}
-        analysis = self.step.lower(one, batch, fresh, active, floats).compile().memory_analysis()
+        count, step = self.devices, cast(Any, self.step)
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), self.spec)
+        fresh, active = on_device(True), on_device([True] * count)
+        floats = {name: on_device([value] * count) for name, value in self.example.items()}
+        analysis = step.lower(one, batch, fresh, active, floats).compile().memory_analysis()
         return int(analysis.temp_size_in_bytes)
-
-
-def _stacked_inputs(seeds: list[int], floats: list[Floats]) -> tuple[Array, Floats]:
-    """Keys and settings of the members of a block, stacked."""
-    with jax.transfer_guard_host_to_device("allow"):
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        return keys, {name: jnp.array([f[name] for f in floats], float) for name in floats[0]}
 
 
 class Stacked(NamedTuple):
@@ -146,24 +156,26 @@ class Stacked(NamedTuple):
 
 
 class Block:
-    """Members of a group that run together, on one device."""
+    """Members of a group that run together."""
 
-    def __init__(self, group: Group, members: list[int], size: int, device: Any) -> None:
-        self.group, self.members, self.device = group, members, device
+    def __init__(self, group: Group, members: list[int], size: int) -> None:
+        self.group, self.members = group, members
         self.padding = size - len(members)  # copies of the last, so that all blocks run the same program
         self.losses: list[tuple[int, Array]] = []  # of steps, with the number of targets
 
     def begin(self, seeds: list[int], floats: list[Floats]) -> None:
         """Draw the initial states, given the seeds and the settings of all members of the population."""
         chosen = [*self.members, *self.members[-1:] * self.padding]
-        keys, self.floats = _stacked_inputs([seeds[i] for i in chosen], [floats[i] for i in chosen])
-        state = self.group.start(keys, self.floats)
+        names = self.group.example
+        self.floats = {name: on_device([floats[i][name] for i in chosen], float) for name in names}
+        states = [self.group.start(seeds[i], {name: floats[i][name] for name in names}) for i in self.members]
+        state = jax.tree.map(_stack, *states, *states[-1:] * self.padding)
         active = on_device(np.arange(len(chosen)) < len(self.members))
         self.place(Stacked(state, active, state.params))
 
     def place(self, stacked: Stacked) -> None:
-        """Move the arrays to the device of the block."""
-        self.stacked, self.floats = jax.device_put((stacked, self.floats), self.device)
+        """Take over arrays."""
+        self.stacked, self.floats = self.group.place((stacked, self.floats), MEMBERS)
         self.look()
 
     def look(self) -> None:
@@ -178,7 +190,7 @@ class Block:
     def begin_carry(self, shape: tuple[int, ...]) -> None:
         """Fill the carries that a stream passes on."""
         state = self.stacked.state
-        carry = self.group.carries(state.params, shape)
+        carry = self.group.place(self.group.carries(state.params, shape), MEMBERS)
         self.stacked = self.stacked._replace(state=state._replace(carry=carry))
 
     def advance(self, batch: Batch, fresh: Array, count: int) -> None:
@@ -190,18 +202,37 @@ class Block:
 
     def examine(self) -> tuple[Any, Any]:
         """The parameters to evaluate, and flags that say of which member they are finite."""
+        if self.group.plan(self.group.setting(self.group.example)).eval_params is None:
+            return self.stacked.state.params, jax.device_get(self.stacked.active)
         params, finite = self.group.examine(self.stacked.state, self.floats)
         return params, jax.device_get(finite)
 
     def keep(self, better: Any, params: Any) -> None:
         """Keep parameters of the members that have become better."""
-        flags = jax.device_put(np.asarray(better), self.device)
+        flags = self.group.place(np.asarray(better), MEMBERS)
         self.stacked = self.stacked._replace(best=_choose(flags, params, self.stacked.best))
 
     def of_members(self, tree: Any) -> list[Any]:
-        """A tree of arrays, members first, as a list with a tree for each member."""
-        whole = gather(tree)
-        return [jax.tree.map(lambda a, at=at: a[at], whole) for at in range(len(self.members))]
+        """A tree of arrays, members first, as a list with a tree on one device for each member."""
+        leaves, structure = jax.tree.flatten(tree)
+        columns = [_unstack(leaf)[: len(self.members)] for leaf in leaves]
+        return [jax.tree.unflatten(structure, column) for column in zip(*columns, strict=True)]
+
+
+def _stack(*leaves: Array) -> Array:
+    """Stack arrays or keys on the host, where nothing is compiled."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        data = _stack(*[jax.random.key_data(leaf) for leaf in leaves])
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaves[0]))
+    return on_device(np.stack(jax.device_get(leaves)))
+
+
+def _unstack(leaf: Array) -> list[Array]:
+    """Invert `_stack`."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        parts, impl = _unstack(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
+        return [jax.random.wrap_key_data(part, impl=impl) for part in parts]
+    return [on_device(part) for part in jax.device_get(leaf)]
 
 
 def _is_finite(params: Any) -> Array:

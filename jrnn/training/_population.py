@@ -24,7 +24,6 @@ from jrnn.data import Batch
 from jrnn.training._members import Block, Group
 from jrnn.training._plans import Batches, Plan
 from jrnn.training._storing import from_json, to_json
-from jrnn.training.devices import is_placed
 from jrnn.training.progress import bar
 from jrnn.training.steps import batch_shape, counted, require_batch
 
@@ -73,7 +72,9 @@ class Record:
 class Population:
     """The blocks of a population, and the loop over the batches of one epoch."""
 
-    def __init__(self, groups: list[Group], records: list[Record], out: Path | None, memory: int | None) -> None:
+    def __init__(
+        self, groups: list[Group], records: list[Record], out: Path | None, memory: int | None
+    ) -> None:
         self.groups, self.records, self.out, self.memory = groups, records, out, memory
         self.plan = records[0].plan  # for what all members share
         self.epoch, self.batches_done, self.steps_done = 0, 0, 0
@@ -89,14 +90,13 @@ class Population:
 
     def arrange(self, sizes: list[int]) -> None:
         """Distribute the members over blocks and devices, and draw their initial states."""
-        self.sizes, devices = sizes, _devices()
+        self.sizes = sizes
         seeds = [record.seed for record in self.records]
         settings = [record.setting for record in self.records]
-        for index, group in enumerate(self.groups):
+        for index, (group, size) in enumerate(zip(self.groups, sizes, strict=True)):
             members = [i for i, record in enumerate(self.records) if record.group == index]
-            for start in range(0, len(members), sizes[index]):
-                device = devices[len(self.blocks) % len(devices)]
-                block = Block(group, members[start : start + sizes[index]], sizes[index], device)
+            for start in range(0, len(members), size):
+                block = Block(group, members[start : start + size], size)
                 block.begin(seeds, settings)
                 self.blocks.append(block)
 
@@ -104,10 +104,9 @@ class Population:
         """Choose the sizes of the blocks by the first batch."""
         sizes = []
         for index, group in enumerate(self.groups):
-            members = sum(record.group == index for record in self.records)
-            count = -(-members // min(group.size(batch, self.memory), members))
-            count = min(members, -(-count // len(_devices())) * len(_devices()))
-            sizes.append(-(-members // count))
+            members = -(-sum(record.group == index for record in self.records) // group.devices)
+            blocks = -(-members // group.size(batch, self.memory))  # of equal sizes
+            sizes.append(-(-members // blocks) * group.devices)
         self.arrange(sizes)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
@@ -134,10 +133,10 @@ class Population:
         if self.plan.stateful:
             self.prepare_carries(batch)
         count = int(jax.device_get(counted(self.plan.loss, batch)))
-        placed, fresh = _Placed(batch), on_device(self.batches_done == 0)
+        placed, fresh = self.groups[0].place((batch, on_device(self.batches_done == 0)))
         for block in self.blocks:
             if block.active.any():
-                block.advance(placed.on(block.device), fresh, count)
+                block.advance(placed, fresh, count)
         self.targets += count
         self.batches_done += 1
         self.steps_done += 1
@@ -209,10 +208,9 @@ class Population:
         counts = []
         for batch in batches:
             counts.append(float(jax.device_get(counted(self.plan.loss, require_batch(batch)))))
-            placed = _Placed(batch)
+            placed = self.groups[0].place(batch)
             for at, (block, (params, _)) in enumerate(zip(running, examined, strict=True)):
-                how = placed.on(block.device), carries[at], block.floats
-                carries[at], mean = block.group.evaluate(params, *how)
+                carries[at], mean = block.group.evaluate(params, placed, carries[at], block.floats)
                 means[at].append(mean)
         if not sum(counts):
             raise ValueError("batches to evaluate on contain no targets, needs at least one")
@@ -278,24 +276,6 @@ class Population:
                 middle, low, high = np.median(values), min(values), max(values)
                 parts.append(f"{shown} {self.plan.progress.describe(middle)} ({low:.4g} to {high:.4g})")
         return ", ".join(parts)
-
-
-class _Placed:
-    """A batch on each of the devices that ask for it."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch, self.copies = batch, {}
-
-    def on(self, device: Any) -> Batch:
-        if device not in self.copies:
-            self.copies[device] = jax.device_put(self.batch, device)
-        return self.copies[device]
-
-
-def _devices() -> list[Any]:
-    """The devices that blocks are distributed over; [None] leaves the choice to JAX."""
-    devices = jax.local_devices()
-    return [None] if is_placed() or len(devices) == 1 else devices
 
 
 def table(records: list[Record]) -> list[dict[str, Any]]:

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from jrnn._checks import brief, check_lag, check_whole, check_width
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked, write_file
-from jrnn.training._members import Group
+from jrnn.training._members import MEMBERS, Group
 from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training._population import Population, Record, as_csv, table
 from jrnn.training._settings import Setting, is_float, listed_settings
 from jrnn.training._storing import to_json
+from jrnn.training.devices import is_placed
 from jrnn.training.fitting import stopping_on_signals
 from jrnn.training.objectives import Loss
 from jrnn.training.progress import Progress
@@ -113,9 +116,10 @@ def sweep(
             key=jax.random.key(seed), ...),   s = its setting
 
     with the noise of that run. `model`, `loss`, `optimizer` and `penalties` may each be a function of the
-    setting, a mapping by name. Members run under `vmap` in blocks, and blocks are distributed over the
-    devices. Floats of a setting are arguments of one compiled program, so these functions (but `model`) see
-    tracers in their place; members whose other values or models differ are compiled separately.
+    setting, a mapping by name. Members run under `vmap` in blocks, spread over all devices (accelerators, or
+    the cores after `use_cores`), which exchange nothing. Floats of a setting are arguments of one compiled
+    program, so functions of the setting, other than `model`, see tracers in their place; members whose other
+    values or models differ are compiled separately.
 
     A member that is out of patience stops, and so does one whose parameters would no longer be finite, at its
     last finite step; neither changes the others, and a block whose members have all stopped costs nothing.
@@ -212,7 +216,7 @@ class Design:
         given = self.optimizer
         optimizer = given if hasattr(given, "update") else _call("optimizer", given, setting)
         given = self.penalties
-        penalties = given if isinstance(given, tuple | list) else _call("penalties", given, setting)
+        penalties: Any = given if isinstance(given, tuple | list) else _call("penalties", given, setting)
         return Plan(model=model, loss=loss, optimizer=optimizer, penalties=penalties, **self.shared)
 
     def begin(self, model: Any, setting: Setting, key: Array) -> tuple[Any, Array]:
@@ -233,6 +237,7 @@ class Design:
         groups: dict[Any, Group] = {}
         records: list[Record] = []
         read: set[str] = set()
+        mesh = _mesh(self.params)
         floats = [name for name in settings[0] if is_float(name, settings)]
         for setting in settings:
             is_model = hasattr(self.model, "init") or isinstance(self.model, type)
@@ -242,7 +247,10 @@ class Design:
             plan = self.plan(model, Setting(setting, read))
             if shared not in groups:
                 example = {name: setting[name] for name in floats}
-                groups[shared] = Group(partial(self.plan, model), self.begin, model, fixed, example, read)
+                groups[shared] = Group(
+                    plan=partial(self.plan, model), begin=self.begin, model=model, fixed=fixed,
+                    example=example, read=read, mesh=mesh,
+                )  # fmt: skip
             records += [Record(seed, setting, plan, list(groups).index(shared)) for seed in seeds]
         return list(groups.values()), records
 
@@ -251,6 +259,12 @@ def _call(name: str, function: Any, setting: Setting) -> Any:
     if not callable(function):
         raise TypeError(f"{name} must be what fit takes, or a function of the setting, got {brief(function)}")
     return function(setting)
+
+
+def _mesh(params: Any) -> Mesh | None:
+    """The devices that members are spread over; None if there is one, or the caller has chosen some."""
+    devices = jax.local_devices()
+    return None if len(devices) == 1 or is_placed(params) else Mesh(np.array(devices), (MEMBERS,))
 
 
 @contextlib.contextmanager
