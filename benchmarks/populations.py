@@ -1,9 +1,8 @@
-"""Many seeds at once beside one run after the other: seconds on the clock, and of CPU.
+"""Many seeds at once beside one run after the other: the time of an epoch, on the clock and of CPU.
 
 python benchmarks/populations.py [--cores] [WIDTH ...]     --cores: blocks on all cores, as after use_cores()
 """
 
-import statistics
 import sys
 import time
 
@@ -13,7 +12,7 @@ import optax
 
 import jrnn
 
-SEEDS, EPOCHS, ROUNDS, ROWS = 20, 12, 3, 30
+SEEDS, EPOCHS, ROUNDS, ROWS = 20, 10, 3, 30
 QUIET = jrnn.Progress(bar=False)
 
 
@@ -26,20 +25,18 @@ def vowels():
 
 
 class Clock:
-    """Batches of an epoch, and the times when the first and second were asked for."""
+    """Batches of an epoch, and the times at which each epoch began, on the clock and of CPU."""
 
     def __init__(self, batches):
         self.batches, self.begun = batches, []
 
     def __call__(self, epoch):
-        if epoch < 2:
-            self.begun.append((time.perf_counter(), time.process_time()))
+        self.begun.append((time.perf_counter(), time.process_time()))
         return self.batches
 
     def seconds(self):
-        """`(total, of the epochs after the first)`, each on the clock and of CPU, from the first epoch."""
-        now = time.perf_counter(), time.process_time()
-        return [tuple(end - begin for end, begin in zip(now, then, strict=True)) for then in self.begun]
+        """Of each epoch but the first, which compiles."""
+        return np.diff(self.begun[1:], axis=0)
 
 
 def single(model, batches, validation, optimizer, seed):
@@ -62,32 +59,27 @@ def together(model, batches, validation, optimizer):
     return clock.seconds()
 
 
-def measure(width, count):
-    """Print the seconds of SEEDS runs of GRU(width); `count` of the single ones are run in each round."""
-    model, batches = jrnn.Stack((jrnn.GRU(width), jrnn.Dense(9))), vowels()
+def measure(width):
+    """Print the seconds of an epoch of all seeds: the least of all, and the median."""
+    model, batches, optimizer = jrnn.Stack((jrnn.GRU(width), jrnn.Dense(9))), vowels(), optax.adam(1e-3)
     found = {"one after the other": [], "together": []}
-    for _ in range(ROUNDS):  # in turns, so that whatever else runs slows both
-        optimizer = optax.adam(1e-3)  # a new object, so that both compile
-        runs = [single(model, batches, batches[:3], optimizer, seed) for seed in range(count)]
-        (first, _), later = runs[0], runs[1:]
-        total, epochs = (np.mean([run[at] for run in later], axis=0) for at in (0, 1))
-        found["one after the other"].append([first + (SEEDS - 1) * total, SEEDS * epochs])
+    for seed in range(ROUNDS):  # in turns, so that whatever else runs slows both
+        found["one after the other"].append(SEEDS * single(model, batches, batches[:3], optimizer, seed))
         found["together"].append(together(model, batches, batches[:3], optimizer))
-    print(f"GRU({width}), {SEEDS} seeds, {EPOCHS} epochs of {len(batches)} batches of {ROWS}")
+    print(f"GRU({width}), {SEEDS} seeds, an epoch of {len(batches)} batches of {ROWS}, 3 to validate on")
+    least, middle = {}, {}
     for name, rounds in found.items():
-        (wall, cpu), (later, later_cpu) = np.median(rounds, axis=0)
-        print(f"  {name:20} {wall:6.2f} s ({cpu:6.2f} CPU), after epoch 1 {later:6.2f} s ({later_cpu:6.2f})")
-    pairs = zip(found["together"], found["one after the other"], strict=True)
-    ratios = [np.array(a) / np.array(b) for a, b in pairs]
-    total, later = (statistics.median(r[at][0] for r in ratios) for at in (0, 1))
-    total_cpu, later_cpu = (statistics.median(r[at][1] for r in ratios) for at in (0, 1))
-    print(
-        f"  ratio {total:.2f} ({total_cpu:.2f} CPU), after epoch 1 {later:.2f} ({later_cpu:.2f})", flush=True
-    )
+        times = 1e3 * np.concatenate(rounds)
+        least[name], middle[name] = times.min(axis=0), np.median(times, axis=0)
+        (wall, cpu), (usual, usual_cpu) = least[name], middle[name]
+        print(f"  {name:20} {wall:6.0f} ms ({cpu:.0f} CPU), median {usual:6.0f} ({usual_cpu:.0f})")
+    for what, times in (("least", least), ("median", middle)):
+        wall, cpu = times["together"] / times["one after the other"]
+        print(f"  ratio of the {what}: {wall:.2f} on the clock, {cpu:.2f} of CPU", flush=True)
 
 
 if __name__ == "__main__":
     if "--cores" in sys.argv:
         jrnn.use_cores()
     for width in [int(word) for word in sys.argv[1:] if word.isdecimal()] or [8, 32, 64, 128, 256]:
-        measure(width, count=SEEDS if width <= 32 else 4)
+        measure(width)
