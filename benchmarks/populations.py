@@ -12,7 +12,7 @@ import optax
 
 import jrnn
 
-SEEDS, EPOCHS, ROUNDS, ROWS = 20, 10, 3, 30
+SEEDS, EPOCHS, ROUNDS, ROWS = 20, 10, 2, 30
 QUIET = jrnn.Progress(bar=False)
 
 

@@ -74,6 +74,7 @@ from jrnn.data import Pair as Pair
 from jrnn.data import ScheduledSampling as ScheduledSampling
 from jrnn.data import Stream as Stream
 from jrnn.data import Vocabulary as Vocabulary
+from jrnn.data import Windows as Windows
 from jrnn.data import packed_batches as packed_batches
 from jrnn.data import pad_sequences as pad_sequences
 from jrnn.data import padded_batches as padded_batches

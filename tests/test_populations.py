@@ -1,6 +1,9 @@
 """Populations: every member is the single run with its seed and setting."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
+from jrnn.training._members import Block
 from jrnn.training.populations import Design
 from tests.test_training import assert_identical
 
@@ -149,11 +153,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("when", [(1, 2), (2, 0)])
-def test_a_sweep_resumed_after_a_crash_ends_with_the_same_bits(tmp_path, when):
+def test_a_sweep_resumed_after_a_crash_ends_with_the_same_bits(tmp_path):
     def crashing(epoch):
         for index, batch in enumerate(BATCHES.epoch(epoch)):
-            if (epoch, index) == when:
+            if (epoch, index) == (1, 2):
                 raise Killed
             yield batch
 
@@ -181,10 +184,7 @@ def test_memory_limits_the_members_of_a_block():
     batch = BATCHES[0]
     params = MODEL.init(jax.random.key(0), 3)
     one = jrnn.gradient_memory(MODEL, params, batch.xs, lengths=batch.lengths, key=jax.random.key(0))
-    shared = {name: None for name in ("patience", "criterion", "eval_params")}
-    shared |= {"stateful": False, "monitors": (), "save_every": 1, "progress": QUIET, "method": jrnn.Scan()}
-    design = Design(MODEL, LOSS, optax.sgd(0.1), (), shared, None, None, 3)
-    (group,), _ = design.members(range(20), [{}])
+    (group,), _ = design().members(range(20), [{}])
     assert [group.size(batch, memory) for memory in (one, 3 * one, 4 * one - 1)] == [1, 3, 3]
     with pytest.raises(ValueError, match=f"memory is 1 bytes, the gradient of one member needs {one}"):
         swept(memory=1)
@@ -203,3 +203,53 @@ def test_memory_limits_the_members_of_a_block():
 def test_mistakes_are_named(options, text):
     with pytest.raises((ValueError, KeyError), match=text):
         swept(**options)
+
+
+ON_DEVICES = """
+import sys, json
+sys.path.insert(0, {root!r})
+import jrnn
+jrnn.use_cores(3)
+from tests.test_populations import swept
+print(json.dumps(swept().table))
+from tests.test_populations import BATCHES, a_block
+block = a_block(4)
+arrays = block.stacked.state, BATCHES[0], True, block.stacked.active, block.floats
+program = block.group.step.lower(*arrays).compile().as_text()
+print("members" in str(block.stacked.active.sharding), "all-" in program or "collective" in program)
+"""
+
+
+def design():
+    shared = dict.fromkeys(("patience", "criterion", "eval_params"))
+    shared |= {"stateful": False, "monitors": (), "save_every": 1, "progress": QUIET, "method": jrnn.Scan()}
+    return Design(MODEL, LOSS, optax.sgd(0.1), (), shared, None, None, 3)
+
+
+def a_block(members):
+    (group,), records = design().members(range(members), [{}])
+    block = Block(group, list(range(members)), 6)
+    block.begin([record.seed for record in records], [{}] * members)
+    return block
+
+
+def test_members_on_three_devices_are_those_on_one_and_exchange_nothing():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    script = ON_DEVICES.format(root=root)
+    said = subprocess.check_output([sys.executable, "-c", script], text=True).splitlines()
+    for row, other in zip(json.loads(said[0]), swept().table, strict=True):
+        assert row == pytest.approx(other, abs=1e-6)
+    assert said[1] == "True False"
+
+
+def test_curves_are_medians_in_a_band_over_members():
+    rows = [{"epoch": e, "rate": r, "train": r * s} for e in (1, 2) for r in (0.1, 0.2) for s in (1, 2, 6)]
+    ax = jrnn.plots.population_curves(
+        [*rows, {"epoch": 3, "rate": 0.1, "train": 7.0}], by="rate", name="train"
+    )
+    assert [line.get_label() for line in ax.lines] == ["rate = 0.1", "rate = 0.2"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.2, 0.2, 7.0])
+    band = ax.collections[1].get_paths()[0].vertices
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.2, 1.2])
+    with pytest.raises(ValueError, match="no row has 'validation'"):
+        jrnn.plots.population_curves(rows)

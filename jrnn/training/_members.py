@@ -21,7 +21,7 @@ from jrnn.unrolling import Scan, gradient_memory
 
 Floats = dict[str, Any]
 MEMBERS = "members"  # the axis of a mesh over which a block is split
-ELEMENTS = 8192  # of the carries of a block, beyond which larger blocks gain nothing on a CPU
+ELEMENTS = 5000  # of the carries of a block, beyond which larger blocks gain nothing on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,8 @@ class Block:
     def stop(self, stopped: list[bool]) -> None:
         """Stop some members."""
         stays = self.active & ~np.array([*stopped, *[True] * self.padding])
-        self.place(self.stacked._replace(active=on_device(stays)))
+        if (stays != self.active).any():
+            self.place(self.stacked._replace(active=on_device(stays)))
 
     def begin_carry(self, shape: tuple[int, ...]) -> None:
         """Fill the carries that a stream passes on."""
@@ -209,7 +210,9 @@ class Block:
 
     def keep(self, better: Any, params: Any) -> None:
         """Keep parameters of the members that have become better."""
-        flags = self.group.place(np.asarray(better), MEMBERS)
+        if not better.any():
+            return
+        flags = self.group.place(better, MEMBERS)
         self.stacked = self.stacked._replace(best=_choose(flags, params, self.stacked.best))
 
     def of_members(self, tree: Any) -> list[Any]:
