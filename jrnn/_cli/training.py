@@ -199,6 +199,7 @@ def _fit(job: Job) -> Any:
         epochs=config.epochs,
         validation=held_out,
         stateful=True,
+        method=jrnn.Chunked(otherwise=jrnn.Scan()),
         monitors=_monitors(job.out),
         out=job.out,
         resume=job.resume,
