@@ -263,6 +263,8 @@ def _call(name: str, function: Any, setting: Setting) -> Any:
 
 def _mesh(params: Any) -> Mesh | None:
     """The devices that members are spread over; None if there is one, or the caller has chosen some."""
+    if jax.process_count() > 1:  # whose devices a block could not be gathered from
+        raise ValueError(f"sweep runs in one process, got {jax.process_count()}: give each its own seeds")
     devices = jax.local_devices()
     return None if len(devices) == 1 or is_placed(params) else Mesh(np.array(devices), (MEMBERS,))
 
