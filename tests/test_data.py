@@ -427,6 +427,7 @@ def test_windows_cover_the_tokens_once_in_an_order_of_seed_and_epoch():
             np.testing.assert_array_equal(batch.targets, batch.xs + 1)
         assert orders.setdefault(number, starts) == starts
     assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
+    assert len({windows.epoch(number)[0].xs[0, 0] % 5 for number in range(9)}) > 2  # the borders move
     other = Windows(np.arange(103), batch_size=3, steps=5, key_seed=8)
     assert other[0].xs.tolist() != windows[0].xs.tolist()
     with pytest.raises(ValueError, match="needs 20 for a batch of 3 windows of 5"):

@@ -88,6 +88,7 @@ def test_every_member_is_the_single_run_with_its_seed_and_setting():
     result = swept()
     chosen = [(s, {"rate": r, "scale": c}) for r in (0.01, 0.03) for c in (0.5, 1.0) for s in (3, 8)]
     assert [(member.seed, member.setting) for member in result.members] == chosen
+    assert all(type(member.setting["scale"]) is float for member in result.members)
     for member in (result.members[1], result.members[6]):
         assert_member_is_fit(member, single(member.seed, member.setting))
     assert result.best.score == min(row["validation"] for row in result.table)
@@ -113,19 +114,20 @@ def test_a_stream_hands_on_the_carry_of_every_member():
 
 
 def test_models_losses_penalties_and_averages_may_depend_on_the_setting():
+    options = OPTIONS | {"criterion": lambda entry: entry["epoch"]}  # the first epoch is the best
     result = jrnn.sweep(
         lambda s: jrnn.Stack((jrnn.GRU(s["hidden"]), jrnn.Dense(2))), BATCHES,
         lambda s: Weighted(s["weight"]),
         optimizer=lambda s: optax.sgd(0.1), penalties=lambda s: decayed(s["decay"]),
         settings=[{"hidden": n, "weight": w, "decay": d} for n, w, d in ((3, 1.0, 0.1), (4, 0.5, 0.0))],
-        **OPTIONS,
+        **options,
     )  # fmt: skip
     for member in result.members:
         hidden, weight, decay = member.setting.values()
         model = jrnn.Stack((jrnn.GRU(hidden), jrnn.Dense(2)))
         one = jrnn.fit(
             model, BATCHES, Weighted(weight), optimizer=optax.sgd(0.1),
-            penalties=decayed(decay), key=jax.random.key(0), **OPTIONS,
+            penalties=decayed(decay), key=jax.random.key(0), **options,
         )  # fmt: skip
         assert_member_is_fit(member, one)
         assert member.model == model
