@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
+from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
-from jrnn._cli.sampling import META, load_run, one_line, program, write_on
+from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
 from jrnn._cli.tables import count_parameters, recurrent_cells
 
 SETTINGS = "run.json"  # settings that a run was started with
@@ -118,11 +119,11 @@ def _check_model(config: TrainConfig) -> None:
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     if (run / SETTINGS).is_file() and not jrnn.checkpoint.checkpoints(run):
-        start = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
-        files = files or tuple(start["files"])
+        config, started_with = _settings(run / SETTINGS)
+        files = files or started_with
         text = read(files)
         vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
-        return Job(run, TrainConfig(**start["config"]), files, text, vocabulary, resume=True)
+        return Job(run, config, files, text, vocabulary, resume=True)
     meta = load_run(run).meta
     files = files or tuple(meta["files"])
     text = read(files)
@@ -131,6 +132,19 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
         raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
     config, vocabulary = TrainConfig(**meta["config"]), jrnn.CharVocabulary(**meta["vocabulary"])
     return Job(run, config, files, text, vocabulary, resume=True)
+
+
+def _settings(path: Path) -> tuple[TrainConfig, tuple[str, ...]]:
+    """The options and files that a run was started with."""
+    try:
+        start = json.loads(path.read_text(encoding="utf-8"))
+        config, files = dict(start["config"]), [str(file) for file in list(start["files"])]
+        if fault := config_fault(config) or ("" if files == start["files"] else "files is no list of names"):
+            raise ValueError(fault)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        reason = f"{path}: not the settings that jrnn train wrote, start a new run: {brief(str(error))}"
+        raise ValueError(reason) from error
+    return TrainConfig(**config), tuple(files)
 
 
 def read(files: Sequence[str]) -> str:
