@@ -25,7 +25,7 @@ from jrnn.training._members import Block, Group
 from jrnn.training._plans import Batches, Plan
 from jrnn.training._storing import from_json, to_json
 from jrnn.training.progress import bar
-from jrnn.training.steps import batch_shape, counted, require_batch
+from jrnn.training.steps import counted, require_batch, same_rows
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Population:
 
     def advance(self, batch: Any) -> None:
         """Take one step of all members; returns before it is computed."""
-        batch = require_batch(batch)
+        batch = require_batch(batch, self.groups[0].model, self.groups[0].spec.params)
         if not self.blocks:
             self.begin(batch)
         if self.plan.stateful:
@@ -149,15 +149,11 @@ class Population:
 
     def prepare_carries(self, batch: Batch) -> None:
         """Initialize the carries of a stream, or check that they fit the next batch."""
-        shape = batch_shape(self.plan.model, batch)
+        where = f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1}"
+        shape = same_rows(where, self.plan.model, batch, self.shape)
         if self.shape is None:
             for block in self.blocks:
                 block.begin_carry(shape)
-        elif shape != self.shape:
-            raise ValueError(
-                f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1} has batch shape {shape}, "
-                f"needs {self.shape} like the carry that stateful=True passes on"
-            )
         self.shape = shape
 
     def finish_epoch(self, validation: Batches | None) -> None:
@@ -207,7 +203,8 @@ class Population:
         carries: list[Any] = [None for _ in running]
         counts = []
         for batch in batches:
-            counts.append(float(jax.device_get(counted(self.plan.loss, require_batch(batch)))))
+            require_batch(batch, self.groups[0].model, self.groups[0].spec.params, "validation")
+            counts.append(float(jax.device_get(counted(self.plan.loss, batch))))
             placed = self.groups[0].place(batch)
             for at, (block, (params, _)) in enumerate(zip(running, examined, strict=True)):
                 carries[at], mean = block.group.evaluate(params, placed, carries[at], block.floats)

@@ -180,7 +180,7 @@ def sweep(
     }  # fmt: skip
     design = Design(model, loss, optimizer, penalties, shared, params, adjust, in_features)
     groups, records = design.members(seeds, listed_settings(settings))
-    check_surroundings(records[0].plan, in_features, params, validation, out, resume=resume)
+    check_surroundings(records[0].plan, in_features, params, validation, out, resume=resume, meta={})
     folder = None if out is None else Path(out)
     population = Population(groups, records, folder, memory)
     given = of_epoch("batches", batches, epochs)
