@@ -82,6 +82,7 @@ from jrnn.data import Pair as Pair
 from jrnn.data import ScheduledSampling as ScheduledSampling
 from jrnn.data import Stream as Stream
 from jrnn.data import Vocabulary as Vocabulary
+from jrnn.data import Windows as Windows
 from jrnn.data import packed_batches as packed_batches
 from jrnn.data import pad_sequences as pad_sequences
 from jrnn.data import padded_batches as padded_batches
@@ -116,11 +117,13 @@ from jrnn.training import FitResult as FitResult
 from jrnn.training import PerSequence as PerSequence
 from jrnn.training import PerStep as PerStep
 from jrnn.training import Progress as Progress
+from jrnn.training import SweepResult as SweepResult
 from jrnn.training import TrainState as TrainState
 from jrnn.training import evaluate as evaluate
 from jrnn.training import fit as fit
 from jrnn.training import init_state as init_state
 from jrnn.training import predict as predict
+from jrnn.training import sweep as sweep
 from jrnn.training import train_step as train_step
 from jrnn.training import use_cores as use_cores
 from jrnn.unrolling import Associative as Associative

@@ -15,6 +15,7 @@ from jrnn.data import (
     CharVocabulary,
     Stream,
     Vocabulary,
+    Windows,
     ngrams,
     normalize,
     pad_sequences,
@@ -406,3 +407,32 @@ def test_pad_sequences_keeps_the_order_and_rounds_up_when_asked():
         pad_sequences([])
     with pytest.raises(ValueError, match="bucket must be at least 1, got 0"):
         pad_sequences(sequences, bucket=0)
+
+
+def test_streams_and_windows_read_a_file_without_copying_it(tmp_path):
+    np.arange(1000, dtype=np.uint16).tofile(tmp_path / "tokens")
+    tokens = np.memmap(tmp_path / "tokens", np.uint16, mode="r")
+    for batches in (Stream(tokens, 4, 5), Windows(tokens, 4, 5), Windows(tokens, 4, 5).epoch(3)):
+        assert np.shares_memory(batches.tokens, tokens)
+        assert batches[0].xs.dtype == batches[0].targets.dtype == np.int32
+    strided = np.arange(1000)[::2]
+    assert Stream(strided, 4, 5)[1].xs[:, 0].tolist() == [10, 12, 14, 16, 18]
+
+
+def test_windows_cover_the_tokens_once_in_an_order_of_seed_and_epoch():
+    windows = Windows(np.arange(103), batch_size=3, steps=5, key_seed=7)
+    assert len(windows) == 6  # 19 windows, of which one is left out
+    orders = {}
+    for number in (0, 1, 0):
+        starts = [start for batch in windows.epoch(number) for start in batch.xs[0]]
+        assert len(set(starts)) == 18 and len({start % 5 for start in starts}) == 1
+        for batch in windows.epoch(number):
+            np.testing.assert_array_equal(batch.xs, batch.xs[0] + np.arange(5)[:, None])
+            np.testing.assert_array_equal(batch.targets, batch.xs + 1)
+        assert orders.setdefault(number, starts) == starts
+    assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
+    assert len({windows.epoch(number)[0].xs[0, 0] % 5 for number in range(9)}) > 2  # the borders move
+    other = Windows(np.arange(103), batch_size=3, steps=5, key_seed=8)
+    assert other[0].xs.tolist() != windows[0].xs.tolist()
+    with pytest.raises(ValueError, match="needs 20 for a batch of 3 windows of 5"):
+        Windows(np.arange(18), batch_size=3, steps=5)

@@ -31,5 +31,6 @@ from jrnn.data.pairing import pair_batches as pair_batches
 from jrnn.data.text import CharVocabulary as CharVocabulary
 from jrnn.data.text import Vocabulary as Vocabulary
 from jrnn.data.text import contexts as contexts
+from jrnn.data.windows import Windows as Windows
 
 __all__ = public_names(globals(), "synthetic")

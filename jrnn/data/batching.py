@@ -52,7 +52,8 @@ class Stream:
         targets[t, b] of batch i = tokens[b·N·T + i·T + t + 1]
 
     Row b of batch i + 1 continues row b of batch i, so the carry can be passed on. The targets of all
-    batches are tokens[1 : 1 + N·B·T], each once; fewer than B·T tokens at the end are dropped.
+    batches are tokens[1 : 1 + N·B·T], each once; fewer than B·T tokens at the end are dropped. Tokens are not
+    copied, and may be an `np.memmap` larger than memory: a batch is read when it is asked for.
     `len(stream)` is N, `stream[i]` a `Batch` of int32 arrays, (T, B).
 
     Args:
@@ -70,7 +71,7 @@ class Stream:
     (2, [[3, 4, 5], [9, 10, 11]], [[4, 5, 6], [10, 11, 12]])
     """
 
-    tokens: NDArray[np.int32] = field(repr=False)
+    tokens: NDArray[Any] = field(repr=False)
     batch_size: int
     steps: int
 
@@ -90,9 +91,9 @@ class Stream:
                 f"tokens has {len(tokens)} elements, needs {needed} for a batch of {self.batch_size} rows "
                 f"and {self.steps} steps: lower batch_size or steps"
             )
-        if tokens.max() > INT32.max or tokens.min() < INT32.min:
+        if not np.can_cast(tokens.dtype, np.int32) and (tokens.max() > INT32.max or tokens.min() < INT32.min):
             raise ValueError(f"tokens must fit into int32, got {tokens.min()} to {tokens.max()}")
-        object.__setattr__(self, "tokens", tokens.astype(np.int32))
+        object.__setattr__(self, "tokens", np.ascontiguousarray(tokens))
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // (self.batch_size * self.steps)
@@ -107,7 +108,7 @@ class Stream:
     def _cut(self, index: int, shift: int) -> NDArray[np.int32]:
         used = len(self) * self.batch_size * self.steps
         rows = self.tokens[shift : shift + used].reshape(self.batch_size, -1)
-        return np.ascontiguousarray(rows[:, index * self.steps : (index + 1) * self.steps].T)
+        return rows[:, index * self.steps : (index + 1) * self.steps].T.astype(np.int32, order="C")
 
 
 @dataclass(frozen=True, eq=False)

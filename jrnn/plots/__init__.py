@@ -17,6 +17,7 @@ from jrnn.plots.lines import curves as curves
 from jrnn.plots.lines import forecasts as forecasts
 from jrnn.plots.losses import LossCurve as LossCurve
 from jrnn.plots.losses import loss_curve as loss_curve
+from jrnn.plots.losses import population_curves as population_curves
 from jrnn.plots.losses import training_curves as training_curves
 from jrnn.plots.matrices import confusion_matrix as confusion_matrix
 from jrnn.plots.matrices import heat_map as heat_map

@@ -107,6 +107,53 @@ def training_curves(
     return curves(series, ax, xlabel="training step", ylabel="value", log=log)
 
 
+def population_curves(
+    rows: Records,
+    by: str | None = None,
+    name: str = "validation",
+    ax: Axes | None = None,
+    *,
+    log: bool = False,
+) -> Axes:
+    """Draw a number of the members of a population over their epochs: the median, and the range of the rest.
+
+    Members that have stopped or diverged count until their last epoch.
+
+    Args:
+      rows: the table of a `sweep`, a row for each member and epoch.
+      by: the setting whose values have a curve each, over all seeds and other settings; None: one curve.
+      name: the number to draw: "validation", "train", or one of a monitor.
+      ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
+      log: logarithmic y axis.
+
+    Returns:
+      The axes; `.figure.savefig("population.png")` writes them.
+
+    Raises:
+      ValueError: a number or a setting that no row has.
+
+    >>> from jrnn.plots import population_curves
+    >>> rows = [{"epoch": 1, "rate": r, "train": r * s} for r in (0.1, 0.2) for s in (1, 2, 6)]
+    >>> [line.get_ydata().tolist() for line in population_curves(rows, by="rate", name="train").lines]
+    [[0.2], [0.4]]
+    """
+    rows = list(rows)
+    for needed in (name, "epoch", *([] if by is None else [by])):
+        if not any(needed in row for row in rows):
+            known = sorted({key for row in rows for key in row})
+            raise ValueError(f"no row has {needed!r}, they have {known}")
+    groups: dict[Any, dict[int, list[float]]] = {}
+    for row in rows:
+        label = "all members" if by is None else f"{by} = {row[by]}"
+        groups.setdefault(label, {}).setdefault(row["epoch"], []).append(float(row[name]))
+    middle = {label: (sorted(of), [np.median(of[e]) for e in sorted(of)]) for label, of in groups.items()}
+    ax = curves(middle, ax, xlabel="epoch", ylabel=f"{name}: median and range", log=log)
+    for line, of in zip(ax.lines[-len(groups) :], groups.values(), strict=True):
+        low, high = ([bound(of[e]) for e in sorted(of)] for bound in (min, max))
+        ax.fill_between(sorted(of), low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    return ax
+
+
 @dataclass(frozen=True)
 class LossCurve:
     """Monitor for `fit` that draws the loss curve after every epoch.

@@ -8,6 +8,9 @@ from jrnn.training.objectives import AtLast as AtLast
 from jrnn.training.objectives import Loss as Loss
 from jrnn.training.objectives import PerSequence as PerSequence
 from jrnn.training.objectives import PerStep as PerStep
+from jrnn.training.populations import Member as Member
+from jrnn.training.populations import SweepResult as SweepResult
+from jrnn.training.populations import sweep as sweep
 from jrnn.training.progress import Progress as Progress
 from jrnn.training.steps import TrainState as TrainState
 from jrnn.training.steps import evaluate as evaluate
