@@ -12,7 +12,7 @@ from jrnn._checks import brief, check_width
 from jrnn.cell import trainable
 from jrnn.data import Batch
 from jrnn.layers.sequential import looks_ahead
-from jrnn.training.objectives import Loss
+from jrnn.training.objectives import AtLast, Loss, PerSequence
 from jrnn.training.progress import Progress
 from jrnn.training.steps import Evaluation, Penalty, TrainState, model_function, train_step
 from jrnn.unrolling.methods import Method
@@ -62,6 +62,11 @@ class Plan:
             raise ValueError(
                 f"stateful must be False for {self.model}: it looks ahead, so its carry cannot be passed on"
             )
+
+    @property
+    def per_sequence(self) -> bool:
+        """True if the targets are (batch, ...), rather than (time, batch, ...)."""
+        return isinstance(self.loss, AtLast | PerSequence)
 
     @property
     def evaluation(self) -> Evaluation:

@@ -15,6 +15,7 @@ from jrnn._checks import brief, reject_flax
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
+from jrnn.training._processes import total
 from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Method
@@ -226,13 +227,14 @@ def mean_loss(
     batches: Iterable[Batch],
     place: Callable[[Batch], Batch] = jax.device_put,
 ) -> float:
-    """Implement `evaluate`; `place` moves a batch to its devices."""
+    """Implement `evaluate`; `place` moves a batch, or what this process has of it, to its devices."""
     run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
     for batch in batches:
         carry, mean = run(params, place(require_batch(batch)), carry if how.stateful else None)
         means.append(mean)
         counts.append(counted(how.loss, batch))
-    weights = np.array(jax.device_get(counts), np.float64)
+        jax.block_until_ready(means[-2:-1])  # so that few batches wait in memory
+    weights = total(np.array(jax.device_get(counts), np.int64)).astype(np.float64)
     if not weights.sum():
         raise ValueError("batches to evaluate on contain no targets, needs at least one")
     return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
