@@ -41,7 +41,7 @@ class PackedBatches:
     steps: int
     per_step: bool
     seed: int | None
-    part: slice = field(default=slice(None), repr=False)  # the rows that are built, by `share`
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows that are built, by `share`
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
