@@ -33,7 +33,11 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A traced function as a list of ops over numbered values, with calls to inner functions inlined."""
+    """A traced function as a list of ops over numbered values, with calls to inner functions inlined.
+
+    h = tanh(x @ w + h)     inputs (0, 1, 2): w, h, x
+                            ops 3 = dot_general(2, 0), 4 = add(3, 1), 5 = tanh(4); outputs (5,)
+    """
 
     ops: tuple[Op, ...]
     inputs: tuple[int, ...]
@@ -43,6 +47,7 @@ class Program:
     pure: bool  # False: it has effects (prints, callbacks), so the order and number of its steps matter
 
 
+# Primitives by name; one that is in no list is costly, opaque and not linear, which is always correct.
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
     abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag
@@ -112,6 +117,7 @@ class _Numbering:
         def number_of(atom: Any) -> int:
             return self.literal(atom.val, atom.aval) if isinstance(atom, Literal) else numbers[atom]
 
+        # A function that is called, such as jax.nn.silu, is a jaxpr inside: its equations become ops here.
         for eqn, *more in _by_mesh(inner.eqns, self.jaxpr):
             called = eqn.params.get("jaxpr") if not more else None
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):

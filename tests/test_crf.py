@@ -281,9 +281,9 @@ def test_it_learns_what_only_transitions_know():
         for batch in batches:
             _, potentials = jrnn.apply(model, result.params, batch.xs, lengths=batch.lengths)
             best, _ = viterbi(potentials, batch.lengths)
-            np.testing.assert_array_equal(best, np.where(batch.mask, batch.targets, 0))
+            np.testing.assert_array_equal(best, np.where(batch.target_mask, batch.targets, 0))
             guess = np.argmax(potentials.unaries, -1)
-            assert np.mean(guess[batch.mask] == batch.targets[batch.mask]) < 0.8
+            assert np.mean(guess[batch.target_mask] == batch.targets[batch.target_mask]) < 0.8
 
 
 # mistakes

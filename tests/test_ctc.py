@@ -256,8 +256,8 @@ def test_the_loss_object_counts_sequences():
     whole = jrnn.Batch(None, targets)
     close(CTC().mean(logits, whole), np.mean(ctc_loss(logits, targets)))
     assert int(CTC().count(whole)) == 6 and CTC() == CTC(0) != CTC(1) and hash(CTC()) == hash(CTC(0))
-    assert float(CTC().mean(logits, jrnn.Batch(None, targets, mask=np.zeros(6, bool)))) == 0
-    masked = jrnn.Batch(None, targets, mask=mask)
+    assert float(CTC().mean(logits, jrnn.Batch(None, targets, target_mask=np.zeros(6, bool)))) == 0
+    masked = jrnn.Batch(None, targets, target_mask=mask)
     grads = jax.grad(lambda x: CTC().mean(x, masked))(logits.at[:, 3].set(jnp.nan))
     assert np.isfinite(grads).all() and not grads[:, 3].any() and grads[:, 0].all()
 
@@ -315,8 +315,10 @@ LOGITS = draw(2)
             "sequence",
         ),
         (
-            lambda: CTC().mean(LOGITS, jrnn.Batch(None, np.zeros((2, 1), int), mask=np.ones((5, 2), bool))),
-            "mask has shape (5, 2), CTC needs one per sequence, (2,)",
+            lambda: CTC().mean(
+                LOGITS, jrnn.Batch(None, np.zeros((2, 1), int), target_mask=np.ones((5, 2), bool))
+            ),
+            "target_mask has shape (5, 2), CTC needs one per sequence, (2,)",
         ),
     ],
 )

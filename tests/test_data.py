@@ -218,7 +218,7 @@ def test_stream_indexes_like_a_list():
     np.testing.assert_array_equal(stream[-1].xs, stream[len(stream) - 1].xs)
     with pytest.raises(IndexError, match="batch 4 is out of range, there are 4 batches"):
         stream[4]
-    assert stream[0].lengths is None and stream[0].mask is None
+    assert stream[0].lengths is None and stream[0].target_mask is None
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_padded_batches_hold_every_sequence_once_with_its_target(bucket, epoch):
     assert len(list(batches)) == len(batches) == 6
     seen = []
     for sequence, batch, row in unpack(batches):
-        if batch.mask[row]:
+        if batch.target_mask[row]:
             number = batch.targets[row]
             np.testing.assert_array_equal(sequence, sequences[number - 1])
             seen.append(number)
@@ -284,8 +284,8 @@ def test_targets_per_step_are_padded_and_masked_with_their_sequence():
         expected = np.zeros(len(batch.xs), int)
         expected[: len(sequence)] = 100 * sequence.astype(int) + np.arange(len(sequence))
         np.testing.assert_array_equal(batch.targets[:, row], expected)
-        np.testing.assert_array_equal(batch.mask[:, row], np.arange(len(batch.xs)) < len(sequence))
-        total += batch.mask[:, row].sum()
+        np.testing.assert_array_equal(batch.target_mask[:, row], np.arange(len(batch.xs)) < len(sequence))
+        total += batch.target_mask[:, row].sum()
     assert total == sum(map(len, sequences))
 
 

@@ -72,13 +72,17 @@ def unpacked(batches):
     for batch in batches:
         shape = batches.steps, batches.batch_size
         assert (
-            batch.xs.shape[:2] == batch.targets.shape[:2] == batch.mask.shape == batch.resets.shape == shape
+            batch.xs.shape[:2]
+            == batch.targets.shape[:2]
+            == batch.target_mask.shape
+            == batch.resets.shape
+            == shape
         )
         for row, end in enumerate(batch.lengths):
             starts = [*np.flatnonzero(batch.resets[:, row]), end]
-            assert starts[0] == 0 and not batch.xs[end:, row].any() and not batch.mask[end:, row].any()
+            assert starts[0] == 0 and not batch.xs[end:, row].any() and not batch.target_mask[end:, row].any()
             for begin, after in itertools.pairwise(starts):
-                counts = batch.mask[begin:after, row]
+                counts = batch.target_mask[begin:after, row]
                 assert counts.tolist() == [batches.per_step or t == after - 1 for t in range(begin, after)]
                 targets = batch.targets[begin:after, row]
                 assert not targets[~counts].any()

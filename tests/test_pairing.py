@@ -32,15 +32,16 @@ def unpacked(batches):
     for batch in batches:
         source, inputs, source_mask = batch.xs
         assert batch.targets.dtype == inputs.dtype == batch.lengths.dtype == np.int32
-        assert source_mask.dtype == batch.mask.dtype == bool
+        assert source_mask.dtype == batch.target_mask.dtype == bool
         assert (
-            source_mask.shape == source.shape[:2] and inputs.shape == batch.targets.shape == batch.mask.shape
+            source_mask.shape == source.shape[:2]
+            and inputs.shape == batch.targets.shape == batch.target_mask.shape
         )
         assert batch.resets is None
         for row, steps in enumerate(batch.lengths):
             span = source_mask[:, row].sum()
             assert np.all(source_mask[:span, row]) and not np.any(source[span:, row])
-            assert batch.mask[:, row].tolist() == [t < steps for t in range(len(batch.mask))]
+            assert batch.target_mask[:, row].tolist() == [t < steps for t in range(len(batch.target_mask))]
             assert not np.any(inputs[steps:, row]) and not np.any(batch.targets[steps:, row])
             if steps == 0:  # no pair
                 assert span == 0

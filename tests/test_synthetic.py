@@ -260,4 +260,4 @@ def test_everything_goes_into_batches():
     ]
     for sequences, targets in made:
         for batch in padded_batches(sequences, targets, 2):
-            assert batch.xs.shape[1] == 2 and batch.mask.any()
+            assert batch.xs.shape[1] == 2 and batch.target_mask.any()

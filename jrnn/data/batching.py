@@ -17,14 +17,14 @@ class Batch(NamedTuple):
       xs: (T, B, features...), the inputs.
       targets: (T, B, ...), one per step, or (B, ...), one per sequence.
       lengths: (B,), valid steps of each sequence, for the model; None: all.
-      mask: (T, B) or (B,), the targets that count in the loss; None: all. The model does not see it.
+      target_mask: (T, B) or (B,), the targets that count in the loss; None: all. The model does not see it.
       resets: (T, B), True at the first step of a sequence, for the model; None: no resets.
     """
 
     xs: Any
     targets: Any
     lengths: Any = None
-    mask: Any = None
+    target_mask: Any = None
     resets: Any = None
 
 
@@ -130,7 +130,7 @@ class PaddedBatches:
     >>> import numpy as np
     >>> from jrnn.data import padded_batches
     >>> batches = padded_batches([np.ones((n, 4)) for n in (3, 5, 2)], np.arange(3), batch_size=2, key_seed=0)
-    >>> [(b.xs.shape, b.lengths.tolist(), b.mask.tolist()) for b in batches]
+    >>> [(b.xs.shape, b.lengths.tolist(), b.target_mask.tolist()) for b in batches]
     [((4, 2, 4), [2, 3], [True, True]), ((5, 2, 4), [5, 0], [True, False])]
     """
 
@@ -206,7 +206,7 @@ def padded_batches(
       bucket: round lengths up to a multiple of this; by default, to a power of two.
 
     Returns:
-      Batches with `lengths` and a `mask` of the targets that count: (T, B) if they are per step, else (B,).
+      Batches with `lengths` and a `target_mask` of those that count: (T, B) if they are per step, else (B,).
 
     Raises:
       ValueError: no sequences, values that are not numbers, or shapes that do not match; the message names
@@ -214,7 +214,7 @@ def padded_batches(
 
     >>> from jrnn.data import padded_batches
     >>> batches = padded_batches([[1, 2, 3], [4]], [[1, 1, 0], [1]], batch_size=2)
-    >>> batches[0].xs.T.tolist(), batches[0].mask.T.tolist()
+    >>> batches[0].xs.T.tolist(), batches[0].target_mask.T.tolist()
     ([[4, 0, 0], [1, 2, 3]], [[True, False, False], [True, True, True]])
     """
     check_options(batch_size, key_seed, bucket)

@@ -150,10 +150,11 @@ def packed_batches(
     `lengths` where the row ends. All batches have one shape, and the last is filled up with empty rows.
 
     The loss is `PerStep` for either kind of target, with the mean over exactly the same outputs as with
-    `padded_batches`: `mask` selects every step of a sequence, or only its last if it has one target, which
-    stands there. Batches have different numbers of sequences. `resets` do not draw noise anew: a dropout
-    mask for a whole sequence is one for a whole row. Packing cannot feed a model with one output per row
-    (`ManyToOne`, `CRF`) or one that reads the first step as the last (`Reversed`); `padded_batches` can.
+    `padded_batches`: `target_mask` selects every step of a sequence, or only its last if it has one target,
+    which stands there. Batches have different numbers of sequences. `resets` do not draw noise anew: a
+    dropout mask for a whole sequence is one for a whole row. Packing cannot feed a model with one output
+    per row (`ManyToOne`, `CRF`) or one that reads the first step as the last (`Reversed`);
+    `padded_batches` can.
 
     Args:
       sequences: arrays (Tᵢ, features...) that differ in Tᵢ only. Empty ones have no step that could count
@@ -166,7 +167,7 @@ def packed_batches(
       truncate: cut longer sequences after `steps` steps; by default, they are an error.
 
     Returns:
-      Batches with `lengths` (B,), `targets` (T, B, ...), `mask` and `resets` (T, B).
+      Batches with `lengths` (B,), `targets` (T, B, ...), `target_mask` and `resets` (T, B).
 
     Raises:
       ValueError: no sequences, only empty ones or longer ones than `steps`, values that are not numbers, or

@@ -119,7 +119,8 @@ def pair_batches(
       bucket: round lengths up to a multiple of this; by default, to a power of two.
 
     Returns:
-      Batches with `xs` a `Pair(source, inputs, source_mask)`, `targets` and `mask` (T, B), `lengths` (B,).
+      Batches with `xs` a `Pair(source, inputs, source_mask)`, `targets` and `target_mask` (T, B), and
+      `lengths` (B,).
 
     Raises:
       ValueError: no pairs, different numbers of targets and sources, or targets that are not tokens.

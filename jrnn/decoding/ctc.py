@@ -29,7 +29,7 @@ class CTC:
         loss = −Σ log p(labels | logits) / count,   over the sequences that count
 
     Targets are (batch, n), each row padded after its labels with −1 or the blank. `lengths` of the batch
-    are those of the inputs; a sequence of length 0 or with a False in the mask (batch,) does not count. A
+    are those of the inputs; a sequence of length 0, or masked by `target_mask` (batch,), does not count. A
     sequence with fewer steps than its labels need makes the mean inf, and adds nothing to the gradient.
 
     Args:
@@ -63,9 +63,11 @@ class CTC:
 
     def _counts(self, batch: Batch) -> Array:
         rows = batch.targets.shape[:-1]
-        if batch.mask is not None and np.shape(batch.mask) != rows:
-            raise ValueError(f"mask has shape {np.shape(batch.mask)}, CTC needs one per sequence, {rows}")
-        counts = jnp.ones(rows, bool) if batch.mask is None else jnp.asarray(batch.mask)
+        if batch.target_mask is not None and np.shape(batch.target_mask) != rows:
+            raise ValueError(
+                f"target_mask has shape {np.shape(batch.target_mask)}, CTC needs one per sequence, {rows}"
+            )
+        counts = jnp.ones(rows, bool) if batch.target_mask is None else jnp.asarray(batch.target_mask)
         return counts if batch.lengths is None else counts & (jnp.asarray(batch.lengths) > 0)
 
 

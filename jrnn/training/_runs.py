@@ -161,7 +161,8 @@ class Run:
         elif shape and self.rows not in (None, shape[0]):
             raise ValueError(
                 f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1} has {shape[0]} rows, "
-                f"needs {self.rows}, as has the carry that stateful=True passes on: drop an incomplete last batch"
+                f"needs {self.rows} like the carry that stateful=True passes on: drop an incomplete "
+                "last batch"
             )
 
     def watch(self, record: dict[str, Any]) -> dict[str, float]:

@@ -26,7 +26,7 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class PerStep:
-    """Loss on every valid step: `loss(ys, targets, mask)` with the mask of the batch.
+    """Loss on every valid step: `loss(ys, targets, mask)` with `target_mask` of the batch.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -53,10 +53,12 @@ class PerStep:
         return jnp.sum(jnp.broadcast_to(mask, batch.targets.shape[: mask.ndim]))
 
     def _mask(self, batch: Batch) -> Any:
-        if batch.mask is not None and np.ndim(batch.mask) < 2:
-            raise ValueError(f"mask has shape {np.shape(batch.mask)}, PerStep needs (time, batch)")
-        if batch.mask is not None or batch.lengths is None:
-            return batch.mask
+        if batch.target_mask is not None and np.ndim(batch.target_mask) < 2:
+            raise ValueError(
+                f"target_mask has shape {np.shape(batch.target_mask)}, PerStep needs (time, batch)"
+            )
+        if batch.target_mask is not None or batch.lengths is None:
+            return batch.target_mask
         return length_mask(batch.lengths, batch.targets.shape[0])
 
 
@@ -119,9 +121,9 @@ class PerSequence:
 def _nonempty(batch: Batch) -> Any:
     """The sequences that count: unmasked and not empty."""
     if batch.lengths is None:
-        return batch.mask
+        return batch.target_mask
     nonempty = jnp.asarray(batch.lengths) > 0
-    return nonempty if batch.mask is None else nonempty & batch.mask
+    return nonempty if batch.target_mask is None else nonempty & batch.target_mask
 
 
 _NEEDS = {

@@ -42,7 +42,7 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
             raise TypeError(f"xs must hold arrays, got {brief(leaf)} inside {_kind(xs)}: use jnp.asarray")
         if leaf.ndim == 0:
             raise ValueError(f"xs must have a leading time axis, got a scalar of {leaf.dtype}")
-    steps = leaves[0].shape[0]
+    steps = leaves[0].shape[0]  # may be symbolic, under jax.export
     if any(leaf.shape[0] != steps for leaf in leaves):
         raise ValueError(f"leaves of xs differ in their number of steps: {[x.shape[0] for x in leaves]}")
     features = in_ndim(cell)

@@ -80,7 +80,8 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
         parts = [o for op in readers[value] for o in op.outputs]
         return len(readers[value]) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
-    # `constant` and `weights` grow by what is computed only from them, such as a broadcast bias.
+    # One pass over the ops, in order. `constant` and `weights` grow by what is computed only from them, such
+    # as a broadcast bias; `pending` carries each chain of ops from its weights to the site where it ends.
     constant = set(stage.consts)
     weights = {c for c in constant if is_inexact(program.types[c])}
     pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
@@ -106,10 +107,11 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
 
 
 def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
-    # All ops from weights to the value, including those on weights alone.
+    # All ops from weights to the value, including those on weights alone: a weight's norm, its transpose.
     of_constants = [op for op in ops if constant.issuperset(op.outputs)]
     chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
     made = {o for op in chain for o in op.outputs}
+    # In a @ w + s the gradient of w needs the value of a, an operand; s is only added, so it needs none.
     operands: set[int] = set()
     additive: set[int] = set()
     for op in chain:

@@ -76,6 +76,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
     direction = _Direction(length, reverse)
     y_types = read(program.types, stage.ys)
 
+    # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
     def run(consts: Any, carry: Any, xs: Any) -> Any:
         return _squeezed_scan(step_of(stage), consts, carry, xs, y_types, direction)

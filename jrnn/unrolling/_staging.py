@@ -164,7 +164,7 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
       signature: its inputs and outputs.
       precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
-    # An entry that every step returns unchanged, such as an attention memory, is a constant of the loop.
+    # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
     carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
     unchanged = set(signature.carry) - {a for a, _ in carry}
     constant = {*signature.consts, *unchanged, *program.literals}
@@ -172,11 +172,11 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
     hoisted, varying = hoist(alive, constant)
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
-    # A bias broadcast over the rows is not stored: each stage that reads it repeats the broadcast.
+    # 2. Levels. A bias broadcast over the rows is not stored: each stage that reads it repeats the broadcast.
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     levels = _levels(varying, carry, constant)
     _sink_into_loops(program, varying, _Graph(carry, constant, ys, precompute), levels)
-    # One stage for each level with ops or entries of the carry, in order of execution.
+    # 3. One stage for each level with ops or entries of the carry, in order of execution.
     stages = []
     for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
         inside = [op for op in varying if levels[op] == level]
