@@ -79,8 +79,9 @@ class Run:
         """The structure of what process 0 begins with."""
         if position is None:
             return self.state, None
-        params = self.state.params
-        carry = jax.eval_shape(self.plan.model.initial_carry, params, (1,)) if position["carry"] else None
+        params, carry = self.state.params, None
+        if position["carry"]:
+            carry = jax.eval_shape(lambda params: self.plan.model.initial_carry(params, (1,)), params)
         return self.state._replace(carry=carry), None if position["best"] is None else params
 
     def choose_devices(self, rows: int) -> Callable[..., Any]:
