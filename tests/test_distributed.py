@@ -1,6 +1,5 @@
-"""Several processes, started on the loopback, train as one does; one that dies or is stuck ends the others."""
+"""Several processes, started on the loopback, train as one does; one that dies or hangs ends the others."""
 
-import itertools
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import threading
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -50,16 +48,15 @@ def fit_padded(batches=PADDED.epoch, **options):
 
 def summary(result):
     """What must be the same in every process: the arrays of a result, and its history without times."""
-    leaves = jax.tree.leaves((result.params, result.state._replace(key=jax.random.key_data(result.state.key))))
+    state = result.state._replace(key=jax.random.key_data(result.state.key))
     history = [{k: v for k, v in entry.items() if "seconds" not in k} for entry in result.history]
-    return [np.asarray(leaf).tolist() for leaf in leaves], history, result.interrupted
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((result.params, state))], history
 
 
 def assert_close(found, result):
-    (arrays, history, _), (wanted, expected, _) = found, summary(result)
-    for x, y in zip(arrays, wanted, strict=True):
+    for x, y in zip(found[0], summary(result)[0], strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-6 * np.abs(y).max(initial=1e-9))
-    for entry, other in zip(history, expected, strict=True):
+    for entry, other in zip(found[1], summary(result)[1], strict=True):
         assert entry == pytest.approx(other, rel=1e-6)
 
 
@@ -77,11 +74,12 @@ def work(name, index, count, port, folder):
 
 def train_and_be_stuck(folder):
     index = jax.process_index()
-    monitored = []
-    result = fit_padded(monitors=(lambda record, state: monitored.append(state) or {"index": index},))
-    yield "padded", summary(result)
-    yield "monitored", len(monitored)
-    yield "list", summary(fit_padded(list(PADDED), key=jax.random.key(3 + index)))  # the key of process 0 counts
+    seen = []
+    monitors = (lambda record, state: seen.append(state.params) or {"index": index},)
+    yield "shares", summary(fit_padded(monitors=monitors))
+    yield "monitored", [len(leaf.devices()) for leaf in jax.tree.leaves(seen)]
+    whole = lambda epoch: list(PADDED.epoch(epoch))
+    yield "whole", summary(fit_padded(whole, key=jax.random.key(3 + index), monitors=monitors))
 
     def preempted(epoch):
         for number, batch in enumerate(STREAM):
@@ -89,17 +87,11 @@ def train_and_be_stuck(folder):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    yield "stream", summary(fit_stream(preempted, out=folder, resume=True, epochs=10**6, save_every=10**6))
-    yield "read", int(jrnn.load(folder).step)
-    yield "all-reduce", reductions()
-    try:
-        fit_stream([STREAM[0]._replace(xs=STREAM[0].xs[:, :7], targets=STREAM[0].targets[:, :7])])
-    except ValueError as error:
-        yield "rows", str(error)
-    try:
-        fit_stream(out=folder)
-    except (ValueError, RuntimeError) as error:
-        yield "not empty", str(error)
+    result = fit_stream(preempted, out=folder, resume=True, epochs=10**6, save_every=10**6)
+    yield "preempted", [result.interrupted, int(result.state.step), jrnn.load(folder).step]
+    yield "exchanged", exchanges()
+    yield "uneven", error_of(fit_stream, [jax.tree.map(lambda leaf: leaf[:, :7], STREAM[0])])
+    yield "taken", error_of(fit_stream, out=folder)
 
     def stuck(epoch):
         yield STREAM[0]
@@ -121,14 +113,22 @@ def train_and_die(folder):
     fit_stream(killed, out=folder, epochs=2, save_every=4)
 
 
-def reductions():
-    """The sums over processes in one training step."""
-    optimizer, loss = optax.adam(1e-2), jrnn.PerStep(cross_entropy)
-    params = NOISY.init(jax.random.key(0), 5)
+def error_of(function, *args, **options):
+    try:
+        function(*args, **options)
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def exchanges():
+    """What the processes exchange in a training step."""
+    optimizer, params = optax.adam(1e-2), NOISY.init(jax.random.key(0), 5)
     state = jrnn.init_state(NOISY, params, optimizer, jax.random.key(1), batch_shape=(8,))
-    split, step = split_over(NOISY, 8), jrnn.train_step(NOISY, loss, optimizer)
-    state = split.state(state, 8)
-    batch = split.batch(STREAM.share(jax.process_index(), jax.process_count())[0])
+    split, step = split_over(NOISY, 8), jrnn.train_step(NOISY, jrnn.PerStep(cross_entropy), optimizer)
+    state, batch = (
+        split.state(state, 8),
+        split.batch(STREAM.share(jax.process_index(), jax.process_count())[0]),
+    )
     program = split.jit(step, state).lower(state, batch, True).compile().as_text()
     return re.findall(r"\b(all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", program)
 
@@ -146,7 +146,9 @@ def launch(name, count, folder):
     code = f"from tests.test_distributed import work; work({name!r}, {{}}, {count}, {port}, {str(folder)!r})"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
-        subprocess.Popen([sys.executable, "-W", "error", "-c", code.format(i)], env=environment, cwd=ROOT, **pipes)
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", code.format(i)], env=environment, cwd=ROOT, **pipes
+        )
         for i in range(count)
     ]
 
@@ -159,7 +161,9 @@ def ended(processes):
     finally:
         for process in processes:
             process.kill()
-    lines = lambda text: [json.loads(line) for line in text.splitlines() if line.startswith('["')]  # Gloo writes others
+    lines = lambda text: [
+        json.loads(line) for line in text.splitlines() if line.startswith('["')
+    ]  # Gloo writes others
     return [(process.returncode, dict(lines(process.said[0])), process.said[1]) for process in processes]
 
 
@@ -179,5 +183,75 @@ def processes(folders):
     return [ended(processes) for processes in started]
 
 
-def test_two_processes_are_as_one(processes):
-    pass
+@pytest.fixture(scope="module")
+def reports(processes):
+    """What the two processes say whose work ends with one that is stuck."""
+    return [said for _, said, _ in processes[0]]
+
+
+def test_two_processes_have_the_numbers_of_one(reports):
+    with jax.enable_x64(True):
+        one = fit_padded(monitors=(lambda record, state: {"index": 0},))
+    for report in reports:
+        assert_close(report["shares"], one)
+        assert_close(report["whole"], one)
+        assert report["exchanged"] == ["all-reduce"]
+    assert set(reports[0]["monitored"]) == {1} and reports[1]["monitored"] == []
+
+
+def test_sigterm_to_one_stops_all_and_another_number_goes_on(reports, folders):
+    step = reports[0]["preempted"][1]
+    assert step > 20 and all(report["preempted"] == [True, step, step] for report in reports)
+    with jax.enable_x64(True):
+        epochs = step // 6 + 2
+        resumed = fit_stream(out=folders[0], resume=True, epochs=epochs)
+        assert_close(summary(resumed), fit_stream(epochs=epochs))
+
+
+def test_a_process_that_is_stuck_ends_all(processes):
+    for index, (status, _, errors) in enumerate(processes[0]):
+        assert status == 75 and f"process {index} of 2 has finished no step for 2 s" in errors
+
+
+def test_a_process_that_dies_is_told_and_the_run_goes_on(processes, folders):
+    (survived, _, errors), (killed, _, _) = processes[1]
+    assert (survived, killed) == (75, -signal.SIGKILL)
+    assert "fit: process 0 of 2 lost another process, which has died" in errors
+    with jax.enable_x64(True):
+        assert jrnn.load(folders[1]).step == 8
+        resumed = fit_stream(out=folders[1], resume=True, epochs=2)
+        assert_close(summary(resumed), fit_stream(epochs=2))
+
+
+def test_errors_are_those_of_all(reports, folders):
+    for report in reports:
+        assert report["uneven"].startswith(
+            "ValueError: batches have 7 rows, which the 2 devices of 2 processes"
+        )
+        assert f"{folders[0]} already holds a run" in report["taken"]
+
+
+PAIRS = jrnn.pair_batches([[5, 6], [7], [8]], [[3], [4, 4, 3], [5]], 4, start=1, stop=2)
+SHARED = {
+    "stream": STREAM,
+    "one target": PADDED.epoch(1),
+    "a target per step": jrnn.padded_batches(SEQUENCES, SEQUENCES, 8),
+    "packed": jrnn.packed_batches(SEQUENCES, LABELS, 4, key_seed=0).epoch(2),
+    "packed, a target per step": jrnn.packed_batches(SEQUENCES, SEQUENCES, 4),
+    "pairs": PAIRS,
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shares_are_the_rows_of_a_batch(name):
+    whole = SHARED[name]
+    count = whole.batch_size
+    shares = [whole.share(index, count) for index in range(count)]
+    assert [len(share) for share in shares] == [len(whole)] * count
+    for batch, *parts in zip(whole, *shares, strict=True):
+        joined = jax.tree.map(lambda leaf, *cut: np.concatenate(cut, min(leaf.ndim - 1, 1)), batch, *parts)
+        for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(batch), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+    with pytest.raises(ValueError, match=f"batch_size is {count}, 3 processes need a multiple of 3"):
+        whole.share(0, 3)

@@ -71,9 +71,7 @@ class Stream:
     tokens: NDArray[np.int32] = field(repr=False)
     batch_size: int
     steps: int
-    part: slice = field(
-        default_factory=lambda: slice(None), repr=False
-    )  # the rows to build, by `share`
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __post_init__(self) -> None:
         check_width("batch_size", self.batch_size)
@@ -143,9 +141,7 @@ class PaddedBatches:
     batch_size: int
     per_step: bool
     seed: int | None
-    part: slice = field(
-        default_factory=lambda: slice(None), repr=False
-    )  # the rows to build, by `share`
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -41,9 +41,7 @@ class PackedBatches:
     steps: int
     per_step: bool
     seed: int | None
-    part: slice = field(
-        default_factory=lambda: slice(None), repr=False
-    )  # the rows to build, by `share`
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

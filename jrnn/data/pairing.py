@@ -44,9 +44,7 @@ class PairBatches:
     start: int
     stop: int
     seed: int | None
-    part: slice = field(
-        default_factory=lambda: slice(None), repr=False
-    )  # the rows to build, by `share`
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return len(self.rows)
