@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -185,7 +185,7 @@ def _end(hook: Callable[..., Any], kind: type[BaseException], *rest: Any) -> Non
     leave(RESTART if issubclass(kind, LostProcess) else 1)
 
 
-def leave(status: int) -> None:
+def leave(status: int) -> NoReturn:
     """End the process at once, without the barrier at which JAX waits for the others."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
