@@ -17,7 +17,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
-from jrnn.training.devices import split_over
+from jrnn.training.devices import map_rows, split_over
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RNG = np.random.default_rng(0)
@@ -92,6 +92,8 @@ def train_and_be_stuck(folder):
     yield "exchanged", exchanges()
     yield "uneven", error_of(fit_stream, [jax.tree.map(lambda leaf: leaf[:, :7], STREAM[0])])
     yield "taken", error_of(fit_stream, out=folder)
+    snapshot = jrnn.Snapshot(NOISY, 5, jax.jit(NOISY.init, static_argnums=1)(jax.random.key(0), 5))
+    yield "saved", index and error_of(jrnn.save, folder / "other", snapshot)
 
     def stuck(epoch):
         yield STREAM[0]
@@ -136,13 +138,18 @@ def exchanges():
 WORK = {work.__name__: work for work in (train_and_be_stuck, train_and_die)}
 
 
-def launch(name, count, folder):
-    """Start the processes; they have a port of the loopback that was free."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
-    environment.pop("JAX_NUM_CPU_DEVICES", None)
+        return free.getsockname()[1]
+
+
+def launch(name, count, folder, devices):
+    """Start the processes on the loopback, each with some devices."""
+    port = free_port()
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "4"
+    }  # fmt: skip
     code = f"from tests.test_distributed import work; work({name!r}, {{}}, {count}, {port}, {str(folder)!r})"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
@@ -178,8 +185,9 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes(folders):
-    """Both kinds of work, at the same time, by two processes each."""
-    started = [launch(name, 2, folder) for name, folder in zip(WORK, folders, strict=True)]
+    """Both kinds of work at the same time, each by two processes, with two devices and with one."""
+    launched = zip(WORK, folders, (2, 1), strict=True)
+    started = [launch(name, 2, folder, devices) for name, folder, devices in launched]
     return [ended(processes) for processes in started]
 
 
@@ -226,9 +234,54 @@ def test_a_process_that_dies_is_told_and_the_run_goes_on(processes, folders):
 def test_errors_are_those_of_all(reports, folders):
     for report in reports:
         assert report["uneven"].startswith(
-            "ValueError: batches have 7 rows, which the 2 devices of 2 processes"
+            "ValueError: batches have 7 rows, which the 4 devices of 2 processes"
         )
         assert f"{folders[0]} already holds a run" in report["taken"]
+    assert reports[1]["saved"].startswith("ValueError: save: of several processes, only the first can write")
+    with pytest.raises(ValueError, match="stall_timeout must be a number of seconds above 0, got 0"):
+        fit_stream(stall_timeout=0)
+
+
+@pytest.mark.parametrize("per_sequence", [True, False])
+def test_rows_are_found_where_other_axes_are_as_long(per_sequence):
+    four, many = np.zeros((4, 4)), np.zeros(4)
+    batch = jrnn.Batch(four[..., None], four, lengths=many, target_mask=many if per_sequence else four)
+    axes = map_rows(lambda leaf, axis: axis, batch, 4, per_sequence)
+    assert axes == jrnn.Batch(1, 1 - per_sequence, 0, 1 - per_sequence)
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_guide_goes_on_after_a_kill(tmp_path):
+    guide = (Path(ROOT) / "docs/pages/scaling.md").read_text()
+    loop = next(block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if "until" in block)
+    text, run, address = tmp_path / "text.txt", tmp_path / "run", f"127.0.0.1:{free_port()}"
+    text.write_text("the cat sat on the mat. " * 200)
+    given = {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_COORDINATOR_BIND_ADDRESS": address,
+        "JAX_PLATFORMS": "cpu",
+    }
+    given |= {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": ROOT, "run": str(run)}
+    given["text"] = f"{text} --hidden 4 --steps 8 --batch 4 --epochs 30"
+    given["PATH"] = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+    command = ["bash", "-c", loop.replace('"$text"', "$text")]
+    pipes = {"stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+    started = [
+        subprocess.Popen(command, env=os.environ | given | {"JAX_PROCESS_ID": str(i)}, **pipes)
+        for i in range(2)
+    ]
+    try:
+        assert any(line.startswith("epoch 2,") for line in started[0].stderr)
+        children = subprocess.check_output(["ps", "--ppid", str(started[1].pid), "-o", "pid="], text=True)
+        os.kill(int(children), signal.SIGKILL)
+        assert any("lost another process" in line for line in started[0].stderr)
+        for process in started:
+            process.communicate(timeout=240)
+        assert [process.returncode for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    assert jrnn.load(run).position["epoch"] == 30
 
 
 PAIRS = jrnn.pair_batches([[5, 6], [7], [8]], [[3], [4, 4, 3], [5]], 4, start=1, stop=2)

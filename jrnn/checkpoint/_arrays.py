@@ -39,6 +39,8 @@ def leaf_to_json(leaf: Any) -> dict[str, Any]:
 
 def write_arrays(folder: Path, leaves: Leaves) -> None:
     """Write all leaves; an OSError if there is no space."""
+    if jax.process_index():  # where orbax leaves NumPy arrays to process 0
+        raise ValueError("save: of several processes, only the first can write, jax.process_index() == 0")
     import orbax.checkpoint as ocp
 
     arrays = {name: host(leaf) for name, leaf in leaves.items()}
@@ -117,6 +119,7 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 def host(leaf: Any) -> np.ndarray[Any, Any]:
+    """The array that is stored for a leaf; for a PRNG key, its bits."""
     kind = jax.typeof(leaf)
     leaf = jax.device_get(jax.random.key_data(leaf) if is_key(kind) else leaf)
     return np.asarray(leaf) if is_key(kind) else np.asarray(leaf, kind.dtype)

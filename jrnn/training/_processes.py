@@ -154,7 +154,10 @@ def together(patience: float) -> Iterator[Callable[[], None]]:
 
     Raises:
       LostProcess: an exchange with another process failed.
+      ValueError: patience that is not above 0.
     """
+    if not patience > 0:
+        raise ValueError(f"stall_timeout must be a number of seconds above 0, got {patience!r}")
     if not several():
         yield lambda: None
         return
@@ -162,9 +165,8 @@ def together(patience: float) -> Iterator[Callable[[], None]]:
         with _watchdog(patience) as beat:
             yield beat
     except BaseException as error:
-        lost = isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(error))
         sys.excepthook = functools.partial(_end, sys.excepthook)
-        if not lost:
+        if not _says_lost(error):
             raise
         raise LostProcess(
             f"{_name()} lost another process, which has died or lost its connection. Start all of them "
@@ -172,7 +174,13 @@ def together(patience: float) -> Iterator[Callable[[], None]]:
         ) from error
 
 
-_LOST = re.compile(r"gloo|nccl|rccl|\bpeer\b|connection|heartbeat|coordination|barrier", re.IGNORECASE)
+def _says_lost(error: BaseException) -> bool:
+    """True for an error by which an exchange with another process has failed."""
+    words = {  # a computation that cannot begin is a ValueError, one that fails later is JAX's
+        ValueError: r"gloo|nccl|rccl",
+        jax.errors.JaxRuntimeError: r"gloo|nccl|rccl|\bpeer|connection|heartbeat|coordination|barrier",
+    }
+    return any(isinstance(error, k) and re.search(w, str(error), re.IGNORECASE) for k, w in words.items())
 
 
 def _name() -> str:

@@ -113,7 +113,7 @@ class Split:
         One of several processes gives its own rows, which its devices must divide.
         """
         rows = rows_of(self.model, batch)
-        if several():
+        if several() and (rows == 0 or rows * jax.process_count() % self.mesh.size):
             _require_shares(rows * jax.process_count())
 
         def place(leaf: Any, axis: int | None) -> Any:
@@ -217,7 +217,13 @@ def split_over(model: Any, rows: int, per_sequence: bool = False) -> Split | Non
     Several processes use all their devices, each of the same number of rows.
     """
     if several():
-        return Split(Mesh(np.array(_require_shares(rows)), (ROWS,)), model, per_sequence)
+        mesh, count = Mesh(np.array(_require_shares(rows)), (ROWS,)), jax.local_device_count()
+        if mesh.devices.flat[0].platform == "cpu" and not _has_threads(count):
+            needed = f"set NPROC to {2 * count}, or create the devices with jrnn.use_cores({count})"
+            warnings.warn(
+                f"fit: an all-reduce can hang with {_threads()} XLA threads: {needed}", stacklevel=2
+            )
+        return Split(mesh, model, per_sequence)
     devices = jax.local_devices()
     cores = devices[0].platform == "cpu"
     most = min(len(devices), rows // ROWS_PER_CORE if cores else rows)
