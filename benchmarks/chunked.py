@@ -22,9 +22,16 @@ CELLS = {
         jrnn.LinearAttention,
         jrnn.RetNet,
         jrnn.GLA,
+        jrnn.HGRN2,
         jrnn.DeltaNet,
         jrnn.GatedDeltaNet,
+        jrnn.DeltaProduct,
+        jrnn.KDA,
+        jrnn.GDN2,
+        jrnn.Comba,
+        jrnn.RWKV6,
         jrnn.RWKV7,
+        jrnn.MesaNet,
     )
 } | {"Mamba2": lambda hidden, heads: jrnn.Mamba2(hidden, heads=heads, state=64)}
 

@@ -17,7 +17,7 @@ FAMILIES = {  # files of cells, in the order of the overview
     "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection "
     "decay",
     "Linear recurrences": "minimal linear_units quasi strongly_typed",
-    "Memories that are matrices": "linear_attention delta",
+    "Memories that are matrices": "linear_attention delta rwkv regression fast_weights",
     "Memory with time scales": "timescales oscillators legendre",
     "Over space": "convolutional",
     "Reservoirs and delay lines": "reservoir history narx",

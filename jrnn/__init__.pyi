@@ -40,11 +40,13 @@ from jrnn.checkpoint import load as load
 from jrnn.checkpoint import load_params as load_params
 from jrnn.checkpoint import save as save
 from jrnn.checkpoint import save_params as save_params
+from jrnn.combinators import Block as Block
 from jrnn.combinators import Cast as Cast
 from jrnn.combinators import ClipGradient as ClipGradient
 from jrnn.combinators import Dropout as Dropout
 from jrnn.combinators import Feedback as Feedback
 from jrnn.combinators import FeedbackCarry as FeedbackCarry
+from jrnn.combinators import Gated as Gated
 from jrnn.combinators import LearnedCarry as LearnedCarry
 from jrnn.combinators import LearnedCarryParams as LearnedCarryParams
 from jrnn.combinators import NoisyCarry as NoisyCarry

@@ -129,6 +129,13 @@ def check_in_features(given: Any, least: int = 0) -> None:
         raise ValueError(f"in_features must be {least} or more, got {given}")
 
 
+def check_given_width(cell: Any, in_features: int, needed: int) -> None:
+    """Raise unless the input of a cell has the width that the cell was made for."""
+    check_in_features(in_features)
+    if in_features != needed:
+        raise ValueError(f"{cell} needs in_features={needed}, got {in_features}")
+
+
 def check_multiple(argument: str, given: int, of: str, number: int) -> None:
     """Raise unless a width is a multiple of `number`, the value of the argument `of`."""
     check_width(of, number)

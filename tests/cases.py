@@ -40,6 +40,8 @@ COMBINATORS = [
     Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, activation="tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
     Case(jrnn.Stack((jrnn.GRU(4), jax.nn.softplus, jrnn.Dense(3, bias=False))), 2),
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
+    Case(jrnn.Gated(jrnn.GRU(4)), 2),
+    Case(jrnn.Block(jrnn.GLA(4, heads=2), k=2), 4),
     Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
     Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),

@@ -141,7 +141,8 @@ def test_chunks_are_a_scan(kind):
     assert_close(chunked, scanned, rtol=1e-11)
 
 
-MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
+MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -151,7 +152,7 @@ def test_cells_of_matrices_run_in_chunks(name):
     assert_close(chunked, scanned, rtol=1e-11)
 
 
-DEEP = jrnn.Stack((jrnn.MLSTM(4, heads=2), jrnn.GRU(3), jrnn.MLSTM(2, heads=2)))
+DEEP = jrnn.Stack((jrnn.Block(jrnn.GatedDeltaNet(3)), jrnn.GRU(3), jrnn.MLSTM(2, heads=2)))
 
 
 def test_other_states_run_beside():

@@ -93,6 +93,17 @@ def test_train_writes_a_run_and_reports_it(tmp_path, corpus, finished, capsys):
     assert capsys.readouterr().out.startswith(command[-1])
 
 
+def test_a_memory_that_is_a_matrix_learns_to_write(tmp_path, corpus):
+    assert (
+        main(["train", corpus, *TINY, "--cell", "GatedDeltaNet", "--epochs", "2", "--out", str(tmp_path)])
+        == 0
+    )
+    held_out = [record["validation"] for record in records(tmp_path) if "train" in record]
+    assert held_out[0] > held_out[1] and held_out[1] < math.log(
+        len(set(Path(corpus).read_text(encoding="utf-8")))
+    )
+
+
 def test_the_model_and_its_description(corpus, finished):
     config = TrainConfig(cell="GRU", hidden=6, layers=2, embed=3, dropout=0.25)
     cells = (jrnn.Embed(3), jrnn.GRU(6), jrnn.GRU(6), jrnn.Dense(5))

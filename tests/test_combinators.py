@@ -113,6 +113,42 @@ def test_a_projection_is_read_out_only():
     close(end, inner)
 
 
+# Gated, Block
+
+
+def silu(z):
+    return z * sigmoid(z)
+
+
+def rms_norm(z, gain, heads=1):
+    parts = np.split(np.asarray(z), heads, axis=-1)
+    return gain * np.concatenate(
+        [a / np.sqrt(np.mean(a**2, -1, keepdims=True) + 1e-6) for a in parts], axis=-1
+    )
+
+
+def test_a_gate_sees_the_input_and_the_recurrence_does_not_see_the_gate():
+    cell = jrnn.Gated(jrnn.GRU(4))
+    params = moved(cell)
+    (end, ys), (inner, plain) = run(cell, params), run(cell.cell, params.cell)
+    close(ys, plain * silu(XS @ params.gate.w_ih + params.gate.b))
+    close(end, inner)
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_block_is_the_chain_of_its_docstring(k):
+    cell, xs = jrnn.Block(jrnn.RetNet(4, heads=2), k=k), np.concatenate([XS, XS**2], axis=-1)
+    params = moved(cell, 4)
+    norm, (inner, gate), out = params
+    u = seen = rms_norm(xs, norm.gain)
+    if k:
+        past = np.concatenate([np.zeros_like(u[:k]), u])
+        w, b = inner[0]
+        seen = silu(sum(w[i] * past[k - i : len(past) - i] for i in range(k + 1)) + b)
+    z = rms_norm(run(cell.cell, inner[-2], seen)[1], inner[-1].gain, heads=2)
+    close(run(cell, params, xs)[1], xs + (z * silu(u @ gate.w_ih + gate.b)) @ out.w)
+
+
 # Dropout
 
 

@@ -385,6 +385,31 @@ MISTAKES = {
         ValueError,
         "Skip: Embed(features=4) takes tokens, which have no features: put Embed before it",
     ),
+    "gate of tokens": (
+        lambda: jrnn.Gated(EMBED),
+        ValueError,
+        "Gated: Embed(features=4) takes tokens, which have no features: put Embed before it",
+    ),
+    "block of another width": (
+        lambda: jrnn.Block(LSTM).init(KEY, 3),
+        ValueError,
+        "Block: LSTM(hidden=4) gives 4 features, needs in_features=4 to add them to, got 3",
+    ),
+    "norm of another width": (
+        lambda: jrnn.Norm(4, heads=2).init(KEY, 3),
+        ValueError,
+        "Norm(features=4, heads=2) needs in_features=4, got 3",
+    ),
+    "norm of heads of no equal width": (
+        lambda: jrnn.Norm(4, heads=3),
+        ValueError,
+        "features must be a multiple of heads=3, got 4",
+    ),
+    "convolution of another width": (
+        lambda: jrnn.ShortConv(4).init(KEY, 3),
+        ValueError,
+        "ShortConv(features=4) needs in_features=4, got 3",
+    ),
     "chrono biases without biases": (
         lambda: jrnn.LSTM(3, max_lag=9, bias=False),
         ValueError,

@@ -52,7 +52,7 @@ def looks(cell, params, xs):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.cell))
 def test_jacobians_products_and_exponents_agree(case):
     cell, params, xs = drawn(case)
-    if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map):
+    if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map | jrnn.Norm):
         for call in (growth, sensitivity, lyapunov, spectra):
             with pytest.raises(ValueError, match=r"has no real-valued state to analyse$"):
                 call(cell, params, xs)
@@ -74,7 +74,7 @@ def test_gradients_flow_through_every_cell(case):
     cell, params, xs = drawn(case)
     batch = jrnn.Batch(jax.tree.map(lambda x: x[:, None], xs), jnp.zeros((T, 1)))
     loss = jrnn.PerStep(energy)
-    if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map):
+    if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map | jrnn.Norm):
         with pytest.raises(ValueError, match=r"has no real-valued state to analyse$"):
             gradient_flow(cell, params, batch, loss)
         return

@@ -89,7 +89,11 @@ def test_a_dozen_cells(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_every_cell(case):
-    test_a_dozen_cells(case)
+    if isinstance(case.cell, jrnn.MesaNet):  # ONNX solves no linear systems
+        with pytest.raises(ValueError, match=r"ONNX has nothing for the primitive 'lu'"):
+            test_a_dozen_cells(case)
+    else:
+        test_a_dozen_cells(case)
 
 
 OPERATED = {

@@ -234,6 +234,7 @@ REFUSED = {
     "t of its state from 0 to 1, so every step is a different map",
     "Dense": "Dense(features=4, activation='tanh') has no real-valued state to analyse",
     "Map": "Map(function='softsign', features=4) has no real-valued state to analyse",
+    "Norm": ") has no real-valued state to analyse",
     "Embed": "Embed(features=4) has no real-valued state to analyse",
 }
 

@@ -179,7 +179,7 @@ def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(ca
 
 
 NAMELESS = jrnn.Window, jrnn.NARX, jrnn.LRU, jrnn.Dense, jrnn.Embed, jrnn.Map
-NAMELESS += jrnn.LinearAttention, jrnn.RetNet
+NAMELESS += jrnn.LinearAttention, jrnn.RetNet, jrnn.FastWeights, jrnn.Norm, jrnn.ShortConv
 
 
 def names_of(cell, params, xs):

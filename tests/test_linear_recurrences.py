@@ -212,7 +212,9 @@ def reaches_others(case):
     return any(np.any(a[..., 1:] != b[..., 1:]) for pair in ran for a, b in zip(*pair, strict=True))
 
 
-MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"]
+MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
+MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
+MATRICES += ["TTTLinear", "M2RNN", "FastWeights"]
 NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "NARX", *MATRICES  # their carry has other axes than units
 UNITS = [
     case

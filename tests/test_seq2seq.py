@@ -158,7 +158,7 @@ def test_a_dense_bridge_between_any_two_cells(case):
         params = model.init(key, case.in_features)
         return model.apply(params, pair, lengths=LENGTHS, key=key)[1]
 
-    if isinstance(after.cell, jrnn.Dense | jrnn.Map):
+    if isinstance(after.cell, jrnn.Dense | jrnn.Map | jrnn.Norm):
         with pytest.raises(ValueError, match=r"^the decoder starts from no float state: use bridge=None"):
             jax.eval_shape(run, jax.random.key(0), pair)
         return

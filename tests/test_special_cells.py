@@ -48,6 +48,26 @@ def test_gates_of_any_size_stay_finite(cell, dtype):
         assert np.all(np.isfinite(np.asarray(leaf, np.float64)))
 
 
+FORGETTING = {  # how a number is added to what makes a memory forget
+    jrnn.KDA(4, heads=2): lambda p, a: p._replace(decay=p.decay._replace(b=p.decay.b + a)),
+    jrnn.RWKV6(4, heads=2): lambda p, a: p._replace(b=p.b.at[1].add(a)),
+}
+
+
+@pytest.mark.parametrize("cell", FORGETTING, ids=repr)
+def test_memories_forget_at_any_rate(cell):
+    """At once, e^{−e^{1e4}}, and never; values and gradients."""
+    params, xs = cell.init(KEY, 3), jax.random.normal(KEY, (5, 3))
+
+    def loss(params, size):
+        end, ys = jrnn.unroll(cell, FORGETTING[cell](params, size), xs)
+        return jnp.sum(jnp.sin(ys)), end
+
+    found = jax.jit(jax.vmap(jax.value_and_grad(loss, has_aux=True), (None, 0)))
+    for leaf in jax.tree.leaves(found(params, jnp.array([-1e4, 1e4]))):
+        assert np.all(np.isfinite(leaf))
+
+
 # orthogonal recurrence
 
 

@@ -27,7 +27,7 @@ def cell_table(hidden: int = 128, in_features: int = 128) -> str:
     Returns:
       The table, without a trailing newline.
 
-    >>> cell_table(128, 128).splitlines()[15].split()[:2]
+    >>> cell_table(128, 128).splitlines()[17].split()[:2]
     ['ConvLSTM', '1,180,160']
     """
     rows = []

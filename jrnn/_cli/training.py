@@ -244,6 +244,7 @@ def _fit(job: Job) -> Any:
         epochs=config.epochs,
         validation=held_out,
         stateful=True,
+        method=jrnn.Chunked(otherwise=jrnn.Scan()),
         monitors=_monitors(job.out) if is_first() else (),
         out=job.out,
         resume=job.resume,

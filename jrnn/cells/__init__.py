@@ -9,9 +9,10 @@ Docstrings of cells describe only what differs. By default,
 
 Args:
   hidden: number of units, the width of h and of y.
+  heads: number of memories that are matrices, which share the width.
 
 Raises:
-  ValueError: a width below 1, an unknown name, or a number out of range.
+  ValueError: a width below 1, or one that the heads cannot share; an unknown name; a number out of range.
   TypeError: a value of the wrong type, or an option given by position.
 """
 

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells._gating import split
+from jrnn.cells._gating import split, zeros
 
 
 def zero_memory(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
@@ -39,3 +41,13 @@ def look_up(memory: Array, k: Array) -> Array:
 def unit(k: Array) -> Array:
     """A key of length 1; of zeros, it stays as it is."""
     return k * lax.rsqrt(jnp.sum(k**2, -1, keepdims=True) + 1e-6)
+
+
+def draw_rates(key: Array, heads: int) -> Array:
+    """Draw the logarithm of the rate of forgetting of every head: of a number in [0.05, 1)."""
+    return jnp.log(jax.random.uniform(key, (heads,), zeros().dtype, 0.05, 1))
+
+
+def kept(a_log: Array, z: Array, name: str) -> Array:
+    """The share of a memory that is kept, exp(−exp(a_log) · softplus(z)), with a name for `Tap`."""
+    return checkpoint_name(jnp.exp(-jnp.exp(a_log) * jax.nn.softplus(z)), name)

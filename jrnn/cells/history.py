@@ -1,15 +1,19 @@
 """Memory of past inputs."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import aligned, joined
-from jrnn._checks import check_in_features
+from jrnn._checks import check_given_width
 from jrnn._fields import Lag, Width, checked
-from jrnn.cell import Shape, zero_state
+from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cells._activations import Activation, activation
+from jrnn.cells._gating import zeros
 
 Past = tuple[tuple[Array, ...], ...]  # past values of each slice of x, latest first
 
@@ -64,9 +68,7 @@ class Window:
         return sum((k + 1) * width for k, width in zip(self._lags, self._widths, strict=True))
 
     def init(self, key: Array, in_features: int) -> tuple[()]:
-        check_in_features(in_features)
-        if in_features != sum(self._widths):
-            raise ValueError(f"{self} needs in_features={sum(self._widths)}, got {in_features}")
+        check_given_width(self, in_features, sum(self._widths))
         return ()
 
     def initial_carry(self, params: tuple[()], batch_shape: Shape = (), *, key: Array | None = None) -> Past:
@@ -81,3 +83,63 @@ class Window:
         kept = zip(seen, carry, strict=True)  # the carry's dtype may differ from that of x
         moved = tuple(tuple(s.astype(c.dtype) for s, c in zip(s, c, strict=False)) for s, c in kept)
         return moved, joined(*[part for parts in seen for part in parts])
+
+
+class ShortConvParams(NamedTuple):
+    """Parameters of `ShortConv`."""
+
+    w: Array  # (k + 1, features), latest first
+    b: Array  # (features,)
+
+
+@checked
+@dataclass(frozen=True)
+class ShortConv:
+    """Convolution of each feature with its own last values (causal, depthwise).
+
+        yₜ = f(Σᵢ wᵢ · xₜ₋ᵢ + b),   i = 0 … k
+
+    Inputs before the first step are zero. w starts as in torch's `Conv1d`, uniform up to ±1/√(k + 1).
+
+    Args:
+      features: width of x and y.
+      k: number of steps to look back, 0 or more.
+      activation: f.
+
+    Raises:
+      ValueError: a negative k; at `init`, an input of another width.
+
+    Reference: Gu, Dao, Mamba: linear-time sequence modeling with selective state spaces, 2023,
+    arXiv:2312.00752, figure 3.
+
+    >>> import jrnn
+    >>> jrnn.Stack((jrnn.ShortConv(3), jrnn.DeltaNet(8))).out_features
+    8
+    """
+
+    features: Width
+    _: KW_ONLY
+    k: Lag = 3
+    activation: Activation = "silu"
+    linear: ClassVar[bool] = True
+
+    @property
+    def out_features(self) -> int:
+        return self.features
+
+    def init(self, key: Array, in_features: int) -> ShortConvParams:
+        check_given_width(self, in_features, self.features)
+        b = zeros(self.features)
+        w = jax.random.uniform(key, (self.k + 1, self.features), b.dtype, -1, 1)
+        return ShortConvParams(w / math.sqrt(self.k + 1), b)
+
+    def initial_carry(
+        self, params: ShortConvParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Past:
+        return (tuple(zero_state(params, batch_shape, self.features) for _ in range(self.k)),)
+
+    @broadcasting
+    def step(self, params: ShortConvParams, carry: Past, x: Any) -> tuple[Past, Array]:
+        carry, seen = Window(self.k, self.features).step((), carry, x)
+        seen = seen.reshape(*x.shape[:-1], self.k + 1, self.features)
+        return carry, activation(self.activation)(jnp.sum(params.w * seen, -2) + params.b)

@@ -10,9 +10,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_multiple
-from jrnn._fields import Positive, Width, checked
+from jrnn._fields import Positive, Rate, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells._gating import split, zeros
+from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.cells._memory import in_heads, joined, look_up, outer, zero_memory
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.initializers import glorot
@@ -35,12 +35,6 @@ class LinearAttention:
         yₜ = Sₜᵀ φ(q) / (nₜ · φ(q) + 1e-6)
 
     The mean of the values seen so far, weighted by φ(q) · φ(k). `Chunked` runs many steps at once.
-
-    Args:
-      heads: number of memories.
-
-    Raises:
-      ValueError: a width that heads cannot share.
 
     Reference: Katharopoulos, Vyas, Pappas, Fleuret, Transformers are RNNs, 2020, arXiv:2006.16236.
 
@@ -92,14 +86,8 @@ class RetNet:
         Sₜ = γ Sₜ₋₁ + k vᵀ,   γ = 1 − 2^(−5 − h) in head h = 0, 1, …
         yₜ = Sₜᵀ q
 
-    The rotation of q and k by their position, the norm of each head and the gate of the paper's block are
-    left out. `Chunked` runs many steps at once.
-
-    Args:
-      heads: number of memories.
-
-    Raises:
-      ValueError: a width that heads cannot share.
+    The rotation of q and k by their position is left out; `Block` adds the norm of each head and the gate of
+    the paper's block. `Chunked` runs many steps at once.
 
     Reference: Sun et al., Retentive network: a successor to transformer, 2023, arXiv:2307.08621.
 
@@ -142,15 +130,11 @@ class GLA:
         Sₜ = diag(a) Sₜ₋₁ + k vᵀ
         yₜ = Sₜᵀ q
 
-    Side by side in the order q k v a. One matrix for ã where the paper has a product of two thin ones; the
-    norm of each head and the output gate of the paper's block are left out.
+    Side by side in the order q k v a. One matrix for ã where the paper has a product of two thin ones;
+    `Block` adds the norm of each head and the output gate of its block.
 
     Args:
-      heads: number of memories.
       temperature: τ; the larger, the longer it remembers.
-
-    Raises:
-      ValueError: a width that heads cannot share.
 
     Reference: Yang et al., Gated linear attention transformers with hardware-efficient training, 2024,
     arXiv:2312.06635.
@@ -185,6 +169,54 @@ class GLA:
         return s, joined(look_up(s, q))
 
 
+@checked
+@dataclass(frozen=True)
+class HGRN2:
+    """Linear attention whose forget gate leaves room for what is written (gated linear network, HGRN2).
+
+        q̃, ã, ṽ = xₜ w + b per head
+        a = floor + (1 − floor) σ(ã),   q = σ(q̃),   v = silu(ṽ)
+        Sₜ = diag(a) Sₜ₋₁ + (1 − a) vᵀ
+        yₜ = Sₜᵀ q
+
+    Side by side in the order q a v. The paper learns the floors of all layers together, rising from 0 at the
+    bottom; here each is given. fla takes q = silu(q̃) and v = ṽ.
+
+    Args:
+      floor: the least share of the memory that is kept, in [0, 1).
+
+    Reference: Qin et al., HGRN2: gated linear RNNs with state expansion, 2024, arXiv:2404.07904.
+
+    >>> import jrnn
+    >>> jrnn.HGRN2(8, heads=2, floor=0.5).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    heads: Width = 1
+    floor: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        check_multiple("hidden", self.hidden, "heads", self.heads)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> InputParams:
+        return draw_input(key, in_features, self.hidden, 3)
+
+    initial_carry = zero_memory
+
+    @broadcasting
+    def step(self, params: InputParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        q, z, v = in_heads(x @ params.w_ih + params.b, 3, self.heads)
+        a = checkpoint_name(self.floor + (1 - self.floor) * jax.nn.sigmoid(z), "a")
+        s = a[..., None] * carry + outer(1 - a, jax.nn.silu(v))
+        return s, joined(look_up(s, sigmoid(q, "q")))
+
+
 class Mamba2Params(NamedTuple):
     """Parameters of `Mamba2`."""
 
@@ -205,15 +237,10 @@ class Mamba2:
         Sₜ = a Sₜ₋₁ + k (Δ x̃)ᵀ
         yₜ = Sₜᵀ q + D x̃
 
-    k and q are B and C in the paper. The convolution over the last inputs, the gate and the norm of the
-    paper's block are left out.
+    k and q are B and C in the paper. `Block` adds the convolution, the gate and the norm of its block.
 
     Args:
-      heads: number of memories.
       state: width of k and q.
-
-    Raises:
-      ValueError: a width that heads cannot share.
 
     Reference: Dao, Gu, Transformers are SSMs, 2024, arXiv:2405.21060.
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import looked_up
-from jrnn._checks import brief, check_in_features, require_tuple
-from jrnn._fields import Check, Width, checked
+from jrnn._checks import brief, check_given_width, check_in_features, check_multiple, require_tuple
+from jrnn._fields import Check, Positive, Width, checked
 from jrnn.cell import Shape, broadcasting
 from jrnn.cells._activations import Activation, activation, is_function
 from jrnn.cells._gating import plus
+from jrnn.cells.normalised import normalise
 from jrnn.initializers import default_float, glorot
 
 
@@ -67,6 +68,71 @@ class Dense:
         return carry, activation(self.activation)(plus(x @ params.w, params.b))
 
 
+class NormParams(NamedTuple):
+    """Parameters of `Norm`."""
+
+    gain: Array  # (features,), γ
+    b: Any  # (features,); None unless centred
+
+
+@checked
+@dataclass(frozen=True)
+class Norm:
+    """Normalisation of the features, of all together or of each head (RMSNorm, LayerNorm, GroupNorm).
+
+        z = xₜ per head,   less its mean if centred
+        yₜ = γ · z / √(mean z² + ε) + b
+
+    RMSNorm, without a b; centred, LayerNorm, and with heads GroupNorm. γ and b have a number per feature.
+
+    Args:
+      features: width of x and y.
+      heads: number of parts that are normalised on their own.
+      centred: subtract the mean, and add b.
+      epsilon: ε.
+
+    Raises:
+      ValueError: a width that the heads cannot share; at `init`, an input of another width.
+
+    Reference: Zhang, Sennrich, Root mean square layer normalization, 2019, arXiv:1910.07467; Ba, Kiros,
+    Hinton, Layer normalization, 2016, arXiv:1607.06450; Wu, He, Group normalization, 2018, arXiv:1803.08494.
+
+    >>> import jrnn
+    >>> jrnn.Residual(jrnn.Stack((jrnn.Norm(8), jrnn.GRU(8)))).out_features
+    8
+    """
+
+    features: Width
+    _: KW_ONLY
+    heads: Width = 1
+    centred: bool = False
+    epsilon: Positive = 1e-6
+    linear: ClassVar[bool] = True  # there is no state
+
+    def __post_init__(self) -> None:
+        check_multiple("features", self.features, "heads", self.heads)
+
+    @property
+    def out_features(self) -> int:
+        return self.features
+
+    def init(self, key: Array, in_features: int) -> NormParams:
+        check_given_width(self, in_features, self.features)
+        zeros = jnp.zeros(self.features, default_float())
+        return NormParams(gain=zeros + 1, b=zeros if self.centred else None)
+
+    def initial_carry(
+        self, params: NormParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[()]:
+        del params, batch_shape, key
+        return ()
+
+    @broadcasting
+    def step(self, params: NormParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
+        z = x.reshape(*x.shape[:-1], self.heads, self.features // self.heads)
+        return carry, plus(params.gain * normalise(z, self.epsilon, self.centred).reshape(x.shape), params.b)
+
+
 @checked
 @dataclass(frozen=True)
 class Map:
@@ -107,9 +173,7 @@ class Map:
 
     def init(self, key: Array, in_features: int) -> tuple[()]:
         del key
-        check_in_features(in_features)
-        if in_features != self.features:
-            raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
+        check_given_width(self, in_features, self.features)
         return ()
 
     def initial_carry(

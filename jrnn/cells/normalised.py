@@ -13,11 +13,11 @@ from jrnn.cells._gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 
 
-def normalise(z: Array, epsilon: float) -> Array:
+def normalise(z: Array, epsilon: float, centred: bool = True) -> Array:
     """(z − mean) / √(variance + ε) over the last axis, in float32 at least: 1 / √ε³ overflows in float16."""
     wide = widened(z)
-    centred = wide - jnp.mean(wide, -1, keepdims=True)
-    normal = centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + epsilon)
+    wide = wide - jnp.mean(wide, -1, keepdims=True) if centred else wide
+    normal = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + epsilon)
     return normal.astype(z.dtype)
 
 

@@ -1,6 +1,8 @@
 """Cells made of cells."""
 
 from jrnn._exports import public_names
+from jrnn.combinators.blocks import Block as Block
+from jrnn.combinators.blocks import Gated as Gated
 from jrnn.combinators.carries import Cast as Cast
 from jrnn.combinators.carries import Feedback as Feedback
 from jrnn.combinators.carries import FeedbackCarry as FeedbackCarry

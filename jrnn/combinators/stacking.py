@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._checks import check_in_features, require_cell
+from jrnn._checks import check_given_width, check_in_features, require_cell
 from jrnn._fields import AnyCell, Rate, Width, checked
 from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.maps import check_chain
@@ -99,6 +99,22 @@ class Stack:
         return StackCarry(tuple(carries), key), y
 
 
+def check_sum(where: str, cell: Any, in_features: int) -> None:
+    """Raise unless the output of a cell is as wide as its input, to which it is added."""
+    check_in_features(in_features)
+    if in_features != cell.out_features:
+        raise ValueError(
+            f"{where}: {cell} gives {cell.out_features} features, "
+            f"needs in_features={cell.out_features} to add them to, got {in_features}"
+        )
+
+
+def check_features(where: str, cell: Any) -> None:
+    """Raise for a cell that takes tokens, where its input is used as features too."""
+    if in_ndim(cell) == 0:
+        raise ValueError(f"{where}: {cell} takes tokens, which have no features: put Embed before it")
+
+
 @checked
 @dataclass(frozen=True)
 class Residual(Generic[P, C]):
@@ -106,7 +122,7 @@ class Residual(Generic[P, C]):
 
         yₜ = xₜ + cell(xₜ)
 
-    Parameters and carry are those of the cell.
+    Parameters and carry are those of the cell. `Residual(Stack((Norm(features), cell)))` is pre-norm.
 
     Args:
       cell: a cell with output and input of equal width.
@@ -133,12 +149,7 @@ class Residual(Generic[P, C]):
         return self.cell.out_features
 
     def init(self, key: Array, in_features: int) -> P:
-        check_in_features(in_features)
-        if in_features != self.out_features:
-            raise ValueError(
-                f"Residual: {self.cell} gives {self.out_features} features, "
-                f"needs in_features={self.out_features} to add them to, got {in_features}"
-            )
+        check_sum("Residual", self.cell, in_features)
         return self.cell.init(key, in_features)
 
     def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:
@@ -179,8 +190,7 @@ class Skip(Generic[P, C]):
     features: Width
 
     def __post_init__(self) -> None:
-        if in_ndim(self.cell) == 0:
-            raise ValueError(f"Skip: {self.cell} takes tokens, which have no features: put Embed before it")
+        check_features("Skip", self.cell)
 
     @property
     def linear(self) -> bool:
@@ -191,9 +201,7 @@ class Skip(Generic[P, C]):
         return self.features + self.cell.out_features
 
     def init(self, key: Array, in_features: int) -> P:
-        check_in_features(in_features)
-        if in_features != self.features:
-            raise ValueError(f"{self} needs in_features={self.features}, got {in_features}")
+        check_given_width(self, in_features, self.features)
         return self.cell.init(key, in_features)
 
     def initial_carry(self, params: P, batch_shape: Shape = (), *, key: Array | None = None) -> C:

@@ -1,4 +1,4 @@
-"""A window on the past, and the networks on one: Window, NARX."""
+"""A window on the past, and the networks on one: Window, ShortConv, NARX."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, IN, OUT, Case, Comparison, Entry
-from tests.references import FUNCTIONS, tanh, times
+from tests.references import FUNCTIONS, silu, tanh, times
 
 
 def window(p, carry, x, k=1):
@@ -43,6 +43,27 @@ Window = Entry(
         "Window-each": Comparison(jrnn.Window(LAGS, (1,) * IN), windows, unpack_nothing),
     },
     counts=lambda i, h: {jrnn.Window(7, i): 0},
+)
+
+
+def short_conv(p, past, x, f=silu):
+    """A filter for each feature, newest first."""
+    taps = (x, *past)
+    return taps[:-1], f(sum(w * tap for w, tap in zip(p["w"], taps, strict=True)) + p["b"])
+
+
+ShortConv = Entry(
+    laws=[Case(jrnn.ShortConv(4, k=2), 4)],
+    values={
+        f"ShortConv-{k}": Comparison(
+            jrnn.ShortConv(IN, k=k, activation=name),
+            partial(short_conv, f=f),
+            lambda p: {"w": p.w, "b": p.b},
+            theirs=first,
+        )
+        for k, name, f in ((0, "tanh", tanh), (3, "silu", silu))
+    },
+    counts=lambda i, h: {jrnn.ShortConv(i): 4 * i + i},
 )
 
 

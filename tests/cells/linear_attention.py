@@ -1,4 +1,4 @@
-"""Memories that are matrices: LinearAttention, RetNet, GLA, Mamba2."""
+"""Memories that are matrices: LinearAttention, RetNet, GLA, HGRN2, Mamba2."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import jrnn
 from tests.entries import WIDE, Case, Comparison, Entry, read, split
-from tests.references import elu, in_heads, sigmoid, softplus, times
+from tests.references import elu, in_heads, sigmoid, silu, softplus, times
 
 
 def projected(p, x, names, heads):
@@ -53,6 +53,14 @@ def gla(p, s, x, heads=1, tau=16):
     q, k, v, a = projected(p, x, "qkva", heads)
     s = sigmoid(a)[..., None] ** (1 / tau) * s + outer(k / k.shape[-1] ** 0.5, v)
     return s, under(s, q)
+
+
+def hgrn2(p, s, x, heads=1, floor=0):
+    """Qin et al. 2024, eq. 7: diag(f) S + (1 − f) iᵀ, with a lower bound of f; GLA with k = 1 − f."""
+    q, f, i = projected(p, x, "qfi", heads)
+    f = floor + (1 - floor) * sigmoid(f)
+    s = f[..., None] * s + outer(1 - f, silu(i))
+    return s, under(s, sigmoid(q))
 
 
 def mamba2(p, s, x, heads=1):
@@ -110,6 +118,17 @@ GLA = Entry(
         for heads, tau in ((1, 16.0), (2, 3.0))
     },
     counts=lambda i, h: {jrnn.GLA(h, heads=2): 4 * read(i, h)},
+)
+
+HGRN2 = Entry(
+    laws=[Case(jrnn.HGRN2(4, heads=2, floor=0.25), 3)],
+    values={
+        f"HGRN2-{heads}": Comparison(
+            jrnn.HGRN2(WIDE, heads=heads, floor=floor), partial(hgrn2, heads=heads, floor=floor), parts("qfi")
+        )
+        for heads, floor in ((1, 0.0), (2, 0.7))
+    },
+    counts=lambda i, h: {jrnn.HGRN2(h, heads=2): 3 * read(i, h)},
 )
 
 Mamba2 = Entry(

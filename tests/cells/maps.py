@@ -1,12 +1,12 @@
-"""Maps without memory: Dense, Map, Embed."""
+"""Maps without memory: Dense, Norm, Map, Embed."""
 
 from functools import partial
 
 import numpy as np
 
 import jrnn
-from tests.entries import IN, OUT, VOCABULARY, Case, Comparison, Entry, read
-from tests.references import FUNCTIONS, linear, times
+from tests.entries import IN, OUT, VOCABULARY, WIDE, Case, Comparison, Entry, read
+from tests.references import FUNCTIONS, in_heads, layer_norm, linear, times
 
 
 def dense(p, carry, x, f=linear):
@@ -28,6 +28,35 @@ Dense = Entry(
         "Dense-no bias": Comparison(jrnn.Dense(OUT, bias=False), dense, unpack_dense),
     },
     counts=lambda i, h: {jrnn.Dense(h): read(i, h), jrnn.Dense(h, bias=False): i * h},
+)
+
+
+def rms_norm(p, carry, x, heads=1):
+    """Zhang & Sennrich 2019, of each head on its own."""
+    z = in_heads(x, heads)
+    z = z / np.sqrt((z * z).mean(axis=-1, keepdims=True) + 1e-6)
+    return carry, p["γ"] * np.concatenate([z[..., head, :] for head in range(heads)], axis=-1)
+
+
+def group_norm(p, carry, x, heads=1):
+    """Ba et al. 2016, of each head on its own (Wu & He 2018)."""
+    z = layer_norm(in_heads(x, heads))
+    return carry, p["γ"] * np.concatenate([z[..., head, :] for head in range(heads)], axis=-1) + p["b"]
+
+
+Norm = Entry(
+    laws=[Case(jrnn.Norm(4, heads=2), 4), Case(jrnn.Norm(4, centred=True), 4)],
+    values={
+        f"Norm-{heads}-{centred}": Comparison(
+            jrnn.Norm(WIDE, heads=heads, centred=centred),
+            partial(step, heads=heads),
+            lambda p: {"γ": p.gain, "b": p.b},
+            width=WIDE,
+        )
+        for centred, step in ((False, rms_norm), (True, group_norm))
+        for heads in (1, 2)
+    },
+    counts=lambda i, h: {jrnn.Norm(i): i, jrnn.Norm(i, centred=True): 2 * i},
 )
 
 
