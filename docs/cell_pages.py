@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import sys
 from typing import Any
 
 import jax
@@ -11,24 +12,13 @@ import jrnn
 from docs.catalogue import cells, example
 from docs.diagrams import draw, step_graph
 
-FAMILIES = {  # files of cells, in the order of the overview
-    "Simple recurrent networks": "elman fast simple_units diagonal orthogonal continuous",
-    "Long short-term memory": "lstm lstm_1997 lstm_variant normalised modulated xlstm",
-    "Gated recurrent units": "gru single_gate additive mutations deep_gates bistable highway intersection "
-    "decay",
-    "Linear recurrences": "minimal linear_units quasi strongly_typed",
-    "Memories that are matrices": "linear_attention delta rwkv regression fast_weights",
-    "Memory with time scales": "timescales oscillators legendre",
-    "Over space": "convolutional",
-    "Reservoirs and delay lines": "reservoir history narx",
-    "Maps without memory": "maps",
-}
+_LISTED = re.search(r"one of\n\n(.*?)\.\n", inspect.getdoc(jrnn.cells) or "", re.S)
+FAMILIES = [" ".join(name.split()) for name in _LISTED[1].split(",")] if _LISTED else []
 
 
 def family_of(kind: type) -> str:
-    """The heading under which a cell is listed."""
-    file = kind.__module__.rsplit(".", 1)[-1]
-    return next((title for title, files in FAMILIES.items() if file in files.split()), "Others")
+    """The heading under which a cell is listed: how the docstring of its file begins."""
+    return (sys.modules[kind.__module__].__doc__ or "").partition(":")[0]
 
 
 def field_comments(kind: type) -> dict[str, str]:
@@ -158,7 +148,7 @@ def overview() -> str:
         "A *linear* recurrence is elementwise affine in its state, so that [`Associative`](../methods.md) "
         "solves it for all steps at once; in a *diagonal* one no unit sees another one's past.",
     ]
-    groups: dict[str, list[str]] = {title: [] for title in [*FAMILIES, "Others"]}
+    groups: dict[str, list[str]] = {title: [] for title in FAMILIES}
     for name, kind in cells().items():
         groups[family_of(kind)].append(_overview_row(name, kind))
     for title, rows in groups.items():

@@ -2,10 +2,13 @@
 
 import math
 import operator
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -13,7 +16,7 @@ def require_cell(where: str, value: Any) -> Any:
     """Return a cell, or raise a TypeError that names what was given instead."""
     if isinstance(value, type):
         raise TypeError(f"{where} must be a cell, got the class {value.__name__}: call it, as in LSTM(8)")
-    reject_flax(where, value)
+    reject_modules(where, value)
     missing = [m for m in ("init", "initial_carry", "step", "out_features") if not hasattr(value, m)]
     if missing:
         hint = ": a Sequential takes layers" if missing == ["step"] and hasattr(value, "apply") else ""
@@ -30,11 +33,18 @@ def require_model(where: str, value: Any) -> Any:
     return value if is_layer else require_cell(where, value)
 
 
-def reject_flax(where: str, value: Any) -> None:
-    """Raise a TypeError if a Flax module is given in place of a cell or a layer."""
-    if any(kind.__module__.split(".")[0] == "flax" for kind in type(value).__mro__):
-        hint = ": pass its module.cell and module.params" if hasattr(value, "cell") else ""
-        raise TypeError(f"{where} must be a cell, got the Flax module {type(value).__name__}{hint}")
+FOREIGN = {"flax": "Flax", "torch": "PyTorch", "keras": "Keras"}
+
+
+def reject_modules(where: str, value: Any) -> None:
+    """Raise a TypeError if a module of another library is given in place of a cell or a layer."""
+    roots = {kind.__module__.split(".")[0] for kind in type(value).__mro__}
+    for root in roots & FOREIGN.keys():
+        hint = "convert it with jrnn.interop"
+        if root == "flax" and hasattr(value, "cell"):
+            hint = "pass its module.cell and module.params"
+        name = f"{FOREIGN[root]} module {type(value).__name__}"
+        raise TypeError(f"{where} must be a cell, got the {name}: {hint}")
 
 
 def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
@@ -46,9 +56,17 @@ def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
 
 
 def require_key(key: Any) -> None:
-    """Raise a TypeError unless `key` is an array of key data or `None`."""
-    if key is not None and not isinstance(key, (jax.Array, np.ndarray)):
-        raise TypeError(f"key must be a random key, as in jax.random.key(0), got {brief(key)}")
+    """Raise a TypeError unless `key` is a single key, typed or as key data, or `None`."""
+    if key is None:
+        return
+    known = isinstance(key, (jax.Array, np.ndarray))
+    if known and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        known = key.ndim == 0
+    elif known:
+        known = key.ndim == 1 and key.dtype == np.uint32
+    if not known:
+        kind = f"an array of {key.dtype}{key.shape}" if hasattr(key, "dtype") else brief(key)
+        raise TypeError(f"key must be a random key, as in jax.random.key(0), got {kind}")
 
 
 def brief(value: Any) -> str:
@@ -89,6 +107,13 @@ def check_number(argument: str, given: Any) -> float:
     if not math.isfinite(array):
         raise ValueError(f"{argument} must be a finite number, got {brief(given)}")
     return array.item()  # keeps an int an int, so that values print as they were written
+
+
+def check_path(argument: str, given: Any) -> Path:
+    """Return a path, also one given as a string, or raise a TypeError."""
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+        raise TypeError(f"{argument} must be a path, a str or a Path, got {brief(given)}")
+    return Path(given)
 
 
 def check_text(argument: str, given: Any) -> str:
@@ -183,3 +208,9 @@ class Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def line_of(traceback: Any) -> str:
+    """The innermost line outside of JAX, "file:line"; empty if unknown."""
+    frames = getattr(traceback, "frames", ())
+    return next((f"{f.file_name}:{f.line_num}" for f in frames if jax.__path__[0] not in f.file_name), "")

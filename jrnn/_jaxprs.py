@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jrnn._caching import cached
+from jrnn._checks import line_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Op:
     primitive: str  # its name; "" for more than one equation
     params: Any  # of the primitive
     operands: tuple[Any, ...]  # all in order: the number of a value, or a literal, which has a `val`
+    traceback: Any  # of its line; of the call if it is inside one, which may be traced for another line
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ class _Numbering:
         self.literals[number] = value
         return number
 
-    def visit(self, inner: Any, numbers: dict[Any, int]) -> tuple[int, ...]:
+    def visit(self, inner: Any, numbers: dict[Any, int], caller: Any = None) -> tuple[int, ...]:
         """Add the ops of a jaxpr whose inputs have `numbers`, and return the numbers of its outputs."""
 
         def number_of(atom: Any) -> int:
@@ -124,21 +126,23 @@ class _Numbering:
                 inputs = dict(zip(called.jaxpr.invars, map(number_of, eqn.invars), strict=True))
                 for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
                     inputs[var] = self.literal(value, var.aval)
-                numbers.update(zip(eqn.outvars, self.visit(called.jaxpr, inputs), strict=True))
+                outputs = self.visit(called.jaxpr, inputs, caller or eqn)
+                numbers.update(zip(eqn.outvars, outputs, strict=True))
             elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
                 numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
             else:
-                self.add([eqn, *more], numbers)
+                self.add([eqn, *more], numbers, caller or eqn)
         return tuple(map(number_of, inner.outvars))
 
-    def add(self, eqns: list[Any], numbers: dict[Any, int]) -> None:
+    def add(self, eqns: list[Any], numbers: dict[Any, int], caller: Any) -> None:
         """Add an op, unless an equal one exists: a slice, or an equation of a function called twice."""
         read, made = _interface(eqns)
         inputs = tuple(numbers[v] for v in read)
         key = inputs, (_slice_bounds(eqns[0]) if len(eqns) == 1 else None) or eqns[0]
         if key not in self.computed:
             self.computed[key] = tuple(self.new(v.aval) for v in made)
-            self.ops.append(_op(self.jaxpr, eqns, (read, made), (inputs, self.computed[key])))
+            numbered = inputs, self.computed[key]
+            self.ops.append(_op(self.jaxpr, eqns, (read, made), numbered, caller.source_info.traceback))
         numbers.update(zip(made, self.computed[key], strict=True))
 
 
@@ -222,7 +226,7 @@ def _interface(eqns: list[Any]) -> tuple[list[Any], list[Any]]:
     return outer, made if len(eqns) == 1 else [v for v in made if _mesh(v) == _mesh(made[-1])]
 
 
-def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], numbers: tuple[Any, Any]) -> Op:
+def _op(jaxpr: Any, eqns: list[Any], variables: tuple[Any, Any], numbers: Any, traceback: Any) -> Op:
     read, made = variables
     kind = eqns[0].primitive.name if len(eqns) == 1 else ""
     inexact = all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in (*read, *made))
@@ -240,6 +244,7 @@ def _op(jaxpr: Any, eqns: list[Any], variables: tuple[list[Any], list[Any]], num
         primitive=kind,
         params=eqns[0].params,
         operands=tuple(v if isinstance(v, Literal) else number.get(v) for v in eqns[0].invars),
+        traceback=traceback,
     )
 
 
@@ -389,8 +394,7 @@ def equations(closed: Any) -> tuple[list[Any], dict[Any, Any], list[Equation], l
     found = []
     for eqn in jaxpr.eqns:
         run = _function(jaxpr, [eqn], _interface([eqn])[0], eqn.outvars)
-        frames = getattr(eqn.source_info.traceback, "frames", ())
-        line = next((f"{f.file_name}:{f.line_num}" for f in frames if jax.__path__[0] not in f.file_name), "")
-        found.append(Equation(eqn.primitive.name, eqn.params, eqn.invars, eqn.outvars, run, line))
+        where = line_of(eqn.source_info.traceback)
+        found.append(Equation(eqn.primitive.name, eqn.params, eqn.invars, eqn.outvars, run, where))
     constants = zip(jaxpr.constvars, getattr(closed, "consts", ()), strict=True)
     return jaxpr.invars, dict(constants), found, jaxpr.outvars

@@ -11,7 +11,7 @@ from jax import Array
 
 from jrnn._alignment import promoted
 from jrnn._caching import cached
-from jrnn._checks import require_key
+from jrnn._checks import require_key, require_tuple
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -41,6 +41,8 @@ class Cell(Protocol[P, C]):
 
     **Optional attributes.** `linear = True`: the next state is elementwise affine in the state, and
     `Associative` solves for all steps at once. `diagonal = True`: no unit's next state depends on another's.
+    `timed = True`: x may be `(values, dt)` with the time dt since the step before, which `Stack` and
+    `Residual` hand to every cell inside that declares it.
 
     Members:
       out_features: width of `y`.
@@ -129,6 +131,11 @@ def in_ndim(cell: Any) -> int:
 def is_linear(cell: Any) -> bool:
     """True if a cell declares that its next state is elementwise affine in its state."""
     return getattr(cell, "linear", False) is True
+
+
+def is_timed(cell: Any) -> bool:
+    """True if a cell declares that its x may be `(values, dt)`."""
+    return getattr(cell, "timed", False) is True
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:
@@ -255,7 +262,14 @@ def float_dtype(params: Any) -> Any:
 
 def zero_state(params: Any, batch_shape: Shape, features: int) -> Array:
     """Zeros of shape `(*batch_shape, features)` in the dtype of `params`: the initial state of most cells."""
-    return jnp.zeros((*batch_shape, features), float_dtype(params))
+    shape = (*require_tuple("batch_shape", batch_shape), features)
+    return jnp.zeros(shape, float_dtype(params))
+
+
+def complex_state(params: Any, batch_shape: Shape, features: int) -> Array:
+    """Zeros of shape `(*batch_shape, features)`, complex: single precision, double for float64 params."""
+    zero = zero_state(params, batch_shape, features)
+    return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
 
 
 def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:

@@ -85,7 +85,7 @@ class RNN(nn.Module):
         """
         params = self._declare()
         call = Call(self.cell, params, self.time_axis, self.reverse if reverse is None else reverse)
-        quiet = self.deterministic if deterministic is None else deterministic
+        quiet = self.deterministic if deterministic is None else check_flag("deterministic", deterministic)
         if key is None and not self.is_initializing() and is_noisy(self.cell, params):
             carry = call.quiet(carry) if quiet else carry
             key = None if quiet else self.make_rng(self.rng_collection)

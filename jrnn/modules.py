@@ -111,7 +111,7 @@ class RNN(nnx.Module):
         `reverse`, `deterministic` and `rngs` override those of the module, and `key` overrides the last two.
         """
         call = Call(self.cell, self.params, self.time_axis, self.reverse if reverse is None else reverse)
-        quiet = self.deterministic if deterministic is None else deterministic
+        quiet = self.deterministic if deterministic is None else check_flag("deterministic", deterministic)
         if self.noisy and key is None:
             carry = call.quiet(carry) if quiet else carry
             key = None if quiet else self._key(rngs)
@@ -154,7 +154,7 @@ class Call(NamedTuple):
     def __call__(self, xs: Any, carry: Any, *, mask: Any, resets: Any, **options: Any) -> tuple[Any, Any]:
         """Call `jrnn.apply` with time at `time_axis` in all arguments and results."""
         model = self.model
-        if self.reverse:
+        if check_flag("reverse", self.reverse):
             if is_layer(model):
                 raise TypeError(
                     f"reverse must be False for the layer {brief(model)}: put Reversed inside it instead"

@@ -8,7 +8,7 @@ import jrnn
 from jrnn.testing.subject import Subject, default_inputs
 from tests.attending import Attending
 from tests.cells import ENTRIES
-from tests.entries import Case
+from tests.entries import Case, irregular
 
 
 @functools.cache
@@ -40,10 +40,18 @@ COMBINATORS = [
     Case(jrnn.Stack((jrnn.MinGRU(4), jrnn.Dense(7, activation="tanh"), jrnn.QRNN(3, window=2))), 2),  # linear
     Case(jrnn.Stack((jrnn.GRU(4), jax.nn.softplus, jrnn.Dense(3, bias=False))), 2),
     Case(jrnn.Residual(jrnn.GRU(4)), 4),
+    Case(jrnn.Residual(jrnn.Stack((jrnn.Dense(4), jrnn.CfC(6), jrnn.MGU(4), jrnn.S5(3)))), 3, irregular),
     Case(jrnn.Gated(jrnn.GRU(4)), 2),
     Case(jrnn.Block(jrnn.GLA(4, heads=2), k=2), 4),
     Case(jrnn.Skip(jrnn.GRU(4), 2), 2),
     Case(jrnn.Skip(jrnn.MinGRU(4), 2), 2),  # linear
+    Case(jrnn.SkipStack((jrnn.GRU(4), jrnn.Dense(6), jrnn.Elman(7))), 2),
+    Case(jrnn.Dilated(jrnn.LSTM(4), 2), 2),
+    # u passes ½ by a step, whose derivative is taken to be 1; its gradient: tests/test_pacing.py
+    Case(jrnn.SkipRNN(jrnn.LSTM(4)), 2, exempt=("gradients",)),
+    Case(jrnn.FastSlow((jrnn.GRU(4),) * 3, jrnn.LSTM(7)), 2),
+    Case(jrnn.Multiplicative(jrnn.LSTM(4)), 2),
+    Case(jrnn.MixedMemory(jrnn.CfC(4)), 3, irregular),
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), candidate=0.5), 2),

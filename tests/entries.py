@@ -43,6 +43,11 @@ class Entry(NamedTuple):
     counts: Callable  # (in_features, hidden) -> {cell: learned parameters, by the paper}
 
 
+def irregular(rng, lead, features=IN):
+    """`(values, dt)` with times from 0.2 to 2."""
+    return rng.normal(size=(*lead, features)), rng.uniform(0.2, 2, lead)
+
+
 def gate(i, h):
     """Parameters of a gate that reads x and h, with a bias."""
     return i * h + h**2 + h

@@ -120,6 +120,23 @@ def test_nothing_keeps_what_a_cell_of_the_user_holds(make, use):
     assert alive() is None
 
 
+def test_nothing_keeps_what_a_loss_a_penalty_or_an_optimizer_holds():
+    def train(held):
+        loss = jrnn.PerStep(lambda ys, targets, mask: held.value * jnp.mean((ys - targets) ** 2))
+        scale = optax.stateless(lambda updates, params: jax.tree.map(lambda u: held.value * u, updates))
+        penalty = lambda params, batch: held.value * optax.tree.norm(params)
+        jrnn.fit(
+            jrnn.EchoState(5), BATCHES, loss, optimizer=optax.chain(scale, SGD), key=jax.random.key(0),
+            in_features=3, penalties=(penalty,), validation=BATCHES, progress=jrnn.Progress(bar=False),
+        )  # fmt: skip
+        return weakref.ref(held)
+
+    alive = train(Held())
+    jax.clear_caches()
+    gc.collect()
+    assert alive() is None
+
+
 def test_an_equal_value_finds_what_was_computed():
     calls = []
 

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 import jrnn
 from jrnn import Chunked
 from jrnn.unrolling._chunks import decay_products
+from tests.cells import ENTRIES
 from tests.values import assert_close
 
 METHODS = jrnn.Scan(), Chunked(4)
+KEY = jax.random.key(0)
 STEPS, BATCH, HEADS, KEYS, VALUES = 11, 2, 2, 3, 4
 RESETS = np.zeros((STEPS, BATCH), bool)
 RESETS[3, 0] = RESETS[4, 0] = RESETS[7, 1] = RESETS[2, 1] = True
@@ -59,6 +62,18 @@ def householders(s, z):
     return delta(gated_delta(s, z), z.l, 2 * z.b, z.d)
 
 
+def three_householders(s, z):  # and a decay for each key, between them
+    return delta(z.a[..., None] * householders(s, z), unit(z.q), 1.5 * z.g, z.v)
+
+
+def two_heads_axes(s, z):  # (..., heads, 2, keys, values), a second axis of heads of which keys know nothing
+    v = jnp.stack([z.v, jnp.sin(z.d)], -2)
+    k, beta = z.k[..., None, :], jnp.stack([z.b, z.g], -2)
+    s = jnp.stack([z.g, z.b], -2)[..., None] * s
+    s = s + outer(k, beta * (v - read(s, k)))
+    return s, read(s, z.q[..., None, :]).sum(-2)
+
+
 KINDS = {
     "nothing decays": lambda s, z: s + outer(z.k, z.v),
     "a number decays": lambda s, z: z.g[..., None] * s - outer(z.k, z.v) / 2,
@@ -70,6 +85,8 @@ KINDS = {
     "gated delta rule": gated_delta,
     "delta rule, rows decay": lambda s, z: delta(z.a[..., None] * s, z.k, z.b, z.v),
     "two Householders": householders,
+    "three Householders": three_householders,
+    "two axes of heads": two_heads_axes,
     "dense": lambda s, z: s - z.k[..., :, None] @ (z.k[..., None, :] @ s) + outer(z.l, z.v),
     "bonus": bonus,
     "transposed": transposed,
@@ -90,6 +107,7 @@ class Inputs:
 def cell_of(kind):
     """A cell of a kind; its state starts from what is no zero."""
     shape = (HEADS, VALUES, KEYS) if kind == "transposed" else (HEADS, KEYS, VALUES)
+    shape = (HEADS, 2, KEYS, VALUES) if kind == "two axes of heads" else shape
 
     def init(key, in_features):
         shapes = {name: (in_features, HEADS, size) for name, size in SIZES.items()}
@@ -119,12 +137,13 @@ def weighted(out):
 
 def both(cell, in_features=3, steps=STEPS, methods=METHODS, **options):
     """Outputs and all gradients by each method."""
-    params = drawn(jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features)))
+    params = drawn(jax.eval_shape(lambda: cell.init(KEY, in_features)))
     start = drawn(cell.initial_carry(params, (BATCH,)), 2)
     xs = np.random.default_rng(3).standard_normal((steps, BATCH, in_features))
 
     def results(params, start, xs, method):
-        out = jrnn.unroll(cell, params, xs, start, method=method, **options)
+        out = jax.tree.leaves(jrnn.unroll(cell, params, xs, start, method=method, **options))
+        out = [leaf for leaf in out if jnp.issubdtype(leaf.dtype, jnp.floating)]  # without keys of noise
         return weighted(out), out
 
     @jax.jit
@@ -152,12 +171,67 @@ def test_cells_of_matrices_run_in_chunks(name):
     assert_close(chunked, scanned, rtol=1e-11)
 
 
+def test_every_cell_of_this_form_is_in_the_list():
+    """Of the cells whose carry has a matrix, all others are refused."""
+    found = set()
+    for case in (case for entry in ENTRIES.values() for case in entry.laws):
+        params = jax.eval_shape(functools.partial(case.cell.init, in_features=case.in_features), KEY)
+        carry = jax.eval_shape(case.cell.initial_carry, params)
+        if case.inputs is None and any(leaf.ndim >= 2 for leaf in jax.tree.leaves(carry)):
+            xs = jax.ShapeDtypeStruct((2, case.in_features), "float64")
+            run = functools.partial(jrnn.unroll, case.cell, method=Chunked())
+            try:
+                jax.eval_shape(run, params, xs)
+            except ValueError as error:
+                assert "method=Chunked() needs" in str(error)
+            else:
+                found.add(type(case.cell).__name__)
+    assert found == set(MATRICES)
+
+
+@pytest.mark.parametrize("name", ["GLA", "Mamba2", "DeltaNet", "GatedDeltaNet", "RWKV7"])
+def test_no_gate_overflows_in_bfloat16(name):
+    """Parameters of 1e4 saturate every gate, at both ends."""
+    cell = getattr(jrnn, name)(4, heads=2)
+    params = drawn(jax.eval_shape(lambda: cell.init(KEY, 3)))
+    rates = {"a_log": 1, "mix": 1, "erased": 1, "replaced": 1}  # no weights of gates
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, a: (rates.get(path[-1].name, 1e4) * a).astype("bfloat16"), params
+    )
+    xs = jnp.asarray(np.random.default_rng(3).standard_normal((5, BATCH, 3)), "bfloat16")
+
+    @jax.jit
+    def run(params):
+        return jax.value_and_grad(lambda p: jrnn.unroll(cell, p, xs, method=Chunked(4))[1].sum())(params)
+
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(run(params)))
+
+
 DEEP = jrnn.Stack((jrnn.Block(jrnn.GatedDeltaNet(3)), jrnn.GRU(3), jrnn.MLSTM(2, heads=2)))
+BESIDE = {
+    "layers": DEEP,
+    "tapped gates": jrnn.Tap(jrnn.GatedDeltaNet(4, heads=2), ("alpha", "beta")),
+    "noise": jrnn.Dropout(jrnn.DeltaNet(4), input=0.5, output=0.5),
+}
 
 
-def test_other_states_run_beside():
-    scanned, chunked = both(DEEP, **RAGGED)
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_stands_beside_a_matrix_runs(beside):
+    options = RAGGED | ({"key": jax.random.key(1)} if beside == "noise" else {})
+    scanned, chunked = both(BESIDE[beside], **options)
     assert_close(chunked, scanned, rtol=1e-11)
+
+
+def test_a_program_for_every_number_of_steps():
+    cell = jrnn.GatedDeltaNet(4, heads=2)
+    params = jax.tree.map(lambda a: a.astype("float64"), cell.init(KEY, 3))
+    xs = np.random.default_rng(3).standard_normal((11, BATCH, 3))
+    run = jax.jit(lambda xs: jrnn.unroll(cell, params, xs, reverse=True, method=Chunked(4)))
+    exported = export.export(run)(jax.ShapeDtypeStruct((*export.symbolic_shape("t"), BATCH, 3), xs.dtype))
+    for steps in (3, 11):
+        assert_close(
+            exported.call(xs[:steps]), jrnn.unroll(cell, params, xs[:steps], reverse=True), rtol=1e-11
+        )
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
@@ -169,18 +243,21 @@ def test_every_length_runs(steps):
         assert_close(each, scanned, rtol=1e-11)
 
 
-def test_the_state_is_not_kept_at_every_step():
-    cell = cell_of("a number decays")
-    params = cell.init(jax.random.key(0), 3)
-    xs = jnp.ones((STEPS, BATCH, 3))
-    run = jax.make_jaxpr(lambda p: jrnn.unroll(cell, p, xs, method=Chunked(4))[1])(params)
-    shapes = {eqn.outvars[0].aval.shape for eqn in run.jaxpr.eqns if eqn.outvars}
-    assert (STEPS, BATCH, HEADS, KEYS, VALUES) not in shapes
+def test_a_gradient_keeps_the_states_between_chunks_alone():
+    """Its temporaries: 16 states, and the vectors of one chunk; a scan keeps 256 states."""
+    cell = jrnn.GatedDeltaNet(32, heads=2)
+    params = cell.init(KEY, 4)
+
+    def temporaries(method):
+        loss = lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((256, 4, 4), "float32"), method=method)[1])
+        return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert 4 * temporaries(Chunked(16)) < temporaries(jrnn.Scan())
 
 
 def test_derivatives_of_every_mode():
     cell = cell_of("gated delta rule")
-    params = cell.init(jax.random.key(0), 3)
+    params = cell.init(KEY, 3)
     xs = jnp.asarray(np.random.default_rng(3).standard_normal((5, BATCH, 3)))
 
     def loss(xs, method):
@@ -206,7 +283,7 @@ def test_derivatives_of_every_mode():
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_no_gate_overflows(size, dtype):
     cell = jrnn.MLSTM(4, heads=2)
-    params = drawn(cell.init(jax.random.key(0), 3))
+    params = drawn(cell.init(KEY, 3))
     params = params._replace(gates=params.gates._replace(w_ih=params.gates.w_ih * size))
     params = jax.tree.map(lambda a: a.astype(dtype), params)
     xs = jnp.asarray(np.random.default_rng(3).standard_normal((9, BATCH, 3)), dtype)
@@ -226,7 +303,7 @@ def test_no_gate_overflows(size, dtype):
 @pytest.mark.parametrize("kind", ["rows decay", "delta rule"])
 def test_nothing_of_the_old_state_passes_a_reset(kind):
     cell = cell_of(kind)
-    params = cell.init(jax.random.key(0), 3)
+    params = cell.init(KEY, 3)
     xs = jnp.asarray(np.random.default_rng(3).standard_normal((STEPS, 3)))
     resets = np.arange(STEPS) == 4
     start = cell.initial_carry(params) * 1e300
@@ -236,15 +313,15 @@ def test_nothing_of_the_old_state_passes_a_reset(kind):
 
 
 def test_decays_keep_their_digits_behind_a_small_one():
-    decays = np.ones((5, 1), "float32") * 0.7
+    decays = np.ones(5, "float32") * 0.7
     decays[1] = 1e-30
-    found = decay_products(jnp.asarray(decays), 5, jnp.float32)[0]
+    found = decay_products(jnp.asarray(decays))
     right = [[np.prod(decays[b:a], dtype="float64") if a >= b else 0 for b in range(6)] for a in range(6)]
     np.testing.assert_allclose(found, right, rtol=1e-6)
 
 
 def refusal(cell, in_features=3):
-    params = cell.init(jax.random.key(0), in_features)
+    params = cell.init(KEY, in_features)
     with pytest.raises(ValueError, match=r"^method=Chunked\(\) needs a state that is a matrix") as error:
         jrnn.unroll(cell, params, jnp.ones((4, in_features)), method=Chunked())
     return str(error.value)
@@ -278,12 +355,14 @@ REFUSED = {
 def test_what_is_no_such_state_is_refused_by_name(why):
     told = refusal(of_step(REFUSED[why]))
     assert why in told and "of carry, " in told
+    line = REFUSED[why].__code__.co_firstlineno
+    assert "takes it" not in why or f"({__file__}:{line})" in told
 
 
 def test_other_cells_are_refused_or_run_otherwise():
-    assert "of carry.c, tanh takes it" in refusal(jrnn.LSTM(4))
+    assert "of carry.c, tanh takes it (" in refusal(jrnn.LSTM(4))
     cell = jrnn.GRU(4)
-    params, xs = cell.init(jax.random.key(0), 3), jnp.ones((5, 3))
+    params, xs = cell.init(KEY, 3), jnp.ones((5, 3))
     method = Chunked(otherwise=jrnn.Scan())
     assert_close(jrnn.unroll(cell, params, xs, method=method), jrnn.unroll(cell, params, xs))
     for size in (0, True, 2.5):

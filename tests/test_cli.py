@@ -117,6 +117,7 @@ def test_the_model_and_its_description(corpus, finished):
 
 
 NO_TEXT = {  # what else they read, or how wide
+    "ConvRNN": r"a convolution needs \(..., 2 spatial axes, channels\)",
     "ConvLSTM": r"a convolution needs \(..., 2 spatial axes, channels\)",
     "ConvGRU": r"a convolution needs \(..., 2 spatial axes, channels\)",
     "GRUD": r"xs must be \(values, mask, delta\)",

@@ -244,7 +244,7 @@ def damaged(tmp_path):
         "cut.pt": "cut.pt: ",
         "cut.safetensors": "cut.safetensors: ",
         "text.onnx": "text.onnx: ",
-        "text.keras": "text.keras. Please ensure",
+        "text.keras": "text.keras: it is no complete archive",
         "absent.pt": "absent.pt: No such file or directory",
         "weights.h5": "must be the directory of a run, or a file that ends in .safetensors, .pt",
         "folder": "not the directory of a run",

@@ -233,6 +233,10 @@ def test_stream_indexes_like_a_list():
 def test_stream_errors(tokens, message):
     with pytest.raises(ValueError, match=message):
         Stream(tokens, 3, 4)
+    with pytest.raises(TypeError, match="tokens is a str, needs integers: encode it"):
+        Stream("abc", 1, 1)
+    with pytest.raises(ValueError, match="tokens must fit into int32, got 1 to 1099511627776"):
+        Stream([1, 2**40], 1, 1)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         Stream(np.arange(99), 3, 0)
 

@@ -166,7 +166,14 @@ def test_more_tokens_begin_with_the_same(params):
 def test_half_precision_and_the_numpy_scalars_of_a_sweep(params):
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     tokens = generate(
-        MODEL, half, prompts(3, 2), 4, key=KEY, top_p=np.float64(0.9), temperature=np.float32(0.5)
+        MODEL,
+        half,
+        prompts(3, 2),
+        4,
+        key=KEY,
+        top_k=np.int64(9),
+        top_p=np.float64(0.9),
+        temperature=np.float32(0.5),
     )
     assert tokens.dtype == jnp.int32 and (tokens >= 0).all() and (tokens < VOCABULARY).all()
 
@@ -392,6 +399,8 @@ ERRORS = [
     ({"key": KEY, "prompt": np.zeros((0, 2), int)}, ValueError, r"prompt has shape \(0, 2\), needs \(time"),
     ({"key": KEY, "prompt": np.zeros((3, 2))}, TypeError, "prompt must hold integer tokens, got float"),
     ({"key": KEY, "prompt": "To be"}, TypeError, "prompt is a str, needs integer tokens: encode it"),
+    ({"key": KEY, "prompt": ["To", "be"]}, TypeError, "prompt must hold integer tokens, got <U2"),
+    ({"key": jax.random.split(KEY)}, TypeError, "key must be a random key, .* got an array of key<fry>"),
     (
         {"key": KEY, "lengths": [0, 3]},
         ValueError,

@@ -441,6 +441,32 @@ MISTAKES = {
         ValueError,
         "given has shape (2, 3), the fed back output has shape (2, 4)",
     ),
+    "a flag in words": (lambda: run(reverse="no"), TypeError, "reverse must be True or False, got 'no'"),
+    "a number for a batch shape": (
+        lambda: LSTM.initial_carry(LSTM.init(jax.random.key(0), 3), 3),
+        TypeError,
+        "batch_shape must be a tuple, got 3: put it in one, as in (3,)",
+    ),
+    "several keys": (
+        lambda: run(key=jax.random.split(jax.random.key(0))),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got an array of key<fry>(2,)",
+    ),
+    "a key of floats": (
+        lambda: run(key=jnp.ones(2)),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got an array of float32(2,)",
+    ),
+    "a module of Linen": (
+        lambda: run(cell=jrnn.linen.RNN(LSTM, 2)),
+        TypeError,
+        "unroll: cell must be a cell, got the Flax module RNN: pass its module.cell",
+    ),
+    "a module of PyTorch": (
+        lambda: run(cell=type("LSTM", (), {"__module__": "torch.nn.modules.rnn"})()),
+        TypeError,
+        "unroll: cell must be a cell, got the PyTorch module LSTM: convert it with jrnn.interop",
+    ),
     # a user's own step
     "step changes the shape": (
         lambda: run_step(lambda p, h, x: (h[..., :2], h)),

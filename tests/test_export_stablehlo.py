@@ -11,6 +11,7 @@ from jax import export
 
 import jrnn
 from tests.cases import CASES, subject_of
+from tests.test_export_onnx import translator
 
 READER = """
 import sys
@@ -85,6 +86,13 @@ def test_mistakes_are_named():
         jrnn.export.stablehlo(layer, params, xs, step=True)
     with pytest.raises(ValueError, match="step=True takes no lengths, and always a carry"):
         jrnn.export.stablehlo(layer.cell, params, xs, step=True, carry=True)
+
+
+def test_an_encoder_and_a_decoder_have_a_time_each():
+    model, params, pair = translator()
+    stored = jrnn.export.stablehlo(model, params, jax.tree.map(lambda a: a[:1, :1], pair)).serialize()
+    _, ys = export.deserialize(stored).call(pair._asdict())
+    np.testing.assert_allclose(ys, jrnn.apply(model, params, pair)[1], rtol=1e-5, atol=1e-6)
 
 
 HALF = CASES[::2]  # each takes four seconds; all of them passed when the exporter was written

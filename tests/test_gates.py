@@ -178,7 +178,7 @@ def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(ca
     assert sorted(found) == sorted(labels)
 
 
-NAMELESS = jrnn.Window, jrnn.NARX, jrnn.LRU, jrnn.Dense, jrnn.Embed, jrnn.Map
+NAMELESS = jrnn.Window, jrnn.NARX, jrnn.LRU, jrnn.S5, jrnn.Dense, jrnn.Embed, jrnn.Map
 NAMELESS += jrnn.LinearAttention, jrnn.RetNet, jrnn.FastWeights, jrnn.Norm, jrnn.ShortConv
 
 

@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -56,6 +57,28 @@ def test_everything_that_runs_such_a_cell_says_so():
             ValueError, match=r"is token 7, out of range for the table of .* 7 rows, for tokens 0 to 6$"
         ):
             call()
+
+
+LOSS = jrnn.PerStep(jrnn.losses.mean_squared_error)
+QUIET = jrnn.Progress(bar=False)
+MODELS = [READERS["stack"], jrnn.Sequential((EMBED, jrnn.Bidirectional(jrnn.GRU(3)), jrnn.Dense(3)))]
+RUNS = {
+    "fit": lambda model, params, batch: jrnn.fit(
+        model, [batch], LOSS, optimizer=optax.sgd(0.1), key=KEY, params=params, progress=QUIET
+    ),
+    "evaluate": lambda model, params, batch: jrnn.evaluate(model, params, [batch], LOSS),
+    "predict": lambda model, params, batch: list(jrnn.predict(model, params, [batch])),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("model", MODELS, ids=["cell", "layer"])
+def test_what_compiles_names_a_token_of_the_host_as_well(name, model):
+    batch = jrnn.Batch(np.array([[1, 2], [7, 0]]), np.zeros((2, 2, 3), np.float32))
+    params = model.init(KEY, WORDS)
+    with pytest.raises(ValueError, match=r"^xs\[1, 0\] is token 7, out of range for the table of .* 7 rows"):
+        RUNS[name](model, params, batch)
+    RUNS[name](model, params, batch._replace(lengths=np.array([1, 2])))  # in padding it may be anything
 
 
 def test_under_jit_it_is_nan_and_its_neighbours_are_not():

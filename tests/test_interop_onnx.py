@@ -3,6 +3,8 @@
 Every parameter and state is random, biases included. onnxruntime has float32 only.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +132,26 @@ def test_cells_are_written(name):
 def test_one_direction_is_written(name, layer):
     check_round_trip(layer(CELLS[name]), *check_written(layer(CELLS[name]), IN, LENGTHS))
     check_round_trip(layer(CELLS[name]), *check_written(layer(CELLS[name]), IN, carry=False))
+
+
+def differences(name, dtype):
+    """The largest difference of outputs and states `(in, out)`, of the parameters read and those written."""
+    if dtype != "float32":  # onnxruntime has these operators in no other
+        return None, None
+    model = jrnn.Bidirectional(CELLS[name])
+    params, start = drawn(model, IN)
+    proto = to_onnx(model, params, lengths=True, carry=True)
+    xs = inputs(model, IN)
+    found = run(proto, {"xs": xs, "lengths": LENGTHS} | by_path("carry", start))
+    largest = []
+    for own, weights in (from_onnx(proto), (model, params)):
+        last, ys = jrnn.apply(own, weights, xs, start, lengths=LENGTHS)
+        pairs = ({"ys": np.asarray(ys)} | by_path("last", last)).items()
+        largest.append(max(float(np.abs(found[name] - value).max()) for name, value in pairs))
+    return tuple(largest)
+
+
+PARITY = {"ONNX": {name.replace("-", " ", 1): functools.partial(differences, name) for name in CELLS}}
 
 
 LAYER = {

@@ -4,6 +4,7 @@ import functools
 import io
 import sys
 import warnings
+import zipfile
 
 import jax
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 
 import jrnn
 from jrnn.interop import from_onnx, to_onnx
+from jrnn.interop._keras import ACTIVATIONS
+from jrnn.interop.onnx._regions import USED
+from tests.keras_exports import ARCHIVE
 from tests.test_interop_onnx import BATCH, IN, LENGTHS, STEPS, assert_same, drawn, run
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
@@ -379,24 +383,28 @@ TORCH = (
         "wrong ends",
     ),
 )
+READ = TORCH[:10]
 MODELS = functools.cache(torch_models)
 
 
 def check_torch(name, dynamo=False, dynamic=True):
+    """The largest difference of outputs; None for a model that is refused as it should be."""
     module, args, model = MODELS()[name]
     proto = exported(module, args, dynamo, dynamic)
     if isinstance(model, str):
         with pytest.raises(ValueError) as raised:
             from_onnx(proto)
         assert model in str(raised.value)
-        return
+        return None
     found, params = from_onnx(proto)
     assert found == model
     want = module(*args).detach().numpy()
     first = name == "GRU batch first"
     xs = args[0].numpy().astype(np.int32) if name == "tagger" else args[0].numpy()
     _, ys = jrnn.apply(found, params, xs.swapaxes(0, 1) if first else xs)
-    np.testing.assert_allclose(ys.swapaxes(0, 1) if first else ys, want, rtol=1e-5, atol=1e-5)
+    got = ys.swapaxes(0, 1) if first else ys
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    return float(np.abs(got - want).max())
 
 
 @pytest.mark.parametrize("name", TORCH)
@@ -409,11 +417,23 @@ def test_what_torch_writes_for_one_size_is_read():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TORCH if name != "RNN"])
+@pytest.mark.parametrize("name", [name for name in TORCH if name != "RNN"])  # it unrolls the RNN
 def test_all_that_torch_writes_with_dynamo_is_read(name):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     sizes = {"args": ({0: torch.export.Dim("a"), 1: torch.export.Dim("b")},)}
     check_torch(name, True, sizes)
+
+
+@pytest.mark.slow
+def test_an_rnn_that_torch_writes_out_is_read():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    rnn = torch.nn.RNN(IN, 4, 2, bidirectional=True, batch_first=True)
+    module, x = module_of(lambda m, x: m.o(m.r(x)[0]), r=rnn, o=torch.nn.Linear(8, 5)), torch.tensor(XS)
+    found, params = from_onnx(exported(module, (x,), dynamo=True))
+    both = jrnn.Bidirectional(jrnn.Elman(4))
+    assert found == jrnn.Sequential((both, both, jrnn.Dense(5)))
+    _, ys = jrnn.apply(found, params, XS.swapaxes(0, 1))
+    np.testing.assert_allclose(ys.swapaxes(0, 1), module(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("answer", [False, True])
@@ -505,6 +525,85 @@ def test_what_keras_writes_is_read():
     want = run(keras_proto(), {"X": tokens})["ys"]
     _, ys = jrnn.apply(model, params, tokens.T)
     np.testing.assert_allclose(np.swapaxes(ys, 0, 1), want, rtol=1e-5, atol=1e-5)
+
+
+def answer(*parts):
+    return jrnn.ManyToOne(jrnn.Sequential(parts))
+
+
+TOKENS = np.array([[4, 2, 0, 0, 0, 0], [1, 0, 3, 5, 6, 0], [0, 6, 2, 1, 0, 0], [5, 4, 3, 2, 1, 6]], np.int32)
+BOTH = jrnn.Bidirectional(jrnn.GRU(4))
+KERAS = {
+    "tensorflow, last of a GRU": answer(jrnn.GRU(4), jrnn.Dense(2)),
+    "tensorflow, GRU that resets before": jrnn.GRU(4, reset_after=False, bias=False),
+    "tensorflow, hard gates": jrnn.LSTMVariant(4, gate_activation="hard_sigmoid"),
+    "tensorflow, SimpleRNN backwards": jrnn.ManyToOne(jrnn.Reversed(jrnn.Elman(4, activation="relu"))),
+    "tensorflow, both ways": jrnn.Bidirectional(jrnn.GRU(4), merge="sum"),
+    "tensorflow, tokens, mask, both ways": answer(jrnn.Embed(3), BOTH, jrnn.Dense(2)),
+    "tensorflow, mask of values": jrnn.Stack((jrnn.LSTM(3), jrnn.GRU(4))),
+    "tensorflow, stacked cells": jrnn.Stack((jrnn.LSTM(4), jrnn.GRU(5))),
+    "tensorflow, every step": jrnn.Stack((jrnn.LSTM(4), jrnn.Dense(2))),
+    "tensorflow, field": jrnn.ConvLSTM(3, spatial=1),
+    "jax, last of an LSTM": jrnn.ManyToOne(jrnn.LSTM(4)),
+    "jax, both ways": jrnn.Bidirectional(jrnn.GRU(4), merge="sum"),
+    "jax, tokens, mask": answer(jrnn.Embed(3), jrnn.LSTM(4), jrnn.Dense(2)),
+    "jax, backwards": jrnn.ManyToOne(jrnn.Reversed(jrnn.GRU(4))),
+}
+
+
+def exported_by_keras(name):
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        return onnx.load_from_string(archive.read(f"{name}.onnx"))
+
+
+def keras_difference(name):
+    """The largest difference of outputs; at masked steps Keras repeats one, and jrnn gives 0."""
+    proto = exported_by_keras(name)
+    model, params = from_onnx(proto)
+    kept, xs = np.full(TOKENS.shape, True), TOKENS
+    if "tokens" not in name:
+        field = (5, 3) if "field" in name else (3,)
+        xs = np.random.default_rng(0).normal(size=(*TOKENS.shape, *field)).astype(np.float32)
+        xs[TOKENS == 0] = -1
+    kept = TOKENS != 0 if "mask" in name else kept
+    (want,) = run(proto, {proto.graph.input[0].name: xs}).values()
+    _, ys = jrnn.apply(model, params, xs.swapaxes(0, 1), mask=kept.T)
+    got = ys if want.shape == ys.shape else ys.swapaxes(0, 1)
+    kept = kept if want.ndim > 2 else slice(None)
+    return float(np.abs(got[kept] - want[kept]).max())
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_layers_that_keras_writes_as_loops_are_read(name):
+    assert from_onnx(exported_by_keras(name))[0] == KERAS[name]
+    assert keras_difference(name) < 1e-5
+
+
+def only_in(difference, name, dtype):
+    """A row of a table: these files hold float32, and nobody writes them again."""
+    return (difference(name) if dtype == "float32" else None), None
+
+
+PARITY = {
+    "keras.export to ONNX": {name: functools.partial(only_in, keras_difference, name) for name in KERAS},
+    "torch.onnx.export": {name: functools.partial(only_in, check_torch, name) for name in READ},
+}
+
+
+def test_every_activation_of_keras_is_looked_for():
+    assert USED.keys() == ACTIVATIONS.keys()
+
+
+def changed(name, kind, place, value, inside=True):
+    """A file of Keras with one constant changed, the input of a node in its loop."""
+    proto = exported_by_keras(name)
+    loop = next(node for node in proto.graph.node if node.op_type == "Loop")
+    body = next(a.g for a in loop.attribute if a.name == "body")
+    graph = body if inside else proto.graph
+    used = next(node for node in graph.node if node.op_type == kind).input[place]
+    constant = next(i for i in graph.initializer if i.name == used)
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.array(value, np.float32), used))
+    return proto
 
 
 # faults
@@ -637,6 +736,23 @@ FAULTS = {
             weights_of("GRU", 2) | {"shape": np.array([0, 0, -1])},
         ),
         "it merges directions with others than the features",
+    ),
+    "reversed": (
+        lambda: proto_of(
+            [node("ReverseSequence", "X,L", "x", time_axis=0, batch_axis=1), node("GRU", "x,W,R,B", "Y")],
+            [tensor("X", [5, 3, IN])],
+            ["Y"],
+            weights_of("GRU", 1) | {"L": np.full(3, 5)},
+        ),
+        "in the order of a layer that reads backward",
+    ),
+    "a loop of something else": (
+        lambda: changed("tensorflow, last of a GRU", "Sub", 0, 1.01),
+        r"\(Loop\): a loop that computes neither SimpleRNN, GRU, LSTM nor ConvLSTM",
+    ),
+    "a mask of something else": (
+        lambda: changed("tensorflow, mask of values", "Greater", 1, 1, inside=False),
+        r"\(Loop\): a loop that computes neither",
     ),
     "other tokens": (
         lambda: keras_proto(words=np.array([8], np.int32), nil=np.float32(3)),

@@ -227,6 +227,7 @@ def test_stop_words_are_left_out_in_any_case():
     assert remove_stop_words(tokens) == ["cat", "NOT", "mat", ","]
     assert remove_stop_words(tokens, ["cat", "not"]) == ["The", "is", "on", "a", "mat", ",", "US"]
     assert remove_stop_words(tokens, []) == tokens
+    assert remove_stop_words(["İT", "I", "ıs"]) == ["ıs"]  # the dotted capital is an i, the dotless i is none
     assert 120 <= len(ENGLISH_STOP_WORDS) <= 180 and {"a", "an", "he", "is"} <= ENGLISH_STOP_WORDS
     assert not {"no", "not", "never", "but"} & ENGLISH_STOP_WORDS
     assert all(word.isalpha() and word.islower() for word in ENGLISH_STOP_WORDS)

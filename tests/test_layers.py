@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jrnn
 from tests.test_combinators import BATCH, IN, KEY, STEPS, XS, close, moved, run, same
@@ -220,6 +221,39 @@ def test_a_merge_may_be_any_function():
     assert gated.out_features == 5
     read, both = (jrnn.many_to_one(m, params, XS, lengths=jnp.array(LENGTHS))[1] for m in (gated, sides))
     close(read, product(*np.split(np.asarray(both), 2, -1)))
+
+
+class Pooled:
+    """A user's layer that answers once for each sequence, and does not say so."""
+
+    out_features = 5
+    cell = jrnn.GRU(5)
+
+    def init(self, key, in_features):
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params, batch_shape=(), *, key=None):
+        return self.cell.initial_carry(params, batch_shape)
+
+    def apply(self, params, xs, carry=None, **options):
+        end, ys = jrnn.unroll(self.cell, params, xs, carry, **options)
+        return end, ys.mean(0)
+
+
+def test_outputs_without_time_that_are_not_said_to_have_none():
+    """They were taken for a sequence: time_axis swapped them, and the next layer read rows as steps."""
+    layer, xs = Pooled(), jnp.ones((7, 2, 3))
+    params = layer.init(jax.random.key(0), 3)
+    next_one = jrnn.Sequential((layer, jrnn.GRU(2)))
+    for call in (
+        lambda: jrnn.apply(layer, params, xs),
+        lambda: jrnn.apply(next_one, next_one.init(jax.random.key(0), 3), xs),
+        lambda: jrnn.RNN(layer, 3, rngs=nnx.Rngs(0), time_axis=1)(xs.swapaxes(0, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"outputs of shape \(2, 5\), needs .* out_axes = None"):
+            call()
+    declared = type("Declared", (Pooled,), {"out_axes": None})()
+    assert jrnn.RNN(declared, 3, rngs=nnx.Rngs(0), time_axis=1)(xs.swapaxes(0, 1))[1].shape == (2, 5)
 
 
 def test_functions_stand_among_layers():

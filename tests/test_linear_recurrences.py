@@ -215,7 +215,8 @@ def reaches_others(case):
 MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
 MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
 MATRICES += ["TTTLinear", "M2RNN", "FastWeights"]
-NO_UNITS = "ClockworkRNN", "ConvLSTM", "ConvGRU", "NARX", *MATRICES  # their carry has other axes than units
+SPATIAL = "ConvLSTM", "ConvGRU", "ConvRNN"
+NO_UNITS = "ClockworkRNN", "NARX", *SPATIAL, *MATRICES  # their carry has other axes than units
 UNITS = [
     case
     for case in CASES

@@ -257,6 +257,14 @@ def test_what_a_module_is_made_of_is_checked(make):
         make(jrnn.GRU(4), -1)
 
 
+def test_flags_of_a_call_are_flags():
+    rnn, linen = jrnn.RNN(jrnn.GRU(4), 2, rngs=nnx.Rngs(0)), jrnn.linen.RNN(jrnn.GRU(4), 2)
+    for call in (rnn, lambda xs, **options: linen.init(jax.random.key(0), xs, **options)):
+        for name, given in (("deterministic", "no"), ("reverse", 1)):
+            with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+                call(XS, **{name: given})
+
+
 def test_a_layer_is_reversed_inside():
     with pytest.raises(TypeError, match="reverse must be False for the layer Sequential"):
         jrnn.RNN(MODELS["Sequential"], 2, rngs=nnx.Rngs(0))(XS, reverse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jrnn.plots import LossCurve, loss_curve
+from jrnn.training import FitResult
 
 STEPS, EPOCH = 230, 46
 
@@ -80,6 +81,10 @@ def test_errors_name_what_is_wrong(tmp_path):
         loss_curve(tmp_path)
     with pytest.raises(ValueError, match="no record has a step and its loss"):
         loss_curve([{"step": 3, "validation": 2.0}])
+    result = FitResult(params=1, state=2, history=[])
+    for given, hint in ((result, "pass result.history"), ([3], "or the directory of a run"), (3, "")):
+        with pytest.raises(TypeError, match=rf"records must be a list of dicts, got \d among them: .*{hint}"):
+            loss_curve(given)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lo')
     with pytest.raises(ValueError, match=r"metrics.jsonl: not a metrics file"):
         loss_curve(tmp_path)

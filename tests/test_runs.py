@@ -1,5 +1,6 @@
 """What `fit` chooses, keeps and says: the best epoch, numbers that are not finite, mistakes."""
 
+import contextlib
 import json
 import math
 import os
@@ -18,6 +19,8 @@ import jrnn
 from jrnn._cli import main
 from jrnn.checkpoint import CheckpointError, checkpoints
 from jrnn.losses import mean_squared_error
+from jrnn.training._plans import _trainable_only
+from jrnn.training._storing import check_position
 
 RNG = np.random.default_rng(0)
 CELL = jrnn.Elman(4)
@@ -64,12 +67,17 @@ def scores(*values):
     ],
 )
 def test_a_number_that_is_not_finite_is_never_the_best(values, best):
-    params = {}
-    result = fit(
-        epochs=4, criterion=scores(*values), monitors=(lambda r, s: params.update({r["epoch"]: s.params}),)
-    )
-    assert same(result.params, params[best or 4])
-    waited = fit(epochs=4, patience=2, criterion=scores(*values))
+    params, never = {}, contextlib.nullcontext()
+    if best is None:
+        never = pytest.warns(RuntimeWarning, match="criterion was finite in no epoch, .* the last parameters")
+    with never:
+        result = fit(
+            epochs=4,
+            criterion=scores(*values),
+            monitors=(lambda r, s: params.update({r["epoch"]: s.params}),),
+        )
+        assert same(result.params, params[best or 4])
+        waited = fit(epochs=4, patience=2, criterion=scores(*values))
     assert len(waited.history) == min(4, (best or 0) + 2)
 
 
@@ -146,18 +154,59 @@ def test_parameters_that_are_not_finite_end_a_run_and_overwrite_nothing(tmp_path
         assert fit(**options).diverged == 5
 
 
+def test_a_run_that_began_with_nan_returns_what_there_is(tmp_path):
+    """At the last step of an epoch, which is not called the first of the next; no checkpoint is promised."""
+    begun = PARAMS._replace(b=PARAMS.b * jnp.nan)
+    with pytest.warns(RuntimeWarning, match=r"after step 0 \(epoch 1\) .* returns the last parameters;"):
+        assert fit(params=begun, out=tmp_path).diverged == 0
+    assert not checkpoints(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"after step 1 \(epoch 1\) .* returns the last parameters;"):
+        assert fit(batches=explode_at(1)[:1], epochs=2).diverged == 1
+    with pytest.warns(RuntimeWarning, match=r"after step 1 \(epoch 1\) .* returns the last parameters;"):
+        assert fit(batches=[BATCH], optimizer=optax.sgd(math.nan), epochs=2).diverged == 1  # at a finite loss
+
+
+def test_a_batch_without_targets_weighs_nothing():
+    """The loss that a message advises, a mean over nothing, is NaN."""
+    loss = jrnn.PerStep(lambda ys, targets, mask: jnp.mean((ys - targets) ** 2, where=mask[..., None]))
+    empty = BATCH._replace(target_mask=np.zeros((5, 3), bool))
+    whole = BATCH._replace(target_mask=np.ones((5, 3), bool))
+    wanted = jrnn.evaluate(CELL, PARAMS, [BATCH], LOSS)
+    assert jrnn.evaluate(CELL, PARAMS, [empty, whole, empty], loss) == pytest.approx(wanted)
+
+
+class Probe(Exception):
+    pass
+
+
+def stop_at(step):
+    def monitor(record, state):
+        if record["step"] == step:
+            raise Probe
+
+    return monitor
+
+
 def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path):
     skipping = optax.apply_if_finite(SGD, max_consecutive_errors=3)
-    result = fit(batches=explode_at(2), optimizer=skipping, epochs=2, out=tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"loss was not finite at step 2 \(epoch 1\), but all parameters"):
+        result = fit(batches=explode_at(2), optimizer=skipping, epochs=2, out=tmp_path)
     assert result.diverged is None and int(result.state.step) == 12
     records = logged(tmp_path)
     assert [r["step"] for r in records if r.get("loss", 0) is None] == [2, 8]
     assert records[1]["nonfinite"] == {"loss": "nan", "grad_norm": "nan"}
     assert math.isnan(result.history[0]["train"])
     assert "NaN" not in (checkpoints(tmp_path)[0] / "checkpoint.json").read_text()
-    resumed = fit(batches=explode_at(2), optimizer=skipping, epochs=3, out=tmp_path, resume=True)
+    with pytest.warns(
+        RuntimeWarning, match=r"loss was not finite at step 14 \(epoch 3\), but all parameters"
+    ):
+        resumed = fit(batches=explode_at(2), optimizer=skipping, epochs=3, out=tmp_path, resume=True)
     assert math.isnan(resumed.history[0]["train"]) and len(resumed.history) == 3
     assert len(jrnn.plots.loss_curve(tmp_path).lines[0].get_xdata()) == 18
+    again = {"batches": explode_at(2), "optimizer": skipping, "out": tmp_path / "stopped", "save_every": 3}
+    with pytest.raises(Probe):
+        fit(monitors=(stop_at(4),), **again)
+    assert math.isnan(fit(resume=True, **again).history[0]["train"])  # at a step before: no warning names it
 
 
 def test_a_damaged_log_ends_no_run(tmp_path):
@@ -171,8 +220,63 @@ def test_a_damaged_log_ends_no_run(tmp_path):
     assert [r["step"] for r in logged(tmp_path) if "loss" in r] == [1, 3, 4, 5, 6, 7, 8]
 
 
-class Probe(Exception):
-    pass
+def test_the_log_is_on_disk_before_the_checkpoint(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    fit(out=tmp_path)
+    log, description = tmp_path / "metrics.jsonl", checkpoints(tmp_path)[0] / "checkpoint.json"
+    assert synced.index(log.stat().st_ino) < synced.index(description.stat().st_ino)
+
+
+FORGED = {  # entry of a position: values that fit does not store
+    "epoch": (None, True, -1, 3.5, "1", [], ...),
+    "batch": (None, "x", 1.0, ...),
+    "rows": ("x", -3, 2.5, [], ...),
+    "stateful": (None, 1, "no", ...),
+    "sums": (None, [], {}, {"targets": 1, "nats": "x"}, {"targets": -1}, {"targets": 0, "more": 1}, ...),
+    "history": (None, {}, [3], [{}], [{"step": 3}], [{"step": 3, "epoch": 1, "train": "x"}],
+                [{"step": 3, "epoch": 1, "nonfinite": {"train": "nan"}}],
+                [{"step": 3, "epoch": 1, "train": None, "nonfinite": {"train": "NaN"}}], ...),
+    "best": (7, "x", True, [], {}, ...),
+    "more": (1,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_position_that_fit_did_not_store_is_named(tmp_path, name):
+    fine = {"epoch": 1, "batch": 0, "rows": 3, "stateful": False, "best": 3,
+            "sums": {"targets": 4, "nats": None, "seconds": 1.0, "nonfinite": {"nats": "nan"}},
+            "history": [{"step": 3, "epoch": 1, "train": None, "nonfinite": {"train": "inf"}}]}  # fmt: skip
+    check_position(tmp_path, fine)
+    for value in FORGED[name]:
+        position = fine | {name: value}
+        if value is ...:
+            del position[name]
+        with pytest.raises(CheckpointError, match=rf"not a run of fit: position .* has (best|{name}): "):
+            check_position(tmp_path, position)
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_this_one(tmp_path):
+    """A log without checkpoints was written on, and a best epoch of a later step was loaded for ever."""
+    fit(epochs=3, criterion=scores(9.0, 8.0, 1.0), out=tmp_path)
+    for path in checkpoints(tmp_path)[:1]:
+        shutil.rmtree(path)  # as a message advises where it is damaged
+    result = fit(epochs=2, criterion=scores(9.0, 8.0), out=tmp_path, resume=True)
+    assert jrnn.load(tmp_path, best=True).step == 8
+    assert same(jrnn.load(tmp_path, best=True).params, result.params)
+    for path in checkpoints(tmp_path):
+        shutil.rmtree(path)
+    with pytest.raises(ValueError, match="holds the best epoch of an earlier run, but no checkpoint"):
+        fit(out=tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    fit(out=tmp_path)
+    assert [r["step"] for r in logged(tmp_path) if "loss" in r] == [1, 2, 3, 4]
+
+
+def test_a_snapshot_of_the_user_is_no_run(tmp_path):
+    jrnn.save(tmp_path, jrnn.Snapshot(CELL, 2, PARAMS, SGD.init(PARAMS), position={"epoch": 3}))
+    with pytest.raises(CheckpointError, match=r"not a run of fit: position .* has batch: missing"):
+        fit(out=tmp_path, resume=True)
 
 
 def test_one_run_at_a_time_writes_to_a_directory(tmp_path):
@@ -218,6 +322,12 @@ def test_what_monitors_return_is_recorded_and_chosen_by(tmp_path):
     assert jrnn.plots.loss_curve(result.history).lines[0].get_xdata().tolist() == [4, 8, 12, 16]
 
 
+def test_a_result_prints_as_a_line():
+    assert repr(fit(epochs=2)) == (
+        "FitResult(28 parameters, 8 steps, 2 epochs, interrupted=False, diverged=None)"
+    )
+
+
 def test_predict_gives_the_outputs_of_every_batch():
     ragged = BATCH._replace(lengths=jnp.array([5, 0, 2]))
     for batches in ([BATCH, ragged], [BATCH._replace(targets=None)]):
@@ -234,6 +344,7 @@ OPTIMIZERS = {
     "plateau": lambda: optax.chain(optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=1)),
     "lbfgs": lambda: optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(5)),
     "polyak": lambda: optax.polyak_sgd(max_learning_rate=0.1),
+    "sharpness": lambda: optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01), sync_period=2),
 }
 
 
@@ -241,24 +352,32 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("model", [CELL, RESERVOIR], ids=["trained", "fixed"])
 def test_optimizers_that_ask_for_the_loss(name, model):
     """As by hand: optax' own example, with value, grad and value_fn."""
-    if name == "lbfgs" and model is not CELL:
-        model = CELL  # its line search sees all parameters, and so nothing may be fixed
     optimizer, params = OPTIMIZERS[name](), model.init(jax.random.key(2), 2)
     result = fit(model, [BATCH] * 3, optimizer=optimizer, params=params)
-    free = jrnn.trainable(params)
-    state, wanted = optimizer.init(params), params
 
-    def value_fn(params):
-        return LOSS.mean(jrnn.unroll(model, params, XS)[1], BATCH)
+    def value_fn(learned):  # of the part that is learned, which is the last of the stack
+        whole = learned if model is CELL else (params[0], learned)
+        return LOSS.mean(jrnn.unroll(model, whole, XS)[1], BATCH)
 
-    if all(jax.tree.leaves(free)):
-        for _ in range(3):
-            value, grad = jax.value_and_grad(value_fn)(wanted)
-            updates, state = optimizer.update(grad, state, wanted, value=value, grad=grad, value_fn=value_fn)
-            wanted = optax.apply_updates(wanted, updates)
-        for got, by_hand in zip(jax.tree.leaves(result.params), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(got, by_hand, rtol=2e-4, atol=1e-6)
-    assert float(value_fn(result.params)) < float(value_fn(params))
+    wanted, got = (params, result.params) if model is CELL else (params[1], result.params[1])
+    before, state = wanted, optimizer.init(wanted)
+    for _ in range(3):
+        value, grad = jax.value_and_grad(value_fn)(wanted)
+        extra = {"value": value, "grad": grad, "value_fn": value_fn}
+        extra = {} if name == "sharpness" else extra  # which takes none, though its type says so
+        updates, state = optimizer.update(grad, state, wanted, **extra)
+        wanted = optax.apply_updates(wanted, updates)
+    for ours, by_hand in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, by_hand, rtol=2e-4, atol=1e-6)
+    assert model is CELL or same(result.params[0], params[0])
+    assert float(value_fn(got)) < float(value_fn(before))
+
+
+def test_what_is_fixed_is_not_updated_whatever_its_gradient():
+    params = {"fixed": jnp.ones(2), "w": jnp.ones(3)}
+    optimizer = _trainable_only(SGD)
+    updates, _ = optimizer.update(params, optimizer.init(params), params, grad=params, value_fn=None)
+    assert not np.any(updates["fixed"]) and np.all(updates["w"] == np.float32(-0.05))
 
 
 @pytest.mark.parametrize(
@@ -278,58 +397,6 @@ def test_averaged_parameters_are_evaluated_kept_and_returned(tmp_path, model):
     fixed = jax.tree.map(lambda free, a, b: free or np.array_equal(a, b), jrnn.trainable(result.params),
                          result.params, result.state.params)  # fmt: skip
     assert all(jax.tree.leaves(fixed))
-
-
-def plain_optax_loss(predictions, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(predictions, labels)
-
-
-ONE_EACH = [BATCH._replace(targets=jnp.zeros((3, 4)))]  # targets for whole sequences
-FEWER = jax.tree.map(lambda a: a[:, :2], BATCH)
-MSE = mean_squared_error
-REFUSED = [
-    (lambda: fit(batches=[BATCH, FEWER], stateful=True),
-     r"batches: batch 2 of epoch 1 has 2 rows, needs 3 like the carry that stateful=True passes on"),
-    (lambda: fit(batches=(b for b in BATCHES), epochs=2), "batches is a generator, which is exhausted"),
-    (lambda: fit(validation=(b for b in BATCHES), epochs=2), "validation is a generator, which is exhausted"),
-    (lambda: fit(batches=BATCH), "batches must be an iterable of batches.*put it in a list"),
-    (lambda: fit(batches=[(XS, XS)]), r"batches must contain jrnn.Batch\(xs, targets, \.\.\.\), got \("),
-    (lambda: jrnn.evaluate(CELL, PARAMS, [(XS, XS)], LOSS), r"batches must contain jrnn.Batch\(xs, targets"),
-    (lambda: list(jrnn.predict(CELL, PARAMS, [(XS, XS)])), r"batches must contain jrnn.Batch\(xs, targets"),
-    (lambda: fit(loss=jrnn.PerStep(plain_optax_loss)), "PerStep: <function plain_opt.*jrnn.losses.*wrap"),
-    (lambda: fit(loss=jrnn.PerStep(lambda ys, targets, mask: (ys - targets) ** 2)),
-     r"returns an array of shape \(5, 3, 4\)"),
-    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4)), ONE_EACH, jrnn.AtLast(MSE)),
-     r"AtLast got outputs of shape \(3, 4\) .* a model such as ManyToOne use PerSequence"),
-    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4))), r"PerStep got outputs of shape \(3, 4\) and targets of \(5"),
-    (lambda: fit(batches=ONE_EACH, loss=jrnn.PerSequence(MSE)),
-     r"PerSequence got outputs of shape \(5, 3, 4\) .* at every step use AtLast"),
-    (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
-    (lambda: fit(key=None), r"key must be a random key, .* got None"),
-    (lambda: fit(epochs=1.5), "epochs must be a whole number, 0 or more, got 1.5"),
-    (lambda: fit(epochs=True), "epochs must be a whole number, 0 or more, got True"),
-    (lambda: fit(epochs=-1), "epochs must be a whole number, 0 or more, got -1"),
-    (lambda: fit(save_every=0.5), "save_every must be an int, got 0.5"),
-    (lambda: fit(patience=0, validation=BATCHES), "patience must be at least 1, got 0"),
-    (lambda: fit(criterion="loss"), "criterion must be a function, got 'loss'"),
-    (lambda: jrnn.save("nowhere", PARAMS), r"must be a Snapshot, got ElmanParams.*jrnn.Snapshot\(cell"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("call", "text"), REFUSED, ids=range(len(REFUSED)))
-def test_mistakes_are_named(call, text):
-    with pytest.raises((ValueError, TypeError), match=f"(?s){text}"):
-        call()
-
-
-def test_a_flax_module_is_not_taken_for_a_cell():
-    from flax import nnx
-
-    module = jrnn.RNN(CELL, 2, rngs=nnx.Rngs(0))
-    for call in (lambda: fit(module), lambda: jrnn.unroll(module, module.params, XS),
-                 lambda: jrnn.evaluate(jrnn.linen.RNN(CELL, 2), PARAMS, BATCHES, LOSS)):  # fmt: skip
-        with pytest.raises(TypeError, match=r"the Flax module RNN: pass its module\.cell"):
-            call()
 
 
 TINY = ["--hidden", "4", "--embed", "2", "--batch", "2", "--steps", "8", "--epochs", "1", "--out"]
@@ -358,6 +425,30 @@ def test_a_command_that_was_stopped_before_its_first_checkpoint_is_resumed(tmp_p
     assert main(["train", "--resume", str(tmp_path / "stopped")]) == 0
     assert same(*(jrnn.load(tmp_path / name).params for name in ("whole", "stopped")))
     capsys.readouterr()
+
+
+SETTINGS = {  # what may stand in the place of the settings of a run
+    "bytes": b"\xff{", "nothing": b"", "list": b"[]", "deep": b"[" * 100_000, "no files": {"files": ...},
+    "no config": {"config": ...}, "files": {"files": "abc"}, "numbers": {"files": [3]},
+    "unknown": {"config": {"size": 3}}, "type": {"config": {"hidden": "4"}},
+    "range": {"config": {"hidden": -4}},
+    "cell": {"config": {"cell": "os.system"}}, "escape": {"config": {"cell": "\x1b[2J"}},
+}  # fmt: skip
+
+
+def test_damaged_settings_of_a_run_end_in_one_line(tmp_path, capsys):
+    for name, content in SETTINGS.items():
+        if isinstance(content, dict):
+            changed = {"config": {}, "files": []} | content
+            content = json.dumps({k: v for k, v in changed.items() if v is not ...}).encode()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_bytes(content)
+        assert main(["train", "--resume", str(tmp_path / name)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(
+            f"jrnn: {tmp_path / name}/run.json: not the settings that jrnn train wrote, start"
+        )
+        assert said.count("\n") == 1 and "\x1b" not in said
 
 
 def test_a_command_whose_numbers_explode_says_so(tmp_path, text, capsys):

@@ -1,7 +1,9 @@
 """Saving beside others: in any folder, at the same time as other processes, whatever ends one of them."""
 
 import contextlib
+import os
 import sys
+import tempfile
 import threading
 
 import jax
@@ -11,11 +13,13 @@ import optax
 import pytest
 
 import jrnn
+from jrnn._cli import formats
 from jrnn.checkpoint import CheckpointError, Snapshot, _arrays, checkpoints, load, save
 
 CELL = jrnn.Elman(3)
 PARAMS = CELL.init(jax.random.key(0), 2)
 NAMES = ["lr[0.1]", "[a", "a]", "back\\slash", "a*b?", "{x}", "gs:", "%20", "a#b&c", "ü 'é' \"q\"", "\n"]
+NAMES += [os.fsdecode(b"\xff"), "step_00000003"]  # bytes that are not UTF-8; the name of a checkpoint
 
 
 def test_every_name_of_a_folder_does(tmp_path):
@@ -25,6 +29,60 @@ def test_every_name_of_a_folder_does(tmp_path):
         if load(tmp_path / name).params.w_hh.tolist() != PARAMS.w_hh.tolist():
             failed.append(name)
     assert not failed
+
+
+def test_odd_names_in_odd_temporary_folders(tmp_path, monkeypatch):
+    (tmp_path / "[0]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "[0]"))
+    save(tmp_path / "[1]", Snapshot(CELL, 2, PARAMS, step=3))
+    assert load(tmp_path / "[1]").step == 3
+    monkeypatch.setattr(_arrays, "_is_plain", lambda path: False)
+    with pytest.raises(OSError, match=r"orbax needs a link to it in a temporary folder, .*: set TMPDIR"):
+        save(tmp_path / "[2]", Snapshot(CELL, 2, PARAMS))
+
+
+def saved(**wrong):
+    arguments = {"cell": CELL, "in_features": 2, "params": PARAMS, "step": 0} | wrong
+    return save("nowhere", Snapshot(**arguments))
+
+
+MISTAKES = [
+    (lambda: save(None, Snapshot(CELL, 2, PARAMS)), "save: directory must be a path, .* got None"),
+    (lambda: save("", Snapshot(CELL, 2, PARAMS)), "save: directory must be a path, a str or a Path, got ''"),
+    (lambda: save("nowhere", Snapshot(CELL, 2, PARAMS), keep=1.5), "save: keep must be an int, got 1.5"),
+    (lambda: saved(step=1.5), "Snapshot: step must be a whole number, 0 or more, got 1.5"),
+    (lambda: saved(step=10**18), r"Snapshot: step must be below 10\*\*18, got 10{18}$"),
+    (lambda: saved(in_features=2.0), "in_features must be an int, got 2.0"),
+    (lambda: saved(cell=jrnn.Elman), "Snapshot: cell must be a cell, got the class Elman: call it"),
+    (lambda: load(3), "load: directory must be a path, a str or a Path, got 3"),
+    (lambda: load("nowhere", step="3"), "load: step must be a whole number, 0 or more, got '3'"),
+    (lambda: load("nowhere", optimizer=optax.adam), "load: optimizer must be as optax.adam"),
+    (lambda: jrnn.save_params("nowhere", PARAMS, CELL), "save_params: cell must be a cell, got ElmanParams"),
+    (lambda: jrnn.save_params("no/where", CELL, PARAMS), "no such folder, create it first: '.*/no'"),
+    (lambda: jrnn.load_params(3), "load_params: path must be a path, a str or a Path, got 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "text"), MISTAKES, ids=range(len(MISTAKES)))
+def test_mistakes_are_named(call, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((TypeError, ValueError, OSError), match=text):
+        call()
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_class_in_place_of_the_saved_cell(tmp_path):
+    save(tmp_path, Snapshot(CELL, 2, PARAMS))
+    with pytest.raises(TypeError, match="cell must be a cell, got the class Elman: call it"):
+        load(tmp_path, cell=jrnn.Elman)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match="is a pipe, a socket or a device, needs a file"):
+        jrnn.load_params(tmp_path / "pipe.safetensors")
+    with pytest.raises(OSError, match="is a pipe, a socket or a device, needs a file"):
+        formats.read(tmp_path / "pipe.safetensors", formats.Options())
 
 
 def test_what_is_not_read_back_as_it_was_is_not_sealed(tmp_path, monkeypatch):
@@ -92,6 +150,8 @@ MAKES = {
     "sgd": optax.sgd(0.1),
     "momentum": optax.sgd(0.1, momentum=0.9),
     "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "every second": optax.MultiSteps(optax.adam(1e-3), 2),
+    "every second, rectified": optax.MultiSteps(optax.radam(1e-3), 2),
     "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)),
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 import jrnn
 from jrnn._cli.sampling import load_run, one_line
 from jrnn._cli.verifying import BATCH, STEPS, Run, in_keras, in_onnxruntime, in_torch, sample
+from jrnn.checkpoint.files import require_file
 
 
 class Options(NamedTuple):
@@ -57,7 +59,7 @@ def read(path: Path, options: Options) -> Loaded:
         snapshot = load_run(path, best=True)
         return Loaded(snapshot.cell, snapshot.params, "run of jrnn train")
     found = format_of(path)
-    path.open("rb").close()  # a file that is not there
+    require_file(path).open("rb").close()  # a file that is not there
     with naming(path):
         return found.read(path, options)
 
@@ -131,6 +133,8 @@ def _keras() -> Any:
 
 
 def _read_keras(path: Path, options: Options) -> Loaded:
+    if not zipfile.is_zipfile(path):  # Keras says that there is no such file
+        raise ValueError("it is no complete archive, as Keras writes them")
     return _of_keras(_keras().saving.load_model(path, compile=False))
 
 
@@ -139,7 +143,7 @@ def _read_keras_weights(path: Path, options: Options) -> Loaded:
         raise ValueError(
             "it does not say which layers it is of: give what model.to_json() says as --config FILE"
         )
-    model = _keras().models.model_from_json(Path(options.config).read_text(encoding="utf-8"))
+    model = _keras().models.model_from_json(require_file(Path(options.config)).read_text("utf-8"))
     model.load_weights(path)
     return _of_keras(model)
 

@@ -14,6 +14,7 @@ import jax
 import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
+from jrnn._cli.tables import recurrent_cells
 
 META = ("config", "vocabulary", "files", "sha256")  # stored by `jrnn train` with the parameters
 
@@ -76,16 +77,24 @@ def _fault(meta: dict[str, Any], in_features: int) -> str:
             return f"{name} is {brief(meta[name])}, not a {kind.__name__}"
     if wrong := [file for file in meta["files"] if type(file) is not str]:
         return f"files has {brief(wrong[0])}, not a file name"
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    for name, value in meta["config"].items():
-        if name not in fields or not _fits(fields[name], value):
-            return f"config has {brief(name)}: {brief(value)}"
+    if fault := config_fault(meta["config"]):
+        return fault
     try:
         vocabulary = jrnn.CharVocabulary(**meta["vocabulary"])
         size = len(vocabulary) if vocabulary.symbols + vocabulary.unknown else 0
     except (TypeError, ValueError) as error:
         return f"vocabulary is {brief(meta['vocabulary'])}: {brief(str(error))}"
     return "" if size == in_features else f"vocabulary has {size} entries, the model takes {in_features}"
+
+
+def config_fault(config: dict[str, Any]) -> str:
+    """Describe what is wrong with stored options of `jrnn train`; empty if nothing is."""
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name, value in config.items():
+        if name not in fields or not _fits(fields[name], value):
+            return f"config has {brief(name)}: {brief(value)}"
+    cell = config.get("cell", TrainConfig.cell)
+    return "" if cell in recurrent_cells() else f"config has an unknown cell, {brief(cell)}"
 
 
 def _fits(field: dataclasses.Field[Any], value: Any) -> bool:

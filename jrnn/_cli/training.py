@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
+from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
-from jrnn._cli.sampling import META, load_run, one_line, program, write_on
+from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
 from jrnn._cli.tables import count_parameters, recurrent_cells
 from jrnn.training._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
@@ -168,7 +169,7 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
 def _settings(run: Path) -> dict[str, Any]:
     """The settings of a run: those it was started with, or what its checkpoints say."""
     if (run / SETTINGS).is_file() and not jrnn.checkpoint.checkpoints(run):
-        return dict(json.loads((run / SETTINGS).read_text(encoding="utf-8")))
+        return _started_with(run / SETTINGS)
     return dict(load_run(run).meta)
 
 
@@ -176,6 +177,19 @@ def say(text: str) -> None:
     """Print, in the first of several processes."""
     if is_first():
         print(text, flush=True)
+
+
+def _started_with(path: Path) -> dict[str, Any]:
+    """The options and files that a run was started with."""
+    try:
+        start = json.loads(path.read_text(encoding="utf-8"))
+        config, files = dict(start["config"]), [str(file) for file in list(start["files"])]
+        if fault := config_fault(config) or ("" if files == start["files"] else "files is no list of names"):
+            raise ValueError(fault)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        reason = f"{path}: not the settings that jrnn train wrote, start a new run: {brief(str(error))}"
+        raise ValueError(reason) from error
+    return {"config": config, "files": files}
 
 
 def read(files: Sequence[str]) -> str:

@@ -1,4 +1,10 @@
-"""Recurrent cells, one architecture family per file; also exported by `jrnn`.
+"""Recurrent cells; also exported by `jrnn`.
+
+The docstring of a file opens with its family, one of
+
+  Simple recurrent networks, Long short-term memory, Gated recurrent units, Linear recurrences,
+  Memories that are matrices, Memory with time scales, Time that is irregular, Over space,
+  Reservoirs and delay lines, Maps without memory.
 
 Activations are given by name: "tanh", "relu", "sigmoid", "identity", "softmax", "gelu", "silu", "elu",
 "leaky_relu", "softplus", "softsign", "hard_sigmoid", "hard_tanh", "scaled_tanh" or "thresholded_relu";

@@ -1,4 +1,4 @@
-"""Gated cells whose state is a gated sum, with little or no other nonlinearity."""
+"""Gated recurrent units: a state that is a gated sum, with little or no other nonlinearity."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Bistable cells: each unit can latch one of two values."""
+"""Gated recurrent units: each unit can latch one of two values."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""Continuous-time networks, by one Euler step of their differential equation per time step."""
+"""Simple recurrent networks: differential equations, by one Euler step per time step."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Gated cells on images and fields: convolutions in place of matmuls."""
+"""Over space: convolutions in place of matmuls, on images and fields."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -7,11 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._alignment import promoted, sharded_axes
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
+from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import GateParams, gates, repeated, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.initializers import glorot
@@ -48,8 +50,9 @@ def convolve(x: Array, kernel: Array, padding: str = "SAME", strides: Any = 1, d
     def convolved(x: Array, kernel: Array) -> Array:
         rows = x if len(lead) == 1 else x.reshape(math.prod(lead), *inner)
         if padding == "CIRCULAR":
-            halves = [(size - 1) * d // 2 for size, d in zip(kernel.shape, dilation, strict=False)]
-            rows = jnp.pad(rows, [(0, 0), *((half, half) for half in halves), (0, 0)], mode="wrap")
+            spans = [(size - 1) * d for size, d in zip(kernel.shape, dilation, strict=False)]
+            sides = [(span // 2, span - span // 2) for span in spans]  # as "SAME" does
+            rows = jnp.pad(rows, [(0, 0), *sides, (0, 0)], mode="wrap")
         around = "VALID" if padding == "CIRCULAR" else padding
         y = jax.lax.conv_general_dilated(
             rows, kernel, strides, around, rhs_dilation=dilation, dimension_numbers=layout
@@ -118,7 +121,7 @@ class ConvLSTM:
 
     Args:
       hidden: channels of h and c.
-      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      kernel: length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       forget_bias: start of b_f.
       padding: "SAME", with zeros; "CIRCULAR", which wraps around; or "VALID", without padding.
@@ -126,7 +129,7 @@ class ConvLSTM:
       dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or a wrong number of axes.
+      ValueError: a wrong number of axes.
 
     Reference: Shi et al., Convolutional LSTM network: a machine learning approach for precipitation
     nowcasting, 2015, arXiv:1506.04214.
@@ -186,14 +189,14 @@ class ConvGRU:
 
     Args:
       hidden: channels of h.
-      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      kernel: length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
       strides: steps in x between positions of the state; one number, or one per axis.
       dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or a wrong number of axes.
+      ValueError: a wrong number of axes.
 
     Reference: Ballas, Yao, Pal, Courville, Delving deeper into convolutional networks for learning video
     representations, 2016, arXiv:1511.06432.
@@ -236,6 +239,66 @@ class ConvGRU:
         return h, h
 
 
+@checked
+@dataclass(frozen=True)
+class ConvRNN:
+    """Convolutional Elman network: each position of a field sees its neighbourhood.
+
+        hₜ = f(xₜ ∗ w_ih + hₜ₋₁ ∗ w_hh + b),   yₜ = hₜ
+
+    Fields and ∗ as in `ConvLSTM`.
+
+    Args:
+      hidden: channels of h.
+      activation: f, by name.
+      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      spatial: number of spatial axes, 1 to 3.
+      padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
+      strides: steps in x between positions of the state; one number, or one per axis.
+      dilation: steps in x between entries of the kernel, likewise.
+
+    Raises:
+      ValueError: an even kernel, or a wrong number of axes.
+
+    Reference: Spoerer, McClure, Kriegeskorte, Recurrent convolutional neural networks: a better model of
+    biological object recognition, 2017, doi:10.3389/fpsyg.2017.01551.
+
+    >>> import jrnn
+    >>> jrnn.ConvRNN(8, kernel=5, spatial=1).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    kernel: Width | tuple[Width, ...] = 3
+    spatial: Width = 2
+    padding: Literal["SAME", "CIRCULAR", "VALID"] = "SAME"
+    strides: Width | tuple[Width, ...] = 1
+    dilation: Width | tuple[Width, ...] = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return _draw(key, in_features, self, biases=(0,))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return zero_state(params, _places(self, batch_shape), self.hidden)
+
+    @broadcasting
+    def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        z = _seen(self, params, x) + _felt(self, carry, params.w_hh)
+        h = checkpoint_name(activation(self.activation)(z), "h")
+        return h, h
+
+
 def _check(cell: Any) -> None:
     if cell.spatial > 3:
         raise ValueError(f"spatial must be 1, 2 or 3 axes, got {cell.spatial}")
@@ -243,5 +306,3 @@ def _check(cell: Any) -> None:
         given = getattr(cell, name)
         if isinstance(given, tuple) and len(given) != cell.spatial:
             raise ValueError(f"{name} must have one entry for each of {cell.spatial} axes, got {given}")
-    if any(size % 2 == 0 for size in _each(cell.kernel, cell.spatial)):
-        raise ValueError(f"kernel must be odd, got {cell.kernel}")

@@ -1,4 +1,4 @@
-"""Irregular series: cells that read the time since each value was measured, and which are missing."""
+"""Time that is irregular: cells that read the time since each value was measured."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,9 +46,10 @@ class GRUD:
         x′ₜ = mₜ · xₜ + (1 − mₜ) · x′ₜ₋₁
 
     values, mask and delta are (..., in): the measurements (anything where missing, even NaN), whether each
-    was made (1 or 0, or boolean), and the time since that input was last measured. The mean is
-    `params.fixed`, initially zero and not trained: set it to that of the training data with
-    `params._replace(fixed=mean)`. x′ starts at zero. z takes the new value (in `GRU` it keeps the old one).
+    was made (1 or 0, or boolean), and the time since that input was last measured; `jrnn.data.gaps` makes
+    them of `(values, dt)`. The mean is `params.fixed`, initially zero and not trained: set it to that of the
+    training data with `params._replace(fixed=mean)`. x′ starts at zero. z takes the new value (in `GRU` it
+    keeps the old one).
 
     Raises:
       ValueError: an input that is not `(values, mask, delta)`.

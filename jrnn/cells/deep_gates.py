@@ -1,4 +1,4 @@
-"""Simple gated units: the candidate is the state multiplied by a gate that depends on it."""
+"""Gated recurrent units: the candidate is the state multiplied by a gate that depends on it."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

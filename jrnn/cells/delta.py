@@ -1,4 +1,4 @@
-"""Delta rules: a memory that is corrected by the error of what it holds under a key."""
+"""Memories that are matrices: corrected by the error of what is held under a key."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""An Elman network whose units are independent of each other."""
+"""Simple recurrent networks: an Elman network whose units are independent of each other."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._fields import Width, checked
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import zeros
+from jrnn.cells._gating import sigmoid, split, tanh, zeros
 from jrnn.initializers import default_float, glorot
 
 
@@ -29,8 +29,8 @@ class IndRNN:
 
         hₜ = f(xₜ w_ih + w_hh · hₜ₋₁ + b),   yₜ = hₜ
 
-    Units are mixed by the next layer of a `Stack`. w_hh starts as U(0, 2^(1/T)) with T = `max_lag`; the paper
-    clips |w_hh| to that bound after every update.
+    Units are mixed by the next layer of a `Stack`. With activation="identity" the recurrence is linear. w_hh
+    starts as U(0, 2^(1/T)) with T = `max_lag`; the paper clips |w_hh| to that bound after every update.
 
     Args:
       activation: f, by name.
@@ -52,6 +52,10 @@ class IndRNN:
     diagonal: ClassVar[bool] = True
 
     @property
+    def linear(self) -> bool:
+        return self.activation == "identity"
+
+    @property
     def out_features(self) -> int:
         return self.hidden
 
@@ -71,3 +75,61 @@ class IndRNN:
         f = activation(self.activation)
         h = checkpoint_name(f(x @ params.w_ih + params.w_hh * carry + params.b), "h")
         return h, h
+
+
+class ELSTMParams(NamedTuple):
+    """Parameters of `ELSTM`."""
+
+    w_ih: Array  # (in, 3·hidden), order f g o
+    w_hh: Array  # (2·hidden,), order f g
+    w_co: Array  # (hidden, hidden), from the cell state to o
+    b: Array  # (3·hidden,), order f g o
+
+
+@checked
+@dataclass(frozen=True)
+class ELSTM:
+    """LSTM with an elementwise recurrence: only the output gate mixes units, outside of the recurrence.
+
+        fₜ = σ(xₜ w_f + u_f · cₜ₋₁ + b_f),   gₜ = tanh(xₜ w_g + u_g · cₜ₋₁ + b_g)
+        cₜ = fₜ · cₜ₋₁ + (1 − fₜ) · gₜ
+        yₜ = oₜ · cₜ,   oₜ = σ(xₜ w_o + cₜ w_co + b_o)
+
+    `w_hh` is [u_f, u_g]. Real-time recurrent learning costs no more than a step. In torchrecurrent o has two
+    biases.
+
+    Args:
+      hidden: width of c and y.
+
+    Reference: Irie, Gopalakrishnan, Schmidhuber, Exploring the promise and limits of real-time recurrent
+    learning, 2024, arXiv:2305.19044.
+
+    >>> import jrnn
+    >>> jrnn.ELSTM(8).out_features
+    8
+    """
+
+    hidden: Width
+    diagonal: ClassVar[bool] = True
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> ELSTMParams:
+        k_ih, k_hh, k_co = jax.random.split(key, 3)
+        return ELSTMParams(
+            w_ih=glorot(k_ih, (in_features, 3 * self.hidden), blocks=3),
+            w_hh=jax.random.uniform(k_hh, (2 * self.hidden,), default_float(), -0.1, 0.1),
+            w_co=glorot(k_co, (self.hidden, self.hidden)),
+            b=zeros(3 * self.hidden),
+        )
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: ELSTMParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        (a_f, a_g, a_o), (u_f, u_g) = split(x @ params.w_ih + params.b, 3), split(params.w_hh, 2)
+        f, g = sigmoid(a_f + u_f * carry, "f"), tanh(a_g + u_g * carry, "g")
+        c = f * carry + (1 - f) * g
+        return c, sigmoid(a_o + c @ params.w_co, "o") * c

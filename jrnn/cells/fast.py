@@ -1,4 +1,4 @@
-"""Small cells for small devices: scalar gates, shared and low-rank weights."""
+"""Simple recurrent networks: scalar gates, shared and low-rank weights, for small devices."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

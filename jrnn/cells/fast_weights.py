@@ -1,4 +1,4 @@
-"""Matrices that change with every step in a way that is not linear: fast weights, and states."""
+"""Memories that are matrices: matrices that change in a way that is not linear."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

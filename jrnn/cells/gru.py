@@ -1,4 +1,4 @@
-"""Gated recurrent unit, and one with delayed feedback."""
+"""Gated recurrent units: the GRU, and one with delayed feedback."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

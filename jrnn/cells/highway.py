@@ -1,4 +1,4 @@
-"""Deep transitions: several layers between one state and the next."""
+"""Gated recurrent units: several layers between one state and the next."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

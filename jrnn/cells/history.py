@@ -1,4 +1,4 @@
-"""Memory of past inputs."""
+"""Reservoirs and delay lines: memory of past inputs."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""A cell with gated paths through both time and depth."""
+"""Gated recurrent units: gated paths through both time and depth."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

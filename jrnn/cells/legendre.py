@@ -1,4 +1,4 @@
-"""Memory by projection onto Legendre polynomials."""
+"""Memory with time scales: projection onto Legendre polynomials."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

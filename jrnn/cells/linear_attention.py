@@ -1,4 +1,4 @@
-"""Linear attention: a matrix to which keys and values are added, with a decay or without one."""
+"""Memories that are matrices: keys and values are added, with a decay or without one."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

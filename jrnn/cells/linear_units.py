@@ -1,4 +1,4 @@
-"""Linear recurrent units: a diagonal linear recurrence between dense maps."""
+"""Linear recurrences: a diagonal recurrence between dense maps."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
+from jrnn.cell import Shape, broadcasting, complex_state, zero_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.initializers import default_float, glorot
@@ -94,8 +94,7 @@ class LRU:
         )
 
     def initial_carry(self, params: LRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        zero = zero_state(params, batch_shape, self.hidden)
-        return zero.astype(jnp.complex128 if zero.dtype == jnp.float64 else jnp.complex64)
+        return complex_state(params, batch_shape, self.hidden)
 
     @broadcasting
     def step(self, params: LRUParams, carry: Array, x: Any) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Long short-term memory."""
+"""Long short-term memory: the cell with a forget gate."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The LSTM as first published."""
+"""Long short-term memory: the cell as first published."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any

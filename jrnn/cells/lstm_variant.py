@@ -1,4 +1,4 @@
-"""Variants of the LSTM: gates, peepholes, projection and shortcuts."""
+"""Long short-term memory: variants in gates, peepholes, projection and shortcuts."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import GateParams, cut, draw_gates, sigmoid, split, tanh
+from jrnn.cells._gating import GateParams, cut, draw_gates, gates, sigmoid, split, tanh
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.initializers import default_float, glorot, orthogonal
 
@@ -299,3 +299,59 @@ class ResidualLSTM:
         shortcut = x if params.w_ix is None else x @ params.w_ix
         h = sigmoid(z_o + p_o * c, "o") * (jnp.tanh(c) @ params.w_ho + shortcut)
         return LSTMCarry(h, c), h
+
+
+class ControlledCarry(NamedTuple):
+    """State of `MemoryControllerLSTM`."""
+
+    v: Array  # (..., hidden), what the gates read
+    c: Array  # (..., hidden)
+
+
+@checked
+@dataclass(frozen=True)
+class MemoryControllerLSTM:
+    """Memory-controller LSTM: the gates read a state of their own, which is not the output.
+
+        i, f, o, m = σ(xₜ w + vₜ₋₁ u + b),   gₜ = tanh(xₜ w_g + vₜ₋₁ u_g + b_g)
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
+        vₜ = mₜ · tanh(cₜ)
+        yₜ = oₜ · tanh(cₜ)
+
+    Gate order: i f g o m. It is `MCLSTM` in torchrecurrent and RecurrentLayers.jl; what others call MC-LSTM
+    is `MassConservingLSTM`.
+
+    Args:
+      hidden: width of v, c and y.
+      forget_bias: start of b_f.
+
+    Reference: The memory controller extension of LSTM, NIPS time series workshop, 2017.
+
+    >>> import jax, jrnn
+    >>> jrnn.MemoryControllerLSTM(8).init(jax.random.key(0), in_features=3).w_ih.shape
+    (3, 40)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    forget_bias: float = 1.0
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> GateParams:
+        return draw_gates(key, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0, 0))
+
+    def initial_carry(
+        self, params: GateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> ControlledCarry:
+        return ControlledCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "vc"))
+
+    @broadcasting
+    def step(self, params: GateParams, carry: ControlledCarry, x: Any) -> tuple[ControlledCarry, Array]:
+        z = x @ params.w_ih + carry.v @ params.w_hh + params.b
+        i, f, g, o, m = gates(z, "ifgom", candidate="g")
+        c = f * carry.c + i * g
+        read = jnp.tanh(c)
+        return ControlledCarry(m * read, c), o * read

@@ -1,4 +1,4 @@
-"""Stateless maps as cells with an empty carry, so that a whole model is one cell."""
+"""Maps without memory: stateless maps as cells with an empty carry, so that a model is one cell."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,16 +1,18 @@
-"""Minimal gated cells: gates see only the input, so that the recurrence is linear."""
+"""Linear recurrences: gates that see only the input."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import broadcasting, zero_carry
+from jrnn.cell import Shape, broadcasting, complex_state, zero_carry
 from jrnn.cells._gating import sigmoid, split, zeros
-from jrnn.initializers import glorot
+from jrnn.initializers import default_float, glorot
 
 
 class InputParams(NamedTuple):
@@ -103,3 +105,81 @@ class MinLSTM:
         f = sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i), "f")
         h = f * carry + (1 - f) * checkpoint_name(n, "n")
         return h, h
+
+
+class HGRNParams(NamedTuple):
+    """Parameters of `HGRN`; order: p q f o, of which o is twice as wide."""
+
+    w_ih: Array  # (in, 5·hidden)
+    b: Array  # (5·hidden,)
+    theta: Array  # (hidden,), angle of the rotation
+    low: Array  # (hidden,), the least that is kept, before the sigmoid
+
+
+@checked
+@dataclass(frozen=True)
+class HGRN:
+    """Hierarchically gated network: forget gates with a lower bound, and a complex state that rotates.
+
+        nₜ = silu(xₜ w_p + b_p) + i · silu(xₜ w_q + b_q)
+        fₜ = γ + (1 − γ) · σ(xₜ w_f + b_f),   γ = σ(low)
+        hₜ = fₜ · exp(iθ) · hₜ₋₁ + (1 − fₜ) · nₜ
+        yₜ = oₜ · [Re hₜ, Im hₜ],   oₜ = σ(xₜ w_o + b_o)
+
+    In the paper γ rises from layer to layer, as a cumulative softmax over the layers; here each cell learns
+    its own, from `lower_bound`. The norm and the projection of y are left out. θ starts at
+    10000^(−2j/hidden).
+
+    Args:
+      hidden: number of complex units; y is twice as wide.
+      lower_bound: γ at the start, in (0, 1).
+
+    Raises:
+      ValueError: a lower bound outside (0, 1).
+
+    Reference: Qin, Yang, Zhong, Hierarchically gated recurrent neural network for sequence modeling, 2023,
+    arXiv:2311.04823.
+
+    >>> import jrnn
+    >>> deep = jrnn.Stack((jrnn.HGRN(8, lower_bound=0.1), jrnn.HGRN(8, lower_bound=0.5)))
+    >>> deep.out_features
+    16
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    lower_bound: float = 0.1
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lower_bound < 1:
+            raise ValueError(f"HGRN: lower_bound must be in (0, 1), got {self.lower_bound}")
+
+    @property
+    def out_features(self) -> int:
+        return 2 * self.hidden
+
+    def init(self, key: Array, in_features: int) -> HGRNParams:
+        bound = math.log(self.lower_bound / (1 - self.lower_bound))
+        return HGRNParams(
+            *draw_input(key, in_features, self.hidden, 5),
+            theta=10000.0 ** (jnp.arange(self.hidden, dtype=default_float()) * (-2 / self.hidden)),
+            low=zeros(self.hidden) + bound,
+        )
+
+    def initial_carry(
+        self, params: HGRNParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        return complex_state(params, batch_shape, self.hidden)
+
+    @broadcasting
+    def step(self, params: HGRNParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        p, q, f, *o = split(x @ params.w_ih + params.b, 5)
+        wide, low = carry.real.dtype, jax.nn.sigmoid(params.low)
+        f = checkpoint_name(low + (1 - low) * jax.nn.sigmoid(f), "f")
+        kept = [f * turn for turn in (jnp.cos(params.theta), jnp.sin(params.theta))]
+        new = [(1 - f) * jax.nn.silu(part) for part in (p, q)]
+        a, n = (jax.lax.complex(*(part.astype(wide) for part in parts)) for parts in (kept, new))
+        h = a * carry + n
+        y = sigmoid(jnp.concatenate(o, -1), "o") * jnp.concatenate([h.real, h.imag], -1).astype(x.dtype)
+        return h, y

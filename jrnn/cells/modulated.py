@@ -1,4 +1,4 @@
-"""LSTMs whose input and state modulate each other before the gates."""
+"""Long short-term memory: input and state modulate each other before the gates."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -11,8 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._fields import Lag, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import GateParams, draw_gates, gates, times
-from jrnn.cells.lstm import LSTMCarry
-from jrnn.initializers import glorot, orthogonal
+from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
+from jrnn.cells.maps import DenseParams
+from jrnn.initializers import default_float, glorot, orthogonal
 
 
 class MultiplicativeLSTMParams(NamedTuple):
@@ -151,3 +152,90 @@ class MogrifierLSTM:
         c = f * carry.c + i * g
         h = o * jnp.tanh(c)
         return LSTMCarry(h, c), h
+
+
+class HyperLSTMParams(NamedTuple):
+    """Parameters of `HyperLSTM`."""
+
+    lstm: GateParams  # i f g o
+    hyper: LSTMParams  # of the small LSTM, which reads [x, h]
+    embed: DenseParams  # (hyper, 12·embedding), to a vector for each of 3 uses and 4 gates
+    scale: Array  # (3, 4, embedding, hidden), from each vector; uses: of h, of x, bias
+
+
+class HyperLSTMCarry(NamedTuple):
+    """State of `HyperLSTM`."""
+
+    h: Array  # (..., hidden)
+    c: Array  # (..., hidden)
+    hyper: LSTMCarry  # (..., hyper)
+
+
+@checked
+@dataclass(frozen=True)
+class HyperLSTM:
+    """Hyper LSTM: at every step a small LSTM scales the products of a large one and moves its biases.
+
+        ĥₜ = LSTM([xₜ, hₜ₋₁])
+        s_h, s_x, s_b = (ĥₜ w_z + b_z) scale,   each for all four gates
+        i, f, g, o from s_x · (xₜ w_ih) + s_h · (hₜ₋₁ w_hh) + s_b + b, as in `LSTM`
+        cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
+        hₜ = oₜ · tanh(cₜ),   yₜ = hₜ
+
+    At the start s_h = s_x = 0.1 and s_b = 0, as in the paper, whose layer normalization is left out.
+
+    Args:
+      hidden: width of h and c.
+      hyper: width of ĥ.
+      embedding: width of ĥ w_z for each gate and use.
+      forget_bias: start of b_f, in both.
+
+    Reference: Ha, Dai, Le, HyperNetworks, 2017, arXiv:1609.09106.
+
+    >>> import jrnn
+    >>> jrnn.HyperLSTM(64, hyper=16, embedding=4).out_features
+    64
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    hyper: Width = 16
+    embedding: Width = 4
+    forget_bias: float = 1.0
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> HyperLSTMParams:
+        k_lstm, k_hyper, k_scale = jax.random.split(key, 3)
+        biases, width = (0, self.forget_bias, 0, 0), 12 * self.embedding
+        moving = 0.01 * jax.random.normal(k_scale, (4, self.embedding, self.hidden), default_float())
+        ones = jnp.ones((2, *moving.shape), moving.dtype)
+        at_start = jnp.asarray([1, 1, 0], moving.dtype).repeat(width // 3)  # of the vectors: s_b starts at 0
+        return HyperLSTMParams(
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases),
+            hyper=LSTM(self.hyper, forget_bias=self.forget_bias).init(k_hyper, in_features + self.hidden),
+            embed=DenseParams(jnp.zeros((self.hyper, width), moving.dtype), at_start),
+            scale=jnp.concatenate([0.1 / self.embedding * ones, moving[None]]),
+        )
+
+    def initial_carry(
+        self, params: HyperLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> HyperLSTMCarry:
+        h, c = (zero_state(params, batch_shape, self.hidden) for _ in "hc")
+        return HyperLSTMCarry(h, c, LSTM(self.hyper).initial_carry(params.hyper, batch_shape))
+
+    @broadcasting
+    def step(self, params: HyperLSTMParams, carry: HyperLSTMCarry, x: Any) -> tuple[HyperLSTMCarry, Array]:
+        h, c, small = carry
+        small, y = LSTM(self.hyper).step(params.hyper, small, jnp.concatenate([x, h], -1))
+        vectors = y @ params.embed.w + params.embed.b
+        vectors = vectors.reshape(*vectors.shape[:-1], 3, 4, self.embedding)
+        scales = jnp.einsum("...ugz,ugzh->...ugh", vectors, params.scale)
+        s_h, s_x, s_b = jnp.moveaxis(scales.reshape(*scales.shape[:-2], 4 * self.hidden), -2, 0)
+        z = s_x * (x @ params.lstm.w_ih) + s_h * (h @ params.lstm.w_hh) + s_b + params.lstm.b
+        i, f, g, o = gates(z, "ifgo", candidate="g")
+        c = f * c + i * g
+        h = o * jnp.tanh(c)
+        return HyperLSTMCarry(h, c, small), h

@@ -1,4 +1,4 @@
-"""Three cells found by an evolutionary search, all close to a GRU."""
+"""Gated recurrent units: three cells found by an evolutionary search, all close to a GRU."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Gated cells with layer normalisation."""
+"""Long short-term memory: cells with layer normalisation."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_carry, zero_state
+from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 
@@ -163,3 +165,53 @@ class LayerNormGRU:
         """γ · LN of r and z together, and of n."""
         parts = (jnp.split(a, (2 * self.hidden,), axis=-1) for a in (sums, gain))
         return [g * normalise(z, self.epsilon) for z, g in zip(*parts, strict=True)]
+
+
+class LayerNormElmanParams(NamedTuple):
+    """Parameters of `LayerNormElman`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden)
+    b: Array  # (hidden,)
+    gain: Array  # (hidden,)
+
+
+@checked
+@dataclass(frozen=True)
+class LayerNormElman:
+    """Elman network with layer normalization of its pre-activation.
+
+        LN(z) = (z − mean z) / √(var z + ε)
+        hₜ = f(γ · LN(xₜ w_ih + hₜ₋₁ w_hh) + b),   yₜ = hₜ
+
+    Args:
+      activation: f, by name.
+      epsilon: ε.
+
+    Reference: Ba, Kiros, Hinton, Layer normalization, 2016, arXiv:1607.06450.
+
+    >>> import jrnn
+    >>> jrnn.LayerNormElman(8).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    activation: Activation = "tanh"
+    epsilon: Positive = 1e-6
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> LayerNormElmanParams:
+        drawn = draw_gates(key, in_features, self.hidden, biases=(0,))
+        return LayerNormElmanParams(*drawn, gain=zeros(self.hidden) + 1)
+
+    initial_carry = zero_carry
+
+    @broadcasting
+    def step(self, params: LayerNormElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        z = params.gain * normalise(x @ params.w_ih + carry @ params.w_hh, self.epsilon) + params.b
+        h = checkpoint_name(activation(self.activation)(z), "h")
+        return h, h

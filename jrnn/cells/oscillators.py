@@ -1,4 +1,4 @@
-"""Second-order and multiscale differential equations as recurrent networks."""
+"""Memory with time scales: second-order and multiscale differential equations."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -10,6 +10,7 @@ from jax import Array
 from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import GateParams, sigmoid, split, tanh, zeros
+from jrnn.cells._timing import timed
 from jrnn.initializers import default_float, glorot
 
 
@@ -29,7 +30,8 @@ class CoRNN:
         zₜ = zₜ₋₁ + Δt · (nₜ − γ hₜ₋₁ − ε zₜ₋₁)
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 
-    The damping is explicit, as in the authors' code. `w_hh` is [u_h; u_z].
+    The damping is explicit, as in the authors' code. `w_hh` is [u_h; u_z]. x is values or `(values, dt)`,
+    whose dt multiplies Δt.
 
     Args:
       hidden: number of oscillators.
@@ -49,6 +51,7 @@ class CoRNN:
     dt: Positive = 0.05
     gamma: float = 1.0
     epsilon: float = 1.0
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -69,11 +72,11 @@ class CoRNN:
 
     @broadcasting
     def step(self, params: GateParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        h, z = carry
+        (x, dt), (h, z) = timed(self, x), carry
         u_h, u_z = jnp.split(params.w_hh, 2)
         n = tanh(x @ params.w_ih + h @ u_h + z @ u_z + params.b, "n")
-        z = z + self.dt * (n - self.gamma * h - self.epsilon * z)
-        h = h + self.dt * z
+        z = z + self.dt * dt * (n - self.gamma * h - self.epsilon * z)
+        h = h + self.dt * dt * z
         return OscillatorCarry(h, z), h
 
 
@@ -94,6 +97,8 @@ class UnICORNN:
         zₜ = zₜ₋₁ − Δt · σ(c) · (tanh(xₜ w_ih + w_hh · hₜ₋₁ + b) + α hₜ₋₁)
         hₜ = hₜ₋₁ + Δt · σ(c) · zₜ,   yₜ = hₜ
 
+    x is values or `(values, dt)`, whose dt multiplies Δt.
+
     Args:
       hidden: number of oscillators.
       dt: Δt, largest step size.
@@ -112,6 +117,7 @@ class UnICORNN:
     dt: Positive = 0.1
     alpha: float = 1.0
     diagonal: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -130,9 +136,9 @@ class UnICORNN:
 
     @broadcasting
     def step(self, params: UnICORNNParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        h, z = carry
+        (x, dt), (h, z) = timed(self, x), carry
         n = tanh(x @ params.w_ih + params.w_hh * h + params.b, "n")
-        dt = self.dt * jax.nn.sigmoid(params.c)
+        dt = self.dt * dt * jax.nn.sigmoid(params.c)
         z = z - dt * (n + self.alpha * h)
         h = h + dt * z
         return OscillatorCarry(h, z), h
@@ -157,7 +163,7 @@ class LEM:
         zₜ = (1 − dₜ) · zₜ₋₁ + dₜ · tanh(xₜ w_z + hₜ₋₁ u_z + b_z)
         hₜ = (1 − eₜ) · hₜ₋₁ + eₜ · tanh(xₜ w_h + zₜ w_zh + b_h),   yₜ = hₜ
 
-    The authors' code has two biases for each one here.
+    The authors' code has two biases for each one here. x is values or `(values, dt)`, whose dt multiplies Δt.
 
     Args:
       hidden: width of h and z.
@@ -174,6 +180,7 @@ class LEM:
     hidden: Width
     _: KW_ONLY
     dt: Positive = 1.0
+    timed: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:
@@ -195,10 +202,10 @@ class LEM:
 
     @broadcasting
     def step(self, params: LEMParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        h, z = carry
+        (x, dt), (h, z) = timed(self, x), carry
         a_d, a_e, a_z, a_h = split(x @ params.w_ih + params.b, 4)
         u_d, u_e, u_z = split(h @ params.w_hh, 3)
-        d, e = self.dt * sigmoid(a_d + u_d, "d"), self.dt * sigmoid(a_e + u_e, "e")
+        d, e = self.dt * dt * sigmoid(a_d + u_d, "d"), self.dt * dt * sigmoid(a_e + u_e, "e")
         z = (1 - d) * z + d * tanh(a_z + u_z, "z")
         h = (1 - e) * h + e * tanh(a_h + z @ params.w_zh, "h")
         return OscillatorCarry(h, z), h
@@ -223,7 +230,7 @@ class HeterogeneousCoRNN:
         hₜ = hₜ₋₁ + Δt · zₜ,   yₜ = hₜ
 
     γ and ε are drawn uniformly from their ranges and not trained. With no trained weights, this is the
-    paper's random oscillators network, a reservoir.
+    paper's random oscillators network, a reservoir. x is values or `(values, dt)`, whose dt multiplies Δt.
 
     Args:
       hidden: number of oscillators.
@@ -247,6 +254,7 @@ class HeterogeneousCoRNN:
     dt: Positive = 0.05
     gamma: tuple[float, ...] = (0.5, 1.5)
     epsilon: tuple[float, ...] = (0.5, 1.5)
+    timed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, ends in (("gamma", self.gamma), ("epsilon", self.epsilon)):
@@ -277,8 +285,9 @@ class HeterogeneousCoRNN:
     def step(
         self, params: HeterogeneousParams, carry: OscillatorCarry, x: Any
     ) -> tuple[OscillatorCarry, Array]:
-        (h, z), (gamma, epsilon) = carry, jax.lax.stop_gradient(params.fixed)
+        (x, dt), (h, z) = timed(self, x), carry
+        gamma, epsilon = jax.lax.stop_gradient(params.fixed)
         n = tanh(x @ params.w_ih + h @ params.w_hh + params.b, "n")
-        z = z + self.dt * (n - gamma * h - epsilon * z)
-        h = h + self.dt * z
+        z = z + self.dt * dt * (n - gamma * h - epsilon * z)
+        h = h + self.dt * dt * z
         return OscillatorCarry(h, z), h

@@ -1,4 +1,4 @@
-"""Quasi-recurrent networks: gates by convolution over time, then pooling."""
+"""Linear recurrences: gates by convolution over time, then pooling."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""Memories that are regressions: fitted at every step to the keys and values so far."""
+"""Memories that are matrices: fitted at every step to the keys and values so far."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

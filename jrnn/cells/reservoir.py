@@ -1,4 +1,4 @@
-"""Echo-state networks: a random, untrained recurrence, and a read-out by least squares."""
+"""Reservoirs and delay lines: a random, untrained recurrence, and a read-out by least squares."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Time mixing of RWKV: memories of a network that also sees its last input."""
+"""Memories that are matrices: time mixing of a network that also sees its last input."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

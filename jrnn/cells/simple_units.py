@@ -1,4 +1,4 @@
-"""Simple recurrent units: gates from the input, and an elementwise recurrence."""
+"""Simple recurrent networks: gates from the input, and an elementwise recurrence."""
 
 import math
 from dataclasses import KW_ONLY, dataclass

@@ -1,7 +1,7 @@
-"""Cells with one gate: a GRU or LSTM without its other gates."""
+"""Gated recurrent units: a GRU or LSTM with one gate."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,13 @@ class MGU:
     Gate order: f n. Flax's `MGUCell` is a different cell: a `GRU` whose r and z are one gate, or, without its
     reset gate, a `UGRNN`.
 
+    Args:
+      gate: what f reads: "xhb", or "hb", "h" or "b" alone (MGU1, MGU2, MGU3 of the second paper). The first
+        part of `w_ih`, `w_hh` or `b` is left out with what f does not read.
+
     Reference: Zhou, Wu, Zhang, Zhou, Minimal gated unit for recurrent neural networks, 2016,
-    arXiv:1603.09420.
+    arXiv:1603.09420; `gate`: Heck, Salem, Simplified minimal gated unit variations for recurrent neural
+    networks, 2017, arXiv:1701.03452.
 
     >>> import jax, jrnn
     >>> jrnn.MGU(4).init(jax.random.key(0), in_features=3).w_ih.shape
@@ -35,24 +40,33 @@ class MGU:
     """
 
     hidden: Width
+    _: KW_ONLY
+    gate: Literal["xhb", "hb", "h", "b"] = "xhb"
 
     @property
     def out_features(self) -> int:
         return self.hidden
 
     def init(self, key: Array, in_features: int) -> GateParams:
-        return draw_gates(key, in_features, self.hidden, biases=(0, 0))
+        w_ih, w_hh, b = draw_gates(key, in_features, self.hidden, biases=(0, 0))
+        kept = ((w_ih, "x"), (w_hh, "h"), (b, "b"))
+        return GateParams(*(w if name in self.gate else w[..., self.hidden :] for w, name in kept))
 
     initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        h, (u_f, u_n) = carry, split(params.w_hh, 2)
-        a_f, a_n = split(x @ params.w_ih + params.b, 2)
-        f = sigmoid(a_f + h @ u_f, "f")
-        n = tanh(a_n + (f * h) @ u_n, "n")
+        h, (u_f, u_n) = carry, self._parts(params.w_hh, "h")
+        (a_f, a_n), (b_f, b_n) = self._parts(x @ params.w_ih, "x"), self._parts(params.b, "b")
+        f = sigmoid(a_f + (h @ u_f if "h" in self.gate else 0.0) + b_f, "f")
+        n = tanh(a_n + (f * h) @ u_n + b_n, "n")
         h = (1 - f) * h + f * n
         return h, h
+
+    def _parts(self, packed: Array, name: str) -> tuple[Any, Array]:
+        """The parts of gate and candidate; 0 for a gate that does not read it."""
+        first, *rest = split(packed, 2) if name in self.gate else (0.0, packed)
+        return first, rest[0]
 
 
 @checked

@@ -1,4 +1,4 @@
-"""Strongly typed cells: units of the state are not mixed across time."""
+"""Linear recurrences: units of the state are not mixed across time."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple

@@ -1,18 +1,21 @@
-"""Cells with slow and fast units."""
+"""Memory with time scales: slow and fast units."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._alignment import select
 from jrnn._checks import check_multiple
 from jrnn._fields import Rate, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells._gating import sigmoid, tanh, zeros
-from jrnn.initializers import glorot
+from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
+from jrnn.cells._timing import timed
+from jrnn.initializers import default_float, glorot
 
 
 class ClockworkParams(NamedTuple):
@@ -168,3 +171,98 @@ class SCRN:
         m = (1 - self.alpha) * (x @ params.w_im) + self.alpha * carry.m
         h = sigmoid(m @ params.w_mh + x @ params.w_ih + carry.h @ params.w_hh, "h")
         return SCRNCarry(h, m), jnp.concatenate([h, m], -1)
+
+
+class PhasedLSTMParams(NamedTuple):
+    """Parameters of `PhasedLSTM`."""
+
+    lstm: GateParams  # i f g o
+    p: Array  # (3·hidden,), peepholes, order i f o
+    period: Array  # (hidden,), log τ
+    shift: Array  # (hidden,), share of a period by which the start is late
+    ratio: Array  # (hidden,), open share of a period, before the sigmoid
+
+
+class PhasedLSTMCarry(NamedTuple):
+    """State of `PhasedLSTM`."""
+
+    h: Array  # (..., hidden)
+    c: Array  # (..., hidden)
+    phase: Array  # (..., hidden), θ in [0, 1)
+
+
+@checked
+@dataclass(frozen=True)
+class PhasedLSTM:
+    """Phased LSTM: units update in the open phase of a rhythm of their own; x is values or `(values, dt)`.
+
+        θₜ = (θₜ₋₁ + dt / τ) mod 1,   φₜ = (θₜ − shift) mod 1,   τ = exp(period),   r = σ(ratio)
+        kₜ = 2 φₜ / r where φₜ < r/2,   2 − 2 φₜ / r where φₜ < r,   else leak · φₜ
+        i, f = σ(xₜ w + hₜ₋₁ u + p · cₜ₋₁ + b),   g = tanh(xₜ w_g + hₜ₋₁ u_g + b_g)
+        c̃ = f · cₜ₋₁ + i · g,   o = σ(xₜ w_o + hₜ₋₁ u_o + p_o · c̃ + b_o)
+        cₜ = kₜ · c̃ + (1 − kₜ) · cₜ₋₁
+        hₜ = kₜ · (o · tanh(c̃)) + (1 − kₜ) · hₜ₋₁,   yₜ = hₜ
+
+    The state holds the phase, not the time, so that long series lose no precision. The paper leaks in
+    training only. τ starts between 1 and e³ with a uniform logarithm, in the unit of dt, shift uniform, and
+    r at 0.05.
+
+    Args:
+      hidden: width of h and c.
+      forget_bias: start of b_f.
+      leak: slope of k in the closed phase, in [0, 1).
+
+    Reference: Neil, Pfeiffer, Liu, Phased LSTM: accelerating recurrent network training for long or
+    event-based sequences, 2016, arXiv:1610.09513.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.PhasedLSTM(8)
+    >>> xs = jnp.ones((5, 3)), jnp.array([0.1, 2.0, 0.5, 0.3, 1.0])
+    >>> jrnn.unroll(cell, cell.init(jax.random.key(0), in_features=3), xs)[1].shape
+    (5, 8)
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    forget_bias: float = 1.0
+    leak: Rate = 0.001
+    timed: ClassVar[bool] = True
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> PhasedLSTMParams:
+        k_lstm, k_p, k_period, k_shift = jax.random.split(key, 4)
+        dtype = default_float()
+        return PhasedLSTMParams(
+            lstm=draw_gates(k_lstm, in_features, self.hidden, biases=(0, self.forget_bias, 0, 0)),
+            p=0.1 * jax.random.normal(k_p, (3 * self.hidden,), dtype),
+            period=jax.random.uniform(k_period, (self.hidden,), dtype, 0, 3),
+            shift=jax.random.uniform(k_shift, (self.hidden,), dtype),
+            ratio=jnp.full((self.hidden,), math.log(0.05 / 0.95), dtype),
+        )
+
+    def initial_carry(
+        self, params: PhasedLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> PhasedLSTMCarry:
+        return PhasedLSTMCarry(*(zero_state(params, batch_shape, self.hidden) for _ in "hcp"))
+
+    @broadcasting
+    def step(self, params: PhasedLSTMParams, carry: PhasedLSTMCarry, x: Any) -> tuple[PhasedLSTMCarry, Array]:
+        (x, dt), (h, c, phase) = timed(self, x), carry
+        phase = (phase + dt * jnp.exp(-params.period)) % 1
+        k = self._openness(params, phase)
+        p_i, p_f, p_o = split(params.p, 3)
+        z_i, z_f, z_g, z_o = split(x @ params.lstm.w_ih + h @ params.lstm.w_hh + params.lstm.b, 4)
+        new = sigmoid(z_f + p_f * c, "f") * c + sigmoid(z_i + p_i * c, "i") * tanh(z_g, "g")
+        h = k * (sigmoid(z_o + p_o * new, "o") * jnp.tanh(new)) + (1 - k) * h
+        c = k * new + (1 - k) * c
+        return PhasedLSTMCarry(h, c, phase), h
+
+    def _openness(self, params: PhasedLSTMParams, phase: Array) -> Array:
+        """The gate k: a triangle in the open phase, the leak in the closed one."""
+        phase = (phase - params.shift) % 1
+        way = 2 * phase / jax.nn.sigmoid(params.ratio)  # 1 at the top of the triangle
+        k = jnp.where(way < 1, way, jnp.where(way < 2, 2 - way, self.leak * phase))
+        return checkpoint_name(k, "k")

@@ -1,4 +1,4 @@
-"""Extended LSTMs: exponential gates, stabilised by a running maximum."""
+"""Long short-term memory: exponential gates, stabilised by a running maximum."""
 
 import math
 from collections.abc import Callable

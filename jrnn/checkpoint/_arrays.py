@@ -105,17 +105,28 @@ def _restore(checkpointer: Any, path: Path) -> dict[str, Any]:
 def _plain(folder: Path) -> Iterator[Path]:
     """The absolute path of a folder, through a link if it contains characters that orbax interprets.
 
-    Under `lr[0.1]` orbax does not find its own files, tensorstore converts backslashes to slashes, and `gs:`
-    is another kind of path to them.
+    Under `lr[0.1]` orbax does not find its own files, tensorstore converts backslashes to slashes and takes
+    UTF-8 only, and `gs:` is another kind of path to them.
     """
     path = folder.absolute()
-    if not re.search(r"[\[\]\\*?{}:%]", path.relative_to(path.anchor).as_posix()):
+    if _is_plain(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as short:
+    places = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
+    place = next((place for place in places if _is_plain(place) and os.access(place, os.W_OK)), None)
+    if place is None:
+        why = f"orbax needs a link to it in a temporary folder, and {places[0]} is no plain one: set TMPDIR"
+        raise OSError(errno.EINVAL, why, str(path))
+    with tempfile.TemporaryDirectory(dir=place) as short:
         link = Path(short) / "run"
         link.symlink_to(path.parent, target_is_directory=True)
         yield link / path.name
+
+
+def _is_plain(path: Path) -> bool:
+    """True if no character of a path means something to orbax or tensorstore."""
+    name = path.relative_to(path.anchor).as_posix()
+    return not re.search(r"[\[\]\\*?{}:%\ud800-\udfff]", name)  # bytes that are not UTF-8 are surrogates
 
 
 def host(leaf: Any) -> np.ndarray[Any, Any]:

@@ -65,6 +65,9 @@ def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool
     seen.add(id(value))
     if isinstance(value, functools.partial):
         value = (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, types.MethodType):  # of an object that holds an optimizer, such as MultiSteps
+        yield type(value.__self__).__name__, {}
+        value = vars(value.__self__)
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, tuple | list):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from jrnn._checks import require_model
 from jrnn.checkpoint.files import CheckpointError, show
 
 USER = "user:"  # prefix of classes that are not jrnn's: a class name has no colon
@@ -105,16 +106,17 @@ def exported(name: str) -> Any:
 
 
 def _is_part(kind: Any) -> bool:
-    """True for classes that cells may hold besides cells: forms of weights, scores, bridges."""
+    """True for classes that cells may hold besides cells: forms of weights, scores, bridges, wirings."""
     if not dataclasses.is_dataclass(kind) or hasattr(kind, "initial_carry"):
         return False
-    return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start"))
+    return any(callable(getattr(kind, method, None)) for method in ("weight", "weights", "start", "masks"))
 
 
 def agreed_cell(spec: dict[str, Any], given: Any) -> Any:
     """Return the stored cell, or the given one after a comparison of all fields."""
     if given is None:
         return cell_from_json(spec)
+    require_model("cell", given)
     stored, got = _values("cell", spec), _values("cell", cell_to_json(given))
     for name in stored | got:
         if name not in stored or name not in got or stored[name] != got[name]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST, DESCRIPTION, ARRAYS = "manifest.json", "checkpoint.json", "arrays"
+STEP_DIGITS = 18  # at most, of the step in the name of a checkpoint
 
 
 class CheckpointError(ValueError):
@@ -56,13 +57,14 @@ def _name_beside(directory: Path, step: int) -> Path:
 
 def _number(path: Path) -> tuple[int, int]:
     """Step in the name of a checkpoint, and how often it was saved before; −1 for other names."""
-    name = re.fullmatch(r"step_([0-9]{8,18})(?:_([0-9]{1,9}))?", path.name)
+    name = re.fullmatch(rf"step_([0-9]{{8,{STEP_DIGITS}}})(?:_([0-9]{{1,9}}))?", path.name)
     return (int(name[1]), int(name[2] or 0)) if name else (-1, 0)
 
 
 def choose(path: Path, step: int | None) -> Path:
     """Find a checkpoint, given its folder or that of a run."""
-    single = step_of(path) >= 0 or (path / MANIFEST).is_file()
+    named = step_of(path) >= 0 and not checkpoints(path)  # a run may have the name of a checkpoint
+    single = named or (path / MANIFEST).is_file()
     if single and step is None:
         return path
     run = path.parent if single else path
@@ -167,14 +169,21 @@ def _retain(path: Path, keep: int) -> None:
     others = [other for other in checkpoints(path.parent) if other != path]
     again = [other for other in others if step_of(other) == step_of(path)]
     for old in again + [other for other in others if other not in again][keep - 1 :]:
-        doomed = old.with_name(f".{old.name}.old.tmp")
-        old.rename(doomed)  # so that a half removed folder does not look like a checkpoint
-        shutil.rmtree(doomed)
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, which at no moment looks like one that is complete and is not."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file under a hidden name, and rename it: under its own it is complete, or what it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder, create it first", str(path.absolute().parent))
     try:
         temporary.write_bytes(data)
         _sync([temporary])
@@ -182,6 +191,13 @@ def write_file(path: Path, data: bytes) -> None:
         _sync([path.absolute().parent])
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_file(path: Path) -> Path:
+    """Return a path, or raise an OSError if it is a pipe, a socket or a device, which block or never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "is a pipe, a socket or a device, needs a file", str(path))
+    return path
 
 
 def verify(path: Path) -> None:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrnn._checks import brief
+from jrnn._checks import check_path, require_model
 from jrnn.checkpoint.cells import agreed_cell, cell_to_json
-from jrnn.checkpoint.files import CheckpointError, show, write_file
+from jrnn.checkpoint.files import CheckpointError, require_file, show, write_file
 
 FORMAT = "1"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -56,8 +56,8 @@ def save_params(
     """
     import safetensors.numpy
 
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"save_params: path must be a str or a Path, got {brief(path)}")
+    path = check_path("save_params: path", path)
+    require_model("save_params: cell", cell)
     arrays = {name: np.array(jax.device_get(leaf), order="C") for name, leaf in _named(params).items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES.values():
@@ -68,8 +68,8 @@ def save_params(
     described = json.dumps(cell_to_json(cell), allow_nan=False)
     metadata = {"jrnn": FORMAT, "cell": described, "in_features": str(width)}
     metadata["sha256"] = _digest(metadata, arrays)
-    write_file(Path(path), safetensors.numpy.save(arrays, metadata=metadata))
-    return Path(path)
+    write_file(path, safetensors.numpy.save(arrays, metadata=metadata))
+    return path
 
 
 def load_params(path: str | os.PathLike[str], *, cell: Any = None) -> tuple[Any, Any]:
@@ -95,7 +95,7 @@ def load_params(path: str | os.PathLike[str], *, cell: Any = None) -> tuple[Any,
     (GRU(hidden=3), (2, 9))
     """
     try:
-        metadata, arrays = _verified(Path(path).read_bytes())
+        metadata, arrays = _verified(require_file(check_path("load_params: path", path)).read_bytes())
         cell = agreed_cell(json.loads(metadata["cell"]), cell)
         width = int(metadata["in_features"])
         return cell, _tree(f"{show(cell)} with in_features={width}", _spec(cell, width), arrays)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jrnn._checks import check_in_features, check_lag, check_path, check_width, require_model
 from jrnn.cell import carry_spec, is_slot
 from jrnn.checkpoint._arrays import Leaves, is_key, leaf_to_json, read_arrays, write_arrays
 from jrnn.checkpoint._optimizers import check_optimizer, is_described, optimizer_to_json
@@ -18,6 +19,7 @@ from jrnn.checkpoint.files import (
     ARRAYS,
     DESCRIPTION,
     MANIFEST,
+    STEP_DIGITS,
     CheckpointError,
     choose,
     offer,
@@ -100,17 +102,16 @@ def save(directory: str | os.PathLike[str], snapshot: Snapshot, *, keep: int = 3
     if not isinstance(snapshot, Snapshot):
         hint = "save(directory, jrnn.Snapshot(cell, in_features, params))"
         raise TypeError(f"save: snapshot must be a Snapshot, got {show(snapshot)[:80]}: {hint}")
-    if keep < 1:
-        raise ValueError(f"save: keep must be at least 1, got {keep}")
+    keep, folder = check_width("save: keep", keep), check_path("save: directory", directory)
     description, leaves = _describe(snapshot)
     try:
         text = json.dumps(description, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"Snapshot: position and meta must be JSON: {error}") from None
     _checked(json.loads(text), Path())
-    with writing(Path(directory), description["step"], keep) as (folder, path):
-        write_arrays(folder / ARRAYS, leaves)
-        (folder / DESCRIPTION).write_text(text)
+    with writing(folder, description["step"], keep) as (fresh, path):
+        write_arrays(fresh / ARRAYS, leaves)
+        (fresh / DESCRIPTION).write_text(text)
     return path
 
 
@@ -148,7 +149,10 @@ def load(
     >>> load(run).cell, load(run).step
     (GRU(hidden=3), 7)
     """
-    folder = Path(directory) / "best" if best else Path(directory)
+    folder = check_path("load: directory", directory) / ("best" if best else "")
+    step = None if step is None else check_lag("load: step", step)
+    if optimizer is not None and not hasattr(optimizer, "init"):
+        raise TypeError(f"load: optimizer must be as optax.adam(1e-3) returns it, got {show(optimizer)[:80]}")
     if best and not folder.exists():
         hint = "fit keeps the best epoch if it has validation or a criterion"
         raise CheckpointError(f"{folder}: does not exist: {hint}")
@@ -195,8 +199,11 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
     """Content of checkpoint.json, and the leaves by name; raises if they could not be loaded again."""
     if snapshot.key is not None and not is_key(jax.typeof(snapshot.key)):
         raise TypeError("Snapshot: key must be a typed key, as in jax.random.key(0)")
-    if snapshot.step < 0:
-        raise ValueError(f"Snapshot: step must be at least 0, got {snapshot.step}")
+    require_model("Snapshot: cell", snapshot.cell)
+    step = check_lag("Snapshot: step", snapshot.step)
+    if step >= 10**STEP_DIGITS:
+        raise ValueError(f"Snapshot: step must be below 10**{STEP_DIGITS}, got {step}")
+    check_in_features(snapshot.in_features)
     leaves: Leaves = {}
     for part in ("params", "opt_state", "carry", "key"):
         leaves |= _flatten(part, getattr(snapshot, part))
@@ -207,7 +214,7 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
         "batch_shape": _batch_shape(snapshot),
         "opt_state": snapshot.opt_state is not None,
         "optimizer": optimizer_to_json(snapshot.optimizer),
-        "step": int(snapshot.step),
+        "step": step,
         "position": snapshot.position,
         "meta": snapshot.meta,
         "leaves": {name: leaf_to_json(leaf) for name, leaf in leaves.items()},

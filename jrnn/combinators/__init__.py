@@ -13,10 +13,16 @@ from jrnn.combinators.clipping import ClipGradient as ClipGradient
 from jrnn.combinators.noise import Dropout as Dropout
 from jrnn.combinators.noise import NoisyCarry as NoisyCarry
 from jrnn.combinators.noise import Zoneout as Zoneout
+from jrnn.combinators.pacing import Dilated as Dilated
+from jrnn.combinators.pacing import FastSlow as FastSlow
+from jrnn.combinators.pacing import MixedMemory as MixedMemory
+from jrnn.combinators.pacing import Multiplicative as Multiplicative
+from jrnn.combinators.pacing import SkipRNN as SkipRNN
 from jrnn.combinators.stacking import Project as Project
 from jrnn.combinators.stacking import ProjectParams as ProjectParams
 from jrnn.combinators.stacking import Residual as Residual
 from jrnn.combinators.stacking import Skip as Skip
+from jrnn.combinators.stacking import SkipStack as SkipStack
 from jrnn.combinators.stacking import Stack as Stack
 from jrnn.combinators.stacking import StackCarry as StackCarry
 

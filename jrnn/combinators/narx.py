@@ -1,4 +1,4 @@
-"""NARX: a static network that reads past inputs and past outputs."""
+"""Reservoirs and delay lines: NARX, a static network that reads past inputs and past outputs."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any

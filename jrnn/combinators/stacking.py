@@ -9,7 +9,7 @@ from jax import Array
 
 from jrnn._checks import check_given_width, check_in_features, require_cell
 from jrnn._fields import AnyCell, Rate, Width, checked
-from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
+from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, is_timed, key_or_none
 from jrnn.cells.maps import check_chain
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
@@ -33,7 +33,7 @@ class Stack:
 
     Cells may be of any kind and width; params is the tuple of their parameters. `dropout` acts on the values
     between cells, with a new mask at every step, and never inside a recurrence (like torch's `dropout`
-    argument); `Dropout` is the variational form.
+    argument); `Dropout` is the variational form. Of x = `(values, dt)`, dt goes to every cell that takes it.
 
     Args:
       cells: the cells, bottom first; a list becomes a tuple, a function becomes a `Map` of the output below.
@@ -70,6 +70,10 @@ class Stack:
         return all(is_linear(cell) for cell in self.cells)
 
     @property
+    def timed(self) -> bool:
+        return any(is_timed(cell) for cell in self.cells)
+
+    @property
     def out_features(self) -> int:
         return self.cells[-1].out_features
 
@@ -90,13 +94,20 @@ class Stack:
 
     def step(self, params: tuple[Any, ...], carry: StackCarry, x: Any) -> tuple[StackCarry, Any]:
         key, *keys = key_or_none(carry.key, len(self.cells))
-        carries, y = [], x
+        y, dt = values_and_dt(self, x)
+        carries = []
         for index, cell in enumerate(self.cells):
             noise = keys[index - 1] if index else None
             y = y if noise is None else drop(noise, self.dropout, y)
-            inner, y = cell.step(params[index], carry.cells[index], y)
+            given = (y, dt) if dt is not None and is_timed(cell) else y
+            inner, y = cell.step(params[index], carry.cells[index], given)
             carries.append(inner)
         return StackCarry(tuple(carries), key), y
+
+
+def values_and_dt(cell: Any, x: Any) -> tuple[Any, Any]:
+    """Split x = `(values, dt)`; dt is None if x has none, or the cell takes none."""
+    return x if is_timed(cell) and isinstance(x, tuple) and len(x) == 2 else (x, None)
 
 
 def check_sum(where: str, cell: Any, in_features: int) -> None:
@@ -145,6 +156,10 @@ class Residual(Generic[P, C]):
         return is_linear(self.cell)
 
     @property
+    def timed(self) -> bool:
+        return is_timed(self.cell)
+
+    @property
     def out_features(self) -> int:
         return self.cell.out_features
 
@@ -157,6 +172,7 @@ class Residual(Generic[P, C]):
 
     def step(self, params: P, carry: C, x: Any) -> tuple[C, Any]:
         carry, y = self.cell.step(params, carry, x)
+        x, _ = values_and_dt(self, x)
         if y.shape != x.shape:
             raise ValueError(f"Residual: cannot add x of shape {x.shape} and the output of shape {y.shape}")
         return carry, x + y
@@ -270,3 +286,65 @@ class Project:
     def step(self, params: ProjectParams, carry: Any, x: Any) -> tuple[Any, Array]:
         carry, y = self.cell.step(params.cell, carry, x)
         return carry, y @ params.w
+
+
+@checked
+@dataclass(frozen=True)
+class SkipStack:
+    """Deep cell with all short cuts: each cell reads the input too, and y is all outputs side by side.
+
+        (carry¹ₜ, h¹ₜ) = cell¹(carry¹ₜ₋₁, xₜ)
+        (carryˡₜ, hˡₜ) = cellˡ(carryˡₜ₋₁, [xₜ, hˡ⁻¹ₜ]),   l = 2 … L
+        yₜ = [h¹ₜ, …, hᴸₜ]
+
+    It is `deep_rnn_with_skip_connections` in Haiku. A `Stack` of `Skip` concatenates more: there, a cell
+    reads the outputs of all cells below.
+
+    Args:
+      cells: the cells, bottom first, which take features.
+
+    Raises:
+      ValueError: no cells, or a first one that takes tokens.
+
+    Reference: Graves, Generating sequences with recurrent neural networks, 2013, arXiv:1308.0850.
+
+    >>> import jrnn
+    >>> jrnn.SkipStack((jrnn.LSTM(8), jrnn.LSTM(4))).out_features
+    12
+    """
+
+    cells: Annotated[tuple[Any, ...], check_chain(require_cell)]
+
+    def __post_init__(self) -> None:
+        if not self.cells or in_ndim(self.cells[0]) == 0:
+            raise ValueError(f"SkipStack: cells must be one or more that take features, got {self.cells}")
+
+    @property
+    def linear(self) -> bool:
+        return all(is_linear(cell) for cell in self.cells)
+
+    @property
+    def out_features(self) -> int:
+        return sum(cell.out_features for cell in self.cells)
+
+    def init(self, key: Array, in_features: int) -> tuple[Any, ...]:
+        check_in_features(in_features)
+        widths = [0, *(cell.out_features for cell in self.cells)]
+        keys = jax.random.split(key, len(self.cells))
+        return tuple(c.init(k, in_features + n) for c, k, n in zip(self.cells, keys, widths, strict=False))
+
+    def initial_carry(
+        self, params: tuple[Any, ...], batch_shape: Shape = (), *, key: Array | None = None
+    ) -> tuple[Any, ...]:
+        keys = key_or_none(key, len(self.cells))
+        each = zip(self.cells, params, keys, strict=True)
+        return tuple(cell.initial_carry(p, batch_shape, key=k) for cell, p, k in each)
+
+    def step(self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Any) -> tuple[tuple[Any, ...], Array]:
+        carries: list[Any] = []
+        outputs: list[Array] = []
+        for cell, p, inner in zip(self.cells, params, carry, strict=True):
+            inner, y = cell.step(p, inner, jnp.concatenate([x, outputs[-1]], -1) if outputs else x)
+            carries.append(inner)
+            outputs.append(y)
+        return tuple(carries), jnp.concatenate(outputs, -1)

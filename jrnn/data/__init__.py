@@ -11,6 +11,7 @@ from jrnn.data.batching import padded_batches as padded_batches
 from jrnn.data.corpus import python_reference as python_reference
 from jrnn.data.corpus import read_text as read_text
 from jrnn.data.corpus import split as split
+from jrnn.data.gaps import gaps as gaps
 from jrnn.data.language import ENGLISH_ABBREVIATIONS as ENGLISH_ABBREVIATIONS
 from jrnn.data.language import ENGLISH_STOP_WORDS as ENGLISH_STOP_WORDS
 from jrnn.data.language import ngrams as ngrams

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from jrnn._checks import brief, check_lag, check_width
 
+INT32 = np.iinfo(np.int32)
+
 
 class Batch(NamedTuple):
     """One batch of inputs and targets; arrays are time first.
@@ -76,6 +78,8 @@ class Stream:
     def __post_init__(self) -> None:
         check_width("batch_size", self.batch_size)
         check_width("steps", self.steps)
+        if isinstance(self.tokens, str):
+            raise TypeError("tokens is a str, needs integers: encode it, as with CharVocabulary.from_text")
         tokens = np.asarray(self.tokens)
         if tokens.ndim != 1:
             raise ValueError(f"tokens has shape {tokens.shape}, needs one axis")
@@ -87,6 +91,8 @@ class Stream:
                 f"tokens has {len(tokens)} elements, needs {needed} for a batch of {self.batch_size} rows "
                 f"and {self.steps} steps: lower batch_size or steps"
             )
+        if tokens.max() > INT32.max or tokens.min() < INT32.min:
+            raise ValueError(f"tokens must fit into int32, got {tokens.min()} to {tokens.max()}")
         object.__setattr__(self, "tokens", tokens.astype(np.int32))
 
     def __len__(self) -> int:

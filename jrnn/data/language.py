@@ -273,7 +273,7 @@ def remove_stop_words(tokens: Iterable[str], stop_words: Iterable[str] = ENGLISH
     ['film', 'not', 'success']
     """
     known = frozenset(_checked_tokens("stop_words", stop_words))
-    return [token for token in _checked_tokens("tokens", tokens) if token.lower() not in known]
+    return [token for token in _checked_tokens("tokens", tokens) if _one_case(token).lower() not in known]
 
 
 def stem(tokens: Iterable[str], algorithm: str = "english") -> list[str]:

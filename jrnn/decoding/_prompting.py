@@ -72,7 +72,7 @@ def checked_prompt(cell: Any, prompt: Any) -> Any:
         raise ValueError(f"cell must take tokens, got {cell}: put Embed before it, in a Stack")
     if isinstance(prompt, str):
         raise TypeError("prompt is a str, needs integer tokens: encode it with the vocabulary of the model")
-    tokens = prompt if isinstance(prompt, np.ndarray) else jnp.asarray(prompt)
+    tokens = prompt if isinstance(prompt, Array) else np.asarray(prompt)
     if is_eager(tokens):
         tokens = jax.device_get(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):

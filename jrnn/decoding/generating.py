@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jrnn._alignment import like_rows
@@ -133,7 +134,7 @@ def generate(
         lengths=lengths,
         wanted=wanted,
         capacity=capacity,
-        top_k=top_k,
+        top_k=None if top_k is None else int(top_k),
         adjust=adjust,
     )
     if wanted is None:
@@ -232,7 +233,8 @@ def _check_choice(key: Any, temperature: Any, top_k: int | None, top_p: Any) -> 
         raise ValueError(f"temperature must be at least 0, got {heat:g}")
     if key is None and heat > 0:
         raise ValueError("key is missing: pass key=jax.random.key(seed), or temperature=0 for no sampling")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+    whole = isinstance(top_k, int | np.integer) and not isinstance(top_k, bool)
+    if top_k is not None and not (whole and top_k >= 1):
         raise ValueError(f"top_k must be a whole number, at least 1, got {top_k!r}")
     if top_p is not None and not 0 < value_of("top_p", top_p, unknown=1) <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")

@@ -36,7 +36,9 @@ def fitted(
     except ValueError:  # a part without an operator
         return None
     amended = _Amended(proto)
-    starts = {name: amended.constant(name if carry else f"{name}.start", a) for name, a in start.items()}
+    starts = {}
+    if carry or lengths:  # onnxruntime warns of constants that no node reads
+        starts = {name: amended.constant(name if carry else f"{name}.start", a) for name, a in start.items()}
     if carry:
         starts = {name: amended.spread(name, a.shape[-1]) for name, a in start.items()}
     if lengths:

@@ -10,11 +10,12 @@ from jax import export, lax
 
 from jrnn._checks import brief, require_model
 from jrnn.cell import in_ndim, structure_of
+from jrnn.data import Pair
 from jrnn.layers import apply
 from jrnn.unrolling import Scan
 from jrnn.unrolling.methods import Loop, Method
 
-TIME, BATCH = "time", "batch"
+TIME, BATCH, SOURCE = "time", "batch", "source"  # the last is the time of a pair's source
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def signature(where: str, model: Any, params: Any, xs: Any, method: Method = Sca
     least = 2 + in_ndim(model)
     if not leaves or any(len(getattr(leaf, "shape", ())) < 2 for leaf in leaves) or leaves[0].ndim < least:
         raise ValueError(f"{where}: xs must be inputs (time, batch, ...), got {brief(xs)}")
-    time, batch = export.symbolic_shape(f"{TIME}, {BATCH}")
+    time, batch, source = export.symbolic_shape(f"{TIME}, {BATCH}, {SOURCE}")
 
-    def typed(leaf: Any) -> Any:
+    def typed(leaf: Any, steps: Any = time) -> Any:
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        return jax.ShapeDtypeStruct((time, batch, *leaf.shape[2:]), dtype)
+        return jax.ShapeDtypeStruct((steps, batch, *leaf.shape[2:]), dtype)
 
     first = leaves[0].shape
     spatial = tuple(first[2 : len(first) - in_ndim(model)])
@@ -70,6 +71,9 @@ def signature(where: str, model: Any, params: Any, xs: Any, method: Method = Sca
         return model.initial_carry(params, (rows, *spatial))
 
     types = jax.tree.map(typed, xs)
+    if isinstance(xs, Pair):
+        read = jax.tree.map(lambda leaf: typed(leaf, source), (xs.source, xs.source_mask))
+        types = types._replace(source=read[0], source_mask=read[1])
     carry = jax.eval_shape(lambda p: start(p, batch), params)
     after, _ = jax.eval_shape(run, params, types, None, None)
     if structure_of(after) == structure_of(carry):  # a step may compute in a wider dtype

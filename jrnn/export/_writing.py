@@ -9,7 +9,7 @@ from onnx import ModelProto, helper, numpy_helper
 from jrnn.export._fitting import OR_ONE
 from jrnn.export._graph import INT64, Graph, Operand, Pair, Value, is_complex, parts_of, real_dtype, typed
 from jrnn.export._mapping import write
-from jrnn.export._signature import BATCH, TIME
+from jrnn.export._signature import BATCH, SOURCE, TIME
 
 OPSET, IR = 18, 10  # of 2022, and its file format: supported by all current runtimes
 
@@ -22,10 +22,11 @@ def write_model(
 ) -> ModelProto:
     """Write a function of named types; inputs with a default are optional, and one row for all."""
     graph = Graph()
-    first = next(iter(inputs))
-    for place, symbol in enumerate((TIME, BATCH)):
-        read = Value((), INT64, first)
-        graph.sizes[symbol] = graph.emit("Shape", read, like=((1,), INT64), start=place, end=place + 1)
+    axes = {str(n): (name, i) for name, aval in inputs.items() for i, n in enumerate(aval.shape)}
+    for symbol, (name, place) in axes.items():
+        if symbol in (TIME, BATCH, SOURCE):
+            read = Value((), INT64, name)
+            graph.sizes[symbol] = graph.emit("Shape", read, like=((1,), INT64), start=place, end=place + 1)
     values: list[Operand] = []
     entering, held = [], []
     for name, aval in inputs.items():

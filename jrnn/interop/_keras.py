@@ -25,6 +25,7 @@ ACTIVATIONS = {  # the functions that are the same in both
 }
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
 SILENT = {"InputLayer", "Masking", "Dropout", "SpatialDropout1D"}  # no-ops in evaluation, or only a mask
+MASKS = {"NotEqual", "Any"}  # what the masks of Embedding and Masking are in a functional model
 DEFAULTS = {  # of options that a configuration may omit
     "activation": "tanh",
     "recurrent_activation": "sigmoid",
@@ -215,6 +216,48 @@ class Reader(NamedTuple):
             else np.zeros_like(w_hh[(0,) * (len(size) + 1)])
         )
         return cell, GateParams(w_ih, w_hh, b)
+
+
+def chain_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The layers of a functional model in order, if each reads the one before it.
+
+    Raises:
+      ValueError: a layer that reads several values or is called several times, or several outputs.
+    """
+    model = f"the functional model {config.get('name')!r}"
+    layers = {layer["config"]["name"]: layer for layer in config["layers"]}
+    outputs = config["output_layers"]
+    ends = [outputs] if isinstance(outputs[0], str) else list(outputs)
+    if len({end[0] for end in ends}) > 1 or not any(end[2] == 0 for end in ends):
+        raise ValueError(f"{model} has the outputs {ends}: only one, and its states, has an equivalent")
+    found, name = list[Mapping[str, Any]](), str(ends[0][0])
+    while nodes := layers[name]["inbound_nodes"]:
+        read = [t for node in nodes for t in _tensors(node["args"], _but_masks(node["kwargs"]))]
+        if len(nodes) > 1 or len(read) != 1 or read[0][2]:
+            raise ValueError(
+                f"{model} is no chain: {name} reads {[t[0] for t in read]}; convert its layers one by one"
+            )
+        found.insert(0, layers[name])
+        name = read[0][0]
+    kinds = {layer["class_name"] for key, layer in layers.items() if layer not in found and key != name}
+    if kinds - MASKS:
+        raise ValueError(f"{model} is no chain: {', '.join(sorted(kinds - MASKS))} are beside it")
+    return found
+
+
+def _but_masks(options: Mapping[str, Any]) -> list[Any]:
+    return [value for name, value in options.items() if name != "mask"]
+
+
+def _tensors(*values: Any) -> list[Any]:
+    """Layer, call and output of every tensor among the arguments of a call."""
+    found = []
+    for value in values:
+        if isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__":
+            found.append(value["config"]["keras_history"])
+        elif isinstance(value, list | tuple):
+            found += _tensors(*value)
+    return found
 
 
 def opened(layer: Any) -> tuple[str, Mapping[str, Any]]:

@@ -191,6 +191,8 @@ def _read_lstm(weights: Weights, path: str) -> tuple[Any, Any]:
 def _read_gru(weights: Weights, path: str) -> tuple[Any, Any]:
     w_hh = weights.take(f"{path}w_h", ("hidden", "3·hidden"))
     hidden = len(w_hh)
+    if w_hh.shape[1] != 3 * hidden:
+        raise ValueError(f"{path}w_h must have shape (hidden, 3·hidden), got {w_hh.shape}")
     w_ih = weights.take(f"{path}w_i", ("in", 3 * hidden))
     b = weights.take(f"{path}b", (3 * hidden,))
     return GRU(hidden, reset_after=False, z_keeps=False), GRUParams(

@@ -17,7 +17,7 @@ from jrnn.cells.lstm import LSTM
 from jrnn.cells.lstm_variant import LSTMVariant
 from jrnn.cells.maps import Dense, Embed, Map
 from jrnn.combinators import Dropout, Stack
-from jrnn.interop._keras import ACTIVATIONS, MERGES, Z_R_N, Listed, Part, Reader, opened
+from jrnn.interop._keras import ACTIVATIONS, MERGES, Z_R_N, Listed, Part, Reader, chain_of, opened
 from jrnn.interop._models import chained
 from jrnn.interop._weights import keeping, own_weights, reordered, to_jax
 from jrnn.layers import Bidirectional, Reversed, Sequential
@@ -50,7 +50,7 @@ NEEDS: dict[type, dict[str, tuple[Any, ...]]] = {
 
 
 def from_keras(source: Any, weights: Sequence[Any] | None = None) -> tuple[Any, Any]:
-    """Read a model from Keras 3: a layer, a cell, or a `Sequential` of layers.
+    """Read a model from Keras 3: a layer, a cell, or a chain of layers, `Sequential` or functional.
 
     Supported: `SimpleRNN`, `GRU`, `LSTM`, `RNN` of their cells and of `StackedRNNCells`, `Bidirectional`,
     `ConvLSTM1D` to `3D`, `Embedding`, `Dense`, `TimeDistributed(Dense)` and `Activation`. One layer becomes a
@@ -66,7 +66,7 @@ def from_keras(source: Any, weights: Sequence[Any] | None = None) -> tuple[Any, 
 
     Args:
       source: a layer or model that is built, or its configuration: from `keras.saving.serialize_keras_object`
-        or `json.loads(model.to_json())`, or the configuration of a `Sequential`.
+        or `json.loads(model.to_json())`, or the configuration of a model.
       weights: the result of `get_weights()`; only with a configuration.
 
     Returns:
@@ -108,11 +108,9 @@ def _described(layer: Any) -> dict[str, Any]:
 
 
 def _flattened(source: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The layers of a `Sequential`, and of those inside it, in order."""
+    """The layers of a `Sequential` or a functional model, and of those inside it, in order."""
     config = source if "layers" in source else opened(source)[1]
-    if "input_layers" in config:
-        raise ValueError(f"{config.get('name')} is a functional model: convert its layers one by one")
-    for layer in config.get("layers", ()):
+    for layer in chain_of(config) if "input_layers" in config else config.get("layers", ()):
         yield from _flattened(layer)
     if "layers" not in config:
         yield source

@@ -4,7 +4,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from jax import Array
 
-from jrnn.cell import C, Cell, P, Shape, is_layer
+from jrnn._checks import brief
+from jrnn._traits import map_time, out_axes
+from jrnn.cell import C, Cell, P, Shape, batch_shape_of, is_layer
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling.methods import Method
 
@@ -76,9 +78,26 @@ def apply(
     >>> jrnn.apply(layer, layer.init(jax.random.key(0), 2), jnp.ones((5, 4, 2)))[1].shape
     (5, 4, 6)
     """
-    run = cast(Layer[P, C], model).apply if is_layer(model) else _unroll_of(model)
-    return run(params, xs, carry, lengths=lengths, mask=mask, resets=resets, key=key, method=method)
+    options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets}
+    options |= {"key": key, "method": method}
+    if not is_layer(model):
+        return unroll(cast(Cell[P, C], model), params, xs, carry, **options)
+    end, ys = cast(Layer[P, C], model).apply(params, xs, carry, **options)
+    _check_time(model, xs, ys)
+    return end, ys
 
 
-def _unroll_of(cell: Any) -> Any:
-    return lambda *args, **options: unroll(cell, *args, **options)
+def _check_time(layer: Any, xs: Any, ys: Any) -> None:
+    """Raise if outputs that are said to have a time axis start with the batch instead."""
+    steps, batch = batch_shape_of(layer, xs)[:1], batch_shape_of(layer, xs)[1:]
+    count = len(batch)
+
+    def check(leaf: Any) -> None:
+        shape = tuple(leaf.shape)
+        if count and shape[:count] == batch != shape[1 : 1 + count] and shape[:1] != steps:
+            raise ValueError(
+                f"{brief(layer)} returns outputs of shape {leaf.shape}, needs (time, batch, ...): a layer "
+                "whose outputs have no time axis has the attribute out_axes = None"
+            )
+
+    map_time(check, out_axes(layer), ys)

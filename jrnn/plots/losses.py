@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from jrnn._checks import brief
 from jrnn.plots._figures import new_figure
 from jrnn.plots.lines import curves
 
@@ -139,7 +140,11 @@ class LossCurve:
 def _records(given: str | os.PathLike[str] | Records) -> list[dict[str, Any]]:
     """All records, read from the metrics file if a path is given, without damaged lines."""
     if not isinstance(given, str | os.PathLike):
-        return list(given)
+        records = list(given) if isinstance(given, Iterable) else [given]
+        if odd := [record for record in records if not isinstance(record, Mapping)]:
+            hint = "pass result.history" if hasattr(given, "history") else "or the directory of a run"
+            raise TypeError(f"records must be a list of dicts, got {brief(odd[0])} among them: {hint}")
+        return records
     path = Path(given)
     path = path / "metrics.jsonl" if path.is_dir() else path
     if path.exists() and not path.is_file():  # reading a pipe would block, a device might never end

@@ -76,6 +76,8 @@ def _check_reach(subject: Subject, params: Any, grads: Any) -> None:
     """Check that gradients are finite, nonzero for trainable parameters, and zero for fixed ones."""
     named = jax.tree_util.tree_leaves_with_path(grads)
     for (path, grad), trains in zip(named, jax.tree.leaves(trainable(params)), strict=True):
+        if grad.size == 0:  # weights of an input of width 0
+            continue
         name = jax.tree_util.keystr(path).strip(".[]'") or "params"
         if not np.all(np.isfinite(grad)):
             raise LawError(f"the gradient of {name} is not finite")

@@ -1,20 +1,33 @@
 """The options of a run, checked."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jrnn._caching import cached
-from jrnn._checks import brief, check_width
+from jrnn._checks import brief, check_flag, check_width
 from jrnn.cell import trainable
 from jrnn.data import Batch
 from jrnn.layers.sequential import looks_ahead
-from jrnn.training.objectives import AtLast, Loss, PerSequence
+from jrnn.training._storing import NONFINITE
+from jrnn.training.objectives import AtLast, Loss, PerSequence, check_loss
 from jrnn.training.progress import Progress
-from jrnn.training.steps import Evaluation, Penalty, TrainState, model_function, train_step
+from jrnn.training.steps import (
+    Evaluation,
+    Penalty,
+    TrainState,
+    model_function,
+    require_batches,
+    require_optimizer,
+    train_step,
+    update_of,
+)
 from jrnn.unrolling.methods import Method
 
 Batches = Iterable[Batch]
@@ -40,21 +53,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         model_function(self.model)
-        if not hasattr(self.loss, "mean") or isinstance(self.loss, type):
-            raise TypeError(
-                f"loss must be a Loss such as PerStep(...), got {brief(self.loss)}: wrap it in one"
-            )
+        check_loss(self.loss)
+        require_optimizer(self.optimizer)
+        check_flag("stateful", self.stateful)
+        if not isinstance(self.progress, Progress):
+            hint = "progress=jrnn.Progress(bar=False) shows none"
+            raise TypeError(f"progress must be a Progress, got {brief(self.progress)}: {hint}")
         for name, functions in (("penalties", self.penalties), ("monitors", self.monitors)):
             if not isinstance(functions, tuple | list) or not all(map(callable, functions)):
                 raise TypeError(f"{name} must be a tuple of functions, got {brief(functions)}")
         for name, function in (("criterion", self.criterion), ("eval_params", self.eval_params)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, got {brief(function)}")
-        if not hasattr(self.optimizer, "update"):
-            raise TypeError(
-                "optimizer must be an optax GradientTransformation such as optax.adam(1e-3), got "
-                f"{brief(self.optimizer)}: did you forget to call it?"
-            )
         check_width("save_every", self.save_every)
         if self.patience is not None:
             check_width("patience", self.patience)
@@ -77,11 +87,7 @@ class Plan:
         """The number that the best epoch minimizes; None without a criterion and validation."""
         if self.criterion is None:
             return entry.get("validation")
-        value = self.criterion(entry)
-        try:
-            return float(value)
-        except TypeError as error:
-            raise TypeError(f"criterion must return a number, got {brief(value)}") from error
+        return _number("criterion must return a number", self.criterion(entry))
 
     def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
         """Call the monitors, and add the numbers they return to the record."""
@@ -89,8 +95,11 @@ class Plan:
         for monitor in self.monitors:
             found = monitor(record, state)
             if isinstance(found, Mapping):  # a lambda may return anything
-                numbers |= {name: float(value) for name, value in found.items()}
-        if taken := numbers.keys() & record.keys():
+                for name, value in found.items():
+                    if not isinstance(name, str):
+                        raise TypeError(f"monitors must return numbers by name, got {brief(name)} as a name")
+                    numbers[name] = _number(f"monitors: {name!r} must be a number", value)
+        if taken := numbers.keys() & (record.keys() | {NONFINITE}):
             raise ValueError(f"monitors return {sorted(taken)}, which the record already has: rename them")
         record |= numbers
         return numbers
@@ -115,13 +124,12 @@ class Plan:
         free = trainable(state.params)
         if all(jax.tree.leaves(free)):
             return self.eval_params(state.opt_state, state.params)
-        masked = jax.tree.map(lambda f, p: p if f else optax.MaskedNode(), free, state.params)
-        params = self.eval_params(state.opt_state[0].inner_state, masked)
-        return jax.tree.map(lambda f, new, p: new if f else p, free, params, state.params)
+        params = self.eval_params(state.opt_state, _masked(free, state.params))
+        return _merged(free, params, state.params)
 
 
 def check_surroundings(
-    plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool
+    plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool, meta: Any
 ) -> None:
     """Raise if options of `fit` contradict each other."""
     if in_features is None and params is None:
@@ -132,6 +140,8 @@ def check_surroundings(
         raise ValueError("patience needs validation batches or a criterion")
     if resume and out is None:
         raise ValueError("resume needs out, the directory of the checkpoints")
+    if not isinstance(meta, dict | None):
+        raise TypeError(f"meta must be a dict, got {brief(meta)}")
     if out is not None and in_features is None:
         raise ValueError("out needs in_features, which the checkpoints store")
 
@@ -139,10 +149,8 @@ def check_surroundings(
 def of_epoch(name: str, batches: Any, epochs: int) -> Callable[[int], Batches]:
     """Batches as a function of the epoch number."""
     if callable(batches):
-        return batches
-    if isinstance(batches, Batch) or not isinstance(batches, Iterable):
-        hint = "put it in a list" if isinstance(batches, Batch) else "a list of jrnn.Batch, a Stream, ..."
-        raise TypeError(f"{name} must be an iterable of batches, got {brief(batches)}: {hint}")
+        return lambda epoch: require_batches(f"{name}({epoch})", batches(epoch))
+    require_batches(name, batches)
     if isinstance(batches, Iterator) and epochs > 1:
         raise ValueError(
             f"{name} is a {type(batches).__name__}, which is exhausted after one of {epochs} epochs: pass "
@@ -159,10 +167,39 @@ _kept_step = cached(_new_step, maxsize=8)
 
 
 @cached
-def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer on trainable parameters; the others get no updates."""
+def _trainable_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The optimizer on trainable parameters, also in `grad` and `value_fn`; the others get no updates."""
+    inner = update_of(optimizer)
 
-    def fixed(params: Any) -> Any:
-        return jax.tree.map(lambda free: not free, trainable(params))
+    def init(params: Any) -> Any:
+        return optimizer.init(_masked(trainable(params), params))
 
-    return optax.chain(optax.masked(optimizer, trainable), optax.masked(optax.set_to_zero(), fixed))
+    def update(
+        grads: Any, state: Any, params: Any = None, *, grad: Any, value_fn: Any, **extra: Any
+    ) -> tuple[Any, Any]:
+        free = trainable(params)
+        extra["grad"] = _masked(free, grad)
+        extra["value_fn"] = lambda some: value_fn(_merged(free, some, params))
+        updates, state = inner(_masked(free, grads), state, _masked(free, params), **extra)
+        return _merged(free, updates, jax.tree.map(jnp.zeros_like, grads)), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _masked(free: Any, tree: Any) -> Any:
+    """The trainable leaves; the others are left out, as by `optax.masked`."""
+    return jax.tree.map(lambda f, leaf: leaf if f else optax.MaskedNode(), free, tree)
+
+
+def _merged(free: Any, some: Any, rest: Any) -> Any:
+    """The trainable leaves of one tree, and the fixed ones of another."""
+    return jax.tree.map(lambda f, new, old: new if f else old, free, some, rest)
+
+
+def _number(needed: str, given: Any) -> float:
+    """A real number of Python, NumPy or JAX as a float; it need not be finite."""
+    found = jax.device_get(given)
+    if not isinstance(found, str | bytes) and np.ndim(found) == 0 and np.isrealobj(found):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(found)
+    raise TypeError(f"{needed}, got {brief(given)}")

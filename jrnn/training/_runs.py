@@ -15,13 +15,19 @@ from jax import Array
 from tqdm import tqdm
 
 from jrnn._alignment import on_device
+from jrnn.checkpoint import checkpoints
 from jrnn.data import Batch
 from jrnn.training._plans import Batches, Plan
 from jrnn.training._processes import from_first, is_first, local, read_first, several, told_to_stop
 from jrnn.training._storing import Store, from_json, to_json
 from jrnn.training.devices import Split, gather, is_placed, rows_of, share_of, split_over
 from jrnn.training.progress import Meter, bar, line
-from jrnn.training.steps import TrainState, batch_shape, counted, init_state, mean_loss, require_batch
+from jrnn.training.steps import TrainState, counted, init_state, mean_loss, require_batch, same_rows
+
+CAUSES = (
+    "Check for NaN in the data, tokens or labels out of range, too high a learning rate, or a gradient that "
+    "needs clipping."
+)
 
 
 class Best(NamedTuple):
@@ -44,11 +50,14 @@ class Run:
         self.records: list[dict[str, Any]] = []  # steps not yet in the log
         self.best = Best()
         self.diverged: int | None = None  # the step after which parameters were not finite
+        self.unsound: str | None = None  # the first step of which the loss alone was not finite
+        self.scored = False  # an epoch had a validation loss, or a criterion
         self.meter = Meter()
         self.optimizer = plan.optimizer_of(params)
         self.state = init_state(plan.model, params, self.optimizer, key)
         self.placed = is_placed(params)
         self.rows: int | None = None  # rows of the first batch, which determined the devices
+        self.shape: tuple[int, ...] | None = None  # batch shape of the carry that is passed on
         self.split: Split | None = None
         self.train_step: Callable[..., Any] | None = None  # compiled once the number of rows is known
 
@@ -56,7 +65,9 @@ class Run:
         """Load the newest checkpoint, or begin anew; every process begins as process 0 does."""
 
         def found() -> tuple[Any, Any]:
-            return self.store.restore(self.optimizer) if self.store and resume else (None, (self.state, None))
+            if self.store is None or not resume:
+                return None, (self.state, None)
+            return self.store.restore(self.optimizer, stateful=self.plan.stateful)
 
         position, (self.state, best) = read_first(found, self._like)
         if position is None:
@@ -64,9 +75,6 @@ class Run:
         self.steps_done, self.epoch, self.batches_done = (position[k] for k in ("step", "epoch", "batch"))
         self.history = [from_json(entry) for entry in position["history"]]
         self.meter = Meter(*from_json(position["sums"]).values())
-        if position["stateful"] != self.plan.stateful:
-            needed = not self.plan.stateful
-            raise ValueError(f"stateful must be {needed} to resume this run, as when it was started")
         if best is not None:
             score = next(
                 self.plan.score(entry) for entry in self.history if entry["step"] == position["best"]
@@ -101,8 +109,8 @@ class Run:
             return batches
         if hasattr(batches, "share"):
             return batches.share(jax.process_index(), jax.process_count())
-        model, per_sequence = self.plan.model, self.plan.per_sequence
-        return (share_of(model, require_batch(batch), per_sequence) for batch in batches)
+        model, params, per_sequence = self.plan.model, self.state.params, self.plan.per_sequence
+        return (share_of(model, require_batch(batch, model, params), per_sequence) for batch in batches)
 
     def place(self, batch: Batch) -> Batch:
         """Move a batch, or what this process has of it, to its devices."""
@@ -140,7 +148,7 @@ class Run:
 
     def advance(self, batch: Any) -> dict[str, Any]:
         """Take one training step; returns before its numbers are computed."""
-        batch = require_batch(batch)
+        batch = require_batch(batch, self.plan.model, self.state.params)
         if self.plan.stateful:
             self.prepare_carry(batch)
         step = self.train_step or self.choose_devices(jax.process_count() * rows_of(self.plan.model, batch))
@@ -153,18 +161,13 @@ class Run:
 
     def prepare_carry(self, batch: Batch) -> None:
         """Initialize the carry of a stream, or check that it fits the next batch."""
-        model, shape = self.plan.model, batch_shape(self.plan.model, batch)
-        shape = (shape[0] * jax.process_count(), *shape[1:]) if shape else shape
+        where = f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1}"
+        self.shape = same_rows(where, self.plan.model, batch, self.shape)
         if self.state.carry is None:
             with jax.transfer_guard_host_to_device("allow"):
-                carry = model.initial_carry(self.state.params, shape)
+                first = [n * jax.process_count() for n in self.shape[:1]]
+                carry = self.plan.model.initial_carry(self.state.params, (*first, *self.shape[1:]))
             self.state = self.state._replace(carry=carry)
-        elif shape and self.rows not in (None, shape[0]):
-            raise ValueError(
-                f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1} has {shape[0]} rows, "
-                f"needs {self.rows} like the carry that stateful=True passes on: drop an incomplete "
-                "last batch"
-            )
 
     def watch(self, record: dict[str, Any]) -> dict[str, float]:
         """Call the monitors; of several processes, in the first, without the carry that all of them share."""
@@ -176,14 +179,20 @@ class Run:
         """Evaluate, update the best epoch, log, save, and move to the next epoch."""
         plan = self.plan
         entry: dict[str, Any] = {"step": self.steps_done, "epoch": self.epoch + 1, **self.meter.summary()}
-        if not math.isfinite(entry["train"]) and self.has_diverged():
-            self.write_log()
-            return
+        if not math.isfinite(entry["train"]):
+            if self.has_diverged():
+                self.write_log()
+                return
+            if (index := self.meter.first_not_finite()) is not None and self.unsound is None:
+                first = self.steps_done - len(self.meter.losses) + 1 + index
+                self.unsound = f"step {first} (epoch {self.epoch + 1})"
         params = plan.evaluated(self.state)
         if validation is not None:
-            entry["validation"] = mean_loss(plan.evaluation, params, self.shares(validation), self.place)
+            mine = self.shares(validation)
+            entry["validation"] = mean_loss(plan.evaluation, params, mine, self.place, "validation")
         self.write_log()
         entry, score = from_first(lambda: (entry, self.watch(entry), plan.score(entry))[::2])
+        self.scored |= score is not None
         if score is not None and math.isfinite(score) and score < self.best.score and is_finite(params):
             self.best = Best(params, score, self.steps_done)
             if self.store is not None:
@@ -220,8 +229,13 @@ class Run:
         if self.diverged is None and not is_finite(self.state.params):
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
-            bad = [r["step"] for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
-            self.diverged = min(bad, default=self.steps_done)
+            bad = [r for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
+            first = (
+                bad[0]
+                if bad
+                else {"step": self.steps_done, "epoch": max(1, self.epoch + (self.batches_done > 0))}
+            )
+            self.diverged, self.diverged_in = first["step"], first["epoch"]
         return self.diverged is not None
 
     def write_log(self) -> None:
@@ -245,26 +259,31 @@ class Run:
             params = self.best.params
         elif self.diverged is not None and self.store is not None and self.store.has_checkpoints():
             params = self.store.newest_params(like=local(params))
-        if self.diverged is not None and is_first():
-            self.warn()
+        if is_first() and (warning := self.warning()):
+            warnings.warn(warning, RuntimeWarning, stacklevel=3)
         found: tuple[Any, TrainState] = local(params), self.whole()
         return gather(found) if self.split else found
 
-    def warn(self) -> None:
-        """Warn about the step at which the parameters diverged, and about the parameters returned instead."""
-        kept = "the last parameters; with validation or out, finite ones are kept"
+    def warning(self) -> str | None:
+        """The warning about numbers that are not finite, and about the parameters that are returned."""
+        if self.diverged is not None:
+            where = f"after step {self.diverged} (epoch {self.diverged_in}) the parameters are not finite"
+            return f"fit: training diverged and has ended: {where}. It returns {self.kept()}. {CAUSES}"
+        if self.scored and self.best.step is None:
+            what = "validation loss" if self.plan.criterion is None else "criterion"
+            return f"fit: the {what} was finite in no epoch, so it returns the last parameters"
+        if self.unsound is not None:
+            hint = "a label out of range, or CTC labels that need more steps"
+            return f"fit: the loss was not finite at {self.unsound}, but all parameters are: check for {hint}"
+        return None
+
+    def kept(self) -> str:
+        """The parameters that a run returns after it has diverged."""
         if self.best.step is not None:
-            kept = f"the parameters of the best epoch, which ended with step {self.best.step}"
-        elif self.store is not None:
-            kept = f"those of the newest checkpoint in {self.store.path}, where resume=True continues"
-        where = f"step {self.diverged} (epoch {self.epoch + 1})"
-        warnings.warn(
-            f"fit: training diverged and has ended: after {where} the parameters are not finite. It returns "
-            f"{kept}. Check for NaN in the data, tokens or labels out of range, too high a learning rate, or "
-            "a gradient that needs clipping.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+            return f"the parameters of the best epoch, which ended with step {self.best.step}"
+        if self.store is not None and checkpoints(self.store.path):
+            return f"those of the newest checkpoint in {self.store.path}, where resume=True continues"
+        return "the last parameters; with validation or out, finite ones are kept"
 
 
 def is_finite(params: Any) -> bool:

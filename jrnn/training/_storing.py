@@ -3,6 +3,7 @@
 Of several processes, process 0 alone reads and writes them.
 """
 
+import collections
 import json
 import math
 import os
@@ -14,10 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrnn._checks import brief
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
+from jrnn.checkpoint.files import remove, step_of
 from jrnn.training._processes import from_first, read_first
+from jrnn.training.progress import Sums
 from jrnn.training.steps import TrainState
 
+NONFINITE = "nonfinite"  # name of the entry that lists the numbers of a record that JSON lacks
 _NAMES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -61,9 +66,13 @@ class Store:
     def _save(self, path: Path, snapshot: Snapshot, keep: int) -> None:
         from_first(lambda: str(save(path, snapshot, keep=keep)))
 
-    def restore(self, optimizer: Any) -> tuple[dict[str, Any], tuple[TrainState, Any]]:
+    def restore(self, optimizer: Any, *, stateful: bool) -> tuple[dict[str, Any], tuple[TrainState, Any]]:
         """Position, and state and best parameters, of the newest checkpoint; cuts the log after it."""
         stored = load(self.path, cell=self.cell, optimizer=optimizer)
+        check_position(self.path, stored.position)
+        if stored.position["stateful"] != stateful:
+            raise ValueError(f"stateful must be {not stateful} to resume this run, as when it was started")
+        self.forget_best(stored.step)
         step = jnp.asarray(stored.step, jnp.int32)
         state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
         position = stored.position | {"step": stored.step, "carry": stored.carry is not None}
@@ -76,6 +85,21 @@ class Store:
     def newest_params(self, like: Any) -> Any:
         """The parameters of the newest checkpoint."""
         return read_first(lambda: (None, load(self.path, cell=self.cell).params), lambda _: like)[1]
+
+    def begin(self) -> None:
+        """Start a run in a directory without checkpoints: its log starts anew."""
+        if checkpoints(self.best):
+            raise ValueError(
+                f"out: {self.path} holds the best epoch of an earlier run, but no checkpoint: "
+                "remove it, or choose another directory"
+            )
+        self.cut(-1, 0)
+
+    def forget_best(self, after: int) -> None:
+        """Remove the parameters of best epochs after a step, to which a resumed run has yet to come."""
+        for path in checkpoints(self.best):
+            if step_of(path) > after:
+                remove(path)
 
     def load_best(self, step: int) -> Any:
         """Parameters of the best epoch, which ended with `step`; None and a warning if they are missing."""
@@ -117,6 +141,41 @@ class Store:
             os.replace(fresh, self.log)
 
 
+def check_position(path: Path, position: dict[str, Any]) -> None:
+    """Raise unless a position in the data is one that `fit` could store."""
+    given = collections.defaultdict[str, Any](lambda: None, position)
+    history: list[Any] = given["history"] if isinstance(given["history"], list) else [None]
+    fits = {
+        "epoch": _is_count(given["epoch"]),
+        "batch": _is_count(given["batch"]),
+        "rows": given["rows"] is None or _is_count(given["rows"]),
+        "stateful": isinstance(given["stateful"], bool),
+        "sums": _is_record(given["sums"], "targets") and {*Sums._fields, NONFINITE} >= given["sums"].keys(),
+        "history": all(_is_record(entry, "step", "epoch") for entry in history),
+    }
+    steps = [entry["step"] for entry in history] if fits["history"] else []
+    fits["best"] = given["best"] in [None, *steps]
+    for name in sorted(fits.keys() | position.keys()):
+        if name not in position or not fits.get(name):
+            found = brief(position[name]) if name in position else "missing"
+            raise CheckpointError(f"{path}: not a run of fit: position of its checkpoint has {name}: {found}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_record(value: Any, *counts: str) -> bool:
+    """True for numbers by name, as `to_json` returns them, with these whole ones among them."""
+    if not isinstance(value, dict) or not all(_is_count(value.get(name)) for name in counts):
+        return False
+    bad = value.get(NONFINITE, {})
+    if not isinstance(bad, dict) or not all(name in value and text in _NAMES for name, text in bad.items()):
+        return False
+    rest = value.keys() - bad.keys() - {NONFINITE}
+    return all(type(value[name]) in (int, float) for name in rest)
+
+
 def _is_before(line: str, step: int, epochs: int) -> bool:
     """True for a log line of a step up to `step`, or of one of the first epochs."""
     try:
@@ -130,11 +189,11 @@ def to_json(record: dict[str, Any]) -> dict[str, Any]:
     """Replace non-finite numbers, which JSON lacks, by null, and list them under "nonfinite"."""
     bad = {name: str(v) for name, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
     clean = {name: None if name in bad else value for name, value in record.items()}
-    return clean | {"nonfinite": bad} if bad else clean
+    return clean | {NONFINITE: bad} if bad else clean
 
 
 def from_json(record: dict[str, Any]) -> dict[str, Any]:
     """Invert `to_json`."""
-    bad = record.get("nonfinite", {})
-    clean = {name: value for name, value in record.items() if name != "nonfinite"}
+    bad = record.get(NONFINITE, {})
+    clean = {name: value for name, value in record.items() if name != NONFINITE}
     return clean | {name: _NAMES[value] for name, value in bad.items()}

@@ -13,7 +13,7 @@ import jax
 import optax
 from jax import Array
 
-from jrnn._checks import check_lag, require_key
+from jrnn._checks import check_flag, check_lag, check_path, require_key
 from jrnn.cell import Cell, P
 from jrnn.checkpoint.files import locked
 from jrnn.data import Batch
@@ -48,6 +48,11 @@ class FitResult(NamedTuple, Generic[P]):
     interrupted: bool = False
     diverged: int | None = None
 
+    def __repr__(self) -> str:
+        count, step = sum(leaf.size for leaf in jax.tree.leaves(self.params)), int(self.state.step)
+        ended = f"interrupted={self.interrupted}, diverged={self.diverged}"
+        return f"FitResult({count} parameters, {step} steps, {len(self.history)} epochs, {ended})"
+
 
 def fit(
     model: Cell[P, Any] | Layer[P, Any] | Callable[[P, Batch, Any, Any], tuple[Any, Any]],
@@ -79,7 +84,8 @@ def fit(
     Runs are deterministic: the same arguments on the same machine give bitwise equal results, and a run that
     was stopped and resumed ends with exactly the parameters of an uninterrupted one. Ctrl-C finishes the
     current step and returns; with `out`, so does SIGTERM, and both save a checkpoint. When parameters are no
-    longer finite, training ends with a warning, and no checkpoint of them is written.
+    longer finite, training ends with a warning, and no checkpoint of them is written. A loss that is not
+    finite beside finite parameters, or a validation loss that is finite in no epoch, is warned of at the end.
 
     Batches are sharded over as many devices as divide the batch size: all accelerators, or the CPU devices
     that `use_cores` makes, with at least 16 rows each. The result, noise included, is that of a single device
@@ -131,7 +137,9 @@ def fit(
       A `FitResult`.
 
     Raises:
-      ValueError: options that contradict each other, or no batches; the message names them.
+      ValueError: options that contradict each other, no batches, tokens out of range, a directory in use or
+        of another run, an optimizer that needs more than it gets; the message names the argument.
+      TypeError: an argument of the wrong kind, or a loss, penalty or monitor that returns no number.
       RuntimeError: another process has died.
     """
     epochs = check_lag("epochs", epochs)
@@ -141,10 +149,12 @@ def fit(
         criterion=criterion, eval_params=eval_params, penalties=penalties, monitors=monitors,
         save_every=save_every, progress=_shown(progress), method=method,
     )  # fmt: skip
-    check_surroundings(plan, in_features, params, validation, out, resume=resume)
+    out = None if out is None else check_path("out", out)
+    resume = check_flag("resume", resume)
+    check_surroundings(plan, in_features, params, validation, out, resume=resume, meta=meta)
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
-    store = None if out is None else Store(Path(out), model, in_features or 0, meta or {})
+    store = None if out is None else Store(out, model, in_features or 0, meta or {})
     with (
         together(stall_timeout) as beat,
         _holding(out),
@@ -178,11 +188,11 @@ def _check_key(key: Any) -> None:
 
 
 @contextlib.contextmanager
-def _holding(out: str | Path | None) -> Iterator[None]:
+def _holding(out: Path | None) -> Iterator[None]:
     """The lock on a run's directory, since two runs would overwrite each other's files."""
     with contextlib.ExitStack() as held:
         if out is not None:
-            from_first(lambda: held.enter_context(locked(Path(out) / ".lock", f"out: {out}")))
+            from_first(lambda: held.enter_context(locked(out / ".lock", f"out: {out}")))
         yield
 
 
@@ -201,6 +211,8 @@ def _begin(run: Run, *, resume: bool) -> None:
         raise ValueError(
             f"out: {run.store.path} already holds a run: pass resume=True to continue it, or another folder"
         )
+    if run.store is not None and not begun:
+        from_first(run.store.begin)
     run.begin(resume=begun)
     if run.store is not None and not begun:
         run.save()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -42,6 +43,7 @@ class PerStep:
 
     def mean(self, ys: Any, batch: Batch) -> Array:
         """The mean over the steps that count."""
+        _shape(batch)
         _require_leading("PerStep", ys, batch.targets, 2)
         return _mean("PerStep", self.loss, ys, batch.targets, self._mask(batch))
 
@@ -49,8 +51,8 @@ class PerStep:
         """Number of steps that count."""
         mask = self._mask(batch)
         if mask is None:
-            return np.prod(batch.targets.shape[:2])
-        return jnp.sum(jnp.broadcast_to(mask, batch.targets.shape[: mask.ndim]))
+            return np.prod(_shape(batch)[:2])
+        return jnp.sum(jnp.broadcast_to(mask, _shape(batch)[: mask.ndim]))
 
     def _mask(self, batch: Batch) -> Any:
         if batch.target_mask is not None and np.ndim(batch.target_mask) < 2:
@@ -59,7 +61,7 @@ class PerStep:
             )
         if batch.target_mask is not None or batch.lengths is None:
             return batch.target_mask
-        return length_mask(batch.lengths, batch.targets.shape[0])
+        return length_mask(batch.lengths, _shape(batch)[0])
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class PerSequence:
     def count(self, batch: Batch) -> Any:
         """Number of sequences that count."""
         mask = _nonempty(batch)
-        return batch.targets.shape[0] if mask is None else jnp.sum(mask)
+        return _shape(batch)[0] if mask is None else jnp.sum(mask)
 
 
 def _nonempty(batch: Batch) -> Any:
@@ -143,6 +145,26 @@ def _require_leading(who: str, ys: Any, like: Any, axes: int) -> None:
     raise ValueError(f"{who} got outputs of shape {ys.shape} and {name} of {like.shape}, needs {needed}")
 
 
+def check_loss(loss: Any) -> None:
+    """Raise unless `loss` is a `Loss`."""
+    if isinstance(loss, type) or not hasattr(loss, "mean") or not hasattr(loss, "count"):
+        raise TypeError(f"loss must be a Loss such as PerStep(...), got {brief(loss)}: wrap it in one")
+
+
+def one_number(value: Any) -> bool:
+    """True for a real floating-point scalar, an array or a Python number."""
+    known = isinstance(value, (float, np.generic, np.ndarray, Array)) and jnp.shape(value) == ()
+    return known and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+
+
+def _shape(batch: Batch) -> tuple[int, ...]:
+    """The shape of the targets, which must be one array."""
+    if not hasattr(batch.targets, "shape"):
+        raise TypeError(f"targets of a batch must be an array, got {brief(batch.targets)}: use np.asarray")
+    shape: tuple[int, ...] = batch.targets.shape
+    return shape
+
+
 def _mean(who: str, loss: Callable[..., Any], ys: Any, targets: Any, mask: Any) -> Array:
     """Call `loss(ys, targets, mask)`, which must return one number."""
     shapes = ", ".join(
@@ -156,6 +178,7 @@ def _mean(who: str, loss: Callable[..., Any], ys: Any, targets: Any, mask: Any) 
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{called}; it fails for {shapes}: {error} ({hint})") from error
-    if jnp.shape(value) != ():
-        raise TypeError(f"{called}; it returns an array of shape {jnp.shape(value)} for {shapes}: {hint}")
+    if not one_number(value):
+        found = jax.typeof(value) if isinstance(value, Array) else brief(value)
+        raise TypeError(f"{called}; it returns {found}, needs one real number, for {shapes}: {hint}")
     return jnp.asarray(value)

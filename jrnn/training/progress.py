@@ -102,6 +102,11 @@ class Meter:
             targets, nats = targets + count, nats + count * float(loss)
         return Sums(targets, nats, seconds + time.perf_counter() - self.begun)
 
+    def first_not_finite(self) -> int | None:
+        """Index of the first loss that is not finite; None if it was before the run was resumed."""
+        finite = np.isfinite(jax.device_get([loss for _, loss in self.losses]))
+        return None if finite.all() else int(np.argmin(finite))
+
     def summary(self) -> dict[str, float]:
         """Mean loss over the epoch's targets, seconds, and those of the first step."""
         targets, nats, seconds = self.sums()

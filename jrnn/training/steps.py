@@ -1,5 +1,7 @@
 """Training and evaluation steps."""
 
+import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,13 +13,14 @@ from jax import Array
 
 from jrnn._alignment import select
 from jrnn._caching import cached
-from jrnn._checks import brief, reject_flax
+from jrnn._checks import brief, check_flag, reject_modules, require_key
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
 from jrnn.training._processes import total
-from jrnn.training.objectives import Loss
+from jrnn.training.objectives import Loss, check_loss, one_number
 from jrnn.unrolling import Scan
+from jrnn.unrolling._inputs import check_batch_tokens
 from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
@@ -26,10 +29,10 @@ Penalty = Callable[[Any, Batch], Array]  # (params, batch) -> a number added to 
 
 def model_function(model: Any, method: Method = Scan()) -> ModelFunction:
     """Convert a cell or layer to `(params, batch, carry, key) -> (carry, ys)`; return a function as it is."""
-    reject_flax("model", model)
+    reject_modules("model", model)
     if not is_layer(model) and not isinstance(model, Cell):
         if not callable(model) or isinstance(model, type):
-            raise TypeError(f"model must be a cell, a layer or a function, got {model!r}")
+            raise TypeError(f"model must be a cell, a layer or a function, got {brief(model)}")
         return model
 
     def run(params: Any, batch: Batch, carry: Any, key: Any) -> tuple[Any, Any]:
@@ -69,8 +72,12 @@ def init_state(
     Returns:
       A `TrainState` at step 0.
     """
+    require_key(key)
+    require_optimizer(optimizer)
     carry = None if batch_shape is None else model.initial_carry(params, batch_shape)
-    return TrainState(params, optimizer.init(params), carry, key, jnp.zeros((), jnp.int32))
+    with naming_optimizer("init(params)"):
+        opt_state = optimizer.init(params)
+    return TrainState(params, opt_state, carry, key, jnp.zeros((), jnp.int32))
 
 
 def train_step(
@@ -112,7 +119,8 @@ def train_step(
     >>> bool(step(step(state, batch)[0], batch)[1]["loss"] < step(state, batch)[1]["loss"])
     True
     """
-    function, update = model_function(model, method), optax.with_extra_args_support(optimizer).update
+    function, update = model_function(model, method), update_of(optimizer)
+    check_loss(loss)
 
     def step(state: TrainState, batch: Batch, fresh: Any = False) -> tuple[TrainState, dict[str, Array]]:
         key, noise = jax.random.split(state.key)
@@ -125,18 +133,55 @@ def train_step(
             value = loss.mean(ys, batch)
             if not penalties:
                 return value, (carry, {"loss": value})
-            penalty = sum((penalty(params, batch) for penalty in penalties), jnp.zeros(()))
+            penalty = sum((_penalty(penalty, params, batch) for penalty in penalties), jnp.zeros(()))
             return value + penalty, (carry, {"loss": value, "penalty": penalty})
 
         (value, (carry, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         extra = {"value": value, "grad": grads, "value_fn": lambda params: objective(params)[0]}
-        updates, opt_state = update(grads, state.opt_state, state.params, **extra)
+        with naming_optimizer(f"update(gradients, state, params, {', '.join(extra)})"):
+            updates, opt_state = update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(state.params, updates)
         kept = None if state.carry is None else quiet(model, params, carry)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(params, opt_state, kept, key, state.step + 1), metrics
 
     return step
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Raise unless `optimizer` is an optax transformation."""
+    if not hasattr(optimizer, "init") or not hasattr(optimizer, "update"):
+        raise TypeError(
+            "optimizer must be an optax GradientTransformation such as optax.adam(1e-3), got "
+            f"{brief(optimizer)}: did you forget to call it?"
+        )
+
+
+def update_of(optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any]]:
+    """The update of an optimizer, with those of the extra arguments that it takes."""
+    require_optimizer(optimizer)
+    update: Callable[..., Any] = optax.with_extra_args_support(optimizer).update
+    taken = inspect.signature(update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return update
+    return lambda *given, **extra: update(*given, **{n: v for n, v in extra.items() if n in taken})
+
+
+@contextlib.contextmanager
+def naming_optimizer(call: str) -> Iterator[None]:
+    """Name the optimizer in an error of one that needs what training does not pass."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ValueError(f"optimizer cannot be used here, {call} raises {brief(error)}") from error
+
+
+def _penalty(penalty: Penalty, params: Any, batch: Batch) -> Array:
+    value = penalty(params, batch)
+    if not one_number(value) and not isinstance(value, int):
+        found = jax.typeof(value) if isinstance(value, Array) else brief(value)
+        raise TypeError(f"penalties must return one real number each, {brief(penalty)} returns {found}")
+    return jnp.asarray(value)
 
 
 def _restart(model: Any, params: Any, batch: Batch, carry: Any, fresh: Any) -> Any:
@@ -178,7 +223,9 @@ def evaluate(
       ValueError: there is no target to evaluate on.
       TypeError: batches contain something other than `Batch`.
     """
-    return mean_loss(Evaluation(model, loss, stateful, method), params, batches)
+    model_function(model)
+    check_loss(loss)
+    return mean_loss(Evaluation(model, loss, check_flag("stateful", stateful), method), params, batches)
 
 
 def predict(
@@ -206,9 +253,19 @@ def predict(
     >>> [ys.shape for ys in jrnn.predict(cell, params, batches)]
     [(5, 4, 3)]
     """
-    run, carry = _prediction(model, method), None
+    model_function(model)
+    check_flag("stateful", stateful)
+    return _predicted(model, params, require_batches("batches", batches), stateful, method)
+
+
+def _predicted(
+    model: Any, params: Any, batches: Iterable[Batch], stateful: bool, method: Method
+) -> Iterator[Any]:
+    run, carry, before = _prediction(model, method), None, None
     for batch in batches:
-        carry, ys = run(params, jax.device_put(require_batch(batch)), carry if stateful else None)
+        require_batch(batch, model, params)
+        before = same_rows("batches: a batch", model, batch, before) if stateful else None
+        carry, ys = run(params, jax.device_put(batch), carry if stateful else None)
         yield jax.device_get(ys)
 
 
@@ -226,18 +283,23 @@ def mean_loss(
     params: Any,
     batches: Iterable[Batch],
     place: Callable[[Batch], Batch] = jax.device_put,
+    name: str = "batches",
 ) -> float:
-    """Implement `evaluate`; `place` moves a batch, or what this process has of it, to its devices."""
-    run, carry, means, counts = _evaluation(how.model, how.loss, how.method), None, [], []
-    for batch in batches:
-        carry, mean = run(params, place(require_batch(batch)), carry if how.stateful else None)
-        means.append(mean)
-        counts.append(counted(how.loss, batch))
-        jax.block_until_ready(means[-2:-1])  # so that few batches wait in memory
-    weights = total(np.array(jax.device_get(counts), np.int64)).astype(np.float64)
+    """Implement `evaluate`; `place` moves a batch, or its rows here, `name` is for messages."""
+    run, carry, before = _evaluation(how.model, how.loss, how.method), None, None
+    found = []
+    for batch in require_batches(name, batches):
+        require_batch(batch, how.model, params, name)
+        before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
+        carry, mean = run(params, place(batch), carry if how.stateful else None)
+        found.append((mean, counted(how.loss, batch)))
+        jax.block_until_ready([mean for mean, _ in found[-2:-1]])  # so that few batches wait in memory
+    means, counts = np.array(jax.device_get(found), np.float64).reshape(-1, 2).T
+    weights = total(counts)
     if not weights.sum():
-        raise ValueError("batches to evaluate on contain no targets, needs at least one")
-    return float(np.average(np.array(jax.device_get(means), np.float64), weights=weights))
+        raise ValueError(f"{name} to evaluate on contain no targets, needs at least one")
+    counting = weights > 0  # a mean over nothing may be NaN
+    return float(np.average(means[counting], weights=weights[counting]))
 
 
 def counted(loss: Loss, batch: Batch) -> Any:
@@ -246,11 +308,31 @@ def counted(loss: Loss, batch: Batch) -> Any:
         return loss.count(batch)
 
 
-def require_batch(batch: Any) -> Batch:
-    """Return a batch, or raise a TypeError that names what was given instead."""
+def require_batch(batch: Any, model: Any, params: Any, name: str = "batches") -> Batch:
+    """Return a batch, or raise an error that names what was given instead, or a token out of range."""
     if not isinstance(batch, Batch):
-        raise TypeError(f"batches must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
+        raise TypeError(f"{name} must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
+    check_batch_tokens(model, params, batch.xs, batch.lengths)
     return batch
+
+
+def require_batches(name: str, batches: Any) -> Iterable[Batch]:
+    """Return an iterable of batches, or raise a TypeError that names what was given instead."""
+    if isinstance(batches, Batch) or not isinstance(batches, Iterable):
+        hint = "put it in a list" if isinstance(batches, Batch) else "a list of jrnn.Batch, a Stream, ..."
+        raise TypeError(f"{name} must be an iterable of batches, got {brief(batches)}: {hint}")
+    return batches
+
+
+def same_rows(where: str, model: Any, batch: Batch, before: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The batch shape, or a ValueError if it is not that of the carry of the batch before."""
+    shape = batch_shape(model, batch)
+    if before not in (None, shape):
+        raise ValueError(
+            f"{where} has batch shape {shape}, needs {before} like the carry that stateful=True passes on: "
+            "drop an incomplete last batch"
+        )
+    return shape
 
 
 @cached

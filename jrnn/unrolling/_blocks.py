@@ -75,17 +75,17 @@ def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
         return [()]
     found = []
     for j in range(2 * length.bit_length()):
-        block, chain = _near(length, length / 2 ** (j / 2)), list[int]()
+        block, chain = near_divisor(length, length / 2 ** (j / 2)), list[int]()
         many = (length / block) ** (1 / levels)
         for level in range(1, levels):
-            chain.append(_near(chain[-1] if chain else length, length / many**level))
-        chain.append(_near(chain[-1] if chain else length, block))
+            chain.append(near_divisor(chain[-1] if chain else length, length / many**level))
+        chain.append(near_divisor(chain[-1] if chain else length, block))
         if all(a > b > 1 for a, b in itertools.pairwise((length, *chain))):
             found.append(tuple(chain))
     return found
 
 
-def _near(length: int, wanted: float) -> int:
+def near_divisor(length: int, wanted: float) -> int:
     """A number close to `wanted` that divides `length`, or leaves a small remainder."""
     fitting = (d for d in _divisors(length) if wanted / 1.5 <= d <= wanted * 1.5)
     parts = max(1, round(length / wanted))

@@ -10,13 +10,14 @@ from jax import Array, lax
 
 from jrnn._alignment import match_types, same_type, select
 from jrnn._caching import cached
-from jrnn._checks import Text, brief, require_cell, require_key
+from jrnn._checks import Text, brief, reject_modules, require_cell, require_key
 from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
 from jrnn.unrolling._inputs import check_values
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
     """Raise a TypeError for an invalid cell (a layer, a class, unhashable), method or key."""
+    reject_modules("unroll: cell", cell)
     if is_layer(cell):
         raise TypeError(f"unroll runs cells, and {cell} is a layer: call jrnn.apply(layer, params, xs, ...)")
     require_cell("unroll: cell", cell)

@@ -1,12 +1,14 @@
-"""A step as sums of products that are affine in one entry of the state: an interpretation of its ops.
+"""The values of a step as sums of products that are affine in one entry of the state.
 
-Each value that depends on the entry S is followed as a sum of terms, each a product of smaller arrays, at
-most one of them S, in Einstein's notation: axes carry labels, and one that the result lacks is summed over.
+The ops of the step are interpreted in this form: each value that depends on the entry S is a sum of terms,
+each term a product of smaller arrays, at most one of them S, in Einstein's notation. Axes carry labels; one
+that the result lacks is summed over.
 
     S − β k (kᵀ S) + β k vᵀ   is   S_rc,   − β k_r k_s S_sc,   β k_r v_c
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,27 +88,27 @@ class Forms:
         return value in self.refused or (value in self.of and self.of[value].moves)
 
     def _visit(self, op: Op) -> None:
-        because = next((self.refused[i] for i in op.inputs if i in self.refused), None)
+        refused = next((self.refused[i] for i in op.inputs if i in self.refused), None)
         moves = any(map(self.depends, op.inputs))
         form = None
-        if because is None and len(op.outputs) == 1 and op.primitive in _RULES:
+        if refused is None and len(op.outputs) == 1 and op.primitive in _RULES:
             form = _RULES[op.primitive](self, op)
         if form is not None and len(form.terms) > MOST_TERMS:
             form = None
-        if form is not None and (moves or op.primitive in _VIEWS or any(map(self._outer(form), form.terms))):
+        # k vᵀ, computed before it is added to the state, is followed too; other values are factors themselves
+        if form is not None and (moves or op.primitive in _VIEWS or self._is_outer(form)):
             self.of[op.outputs[0]] = form
         elif moves:
-            self.refused.update(dict.fromkeys(op.outputs, because or op))
+            self.refused.update(dict.fromkeys(op.outputs, refused or op))
 
-    def _outer(self, form: Form) -> Callable[[Term], bool]:
-        """True if the factors of a term are smaller than their product."""
+    def _is_outer(self, form: Form) -> bool:
+        """True if a term has factors that are all smaller than their product."""
         wide = {label for label in form.axes if self.sizes[label] != 1}
-
-        def outer(term: Term) -> bool:
+        for term in form.terms:
             covered = [wide.intersection(factor.axes) for factor in term.factors]
-            return len(covered) > 1 and set().union(*covered) == wide and wide not in covered
-
-        return outer
+            if len(covered) > 1 and set().union(*covered) == wide and wide not in covered:
+                return True
+        return False
 
     def _label(self, size: Any) -> int:
         self.sizes[len(self.sizes)] = size
@@ -117,7 +119,9 @@ class Forms:
         known = self.of.get(value)
         if known is None:
             return self.whole_value(value)
-        used = {*known.axes, *(label for term in known.terms for label in labels_of(term) | of_masks(term))}
+        used = set(known.axes)
+        for term in known.terms:
+            used |= labels_of(term) | of_masks(term)
         return renamed(known, {label: self._label(self.sizes[label]) for label in used})
 
     def operands(self, op: Op) -> list[Form]:
@@ -151,8 +155,9 @@ class Forms:
             absent = [label for label in gone if label not in labels_of(term)]
             if of_masks(term).intersection(absent):
                 return None
-            missing = [self.sizes[label] for label in absent]
-            terms.append(replace(term, scale=functools.reduce(lambda a, b: a * b, missing, term.scale)))
+            # what does not depend on an axis is added up as often as that axis is long
+            scale = term.scale * math.prod(self.sizes[label] for label in absent)
+            terms.append(replace(term, scale=scale))
         return Form(tuple(label for label in form.axes if label not in gone), tuple(terms))
 
     def new_axes(self, shape: Iterable[Any]) -> Labels:

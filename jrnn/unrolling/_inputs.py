@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrnn.cells.maps import Embed, EmbedParams
-from jrnn.combinators import Stack
 
 
 def check_values(cell: Any, params: Any, xs: Any) -> None:
@@ -21,6 +20,18 @@ def check_values(cell: Any, params: Any, xs: Any) -> None:
     table = _table(cell, params)
     if table is not None and jnp.issubdtype(leaf.dtype, jnp.integer) and _is_known(leaf):
         _check_tokens(cell, len(table), np.asarray(jax.device_get(leaf)))
+
+
+def check_batch_tokens(model: Any, params: Any, xs: Any, lengths: Any) -> None:
+    """Check the tokens of a batch that is still on the host, before a compiled function takes it."""
+    table = _table(model, params)
+    if table is None or not isinstance(xs, np.ndarray) or not np.issubdtype(xs.dtype, np.integer):
+        return
+    if isinstance(lengths, np.ndarray):
+        valid = np.arange(len(xs)).reshape(-1, *[1] * lengths.ndim) < lengths
+        xs = np.where(valid.reshape(*valid.shape, *[1] * (xs.ndim - valid.ndim)), xs, 0)
+    if lengths is None or isinstance(lengths, np.ndarray):
+        _check_tokens(model, len(table), xs)
 
 
 def _check_tokens(cell: Any, rows: int, tokens: Any) -> None:
@@ -43,12 +54,14 @@ def _check_tokens(cell: Any, rows: int, tokens: Any) -> None:
 
 
 def _table(cell: Any, params: Any) -> Any:
-    """The embedding table of a cell; None if there is none."""
+    """The embedding table of a cell or layer; None if there is none."""
     while not isinstance(cell, Embed):
-        if isinstance(cell, Stack):
-            cell, params = cell.cells[0], params[0]
-        elif hasattr(cell, "cell"):
-            cell, params = cell.cell, getattr(params, "cell", params)
+        several = getattr(cell, "cells", None) or getattr(cell, "layers", None)
+        inner = getattr(cell, "cell", None) or getattr(cell, "model", None)
+        if isinstance(several, tuple) and isinstance(params, tuple) and params:
+            cell, params = several[0], params[0]
+        elif inner is not None:
+            cell, params = inner, getattr(params, "cell", params)
         else:
             return None
     return params.table if isinstance(params, EmbedParams) else None

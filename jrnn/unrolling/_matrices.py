@@ -1,15 +1,19 @@
-"""The states of a step that are matrices, and what their recurrence is made of.
+"""The entries of a state that are matrices, and the parts of their recurrence.
 
-    Sₜ = dₜ ⊙ Sₜ₋₁ + Σ u (wᵀ Sₜ₋₁) + Σ k vᵀ + Σ c M,   reads: Σ rest · (qᵀ Sₜ₋₁) + rest
+    Sₜ = dₜ ⊙ Sₜ₋₁ + Σ k (v + Σ c (wᵀ Sₜ₋₁))ᵀ + Σ f M,   reads: Σ rest · (qᵀ Sₜ₋₁) + rest
 
-S is seen as a matrix, keys by values, for every entry of its batch axes: what is summed over in a product
-with a vector is the axis of keys, and axes on which no vector along it depends are those of values. M stays
-the same at every step: the start, where the state is reset.
+S is a matrix, keys by values, for every entry of its batch axes: the axis of keys is the one that is summed
+over where S meets a vector; an axis on which no vector along the keys depends is one of values. Each k is a
+rank-one write of a value v, corrected by what was read under queries w. M is the same at every step: the
+start, where the state is reset. For the delta rule
+
+    S + k (β (v − Sᵀ k))ᵀ:   one write, of β v under k, corrected by −β times what is read under k
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from jrnn._checks import line_of
 from jrnn._jaxprs import Op, Program
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
@@ -46,18 +50,26 @@ class Read:
 
 
 @dataclass(frozen=True, eq=False)
+class Write:
+    """k (v + Σ c (wᵀ S))ᵀ, of which v may be missing."""
+
+    key: Vector  # k
+    value: Vector  # v
+    corrections: tuple[tuple[int, Vector], ...]  # number of the query w, and c
+
+
+@dataclass(frozen=True, eq=False)
 class Matrix:
-    """An entry of the state that is a matrix; axes are those of the entry."""
+    """An entry of the state that is a matrix; its axes by number."""
 
     before: int
     after: int
     key: int
     batch: Labels
-    values: Labels  # axes
-    decay: Vector | None
-    corrections: tuple[tuple[Vector, int], ...]  # u, and the number of the query that is its w
-    additions: tuple[tuple[Vector, Vector], ...]  # k, v
-    fulls: tuple[tuple[Vector, int], ...]  # c, M
+    values: Labels
+    decay: Vector | None  # None: 1
+    writes: tuple[Write, ...]
+    constants: tuple[tuple[Vector, int], ...]  # f, M
     queries: tuple[Vector, ...]
     reads: tuple[Read, ...]
 
@@ -71,7 +83,8 @@ def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int
     before, after = pair
     forms = Forms(program, before)
     if after in forms.refused:
-        raise Refusal(f"its next value takes it through {_name(forms.refused[after])}")
+        op = forms.refused[after]
+        raise Refusal(f"its next value takes it through {_name(op)}{_line(op)}")
     if after not in forms.of or not forms.of[after].moves:
         raise Refusal("its next value does not depend on it")
     uses = {op.outputs[0]: forms.of[op.outputs[0]] for op in _reading(program, forms, after)}
@@ -81,6 +94,11 @@ def find_matrix(program: Program, pair: tuple[int, int], constant: frozenset[int
 
 def _name(op: Op) -> str:
     return op.primitive or "a change of mesh"
+
+
+def _line(op: Op) -> str:
+    line = line_of(op.traceback)
+    return f" ({line})" if line else ""
 
 
 def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
@@ -96,7 +114,7 @@ def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
             continue
         form = forms.of.get(op.outputs[0])
         if form is None or form.whole:
-            raise Refusal(f"{_name(op)} takes it, which is no product with a vector")
+            raise Refusal(f"{_name(op)} takes it{_line(op)}, which is no product with a vector")
         yield op
 
 
@@ -119,9 +137,9 @@ class _Collector:
         self.forms, self.constant, self.key = forms, constant, key
         self.queries: dict[Vector, int] = {}
         self.decay: list[Part] = []
-        self.corrections: dict[int, list[Part]] = {}
-        self.additions: dict[Part, list[Part]] = {}
-        self.fulls: list[tuple[Vector, int]] = []
+        self.values: dict[Part, list[Part]] = {}  # by the key under which they are written
+        self.corrections: dict[tuple[Part, int], list[Part]] = {}  # by key and query
+        self.constants: list[tuple[Vector, int]] = []
         self.shape = program.types[next(iter(forms.of))].shape
 
     def matrix(self, before: int, after: int, uses: dict[int, Form]) -> Matrix:
@@ -130,27 +148,37 @@ class _Collector:
         for term in form.terms:
             self._add(term, form)
         reads = tuple(self._read(value, use) for value, use in uses.items())
-        corrections = tuple((tuple(parts), query) for query, parts in self.corrections.items())
-        additions = tuple(((key,), tuple(values)) for key, values in self.additions.items())
         queries = tuple(self.queries)
-        along = self._along([*queries, *(u for u, _ in corrections), *(k for k, _ in additions)])
-        if len(along) == len(self.shape):
-            raise Refusal("what is added to it is no product of two vectors")
-        along |= self._along([tuple(self.decay), *(c for c, _ in self.fulls)])
-        rest = [axis for axis in range(len(self.shape)) if axis != self.key]
+        batch, values = self._axes(queries)
         return Matrix(
             before,
             after,
             self.key,
-            batch=tuple(axis for axis in rest if axis in along),
-            values=tuple(axis for axis in rest if axis not in along),
+            batch=batch,
+            values=values,
             decay=None if self.decay == [Part(1.0, (), ())] else tuple(self.decay),
-            corrections=corrections,
-            additions=additions,
-            fulls=tuple(self.fulls),
+            writes=tuple(
+                map(self._write, dict.fromkeys([*self.values, *(key for key, _ in self.corrections)]))
+            ),
+            constants=tuple(self.constants),
             queries=queries,
             reads=reads,
         )
+
+    def _write(self, key: Part) -> Write:
+        corrections = [(query, tuple(c)) for (of, query), c in self.corrections.items() if of == key]
+        return Write((key,), tuple(self.values.get(key, ())), tuple(corrections))
+
+    def _axes(self, queries: tuple[Vector, ...]) -> tuple[Labels, Labels]:
+        """Batch axes, and axes of values."""
+        read = self._along(queries)
+        keys = ((key,) for key in [*self.values, *(key for key, _ in self.corrections)])
+        along = read | self._along([*keys, *map(tuple, self.corrections.values())])
+        if len(along) == len(self.shape) and along != read:
+            raise Refusal("what is added to it is no product of two vectors")
+        along |= self._along([tuple(self.decay), *(c for c, _ in self.constants)])
+        rest = [axis for axis in range(len(self.shape)) if axis != self.key]
+        return tuple(a for a in rest if a in along), tuple(a for a in rest if a not in along)
 
     def _along(self, vectors: Iterable[Vector]) -> set[int]:
         """Axes on which vectors depend, and that of keys; on an axis of length 1 nothing does."""
@@ -161,17 +189,18 @@ class _Collector:
         """Take a term of the next state apart."""
         place = {label: axis for axis, label in enumerate(form.axes)}
         if term.state is None:
-            full = self._full(term, place)
-            if full:
-                self.fulls.append(full)
+            constant = self._constant(term, place)
+            if constant:
+                self.constants.append(constant)
             else:
-                key, value = self._addition(term, place)
-                self.additions.setdefault(key, []).append(value)
+                key, value = self._divided(term.factors, term.masks, term, place)
+                self.values.setdefault(key, []).append(value)
             return
         self._check(term, form, in_place=True)
         if self.key in form.summed(term):
-            rest, query = self._product(term, form)
-            self.corrections.setdefault(query, []).append(rest)
+            factors, masks, query = self._product(term, form)
+            key, rest = self._divided(factors, masks, term, place)
+            self.corrections.setdefault((key, query), []).append(rest)
         else:
             self.decay.append(_part(term.factors, term, place, term.masks))
 
@@ -183,7 +212,7 @@ class _Collector:
                 if in_place and form.axes[axis] != label:
                     raise Refusal("its axes change places")
 
-    def _full(self, term: Term, place: dict[int, int]) -> tuple[Vector, int] | None:
+    def _constant(self, term: Term, place: dict[int, int]) -> tuple[Vector, int] | None:
         """(c, M) of a term that is the same matrix at every step, where it counts."""
         needed = {label for label, axis in place.items() if self.shape[axis] != 1}
         for factor in term.factors:
@@ -194,31 +223,37 @@ class _Collector:
                 return (_part(rest, term, place, term.masks),), factor.value
         return None
 
-    def _addition(self, term: Term, place: dict[int, int]) -> tuple[Part, Part]:
+    def _divided(
+        self, factors: tuple[Factor, ...], masks: tuple[Mask, ...], term: Term, place: dict[int, int]
+    ) -> tuple[Part, Part]:
+        """A product of vectors as one along the axis of keys, k, and the rest with the scale of the term."""
         (along,) = (label for label, axis in place.items() if axis == self.key)
-        groups = components(term.factors, {*place})
-        keys = tuple(f for group in groups if any(along in g.axes for g in group) for f in group)
-        values = tuple(f for f in term.factors if f not in keys)
-        masks = tuple(mask for mask in term.masks if along in mask.flag.axes)
-        others = tuple(mask for mask in term.masks if mask not in masks)
-        key = _part(keys, replace(term, scale=1.0), place, masks)
-        return key, _part(values, term, place, others)
+        keys: list[Factor] = []
+        for group in components(factors, {*place}):
+            if any(along in factor.axes for factor in group):
+                keys += group
+        rest = tuple(factor for factor in factors if factor not in keys)
+        of_keys = [mask for mask in masks if along in mask.flag.axes]
+        others = [mask for mask in masks if mask not in of_keys]
+        key = _part(tuple(keys), replace(term, scale=1.0), place, of_keys)
+        return key, _part(rest, term, place, others)
 
-    def _product(self, term: Term, form: Form) -> tuple[Part, int]:
-        """The factors beside a product of the state with a vector, and the number of that vector."""
+    def _product(self, term: Term, form: Form) -> tuple[tuple[Factor, ...], tuple[Mask, ...], int]:
+        """Factors and masks beside a product of the state with a vector, and the number of that vector."""
         state = term.state or ()
         at = {label: axis for axis, label in enumerate(state)}
-        groups = components(term.factors, {*form.axes, *state})
-        own = tuple(f for group in groups if any(state[self.key] in g.axes for g in group) for f in group)
+        own: list[Factor] = []
+        for group in components(term.factors, {*form.axes, *state}):
+            if any(state[self.key] in factor.axes for factor in group):
+                own += group
         early = tuple(mask for mask in term.masks if mask.early)
         late = tuple(mask for mask in term.masks if not mask.early)
-        labels = [label for f in (*own, *(mask.flag for mask in early)) for label in f.axes]
-        if any(label in form.axes and label not in at for label in labels):
-            raise Refusal("it is multiplied with a matrix")
-        query = (_part(own, replace(term, scale=1.0), at, early),)
-        place = {label: axis for axis, label in enumerate(form.axes)}
-        rest = _part(tuple(f for f in term.factors if f not in own), term, place, late)
-        return rest, self.queries.setdefault(query, len(self.queries))
+        for factor in (*own, *(mask.flag for mask in early)):
+            if any(label in form.axes and label not in at for label in factor.axes):
+                raise Refusal("it is multiplied with a matrix")
+        query = (_part(tuple(own), replace(term, scale=1.0), at, early),)
+        rest = tuple(factor for factor in term.factors if factor not in own)
+        return rest, late, self.queries.setdefault(query, len(self.queries))
 
     def _read(self, value: int, form: Form) -> Read:
         place = {label: axis for axis, label in enumerate(form.axes)}
@@ -228,22 +263,25 @@ class _Collector:
                 rest.append(_part(term.factors, term, place, term.masks))
                 continue
             self._check(term, form, in_place=False)
-            beside, query = self._product(term, form)
+            factors, masks, query = self._product(term, form)
             axes = tuple(place.get(label, -1) for label in term.state)
-            products.append((query, beside, axes))
+            products.append((query, _part(factors, term, place, masks), axes))
         return Read(value, tuple(products), tuple(rest))
 
 
 def components(factors: tuple[Factor, ...], ends: set[int]) -> list[list[Factor]]:
-    """Factors that sums connect with one another."""
+    """Factors that sums connect with one another: those with a label in common that is not among `ends`."""
     groups: list[tuple[set[int], list[Factor]]] = []
     for factor in factors:
-        inner = set(factor.axes) - ends
-        joined = [group for group in groups if not inner.isdisjoint(group[0])]
-        groups = [group for group in groups if group not in joined]
-        labels = inner.union(*(group[0] for group in joined))
-        groups.append((labels, [*(f for _, group in joined for f in group), factor]))
-    return [group for _, group in groups]
+        labels, members = set(factor.axes) - ends, [factor]
+        apart = []
+        for group in groups:
+            if labels.isdisjoint(group[0]):
+                apart.append(group)
+            else:
+                labels, members = labels | group[0], group[1] + members
+        groups = [*apart, (labels, members)]
+    return [members for _, members in groups]
 
 
 def _part(factors: tuple[Factor, ...], term: Term, place: dict[int, int], masks: Iterable[Mask]) -> Part:

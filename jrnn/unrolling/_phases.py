@@ -1,16 +1,15 @@
 """A step in phases: what runs by a scan, and the matrices that are solved for behind it."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Program
+from jrnn._jaxprs import Op, Program
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
-from jrnn.unrolling._staging import Pairs, dce, eval_ops, read
+from jrnn.unrolling._staging import Pairs, StepSignature, dce, eval_ops, hoist, read
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 
 
@@ -25,14 +24,40 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """A scan, `(constants, carry, given) -> (carry, emitted)`, and the entries solved after it."""
+    """A scan over other entries of the state, and the matrices that are solved after it."""
 
-    body: Callable[[Any, Any, Any], tuple[Any, Any]]
-    constants: tuple[int, ...]
-    carried: Pairs
-    given: tuple[Any, ...]
-    emitted: tuple[Any, ...]
+    body: Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, xs) -> (carry, ys)
+    consts: tuple[int, ...]
+    carry: Pairs
+    xs: tuple[Any, ...]
+    ys: tuple[Any, ...]
     matrices: tuple[Matrix, ...]
+
+
+class Step(NamedTuple):
+    """A traced step, divided into what changes from step to step and what does not."""
+
+    program: Program
+    ops: list[Op]  # those that change
+    constant: frozenset[int]
+    carry: Pairs
+    xs: tuple[int, ...]
+    ys: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A step whose state has matrices: ops that run once, then phases."""
+
+    hoisted: tuple[Any, ...]  # ops that depend on constants alone
+    consts: tuple[int, ...]  # values that phases read, the same at every step
+    step: Step
+    phases: tuple[Phase, ...]
+
+    @property
+    def matrices(self) -> dict[int, Matrix]:
+        """The entries that are matrices, by their numbers."""
+        return {matrix.before: matrix for phase in self.phases for matrix in phase.matrices}
 
 
 def vector_names(matrix: Matrix) -> tuple[Any, ...]:
@@ -46,72 +71,62 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
 
 
 @cached
-def constants_of(program: Program, constants: int, carried: int) -> tuple[tuple[Any, ...], frozenset[int]]:
-    """Ops of values that are the same at every step, and those values."""
-    before = program.inputs[constants : constants + carried]
-    same = {a for a, b in zip(before, program.outputs, strict=False) if a == b}
-    fixed = {*program.inputs[:constants], *same, *program.literals}
-    ops = []
-    for op in program.ops:
-        if fixed.issuperset(op.inputs):
-            fixed.update(op.outputs)
-            ops.append(op)
-    return tuple(ops), frozenset(fixed)
-
-
-@cached
-def phases_of(
-    program: Program, constants: int, carried: int
-) -> tuple[tuple[Phase, ...], tuple[tuple[int, str], ...]]:
-    """A step in phases; none if it has no matrix. And why entries of its carry, by place, are none."""
-    _, fixed = constants_of(program, constants, carried)
-    before = program.inputs[constants : constants + carried]
-    pairs = tuple((a, b) for a, b in zip(before, program.outputs, strict=False) if a != b)
-    matrices: list[Matrix] = []
-    reasons: list[tuple[int, str]] = []
-    for pair in pairs if program.pure else ():
-        if jnp.issubdtype(program.types[pair[0]].dtype, jnp.floating):
-            try:
-                matrices.append(find_matrix(program, pair, fixed))
-            except Refusal as refusal:
-                reasons.append((before.index(pair[0]), str(refusal)))
+def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
+    """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
+    carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
+    unchanged = set(signature.carry) - {a for a, _ in carry}
+    constant = {*signature.consts, *unchanged, *program.literals}
+    hoisted, ops = hoist(program.ops, constant)
+    ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
+    step = Step(program, ops, frozenset(constant), carry, signature.xs, ys)
+    matrices, refusals = _find_matrices(step)
     while matrices:
-        planner = _Planner(program, fixed, pairs, tuple(matrices), program.outputs[carried:])
+        planner = _Planner(step, tuple(matrices))
         phases = planner.phases()
         if planner.stuck is None:
-            return phases, tuple(reasons)
+            consts = dict.fromkeys(value for phase in phases for value in phase.consts)
+            consts |= dict.fromkeys(value for matrix in matrices for _, value in matrix.constants)
+            return Plan(tuple(hoisted), tuple(consts), step, phases), ()
         matrices.remove(planner.stuck)
-        reasons.append((before.index(planner.stuck.before), "it depends on what is read of it"))
-    return (), tuple(reasons)
+        refusals[planner.stuck.before] = "it depends on what is read of it"
+    return None, tuple((signature.carry.index(entry), why) for entry, why in refusals.items())
+
+
+def _find_matrices(step: Step) -> tuple[list[Matrix], dict[int, str]]:
+    """The entries of the carry that are matrices, and why others are none."""
+    matrices: list[Matrix] = []
+    refusals: dict[int, str] = {}
+    for entry, after in step.carry if step.program.pure else ():
+        if jnp.issubdtype(step.program.types[entry].dtype, jnp.floating):
+            try:
+                matrices.append(find_matrix(step.program, (entry, after), step.constant))
+            except Refusal as refusal:
+                refusals[entry] = str(refusal)
+    return matrices, refusals
 
 
 class _Planner:
-    """Orders what is run by a scan and what is solved for."""
+    """Orders what is run by a scan and what is solved for.
 
-    def __init__(
-        self,
-        program: Program,
-        fixed: frozenset[int],
-        pairs: Pairs,
-        matrices: tuple[Matrix, ...],
-        outputs: tuple[int, ...],
-    ) -> None:
-        self.fixed, self.all, self.matrices = fixed, matrices, matrices
+        z = w · n;   n ← n + k;   S ← S + k (v / z)ᵀ;   y = Sᵀ q
+
+    takes two phases: a scan over n, with z and the vectors of S behind it, then S is solved for; and y.
+    """
+
+    def __init__(self, step: Step, matrices: tuple[Matrix, ...]) -> None:
+        self.step, self.all, self.matrices = step, matrices, matrices
         self.whole = {matrix.before for matrix in matrices}
-        self.left = [pair for pair in pairs if pair[0] not in self.whole]
-        carried = {a for a, _ in pairs}
-        self.seen: set[Any] = {i for i in program.inputs if i not in fixed and i not in carried}
-        self.some_input = next(iter(self.seen))
-        self.outputs = [o for o in outputs if o not in fixed]
-        reads = {one.value: _read_node(program, m, one) for m in matrices for one in m.reads}
-        ops = [reads.get(op.outputs[0], op) for op in program.ops if not fixed.issuperset(op.outputs)]
-        self.ops: list[Any] = [*ops, *(_vectors_node(program, matrix) for matrix in matrices)]
+        self.left = [pair for pair in step.carry if pair[0] not in self.whole]
+        self.seen: set[Any] = set(step.xs)
+        reads = {one.value: _read_node(step.program, m, one) for m in matrices for one in m.reads}
+        nodes = [reads.get(op.outputs[0], op) for op in step.ops]
+        self.ops: list[Any] = [*nodes, *(_vectors_node(step.program, matrix) for matrix in matrices)]
         self.stuck: Matrix | None = None
 
     def phases(self) -> tuple[Phase, ...]:
         """All phases; `stuck` is a matrix that cannot be solved for."""
         found = []
-        while self.matrices or self.left or not self.seen.issuperset(self.outputs):
+        while self.matrices or self.left or not self.seen.issuperset(self.step.ys):
             phase = self._next()
             if phase is None:
                 break
@@ -119,6 +134,7 @@ class _Planner:
         return tuple(found)
 
     def _next(self) -> Phase | None:
+        """The phase of all entries that depend on none that is left; None if there is none."""
         ready = list(self.left)
         while True:
             late = self._late(ready)
@@ -126,22 +142,24 @@ class _Planner:
             if kept == ready:
                 break
             ready = kept
-        solved = [m for m in self.matrices if late.isdisjoint(vector_names(m))]
-        out = [o for o in self.outputs if o not in late and o not in self.seen]
-        if not (ready or solved or out):
+        solved = tuple(m for m in self.matrices if late.isdisjoint(vector_names(m)))
+        ys = [y for y in self.step.ys if y not in late and y not in self.seen]
+        if not (ready or solved or ys):
             self.stuck = next((m for m in self.matrices), self.all[0])  # of an output, it is needed whole
             return None
         self.left = [pair for pair in self.left if pair not in ready]
         self.matrices = tuple(m for m in self.matrices if m not in solved)
-        wanted = [*out, *(name for m in solved for name in vector_names(m)), *self._frontier(late)]
-        phase = self._phase(tuple(ready), tuple(dict.fromkeys(wanted)), tuple(solved))
-        self.seen.update(wanted, *map(product_names, solved))
+        vectors = [name for matrix in solved for name in vector_names(matrix)]
+        ys = list(dict.fromkeys([*ys, *vectors, *self._frontier(late)]))
+        phase = self._phase(tuple(ready), tuple(ys), solved)
+        self.seen.update(ys, *map(product_names, solved))
         return phase
 
     def _late(self, ready: Iterable[tuple[int, int]]) -> set[Any]:
         """The values that depend on a state that is not known yet."""
-        late = self.whole.union(*map(product_names, self.matrices), (a for a, _ in self.left))
-        late -= {a for a, _ in ready}
+        late = self.whole | ({a for a, _ in self.left} - {a for a, _ in ready})
+        for matrix in self.matrices:
+            late.update(product_names(matrix))
         for op in self.ops:
             if not late.isdisjoint(op.inputs):
                 late.update(op.outputs)
@@ -149,45 +167,40 @@ class _Planner:
 
     def _frontier(self, late: set[Any]) -> list[Any]:
         """The values of this phase that later ones need."""
-        wanted = [o for o in self.outputs if o in late] + [b for _, b in self.left]
-        wanted += [name for m in self.matrices for name in vector_names(m)]
+        wanted = [y for y in self.step.ys if y in late] + [b for _, b in self.left]
+        for matrix in self.matrices:
+            wanted += vector_names(matrix)
         later = [op for op in dce(self.ops, wanted) if not late.isdisjoint(op.outputs)]
-        used = [i for op in later for i in op.inputs] + wanted
-        return [i for i in used if i not in late and i not in self.seen and i not in self.fixed]
+        needed = [value for op in later for value in op.inputs] + wanted
+        known = self.seen | self.step.constant
+        return [value for value in needed if value not in late and value not in known]
 
-    def _phase(self, carried: Pairs, emitted: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
-        befores = {a for a, _ in carried}
-        wanted = [*emitted, *(b for _, b in carried)]
-        ops = dce(self.ops, wanted, known={*self.seen, *self.fixed, *befores})
-        made = {o for op in ops for o in op.outputs} | befores
-        used = dict.fromkeys(i for i in [*(i for op in ops for i in op.inputs), *wanted] if i not in made)
-        constants = tuple(i for i in used if i in self.fixed)
-        given = tuple(i for i in used if i not in self.fixed) or (self.some_input,)
+    def _phase(self, carry: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
+        before, after = tuple(a for a, _ in carry), tuple(b for _, b in carry)
+        ops = dce(self.ops, [*ys, *after], known={*self.seen, *self.step.constant, *before})
+        made = {*before, *(o for op in ops for o in op.outputs)}
+        inputs = dict.fromkeys([i for op in ops for i in op.inputs] + [*ys, *after])
+        outer = [i for i in inputs if i not in made]
+        consts = tuple(i for i in outer if i in self.step.constant)
+        xs = tuple(i for i in outer if i not in self.step.constant) or self.step.xs[:1]
 
-        def body(held: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-            names = (*constants, *(a for a, _ in carried), *given)
-            values = dict(zip(names, (*held, *carry, *xs), strict=True))
+        def body(const_arrays: Any, carry_arrays: Any, x_arrays: Any) -> tuple[Any, Any]:
+            names, arrays = (*consts, *before, *xs), (*const_arrays, *carry_arrays, *x_arrays)
+            values = dict(zip(names, arrays, strict=True))
             eval_ops(ops, values)
-            return read(values, (b for _, b in carried)), read(values, emitted)
+            return read(values, after), read(values, ys)
 
-        return Phase(body, constants, carried, given, emitted, matrices)
+        return Phase(body, consts, carry, xs, ys, matrices)
 
 
 def _vectors_node(program: Program, matrix: Matrix) -> Node:
     vectors = vectors_of(matrix)
     inputs = values_of(vector for vector, _ in vectors)
-    state = program.types[matrix.before]
-    dtype = jnp.promote_types(state.dtype, jnp.float32)
-    batch = math.prod(state.shape[axis] for axis in matrix.batch)
+    like = program.types[matrix.before]
 
-    def run(*given: Any) -> list[Any]:
-        values = dict(zip(inputs, given, strict=True))
-        out = []
-        for vector, axes in vectors:
-            full = compute(vector, values, axes, tuple(state.shape[axis] for axis in axes), dtype)
-            entries = [math.prod(state.shape[a] for a in axes if a not in matrix.batch)]
-            out.append(full.reshape(batch, *entries * (len(axes) > len(matrix.batch))))
-        return out
+    def run(*arrays: Any) -> list[Any]:
+        values = dict(zip(inputs, arrays, strict=True))
+        return [compute(vector, matrix, values, axes, like) for vector, axes in vectors]
 
     return Node(run, inputs, vector_names(matrix))
 
@@ -196,12 +209,10 @@ def _read_node(program: Program, matrix: Matrix, one: Read) -> Node:
     queries = tuple(dict.fromkeys(query for query, *_ in one.products))
     inputs = values_of([one.rest, *((rest,) for _, rest, _ in one.products)])
     names = product_names(matrix)
-    shape = program.types[matrix.before].shape
-    sizes = tuple(shape[axis] for axis in (*matrix.batch, *matrix.values))
 
-    def run(*given: Any) -> list[Any]:
-        values = dict(zip(inputs, given, strict=False))
-        products = {q: a.reshape(sizes) for q, a in zip(queries, given[len(inputs) :], strict=True)}
+    def run(*arrays: Any) -> list[Any]:
+        values = dict(zip(inputs, arrays, strict=False))
+        products = dict(zip(queries, arrays[len(inputs) :], strict=True))
         return [compute_read(one, matrix, values, products, program.types[one.value])]
 
     return Node(run, (*inputs, *(names[query] for query in queries)), (one.value,))

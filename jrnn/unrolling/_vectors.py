@@ -1,12 +1,14 @@
 """The vectors of a matrix recurrence, computed from the values of a step, and what is read by them."""
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn.unrolling._chunks import Chunk, Structure
 from jrnn.unrolling._forms import Factor, Labels
 from jrnn.unrolling._matrices import Matrix, Part, Read, Vector, components
 
@@ -21,25 +23,78 @@ def values_of(vectors: Iterable[Vector]) -> tuple[int, ...]:
 
 
 def vectors_of(matrix: Matrix) -> tuple[tuple[Vector, Labels], ...]:
-    """All vectors of a recurrence, and their axes: d, u…, k…, v…, c…, q…; without d if nothing decays."""
-    along = (*matrix.batch, matrix.key)
+    """All vectors of a recurrence with their axes besides those of batch, in the order of a `Chunk`."""
+    keys, values = (matrix.key,), matrix.values
     found = [] if matrix.decay is None else [(matrix.decay, _needed(matrix, matrix.decay))]
-    found += [(u, along) for u, _ in matrix.corrections]
-    found += [(k, along) for k, _ in matrix.additions]
-    found += [(v, (*matrix.batch, *matrix.values)) for _, v in matrix.additions]
-    found += [(c, _needed(matrix, c)) for c, _ in matrix.fulls]
-    return (*found, *((q, along) for q in matrix.queries))
+    found += [(write.key, keys) for write in matrix.writes]
+    found += [(write.value, values) for write in matrix.writes if write.value]
+    found += [(c, ()) for write in matrix.writes for _, c in write.corrections]
+    found += [(factors, _needed(matrix, factors)) for factors, _ in matrix.constants]
+    return (*found, *((query, keys) for query in matrix.queries))
 
 
 def _needed(matrix: Matrix, vector: Vector) -> Labels:
-    along = any(matrix.key in part.axes for part in vector)
-    return (*matrix.batch, matrix.key) if along else matrix.batch
+    return (matrix.key,) if any(matrix.key in part.axes for part in vector) else ()
 
 
-def compute(vector: Vector, values: Values, axes: Labels, sizes: Labels, like: Any) -> Array:
-    """A vector at one step on all of these axes."""
-    parts = (_computed(part, values, axes, like) for part in vector)
-    return jnp.broadcast_to(functools.reduce(jnp.add, parts, jnp.zeros((1,) * len(axes), like)), sizes)
+def structure_of(matrix: Matrix) -> Structure:
+    """Parts that the recurrence of a matrix has."""
+    corrections = [(key, query) for key, write in enumerate(matrix.writes) for query, _ in write.corrections]
+    return Structure(tuple(bool(write.value) for write in matrix.writes), tuple(corrections))
+
+
+def chunk_of(matrix: Matrix, vectors: Iterable[Array]) -> Chunk:
+    """A chunk of the vectors of `vectors_of`, time first."""
+    structure, at = structure_of(matrix), len(matrix.batch)
+    rest = iter(jnp.moveaxis(vector, 0, at) for vector in vectors)
+
+    def take(count: int) -> tuple[Array, ...]:
+        return tuple(next(rest) for _ in range(count))
+
+    return Chunk(
+        decay=None if matrix.decay is None else next(rest),
+        keys=take(len(matrix.writes)),
+        values=tuple(_flat(value, at + 1) for value in take(sum(structure.valued))),
+        coefficients=take(len(structure.corrections)),
+        constants=take(len(matrix.constants)),
+        queries=take(len(matrix.queries)),
+    )
+
+
+def _flat(a: Array, start: int) -> Array:
+    """The axes from a number on as one, of length 1 if there are none."""
+    return a.reshape(*a.shape[:start], math.prod(a.shape[start:]))
+
+
+def to_matrices(matrix: Matrix, entry: Array) -> Array:
+    """An entry of the state as (batch..., keys, values), in float32 or wider."""
+    order = (*matrix.batch, matrix.key, *matrix.values)
+    wide = entry.astype(jnp.promote_types(entry.dtype, jnp.float32))
+    return _flat(jnp.transpose(wide, order), len(matrix.batch) + 1)
+
+
+def from_matrices(matrix: Matrix, matrices: Array, like: Any) -> Array:
+    """The inverse of `to_matrices`."""
+    order = (*matrix.batch, matrix.key, *matrix.values)
+    back = [order.index(axis) for axis in range(len(order))]
+    shaped = matrices.reshape([like.shape[axis] for axis in order])
+    return jnp.transpose(shaped, back).astype(like.dtype)
+
+
+def from_chunk(matrix: Matrix, product: Array, like: Any) -> Array:
+    """Products of a state with a query, (batch..., C, values), time first: (C, batch..., value axes...)."""
+    product = jnp.moveaxis(product, len(matrix.batch), 0)
+    return product.reshape(*product.shape[:-1], *(like.shape[axis] for axis in matrix.values))
+
+
+def compute(vector: Vector, matrix: Matrix, values: Values, axes: Labels, like: Any) -> Array:
+    """A vector at one step: batch axes, of length 1 if it does not depend on them, then `axes`."""
+    order = (*matrix.batch, *axes)
+    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    total = jnp.zeros((1,) * len(order), dtype)
+    for part in vector:
+        total = total + _computed(part, values, order, dtype)
+    return jnp.broadcast_to(total, (*total.shape[: len(matrix.batch)], *(like.shape[axis] for axis in axes)))
 
 
 def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int, Array], like: Any) -> Array:

@@ -1,47 +1,67 @@
-"""States that are matrices, many steps at once instead of step by step."""
+"""States that are matrices: many steps at once, by products of matrices.
 
-import math
-from dataclasses import dataclass
+_forms       each value of a step as a sum of products that are affine in the state
+_matrices    from these, the recurrence: decay, writes, queries; or why there is none
+_phases      the order: scans over other entries, matrices solved for behind them
+_vectors     the vectors of a recurrence, computed from the values of the step
+_chunks      one chunk of a recurrence
+chunked      all phases of a step, chunk by chunk
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
+from jrnn._caching import cached
 from jrnn._checks import brief
-from jrnn._jaxprs import Program, trace
-from jrnn.unrolling._chunks import Structure, Vectors, run_chunks
-from jrnn.unrolling._engine import broadcast_over_steps, prepare
+from jrnn.unrolling._blocks import near_divisor
+from jrnn.unrolling._chunks import solve_chunk
+from jrnn.unrolling._engine import TracedLoop, broadcast_over_steps, prepare, trace_loop
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._matrices import Matrix
-from jrnn.unrolling._phases import Phase, constants_of, phases_of, product_names, vector_names
+from jrnn.unrolling._phases import Plan, plan_step, product_names, vector_names
 from jrnn.unrolling._staging import eval_ops, read
-from jrnn.unrolling.methods import Loop, Method
+from jrnn.unrolling._vectors import chunk_of, from_chunk, from_matrices, structure_of, to_matrices
+from jrnn.unrolling.methods import Body, Loop, Method
+from jrnn.unrolling.scan import in_blocks
+
+USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
 
 
 @dataclass(frozen=True)
 class Chunked:
     """Chunks of steps by products of matrices, for a state that is a matrix.
 
-        Sₜ = dₜ ⊙ Sₜ₋₁ + Σ u (wᵀ Sₜ₋₁) + Σ k vᵀ,   and of S only products qᵀ S with vectors are read
+        Sₜ = dₜ ⊙ Sₜ₋₁ + Σ k (v + Σ c (wᵀ Sₜ₋₁))ᵀ,   and of S only products qᵀ S with vectors are read
 
-    That is what linear attention, `MLSTM`, gated and delta rules have in common; d is one number for a
-    matrix, or for each of its rows or columns, and may be 0 or negative. The form is found in the traced
-    `step`, which is written as for any cell: heads and batch are further axes, keys may be rows or columns, a
-    normaliser, a running maximum, windows of inputs and further layers run as `Scan` runs them. Masks, resets
-    and a given carry are part of the step. Within a chunk all steps are computed at once; between chunks
-    goes the state, and a gradient keeps only that.
+    Linear attention, `MLSTM`, gated and delta rules and products of Householders have this form. d is one
+    number for a matrix, or one for each of its rows or columns, and may be 0 or negative; there may be
+    several writes k and corrections c wᵀ S at each step. The form is found in the traced `step`, which is
+    written as for any cell. Heads and batch are further axes, and keys may be rows or columns. A normaliser
+    is a matrix of one column; a running maximum, windows of inputs and further layers run as `Scan` runs
+    them.
+
+    Within a chunk all steps are computed at once, between chunks the state is handed on. A gradient keeps the
+    states between chunks alone and computes each chunk again, its projections too, when the backward pass
+    reaches it. Lengths, masks, resets, a given carry and `reverse` compose as with `Scan`, except that NaN or
+    inf in one sequence passes a reset within its chunk.
 
     Args:
-      size: steps of a chunk; None: 64, and with a decay for each row, or a w, fewer.
+      size: steps of a chunk; None: about 32, a divisor of the number of steps if one is near. The time hardly
+        depends on it between 16 and 64; memory between chunks is that of steps / size states.
       otherwise: the method for cells without such a state; None: that is an error.
 
     Raises:
       ValueError: another `size`; in `unroll`, a cell without such a state where `otherwise` is None; the
-        message says what stands in the way.
+        message says what stands in the way, and on which line of the step.
 
     Reference: Yang et al., Parallelizing linear transformers with the delta rule over sequence length, 2024,
-    arXiv:2406.06484.
+    arXiv:2406.06484; Yang et al., Gated linear attention transformers with hardware-efficient training, 2024,
+    arXiv:2312.06635, whose secondary chunks are halves here, down to single steps.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.MLSTM(8, heads=2)
@@ -63,32 +83,59 @@ class Chunked:
         """Return the carry after the last step, and the outputs of all steps."""
         if loop.length == 0:
             return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
-        first = jax.eval_shape(_first_step, loop.inputs)
-        program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
-        held = [*closed_over, *jax.tree.leaves(loop.consts)]
-        phases, reasons = phases_of(program, len(held), len(jax.tree.leaves(loop.carry)))
-        if not phases:
-            if self.otherwise is not None:
-                return self.otherwise.run(loop)
-            names = [
-                jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(loop.carry)
-            ]
-            told = "; ".join(f"of carry{names[place]}, {why}" for place, why in reasons)
-            raise ValueError(
-                f"method=Chunked() needs a state that is a matrix and is read by products with vectors, "
-                f"{brief(loop.cell)} has none ({told or 'no carry'}); "
-                "Chunked(otherwise=Scan()) runs the rest by a scan"
-            )
-        return _run(loop, program, phases, (held, result), self.size)
+        if isinstance(loop.length, int):
+            return self._run(loop, min(self.size or near_divisor(loop.length, USUAL), loop.length))
+        # a symbolic axis of `jax.export`
+        size = self.size or USUAL
+        carry, ys = self._run(_in_whole_chunks(loop, size), size)
+        steps = slice(-loop.length, None) if loop.reverse else slice(loop.length)
+        return carry, jax.tree.map(lambda y: y[steps], ys)
+
+    def _run(self, loop: Loop[Any, Any, Any], size: int) -> tuple[Any, Any]:
+        traced = trace_loop(loop)
+        plan, refusals = plan_step(traced.program, traced.signature)
+        if plan is not None:
+            return _run_plan(plan, loop, traced, size)
+        if self.otherwise is not None:
+            return self.otherwise.run(loop)
+        raise ValueError(_refusal(loop, refusals))
 
 
-def _first_step(xs: Any) -> Any:
-    return jax.tree.map(lambda x: lax.index_in_dim(x, 0, keepdims=False), xs)
+def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> str:
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(loop.carry)]
+    told = "; ".join(f"of carry{names[place]}, {why}" for place, why in refusals)
+    return (
+        f"method=Chunked() needs a state that is a matrix and is read by products with vectors, "
+        f"{brief(loop.cell)} has none ({told or 'no carry'}); "
+        "Chunked(otherwise=Scan()) runs the rest by a scan"
+    )
+
+
+def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: int) -> tuple[Any, Any]:
+    """Hoisted ops once, all phases chunk by chunk, and the results in the structure of the step."""
+    program, signature, _, closed_over, result = traced
+    arrays = [*closed_over, *jax.tree.leaves((loop.consts, loop.carry, loop.inputs))]
+    values: dict[Any, Any] = program.literals | dict(zip(program.inputs, arrays, strict=True))
+    eval_ops(plan.hoisted, values)
+    entries, matrices = [entry for entry, _ in plan.step.carry], plan.matrices
+    start = []
+    for entry in entries:
+        start.append(to_matrices(matrices[entry], values[entry]) if entry in matrices else values[entry])
+    run = in_blocks(_chunk_runner(plan, loop.reverse), size, loop.reverse)
+    carry, ys = run(read(values, plan.consts), tuple(start), read(values, plan.step.xs))
+    for entry, after in zip(entries, carry, strict=True):
+        like = program.types[entry]
+        values[entry] = from_matrices(matrices[entry], after, like) if entry in matrices else after
+    varying = dict(zip(plan.step.ys, ys, strict=True))
+    leaves = [values[entry] for entry in signature.carry]
+    for y in signature.ys:
+        leaves.append(varying[y] if y in varying else broadcast_over_steps(values[y], loop.length))
+    return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 
 @dataclass(frozen=True, eq=False)
-class _Loop:
-    """A loop of a phase: what `Scan` takes of a `Loop`."""
+class _Scanned:
+    """The loop of a phase: what `prepare` reads of a `Loop`."""
 
     body: Any
     consts: Any
@@ -98,63 +145,57 @@ class _Loop:
     reverse: bool
 
 
-def _run(
-    loop: Any, program: Program, phases: tuple[Phase, ...], ends: tuple[list[Any], Any], size: int | None
-) -> Any:
-    held, result = ends
-    state, xs = jax.tree.leaves(loop.carry), jax.tree.leaves(loop.inputs)
-    constants, _ = constants_of(program, len(held), len(state))
-    values: dict[Any, Any] = dict(program.literals)
-    values.update(zip(program.inputs, [*held, *state, *xs], strict=True))
-    eval_ops(constants, values)
-    last = dict(zip(program.inputs[len(held) :], state, strict=False))
-    for phase in phases:
-        befores = [a for a, _ in phase.carried]
-        arrays = read(values, phase.constants), read(last, befores), read(values, phase.given)
-        part: Any = _Loop(phase.body, *arrays, loop.length, loop.reverse)
-        scan = prepare(part)
-        after, out = scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))
-        last.update(zip(befores, after, strict=True))
-        values.update(zip(phase.emitted, out, strict=True))
-        for matrix in phase.matrices:
-            last[matrix.before] = _solve(matrix, values, last[matrix.before], size, loop.reverse)
-    varying = (
-        set().union(*(phase.emitted for phase in phases)).union(program.inputs[len(held) + len(state) :])
+@cached
+def _chunk_runner(plan: Plan, reverse: bool) -> Body:
+    """All phases of a step for a chunk of steps: `(consts, carry, xs) -> (carry, ys)`."""
+
+    def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        values: dict[Any, Any] = dict(zip((*plan.consts, *plan.step.xs), (*consts, *xs), strict=True))
+        state = dict(zip((entry for entry, _ in plan.step.carry), carry, strict=True))
+        for phase in plan.phases:
+            entries = [entry for entry, _ in phase.carry]
+            arrays = read(values, phase.consts), read(state, entries), read(values, phase.xs)
+            loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
+            scan = prepare(loop, precompute=True)
+            after, ys = scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))
+            state.update(zip(entries, after, strict=True))
+            values.update(zip(phase.ys, ys, strict=True))
+            for matrix in phase.matrices:
+                state[matrix.before] = _solve(matrix, plan, values, state[matrix.before], reverse)
+        return tuple(state.values()), read(values, plan.step.ys)
+
+    return run
+
+
+def _solve(matrix: Matrix, plan: Plan, values: dict[Any, Any], state: Array, reverse: bool) -> Array:
+    """Add what is read of a matrix at the steps of a chunk to `values`; return the matrix after them."""
+
+    def turned(a: Array) -> Array:
+        return jnp.flip(a, 0) if reverse else a
+
+    like = plan.step.program.types[matrix.before]
+    chunk = chunk_of(matrix, map(turned, read(values, vector_names(matrix))))
+    constants = tuple(to_matrices(matrix, values[constant]) for _, constant in matrix.constants)
+    state, products = solve_chunk(structure_of(matrix), chunk, state, constants)
+    for name, product in zip(product_names(matrix), products, strict=True):
+        values[name] = turned(from_chunk(matrix, product, like))
+    return state
+
+
+def _in_whole_chunks(loop: Loop[Any, Any, Any], size: int) -> Loop[Any, Any, Any]:
+    """A loop with skipped steps added behind the last one visited, up to a multiple of `size`."""
+    length = -(-loop.length // size) * size
+    more = length - loop.length
+    widths = (more, 0) if loop.reverse else (0, more)
+
+    def longer(a: Array, mode: str) -> Array:
+        return jnp.pad(a, [widths, *[(0, 0)] * (a.ndim - 1)], mode=mode)
+
+    valid = jnp.ones((loop.length,), bool) if loop.valid is None else loop.valid
+    return replace(
+        loop,
+        xs=jax.tree.map(lambda x: longer(x, "edge"), loop.xs),
+        valid=longer(valid, "constant"),
+        reset=None if loop.reset is None else longer(loop.reset, "constant"),
+        length=length,
     )
-    outs = program.outputs[len(state) :]
-    ys = [values[o] if o in varying else broadcast_over_steps(values[o], loop.length) for o in outs]
-    return jax.tree.unflatten(jax.tree.structure(result), [*last.values(), *ys])
-
-
-def _solve(matrix: Matrix, values: dict[Any, Any], start: Array, size: int | None, reverse: bool) -> Array:
-    """Add what is read of a matrix at all steps to `values`; return the matrix after them."""
-    m = matrix
-    dtype = jnp.promote_types(start.dtype, jnp.float32)
-    parts = iter(read(values, vector_names(m)))
-    decay = None if m.decay is None else next(parts)
-    counts = len(m.corrections), len(m.additions), len(m.additions), len(m.fulls), len(m.queries)
-    u, k, v, c, q = (tuple(next(parts) for _ in range(count)) for count in counts)
-    seen_of = tuple(sorted({query for r in m.reads for query, *_ in r.products}))
-    structure = Structure(tuple(query for _, query in m.corrections), len(k), len(c), len(q), seen_of)
-    order = (*m.batch, m.key, *m.values)
-    shape = tuple(start.shape[axis] for axis in order)
-    # rows, keys, values; 1 value where no axis is left, as columns that decay at rates of their own are rows
-    flat = math.prod(shape[: len(m.batch)]), start.shape[m.key], math.prod(shape[len(m.batch) + 1 :])
-
-    def matrices(a: Array) -> Array:
-        return jnp.transpose(a, order).reshape(flat).astype(dtype)
-
-    vectors = Vectors(decay, u, k, tuple(a.reshape(*a.shape[:2], flat[2]) for a in v), c, q)
-    full = tuple(matrices(values[place]) for _, place in m.fulls)
-    steps = size or _usual(m, vectors)
-    end, seen = run_chunks(structure, vectors, matrices(start), full, steps, reverse)
-    names = product_names(m)
-    values.update({names[query]: y for query, y in zip(seen_of, seen, strict=True)})
-    back = [order.index(axis) for axis in range(len(order))]
-    return jnp.transpose(end.reshape(shape), back).astype(start.dtype)
-
-
-def _usual(matrix: Matrix, vectors: Vectors) -> int:
-    if vectors.decay is not None and vectors.decay.ndim == 3:
-        return 16
-    return 32 if matrix.corrections else 64

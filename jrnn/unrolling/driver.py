@@ -7,7 +7,7 @@ import jax
 from jax import Array
 
 from jrnn._alignment import match_types
-from jrnn._checks import brief
+from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
 from jrnn.unrolling._masking import fill_padding, schedule
@@ -99,6 +99,7 @@ def make_loop(
     # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
     # of a reset has the types of the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)
+    reverse = check_flag("reverse", reverse)
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:
         xs = fill_padding(xs, valid)

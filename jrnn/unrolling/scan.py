@@ -55,7 +55,7 @@ class Scan:
         run = prepared.run
         # From the innermost level outwards, each a loop over blocks of the previous one.
         for block in reversed(self._blocks(loop)):
-            run = _in_blocks(run, block, loop.reverse)
+            run = in_blocks(run, block, loop.reverse)
         return prepared.finish(*run(prepared.consts, prepared.carry, prepared.xs))
 
     def gradient_bytes(self, loop: Loop[Any, Any, Any]) -> int:
@@ -67,7 +67,7 @@ class Scan:
 
 
 @cached
-def _in_blocks(run: Body, block: int, reverse: bool) -> Body:
+def in_blocks(run: Body, block: int, reverse: bool) -> Body:
     """A scan of `run` over blocks, each of which the backward pass recomputes."""
     rematerialised: Body = jax.checkpoint(run, prevent_cse=False)
 

@@ -1,4 +1,4 @@
-"""Cells whose products are convolutions: ConvLSTM, ConvGRU."""
+"""Cells whose products are convolutions: ConvLSTM, ConvGRU, ConvRNN."""
 
 from functools import partial
 
@@ -14,13 +14,13 @@ def around(n, size, stride, padding):
     if padding == "VALID":
         return 0, 0
     if padding == "CIRCULAR":
-        return size // 2, size // 2
+        return (size - 1) // 2, size // 2
     total = max((-(-n // stride) - 1) * stride + size - n, 0)
     return total // 2, total - total // 2
 
 
 def convolve(kernel, x, padding="SAME", strides=1, dilation=1):
-    """Cross-correlation with a kernel (*odd sizes, in, out), its entries `dilation` places apart."""
+    """Cross-correlation with a kernel (*sizes, in, out), its entries `dilation` places apart."""
     *sizes, channels, out = kernel.shape
     strides, dilation = (np.broadcast_to(option, len(sizes)) for option in (strides, dilation))
     spans = [(k - 1) * d + 1 for k, d in zip(sizes, dilation, strict=True)]
@@ -49,8 +49,15 @@ WINDOWS = {  # of convolutions over two axes
     "strides": {"strides": (2, 1)},
     "dilation": {"dilation": 2},
     "circular-strides-dilation": {"padding": "CIRCULAR", "strides": 2, "dilation": (2, 1)},
+    "even": {"kernel": (2, 4)},
+    "circular-even": {"kernel": (2, 4), "padding": "CIRCULAR"},
     "valid-strides": {"padding": "VALID", "strides": (1, 2)},
 }
+
+
+def _seen_by(options):
+    """What a reference is told, which sees the size of a kernel."""
+    return {name: option for name, option in options.items() if name != "kernel"}
 
 
 def fields(*spatial, channels=2):
@@ -93,8 +100,8 @@ ConvLSTM = Entry(
         ),
         **{
             f"ConvLSTM-{name}": Comparison(
-                jrnn.ConvLSTM(2, kernel=(3, 1), **options),
-                partial(conv_lstm, **options),
+                jrnn.ConvLSTM(2, **{"kernel": (3, 1)} | options),
+                partial(conv_lstm, **_seen_by(options)),
                 unpack_conv_lstm,
                 width=1,
                 places=(5, 4),
@@ -137,8 +144,8 @@ ConvGRU = Entry(
         ),
         **{
             f"ConvGRU-{name}": Comparison(
-                jrnn.ConvGRU(2, kernel=(3, 1), **options),
-                partial(conv_gru, **options),
+                jrnn.ConvGRU(2, **{"kernel": (3, 1)} | options),
+                partial(conv_gru, **_seen_by(options)),
                 unpack_conv_gru,
                 width=1,
                 places=(5, 4),
@@ -147,4 +154,25 @@ ConvGRU = Entry(
         },
     },
     counts=lambda i, h: {jrnn.ConvGRU(h): 3 * (9 * i * h + 9 * h**2 + h)},
+)
+
+
+def conv_rnn(p, h, x, padding="SAME", f=tanh, **options):
+    """An Elman network on images."""
+    h = f(convolve(p["W"], x, padding, **options) + convolve(p["U"], h, state(padding)) + p["b"])
+    return h, h
+
+
+ConvRNN = Entry(
+    laws=[Case(jrnn.ConvRNN(3, spatial=1), 2, fields(5))],
+    values={
+        "ConvRNN": Comparison(
+            jrnn.ConvRNN(2, kernel=(3, 1), activation="sigmoid", strides=2),
+            partial(conv_rnn, f=sigmoid, strides=2),
+            lambda p: {"W": p.w_ih, "U": p.w_hh, "b": p.b},
+            width=1,
+            places=(5, 4),
+        )
+    },
+    counts=lambda i, h: {jrnn.ConvRNN(h): 9 * i * h + 9 * h**2 + h},
 )

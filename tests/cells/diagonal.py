@@ -1,10 +1,10 @@
-"""Independent units: IndRNN."""
+"""Independent units: IndRNN, ELSTM."""
 
 from functools import partial
 
 import jrnn
-from tests.entries import HIDDEN, Case, Comparison, Entry
-from tests.references import relu, tanh, times
+from tests.entries import HIDDEN, Case, Comparison, Entry, read, split
+from tests.references import relu, sigmoid, tanh, times
 
 
 def indrnn(p, h, x, f=relu):
@@ -18,7 +18,7 @@ def unpack_indrnn(p):
 
 
 IndRNN = Entry(
-    laws=[Case(jrnn.IndRNN(4), 2)],
+    laws=[Case(jrnn.IndRNN(4), 2), Case(jrnn.IndRNN(4, activation="identity"), 2)],  # linear
     values={
         "IndRNN": Comparison(jrnn.IndRNN(HIDDEN), indrnn, unpack_indrnn),
         "IndRNN-tanh": Comparison(
@@ -26,4 +26,24 @@ IndRNN = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.IndRNN(h): i * h + 2 * h},
+)
+
+
+def elstm(p, c, x):
+    """Irie et al. 2024, eqs. 3-6: elementwise recurrent weights, an output gate that reads the new c."""
+    f = sigmoid(times(p["F"], x) + p["wf"] * c + p["bf"])
+    z = tanh(times(p["Z"], x) + p["wz"] * c + p["bz"])
+    c = f * c + (1 - f) * z
+    return c, sigmoid(times(p["O"], x) + times(p["W"], c) + p["bo"]) * c
+
+
+def unpack_elstm(p):
+    found = split(p.w_ih, "", "FZO") | split(p.w_hh, "w", "fz") | split(p.b, "b", "fzo")
+    return found | {"W": p.w_co.T}
+
+
+ELSTM = Entry(
+    laws=[Case(jrnn.ELSTM(4), 2)],
+    values={"ELSTM": Comparison(jrnn.ELSTM(HIDDEN), elstm, unpack_elstm)},
+    counts=lambda i, h: {jrnn.ELSTM(h): 3 * read(i, h) + 2 * h + h**2},
 )

@@ -1,4 +1,4 @@
-"""LSTMs with options, and the ablations: LSTMVariant, WMCLSTM, ResidualLSTM."""
+"""LSTMs with options, and the ablations: LSTMVariant, WMCLSTM, ResidualLSTM, MemoryControllerLSTM."""
 
 from functools import partial
 
@@ -214,4 +214,24 @@ ResidualLSTM = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.ResidualLSTM(h): 4 * gate(i, h) + 3 * h + h**2 + (0 if i == h else i * h)},
+)
+
+
+def memory_controller_lstm(p, carry, x):
+    """As torchrecurrent has it (`MCLSTM`): the gates read a control vector v, h is only the output."""
+    v, c = carry
+    i, f, o, m = (sigmoid(times(p["W" + g], x) + times(p["U" + g], v) + p["b" + g]) for g in "ifom")
+    n = tanh(times(p["Wn"], x) + times(p["Un"], v) + p["bn"])
+    c = f * c + i * n
+    return (m * tanh(c), c), o * tanh(c)
+
+
+MemoryControllerLSTM = Entry(
+    laws=[Case(jrnn.MemoryControllerLSTM(4), 2)],
+    values={
+        "MemoryControllerLSTM": Comparison(
+            jrnn.MemoryControllerLSTM(HIDDEN), memory_controller_lstm, packed("i", "f", "n", "o", "m")
+        )
+    },
+    counts=lambda i, h: {jrnn.MemoryControllerLSTM(h): 5 * gate(i, h)},
 )

@@ -1,10 +1,12 @@
-"""LSTMs whose inputs are modulated: MultiplicativeLSTM, MogrifierLSTM."""
+"""Modulated LSTMs: MultiplicativeLSTM, MogrifierLSTM, HyperLSTM."""
 
 from functools import partial
 
+import numpy as np
+
 import jrnn
 from tests.cells.lstm import lstm, unpack_lstm
-from tests.entries import HIDDEN, Case, Comparison, Entry, gate
+from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed, read
 from tests.references import sigmoid, tanh, times
 
 
@@ -72,5 +74,40 @@ MogrifierLSTM = Entry(
     counts=lambda i, h: {
         jrnn.MogrifierLSTM(h): 4 * gate(i, h) + 5 * i * h,
         jrnn.MogrifierLSTM(h, rounds=3, rank=2): 4 * gate(i, h) + 3 * 2 * (i + h),
+    },
+)
+
+
+def hyper_lstm(p, carry, x):
+    """Ha et al. 2017, eqs. 10-13 without layer norms: d = scale z of the small LSTM's h, for every gate."""
+    h, c, (small_h, small_c) = carry
+    read = np.concatenate([x, h], axis=-1)
+    sums = np.split(times(p["small W"], read) + times(p["small U"], small_h) + p["small b"], 4, axis=-1)
+    small_c = sigmoid(sums[1]) * small_c + sigmoid(sums[0]) * tanh(sums[2])
+    small_h = sigmoid(sums[3]) * tanh(small_c)
+    z = np.split(times(p["Wz"], small_h) + p["bz"], 12, axis=-1)
+    d = [times(p["scale"][use, gate].T, z[4 * use + gate]) for use in range(3) for gate in range(4)]
+    a = [
+        d[gate] * times(p[f"U{gate}"], h)
+        + d[4 + gate] * times(p[f"W{gate}"], x)
+        + d[8 + gate]
+        + p[f"b{gate}"]
+        for gate in range(4)
+    ]
+    c = sigmoid(a[1]) * c + sigmoid(a[0]) * tanh(a[2])
+    h = sigmoid(a[3]) * tanh(c)
+    return (h, c, (small_h, small_c)), h
+
+
+def unpack_hyper(p):
+    small = {"small W": p.hyper.w_ih.T, "small U": p.hyper.w_hh.T, "small b": p.hyper.b}
+    return small | packed(*"0123")(p.lstm) | {"Wz": p.embed.w.T, "bz": p.embed.b, "scale": p.scale}
+
+
+HyperLSTM = Entry(
+    laws=[Case(jrnn.HyperLSTM(4, hyper=3, embedding=2), 2)],
+    values={"HyperLSTM": Comparison(jrnn.HyperLSTM(HIDDEN, hyper=4, embedding=2), hyper_lstm, unpack_hyper)},
+    counts=lambda i, h: {
+        jrnn.HyperLSTM(h, hyper=7, embedding=2): (4 * gate(i, h) + 4 * gate(i + h, 7) + read(7, 24) + 24 * h)
     },
 )

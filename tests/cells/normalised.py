@@ -1,11 +1,11 @@
-"""Layer normalisation inside: LayerNormLSTM, LayerNormGRU."""
+"""Layer normalisation inside: LayerNormLSTM, LayerNormGRU, LayerNormElman."""
 
 from functools import partial
 
 import numpy as np
 
 import jrnn
-from tests.entries import HIDDEN, Case, Comparison, Entry, gate, split
+from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed, split
 from tests.references import layer_norm, sigmoid, tanh, times
 
 
@@ -75,4 +75,21 @@ LayerNormGRU = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.LayerNormGRU(h): 3 * gate(i, h) + h + 2 * 3 * h},
+)
+
+
+def layer_norm_elman(p, h, x, eps=1e-6, f=tanh):
+    """Ba et al. 2016, eq. 4: the sum of both products normalised together."""
+    h = f(layer_norm(times(p["W"], x) + times(p["U"], h), p["gain"], p["b"], eps))
+    return h, h
+
+
+LayerNormElman = Entry(
+    laws=[Case(jrnn.LayerNormElman(4), 2)],
+    values={
+        "LayerNormElman": Comparison(
+            jrnn.LayerNormElman(HIDDEN), layer_norm_elman, lambda p: packed("")(p) | {"gain": p.gain}
+        )
+    },
+    counts=lambda i, h: {jrnn.LayerNormElman(h): gate(i, h) + h},
 )

@@ -1,4 +1,4 @@
-"""An orthogonal recurrence: OrthogonalRNN."""
+"""Orthogonal recurrences: OrthogonalRNN, ShufflingRNN, SphericalRNN."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, Case, Comparison, Entry, read
-from tests.references import exponential, modrelu, tanh, times
+from tests.references import exponential, modrelu, relu, sigmoid, tanh, times
 
 
 def orthogonal(s, size, method):
@@ -52,4 +52,69 @@ OrthogonalRNN = Entry(
         for name, f in (("tanh", tanh), ("modrelu", modrelu))
     },
     counts=lambda i, h: {jrnn.OrthogonalRNN(h): read(i, h) + h * (h - 1) // 2},
+)
+
+
+def shuffling_rnn(p, h, x, f=relu):
+    """Rotman & Wolf 2021, eqs. 1-3: a permutation of the state, plus a gated network of the input."""
+    drive = times(p["W2"], relu(times(p["W1"], x) + p["b1"])) + p["b2"]
+    h = f(np.roll(h, 1, axis=-1) + drive * sigmoid(times(p["Wg"], x) + p["bg"]))
+    return h, h
+
+
+def unpack_shuffling(p):
+    found = {"W1": p.inner.w.T, "b1": p.inner.b, "W2": p.outer.w.T, "b2": p.outer.b}
+    return found | {"Wg": p.gate.w.T, "bg": p.gate.b}
+
+
+ShufflingRNN = Entry(
+    laws=[Case(jrnn.ShufflingRNN(4, width=3, activation="tanh"), 2)],
+    values={
+        "ShufflingRNN": Comparison(jrnn.ShufflingRNN(HIDDEN), shuffling_rnn, unpack_shuffling),
+        "ShufflingRNN-tanh": Comparison(
+            jrnn.ShufflingRNN(HIDDEN, width=4, activation="tanh"),
+            partial(shuffling_rnn, f=tanh),
+            unpack_shuffling,
+        ),
+    },
+    counts=lambda i, h: {jrnn.ShufflingRNN(h, width=7): read(i, 7) + read(7, h) + read(i, h)},
+)
+
+
+def spherical_rnn(p, h, x, method="exponential"):
+    """Spherical of memax: h = exp(A - Aᵀ) h, where x fills A above its diagonal, row by row."""
+    size, angles = h.shape[-1], times(p["W"], x) + p["b"]
+    turned = []
+    for a, state in zip(angles, h, strict=True):
+        above = np.zeros((size, size), a.dtype)
+        above[np.triu_indices(size, 1)] = a
+        s, eye = above - above.T, np.eye(size)
+        turn = exponential(s) if method == "exponential" else np.linalg.solve(eye + s, eye - s)
+        turned.append(turn @ state)
+    h = np.stack(turned)
+    return h, times(p["Wy"], h) + p["by"]
+
+
+def unpack_spherical(p):
+    return {"W": p.skew.w.T, "b": p.skew.b, "Wy": p.out.w.T, "by": p.out.b}
+
+
+def gentle(params, carry):
+    """Small angles, whose exponential loses no digits."""
+    w, b = params.skew
+    return params._replace(skew=params.skew._replace(w=w / 5, b=b / 5)), carry
+
+
+SphericalRNN = Entry(
+    laws=[Case(jrnn.SphericalRNN(3, map="cayley"), 2)],
+    values={
+        f"SphericalRNN-{method}": Comparison(
+            jrnn.SphericalRNN(HIDDEN, map=method),
+            partial(spherical_rnn, method=method),
+            unpack_spherical,
+            adapt=gentle,
+        )
+        for method in ("exponential", "cayley")
+    },
+    counts=lambda i, h: {jrnn.SphericalRNN(h): (i + 1) * h * (h - 1) // 2 + h**2 + h},
 )

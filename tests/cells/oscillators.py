@@ -5,8 +5,13 @@ from functools import partial
 import numpy as np
 
 import jrnn
-from tests.entries import HIDDEN, Case, Comparison, Entry, gate, split
+from tests.entries import HIDDEN, Case, Comparison, Entry, gate, irregular, split
 from tests.references import sigmoid, tanh, times
+
+
+def timed(step):
+    """The same step with Δt of its own for every input, of `(values, dt)`."""
+    return lambda p, carry, x, dt, **rest: step(p, carry, x[0], dt=dt * x[1][..., None], **rest)
 
 
 def cornn(p, carry, x, *, dt, gamma, epsilon):
@@ -28,7 +33,12 @@ COUPLED = {"dt": 0.5, "gamma": 0.3, "epsilon": 0.7}
 
 CoRNN = Entry(
     laws=[Case(jrnn.CoRNN(4, dt=0.5), 2)],
-    values={"CoRNN": Comparison(jrnn.CoRNN(HIDDEN, **COUPLED), partial(cornn, **COUPLED), unpack_cornn)},
+    values={
+        "CoRNN": Comparison(jrnn.CoRNN(HIDDEN, **COUPLED), partial(cornn, **COUPLED), unpack_cornn),
+        "CoRNN-irregular": Comparison(
+            jrnn.CoRNN(HIDDEN, **COUPLED), partial(timed(cornn), **COUPLED), unpack_cornn, inputs=irregular
+        ),
+    },
     counts=lambda i, h: {jrnn.CoRNN(h): i * h + 2 * h**2 + h},
 )
 
@@ -51,7 +61,13 @@ UnICORNN = Entry(
     values={
         "UnICORNN": Comparison(
             jrnn.UnICORNN(HIDDEN, dt=0.5, alpha=1.7), partial(unicornn, dt=0.5, alpha=1.7), unpack_unicornn
-        )
+        ),
+        "UnICORNN-irregular": Comparison(
+            jrnn.UnICORNN(HIDDEN),
+            partial(timed(unicornn), dt=0.1, alpha=1),
+            unpack_unicornn,
+            inputs=irregular,
+        ),
     },
     counts=lambda i, h: {jrnn.UnICORNN(h): i * h + 3 * h},
 )
@@ -74,7 +90,12 @@ def unpack_lem(p):
 
 LEM = Entry(
     laws=[Case(jrnn.LEM(4), 2)],
-    values={"LEM": Comparison(jrnn.LEM(HIDDEN, dt=0.6), partial(lem, dt=0.6), unpack_lem)},
+    values={
+        "LEM": Comparison(jrnn.LEM(HIDDEN, dt=0.6), partial(lem, dt=0.6), unpack_lem),
+        "LEM-irregular": Comparison(
+            jrnn.LEM(HIDDEN, dt=0.6), partial(timed(lem), dt=0.6), unpack_lem, inputs=irregular
+        ),
+    },
     counts=lambda i, h: {jrnn.LEM(h): 4 * gate(i, h)},  # the authors' code has every bias twice
 )
 
@@ -100,7 +121,13 @@ HeterogeneousCoRNN = Entry(
             jrnn.HeterogeneousCoRNN(HIDDEN, dt=0.5),
             partial(heterogeneous_cornn, dt=0.5),
             unpack_heterogeneous_cornn,
-        )
+        ),
+        "HeterogeneousCoRNN-irregular": Comparison(
+            jrnn.HeterogeneousCoRNN(HIDDEN),
+            partial(timed(heterogeneous_cornn), dt=0.05),
+            unpack_heterogeneous_cornn,
+            inputs=irregular,
+        ),
     },
     counts=lambda i, h: {jrnn.HeterogeneousCoRNN(h): gate(i, h)},
 )

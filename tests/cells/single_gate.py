@@ -7,18 +7,31 @@ from tests.entries import HIDDEN, Case, Comparison, Entry, gate, packed, split
 from tests.references import relu, sigmoid, tanh, times
 
 
-def mgu(p, h, x):
-    """Zhou et al. 2016: one gate both resets and updates, and weighs the candidate."""
-    forget = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + p["bf"])
+def mgu(p, h, x, gate="xhb"):
+    """Zhou et al. 2016: one gate both resets and updates, and weighs the candidate.
+
+    Heck & Salem 2017: the gate without the input, the bias, or both the input and the state.
+    """
+    parts = {"x": lambda: times(p["Wf"], x), "h": lambda: times(p["Uf"], h), "b": lambda: p["bf"]}
+    forget = sigmoid(sum(parts[name]() for name in gate))
     candidate = tanh(times(p["W"], x) + times(p["U"], forget * h) + p["b"])
     h = (1 - forget) * h + forget * candidate
     return h, h
 
 
+def unpack_mgu(p):
+    named = (("W", p.w_ih), ("U", p.w_hh), ("b", p.b))
+    parts = (split(w, letter, ("f", "")[-w.shape[-1] // HIDDEN :]) for letter, w in named)
+    return {name: part for found in parts for name, part in found.items()}
+
+
 MGU = Entry(
-    laws=[Case(jrnn.MGU(4), 2)],
-    values={"MGU": Comparison(jrnn.MGU(HIDDEN), mgu, packed("f", ""))},
-    counts=lambda i, h: {jrnn.MGU(h): 2 * gate(i, h)},
+    laws=[Case(jrnn.MGU(4), 2), Case(jrnn.MGU(4, gate="b"), 2)],
+    values={
+        f"MGU-{gate}": Comparison(jrnn.MGU(HIDDEN, gate=gate), partial(mgu, gate=gate), unpack_mgu)
+        for gate in ("xhb", "hb", "h", "b")
+    },
+    counts=lambda i, h: {jrnn.MGU(h): 2 * gate(i, h), jrnn.MGU(h, gate="h"): gate(i, h) + h**2},
 )
 
 

@@ -1,11 +1,11 @@
-"""States of several time scales: ClockworkRNN, SCRN."""
+"""States of several time scales: ClockworkRNN, SCRN, PhasedLSTM."""
 
 from functools import partial
 
 import numpy as np
 
 import jrnn
-from tests.entries import HIDDEN, WIDE, Case, Comparison, Entry, read, split
+from tests.entries import HIDDEN, WIDE, Case, Comparison, Entry, gate, irregular, packed, read, split
 from tests.references import sigmoid, tanh, times
 
 
@@ -70,4 +70,37 @@ SCRN = Entry(
         ),
     },
     counts=lambda i, h: {jrnn.SCRN(h, context=7): i * 7 + 7 * h + i * h + h**2},
+)
+
+
+def phased_lstm(p, carry, x, leak):
+    """Neil et al. 2016, eqs. 4-11: a peephole LSTM whose update is let through by the gate k of the time."""
+    h, c, turns = carry
+    x, dt = x
+    turns = turns + dt[..., None] / np.exp(p["tau"])
+    turns, phase = (a - np.floor(a.real) for a in (turns, turns - p["s"]))
+    r = sigmoid(p["r"])
+    k = np.where(phase.real < r.real / 2, 2 * phase / r, 2 - 2 * phase / r)
+    k = np.where(phase.real < r.real, k, leak * phase)
+    i = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + p["pi"] * c + p["bi"])
+    f = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + p["pf"] * c + p["bf"])
+    new = f * c + i * tanh(times(p["Wg"], x) + times(p["Ug"], h) + p["bg"])
+    o = sigmoid(times(p["Wo"], x) + times(p["Uo"], h) + p["po"] * new + p["bo"])
+    h, c = k * o * tanh(new) + (1 - k) * h, k * new + (1 - k) * c
+    return (h, c, turns), h
+
+
+def unpack_phased(p):
+    rhythm = {"tau": p.period, "s": p.shift, "r": p.ratio}
+    return packed("i", "f", "g", "o")(p.lstm) | split(p.p, "p", "ifo") | rhythm
+
+
+PhasedLSTM = Entry(
+    laws=[Case(jrnn.PhasedLSTM(4, leak=0.3), 3, irregular), Case(jrnn.PhasedLSTM(4, leak=0.3), 2)],
+    values={
+        "PhasedLSTM": Comparison(
+            jrnn.PhasedLSTM(HIDDEN, leak=0.3), partial(phased_lstm, leak=0.3), unpack_phased, inputs=irregular
+        )
+    },
+    counts=lambda i, h: {jrnn.PhasedLSTM(h): 4 * gate(i, h) + 6 * h},
 )

@@ -118,22 +118,23 @@ def recurrent(node: Node) -> list[Value | None]:
         _start(node, 5 + k, (count, operators[0].hidden), layout) for k in range(2 if kind == "LSTM" else 1)
     ]
     node.found.lengths[node.name] = _lengths(node, size)
-    backward = attributes.get("direction", "forward") == "reverse"
+    backward = (attributes.get("direction", "forward") == "reverse") ^ x.reverse
     chains = []
     for place, one in enumerate(operators):
         cell, params = cell_of(one)
         found = [None if start is None else start[place] for start in starts]
         if any(start is not None and start.any() for start in found):
             cell, params = _learned(cell, params, found)
-        part = Part("backward" if backward or place else "forward", cell, params, node=node.name)
+        part = Part("backward" if backward ^ (place > 0) else "forward", cell, params, node=node.name)
         node.found.parts.append(part)
         chains.append((*x.chain, part))
     both: Dim = (Axis(DIRECTION, 2),) if count == 2 else ()
     features = (Axis(FEATURES, operators[0].hidden),)
     dims = (batch, time, both, features) if layout else (time, both, batch, features)
     last = (batch, both, features) if layout else (both, batch, features)
-    flow = Flow(tuple(chains), dims)
-    return [flow, *(dataclasses.replace(flow, dims=last, read=read) for read in ("state", "cell"))]
+    flow = Flow(tuple(chains), dims, reverse=x.reverse)
+    ends = dataclasses.replace(flow, dims=last, reverse=False)
+    return [flow, *(dataclasses.replace(ends, read=read) for read in ("state", "cell"))]
 
 
 def _axes_of(x: Flow, layout: int) -> tuple[Dim, Dim, Any]:

@@ -16,6 +16,17 @@ from jrnn.interop.onnx._layers import (
     merged,
     recurrent,
 )
+from jrnn.interop.onnx._lengths import (
+    added,
+    backward,
+    chosen,
+    compared,
+    counted,
+    final,
+    negated,
+    of_tokens,
+    visited,
+)
 from jrnn.interop.onnx._values import (
     DIRECTION,
     END,
@@ -95,7 +106,7 @@ def _shape(node: Node) -> Value:
 
 def _cast(node: Node) -> Value:
     to = node.attributes["to"]
-    if found := _of_tokens(node, lambda t: t.astype(to)):
+    if found := of_tokens(node, lambda t: t.astype(to)):
         kept = isinstance(node.get(0), Flow) and np.issubdtype(to, np.integer)
         return node.value(0) if kept else found
     value = node.value(0)
@@ -159,14 +170,19 @@ def _gather(node: Node) -> Value:
     if isinstance(value, Known) and isinstance(node.get(1), Flow | Tokens):
         return embedded(node)
     axis = _axis(node, _rank(value))
+    if isinstance(steps := node.get(1), Steps):
+        return visited(value, axis, steps)
     indices = node.known(1, "indices")
     if indices.size == 1:
-        index = int(indices.ravel()[0])
+        index = indices.item()
+        index = -1 if isinstance(value, Flow) and index == final(value.sizes[axis]) else int(index)
         if indices.ndim == 0:
             return value.pick(axis, index)
         return value.cut(axis, index, END if index == -1 else index + 1)
     if isinstance(value, Known) and value.array.shape == value.shape:
         return Known.of(np.take(value.array, indices.astype(int), axis))
+    if isinstance(value, Flow) and indices.tolist() == list(range(len(indices)))[::-1]:
+        return visited(value, axis, Steps(((Axis(TIME, len(indices)),),), backward=True))
     raise ValueError(f"it takes {indices.tolist()} of axis {axis}")
 
 
@@ -218,76 +234,6 @@ def _concat(node: Node) -> Value:
     return _with_both(node, together, "concat", axis, axis)
 
 
-def _range(node: Node) -> Value:
-    start, limit, step = (node.known(i, "limits") for i in range(3))
-    if isinstance(limit.item(), str):
-        if (start.item(), step.item()) != (0, 1):
-            raise ValueError("it does not count all steps of an axis")
-        return Steps(((Axis(TIME, limit.item()),),))
-    return Known.of(np.arange(start.item(), limit.item(), step.item()))
-
-
-def _of_tokens(node: Node, function: Callable[..., Any]) -> Tokens | None:
-    """Apply a function to the integers of an input; None for other inputs."""
-    values: list[Any] = list(node.inputs)
-    flows = [v.flow if isinstance(v, Tokens) else v for v in values if isinstance(v, Flow | Tokens)]
-    if not flows or not all(v is flows[0] and v.integer() for v in flows):
-        return None
-    if any(isinstance(v, Steps) or (isinstance(v, Known) and v.array.size != 1) for v in values):
-        return None
-
-    def at(value: Any, tokens: Any) -> Any:
-        if isinstance(value, Tokens):
-            return value.function(tokens)
-        return value.array if isinstance(value, Known) else tokens
-
-    return Tokens(flows[0], lambda tokens: function(*(at(value, tokens) for value in values)))
-
-
-def _not(node: Node) -> Value:
-    found = _of_tokens(node, np.logical_not)
-    if found is None:
-        raise ValueError("it negates something other than a comparison of tokens")
-    return found
-
-
-def _less(node: Node) -> Value:
-    if found := _of_tokens(node, np.less):
-        return found
-    steps, lengths = node.get(0), node.get(1)
-    counted = isinstance(steps, Steps) and not steps.lengths and isinstance(lengths, Flow)
-    if not counted or not lengths.given() or len(lengths.dims) != 1 or [len(d) for d in steps.dims] != [1, 0]:
-        raise ValueError("it compares others than numbers of steps, (time, 1), with lengths")
-    return Steps((steps.dims[0], lengths.dims[0]), str(lengths.chain[0].name))
-
-
-def _where(node: Node) -> Value:
-    values: list[Any] = list(node.inputs)
-    given, value, other = values
-    if found := _of_tokens(node, np.where):
-        return found
-    if isinstance(given, Steps) and given.lengths and isinstance(value, Flow) and isinstance(other, Known):
-        aligned = len(given.dims) == len(value.dims) == 3 and given.dims[2] == ()
-        if aligned and value.dims[0] == given.dims[0] and not np.any(other.array):
-            node.found.lengths[node.name] = given.lengths
-            return value
-    if isinstance(given, Tokens) and isinstance(other, Flow) and other.read in ("state", "cell"):
-        return _kept(node, given, value, other)
-    if all(isinstance(v, Known) for v in values):
-        return elementwise(lambda c, a, b: a if c else b, *values)
-    raise ValueError("it chooses by other than lengths, or something else than 0 in padding")
-
-
-def _kept(node: Node, given: Tokens, start: Any, last: Flow) -> Value:
-    """Read the last state of rows, of which those of length 0 keep their initial state."""
-    if given.function(np.arange(3)).tolist() != [True, False, False]:
-        raise ValueError("it chooses states by something else than a length of 0")
-    if not (isinstance(start, Known) or (isinstance(start, Flow) and start.given())):
-        raise ValueError("a row without a step keeps the state that it starts from, and no other")
-    node.found.lengths[node.name] = str(given.flow.chain[0].name)
-    return last
-
-
 def _matmul(node: Node) -> Value:
     return dense(node, node.weight(1, "the second factor", "in", "out"), None)
 
@@ -307,13 +253,18 @@ def _two(node: Node) -> Value:
     """Read arithmetic: of sizes, of a read-out and its bias, or of both directions."""
     values: list[Any] = list(node.inputs)
     on_tokens = {"Add": np.add, "Mul": np.multiply, "Equal": np.equal}.get(node.kind)
-    if on_tokens and (tokens := _of_tokens(node, on_tokens)):
+    if on_tokens and (tokens := of_tokens(node, on_tokens)):
         return tokens
     if all(isinstance(value, Known) for value in values):
-        functions = {"Add": operator.add, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
+        functions = {"Add": added, "Mul": lambda a, b: product([a, b]), "Equal": operator.eq}
+        functions["Sub"] = lambda a, b: added(a, -b)
         if not all(value.array.dtype.kind in "iO" for value in values) or node.kind not in functions:
             raise ValueError("it computes with constants")
         return elementwise(functions[node.kind], *values)
+    if isinstance(values[1], Steps) and node.kind == "Sub" and isinstance(values[0], Known):
+        if values[0].array.item() != final(values[1].dims[0][0].size):
+            raise ValueError("it counts steps from others than the last one")
+        return dataclasses.replace(values[1], backward=True)
     if any(isinstance(value, Known) for value in values):
         place = next((i for i, value in enumerate(values) if not isinstance(value, Known)), 0)
         node.flow(place)
@@ -363,7 +314,7 @@ def _reduce(node: Node) -> Value:
 NODES: dict[str, Callable[[Node], Any]] = {
     **dict.fromkeys(("RNN", "GRU", "LSTM"), recurrent),
     **dict.fromkeys(("Identity", "Dropout"), _same),
-    **dict.fromkeys(("Add", "Equal", "Mul", "Mean"), _two),
+    **dict.fromkeys(("Add", "Equal", "Mul", "Mean", "Sub"), _two),
     **dict.fromkeys(("ReduceSum", "ReduceProd", "ReduceMean", "ReduceMax"), _reduce),
     **dict.fromkeys(
         ("Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign"), activated
@@ -376,16 +327,17 @@ NODES: dict[str, Callable[[Node], Any]] = {
     "Expand": _expand,
     "Gather": _gather,
     "Gemm": _gemm,
-    "Less": _less,
+    "Less": compared,
     "MatMul": _matmul,
-    "Not": _not,
-    "Range": _range,
+    "Not": negated,
+    "Range": counted,
     "Reshape": _reshape,
+    "ReverseSequence": backward,
     "Shape": _shape,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Where": _where,
+    "Where": chosen,
 }

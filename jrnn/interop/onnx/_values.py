@@ -147,6 +147,8 @@ class Flow:
     # of which only one has seen the whole sequence there
     read: str = ""
     whole: bool = True  # False for a slice of an input
+    reverse: bool = False  # its steps are in the order of a layer that reads backward
+    repeats: bool = False  # masked steps repeat the output before them
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -235,16 +237,20 @@ class Flow:
         """The step at which a direction has read the whole sequence."""
         size = self.sizes[axis]
         last = (start, stop) == (size - 1, size) if isinstance(size, int) else start == -1 and stop >= END
+        if not (last or (start, stop) == (0, 1)):
+            raise ValueError(f"it takes steps [{start}:{stop}] of a layer")
+        last ^= self.reverse
         read = {"forward": "step" if last else "", "backward": "" if last else "step"}
         for chain in self.chains:
             kind = next((part.kind for part in chain[:0:-1] if part.kind != "map"), "map")
             found = "both" if kind == "both" and chain[-1].kind == "both" else kind
             seen = read | {"both": "last" if last else "first"}
-            if not (last or (start, stop) == (0, 1)) or not seen.get(found, ""):
+            if not seen.get(found, ""):
                 raise ValueError(
                     f"it takes steps [{start}:{stop}] of a layer that reads {kind}, not its last one"
                 )
-        return dataclasses.replace(self, dims=_put(self.dims, axis, ()), read=seen[found])
+        read_as = "state" if self.repeats else seen[found]
+        return dataclasses.replace(self, dims=_put(self.dims, axis, ()), read=read_as, reverse=False)
 
     def features(self) -> int:
         """Width of the last dimension, which must hold the features and nothing else."""
@@ -266,6 +272,7 @@ class Steps:
 
     dims: tuple[Dim, ...]
     lengths: str = ""  # the input that they are
+    backward: bool = False
 
     def unsqueeze(self, axes: Sequence[int]) -> "Steps":
         """Add dimensions of size 1."""
@@ -280,7 +287,14 @@ class Tokens:
     function: Callable[[Any], Any]
 
 
-Value = Known | Flow | Steps | Tokens
+@dataclass(frozen=True)
+class Unread:
+    """A value that could not be read, with the reason, which is an error only if the model depends on it."""
+
+    reason: str
+
+
+Value = Known | Flow | Steps | Tokens | Unread
 
 
 def regrouped(axes: list[Axis], target: list[Size]) -> list[Dim]:

@@ -8,9 +8,10 @@ import numpy as np
 from jrnn.combinators import Stack
 from jrnn.interop._weights import to_jax
 from jrnn.interop.onnx._layers import Found, Node, merged
+from jrnn.interop.onnx._loops import recognised
 from jrnn.interop.onnx._nodes import NODES
 from jrnn.interop.onnx._operators import import_onnx
-from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source, Value
+from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source, Unread, Value
 from jrnn.layers import Reversed, Sequential
 from jrnn.paradigms import ManyToOne
 
@@ -27,12 +28,17 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     `ManyToOne`. Nonzero constants as initial states become `LearnedCarry`. All attributes of the operators
     are supported.
 
-    Layers that an exporter writes as a loop or step by step cannot be read: `nn.RNN` by `torch.onnx.export`
-    with dynamo=True (with dynamo=False it can), `GRU` and `SimpleRNN` by Keras 3.
+    Layers that an exporter writes as a `Loop`, or step by step, are recognised by what they compute: the
+    operations are evaluated on random inputs and weights, and compared with the layers of Keras (`SimpleRNN`,
+    `GRU`, `LSTM`, `ConvLSTM`, a stack of cells, `Dense` at every step), in both directions and with masks.
+    So does Keras 3 export most layers, and PyTorch with dynamo=True `nn.RNN`. What computes none of them is
+    an error that names the node.
 
     The model is time-first, regardless of the graph. Inputs of the graph for lengths and states become
-    arguments of `jrnn.apply`, and the states that it returns are in the carry. Outputs in padding are 0 in
-    jrnn; a PyTorch `Linear` after a padded sequence gives its bias there. For a row of length 0 onnxruntime
+    arguments of `jrnn.apply`, and the states that it returns are in the carry. A mask that the graph computes
+    from its input, as `Masking` and `mask_zero=True` do, is an argument too: `mask=tokens != 0`. Outputs in
+    padding are 0 in jrnn; a PyTorch `Linear` after a padded sequence gives its bias there, and Keras repeats
+    the output before a masked step. For a row of length 0 onnxruntime
     returns a zero state, jrnn the initial state. The two biases of the operators become their sum, which is
     equivalent up to rounding.
 
@@ -63,8 +69,7 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
         )
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    graph = _Graph(onnx, proto.graph)
-    _check_operators(proto.graph.node)
+    graph = _Graph(onnx, proto)
     for node in proto.graph.node:
         graph.read(node)
     flow = _answer(graph)
@@ -98,16 +103,18 @@ def _parsed(onnx: Any, source: Any) -> Any:
 class _Graph:
     """The values of a graph, by name, as its nodes are read."""
 
-    def __init__(self, onnx: Any, graph: Any) -> None:
-        self.onnx, self.graph, self.found = onnx, graph, Found()
+    def __init__(self, onnx: Any, proto: Any) -> None:
+        self.onnx, self.graph, self.found = onnx, proto.graph, Found()
+        self.opsets = proto.opset_import
         self.values: dict[str, Value | None] = {"": None}
-        for tensor in graph.initializer:
-            self.values[tensor.name] = Known.of(self._array(tensor))
-        for given in graph.input:
+        for tensor in self.graph.initializer:
+            self.values[tensor.name] = Known.of(self.array(tensor))
+        for given in self.graph.input:
             if given.name not in self.values:
                 self.values[given.name] = self._input(given)
 
-    def _array(self, tensor: Any) -> Any:
+    def array(self, tensor: Any) -> Any:
+        """The array of a tensor."""
         try:
             return self.onnx.numpy_helper.to_array(tensor)
         except (KeyError, TypeError) as error:
@@ -133,22 +140,29 @@ class _Graph:
         return Flow(((Source(given.name, dtype.kind == "i"),),), tuple(dims))
 
     def read(self, node: Any) -> None:
-        """Read a node."""
-        name = _name(node)
-        attributes = {a.name: self._attribute(a) for a in node.attribute}
-        inputs = [self.values[given] for given in node.input]
-        given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
-        try:
-            found = NODES[node.op_type](given)
-        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-            raise ValueError(f"{name}: {error}") from error
-        found = found if isinstance(found, list) else [found]
-        self.values.update(zip(node.output, found, strict=False))
+        """Read a node; what it cannot be read as is an error once the model turns out to depend on it."""
+        name, inputs = _name(node), [self.values[given] for given in node.input]
+        unread = next((value for value in inputs if isinstance(value, Unread)), None)
+        found: Any = None
+        if node.op_type == "Loop" or (node.op_type == "Concat" and unread):
+            found = recognised(self, node, name)
+        if found is None and (node.op_type not in NODES or node.domain not in ("", "ai.onnx")):
+            unread = unread if node.op_type != "Loop" and unread else Unread(f"{name}: {_foreign(node)}")
+        if found is None and unread is None:
+            attributes = {a.name: self._attribute(a) for a in node.attribute}
+            given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
+            try:
+                found = NODES[node.op_type](given)
+            except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+                unread = Unread(f"{name}: {error}")
+        values = found if isinstance(found, list) else [found] * len(node.output)
+        for output, value in zip(node.output, values, strict=False):
+            self.values[output] = value or unread or Unread(f"{name}: it gives more than steps and states")
 
     def _attribute(self, attribute: Any) -> Any:
         value = self.onnx.helper.get_attribute_value(attribute)
         if isinstance(value, self.onnx.TensorProto):
-            return self._array(value)
+            return self.array(value)
         if attribute.name == "to":
             return self._dtype(value)
         if isinstance(value, bytes):
@@ -163,16 +177,12 @@ def _name(node: Any) -> str:
     return f"node {node.name or node.output[0]!r} ({domain}{node.op_type})"
 
 
-def _check_operators(nodes: Any) -> None:
-    """Check that all operators are supported; of several others, a loop is named first."""
-    foreign = [node for node in nodes if node.domain not in ("", "ai.onnx") or node.op_type not in NODES]
-    loops = [node for node in foreign if node.op_type in ("Loop", "Scan")]
-    for node in loops or foreign:
-        hint = ": a loop that its exporter did not see as one of the three, as GRU and SimpleRNN of Keras 3"
-        raise ValueError(
-            f"{_name(node)}: from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around "
-            f"them, not this operator{hint if loops else ''}"
-        )
+def _foreign(node: Any) -> str:
+    if node.op_type in ("Loop", "Scan"):
+        return "a loop that computes neither SimpleRNN, GRU, LSTM nor ConvLSTM as Keras does"
+    return (
+        "from_onnx reads RNN, GRU, LSTM, and Gather, MatMul, Gemm, Add, Tanh around them, not this operator"
+    )
 
 
 def _answer(graph: _Graph) -> Flow:
@@ -180,6 +190,8 @@ def _answer(graph: _Graph) -> Flow:
     found: dict[str, Flow] = {}
     for output in graph.graph.output:
         value = graph.values[output.name]
+        if isinstance(value, Unread):
+            raise ValueError(value.reason)
         if not isinstance(value, Flow) or value.given():
             raise ValueError(f"output {output.name!r} does not depend on any layer")
         found[output.name] = value
@@ -191,6 +203,10 @@ def _answer(graph: _Graph) -> Flow:
     if len(flow.chains) > 1:
         flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
     flow.features()
+    if flow.reverse:
+        raise ValueError(
+            "the output is in the order of a layer that reads backward, and jrnn aligns ys[t] with xs[t]"
+        )
     return flow
 
 
@@ -210,7 +226,7 @@ def _check_all_is_read(graph: _Graph, parts: list[Part], flow: Flow) -> None:
     sources = set(graph.found.lengths.values())
     if len(sources) > 1:
         raise ValueError(
-            f"nodes take their lengths from {sorted(sources)} ('' for none): they must take the same"
+            f"nodes take lengths or masks from {sorted(sources)} ('' for none): they must take the same"
         )
     if sources - {""} and flow.read in ("step", "mean", "max"):
         raise ValueError(

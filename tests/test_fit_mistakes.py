@@ -1,0 +1,114 @@
+"""Arguments of `fit`, `evaluate`, `predict` and `train_step` that look right: each is named, with a hint."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jrnn
+from tests.test_runs import BATCH, BATCHES, CELL, LOSS, PARAMS, SGD, XS, fit
+
+MSE = jrnn.losses.mean_squared_error
+
+
+def plain_optax_loss(predictions, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(predictions, labels)
+
+
+ONE_EACH = [BATCH._replace(targets=jnp.zeros((3, 4)))]  # targets for whole sequences
+FEWER = jax.tree.map(lambda a: a[:, :2], BATCH)
+REFUSED = [
+    (lambda: fit(batches=[BATCH, FEWER], stateful=True),
+     r"batches: batch 2 of epoch 1 has batch shape \(2,\), needs \(3,\) like the carry that stateful=True"),
+    (lambda: fit(validation=[BATCH, FEWER], stateful=True),
+     r"validation: a batch has batch shape \(2,\), needs"),
+    (lambda: list(jrnn.predict(CELL, PARAMS, [BATCH, FEWER], stateful=True)),
+     r"batches: a batch has .* \(2,\)"),
+    (lambda: fit(batches=lambda epoch: None), r"batches\(0\) must be an iterable of batches, got None"),
+    (lambda: fit(validation=lambda epoch: BATCH),
+     r"validation\(0\) must be an iterable of batches, got Batch"),
+    (lambda: fit(validation=[(XS, XS)]), r"validation must contain jrnn.Batch\(xs, targets"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, BATCH, LOSS),
+     "batches must be an iterable of batches.*put it in a list"),
+    (lambda: jrnn.predict(CELL, PARAMS, BATCH), "batches must be an iterable of batches.*put it in a list"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, LOSS, BATCHES),
+     "loss must be a Loss such as PerStep.*wrap it in one"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, BATCHES, jrnn.PerStep), "loss must be a Loss such as PerStep"),
+    (lambda: jrnn.train_step(CELL, MSE, SGD), "loss must be a Loss such as PerStep"),
+    (lambda: jrnn.evaluate(PARAMS, CELL, BATCHES, LOSS),
+     "model must be a cell, a layer or a function, got Elman"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, BATCHES, LOSS, stateful="no"),
+     "stateful must be True or False, got 'no'"),
+    (lambda: jrnn.predict(CELL, PARAMS, BATCHES, stateful=1), "stateful must be True or False, got 1"),
+    (lambda: fit(stateful="no"), "stateful must be True or False, got 'no'"),
+    (lambda: fit(resume="no"), "resume must be True or False, got 'no'"),
+    (lambda: fit(progress=False),
+     r"progress must be a Progress, got False: .*Progress\(bar=False\) shows none"),
+    (lambda: fit(out=""), "out must be a path, a str or a Path, got ''"),
+    (lambda: fit(out="nowhere", meta=[1]), r"meta must be a dict, got \[1\]"),
+    (lambda: fit(criterion=lambda entry: "3"), "criterion must return a number, got '3'"),
+    (lambda: fit(monitors=(lambda *_: {"a": "x"},)), "monitors: 'a' must be a number, got 'x'"),
+    (lambda: fit(monitors=(lambda *_: {"a": np.ones(2)},)), r"monitors: 'a' must be a number, got array\("),
+    (lambda: fit(monitors=(lambda *_: {3: 1.0},)), "monitors must return numbers by name, got 3 as a name"),
+    (lambda: fit(monitors=(lambda *_: {"nonfinite": 1.0},)),
+     r"monitors return \['nonfinite'\], which the record"),
+    (lambda: fit(penalties=(lambda *_: jnp.ones(3),)),
+     r"penalties must return one real number .*float32\[3\]"),
+    (lambda: fit(penalties=(lambda *_: None,)),
+     "penalties must return one real number each, .* returns None"),
+    (lambda: fit(optimizer=optax.lookahead(SGD, 2, 0.5)), "optimizer cannot be used here, update.*raises"),
+    (lambda: fit(optimizer=optax.contrib.sophia(0.1)),
+     r"optimizer cannot be used here, update\(gradients, state, params, value, grad, value_fn\) raises"),
+    (lambda: jrnn.init_state(CELL, PARAMS, optax.sgd, jax.random.key(0)), "optimizer must be an optax"),
+    (lambda: jrnn.init_state(CELL, PARAMS, SGD, 0), r"key must be a random key, .*, got 0"),
+    (lambda: fit(key=jax.random.split(jax.random.key(0))),
+     r"key must be a random key, .* got an array of key<fry>"),
+    (lambda: fit(batches=[BATCH._replace(targets=[[0.0]])]),
+     r"targets of a batch must be an array, got \[\["),
+    (lambda: fit(loss=jrnn.PerStep(lambda *_: (1.0, 2.0))),
+     r"it returns \(1.0, 2.0\), needs one real number"),
+    (lambda: fit(loss=jrnn.PerStep(lambda *_: None)), "it returns None, needs one real number"),
+    (lambda: fit(loss=jrnn.PerStep(lambda ys, *_: ys.sum() * 1j)),
+     r"it returns complex64\[\], needs one real"),
+    (lambda: fit(loss=jrnn.PerStep(lambda ys, *_: (ys > 0).sum())), r"it returns int32\[\], needs one real"),
+    (lambda: fit(batches=(b for b in BATCHES), epochs=2), "batches is a generator, which is exhausted"),
+    (lambda: fit(validation=(b for b in BATCHES), epochs=2), "validation is a generator, which is exhausted"),
+    (lambda: fit(batches=BATCH), "batches must be an iterable of batches.*put it in a list"),
+    (lambda: fit(batches=[(XS, XS)]), r"batches must contain jrnn.Batch\(xs, targets, \.\.\.\), got \("),
+    (lambda: jrnn.evaluate(CELL, PARAMS, [(XS, XS)], LOSS), r"batches must contain jrnn.Batch\(xs, targets"),
+    (lambda: list(jrnn.predict(CELL, PARAMS, [(XS, XS)])), r"batches must contain jrnn.Batch\(xs, targets"),
+    (lambda: fit(loss=jrnn.PerStep(plain_optax_loss)), "PerStep: <function plain_opt.*jrnn.losses.*wrap"),
+    (lambda: fit(loss=jrnn.PerStep(lambda ys, targets, mask: (ys - targets) ** 2)),
+     r"returns float32\[5,3,4\], needs one real number"),
+    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4)), ONE_EACH, jrnn.AtLast(MSE)),
+     r"AtLast got outputs of shape \(3, 4\) .* a model such as ManyToOne use PerSequence"),
+    (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4))), r"PerStep got outputs of shape \(3, 4\) and targets of \(5"),
+    (lambda: fit(batches=ONE_EACH, loss=jrnn.PerSequence(MSE)),
+     r"PerSequence got outputs of shape \(5, 3, 4\) .* at every step use AtLast"),
+    (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
+    (lambda: fit(key=None), r"key must be a random key, .* got None"),
+    (lambda: fit(epochs=1.5), "epochs must be a whole number, 0 or more, got 1.5"),
+    (lambda: fit(epochs=True), "epochs must be a whole number, 0 or more, got True"),
+    (lambda: fit(epochs=-1), "epochs must be a whole number, 0 or more, got -1"),
+    (lambda: fit(save_every=0.5), "save_every must be an int, got 0.5"),
+    (lambda: fit(patience=0, validation=BATCHES), "patience must be at least 1, got 0"),
+    (lambda: fit(criterion="loss"), "criterion must be a function, got 'loss'"),
+    (lambda: jrnn.save("nowhere", PARAMS), r"must be a Snapshot, got ElmanParams.*jrnn.Snapshot\(cell"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "text"), REFUSED, ids=range(len(REFUSED)))
+def test_mistakes_are_named(call, text):
+    with pytest.raises((ValueError, TypeError), match=f"(?s){text}"):
+        call()
+
+
+def test_a_flax_module_is_not_taken_for_a_cell():
+    from flax import nnx
+
+    module = jrnn.RNN(CELL, 2, rngs=nnx.Rngs(0))
+    for call in (lambda: fit(module), lambda: jrnn.unroll(module, module.params, XS),
+                 lambda: jrnn.evaluate(jrnn.linen.RNN(CELL, 2), PARAMS, BATCHES, LOSS)):  # fmt: skip
+        with pytest.raises(TypeError, match=r"the Flax module RNN: pass its module\.cell"):
+            call()
