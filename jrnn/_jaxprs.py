@@ -192,12 +192,12 @@ def _by_mesh(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
 
     Values inside such a region cannot be outputs, as a loop cannot carry values of two meshes. A later
     region that reads them, such as a derivative, recomputes them. All other equations have the mesh of
-    `outer`, the jaxpr they come from.
+    `outer`, the jaxpr they come from; if that has none, what a `shard_map` returns is not foreign.
     """
     home = next((mesh for v in (*outer.constvars, *outer.invars) if (mesh := _mesh(v))), None)
 
     def foreign(variables: list[Any]) -> set[Any]:
-        return {v for v in variables if not isinstance(v, Literal) and _mesh(v) not in (None, home)}
+        return {v for v in variables if home and not isinstance(v, Literal) and _mesh(v) not in (None, home)}
 
     region: list[Any] = []
     inside: list[Any] = []  # equations of all regions so far

@@ -190,6 +190,15 @@ def test_probabilities_far_below_those_of_optax_s_zero():
     assert best < -1e5
 
 
+def test_an_alignment_that_is_certain_costs_nothing_and_never_less():
+    """Reported of optax as issue 1771: a loss below zero."""
+    logits = np.array([5, 10, 17, 30, 80], np.float32)[:, None] * np.array([0, 1], np.float32)
+    losses = ctc_loss(np.stack([logits, logits]), np.ones((5, 1), int))
+    needed = -np.log1p(-((1 + np.exp(logits[:, 1].astype(float))) ** -2.0))
+    np.testing.assert_allclose(losses, needed, rtol=1e-5, atol=1e-7)
+    assert np.all(losses >= 0)
+
+
 @pytest.mark.parametrize("labels", [[V, -1, -1], [1, -1, 2], [0, 1, -1]])
 def test_a_label_outside_or_behind_padding_gives_nan(labels):
     assert np.isnan(ctc_loss(draw(), np.array(labels)))

@@ -17,9 +17,18 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
+def read(graph):
+    """The names of all values that nodes read."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from read(attribute.g)
+
+
 def session(model, params, xs, **options):
     proto = jrnn.export.onnx(model, params, xs, **options)
     onnx.checker.check_model(proto)
+    assert {a.name for a in proto.graph.initializer} <= set(read(proto.graph))  # onnxruntime warns of others
     quiet = onnxruntime.SessionOptions()
     quiet.log_severity_level = 3  # it warns of every input that has a default
     quiet.intra_op_num_threads = 1

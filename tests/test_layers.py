@@ -32,6 +32,16 @@ def test_bidirectional_equals_two_runs_of_each_row_alone():
         assert not np.any(ys[length:, row])
 
 
+def test_it_does_not_matter_where_padding_stands():
+    """Reported of Keras as issue 4192: in front, the backward half began with it."""
+    params, alone = moved(BOTH), XS[:3, 0]
+    end, ys = apply(BOTH, params, alone)
+    for places in ([1, 2, 4], [0, 1, 2], [0, 2, 3]):
+        mask = np.isin(np.arange(5), places)
+        found = apply(BOTH, params, jnp.full((5, *alone.shape[1:]), 9.0).at[mask].set(alone), mask=mask)
+        jax.tree.map(close, (found[0], found[1][mask]), (end, ys))
+
+
 @pytest.mark.parametrize(
     ("merge", "by_hand"),
     [("sum", np.add), ("mul", np.multiply), ("mean", lambda a, b: (a + b) / 2)],

@@ -43,6 +43,8 @@ MODES = STRICT | {
     "precision": lambda: jax.default_matmul_precision("highest"),
 }
 OTHER_DRAWS = ("rbg", "not partitionable", "x64")
+# not yet on a mesh: Chunked does not find the form of a sharded state, an exported program is of one device
+OFF_MESH = ("gradient, Chunked", "export")
 EXEMPT = {"infinity": ("CTC",)}  # log-probabilities of prefixes that do not exist are −∞
 
 
@@ -60,7 +62,8 @@ def walk(modes, data=tour.on_device, exempt=()):
                     found[name] = tour.visit(name, given)
                 except Exception as error:
                     failed[name] = f"{place(error)}: {type(error).__name__}: {str(error)[:300]}"
-    assert not failed, "\n".join(f"{name}: {reason}" for name, reason in failed.items())
+    if failed:  # no assert: one of the processes runs without
+        raise AssertionError("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
     return found
 
 
@@ -120,7 +123,7 @@ def test_the_tour_passes_float32_in_x64_without_promotion():
 def on_a_mesh(path):
     """In a process of its own: the tour with its batch split over the explicit axis of a mesh."""
     with jax.set_mesh(jax.make_mesh((2,), ("data",))):
-        found = walk(["none"], tour.sharded)
+        found = walk(["none"], tour.sharded, exempt=OFF_MESH)
     with open(path, "rb") as file:
         compare(found, pickle.load(file), random=True)
     print(len(found), sys.flags.optimize)
@@ -137,7 +140,7 @@ def test_the_tour_agrees_on_an_explicit_mesh_and_without_asserts(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout == f"{len(tour.STOPS)} 1\n", done.stderr[-5000:]
+    assert done.stdout == f"{len(tour.STOPS) - len(OFF_MESH)} 1\n", done.stderr[-5000:]
 
 
 MESH = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
@@ -256,6 +259,21 @@ def test_what_meets_is_sharded_as_what_is_sharded(whole):
 
         for found in jax.eval_shape(meet, split):
             assert found.sharding.spec[0] == "data" and found.dtype == jnp.float32
+
+
+def test_gradients_pass_with_the_checkpoints_that_jax_tries_out():
+    cell, xs = jrnn.LSTM(2), jnp.ones((4, 1, 1))
+    params = cell.init(jax.random.key(0), 1)
+    gradient = lambda method: jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, xs, method=method)[1]))(params)
+    needed = gradient(jrnn.Scan())
+    jax.config.update("jax_remat3", True)
+    try:
+        found = [gradient(method) for method in (jrnn.Scan(), jrnn.Scan("sqrt"))]
+    finally:
+        jax.config.update("jax_remat3", False)
+    for tree in found:
+        for a, b in zip(tree, needed, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_loops_of_no_steps_pass_without_jit():

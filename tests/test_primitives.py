@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.experimental import checkify, io_callback
+from jax.experimental.sparse import BCOO
 
 import jrnn
 from jrnn.testing.subject import Subject, default_inputs
@@ -51,6 +53,50 @@ def scaled(h):
 
 
 scaled.defvjp(lambda h: (2 * h, None), lambda _, d: (3 * d,))
+
+
+def called_back(function, a):
+    """A function of NumPy, which `vmap` refuses."""
+    return jax.pure_callback(function, jax.ShapeDtypeStruct(a.shape, a.dtype), a)
+
+
+def calling_back(w, h, x):
+    h = mix(w, h, x)
+    return h + called_back(np.sin, lax.stop_gradient(x)), called_back(np.sin, lax.stop_gradient(h))
+
+
+@jax.custom_vjp
+def backwards_in_numpy(z):
+    return jnp.sin(z)
+
+
+backwards_in_numpy.defvjp(lambda z: (jnp.sin(z), z), lambda z, d: (d * called_back(np.cos, z),))
+
+
+@jax.custom_jvp
+def forwards_in_numpy(h, w):
+    return jnp.sin(h @ w)
+
+
+@forwards_in_numpy.defjvp
+def _forwards_in_numpy_jvp(primals, tangents):
+    z, t = jax.jvp(jnp.matmul, primals, tangents)
+    return jnp.sin(z), t * called_back(np.cos, z)
+
+
+@jax.custom_batching.custom_vmap
+def mapped_by_rule(h):
+    return jnp.sin(h)
+
+
+@mapped_by_rule.def_vmap
+def _mapped_by_rule_vmap(axis_size, in_batched, h):
+    return jnp.sin(h), in_batched[0]
+
+
+def in_shards(function, *args):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.shard_map(function, mesh=mesh, in_specs=jax.P(), out_specs=jax.P())(*args)
 
 
 def solved(w, h):
@@ -115,6 +161,26 @@ STEPS = {
             np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), lax.stop_gradient(x), vmap_method="expand_dims"
         )[..., :1]
     ),
+    "callbacks without a batching rule": calling_back,
+    "a rule of custom_vjp without a batching rule": lambda w, h, x: (
+        h @ w["h"] + backwards_in_numpy(x @ w["i"])
+    ),
+    "a rule of custom_jvp without a batching rule": lambda w, h, x: forwards_in_numpy(h, w["h"]) + x @ w["i"],
+    "io_callback": lambda w, h, x: (
+        mix(w, h, x) + io_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), lax.stop_gradient(x))
+    ),
+    "custom_vmap": lambda w, h, x: mapped_by_rule(h) @ w["h"] + mapped_by_rule(x @ w["i"]),
+    "sparse": lambda w, h, x: jnp.tanh(
+        h @ w["h"] + (BCOO.fromdense(w["i"], nse=H * H) @ x.reshape(-1, H).T).T.reshape(x.shape)
+    ),
+    "shard_map": lambda w, h, x: in_shards(jnp.sin, h @ w["h"]) + x @ w["i"],
+    "random, by state and input": lambda w, h, x: (
+        mix(w, h, x)
+        * jax.random.normal(
+            jax.random.fold_in(jax.random.key(1), (1e3 * (first_row(x) + first_row(h))).astype(jnp.int32)),
+            h.shape,
+        )
+    ),
     "random": lambda w, h, x: mix(w, h, x) * jax.random.bernoulli(jax.random.key(1), 0.5, h.shape),
     "fft": lambda w, h, x: jnp.fft.irfft(jnp.fft.rfft(mix(w, h, x)) * (1 + 1j * w["b"][0]), n=H) + h @ w["h"],
     "solve": lambda w, h, x: jnp.linalg.solve(2 * jnp.eye(H) + 0.1 * w["h"], mix(w, h, x).T).T,
@@ -124,6 +190,9 @@ STEPS = {
         @ jnp.linalg.qr(w["h"] + 2 * jnp.eye(H))[0]
     ),
     "eigh": lambda w, h, x: 0.1 * jnp.linalg.eigh(w["h"] + w["h"].T)[0] + mix(w, h, x),
+    "svd": lambda w, h, x: (
+        mix(w, h, x) * jnp.linalg.svd(w["h"] + jnp.diag(x.ravel()[:H]), compute_uv=False) / 3
+    ),
     "gather": lambda w, h, x: mix(w, h, x) + w["h"][jnp.argmax(h, axis=-1)],
     "scatter": lambda w, h, x: mix(w, h, x).at[..., jnp.array([0, 2])].add(0.5 * h[..., :2]),
     "dynamic slice": lambda w, h, x: (
@@ -137,6 +206,7 @@ STEPS = {
         lax.conv_general_dilated(h[:, None], w["h"][None, :1], (1,), "SAME")[:, 0] + x @ w["i"]
     ),
     "a state that meets a weight and is added": lambda w, h, x: jnp.tanh(h @ w["h"] + h + x),
+    "a weight as the next state": lambda w, h, x: (jnp.broadcast_to(w["b"], h.shape), h @ w["h"] + x),
     "an outer product of weights": lambda w, h, x: jnp.tanh(h @ (w["b"][:, None] * w["b"]) + x @ w["i"]),
     "weights spread out": lambda w, h, x: jnp.tanh(h * jnp.broadcast_to(w["b"], h.shape) + x @ w["i"]),
     "einsum": lambda w, h, x: jnp.tanh(jnp.einsum("bi,ij,bj->bj", h, w["h"], h) + x @ w["i"]),
@@ -153,6 +223,9 @@ STEPS = {
     "remat_opt barrier": lambda w, h, x: lax.optimization_barrier(mix(w, h, x)),
     "reduce_precision": lambda w, h, x: lax.reduce_precision(mix(w, h, x), 11, 52),
 }
+
+
+FORWARD = "while", "custom_vmap"  # have no gradient
 
 
 def INNER_PARAMS(w):
@@ -211,14 +284,15 @@ SHAPES = [False, pytest.param(True, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("ragged", SHAPES, ids=["bare", "ragged, in blocks"])
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_of_any_primitive_is_differentiated_as_by_scan(name, ragged):
-    cell, method = cell_of(STEPS[name]), jrnn.Scan("sqrt") if ragged else jrnn.Scan()
+    blocks = ragged and name != "io_callback"  # JAX checkpoints nothing that has effects
+    cell, method = cell_of(STEPS[name]), jrnn.Scan("sqrt" if blocks else None)
     options = {"lengths": np.array([5, 3]), "reverse": True} if ragged else {}
     subject = Subject(cell, H, default_inputs(cell, H), ())
     with jax.enable_x64(True):
         given = arguments()
         ours, plain = (derivatives(functools.partial(loss, cell, m, options)) for m in (method, Plain()))
         have = [mode for mode in plain if lowers(plain[mode], given)]
-        assert have[:2] == ["value", "grad"] or name == "while"
+        assert have[:2] == ["value", "grad"] or name in FORWARD
         expected, found = (
             subject.run(lambda *g, fs=fs: {m: fs[m](*g) for m in have}, *given) for fs in (plain, ours)
         )
@@ -234,3 +308,15 @@ def lowers(function, given):
     except (NotImplementedError, TypeError, ValueError):
         return False
     return True
+
+
+def test_checks_of_a_step_are_thrown_as_by_scan():
+    def step(w, h, x):
+        checkify.check(jnp.all(x < 2), "{} is too large", jnp.max(x))
+        return mix(w, h, x)
+
+    w, h, xs = arguments()
+    xs = jnp.clip(xs, -1, 1).at[3, 1, 2].set(5.0)
+    run = jax.jit(checkify.checkify(lambda xs: jrnn.unroll(cell_of(step), w, xs, h)[1]))
+    assert run(xs[:3])[0].get() is None
+    assert run(xs)[0].get().startswith("5.0 is too large")

@@ -1,6 +1,7 @@
 """A tour of the library, in stops that any mode of JAX can run."""
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import optax
 
 import jrnn
@@ -126,6 +128,30 @@ def save_and_load(model, params, d):
         return jrnn.load(folder).params
 
 
+def packed(model, params, d):
+    sequences = [tokens[:n] for tokens, n in zip(jax.device_get(d.tokens).T, (5, 2, 3, 4), strict=True)]
+    batches = jrnn.packed_batches(sequences, sequences, batch_size=4, steps=5)
+    loss = jrnn.PerStep(losses.cross_entropy)
+    return jrnn.evaluate(model, params, batches, loss), list(jrnn.predict(model, params, batches))
+
+
+def save_params_and_load(model, params, d):
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.safetensors")
+        jrnn.save_params(path, model, params)
+        return jrnn.load_params(path)[1]
+
+
+def to_flax_and_back(model, params, d):
+    return jrnn.interop.from_linen(jrnn.interop.to_linen(model, params))[1]
+
+
+def export(model, params, d):
+    program = jrnn.export.stablehlo(model, params, d.xs, lengths=True)
+    graph = jrnn.export.onnx(model, params, d.xs, operators=False).graph
+    return program.call(d.xs, d.lengths), [onnx.numpy_helper.to_array(a) for a in graph.initializer]
+
+
 def all_losses(model, params, d):
     ys = jrnn.unroll(model, params, d.xs)[1]
     return (
@@ -226,6 +252,7 @@ STOPS = {
     ),
     "gradient": Stop(jrnn.LSTM(4), gradient),
     "gradient, sqrt": Stop(jrnn.LSTM(4), functools.partial(gradient, method=SQRT)),
+    "gradient, Chunked": Stop(jrnn.DeltaNet(4, heads=2), functools.partial(gradient, method=jrnn.Chunked(2))),
     "gradient, Associative": Stop(LINEAR, functools.partial(gradient, method=jrnn.Associative())),
     "forward over reverse": Stop(
         jrnn.Elman(2), lambda c, p, d: jax.jvp(lambda p: gradient(c, p, d), (p,), (p,))[1]
@@ -260,6 +287,15 @@ STOPS = {
     "fit from scratch": Stop(LM, fit_from_scratch, TOKENS, compiled=False, random=True),
     "evaluate": Stop(LM, evaluate, TOKENS, compiled=False),
     "save and load": Stop(jrnn.LSTM(4), save_and_load, compiled=False),
+    "packed batches": Stop(LM, packed, TOKENS, compiled=False),
+    "save_params and load": Stop(jrnn.LSTM(4), save_params_and_load, compiled=False),
+    "to Flax and back": Stop(jrnn.Stack((jrnn.LSTM(4), jrnn.Dense(2))), to_flax_and_back, compiled=False),
+    "export": Stop(jrnn.GRU(4), export, compiled=False),
+    "forecast": Stop(
+        jrnn.Stack((jrnn.GRU(4), jrnn.Dense(WIDTH))),
+        lambda c, p, d: jrnn.forecast(c, p, d.xs, 2, lengths=_nonempty(d)),
+        compiled=False,
+    ),
     "generate": Stop(LM, generate, TOKENS, compiled=False),
     "sample": Stop(LM, sample, TOKENS, compiled=False, random=True),
     "beam search": Stop(LM, search, TOKENS, compiled=False),

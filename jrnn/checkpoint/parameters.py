@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrnn._alignment import on_device
 from jrnn._checks import check_path, require_model
 from jrnn.checkpoint.cells import agreed_cell, cell_to_json
 from jrnn.checkpoint.files import CheckpointError, require_file, show, write_file
@@ -201,4 +202,4 @@ def _tree(whose: str, needed: Any, arrays: Arrays) -> Any:
             raise CheckpointError(
                 f"{name} is {array.dtype}, of which JAX makes {dtype}: turn on jax_enable_x64"
             )
-    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[_name(path)]), needed)
+    return jax.tree_util.tree_map_with_path(lambda path, _: on_device(arrays[_name(path)]), needed)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jrnn._jaxprs import Equation, equations
@@ -77,7 +78,8 @@ def _is_static(eqn: Equation, operands: list[Operand]) -> bool:
 def _evaluated(eqn: Equation, values: dict[Any, Operand]) -> list[Operand]:
     variables = dict.fromkeys(v for v in eqn.inputs if not hasattr(v, "val"))
     given = [as_known(values[v], v.aval) for v in variables]
-    return [of_array(value) for value in eqn.run(*given)]
+    with jax.transfer_guard("allow"):  # they are NumPy's, as the graph is
+        return [of_array(value) for value in eqn.run(*given)]
 
 
 def _mapped(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]:

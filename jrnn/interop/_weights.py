@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jrnn._alignment import on_device
 from jrnn._checks import brief
 
 Size = int | str  # a letter is an unknown size
@@ -51,7 +52,7 @@ def to_jax(tree: Any) -> Any:
     """
 
     def put(leaf: Any) -> Any:
-        array = jnp.asarray(leaf)
+        array = on_device(leaf)
         if array.dtype != leaf.dtype:
             raise ValueError(
                 f"weights of shape {leaf.shape} are {leaf.dtype}, which JAX rounds to {array.dtype}: turn on "

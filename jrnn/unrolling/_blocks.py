@@ -18,6 +18,7 @@ import jax
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
 from jrnn.unrolling._engine import trace_loop
+from jrnn.unrolling._fallbacks import has_rule
 from jrnn.unrolling._linearizing import is_inexact, linearize_step, loop_outputs
 from jrnn.unrolling._loops import active_inputs
 from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, element_count, size_in_bytes
@@ -147,7 +148,7 @@ def _gradient_bytes_per_step(
     """
     if not stage.carry:
         return size_in_bytes(stage.ys, program), 0
-    if any(op.reverse_only for op in stage.ops):
+    if not has_rule(stage, program):
         return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
     tangents: Env = {}
     for value in (*stage.consts, *stage.xs):

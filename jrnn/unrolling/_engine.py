@@ -8,7 +8,8 @@ from jax import Array, lax
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program, trace
-from jrnn.unrolling._loops import plain_scan, scan_stage, with_transposed_adjoint
+from jrnn.unrolling._fallbacks import runs_at_once
+from jrnn.unrolling._loops import plain_scan, scan_stage, step_of, with_transposed_adjoint
 from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, eval_ops, read, stage_step
 from jrnn.unrolling.methods import Loop
 
@@ -114,9 +115,11 @@ def _run_stages(
                 run_loop = run_stage(stage, program, length, reverse)
                 after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
-            else:
+            elif runs_at_once(stage.ops, stage.consts, program):
                 mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
                 ys = mapped(stage_consts, stage_xs)
+            else:
+                _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 

@@ -139,6 +139,7 @@ class LinearizedStep:
     linear: Callable[..., Any]  # (linear consts, tangents of the carry, (linear xs, tangents)) -> tangents
     linear_consts: Callable[[Any], Any]  # constants of the loop -> those of the linear loop
     linear_xs: Callable[[Any, Any], Any]  # (xs of the loop, saved values) -> xs of the linear loop
+    moving: tuple[bool, ...]  # of the tangents of the inexact carry and ys: False where always zero
     saved_types: tuple[Any, ...]  # of `loop_outputs` and residuals
     saved_bytes: int
 
@@ -194,7 +195,8 @@ def linearize_step(
         return read(dict(zip((*signature.xs, *saved), (*xs, *saved_values), strict=True)), parts.xs)
 
     saved_types = read(whole.types, saved)
-    return LinearizedStep(primal, linear, linear_consts, linear_xs, saved_types, size_in_bytes(saved, whole))
+    saved_bytes = size_in_bytes(saved, whole)
+    return LinearizedStep(primal, linear, linear_consts, linear_xs, parts.moving, saved_types, saved_bytes)
 
 
 @cached
@@ -259,6 +261,7 @@ class Partition:
     consts: Values  # of the linear step
     xs: Values  # read by the linear step at each step: inputs, outputs and residuals
     transposed: Values  # matrices among `consts` that multiply more than one row
+    moving: tuple[bool, ...]  # of the tangents that the linear step returns: False where always zero
 
 
 @cached
@@ -310,6 +313,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         consts=consts,
         xs=tuple(i for i in inputs if i not in constant),
         transposed=tuple(sorted(c for c in consts if c in operands and len(program.types[c].shape) == 2)),
+        moving=tuple(t in tangents for t in signature.tangents_out),
     )
 
 

@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs import Program
+from jrnn.unrolling._fallbacks import checkpoints_transpose, has_rule
 from jrnn.unrolling._linearizing import (
     LinearizedStep,
     WeightSite,
@@ -71,7 +72,7 @@ def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[
 @cached
 def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """The loop of a stage with a carry: `(consts, carry, xs) -> (carry, ys)`."""
-    if any(op.reverse_only for op in stage.ops):  # left to `lax.scan`: the rule below needs forward mode
+    if not has_rule(stage, program):
         return plain_scan(step_of(stage), reverse, length)
     direction = _Direction(length, reverse)
     y_types = read(program.types, stage.ys)
@@ -96,7 +97,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
         linear_xs = (*linearized.linear_xs(xs, saved), *x_tangents, *site_tangents)
         inexact = _linear_scan(linearized, consts, (carry, carry_tangents), linear_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, inexact)
+        return outputs, _with_zero_tangents(outputs, inexact, linearized.moving)
 
     run.defjvp(jvp, symbolic_zeros=True)
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
@@ -142,7 +143,7 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
-        carry, ys = rematerialised(consts, carry, xs)
+        carry, ys = (rematerialised if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
     return body
@@ -281,10 +282,15 @@ def with_transposed_adjoint(tangent: Array) -> Array:
     return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, 0, 1)), 0, 1)
 
 
-def _with_zero_tangents(values: Any, tangents: Iterable[Array]) -> Any:
-    """The tangents of all values, given those of the inexact ones."""
-    remaining = iter(tangents)
-    return jax.tree.map(lambda v: next(remaining) if is_inexact(v) else zero_from_primal(v, True), values)
+def _with_zero_tangents(values: Any, tangents: Iterable[Array], moving: Iterable[bool]) -> Any:
+    """The tangents of all values, given those of the inexact ones; zeros are symbolic."""
+    remaining = iter(zip(tangents, moving, strict=True))
+
+    def tangent(value: Array) -> Any:
+        found, moves = next(remaining) if is_inexact(value) else (None, False)
+        return found if moves else zero_from_primal(value, True)
+
+    return jax.tree.map(tangent, values)
 
 
 def _instantiate(tangent: Any, value: Array) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._alignment import promoted
 from jrnn.unrolling._chunks import Chunk, Structure
 from jrnn.unrolling._forms import Factor, Labels
 from jrnn.unrolling._matrices import Matrix, Part, Read, Vector, components
@@ -69,7 +70,7 @@ def _flat(a: Array, start: int) -> Array:
 def to_matrices(matrix: Matrix, entry: Array) -> Array:
     """An entry of the state as (batch..., keys, values), in float32 or wider."""
     order = (*matrix.batch, matrix.key, *matrix.values)
-    wide = entry.astype(jnp.promote_types(entry.dtype, jnp.float32))
+    wide = entry.astype(promoted(entry.dtype, jnp.float32))
     return _flat(jnp.transpose(wide, order), len(matrix.batch) + 1)
 
 
@@ -90,7 +91,7 @@ def from_chunk(matrix: Matrix, product: Array, like: Any) -> Array:
 def compute(vector: Vector, matrix: Matrix, values: Values, axes: Labels, like: Any) -> Array:
     """A vector at one step: batch axes, of length 1 if it does not depend on them, then `axes`."""
     order = (*matrix.batch, *axes)
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    dtype = promoted(like.dtype, jnp.float32)
     total = jnp.zeros((1,) * len(order), dtype)
     for part in vector:
         total = total + _computed(part, values, order, dtype)
@@ -100,7 +101,7 @@ def compute(vector: Vector, matrix: Matrix, values: Values, axes: Labels, like: 
 def compute_read(read: Read, matrix: Matrix, values: Values, products: dict[int, Array], like: Any) -> Array:
     """Values read of the state at one step; `products` (batch..., values...) by the number of the query."""
     axes = tuple(range(len(like.shape)))
-    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    dtype = promoted(like.dtype, jnp.float32)
     total = functools.reduce(
         jnp.add, (_computed(part, values, axes, dtype) for part in read.rest), jnp.zeros((), dtype)
     )
