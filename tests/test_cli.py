@@ -347,6 +347,7 @@ ARGUMENTS = [
     ("sample nowhere", "nowhere: not the directory of a run: it does not exist"),
     ("train --resume nowhere", "nowhere: not the directory of a run: it does not exist"),
     ("train --resume . --out x", "--out cannot be combined with --resume: a run keeps its settings"),
+    ("train --distributed", "--distributed: "),
     ("train --resume .", ".: not the directory of a run: it has no complete checkpoint"),
     ("cells --in-features 0", "argument --in-features: needs a whole number of at least 1, got '0'"),
     ("trian", "argument COMMAND: invalid choice: 'trian'"),

@@ -25,7 +25,10 @@ def doctor(arguments: argparse.Namespace) -> int:
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
     packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     rows += [(name, importlib.metadata.version(name)) for name in packages]
-    rows += [(name, os.environ.get(name, "not set")) for name in ("XLA_FLAGS", "JAX_PLATFORMS", "NPROC")]
+    rows += [
+        (name, os.environ.get(name, "not set"))
+        for name in ("XLA_FLAGS", "JAX_PLATFORMS", "NPROC", "JAX_COORDINATOR_ADDRESS")
+    ]
     rows += [("x64", "on" if jax.dtypes.canonicalize_dtype("float64") == "float64" else "off")]
     for name, value in rows:
         print(f"{name:16}  {value}")

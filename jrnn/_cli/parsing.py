@@ -67,6 +67,8 @@ def _add_train(added: Parser) -> None:
     added.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/1, runs/2, ...)")
     line = "continue a stopped run, with its original settings and files"
     added.add_argument("--resume", metavar="RUN", help=line)
+    line = "train in several processes, each started with this command by srun or mpirun; see Scaling"
+    added.add_argument("--distributed", action="store_true", help=line)
 
 
 def _add_sample(added: Parser) -> None:
@@ -123,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       Exit status: 0; 1 if `doctor` finds a problem; 2 for an error, which is printed in one line on stderr;
-      130 if it was stopped.
+      130 if it was stopped; 75 if all processes of a distributed run should be started again to resume it.
     """
     for stream in (sys.stdout, sys.stderr):  # show a question mark for characters that a console lacks
         if isinstance(stream, io.TextIOWrapper):

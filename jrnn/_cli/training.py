@@ -12,6 +12,7 @@ import math
 import os
 import shlex
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
 from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
 from jrnn._cli.tables import count_parameters, recurrent_cells
+from jrnn.training._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
 SETTINGS = "run.json"  # settings that a run was started with
 
@@ -52,9 +54,40 @@ class Job:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run `jrnn train`: fit a language model to text, then print a sample."""
-    begun = time.perf_counter()
+    if arguments.distributed:
+        return _train_together(arguments)
     with contextlib.suppress(RuntimeError):  # jax is already initialized: use its devices
         jrnn.use_cores()
+    return _train(arguments)
+
+
+def _train_together(arguments: argparse.Namespace) -> int:
+    """Train in one of several processes, started by SLURM, MPI, Kubernetes, or with environment variables."""
+    numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given: dict[str, Any] = {
+        name: int(os.environ[variable]) for name, variable in numbers.items() if variable in os.environ
+    }
+    devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", 1))
+    with contextlib.suppress(RuntimeError):
+        jrnn.use_cores(devices)  # rather than all cores, which the processes of a machine share
+    try:
+        jax.distributed.initialize(**given)
+    except (ValueError, RuntimeError) as error:
+        hint = "start it by srun or mpirun, or set JAX_COORDINATOR_ADDRESS=HOST:PORT and "
+        raise ValueError(
+            f"--distributed: {one_line(error)}; {hint}{' and '.join(numbers.values())}"
+        ) from error
+    try:
+        return _train(arguments)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if not several():
+            raise
+        print(f"jrnn: {one_line(error)}", file=sys.stderr)
+        leave(RESTART if isinstance(error, LostProcess) else 2)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    begun = time.perf_counter()
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.resume is None:
@@ -79,9 +112,10 @@ def train(arguments: argparse.Namespace) -> int:
             f"training diverged: loss or gradient not finite at step {result.diverged}; {kept}; {hint}"
         )
     if result.interrupted:
-        print(f"\nstopped and saved after step {int(result.state.step)}; to continue:\n  {_resume(job.out)}")
-        return 130
-    _report(job, result, time.perf_counter() - begun)
+        say(f"\nstopped and saved after step {int(result.state.step)}; to continue:\n  {_resume(job.out)}")
+        return RESTART if several() else 130
+    if is_first():
+        _report(job, result, time.perf_counter() - begun)
     return 0
 
 
@@ -101,7 +135,8 @@ def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Jo
         )
     vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
     _check_model(config)
-    return Job(_new_directory(out, config, files), config, files, text, vocabulary, resume=False)
+    directory = Path(from_first(lambda: str(_new_directory(out, config, files))))
+    return Job(directory, config, files, text, vocabulary, resume=False)
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -118,15 +153,12 @@ def _check_model(config: TrainConfig) -> None:
 
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
-    if (run / SETTINGS).is_file() and not jrnn.checkpoint.checkpoints(run):
-        config, started_with = _settings(run / SETTINGS)
-        files = files or started_with
-        text = read(files)
-        vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
-        return Job(run, config, files, text, vocabulary, resume=True)
-    meta = load_run(run).meta
+    meta = from_first(lambda: _settings(run))
     files = files or tuple(meta["files"])
     text = read(files)
+    if "vocabulary" not in meta:  # nothing is saved yet
+        vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
+        return Job(run, TrainConfig(**meta["config"]), files, text, vocabulary, resume=True)
     if _sha256(text) != meta["sha256"]:
         hint = "" if files else " (Python's language reference differs between versions)"
         raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
@@ -134,7 +166,20 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     return Job(run, config, files, text, vocabulary, resume=True)
 
 
-def _settings(path: Path) -> tuple[TrainConfig, tuple[str, ...]]:
+def _settings(run: Path) -> dict[str, Any]:
+    """The settings of a run: those it was started with, or what its checkpoints say."""
+    if (run / SETTINGS).is_file() and not jrnn.checkpoint.checkpoints(run):
+        return _started_with(run / SETTINGS)
+    return dict(load_run(run).meta)
+
+
+def say(text: str) -> None:
+    """Print, in the first of several processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+def _started_with(path: Path) -> dict[str, Any]:
     """The options and files that a run was started with."""
     try:
         start = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +189,7 @@ def _settings(path: Path) -> tuple[TrainConfig, tuple[str, ...]]:
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         reason = f"{path}: not the settings that jrnn train wrote, start a new run: {brief(str(error))}"
         raise ValueError(reason) from error
-    return TrainConfig(**config), tuple(files)
+    return {"config": config, "files": files}
 
 
 def read(files: Sequence[str]) -> str:
@@ -198,10 +243,10 @@ def _fit(job: Job) -> Any:
     model = config.model(len(vocabulary))
     layers = " → ".join(f"{type(cell).__name__}({cell.out_features})" for cell in model.cells)
     name = ", ".join(job.files) or "the Python language reference"
-    print(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
-    print(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
-    print(f"on     {_devices(model, config.batch)}")
-    print(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves", flush=True)
+    say(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
+    say(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
+    say(f"on     {_devices(model, config.batch)}")
+    say(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves")
     warnings.filterwarnings("ignore", "fit: training diverged", RuntimeWarning)  # reported at the end
     return jrnn.fit(
         model,
@@ -214,7 +259,7 @@ def _fit(job: Job) -> Any:
         validation=held_out,
         stateful=True,
         method=jrnn.Chunked(otherwise=jrnn.Scan()),
-        monitors=_monitors(job.out),
+        monitors=_monitors(job.out) if is_first() else (),
         out=job.out,
         resume=job.resume,
         meta=job.meta,
@@ -226,11 +271,11 @@ def _devices(model: Any, rows: int) -> str:
     """The devices that `fit` uses for batches with this many rows, in words."""
     from jrnn.training.devices import split_over
 
-    split, devices = split_over(model, rows), jax.local_devices()
+    split, devices = split_over(model, rows), jax.devices()
     used = 1 if split is None else split.mesh.size
-    return (
-        f"{used} of {len(devices)} devices ({devices[0].device_kind}), {rows // used} rows of a batch on each"
-    )
+    where = f" of {jax.process_count()} processes" if several() else ""
+    found = f"{used} of {len(devices)} devices{where} ({devices[0].device_kind})"
+    return f"{found}, {rows // used} rows of a batch on each"
 
 
 def _monitors(out: Path) -> tuple[Any, ...]:

@@ -39,9 +39,11 @@ def leaf_to_json(leaf: Any) -> dict[str, Any]:
 
 def write_arrays(folder: Path, leaves: Leaves) -> None:
     """Write all leaves; an OSError if there is no space."""
+    if jax.process_index():  # where orbax leaves NumPy arrays to process 0
+        raise ValueError("save: of several processes, only the first can write, jax.process_index() == 0")
     import orbax.checkpoint as ocp
 
-    arrays = {name: _host(leaf) for name, leaf in leaves.items()}
+    arrays = {name: host(leaf) for name, leaf in leaves.items()}
     arrays = {name: array for name, array in arrays.items() if array.size}  # orbax rejects empty arrays
     if not arrays:
         return
@@ -72,8 +74,7 @@ def read_arrays(folder: Path, described: dict[str, Any]) -> Leaves:
         raise
     except Exception as error:  # orbax has no exception class
         raise CheckpointError(f"{ARRAYS}: {show(error)}") from error
-    with jax.transfer_guard_host_to_device("allow"):
-        return {name: _device(name, stored.get(name), leaf) for name, leaf in described.items()}
+    return {name: leaf_from(name, stored.get(name), leaf) for name, leaf in described.items()}
 
 
 def _require_space(folder: Path, size: int) -> None:
@@ -128,14 +129,20 @@ def _is_plain(path: Path) -> bool:
     return not re.search(r"[\[\]\\*?{}:%\ud800-\udfff]", name)  # bytes that are not UTF-8 are surrogates
 
 
-def _host(leaf: Any) -> np.ndarray[Any, Any]:
+def host(leaf: Any) -> np.ndarray[Any, Any]:
+    """The array that is stored for a leaf; for a PRNG key, its bits."""
     kind = jax.typeof(leaf)
     leaf = jax.device_get(jax.random.key_data(leaf) if is_key(kind) else leaf)
     return np.asarray(leaf) if is_key(kind) else np.asarray(leaf, kind.dtype)
 
 
+def leaf_from(name: str, array: Any, described: Any) -> jax.Array:
+    """Invert `host` and `leaf_to_json`; the array may be None for an empty leaf."""
+    with jax.transfer_guard_host_to_device("allow"):
+        return _device(name, array, described)
+
+
 def _device(name: str, array: Any, described: Any) -> jax.Array:
-    """Make a leaf from the array that orbax read, or None for an empty leaf."""
     try:
         shape, dtype, weak = (described[field] for field in ("shape", "dtype", "weak"))
         impl = KEYS.get(dtype)
@@ -158,14 +165,23 @@ def _device(name: str, array: Any, described: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    """A synchronous orbax checkpointer that does not print the errors that it raises."""
+    """A synchronous orbax checkpointer of this process, which does not print the errors that it raises.
+
+    Of several processes (`jax.distributed`) one writes and any reads, so orbax must not wait for the others.
+    """
     import orbax.checkpoint as ocp
+
+    mine = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=mine, active_processes={mine} if jax.process_count() > 1 else None
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
 
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
             yield checkpointer
     finally:
         logger.setLevel(level)

@@ -74,6 +74,7 @@ class Stream:
     tokens: NDArray[Any] = field(repr=False)
     batch_size: int
     steps: int
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __post_init__(self) -> None:
         check_width("batch_size", self.batch_size)
@@ -105,10 +106,26 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
 
+    def share(self, index: int, count: int) -> "Stream":
+        """The rows that process `index` of `count` has of each batch; `fit` calls it.
+
+        Args:
+          index: number of the process, from 0.
+          count: number of processes; must divide `batch_size`.
+
+        Returns:
+          As many batches, of the same shapes in every process, without the rows of the others.
+
+        Raises:
+          ValueError: `count` does not divide `batch_size`.
+        """
+        return replace(self, part=rows_of_part(self.batch_size, index, count))
+
     def _cut(self, index: int, shift: int) -> NDArray[np.int32]:
         used = len(self) * self.batch_size * self.steps
         rows = self.tokens[shift : shift + used].reshape(self.batch_size, -1)
-        return rows[:, index * self.steps : (index + 1) * self.steps].T.astype(np.int32, order="C")
+        steps = slice(index * self.steps, (index + 1) * self.steps)
+        return rows[self.part, steps].T.astype(np.int32, order="C")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,22 +149,24 @@ class PaddedBatches:
     batch_size: int
     per_step: bool
     seed: int | None
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Batch:
         rows = self.rows[checked_index(index, len(self))]
-        steps = int(self.padded[rows].max())
-        lengths = np.zeros(self.batch_size, np.int32)
+        steps, size = int(self.padded[rows].max()), len(range(self.batch_size)[self.part])
+        rows = rows[self.part]
+        lengths = np.zeros(size, np.int32)
         lengths[: len(rows)] = [len(self.sequences[row]) for row in rows]
-        xs = pad([self.sequences[row] for row in rows], steps, self.batch_size)
+        xs = pad([self.sequences[row] for row in rows], (steps, size), self.sequences[0])
         targets = [self.targets[row] for row in rows]
         if self.per_step:
             mask = np.arange(steps)[:, None] < lengths
-            return Batch(xs, pad(targets, steps, self.batch_size), lengths, mask)
-        filler = [np.zeros_like(targets[0])] * (self.batch_size - len(rows))
-        return Batch(xs, np.stack(targets + filler), lengths, np.arange(self.batch_size) < len(rows))
+            return Batch(xs, pad(targets, (steps, size), self.targets[0]), lengths, mask)
+        filler = [np.zeros_like(self.targets[0])] * (size - len(rows))
+        return Batch(xs, np.stack(targets + filler), lengths, np.arange(size) < len(rows))
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
@@ -166,6 +185,10 @@ class PaddedBatches:
         random = np.random.default_rng((self.seed, number))
         rows = grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
         return replace(self, rows=tuple(rows[index] for index in random.permutation(len(rows))))
+
+    def share(self, index: int, count: int) -> "PaddedBatches":
+        """The rows that process `index` of `count` has of each batch, as `Stream.share` says."""
+        return replace(self, part=rows_of_part(self.batch_size, index, count))
 
 
 def padded_batches(
@@ -237,7 +260,7 @@ def pad_sequences(
     arrays = alike("sequences", sequences)
     lengths = np.array([len(array) for array in arrays], np.int32)
     steps = round_up(int(lengths.max()), 1 if bucket is None else bucket)
-    return pad(arrays, steps, len(arrays)), lengths
+    return pad(arrays, (steps, len(arrays)), arrays[0]), lengths
 
 
 def check_options(batch_size: int, key_seed: int | None, bucket: int | None) -> None:
@@ -269,9 +292,20 @@ def grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def pad(arrays: list[NDArray[Any]], steps: int, batch_size: int) -> NDArray[Any]:
-    """Stack (Tᵢ, ...) arrays into (steps, batch_size, ...), zeros elsewhere."""
-    stacked = np.zeros((steps, batch_size, *arrays[0].shape[1:]), arrays[0].dtype)
+def rows_of_part(batch_size: int, index: int, count: int) -> slice:
+    """The rows of a batch that are those of part `index` of `count`."""
+    check_width("count", count)
+    if batch_size % count:
+        raise ValueError(f"batch_size is {batch_size}, {count} processes need a multiple of {count}")
+    if not 0 <= index < count:
+        raise ValueError(f"index must be at least 0 and below count={count}, got {index}")
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
+
+
+def pad(arrays: list[NDArray[Any]], shape: tuple[int, int], like: NDArray[Any]) -> NDArray[Any]:
+    """Stack (Tᵢ, ...) arrays such as `like` into (*shape, ...), (time, batch, ...), zeros elsewhere."""
+    stacked = np.zeros((*shape, *like.shape[1:]), like.dtype)
     for row, array in enumerate(arrays):
         stacked[: len(array), row] = array
     return stacked

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn._checks import brief, check_flag, check_width
-from jrnn.data.batching import Batch, alike, check_options, checked_index, checked_targets, pad
+from jrnn.data.batching import (
+    Batch,
+    alike,
+    check_options,
+    checked_index,
+    checked_targets,
+    pad,
+    rows_of_part,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +41,15 @@ class PackedBatches:
     steps: int
     per_step: bool
     seed: int | None
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         rows = self._rows(index)
-        shape = self.steps, self.batch_size
-        lengths = np.zeros(self.batch_size, np.int32)
+        shape = self._shape()
+        lengths = np.zeros(shape[1], np.int32)
         mask, resets = np.zeros(shape, bool), np.zeros(shape, bool)
         for row, members in enumerate(rows):
             ends = np.cumsum(self._lengths(members))
@@ -51,12 +60,14 @@ class PackedBatches:
                 mask[: ends[-1], row] = True
             else:
                 mask[ends - 1, row] = True
-        xs = pad(self._joined(self.sequences, rows), *shape)
+        xs = pad(self._joined(self.sequences, rows), shape, self.sequences[0])
         if self.per_step:
-            return Batch(xs, pad(self._joined(self.targets, rows), *shape), lengths, mask, resets)
+            targets = pad(self._joined(self.targets, rows), shape, self.targets[0])
+            return Batch(xs, targets, lengths, mask, resets)
         targets = np.zeros((*shape, *self.targets[0].shape), self.targets[0].dtype)
         labels = [self.targets[member] for members in rows for member in members]
-        targets.swapaxes(0, 1)[mask.T] = labels  # row after row, as `labels` are
+        if labels:
+            targets.swapaxes(0, 1)[mask.T] = labels  # row after row, as `labels` are
         return Batch(xs, targets, lengths, mask, resets)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -78,6 +89,10 @@ class PackedBatches:
         rows = first_fit(self._lengths(members), random.permutation(len(members)), self.steps)
         return replace(self, rows=tuple(members[rows[index]] for index in random.permutation(len(rows))))
 
+    def share(self, index: int, count: int) -> "PackedBatches":
+        """The rows that process `index` of `count` has of each batch, as `Stream.share` says."""
+        return replace(self, part=rows_of_part(self.batch_size, index, count))
+
     def unpack(self, index: int, ys: Any) -> dict[int, NDArray[Any]]:
         """Split the outputs for a batch into those of its sequences.
 
@@ -96,7 +111,7 @@ class PackedBatches:
         >>> {i: ys.tolist() for i, ys in batches.unpack(0, 10 * batches[0].xs).items()}
         {0: [10, 20, 30], 2: [50, 60], 1: [40]}
         """
-        ys, shape = np.asarray(ys), (self.steps, self.batch_size)
+        ys, shape = np.asarray(ys), self._shape()
         if ys.shape[:2] != shape:
             raise ValueError(f"ys has shape {ys.shape}, needs {shape} as its first axes, time and batch")
         found: dict[int, NDArray[Any]] = {}
@@ -107,7 +122,10 @@ class PackedBatches:
 
     def _rows(self, index: int) -> tuple[NDArray[np.int64], ...]:
         first = checked_index(index, len(self)) * self.batch_size
-        return self.rows[first : first + self.batch_size]
+        return self.rows[first : first + self.batch_size][self.part]
+
+    def _shape(self) -> tuple[int, int]:
+        return self.steps, len(range(self.batch_size)[self.part])
 
     def _lengths(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([len(self.sequences[member]) for member in members], np.int64)

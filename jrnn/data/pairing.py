@@ -17,6 +17,7 @@ from jrnn.data.batching import (
     grouped,
     pad,
     round_up,
+    rows_of_part,
 )
 
 Schedule = Callable[[int], Any]  # step -> probability of the given token, an optax schedule
@@ -43,6 +44,7 @@ class PairBatches:
     start: int
     stop: int
     seed: int | None
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,17 +52,18 @@ class PairBatches:
     def __getitem__(self, index: int) -> Batch:
         rows = self.rows[checked_index(index, len(self))]
         source_steps, steps = self.padded[rows].max(0).tolist()
-        sources, targets = ([side[row] for row in rows] for side in (self.sources, self.targets))
+        size = len(range(self.batch_size)[self.part])
+        sources, targets = ([side[row] for row in rows[self.part]] for side in (self.sources, self.targets))
         inputs = [np.append(np.int32(self.start), target) for target in targets]
         outputs = [np.append(target, np.int32(self.stop)) for target in targets]
         pair = Pair(
-            pad(sources, source_steps, self.batch_size),
-            pad(inputs, steps, self.batch_size),
-            np.arange(source_steps)[:, None] < self._lengths(sources),
+            pad(sources, (source_steps, size), self.sources[0]),
+            pad(inputs, (steps, size), self.targets[0]),
+            np.arange(source_steps)[:, None] < self._lengths(sources, size),
         )
-        lengths = self._lengths(outputs)
+        lengths = self._lengths(outputs, size)
         mask = np.arange(steps)[:, None] < lengths
-        return Batch(pair, pad(outputs, steps, self.batch_size), lengths, mask)
+        return Batch(pair, pad(outputs, (steps, size), self.targets[0]), lengths, mask)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
@@ -80,8 +83,12 @@ class PairBatches:
         rows = _grouped(self.padded, random.permutation(len(self.padded)), self.batch_size)
         return replace(self, rows=tuple(rows[index] for index in random.permutation(len(rows))))
 
-    def _lengths(self, arrays: list[NDArray[Any]]) -> NDArray[np.int32]:
-        lengths = np.zeros(self.batch_size, np.int32)
+    def share(self, index: int, count: int) -> "PairBatches":
+        """The rows that process `index` of `count` has of each batch, as `Stream.share` says."""
+        return replace(self, part=rows_of_part(self.batch_size, index, count))
+
+    def _lengths(self, arrays: list[NDArray[Any]], size: int) -> NDArray[np.int32]:
+        lengths = np.zeros(size, np.int32)
         lengths[: len(arrays)] = [len(array) for array in arrays]
         return lengths
 

@@ -16,7 +16,7 @@ from jrnn.cell import trainable
 from jrnn.data import Batch
 from jrnn.layers.sequential import looks_ahead
 from jrnn.training._storing import NONFINITE
-from jrnn.training.objectives import Loss, check_loss
+from jrnn.training.objectives import AtLast, Loss, PerSequence, check_loss
 from jrnn.training.progress import Progress
 from jrnn.training.steps import (
     Evaluation,
@@ -72,6 +72,11 @@ class Plan:
             raise ValueError(
                 f"stateful must be False for {self.model}: it looks ahead, so its carry cannot be passed on"
             )
+
+    @property
+    def per_sequence(self) -> bool:
+        """True if the targets are (batch, ...), rather than (time, batch, ...)."""
+        return isinstance(self.loss, AtLast | PerSequence)
 
     @property
     def evaluation(self) -> Evaluation:

@@ -15,11 +15,12 @@ from jax import Array
 from tqdm import tqdm
 
 from jrnn._alignment import on_device
-from jrnn.checkpoint import checkpoints, load
+from jrnn.checkpoint import checkpoints
 from jrnn.data import Batch
 from jrnn.training._plans import Batches, Plan
-from jrnn.training._storing import Store, check_position, from_json, to_json
-from jrnn.training.devices import Split, gather, is_placed, rows_of, split_over
+from jrnn.training._processes import from_first, is_first, local, read_first, several, told_to_stop
+from jrnn.training._storing import Store, from_json, to_json
+from jrnn.training.devices import Split, gather, is_placed, rows_of, share_of, split_over
 from jrnn.training.progress import Meter, bar, line
 from jrnn.training.steps import TrainState, counted, init_state, mean_loss, require_batch, same_rows
 
@@ -40,8 +41,10 @@ class Best(NamedTuple):
 class Run:
     """The state of a run, and the loop over the batches of one epoch."""
 
-    def __init__(self, plan: Plan, params: Any, key: Array, store: Store | None) -> None:
-        self.plan, self.store = plan, store
+    def __init__(
+        self, plan: Plan, params: Any, key: Array, store: Store | None, beat: Callable[[], None]
+    ) -> None:
+        self.plan, self.store, self.beat = plan, store, beat
         self.epoch, self.batches_done, self.steps_done = 0, 0, 0  # batches of this epoch, steps of the run
         self.history: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []  # steps not yet in the log
@@ -58,33 +61,41 @@ class Run:
         self.split: Split | None = None
         self.train_step: Callable[..., Any] | None = None  # compiled once the number of rows is known
 
-    def restore(self, store: Store) -> None:
-        """Load the newest checkpoint."""
-        stored = load(store.path, cell=self.plan.model, optimizer=self.optimizer)
-        check_position(store.path, stored.position)
-        step = jnp.asarray(stored.step, jnp.int32)
-        self.state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
-        self.steps_done = stored.step
-        self.epoch, self.batches_done = stored.position["epoch"], stored.position["batch"]
-        self.history = [from_json(entry) for entry in stored.position["history"]]
-        self.meter = Meter(*from_json(stored.position["sums"]).values())
-        if stored.position["stateful"] != self.plan.stateful:
-            needed = not self.plan.stateful
-            raise ValueError(f"stateful must be {needed} to resume this run, as when it was started")
-        store.forget_best(stored.step)
-        best = stored.position["best"]
-        params = None if best is None else store.load_best(best)
-        if params is not None:
-            score = next(self.plan.score(entry) for entry in self.history if entry["step"] == best)
-            self.best = Best(params, math.inf if score is None else score, best)
-        store.cut(stored.step, len(self.history))
-        if (rows := stored.position["rows"]) is not None:
-            self.choose_devices(rows)
+    def begin(self, *, resume: bool) -> None:
+        """Load the newest checkpoint, or begin anew; every process begins as process 0 does."""
+
+        def found() -> tuple[Any, Any]:
+            if self.store is None or not resume:
+                return None, (self.state, None)
+            return self.store.restore(self.optimizer, stateful=self.plan.stateful)
+
+        position, (self.state, best) = read_first(found, self._like)
+        if position is None:
+            return
+        self.steps_done, self.epoch, self.batches_done = (position[k] for k in ("step", "epoch", "batch"))
+        self.history = [from_json(entry) for entry in position["history"]]
+        self.meter = Meter(*from_json(position["sums"]).values())
+        if best is not None:
+            score = next(
+                self.plan.score(entry) for entry in self.history if entry["step"] == position["best"]
+            )
+            self.best = Best(best, math.inf if score is None else score, position["best"])
+        if position["rows"] is not None:
+            self.choose_devices(position["rows"])
+
+    def _like(self, position: Any) -> tuple[TrainState, Any]:
+        """The structure of what process 0 begins with."""
+        if position is None:
+            return self.state, None
+        params, carry = self.state.params, None
+        if position["carry"]:
+            carry = jax.eval_shape(lambda params: self.plan.model.initial_carry(params, (1,)), params)
+        return self.state._replace(carry=carry), None if position["best"] is None else params
 
     def choose_devices(self, rows: int) -> Callable[..., Any]:
         """Choose devices for batches with this many rows, move the state there, and compile the step."""
         self.rows, step = rows, self.plan.train_step(self.optimizer)
-        self.split = None if self.placed else split_over(self.plan.model, rows)
+        self.split = None if self.placed else split_over(self.plan.model, rows, self.plan.per_sequence)
         if self.split is None:
             self.train_step = jax.jit(step)
         else:
@@ -92,8 +103,18 @@ class Run:
             self.train_step = self.split.jit(step, self.state)
         return self.train_step
 
+    def shares(self, batches: Batches) -> Batches:
+        """What this process has of each batch: its rows, or what the batches say by a method `share`."""
+        if not several():
+            return batches
+        if hasattr(batches, "share"):
+            return batches.share(jax.process_index(), jax.process_count())
+        model, params, per_sequence = self.plan.model, self.state.params, self.plan.per_sequence
+        return (share_of(model, require_batch(batch, model, params), per_sequence) for batch in batches)
+
     def place(self, batch: Batch) -> Batch:
-        """Move a batch to its devices."""
+        """Move a batch, or what this process has of it, to its devices."""
+        self.beat()
         return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
@@ -104,13 +125,15 @@ class Run:
         total = len(batches) if isinstance(batches, Sized) else None
         title = f"epoch {self.epoch + 1}/{epochs}"
         with bar(plan.progress, title, total, self.batches_done) as shown:
-            for batch in itertools.islice(batches, self.batches_done, None):
+            for batch in itertools.islice(self.shares(batches), self.batches_done, None):
                 record = self.advance(batch)
                 meter.count(counted(plan.loss, batch), record)
-                watched |= plan.watch(record, self.state)
+                watched |= self.watch(record)
                 shown.update()
                 if meter.due():
                     shown.set_postfix_str(plan.progress.postfix(record, watched, meter))
+                if told_to_stop():
+                    stop.set()
                 if self.steps_done % plan.save_every == 0:
                     self.save()
                 elif not meter.finite and self.has_diverged():
@@ -128,7 +151,7 @@ class Run:
         batch = require_batch(batch, self.plan.model, self.state.params)
         if self.plan.stateful:
             self.prepare_carry(batch)
-        step = self.train_step or self.choose_devices(rows_of(self.plan.model, batch))
+        step = self.train_step or self.choose_devices(jax.process_count() * rows_of(self.plan.model, batch))
         self.state, metrics = step(self.state, self.place(batch), on_device(self.batches_done == 0))
         self.batches_done += 1
         self.steps_done += 1
@@ -142,8 +165,15 @@ class Run:
         self.shape = same_rows(where, self.plan.model, batch, self.shape)
         if self.state.carry is None:
             with jax.transfer_guard_host_to_device("allow"):
-                carry = self.plan.model.initial_carry(self.state.params, self.shape)
+                first = [n * jax.process_count() for n in self.shape[:1]]
+                carry = self.plan.model.initial_carry(self.state.params, (*first, *self.shape[1:]))
             self.state = self.state._replace(carry=carry)
+
+    def watch(self, record: dict[str, Any]) -> dict[str, float]:
+        """Call the monitors; of several processes, in the first, without the carry that all of them share."""
+        if not self.plan.monitors or not is_first():
+            return {}
+        return self.plan.watch(record, local(self.state._replace(carry=None)) if several() else self.state)
 
     def finish_epoch(self, validation: Batches | None) -> None:
         """Evaluate, update the best epoch, log, save, and move to the next epoch."""
@@ -158,15 +188,15 @@ class Run:
                 self.unsound = f"step {first} (epoch {self.epoch + 1})"
         params = plan.evaluated(self.state)
         if validation is not None:
-            entry["validation"] = mean_loss(plan.evaluation, params, validation, self.place, "validation")
+            mine = self.shares(validation)
+            entry["validation"] = mean_loss(plan.evaluation, params, mine, self.place, "validation")
         self.write_log()
-        plan.watch(entry, self.state)
-        score = plan.score(entry)
+        entry, score = from_first(lambda: (entry, self.watch(entry), plan.score(entry))[::2])
         self.scored |= score is not None
         if score is not None and math.isfinite(score) and score < self.best.score and is_finite(params):
             self.best = Best(params, score, self.steps_done)
             if self.store is not None:
-                self.store.save_best(params, self.steps_done)
+                self.store.save_best(local(params), self.steps_done)
         self.history.append(entry)
         self.records.append(entry)
         self.epoch, self.batches_done, self.meter = self.epoch + 1, 0, Meter()
@@ -188,7 +218,11 @@ class Run:
                 "history": [to_json(entry) for entry in self.history],
                 "best": self.best.step,
             }
-            self.store.save(self.state, self.optimizer, position)
+            self.store.save(self.whole(), self.optimizer, position)
+
+    def whole(self) -> TrainState:
+        """The state, with the rows of its carry from all processes."""
+        return self.split.whole(self.state) if self.split and several() else self.state
 
     def has_diverged(self) -> bool:
         """Check whether the parameters are still finite; if not, find the step that broke them."""
@@ -223,14 +257,12 @@ class Run:
         params = self.plan.evaluated(self.state)
         if self.best.step is not None:
             params = self.best.params
-        elif self.diverged is not None and self.store is not None and checkpoints(self.store.path):
-            params = load(self.store.path, cell=self.plan.model).params
-        if warning := self.warning():
+        elif self.diverged is not None and self.store is not None and self.store.has_checkpoints():
+            params = self.store.newest_params(like=local(params))
+        if is_first() and (warning := self.warning()):
             warnings.warn(warning, RuntimeWarning, stacklevel=3)
-        returned: tuple[Any, TrainState] = (
-            gather((params, self.state)) if self.split else (params, self.state)
-        )
-        return returned
+        found: tuple[Any, TrainState] = local(params), self.whole()
+        return gather(found) if self.split else found
 
     def warning(self) -> str | None:
         """The warning about numbers that are not finite, and about the parameters that are returned."""

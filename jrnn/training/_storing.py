@@ -1,4 +1,7 @@
-"""The files of a run: checkpoints, the best parameters, and the log."""
+"""The files of a run: checkpoints, the best parameters, and the log.
+
+Of several processes, process 0 alone reads and writes them.
+"""
 
 import collections
 import json
@@ -10,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jrnn._checks import brief
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
 from jrnn.checkpoint.files import remove, step_of
+from jrnn.training._processes import from_first, read_first
 from jrnn.training.progress import Sums
 from jrnn.training.steps import TrainState
 
@@ -40,20 +45,46 @@ class Store:
         """The folder of the best epoch; it also keeps the one before, which a checkpoint may still name."""
         return self.path / "best"
 
+    def has_checkpoints(self) -> bool:
+        """True if there is a run to continue."""
+        return from_first(lambda: bool(checkpoints(self.path)))
+
     def save(self, state: TrainState, optimizer: Any, position: dict[str, Any]) -> None:
         """Write a checkpoint; it is complete on disk when this returns."""
         fields = {"cell": self.cell, "in_features": self.in_features, "meta": self.meta}
         rest = {"opt_state": state.opt_state, "carry": state.carry, "key": state.key, "optimizer": optimizer}
-        save(
-            self.path,
-            Snapshot(
-                **fields, **rest, params=state.params, step=int(jax.device_get(state.step)), position=position
-            ),
+        step = int(jax.device_get(state.step))
+        self._save(
+            self.path, Snapshot(**fields, **rest, params=state.params, step=step, position=position), 3
         )
 
     def save_best(self, params: Any, step: int) -> None:
         """Write the parameters of the best epoch so far to `best`."""
-        save(self.best, Snapshot(self.cell, self.in_features, params, step=step, meta=self.meta), keep=2)
+        snapshot = Snapshot(self.cell, self.in_features, params, step=step, meta=self.meta)
+        self._save(self.best, snapshot, 2)
+
+    def _save(self, path: Path, snapshot: Snapshot, keep: int) -> None:
+        from_first(lambda: str(save(path, snapshot, keep=keep)))
+
+    def restore(self, optimizer: Any, *, stateful: bool) -> tuple[dict[str, Any], tuple[TrainState, Any]]:
+        """Position, and state and best parameters, of the newest checkpoint; cuts the log after it."""
+        stored = load(self.path, cell=self.cell, optimizer=optimizer)
+        check_position(self.path, stored.position)
+        if stored.position["stateful"] != stateful:
+            raise ValueError(f"stateful must be {not stateful} to resume this run, as when it was started")
+        self.forget_best(stored.step)
+        step = jnp.asarray(stored.step, jnp.int32)
+        state = TrainState(stored.params, stored.opt_state, stored.carry, stored.key, step)
+        position = stored.position | {"step": stored.step, "carry": stored.carry is not None}
+        best = None if position["best"] is None else self.load_best(position["best"])
+        if best is None:
+            position["best"] = None
+        self.cut(stored.step, len(position["history"]))
+        return position, (state, best)
+
+    def newest_params(self, like: Any) -> Any:
+        """The parameters of the newest checkpoint."""
+        return read_first(lambda: (None, load(self.path, cell=self.cell).params), lambda _: like)[1]
 
     def begin(self) -> None:
         """Start a run in a directory without checkpoints: its log starts anew."""
@@ -88,6 +119,9 @@ class Store:
 
     def write(self, records: list[dict[str, Any]]) -> None:
         """Append records to the log; they are on disk when this returns."""
+        from_first(lambda: self._append(records))
+
+    def _append(self, records: list[dict[str, Any]]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(to_json(record), allow_nan=False) + "\n" for record in records)

@@ -14,7 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jrnn._alignment import on_device
 from jrnn.cell import Cell, in_ndim, is_layer
+from jrnn.checkpoint._arrays import host, is_key
 from jrnn.data import Batch
+from jrnn.training._processes import local, several
 from jrnn.training.steps import TrainState
 
 CONFIG: Any = jax.config  # which does not declare its values
@@ -87,6 +89,10 @@ def _has_threads(devices: int) -> bool:
 
 def is_placed(*trees: Any) -> bool:
     """True if the caller chose devices: by a mesh, a default device, or the placement of `trees`."""
+    if several():
+        if jax.sharding.get_abstract_mesh().empty:
+            return False
+        raise ValueError("fit uses the devices of all processes: call it outside of jax.set_mesh")
     if not jax.sharding.get_abstract_mesh().empty or CONFIG.jax_default_device is not None:
         return True
     usual = {jax.local_devices()[0]}
@@ -99,30 +105,103 @@ class Split:
 
     mesh: Mesh
     model: Any
+    per_sequence: bool = False  # targets are (batch, ...) rather than (time, batch, ...)
 
     def batch(self, batch: Batch) -> Batch:
-        """Shard a batch over the devices; replicate it if they do not divide its rows."""
-        return self._place(batch, rows_of(self.model, batch), axes=(1, 0))
+        """Shard a batch over the devices; replicate it if they do not divide its rows.
+
+        One of several processes gives its own rows, which its devices must divide.
+        """
+        rows = rows_of(self.model, batch)
+        if several() and (rows == 0 or rows * jax.process_count() % self.mesh.size):
+            _require_shares(rows * jax.process_count())
+
+        def place(leaf: Any, axis: int | None) -> Any:
+            sharding = self._sharding(axis, rows)
+            if not several():
+                return jax.device_put(leaf, sharding)
+            shape = list(np.shape(leaf))
+            if axis is not None:
+                shape[axis] *= jax.process_count()
+            return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), tuple(shape))
+
+        return map_rows(place, batch, rows, self.per_sequence)
 
     def state(self, state: TrainState, rows: int) -> TrainState:
         """Replicate the state, and shard its carry."""
-        carry = self._place(state.carry, rows, axes=(0,))
-        return jax.device_put(state._replace(carry=None), self._sharding())._replace(carry=carry)
+        carry = jax.tree.map(lambda leaf: self._sharding(rows_axis(leaf, rows, (0,)), rows), state.carry)
+        rest = jax.tree.map(lambda leaf: self._sharding(None, rows), state._replace(carry=None))
+        return (_from_every_process if several() else jax.device_put)(state, rest._replace(carry=carry))
+
+    def whole(self, state: TrainState) -> TrainState:
+        """Arrays of this process alone, which collects the rows of the carry from the others."""
+        if state.carry is not None:
+            gathered = jax.jit(_same, out_shardings=self._sharding(None, 0))(state.carry)
+            state = state._replace(carry=gathered)
+        return local(state)
 
     def jit(self, step: Callable[..., Any], state: TrainState) -> Callable[..., Any]:
         """Compile a training step that keeps the sharding of the state."""
-        return jax.jit(step, out_shardings=(jax.tree.map(lambda a: a.sharding, state), self._sharding()))
+        return jax.jit(
+            step, out_shardings=(jax.tree.map(lambda a: a.sharding, state), self._sharding(None, 0))
+        )
 
-    def _place(self, tree: Any, rows: int, axes: tuple[int, ...]) -> Any:
-        def sharding(leaf: Any) -> NamedSharding:
-            found = [axis for axis in axes if np.shape(leaf)[axis : axis + 1] == (rows,)]
-            whole = not found or rows % self.mesh.size
-            return self._sharding() if whole else self._sharding(*[None] * found[0], ROWS)
+    def _sharding(self, axis: int | None, rows: int) -> NamedSharding:
+        """Over this axis, if there is one and the devices divide the rows."""
+        split = axis is not None and (several() or rows % self.mesh.size == 0)
+        return NamedSharding(
+            self.mesh, PartitionSpec(*[None] * (axis or 0), ROWS) if split else PartitionSpec()
+        )
 
-        return jax.device_put(tree, jax.tree.map(sharding, tree))
 
-    def _sharding(self, *axes: str | None) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(*axes))
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def _from_every_process(tree: Any, shardings: Any) -> Any:
+    """Global arrays from a tree that every process has whole."""
+    leaves, structure = jax.tree.flatten(tree)
+    impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
+
+    def make(values: list[Any]) -> list[Any]:
+        keyed = zip(values, impls, strict=True)
+        return [
+            value if impl is None else jax.random.wrap_key_data(value, impl=impl) for value, impl in keyed
+        ]
+
+    values = [host(leaf).item() if jax.typeof(leaf).weak_type else host(leaf) for leaf in leaves]
+    with jax.transfer_guard_host_to_device("allow"):
+        made = jax.jit(make, out_shardings=jax.tree.leaves(shardings))(values)
+    return jax.tree.unflatten(structure, made)
+
+
+def rows_axis(leaf: Any, rows: int, axes: tuple[int, ...]) -> int | None:
+    """The first of these axes with this length."""
+    return next((axis for axis in axes if np.shape(leaf)[axis : axis + 1] == (rows,)), None)
+
+
+def map_rows(
+    function: Callable[[Any, int | None], Any], batch: Batch, rows: int, per_sequence: bool
+) -> Batch:
+    """Apply `function(leaf, axis)` to every leaf of a batch, where `axis` is that of its rows or None."""
+
+    def visit(name: str, tree: Any) -> Any:
+        axes = (0, 1) if name == "targets" and per_sequence else (1, 0)
+        return jax.tree.map(lambda leaf: function(leaf, rows_axis(leaf, rows, axes)), tree)
+
+    return Batch(**{name: visit(name, tree) for name, tree in batch._asdict().items()})
+
+
+def share_of(model: Any, batch: Batch, per_sequence: bool) -> Batch:
+    """The rows of a batch that are those of this process."""
+    rows, index, count = rows_of(model, batch), jax.process_index(), jax.process_count()
+    _require_shares(rows)
+    mine = slice(index * rows // count, (index + 1) * rows // count)
+
+    def cut(leaf: Any, axis: int | None) -> Any:
+        return leaf if axis is None else leaf[(slice(None),) * axis + (mine,)]
+
+    return map_rows(cut, batch, rows, per_sequence)
 
 
 def rows_of(model: Any, batch: Batch) -> int:
@@ -132,8 +211,19 @@ def rows_of(model: Any, batch: Batch) -> int:
     return next((shape[1] for shape in shapes if len(shape) > 1 + features), 0)
 
 
-def split_over(model: Any, rows: int) -> Split | None:
-    """The sharding of batches over as many devices as divide their rows; None for a single device."""
+def split_over(model: Any, rows: int, per_sequence: bool = False) -> Split | None:
+    """The sharding of batches over as many devices as divide their rows; None for a single device.
+
+    Several processes use all their devices, each of the same number of rows.
+    """
+    if several():
+        mesh, count = Mesh(np.array(_require_shares(rows)), (ROWS,)), jax.local_device_count()
+        if mesh.devices.flat[0].platform == "cpu" and not _has_threads(count):
+            needed = f"set NPROC to {2 * count}, or create the devices with jrnn.use_cores({count})"
+            warnings.warn(
+                f"fit: an all-reduce can hang with {_threads()} XLA threads: {needed}", stacklevel=2
+            )
+        return Split(mesh, model, per_sequence)
     devices = jax.local_devices()
     cores = devices[0].platform == "cpu"
     most = min(len(devices), rows // ROWS_PER_CORE if cores else rows)
@@ -147,7 +237,21 @@ def split_over(model: Any, rows: int) -> Split | None:
             stacklevel=2,
         )
         return None
-    return Split(Mesh(np.array(devices[:count]), (ROWS,)), model)
+    return Split(Mesh(np.array(devices[:count]), (ROWS,)), model, per_sequence)
+
+
+def _require_shares(rows: int) -> list[jax.Device]:
+    """The devices of all processes, those of one after those of another; raise if they do not divide rows."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    processes = jax.process_count()
+    if len(devices) != jax.local_device_count() * processes:
+        raise ValueError(f"every process needs the same number of devices: {processes} have {len(devices)}")
+    if rows == 0 or rows % len(devices):
+        raise ValueError(
+            f"batches have {rows} rows, which the {len(devices)} devices of {processes} processes cannot "
+            f"share equally: choose a batch size that is a multiple of {len(devices)}"
+        )
+    return devices
 
 
 def gather(tree: Any) -> Any:

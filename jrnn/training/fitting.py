@@ -1,6 +1,8 @@
 """`fit`: the loop around the training step."""
 
 import contextlib
+import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +15,11 @@ from jax import Array
 
 from jrnn._checks import check_flag, check_lag, check_path, require_key
 from jrnn.cell import Cell, P
-from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import locked
 from jrnn.data import Batch
 from jrnn.layers import Layer
 from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
+from jrnn.training._processes import from_first, is_first, local, several, together
 from jrnn.training._runs import Run
 from jrnn.training._storing import Store
 from jrnn.training.objectives import Loss
@@ -75,6 +77,7 @@ def fit(
     meta: dict[str, Any] | None = None,
     progress: Progress = Progress(),
     method: Method = Scan(),
+    stall_timeout: float = 600.0,
 ) -> FitResult[P]:
     """Train a model for some epochs, with evaluation, checkpoints and progress reports.
 
@@ -88,6 +91,13 @@ def fit(
     that `use_cores` makes, with at least 16 rows each. The result, noise included, is that of a single device
     up to rounding, and is moved back to one device. If you choose devices yourself, by a mesh, a default
     device or the placement of `params`, `fit` keeps your choice.
+
+    After `jax.distributed.initialize(...)`, the same call in every process trains one model on the devices of
+    all, with the numbers of one process. Each process passes the same batches, and `fit` takes its rows; or
+    they have a method `share(index, count)`, like those of `jrnn.data`, that returns its part of each batch,
+    with the same shapes in every process. Process 0 alone reads and writes `out`, reports, and calls the
+    monitors, with the state without its carry; its initial values are those of all. SIGTERM to one process
+    stops all after the same step.
 
     Args:
       model: a cell, a layer, or a function `(params, batch, carry, key) -> (carry, ys)`.
@@ -120,6 +130,8 @@ def fit(
       meta: JSON to store with the checkpoints (a vocabulary, arguments).
       progress: options of the progress report.
       method: how the recurrence is run.
+      stall_timeout: with several processes, seconds without a finished step, evaluated batch or checkpoint
+        after which this one ends with status 75, since another one is stuck.
 
     Returns:
       A `FitResult`.
@@ -128,13 +140,14 @@ def fit(
       ValueError: options that contradict each other, no batches, tokens out of range, a directory in use or
         of another run, an optimizer that needs more than it gets; the message names the argument.
       TypeError: an argument of the wrong kind, or a loss, penalty or monitor that returns no number.
+      RuntimeError: another process has died.
     """
     epochs = check_lag("epochs", epochs)
     _check_key(key)
     plan = Plan(
         model=model, loss=loss, optimizer=optimizer, stateful=stateful, patience=patience,
         criterion=criterion, eval_params=eval_params, penalties=penalties, monitors=monitors,
-        save_every=save_every, progress=progress, method=method,
+        save_every=save_every, progress=_shown(progress), method=method,
     )  # fmt: skip
     out = None if out is None else check_path("out", out)
     resume = check_flag("resume", resume)
@@ -142,9 +155,15 @@ def fit(
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
     store = None if out is None else Store(out, model, in_features or 0, meta or {})
-    with _holding(out), stopping_on_signals(ends=store is not None) as stop:
+    with (
+        together(stall_timeout) as beat,
+        _holding(out),
+        stopping_on_signals(ends=store is not None) as stop,
+    ):
         with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
-            run = _begun(plan, params, key, in_features, store, resume=resume)
+            params, key = _initial(plan, params, key, in_features)
+            run = Run(plan, params, key, store, beat)
+            _begin(run, resume=resume)
         del params  # so that the initial parameters are not kept alive
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():
             if run.train(given(run.epoch), epochs, stop):
@@ -157,51 +176,66 @@ def fit(
     return FitResult(best, state, run.history, stop.is_set(), run.diverged)
 
 
+def _shown(progress: Progress) -> Progress:
+    """The options of the progress report, which of several processes the first alone shows."""
+    return progress if is_first() else dataclasses.replace(progress, bar=False)
+
+
 def _check_key(key: Any) -> None:
     if key is None:
         raise TypeError("key must be a random key, as in jax.random.key(0), got None")
     require_key(key)
 
 
-def _holding(out: Path | None) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _holding(out: Path | None) -> Iterator[None]:
     """The lock on a run's directory, since two runs would overwrite each other's files."""
-    return contextlib.nullcontext() if out is None else locked(out / ".lock", f"out: {out}")
+    with contextlib.ExitStack() as held:
+        if out is not None:
+            from_first(lambda: held.enter_context(locked(out / ".lock", f"out: {out}")))
+        yield
 
 
-def _begun(
-    plan: Plan, params: Any, key: Array, in_features: int | None, store: Store | None, *, resume: bool
-) -> Run:
-    """A run at its newest checkpoint, or a new one, saved at once so that failures to save come early."""
-    begun = store is not None and bool(checkpoints(store.path))
-    if store is not None and begun and not resume:
+def _initial(plan: Plan, params: Any, key: Array, in_features: int | None) -> tuple[Any, Array]:
+    """Initial parameters, and the key of the rest of the run."""
+    if params is not None:
+        return local(params), key
+    key, draw = jax.random.split(key)
+    return plan.model.init(draw, in_features), key
+
+
+def _begin(run: Run, *, resume: bool) -> None:
+    """Continue from the newest checkpoint, or begin anew, and save at once so that failures come early."""
+    begun = run.store is not None and run.store.has_checkpoints()
+    if run.store is not None and begun and not resume:
         raise ValueError(
-            f"out: {store.path} already holds a run: pass resume=True to continue it, or another directory"
+            f"out: {run.store.path} already holds a run: pass resume=True to continue it, or another folder"
         )
-    if params is None:
-        key, draw = jax.random.split(key)
-        params = plan.model.init(draw, in_features)
-    run = Run(plan, params, key, store)
-    if store is not None:
-        if begun:
-            run.restore(store)
-        else:
-            store.begin()
-            run.save()
-    return run
+    if run.store is not None and not begun:
+        from_first(run.store.begin)
+    run.begin(resume=begun)
+    if run.store is not None and not begun:
+        run.save()
 
 
 @contextlib.contextmanager
 def stopping_on_signals(ends: bool) -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C, and by SIGTERM if it `ends` a run; a second one ends the process."""
+    """An event that is set by Ctrl-C, and by SIGTERM if it `ends` a run; a second one ends the process.
+
+    Of several processes, one turns Ctrl-C into SIGTERM, which JAX tells to all of them: `told_to_stop`.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    signals = (signal.SIGINT, signal.SIGTERM) if ends else (signal.SIGINT,)
+    signals = (signal.SIGINT, signal.SIGTERM) if ends and not several() else (signal.SIGINT,)
     earlier = {number: signal.getsignal(number) for number in signals}
 
     def handle(number: int, frame: Any) -> None:
-        stop.set()
+        if several():
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            stop.set()
         signal.signal(number, earlier[signal.Signals(number)])
 
     for number in earlier:

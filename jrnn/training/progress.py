@@ -11,6 +11,8 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
+from jrnn.training._processes import total
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -66,7 +68,7 @@ class Meter:
         self.losses: list[tuple[int, Array]] = []
 
     def count(self, targets: Any, record: dict[str, Any]) -> None:
-        """Record a step."""
+        """Record a step, with the targets of this process."""
         targets = int(jax.device_get(targets))
         if not self.losses:
             jax.block_until_ready(record["loss"])
@@ -88,13 +90,15 @@ class Meter:
     def rate(self, unit: str) -> str:
         """Targets per second since the first step, which compiles."""
         seconds = time.perf_counter() - self.begun - self.compiled
-        speed = self.targets / max(seconds, 1e-9)
+        speed = self.targets * jax.process_count() / max(seconds, 1e-9)
         return f"{speed:,.0f} {unit}s/s"
 
     def sums(self) -> Sums:
         """Number of targets of the epoch so far, the sum of their losses, and seconds."""
         targets, nats, seconds = self.earlier
-        for count, loss in jax.device_get(self.losses):
+        counts = total(np.array([count for count, _ in self.losses], np.int64)).tolist()
+        losses = jax.device_get([loss for _, loss in self.losses])
+        for count, loss in zip(counts, losses, strict=True):
             targets, nats = targets + count, nats + count * float(loss)
         return Sums(targets, nats, seconds + time.perf_counter() - self.begun)
 

@@ -17,6 +17,7 @@ from jrnn._checks import brief, check_flag, reject_modules, require_key
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
+from jrnn.training._processes import total
 from jrnn.training.objectives import Loss, check_loss, one_number
 from jrnn.unrolling import Scan
 from jrnn.unrolling._inputs import check_batch_tokens
@@ -284,7 +285,7 @@ def mean_loss(
     place: Callable[[Batch], Batch] = jax.device_put,
     name: str = "batches",
 ) -> float:
-    """Implement `evaluate`; `place` moves a batch to its devices, `name` is the argument for messages."""
+    """Implement `evaluate`; `place` moves a batch, or its rows here, `name` is for messages."""
     run, carry, before = _evaluation(how.model, how.loss, how.method), None, None
     found = []
     for batch in require_batches(name, batches):
@@ -292,7 +293,9 @@ def mean_loss(
         before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
         carry, mean = run(params, place(batch), carry if how.stateful else None)
         found.append((mean, counted(how.loss, batch)))
-    means, weights = np.array(jax.device_get(found), np.float64).reshape(-1, 2).T
+        jax.block_until_ready([mean for mean, _ in found[-2:-1]])  # so that few batches wait in memory
+    means, counts = np.array(jax.device_get(found), np.float64).reshape(-1, 2).T
+    weights = total(counts)
     if not weights.sum():
         raise ValueError(f"{name} to evaluate on contain no targets, needs at least one")
     counting = weights > 0  # a mean over nothing may be NaN
