@@ -111,7 +111,8 @@ def _misplaced(
     """The message for an option given by position, or for an unknown option."""
     if len(given) <= len(positional):
         unknown = next(option for option in options if option not in fields)
-        return f"{name} has no option {unknown!r}, it takes {', '.join(fields) or 'none'}"
+        hint = ": it is an argument of init, as in init(key, in_features)" if unknown == "in_features" else ""
+        return f"{name} has no option {unknown!r}, it takes {', '.join(fields) or 'none'}{hint}"
     message = f"{name} takes {len(positional)} by position ({', '.join(positional)}), got {len(given)}"
     named = [field for field in fields if field not in positional]
     message += f", options must be given by name: {', '.join(named)}" if named else ""

@@ -45,7 +45,10 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
             raise ValueError(f"xs must have a leading time axis, got a scalar of {leaf.dtype}")
     steps = leaves[0].shape[0]  # may be symbolic, under jax.export
     if any(leaf.shape[0] != steps for leaf in leaves):
-        raise ValueError(f"leaves of xs differ in their number of steps: {[x.shape[0] for x in leaves]}")
+        counts = [leaf.shape[0] for leaf in leaves]
+        raise ValueError(
+            f"leaves of xs differ in their number of steps: {counts}; the arguments are (cell, params, xs)"
+        )
     features = in_ndim(cell)
     if leaves[0].ndim < 1 + features:
         raise ValueError(
@@ -166,6 +169,8 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
         if cause is None and not isinstance(error, (TypeError, ValueError)):
             raise
         reason = cause or str(error).split("\n")[0]
+        if cause is None and isinstance(error, jax.errors.TracerBoolConversionError):
+            reason += " Use jnp.where or lax.cond in place of `if`."
         given = f" on xs of {_describe(xs)}" if xs is not None else ""
         raise ValueError(f"{cell} cannot take its {what}{given}: {reason}") from error
 
@@ -197,14 +202,31 @@ def _params_differ(cell: Any, params: Any, xs: Any) -> str | None:
     for (path, leaf), given in zip(paths, jax.tree.leaves(params), strict=True):
         if jnp.shape(given) != leaf.shape:
             name = jax.tree_util.keystr(path).lstrip(".") or "params"
-            return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{_time_last(xs, given)}"
+            hint = _time_last(xs, given) or _made_for(cell, params)
+            return f"{name} is {jnp.shape(given)}, width {width} needs {leaf.shape}{hint}"
     return None
 
 
 def _fits_some_width(cell: Any, params: Any) -> bool:
     """True if `cell.init` gives this structure for a width that is the number of rows of some parameter."""
-    rows = {leaf.shape[0] for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) and leaf.shape[0]}
-    return any(structure_of(_needed_params(cell, n)) == structure_of(params) for n in rows)
+    return any(structure_of(_needed_params(cell, n)) == structure_of(params) for n in _row_counts(params))
+
+
+def _row_counts(params: Any) -> set[int]:
+    """Numbers of rows of the parameters; the width that they were made for is nearly always one of them."""
+    return {leaf.shape[0] for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) and leaf.shape[0]}
+
+
+def _made_for(cell: Any, params: Any) -> str:
+    """A hint: the width of inputs that all parameters fit, or that they fit none."""
+
+    def shapes(tree: Any) -> list[Any]:
+        return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+    for width in sorted(_row_counts(params)):
+        if shapes(_needed_params(cell, width)) == shapes(params):
+            return f" (params were made for in_features={width})"
+    return f" (params were made by another cell than {cell})"
 
 
 def _time_last(xs: Any, given: Any) -> str:

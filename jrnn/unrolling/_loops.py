@@ -232,6 +232,7 @@ def _site_tangents(
     sites = active.sites
     # Weights are the same at every step, (n, m); operands and folded tangents are stacked, (T, B, n).
     const_env = dict(zip(stage.consts, consts, strict=True))
+    # not strict: residuals follow the loop's outputs in `saved`, and no site reads them
     step_env = dict(zip((*stage.xs, *loop_outputs(stage, sites)), (*xs, *saved), strict=False))
     operands = {o: step_env[o] for o in operands_of(sites)}
 
@@ -246,6 +247,7 @@ def _site_tangents(
 
     weight_tangents = {w: with_transposed_adjoint(t) for w, t in active.weight_tangents.items()}
     at = {w: const_env[w] for w in weight_tangents}, jax.tree.map(jnp.zeros_like, active.folded_tangents)
+    # The primal output is dead code; jit removes it.
     return jax.jvp(at_all_steps, at, (weight_tangents, active.folded_tangents))[1]
 
 
