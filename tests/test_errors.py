@@ -68,7 +68,21 @@ FLAGS = jnp.ones((5, 2), bool)
 # what was done: (how, type of error, what the message must say)
 MISTAKES = {
     # xs
-    "wrong width": (lambda: run(jnp.ones((5, 2, 4))), ValueError, "w_ih is (3, 16), width 4 needs (4, 16)"),
+    "wrong width": (
+        lambda: run(jnp.ones((5, 2, 4))),
+        ValueError,
+        "w_ih is (3, 16), width 4 needs (4, 16) (params were made for in_features=3)",
+    ),
+    "another hidden": (
+        lambda: run(cell=jrnn.LSTM(5)),
+        ValueError,
+        "w_ih is (3, 16), width 3 needs (3, 20) (params were made by another cell than LSTM(hidden=5))",
+    ),
+    "params and xs exchanged": (
+        lambda: jrnn.unroll(LSTM, XS, PARAMS),
+        ValueError,
+        "leaves of xs differ in their number of steps: [3, 4, 16]; the arguments are (cell, params, xs)",
+    ),
     "features and time swapped": (
         lambda: run(jnp.ones((3, 2, 5))),
         ValueError,
@@ -204,6 +218,11 @@ MISTAKES = {
         lambda: run(carry=LSTM.initial_carry(PARAMS, (3,))),
         ValueError,
         "batch of xs: got LSTMCarry(h=float32(3, 4), c=float32(3, 4)), needs LSTMCarry(h=float32(2, 4)",
+    ),
+    "carry of a batch of one": (  # a bare step broadcasts it, unroll does not
+        lambda: run(carry=LSTM.initial_carry(PARAMS, (1,))),
+        ValueError,
+        "batch of xs: got LSTMCarry(h=float32(1, 4), c=float32(1, 4)), needs LSTMCarry(h=float32(2, 4)",
     ),
     "carry of one direction": (
         lambda: jrnn.apply(BOTH, (PARAMS, PARAMS), XS, (jnp.zeros((2, 4)),)),

@@ -171,6 +171,13 @@ mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.d
 mapped = jax.shard_map(both, mesh=mesh, in_specs=(P(), P(None, "data"), specs),
                        out_specs=((P("data"), P(None, "data")),) * 2)
 same(derivative(mapped)(params, xs, flags), needed)
+# a state that no input reaches: what varies over the mesh there comes from the lengths alone
+counting = jrnn.from_functions(
+    lambda key, width: None, lambda p, batch=(), *, key=None: jnp.zeros(batch), lambda p, n, x: (n + 1, n), 1)
+count = lambda x, lengths: jrnn.unroll(counting, None, x, lengths=lengths)
+split = jax.shard_map(count, mesh=mesh, in_specs=(P(None, "data"), P("data")),
+                      out_specs=(P("data"), P(None, "data")))
+same(split(xs, flags["lengths"]), count(xs, flags["lengths"]))
 print("equal")
 """
 

@@ -131,8 +131,8 @@ def unpack_conv_gru(p):
 
 ConvGRU = Entry(
     laws=[
-        Case(jrnn.ConvGRU(4, spatial=2), 2, fields(5, 3)),
         Case(jrnn.ConvGRU(3, kernel=(1, 3), padding="CIRCULAR", dilation=2), 2, fields(2, 5)),
+        Case(jrnn.ConvGRU(4, spatial=2), 2, fields(5, 3)),
     ],
     values={
         "ConvGRU-1": Comparison(jrnn.ConvGRU(2, spatial=1), conv_gru, unpack_conv_gru, width=3, places=(4,)),
