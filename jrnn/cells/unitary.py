@@ -23,7 +23,7 @@ def _zero_complex(self: Any, params: Any, batch_shape: Shape = (), *, key: Array
 
 
 def _modrelu(z: Array, b: Array) -> Array:
-    """Z / |z| · relu(|z| + b), 0 at z = 0."""
+    """The modrelu z / |z| · relu(|z| + b), 0 at z = 0."""
     squared = z.real**2 + z.imag**2
     size = jnp.sqrt(jnp.where(squared > 0, squared, 1))  # √ has no derivative at 0
     scale = jax.nn.relu(size + b) / size
@@ -45,7 +45,7 @@ class UnitaryParams(NamedTuple):
     angles: Array  # (3·hidden,), of the three diagonal matrices
     mirrors: Array  # (2, 2, hidden), the vectors v of the two reflections
     b: Array  # (hidden,), of the modrelu
-    fixed: Array  # (hidden,), numbers in whose order P puts the units
+    fixed: Array  # (2, hidden), places in whose order P puts the units: two digits, exact even in bfloat16
 
 
 @checked
@@ -78,12 +78,13 @@ class UnitaryRNN:
 
     def init(self, key: Array, in_features: int) -> UnitaryParams:
         k_ih, k_angles, k_mirrors, k_order = jax.random.split(key, 4)
+        places = jax.random.permutation(k_order, self.hidden)
         return UnitaryParams(
             w_ih=glorot(k_ih, (in_features, 2 * self.hidden), blocks=2),
             angles=jax.random.uniform(k_angles, (3 * self.hidden,), default_float(), -math.pi, math.pi),
             mirrors=jax.random.uniform(k_mirrors, (2, 2, self.hidden), default_float(), -1, 1),
             b=zeros(self.hidden),
-            fixed=jax.random.uniform(k_order, (self.hidden,), default_float()),
+            fixed=jnp.stack(jnp.divmod(places, 256)).astype(default_float()),
         )
 
     initial_carry = _zero_complex
@@ -93,7 +94,8 @@ class UnitaryRNN:
         angles, mirrors = (p.astype(h.real.dtype) for p in (params.angles, params.mirrors))
         d_1, d_2, d_3 = (jax.lax.complex(jnp.cos(angle), jnp.sin(angle)) for angle in split(angles, 3))
         r_1, r_2 = (jax.lax.complex(*mirror) for mirror in mirrors)
-        order = jnp.argsort(jax.lax.stop_gradient(params.fixed))
+        high, low = widened(jax.lax.stop_gradient(params.fixed))
+        order = jnp.argsort(256 * high + low)
         fourier = jnp.asarray(_fourier(self.hidden), h.dtype)
         z = _reflected((d_1 * h) @ fourier, r_1)[..., order]
         return d_3 * _reflected((d_2 * z) @ fourier.conj(), r_2)
@@ -110,7 +112,7 @@ def _fourier(n: int) -> Any:
 
 
 def _reflected(z: Array, v: Array) -> Array:
-    """Z − 2 v (v* z) / |v|²."""
+    """The reflection z − 2 v (v* z) / |v|²."""
     unit = v / jnp.sqrt(jnp.sum(v.real**2 + v.imag**2)).astype(v.dtype)
     along = jnp.sum(z * unit.conj(), -1, keepdims=True)
     return z - (along + along) * unit

@@ -49,7 +49,12 @@ def unitary_rnn(p, h, x):
 
 
 def unpack_unitary(p):
-    found = {"w": np.split(p.angles, 3), "v": p.mirrors, "order": np.argsort(p.fixed), "b": p.b}
+    found = {
+        "w": np.split(p.angles, 3),
+        "v": p.mirrors,
+        "order": np.argsort(256 * p.fixed[0] + p.fixed[1]),
+        "b": p.b,
+    }
     return found | split(p.w_ih, "V", "ri")
 
 
