@@ -41,8 +41,8 @@ class Cell(Protocol[P, C]):
 
     **Optional attributes.** `linear = True`: the next state is elementwise affine in the state, and
     `Associative` solves for all steps at once. `diagonal = True`: no unit's next state depends on another's.
-    `timed = True`: x may be `(values, dt)` with the time dt since the step before, which `Stack` and
-    `Residual` hand to every cell inside that declares it.
+    `timed = True`: x may be `(values, dt)` with the time dt since the step visited before. Combinators and
+    layers declare it if a cell inside does, and hand dt on to each that does.
 
     Members:
       out_features: width of `y`.
@@ -131,11 +131,6 @@ def in_ndim(cell: Any) -> int:
 def is_linear(cell: Any) -> bool:
     """True if a cell declares that its next state is elementwise affine in its state."""
     return getattr(cell, "linear", False) is True
-
-
-def is_timed(cell: Any) -> bool:
-    """True if a cell declares that its x may be `(values, dt)`."""
-    return getattr(cell, "timed", False) is True
 
 
 def batch_shape_of(cell: Any, x: Any) -> Shape:

@@ -20,6 +20,10 @@ class Attending:
     positions: int = 3
 
     @property
+    def timed(self):
+        return self.cell.timed
+
+    @property
     def out_features(self):
         return self.cell.out_features
 

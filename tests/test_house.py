@@ -26,7 +26,7 @@ ORDER = [
     {"_exports", "_checks"},
     {"_caching"},
     {"data", "metrics"},
-    {"cell", "_fields", "_traits", "_states", "_jaxprs", "_alignment"},
+    {"cell", "_fields", "_traits", "_timing", "_states", "_jaxprs", "_alignment"},
     {"initializers"},
     {"cells"},
     {"combinators"},

@@ -1,5 +1,8 @@
 """Streams of `(values, dt)`, and what cells promise beyond their equations that read them."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 
 import jrnn
 from jrnn.cells.state_spaces import _hippo
+from tests.attending import Attending
+from tests.cases import COMBINATORS
 
 KEY = jax.random.key(0)
 XS = jax.random.normal(jax.random.key(1), (7, 2, 3))
@@ -66,6 +71,89 @@ def test_a_stack_hands_the_time_to_the_cells_that_take_it():
         timed = isinstance(cell, (jrnn.LTC, jrnn.LEM))
         ys = jrnn.unroll(cell, p, (ys, dt) if timed else ys)[1]
     np.testing.assert_allclose(jrnn.unroll(model, params, (XS, dt))[1], XS + ys, rtol=1e-5, atol=1e-6)
+
+
+DT = 0.4, 1.7  # of the two sequences, at every step
+
+
+@dataclass(frozen=True)
+class Aware:
+    """A cell that takes values alone, and knows the times of the two sequences beforehand."""
+
+    cell: Any
+    out_features: int
+
+    def init(self, key, in_features):
+        return self.cell.init(key, in_features)
+
+    def initial_carry(self, params, batch_shape=(), *, key=None):
+        return self.cell.initial_carry(params, batch_shape, key=key)
+
+    def step(self, params, carry, x):
+        return self.cell.step(params, carry, (x, jnp.asarray(DT)))
+
+
+AROUND = [  # every combinator and layer, around a cell of width 4
+    lambda c: jrnn.Stack((c, jrnn.Dense(3), c)),
+    lambda c: jrnn.SkipStack((c, c)),
+    lambda c: jrnn.Residual(c),
+    lambda c: jrnn.Skip(c, 4),
+    lambda c: jrnn.Project(c, 3),
+    lambda c: jrnn.Gated(c),
+    lambda c: jrnn.Block(c, k=1),
+    lambda c: jrnn.FastSlow((c, c, c), c),
+    lambda c: jrnn.Multiplicative(c),
+    lambda c: jrnn.MixedMemory(c),
+    lambda c: jrnn.Dropout(c, input=0.5, state=0.5, output=0.5),
+    lambda c: jrnn.Zoneout(c),
+    lambda c: jrnn.Reparametrise(c, "w_hh", jrnn.DropConnect(0.5)),
+    lambda c: jrnn.Tie(jrnn.Stack((c, c)), "0", "1"),
+    lambda c: jrnn.LearnedCarry(c),
+    lambda c: jrnn.Cast(c, compute="float32"),
+    lambda c: jrnn.ClipGradient(c, max_norm=1.0),
+    lambda c: jrnn.Tap(c),
+    lambda c: Attending(jrnn.BahdanauAttention(c, jrnn.attention.Dot(), 4), 4),
+    lambda c: Attending(jrnn.LuongAttention(c, jrnn.attention.Dot(), 4, 4), 4),
+    lambda c: jrnn.Sequential((c, jrnn.Dense(3), c)),
+    lambda c: jrnn.Bidirectional(c, jrnn.GRU(4)),
+    lambda c: jrnn.Bidirectional(jrnn.GRU(4), c),
+    lambda c: jrnn.Reversed(c),
+    lambda c: jrnn.ManyToOne(jrnn.Sequential((c, jrnn.Bidirectional(jrnn.GRU(4), c), jrnn.Dense(2)))),
+]
+REFUSING = [lambda c: jrnn.Dilated(c, 2), jrnn.SkipRNN]
+
+
+def kind(model):
+    return type(model.cell if isinstance(model, Attending) else model)
+
+
+@pytest.mark.parametrize("around", AROUND, ids=lambda around: kind(around(jrnn.GRU(4))).__name__)
+def test_the_time_reaches_a_cell_inside(around):
+    """As the second layer, after one that takes dt: against a cell that knows dt beforehand."""
+    cell, xs = jrnn.CfC(4), jax.random.normal(KEY, (3, 2, 4))
+    given, known = (around(c) for c in (cell, Aware(cell, 4)))
+    chain = jrnn.Sequential if jrnn.cell.is_layer(given) else jrnn.Stack
+    models = chain((cell, given)), chain((Aware(cell, 4), known))
+    params, dt = models[0].init(KEY, 4), jnp.broadcast_to(jnp.asarray(DT), (3, 2))
+    runs = zip(models, ((xs, dt), xs), strict=True)
+    leaves = [jax.tree.leaves(jrnn.apply(model, params, x, key=KEY)) for model, x in runs]
+    for a, b in zip(*leaves, strict=True):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_every_combinator_hands_on_or_refuses_the_time():
+    known = {kind(around(jrnn.CfC(4))) for around in AROUND + REFUSING}
+    assert {kind(case.cell) for case in COMBINATORS} - known == {jrnn.Feedback}  # its x is another tuple
+
+
+@pytest.mark.parametrize("around", REFUSING)
+def test_the_time_since_the_last_step_is_refused_where_a_cell_continues_from_another(around):
+    model = jrnn.Stack((jrnn.CfC(4), around(jrnn.CfC(4))))
+    with pytest.raises(ValueError, match="values without dt"):
+        jrnn.unroll(model, model.init(KEY, 3), (XS, jnp.ones((7, 2))))
+    grud = around(jrnn.GRUD(4))  # x is a tuple, but has no dt
+    jrnn.unroll(grud, grud.init(KEY, 3), (XS, XS > 0, jnp.ones_like(XS)))
 
 
 def test_a_gru_is_one_step_of_eulers_method():

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import expand, joined, select
 from jrnn._checks import brief, check_in_features
 from jrnn._fields import AnyCell, Width, checked
+from jrnn._timing import timed_inside, values_and_dt, with_dt
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Shape, zero_state
 from jrnn.combinators.reparametrising import Computed
@@ -82,6 +83,7 @@ class BahdanauAttention:
     cell: AnyCell
     score: Any
     memory_features: Width | tuple[Width, ...]
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         _check(self)
@@ -100,9 +102,10 @@ class BahdanauAttention:
         inner = self.cell.initial_carry(params.cell, batch_shape, key=key)
         return AttentionCarry(inner, zero_state(params, batch_shape, self.cell.out_features), None)
 
-    def step(self, params: AttentionParams, carry: AttentionCarry, x: Array) -> tuple[AttentionCarry, Array]:
+    def step(self, params: AttentionParams, carry: AttentionCarry, x: Any) -> tuple[AttentionCarry, Array]:
+        values, dt = values_and_dt(self, x)
         c = _attend(self, params, carry.last, carry.memory)
-        inner, s = self.cell.step(params.cell, carry.cell, joined(x, *c))
+        inner, s = self.cell.step(params.cell, carry.cell, with_dt(self.cell, joined(values, *c), dt))
         return AttentionCarry(inner, s, carry.memory), joined(s, *c)
 
 
@@ -149,6 +152,7 @@ class LuongAttention:
     features: Width
     _: KW_ONLY
     input_feeding: bool = True
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         _check(self)
@@ -170,9 +174,10 @@ class LuongAttention:
         inner = self.cell.initial_carry(params.cell, batch_shape, key=key)
         return AttentionCarry(inner, zero_state(params, batch_shape, self.features), None)
 
-    def step(self, params: AttentionParams, carry: AttentionCarry, x: Array) -> tuple[AttentionCarry, Array]:
-        x = joined(x, carry.last) if self.input_feeding else x
-        inner, s = self.cell.step(params.cell, carry.cell, x)
+    def step(self, params: AttentionParams, carry: AttentionCarry, x: Any) -> tuple[AttentionCarry, Array]:
+        values, dt = values_and_dt(self, x)
+        values = joined(values, carry.last) if self.input_feeding else values
+        inner, s = self.cell.step(params.cell, carry.cell, with_dt(self.cell, values, dt))
         c = _attend(self, params, s, carry.memory)
         h = jnp.tanh(joined(*c, s) @ params.w)
         return AttentionCarry(inner, h, carry.memory), h

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._fields import Width, checked, one_of
+from jrnn._timing import values_and_time
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, gates, tanh
-from jrnn.cells._timing import timed
 from jrnn.cells.gru import GRU, GRUParams
 from jrnn.cells.maps import Dense, DenseParams
 
@@ -103,7 +103,7 @@ class ODERNN:
 
     @broadcasting
     def step(self, params: ODERNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        (x, dt), (_, inner, outer) = timed(self, x), params
+        (x, dt), (_, inner, outer) = values_and_time(self, x), params
 
         def flow(h: Array) -> Array:
             return jnp.tanh(h @ inner.w + inner.b) @ outer.w + outer.b
@@ -155,7 +155,7 @@ class GRUODE:
 
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        x, dt = timed(self, x)
+        x, dt = values_and_time(self, x)
         a_rz, a_n = jnp.split(x @ params.w_ih + params.b, (2 * self.hidden,), axis=-1)
         u_rz, u_n = jnp.split(params.w_hh, (2 * self.hidden,), axis=-1)
 

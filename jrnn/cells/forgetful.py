@@ -10,10 +10,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
+from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, complex_state, key_or_none, zero_state
 from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.cells._memory import outer
-from jrnn.cells._timing import timed
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.cells.normalised import normalise
 from jrnn.initializers import default_float, glorot
@@ -87,7 +87,7 @@ class FFM:
 
     @broadcasting
     def step(self, params: FFMParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        (x, dt), wide = timed(self, x), carry.real.dtype
+        (x, dt), wide = values_and_time(self, x), carry.real.dtype
         v, i = split(x @ params.write.w_ih + params.write.b, 2)
         o, s = split(x @ params.read.w_ih + params.read.b, 2)
         i, o = sigmoid(i, "i"), sigmoid(o, "o")

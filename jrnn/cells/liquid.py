@@ -10,10 +10,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
+from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import sigmoid, split, tanh, zeros
-from jrnn.cells._timing import timed
 from jrnn.cells.maps import DenseParams
 from jrnn.cells.wirings import NCP, NCPMasks, Wiring
 from jrnn.initializers import default_float, glorot, orthogonal
@@ -102,7 +102,7 @@ class LTC:
 
     @broadcasting
     def step(self, params: LTCParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        (x, dt), v = timed(self, x), carry
+        (x, dt), v = values_and_time(self, x), carry
         masks = LTCFixed(*jax.lax.stop_gradient(params.fixed or (None, None)))
         c, leak = jax.nn.softplus(params.c), jax.nn.softplus(params.leak)
         s_x, j_x = _conducted(params.inputs, masks.inputs, x)
@@ -254,7 +254,7 @@ class CfC:
 
     @broadcasting
     def step(self, params: CfCParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        (x, dt), states, start = timed(self, x), [], 0
+        (x, dt), states, start = values_and_time(self, x), [], 0
         for index, width in enumerate(self._widths):
             layer, h = params.layers[index], carry[..., start : start + width]
             w_ih = layer.w_ih

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._fields import Positive, Width, checked
+from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import GateParams, sigmoid, split, tanh, zeros
-from jrnn.cells._timing import timed
 from jrnn.initializers import default_float, glorot
 
 
@@ -72,7 +72,7 @@ class CoRNN:
 
     @broadcasting
     def step(self, params: GateParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        (x, dt), (h, z) = timed(self, x), carry
+        (x, dt), (h, z) = values_and_time(self, x), carry
         u_h, u_z = jnp.split(params.w_hh, 2)
         n = tanh(x @ params.w_ih + h @ u_h + z @ u_z + params.b, "n")
         z = z + self.dt * dt * (n - self.gamma * h - self.epsilon * z)
@@ -136,7 +136,7 @@ class UnICORNN:
 
     @broadcasting
     def step(self, params: UnICORNNParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        (x, dt), (h, z) = timed(self, x), carry
+        (x, dt), (h, z) = values_and_time(self, x), carry
         n = tanh(x @ params.w_ih + params.w_hh * h + params.b, "n")
         dt = self.dt * dt * jax.nn.sigmoid(params.c)
         z = z - dt * (n + self.alpha * h)
@@ -202,7 +202,7 @@ class LEM:
 
     @broadcasting
     def step(self, params: LEMParams, carry: OscillatorCarry, x: Any) -> tuple[OscillatorCarry, Array]:
-        (x, dt), (h, z) = timed(self, x), carry
+        (x, dt), (h, z) = values_and_time(self, x), carry
         a_d, a_e, a_z, a_h = split(x @ params.w_ih + params.b, 4)
         u_d, u_e, u_z = split(h @ params.w_hh, 3)
         d, e = self.dt * dt * sigmoid(a_d + u_d, "d"), self.dt * dt * sigmoid(a_e + u_e, "e")
@@ -285,7 +285,7 @@ class HeterogeneousCoRNN:
     def step(
         self, params: HeterogeneousParams, carry: OscillatorCarry, x: Any
     ) -> tuple[OscillatorCarry, Array]:
-        (x, dt), (h, z) = timed(self, x), carry
+        (x, dt), (h, z) = values_and_time(self, x), carry
         gamma, epsilon = jax.lax.stop_gradient(params.fixed)
         n = tanh(x @ params.w_ih + h @ params.w_hh + params.b, "n")
         z = z + self.dt * dt * (n - gamma * h - epsilon * z)

@@ -12,9 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_in_features, check_multiple
 from jrnn._fields import Positive, Width, checked
+from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, complex_state, zero_state
 from jrnn.cells._gating import split, zeros
-from jrnn.cells._timing import timed
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.initializers import default_float, glorot
 
@@ -107,7 +107,7 @@ class S5:
 
     @broadcasting
     def step(self, params: S5Params, carry: Array, x: Any) -> tuple[Array, Array]:
-        (x, dt), wide = timed(self, x), carry.real.dtype  # complex dtypes exist only for float32 and float64
+        (x, dt), wide = values_and_time(self, x), carry.real.dtype  # complex: float32 and float64 only
         rate, frequency, log_dt = (p.astype(wide) for p in (params.rate, params.frequency, params.log_dt))
         lam, delta = jax.lax.complex(-jnp.exp(rate), frequency), jnp.exp(log_dt) * jnp.asarray(dt, wide)
         r, t = lam.real * delta, lam.imag * delta

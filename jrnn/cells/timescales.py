@@ -12,9 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import select
 from jrnn._checks import check_multiple
 from jrnn._fields import Rate, Width, checked
+from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
-from jrnn.cells._timing import timed
 from jrnn.initializers import default_float, glorot
 
 
@@ -250,7 +250,7 @@ class PhasedLSTM:
 
     @broadcasting
     def step(self, params: PhasedLSTMParams, carry: PhasedLSTMCarry, x: Any) -> tuple[PhasedLSTMCarry, Array]:
-        (x, dt), (h, c, phase) = timed(self, x), carry
+        (x, dt), (h, c, phase) = values_and_time(self, x), carry
         phase = (phase + dt * jnp.exp(-params.period)) % 1
         k = self._openness(params, phase)
         p_i, p_f, p_o = split(params.p, 3)

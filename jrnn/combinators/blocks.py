@@ -8,6 +8,7 @@ from jax import Array
 
 from jrnn._checks import require_cell
 from jrnn._fields import AnyCell, Lag, checked
+from jrnn._timing import is_timed, timed_inside, values_and_dt
 from jrnn.cell import Cell, Shape, broadcasting, is_linear
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells.history import ShortConv
@@ -51,6 +52,7 @@ class Gated:
     cell: AnyCell
     _: KW_ONLY
     activation: Activation = "silu"
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         check_features("Gated", self.cell)
@@ -73,7 +75,8 @@ class Gated:
 
     @broadcasting
     def step(self, params: GatedParams, carry: Any, x: Any) -> tuple[Any, Array]:
-        gate = activation(self.activation)(x @ params.gate.w_ih + params.gate.b)
+        values, _ = values_and_dt(self, x)
+        gate = activation(self.activation)(values @ params.gate.w_ih + params.gate.b)
         carry, y = self.cell.step(params.cell, carry, x)
         return carry, y * gate
 
@@ -125,6 +128,10 @@ class Block:
     @property
     def linear(self) -> bool:
         return is_linear(self.parts)
+
+    @property
+    def timed(self) -> bool:
+        return is_timed(self.parts)
 
     @property
     def out_features(self) -> int:

@@ -13,6 +13,7 @@ from jrnn._checks import require_cell
 from jrnn._fields import checked, one_of
 from jrnn._jaxprs import named_values
 from jrnn._states import state_of
+from jrnn._timing import timed_inside
 from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state
 
 
@@ -46,6 +47,7 @@ class LearnedCarry(Generic[P, C]):
     """
 
     cell: Annotated[Cell[P, C], require_cell]
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:
@@ -127,6 +129,7 @@ class Cast(Generic[P, C]):
     _: KW_ONLY
     compute: Float = "bfloat16"
     carry: Float | None = None
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:
@@ -274,6 +277,7 @@ class Tap(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     names: tuple[str, ...] = ()
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:

@@ -12,6 +12,7 @@ from jrnn._alignment import expand, select
 from jrnn._checks import require_cell
 from jrnn._fields import Positive, checked
 from jrnn._states import float_state, updated
+from jrnn._timing import timed_inside
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim
 from jrnn.cells._gating import widened
 
@@ -51,6 +52,7 @@ class ClipGradient(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     max_norm: Positive
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:

@@ -13,6 +13,7 @@ from jrnn._checks import require_cell
 from jrnn._fields import Rate, checked
 from jrnn._jaxprs import replaced_values, trace
 from jrnn._states import state_of
+from jrnn._timing import timed_inside, values_and_dt, with_dt
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state
 
 Rates = Rate | tuple[Rate, ...]
@@ -83,6 +84,7 @@ class Dropout(Generic[P, C]):
     state: Rates = 0.0
     output: Rate = 0.0
     candidate: Rate = 0.0
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         if self.input and self.in_ndim == 0:
@@ -131,7 +133,9 @@ class Dropout(Generic[P, C]):
                 ("g", "n"),
                 lambda number, g: drop(jax.random.fold_in(k_candidate, number), self.candidate, g),
             )
-        inner, y = step(params, masked, drop(k_input, self.input, x))
+        values, dt = values_and_dt(self, x)
+        x = with_dt(self.cell, drop(k_input, self.input, values), dt)
+        inner, y = step(params, masked, x)
         return NoisyCarry(inner, carry.key), drop(k_output, self.output, y)
 
 
@@ -165,6 +169,7 @@ class Zoneout(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     rates: Rates = 0.1
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:

@@ -11,10 +11,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._alignment import expand, select
 from jrnn._checks import require_cell
 from jrnn._fields import AnyCell, Width, checked
-from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_timed, key_or_none, map_state
+from jrnn._timing import is_timed, timed_inside, values_and_dt, with_dt
+from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, key_or_none, map_state
 from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
 from jrnn.cells.maps import Dense, DenseParams
-from jrnn.combinators.stacking import values_and_dt
 from jrnn.initializers import glorot, orthogonal
 
 
@@ -38,6 +38,9 @@ class Dilated(Generic[P, C]):
       cell: any cell.
       dilation: d.
 
+    Raises:
+      ValueError: at a step, x = `(values, dt)`: the last step is not the one that the cell continues from.
+
     Reference: Chang et al., Dilated recurrent neural networks, 2017, arXiv:1710.02224.
 
     >>> import jrnn
@@ -47,6 +50,7 @@ class Dilated(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     dilation: Width
+    timed = timed_inside  # so that dt arrives, and is refused
 
     @property
     def in_ndim(self) -> int:
@@ -66,9 +70,19 @@ class Dilated(Generic[P, C]):
         return DilatedCarry(tuple(self.cell.initial_carry(params, batch_shape, key=k) for k in keys))
 
     def step(self, params: P, carry: DilatedCarry[C], x: Any) -> tuple[DilatedCarry[C], Any]:
+        _refuse_dt(self, x)
         first, *rest = carry.cells
         new, y = self.cell.step(params, first, x)
         return DilatedCarry((*rest, new)), y
+
+
+def _refuse_dt(cell: Any, x: Any) -> None:
+    """Raise for a dt: it is the time since the last step, not since the step that the cell continues from."""
+    if values_and_dt(cell, x)[1] is not None:
+        raise ValueError(
+            f"{type(cell).__name__}: x must be values without dt, the time since the step before, from which "
+            f"{cell.cell} does not continue: put the times among the values"
+        )
 
 
 class SkipRNNParams(NamedTuple, Generic[P]):
@@ -103,6 +117,9 @@ class SkipRNN(Generic[P, C]):
     Args:
       cell: any cell.
 
+    Raises:
+      ValueError: at a step, x = `(values, dt)`: the last update may be longer ago than the last step.
+
     Reference: Campos, Jou, Giró-i-Nieto, Torres, Chang, Skip RNN: learning to skip state updates in recurrent
     neural networks, 2018, arXiv:1708.06834.
 
@@ -112,6 +129,7 @@ class SkipRNN(Generic[P, C]):
     """
 
     cell: Annotated[Cell[P, C], require_cell]
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:
@@ -135,6 +153,7 @@ class SkipRNN(Generic[P, C]):
         return SkipRNNCarry(inner, y, jnp.ones(batch_shape, dtype))
 
     def step(self, params: SkipRNNParams[P], carry: SkipRNNCarry[C], x: Any) -> tuple[SkipRNNCarry[C], Array]:
+        _refuse_dt(self, x)
         u = carry.u
         due = jax.lax.stop_gradient(jnp.round(u)) + (u - jax.lax.stop_gradient(u))  # 0 or 1, exactly
         due = checkpoint_name(due, "update")
@@ -180,6 +199,8 @@ class FastSlow:
         (f, y) = fastᵢ(f, without input),   i = 3 … k
         fₜ = f,   yₜ = y
 
+    Of x = `(values, dt)`, every cell that takes dt moves by dt, each fast one again.
+
     Args:
       fast: two or more cells with carries of the same shapes.
       slow: any cell.
@@ -206,6 +227,10 @@ class FastSlow:
         return in_ndim(self.fast[0])
 
     @property
+    def timed(self) -> bool:
+        return any(is_timed(cell) for cell in (*self.fast, self.slow))
+
+    @property
     def out_features(self) -> int:
         return self.fast[-1].out_features
 
@@ -226,10 +251,11 @@ class FastSlow:
         return FastSlowCarry(fast, self.slow.initial_carry(params.slow, batch_shape, key=k_slow))
 
     def step(self, params: FastSlowParams, carry: FastSlowCarry, x: Any) -> tuple[FastSlowCarry, Any]:
-        fast, y = self.fast[0].step(params.fast[0], carry.fast, x)
-        slow, z = self.slow.step(params.slow, carry.slow, y)
+        values, dt = values_and_dt(self, x)
+        fast, y = self.fast[0].step(params.fast[0], carry.fast, with_dt(self.fast[0], values, dt))
+        slow, z = self.slow.step(params.slow, carry.slow, with_dt(self.slow, y, dt))
         for cell, p in zip(self.fast[1:], params.fast[1:], strict=True):
-            fast, y = cell.step(p, fast, z)
+            fast, y = cell.step(p, fast, with_dt(cell, z, dt))
             z = y[..., :0]  # the third and later ones have no input
         return FastSlowCarry(fast, slow), y
 
@@ -266,6 +292,7 @@ class Multiplicative(Generic[P, C]):
     """
 
     cell: Annotated[Cell[P, C], require_cell]
+    timed = timed_inside
 
     @property
     def out_features(self) -> int:
@@ -291,7 +318,8 @@ class Multiplicative(Generic[P, C]):
         return self.cell.initial_carry(params.cell, batch_shape, key=key)
 
     def step(self, params: MultiplicativeParams[P], carry: Any, x: Any) -> tuple[Any, Any]:
-        m = (x @ params.w_xm) * (getattr(carry, "h", carry) @ params.w_hm)
+        values, _ = values_and_dt(self, x)
+        m = (values @ params.w_xm) * (getattr(carry, "h", carry) @ params.w_hm)
         return self.cell.step(params.cell, carry._replace(h=m) if hasattr(carry, "h") else m, x)
 
 
@@ -334,10 +362,7 @@ class MixedMemory(Generic[P]):
     """
 
     cell: Annotated[Cell[P, Array], require_cell]
-
-    @property
-    def timed(self) -> bool:
-        return is_timed(self.cell)
+    timed = timed_inside
 
     @property
     def out_features(self) -> int:

@@ -9,6 +9,7 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn._fields import AnyCell, Positive, Rate, Width, checked
+from jrnn._timing import timed_inside
 from jrnn.cell import Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells._gating import widened
 from jrnn.combinators.noise import NoisyCarry, drop
@@ -22,11 +23,9 @@ class Form(Protocol):
     def noisy(self) -> bool: ...
     def init(self, key: Array, w: Array) -> Any:
         """Parameters from which `weight` computes a matrix like `w`, the one that the cell initialized."""
-        ...
 
     def weight(self, params: Any, key: Array | None) -> Array:
         """The weight; `key` draws the noise of one sequence, None means no noise."""
-        ...
 
 
 class Computed(NamedTuple):
@@ -66,6 +65,7 @@ class Reparametrise:
     cell: AnyCell
     name: str
     form: Form
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
@@ -126,8 +126,7 @@ class Reparametrise:
             own = None if key is None else jax.random.fold_in(key, places.index(path))
             return self.form.weight(leaf.params, own)
 
-        flatten = jax.tree_util.tree_flatten_with_path
-        found = flatten(params, is_leaf=is_ours, is_leaf_takes_path=True)[0]
+        found = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_ours, is_leaf_takes_path=True)
         places = [path for path, leaf in found if is_ours(path, leaf)]
         return jax.tree_util.tree_map_with_path(visit, params, is_leaf=is_ours, is_leaf_takes_path=True)
 
@@ -179,6 +178,7 @@ class Tie:
     target: str
     _: KW_ONLY
     transposed: bool = False
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:

@@ -9,7 +9,8 @@ from jax import Array
 
 from jrnn._checks import check_given_width, check_in_features, require_cell
 from jrnn._fields import AnyCell, Rate, Width, checked
-from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, is_timed, key_or_none
+from jrnn._timing import is_timed, timed_inside, values_and_dt, with_dt
+from jrnn.cell import C, Cell, P, Shape, in_ndim, is_linear, key_or_none
 from jrnn.cells.maps import check_chain
 from jrnn.combinators.noise import drop
 from jrnn.initializers import glorot
@@ -99,15 +100,9 @@ class Stack:
         for index, cell in enumerate(self.cells):
             noise = keys[index - 1] if index else None
             y = y if noise is None else drop(noise, self.dropout, y)
-            given = (y, dt) if dt is not None and is_timed(cell) else y
-            inner, y = cell.step(params[index], carry.cells[index], given)
+            inner, y = cell.step(params[index], carry.cells[index], with_dt(cell, y, dt))
             carries.append(inner)
         return StackCarry(tuple(carries), key), y
-
-
-def values_and_dt(cell: Any, x: Any) -> tuple[Any, Any]:
-    """Split x = `(values, dt)`; dt is None if x has none, or the cell takes none."""
-    return x if is_timed(cell) and isinstance(x, tuple) and len(x) == 2 else (x, None)
 
 
 def check_sum(where: str, cell: Any, in_features: int) -> None:
@@ -150,14 +145,11 @@ class Residual(Generic[P, C]):
     """
 
     cell: Annotated[Cell[P, C], require_cell]
+    timed = timed_inside
 
     @property
     def linear(self) -> bool:
         return is_linear(self.cell)
-
-    @property
-    def timed(self) -> bool:
-        return is_timed(self.cell)
 
     @property
     def out_features(self) -> int:
@@ -204,6 +196,7 @@ class Skip(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     features: Width
+    timed = timed_inside
 
     def __post_init__(self) -> None:
         check_features("Skip", self.cell)
@@ -225,7 +218,8 @@ class Skip(Generic[P, C]):
 
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Array]:
         carry, y = self.cell.step(params, carry, x)
-        return carry, jnp.concatenate([x, y], -1)
+        values, _ = values_and_dt(self, x)
+        return carry, jnp.concatenate([values, y], -1)
 
 
 class ProjectParams(NamedTuple):
@@ -260,6 +254,7 @@ class Project:
 
     cell: AnyCell
     features: Width
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:
@@ -324,6 +319,10 @@ class SkipStack:
         return all(is_linear(cell) for cell in self.cells)
 
     @property
+    def timed(self) -> bool:
+        return any(is_timed(cell) for cell in self.cells)
+
+    @property
     def out_features(self) -> int:
         return sum(cell.out_features for cell in self.cells)
 
@@ -343,8 +342,10 @@ class SkipStack:
     def step(self, params: tuple[Any, ...], carry: tuple[Any, ...], x: Any) -> tuple[tuple[Any, ...], Array]:
         carries: list[Any] = []
         outputs: list[Array] = []
+        values, dt = values_and_dt(self, x)
         for cell, p, inner in zip(self.cells, params, carry, strict=True):
-            inner, y = cell.step(p, inner, jnp.concatenate([x, outputs[-1]], -1) if outputs else x)
+            given = jnp.concatenate([values, outputs[-1]], -1) if outputs else values
+            inner, y = cell.step(p, inner, with_dt(cell, given, dt))
             carries.append(inner)
             outputs.append(y)
         return tuple(carries), jnp.concatenate(outputs, -1)

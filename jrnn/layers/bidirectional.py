@@ -10,6 +10,7 @@ from jax import Array
 
 from jrnn._checks import check_choice
 from jrnn._fields import AnyCell, checked
+from jrnn._timing import is_timed, timed_inside, values_and_dt, with_dt
 from jrnn.cell import Shape, in_ndim, key_or_none
 from jrnn.cells._activations import is_function
 from jrnn.initializers import default_float
@@ -54,6 +55,9 @@ class Bidirectional:
         (bₜ) = backward over t = T−1 … 0
         yₜ = merge(aₜ, bₜ)
 
+    Of xs = `(values, dt)`, both cells read the same dtₜ at step t. Backward goes from t + 1 to t, so that the
+    time since t − 1 is right for forward alone; a `Reversed` cell can be given the other times.
+
     Args:
       forward: any cell.
       backward: any cell; defaults to the forward one, with separate parameters.
@@ -92,6 +96,10 @@ class Bidirectional:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.forward)
+
+    @property
+    def timed(self) -> bool:
+        return any(is_timed(cell) for cell in self._cells)
 
     @property
     def out_features(self) -> int:
@@ -134,10 +142,10 @@ class Bidirectional:
         if carry is not None:
             _check_pair("carry", self, carry)
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
-        ends, ys = [], []
+        (values, dt), ends, ys = values_and_dt(self, xs), [], []
         starts = zip(self._cells, params, carry or (None, None), key_or_none(key, 2), strict=True)
         for (cell, p, start, k), reverse in zip(starts, (False, True), strict=True):
-            end, y = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
+            end, y = unroll(cell, p, with_dt(cell, values, dt), start, reverse=reverse, key=k, **options)
             ends.append(end)
             ys.append(y)
         return BidirectionalCarry(*ends), self.merged(*ys)
@@ -156,7 +164,8 @@ class Reversed:
         (carryₜ, yₜ) = cell(carryₜ₊₁, xₜ),   t = T−1 … 0
 
     This is `unroll(..., reverse=True)` as a layer: ys[t] belongs to xs[t], and the returned carry is the one
-    after reading xs[0]. Parameters and carry are those of the cell.
+    after reading xs[0]. Of xs = `(values, dt)`, dt[t] is the time between t and t + 1, where the cell comes
+    from. Parameters and carry are those of the cell.
 
     Args:
       cell: any cell.
@@ -176,6 +185,7 @@ class Reversed:
     """
 
     cell: AnyCell
+    timed = timed_inside
 
     @property
     def in_ndim(self) -> int:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jrnn._checks import brief, require_model
 from jrnn._fields import Rate, checked
+from jrnn._timing import is_timed, values_and_dt, with_dt
 from jrnn._traits import is_noisy, map_time, out_axes
 from jrnn.cell import Shape, in_ndim, is_layer, key_or_none
 from jrnn.cells.maps import check_chain
@@ -25,7 +26,8 @@ class Sequential:
         xs⁰ = xs,   xsˡ = layerˡ(xsˡ⁻¹),   ys = xsᴸ
 
     Parameters and carry are tuples, one entry per layer. A layer after one whose outputs have no time axis
-    (`ManyToOne`) reads a sequence of one step. `dropout` applies between layers, with a new mask at every
+    (`ManyToOne`) reads a sequence of one step. Of xs = `(values, dt)`, dt goes to every layer that takes it,
+    as in a `Stack`. `dropout` applies between layers, with a new mask at every
     step (torch's `dropout` of a bidirectional stack).
 
     Args:
@@ -56,6 +58,10 @@ class Sequential:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.layers[0])
+
+    @property
+    def timed(self) -> bool:
+        return any(is_timed(layer) for layer in self.layers)
 
     @property
     def out_features(self) -> int:
@@ -95,14 +101,15 @@ class Sequential:
                 raise ValueError(f"{name} of {self} must be a tuple of {count}, got {brief(value)}")
         carries, ends = carry or (None,) * count, []
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
-        timed = True
+        has_time = True
+        xs, dt = values_and_dt(self, xs)
         for layer, p, start, (k, between) in zip(self.layers, params, carries, self.keys(key), strict=True):
             xs = self.drop(between, xs)
-            if timed:
-                end, xs = apply(layer, p, xs, start, key=k, **options)
+            if has_time:
+                end, xs = apply(layer, p, with_dt(layer, xs, dt), start, key=k, **options)
             else:
                 end, xs = once(layer, p, xs, start, key=k, method=method)
-            timed = timed and out_axes(layer) is not None
+            has_time = has_time and out_axes(layer) is not None
             ends.append(end)
         return tuple(ends), xs
 

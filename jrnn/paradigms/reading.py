@@ -11,6 +11,7 @@ from jax import Array
 from jrnn._alignment import expand, select
 from jrnn._checks import check_choice
 from jrnn._fields import AnyModel, checked, one_of
+from jrnn._timing import is_timed, values_and_dt, with_dt
 from jrnn._traits import is_noisy, require_time
 from jrnn.cell import Shape, carry_spec, in_ndim, key_or_none
 from jrnn.layers import Bidirectional, BidirectionalCarry, Reversed, apply
@@ -125,9 +126,9 @@ def many_to_one(
         return _read_sequential(model, params, xs, carry, read=read, key=key, options=options)
     if isinstance(model, Bidirectional) and read == "ends":
         starts = zip(model._cells, params, carry or (None, None), key_or_none(key, 2), strict=True)
-        ends, reads = [], []
+        (values, dt), ends, reads = values_and_dt(model, xs), [], []
         for (cell, p, start, k), reverse in zip(starts, (False, True), strict=True):
-            end, ys = unroll(cell, p, xs, start, reverse=reverse, key=k, **options)
+            end, ys = unroll(cell, p, with_dt(cell, values, dt), start, reverse=reverse, key=k, **options)
             ends.append(end)
             reads.append(_end(ys, lengths, mask, first=reverse))
         return BidirectionalCarry(*ends), model.merged(*reads)
@@ -145,13 +146,14 @@ def _read_sequential(
     stateful = [i for i, (layer, p) in enumerate(layers) if jax.tree.leaves(carry_spec(layer, p))]
     final = stateful[-1] if stateful else 0
     carries, ends = carry or (None,) * len(layers), []
+    xs, dt = values_and_dt(model, xs)
     steps = zip(layers, carries, model.keys(key), strict=True)
     for index, ((layer, p), start, (k, between)) in enumerate(steps):
         xs = model.drop(between, xs)
         if index < final:
-            end, xs = apply(layer, p, xs, start, key=k, **options)
+            end, xs = apply(layer, p, with_dt(layer, xs, dt), start, key=k, **options)
         elif index == final:
-            end, xs = many_to_one(layer, p, xs, start, read=read, key=k, **options)
+            end, xs = many_to_one(layer, p, with_dt(layer, xs, dt), start, read=read, key=k, **options)
         else:
             end, xs = once(layer, p, xs, key=k, method=options["method"])
         ends.append(end)
@@ -202,6 +204,10 @@ class ManyToOne:
     @property
     def in_ndim(self) -> int:
         return in_ndim(self.model)
+
+    @property
+    def timed(self) -> bool:
+        return is_timed(self.model)
 
     @property
     def out_features(self) -> int:

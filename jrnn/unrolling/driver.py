@@ -47,7 +47,8 @@ def unroll(
         `reverse`), where the state is set to that of `initial_carry`, never to that of `carry`. If chunks
         of a sequence are run one by one in reverse, do not pass on the carry of a chunk whose first step is
         a reset.
-      reverse: visit the steps from the last to the first, in place.
+      reverse: visit the steps from the last to the first, in place. Of `(values, dt)`, dt[t] is then the time
+        between the steps t and t + 1.
       key: PRNG key for noise, such as dropout; None: no noise. With a carry, its state is kept and new noise
         is drawn.
       method: how to run the loop: `Scan()`, `Scan(memory="sqrt")`, `Scan(memory=64 * 2**20)` for 64 MiB.
