@@ -251,14 +251,14 @@ class ConvRNN:
     Args:
       hidden: channels of h.
       activation: f, by name.
-      kernel: odd length of the kernel along every axis; or a tuple, one per axis.
+      kernel: length of the kernel along every axis; or a tuple, one per axis.
       spatial: number of spatial axes, 1 to 3.
       padding: "SAME", "CIRCULAR" or "VALID", as in `ConvLSTM`.
       strides: steps in x between positions of the state; one number, or one per axis.
       dilation: steps in x between entries of the kernel, likewise.
 
     Raises:
-      ValueError: an even kernel, or a wrong number of axes.
+      ValueError: a wrong number of axes.
 
     Reference: Spoerer, McClure, Kriegeskorte, Recurrent convolutional neural networks: a better model of
     biological object recognition, 2017, doi:10.3389/fpsyg.2017.01551.

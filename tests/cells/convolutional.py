@@ -167,7 +167,7 @@ ConvRNN = Entry(
     laws=[Case(jrnn.ConvRNN(3, spatial=1), 2, fields(5))],
     values={
         "ConvRNN": Comparison(
-            jrnn.ConvRNN(2, kernel=(3, 1), activation="sigmoid", strides=2),
+            jrnn.ConvRNN(2, kernel=(4, 1), activation="sigmoid", strides=2),
             partial(conv_rnn, f=sigmoid, strides=2),
             lambda p: {"W": p.w_ih, "U": p.w_hh, "b": p.b},
             width=1,
