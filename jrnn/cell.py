@@ -273,6 +273,12 @@ def zero_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | 
     return zero_state(params, batch_shape, self.hidden)
 
 
+def zero_complex_carry(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+    """Like `zero_carry`, for a state of `hidden` complex zeros."""
+    del key
+    return complex_state(params, batch_shape, self.hidden)
+
+
 def key_or_none(key: Array | None, count: int) -> list[Array | None]:
     """Split a key for `count` inner cells, or return a `None` for each."""
     require_key(key)

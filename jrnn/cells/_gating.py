@@ -78,6 +78,11 @@ def zeros(*shape: int) -> Array:
     return jnp.zeros(shape, default_float())
 
 
+def before_softplus(positive: Array) -> Array:
+    """The x of softplus(x) = positive."""
+    return jnp.log(jnp.expm1(positive))
+
+
 def split(packed: Array, count: int) -> list[Array]:
     """Split a packed array into parts of equal width, one per gate."""
     return jnp.split(packed, count, axis=-1)

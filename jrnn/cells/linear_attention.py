@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._checks import check_multiple
 from jrnn._fields import Positive, Rate, Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
-from jrnn.cells._gating import sigmoid, split, zeros
+from jrnn.cells._gating import before_softplus, sigmoid, split, zeros
 from jrnn.cells._memory import in_heads, joined, look_up, outer, zero_memory
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.initializers import glorot
@@ -269,7 +269,7 @@ class Mamba2:
         return Mamba2Params(
             values=draw_input(k_values, in_features, self.hidden, 1),
             keys=draw_input(k_keys, in_features, self.state, 2),
-            dt=InputParams(glorot(k_dt, (in_features, self.heads)), jnp.log(jnp.expm1(dt))),
+            dt=InputParams(glorot(k_dt, (in_features, self.heads)), before_softplus(dt)),
             a_log=jnp.log(rate),
             skip=jnp.ones((self.heads,), dt.dtype),
         )

@@ -11,9 +11,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, complex_state, zero_carry, zero_state
+from jrnn.cell import Shape, broadcasting, zero_carry, zero_complex_carry, zero_state
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import draw_blocks, sigmoid, split, times_blocks, widened, zeros
+from jrnn.cells._gating import before_softplus, draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.initializers import default_float, glorot
 
 
@@ -93,8 +93,7 @@ class LRU:
             d=d if in_features == self.out_features else None,
         )
 
-    def initial_carry(self, params: LRUParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return complex_state(params, batch_shape, self.hidden)
+    initial_carry = zero_complex_carry
 
     @broadcasting
     def step(self, params: LRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -171,7 +170,7 @@ class RGLRU:
         return RGLRUParams(
             w=draw_blocks(k_w, self.hidden, 2 * self.hidden, self.heads, gates=2),
             b=zeros(2 * self.hidden),
-            decay=jnp.log(jnp.expm1(-0.5 * jnp.log(squared) / 8)),
+            decay=before_softplus(-0.5 * jnp.log(squared) / 8),
         )
 
     initial_carry = zero_carry

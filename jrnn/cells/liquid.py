@@ -13,7 +13,7 @@ from jrnn._fields import Width, checked
 from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
-from jrnn.cells._gating import sigmoid, split, tanh, zeros
+from jrnn.cells._gating import before_softplus, sigmoid, split, tanh, zeros
 from jrnn.cells.maps import DenseParams
 from jrnn.cells.wirings import NCP, NCPMasks, Wiring
 from jrnn.initializers import default_float, glorot, orthogonal
@@ -92,8 +92,8 @@ class LTC:
         return LTCParams(
             inputs=_draw_synapses(k_inputs, (in_features, self.hidden), share),
             units=_draw_synapses(k_units, (self.hidden, self.hidden), share),
-            c=_before_softplus(_uniform(k_c, (self.hidden,), 0.4, 0.6)),
-            leak=_before_softplus(_uniform(k_leak, (self.hidden,), 0.001, 1)),
+            c=before_softplus(_uniform(k_c, (self.hidden,), 0.4, 0.6)),
+            leak=before_softplus(_uniform(k_leak, (self.hidden,), 0.001, 1)),
             v_leak=_uniform(k_v, (self.hidden,), -0.2, 0.2),
             fixed=None if self.wiring is None else _wired(self.wiring, k_wiring, in_features, self.hidden),
         )
@@ -126,15 +126,11 @@ def _uniform(key: Array, shape: Shape, low: float, high: float) -> Array:
     return jax.random.uniform(key, shape, default_float(), low, high)
 
 
-def _before_softplus(positive: Array) -> Array:
-    return jnp.log(jnp.expm1(positive))
-
-
 def _draw_synapses(key: Array, shape: Shape, share: float) -> Synapses:
     """Draw synapses as ncps does, a share of which excite."""
     k_w, k_mu, k_sigma, k_e = jax.random.split(key, 4)
     return Synapses(
-        w=_before_softplus(_uniform(k_w, shape, 0.001, 1)),
+        w=before_softplus(_uniform(k_w, shape, 0.001, 1)),
         mu=_uniform(k_mu, shape, 0.3, 0.8),
         sigma=_uniform(k_sigma, shape, 3, 8),
         e=2 * jax.random.bernoulli(k_e, share, shape).astype(default_float()) - 1,

@@ -325,7 +325,8 @@ class MemoryControllerLSTM:
       hidden: width of v, c and y.
       forget_bias: start of b_f.
 
-    Reference: The memory controller extension of LSTM, NIPS time series workshop, 2017.
+    Reference: Ben-Ari, Shwartz-Ziv, Sequence modeling using a memory controller extension for LSTM, NIPS time
+    series workshop, 2017.
 
     >>> import jax, jrnn
     >>> jrnn.MemoryControllerLSTM(8).init(jax.random.key(0), in_features=3).w_ih.shape

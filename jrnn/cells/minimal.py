@@ -10,7 +10,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, complex_state, zero_carry
+from jrnn.cell import broadcasting, zero_carry, zero_complex_carry
 from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.initializers import default_float, glorot
 
@@ -167,10 +167,7 @@ class HGRN:
             low=zeros(self.hidden) + bound,
         )
 
-    def initial_carry(
-        self, params: HGRNParams, batch_shape: Shape = (), *, key: Array | None = None
-    ) -> Array:
-        return complex_state(params, batch_shape, self.hidden)
+    initial_carry = zero_complex_carry
 
     @broadcasting
     def step(self, params: HGRNParams, carry: Array, x: Any) -> tuple[Array, Array]:

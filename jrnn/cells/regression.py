@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jrnn._checks import check_multiple
 from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting
-from jrnn.cells._gating import sigmoid, split, widened, zeros
+from jrnn.cells._gating import before_softplus, sigmoid, split, widened, zeros
 from jrnn.cells._memory import in_heads, joined, look_up, outer, unit, zero_memory
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.cells.normalised import normalise
@@ -72,7 +71,7 @@ class MesaNet:
         return MesaNetParams(
             qkv=draw_input(k_qkv, in_features, self.hidden, 3),
             gates=draw_input(k_gates, in_features, self.heads, 2),
-            ridge=zeros(self.heads, self.hidden // self.heads) + np.log(np.expm1(1 - LEAST)),  # Λ = 1
+            ridge=before_softplus(zeros(self.heads, self.hidden // self.heads) + 1 - LEAST),  # Λ = 1
         )
 
     def initial_carry(

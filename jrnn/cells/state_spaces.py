@@ -13,8 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._checks import check_in_features, check_multiple
 from jrnn._fields import Positive, Width, checked
 from jrnn._timing import values_and_time
-from jrnn.cell import Shape, broadcasting, complex_state, zero_state
-from jrnn.cells._gating import split, zeros
+from jrnn.cell import Shape, broadcasting, zero_complex_carry, zero_state
+from jrnn.cells._gating import before_softplus, split, zeros
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.initializers import default_float, glorot
 
@@ -102,8 +102,7 @@ class S5:
             d=d if in_features == self.out_features else None,
         )
 
-    def initial_carry(self, params: S5Params, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-        return complex_state(params, batch_shape, self.hidden)
+    initial_carry = zero_complex_carry
 
     @broadcasting
     def step(self, params: S5Params, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -196,7 +195,7 @@ class S6:
             values=draw_input(k_values, in_features, self.hidden, 1),
             w_v=glorot(k_v, (self.hidden, rank + 2 * self.state)),
             w_dt=glorot(k_dt, (rank, self.hidden)),
-            b_dt=jnp.log(jnp.expm1(dt)),
+            b_dt=before_softplus(dt),
             a_log=jnp.tile(rates, (self.hidden, 1)),
             skip=zeros(self.hidden) + 1,
         )

@@ -11,15 +11,9 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, complex_state
+from jrnn.cell import broadcasting, zero_complex_carry
 from jrnn.cells._gating import split, widened, zeros
 from jrnn.initializers import default_float, glorot
-
-
-def _zero_complex(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
-    """The `initial_carry` of a cell whose state is `hidden` complex zeros."""
-    del key
-    return complex_state(params, batch_shape, self.hidden)
 
 
 def _modrelu(z: Array, b: Array) -> Array:
@@ -87,7 +81,7 @@ class UnitaryRNN:
             fixed=jnp.stack(jnp.divmod(places, 256)).astype(default_float()),
         )
 
-    initial_carry = _zero_complex
+    initial_carry = zero_complex_carry
 
     def turn(self, params: UnitaryParams, h: Array) -> Array:
         """U h, of the shape of h."""
@@ -167,7 +161,7 @@ class FullUnitaryRNN:
             b=zeros(self.hidden),
         )
 
-    initial_carry = _zero_complex
+    initial_carry = zero_complex_carry
 
     def recurrence(self, params: FullUnitaryParams) -> Array:
         """U, (hidden, hidden), complex."""
