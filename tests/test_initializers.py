@@ -149,6 +149,23 @@ def test_weights_of_independent_units():
     )
 
 
+THROUGH_SOFTPLUS = {  # cell: (parameter, least and largest start of its softplus)
+    jrnn.LTC(64): (lambda p: p.c, 0.4, 0.6),
+    jrnn.RGLRU(64): (lambda p: p.decay, -np.log(0.999) / 8, -np.log(0.9) / 8),
+    jrnn.S6(64): (lambda p: p.b_dt, 1e-3, 0.1),
+    jrnn.Mamba2(64, heads=64): (lambda p: p.dt.b, 1e-3, 0.1),
+    jrnn.MesaNet(64): (lambda p: p.ridge, 0.75, 0.75),  # and the least ridge, ¼
+}
+
+
+@pytest.mark.parametrize("cell", THROUGH_SOFTPLUS, ids=repr)
+def test_positive_parameters_start_in_their_range(cell):
+    of, least, largest = THROUGH_SOFTPLUS[cell]
+    starts = np.log1p(np.exp(np.asarray(of(cell.init(jax.random.key(0), 64)), np.float64)))
+    assert least * 0.999 <= starts.min() and starts.max() <= largest * 1.001
+    assert np.ptp(starts) >= (largest - least) / 2
+
+
 def test_embed_scale():
     table = jrnn.Embed(16).init(jax.random.key(8), in_features=500).table
     np.testing.assert_allclose([np.mean(table), np.std(table)], [0, 1], atol=0.04)
