@@ -16,6 +16,7 @@ from jrnn.cell import Cell
 from jrnn.data import Batch
 from jrnn.training._plans import Plan
 from jrnn.training._settings import Setting
+from jrnn.training.objectives import Loss
 from jrnn.training.steps import TrainState, batch_shape, init_state, model_function, train_step
 from jrnn.unrolling import Scan, gradient_memory
 
@@ -59,6 +60,11 @@ class Group:
         setting = self.setting(floats)
         params, key = self.begin(self.model, setting, jax.random.key(seed))
         return init_state(self.model, params, self.plan(setting).optimizer_of(params), key)
+
+    @functools.cached_property
+    def loss(self) -> Loss:
+        """The loss of one member, which counts the targets for all: their number depends on no float."""
+        return self.plan(self.setting(self.example)).loss
 
     @functools.cached_property
     def step(self) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jrnn.checkpoint.files import locked, write_file
 from jrnn.training._members import MEMBERS, Group
 from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training._population import Population, Record, as_csv, table
-from jrnn.training._settings import Setting, is_float, listed_settings
+from jrnn.training._settings import Setting, is_float, listed_settings, typed
 from jrnn.training._storing import to_json
 from jrnn.training.devices import is_placed
 from jrnn.training.fitting import stopping_on_signals
@@ -72,8 +73,12 @@ class SweepResult(NamedTuple):
 
     @property
     def best(self) -> Member:
-        """The member with the smallest score."""
-        return min(self.members, key=lambda member: member.score)
+        """The member with the smallest score; a ValueError if no member has a finite one."""
+        best = min(self.members, key=lambda member: member.score)
+        if math.isinf(best.score):
+            hint = "pass validation or a criterion, or choose from the table"
+            raise ValueError(f"best needs a finite score of some member, got none: {hint}")
+        return best
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table: JSON, one object per line, for a name that ends in .jsonl, else CSV."""
@@ -243,7 +248,7 @@ class Design:
             is_model = hasattr(self.model, "init") or isinstance(self.model, type)
             model = self.model if is_model else _call("model", self.model, Setting(setting, read))
             fixed = {name: value for name, value in setting.items() if name not in floats}
-            shared = model, tuple(fixed.items())
+            shared = model, typed(tuple(fixed.items()))
             plan = self.plan(model, Setting(setting, read))
             if shared not in groups:
                 example = {name: setting[name] for name in floats}
