@@ -181,6 +181,9 @@ def _read(path: Path, cell: Any, optimizer: Any) -> Snapshot:
 
 def _checked(description: dict[str, Any], path: Path) -> dict[str, Any]:
     """Check the content of checkpoint.json, and return it."""
+    if description.get("tree") is True:
+        hint = "jrnn.sweep(..., resume=True) continues it, its table.csv holds the numbers"
+        raise CheckpointError(f"this is a sweep, not a single run: {hint}")
     for name in sorted(description.keys() ^ TYPES.keys()):
         raise CheckpointError(f"{DESCRIPTION}: {show(name)} is {'missing' if name in TYPES else 'unknown'}")
     for name, types in TYPES.items():

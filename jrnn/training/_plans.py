@@ -129,11 +129,19 @@ class Plan:
 
 
 def check_surroundings(
-    plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool, meta: Any
+    plan: Plan,
+    in_features: Any,
+    params: Any,
+    validation: Any,
+    out: Any,
+    *,
+    resume: bool,
+    meta: Any = None,
+    stores_width: bool = True,
 ) -> None:
-    """Raise if options of `fit` contradict each other."""
+    """Raise if options of `fit` or `sweep` contradict each other."""
     if in_features is None and params is None:
-        raise ValueError("fit needs in_features, to initialize params, or params")
+        raise ValueError("in_features is needed, to initialize params, or else params")
     if not hasattr(plan.model, "init") and (plan.stateful or out is not None or params is None):
         raise ValueError("model is a function, so it needs params, and stateful and out are not available")
     if plan.patience is not None and validation is None and plan.criterion is None:
@@ -142,7 +150,7 @@ def check_surroundings(
         raise ValueError("resume needs out, the directory of the checkpoints")
     if not isinstance(meta, dict | None):
         raise TypeError(f"meta must be a dict, got {brief(meta)}")
-    if out is not None and in_features is None:
+    if out is not None and in_features is None and stores_width:
         raise ValueError("out needs in_features, which the checkpoints store")
 
 

@@ -239,6 +239,7 @@ class Population:
             "batch": self.batches_done,
             "steps": self.steps_done,
             "sizes": self.sizes,
+            "rows": [len(block.active) for block in self.blocks],
             "shape": self.shape,
             "stateful": self.plan.stateful,
             "optimizer": optimizer_to_json(self.plan.optimizer),
@@ -265,9 +266,10 @@ class Population:
             self.shape = tuple(position["shape"])
             for block in self.blocks:
                 block.begin_carry(self.shape)
-        trees = load_tree(out, [block.stacked for block in self.blocks])
+        rows = position["rows"]
+        trees = load_tree(out, [block.like(n) for block, n in zip(self.blocks, rows, strict=True)])
         for block, tree in zip(self.blocks, trees, strict=True):
-            block.place(tree)
+            block.restore(tree)
 
     def line(self) -> str:
         """The epoch as one line: medians and ranges over the members."""

@@ -152,8 +152,8 @@ def sweep(
       monitors: functions `(entry, state)`, called for every member after every epoch; numbers that one
         returns are added to the entry. They are not called after steps.
       out: directory for checkpoints of all members and `table.csv`; one sweep at a time writes there.
-      resume: continue from the newest checkpoint in `out`, or start if there is none. With blocks of the
-        same sizes, which the checkpoint keeps, it ends with the bits of an uninterrupted sweep.
+      resume: continue from the newest checkpoint in `out`, or start if there is none. On as many devices, it
+        ends with the bits of an uninterrupted sweep; on more or fewer, with its numbers up to rounding.
       save_every: steps between checkpoints; one more is saved after every epoch.
       memory: bytes for the temporaries of a block, which limit its size: `gradient_memory` of a member for a
         cell, XLA's own number for others. None: a block is as large as is fast on a CPU, and holds all
@@ -185,7 +185,9 @@ def sweep(
     }  # fmt: skip
     design = Design(model, loss, optimizer, penalties, shared, params, adjust, in_features)
     groups, records = design.members(seeds, listed_settings(settings))
-    check_surroundings(records[0].plan, in_features, params, validation, out, resume=resume, meta={})
+    check_surroundings(
+        records[0].plan, in_features, params, validation, out, resume=resume, stores_width=False
+    )
     folder = None if out is None else Path(out)
     population = Population(groups, records, folder, memory)
     given = of_epoch("batches", batches, epochs)
@@ -284,7 +286,7 @@ def _holding(out: Path | None, *, resume: bool) -> Iterator[bool]:
         begun = bool(checkpoints(out))
         if begun and not resume:
             raise ValueError(
-                f"out: {out} already holds a run: pass resume=True to continue it, or another directory"
+                f"out: {out} already holds a sweep or a run: pass resume=True to continue it, or another directory"
             )
         yield begun
 
