@@ -89,6 +89,12 @@ class Plan:
             return entry.get("validation")
         return _number("criterion must return a number", self.criterion(entry))
 
+    def out_of_patience(self, history: list[dict[str, Any]], best: int | None) -> bool:
+        """True if the last `patience` epochs brought no improvement on that which ended with step `best`."""
+        epochs = [entry["epoch"] for entry in history if entry["step"] == best]
+        waited = len(history) - (epochs[0] if epochs else 0)
+        return self.patience is not None and waited >= self.patience
+
     def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
         """Call the monitors, and add the numbers they return to the record."""
         numbers: dict[str, float] = {}

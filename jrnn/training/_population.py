@@ -46,9 +46,7 @@ class Record:
 
     def out_of_patience(self) -> bool:
         """True if the last `patience` epochs brought no improvement."""
-        epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best]
-        waited = len(self.history) - (epochs[0] if epochs else 0)
-        return self.plan.patience is not None and waited >= self.plan.patience
+        return self.plan.out_of_patience(self.history, self.best)
 
     def score_of(self, entry: dict[str, Any]) -> float:
         """The number that the best epoch minimizes."""

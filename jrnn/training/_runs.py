@@ -248,9 +248,7 @@ class Run:
 
     def out_of_patience(self) -> bool:
         """True if the last `patience` epochs brought no improvement."""
-        epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best.step]
-        waited = len(self.history) - (epochs[0] if epochs else 0)
-        return self.plan.patience is not None and waited >= self.plan.patience
+        return self.plan.out_of_patience(self.history, self.best.step)
 
     def result(self) -> tuple[Any, TrainState]:
         """The parameters to return, and the state, on one device."""

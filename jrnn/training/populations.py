@@ -132,7 +132,8 @@ def sweep(
     Args:
       model: a cell or a layer; or a function of the setting that returns one, or a model function.
       batches: as for `fit`; all members see the same ones.
-      loss: any `Loss`, or a function of the setting, such as `lambda s: PerStep(smoothed(s["share"]))`.
+      loss: any `Loss`, or a function of the setting, such as `lambda s: PerStep(smoothed(s["share"]))`; its
+        `count` must not depend on floats of the setting.
       optimizer: any optax transformation, or a function of the setting, such as
         `lambda s: optax.adamw(s["rate"], weight_decay=s["decay"])`.
       seeds: seeds of the members.
@@ -286,7 +287,7 @@ def _holding(out: Path | None, *, resume: bool) -> Iterator[bool]:
         begun = bool(checkpoints(out))
         if begun and not resume:
             raise ValueError(
-                f"out: {out} already holds a sweep or a run: pass resume=True to continue it, or another directory"
+                f"out: {out} already holds a run: pass resume=True to continue it, or another directory"
             )
         yield begun
 
