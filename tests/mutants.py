@@ -88,7 +88,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/training/_population": "populations",
     "jrnn/training/_settings": "populations",
     "jrnn/training/populations": "populations",
-    "jrnn/training": "runs fit_mistakes training losses devices penalties cli",
+    "jrnn/training": "runs fit_mistakes training losses devices penalties cli populations",
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",
     "jrnn/data/gaps": "irregular",

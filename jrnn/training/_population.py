@@ -148,7 +148,9 @@ class Population:
 
     def counts(self, batch: Batch) -> dict[Group, int]:
         """Number of targets in a batch, which the loss of each group counts."""
-        return {group: int(jax.device_get(counted(group.loss, batch))) for group in self.groups}
+        losses = {id(group.loss): group.loss for group in self.groups}  # mostly a single one
+        counts = {at: int(jax.device_get(counted(loss, batch))) for at, loss in losses.items()}
+        return {group: counts[id(group.loss)] for group in self.groups}
 
     def prepare_carries(self, batch: Batch) -> None:
         """Initialize the carries of a stream, or check that they fit the next batch."""
