@@ -135,7 +135,7 @@ class Population:
         placed, fresh = self.groups[0].place((batch, on_device(self.batches_done == 0)))
         for block in self.blocks:
             if block.active.any():
-                block.advance(placed, fresh, counts[block.group])
+                block.advance(placed, fresh, int(counts[block.group]))
         jax.block_until_ready([block.losses[-2:-1] for block in self.blocks])  # so that few batches wait
         self.batches_done += 1
         self.steps_done += 1
@@ -146,10 +146,10 @@ class Population:
                 "optimizer=lambda s: ..., or another function of the setting, that does"
             )
 
-    def counts(self, batch: Batch) -> dict[Group, int]:
+    def counts(self, batch: Batch) -> dict[Group, Any]:
         """Number of targets in a batch, which the loss of each group counts."""
         losses = {id(group.loss): group.loss for group in self.groups}  # mostly a single one
-        counts = {at: int(jax.device_get(counted(loss, batch))) for at, loss in losses.items()}
+        counts = {at: jax.device_get(counted(loss, batch)) for at, loss in losses.items()}
         return {group: counts[id(group.loss)] for group in self.groups}
 
     def prepare_carries(self, batch: Batch) -> None:
