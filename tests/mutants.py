@@ -60,7 +60,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/layers": "layers paradigms modules streams",
     "jrnn/modules": "modules streams",
     "jrnn/paradigms": "paradigms every_paradigm",
-    "jrnn/interop/onnx": "interop_onnx interop_onnx_reading",
+    "jrnn/interop/onnx": "interop_onnx interop_onnx_reading interop_faults",
     "jrnn/interop": "interop_torch interop_keras interop_flax interop_haiku interop_equinox interop_faults",
     "jrnn/export": "export_onnx export_stablehlo export_command",
     "jrnn/checkpoint/parameters": "safetensors",
