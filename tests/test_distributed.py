@@ -1,6 +1,7 @@
 """Several processes, started on the loopback, train as one does; one that dies or hangs ends the others."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
+from jrnn.training import _processes, _runs, _storing
 from jrnn.training.devices import map_rows, split_over
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -241,6 +243,43 @@ def test_errors_are_those_of_all(reports, folders):
     assert reports[1]["saved"].startswith("ValueError: save: of several processes, only the first can write")
     with pytest.raises(ValueError, match="stall_timeout must be a number of seconds above 0, got 0"):
         fit_stream(stall_timeout=0)
+
+
+@pytest.fixture
+def one_of_several(monkeypatch):
+    """Exchanges, of this process with itself."""
+    monkeypatch.setattr(_processes, "several", lambda: True)
+    monkeypatch.setattr(_runs, "told_to_stop", lambda: False)
+
+
+def test_all_that_takes_long_counts_as_a_sign_of_life(one_of_several, monkeypatch, tmp_path):
+    happened = []
+
+    def noting(module, name):
+        work = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **o: (work(*a, **o), happened.append(name))[0])
+
+    noting(_storing, "save")  # of checkpoints and the best epoch
+    noting(_storing.Store, "restore")
+    noting(_runs, "beat")
+    noting(_processes, "beat")
+    read = lambda epoch: (happened.append("batch") or batch for batch in STREAM)
+    monitors = (lambda record, state: happened.append("monitor"),)
+    for epochs in (1, 2):
+        fit_stream(read, out=tmp_path, resume=True, epochs=epochs, save_every=4, monitors=monitors)
+    for what, following in itertools.pairwise(happened):
+        assert what == "beat" or following == "beat", (what, following)
+    assert [happened.count(what) for what in ("save", "restore", "monitor")] == [8, 1, 14]
+
+
+def test_the_hook_for_errors_is_removed_by_the_next_run(one_of_several, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", lambda *error: None)
+    before = sys.excepthook
+    for _ in range(2):
+        with pytest.raises(ValueError, match="caught"), _processes.together(60.0):
+            assert sys.excepthook is before
+            raise ValueError("caught")
+        assert sys.excepthook is not before
 
 
 @pytest.mark.parametrize("per_sequence", [True, False])
