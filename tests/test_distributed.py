@@ -290,10 +290,42 @@ def test_rows_are_found_where_other_axes_are_as_long(per_sequence):
     assert axes == jrnn.Batch(1, 1 - per_sequence, 0, 1 - per_sequence)
 
 
+def recipe(word):
+    """The script of the guide that has this word."""
+    guide = (Path(ROOT) / "docs/pages/scaling.md").read_text()
+    return next(block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if word in block)
+
+
+STUBS = """
+jrnn() { left=("${left[@]:1}"); echo "jrnn ${left[0]}"; return ${left[0]}; }
+sleep() { echo "sleep $1"; }
+srun() { shift; "$@"; }
+scontrol() { echo "$@"; }
+"""
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 127])
+def test_the_recipes_of_the_guide_repeat_only_what_a_restart_can_mend(last):
+    def done(word, statuses, **given):
+        script = f"left=(first {' '.join(map(str, statuses))} 42){STUBS}{recipe(word)}"
+        found = subprocess.run(
+            ["bash", "-c", script], env=os.environ | {"run": "/nowhere", "text": "a"} | given,
+            capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+        return found.returncode, found.stdout.splitlines()
+
+    again = ["jrnn 75", "sleep 5", "jrnn 137", "sleep 5"]
+    assert done("until", [75, 137, last]) == (last, [*again, f"jrnn {last}"])
+    assert done("scontrol", [last]) == (last, [f"jrnn {last}"])
+    for status in (75, 137):
+        requeued = status, [f"jrnn {status}", "requeue 7"]
+        assert done("scontrol", [status], SLURM_JOB_ID="7", SLURM_RESTART_COUNT="3") == requeued
+        assert done("scontrol", [status], SLURM_RESTART_COUNT="100") == (status, [f"jrnn {status}"])
+
+
 @pytest.mark.slow
 def test_the_loop_of_the_guide_goes_on_after_a_kill(tmp_path):
-    guide = (Path(ROOT) / "docs/pages/scaling.md").read_text()
-    loop = next(block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if "until" in block)
+    loop = recipe("until")
     text, run, address = tmp_path / "text.txt", tmp_path / "run", f"127.0.0.1:{free_port()}"
     text.write_text("the cat sat on the mat. " * 200)
     given = {
