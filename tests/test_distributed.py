@@ -1,6 +1,7 @@
 """Several processes, started on the loopback, train as one does; one that dies or hangs ends the others."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
+from jrnn.training import _processes, _runs, _storing
 from jrnn.training.devices import map_rows, split_over
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -243,6 +245,43 @@ def test_errors_are_those_of_all(reports, folders):
         fit_stream(stall_timeout=0)
 
 
+@pytest.fixture
+def one_of_several(monkeypatch):
+    """Exchanges, of this process with itself."""
+    monkeypatch.setattr(_processes, "several", lambda: True)
+    monkeypatch.setattr(_runs, "told_to_stop", lambda: False)
+
+
+def test_all_that_takes_long_counts_as_a_sign_of_life(one_of_several, monkeypatch, tmp_path):
+    happened = []
+
+    def noting(module, name):
+        work = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **o: (work(*a, **o), happened.append(name))[0])
+
+    noting(_storing, "save")  # of checkpoints and the best epoch
+    noting(_storing.Store, "restore")
+    noting(_runs, "beat")
+    noting(_processes, "beat")
+    read = lambda epoch: (happened.append("batch") or batch for batch in STREAM)
+    monitors = (lambda record, state: happened.append("monitor"),)
+    for epochs in (1, 2):
+        fit_stream(read, out=tmp_path, resume=True, epochs=epochs, save_every=4, monitors=monitors)
+    for what, following in itertools.pairwise(happened):
+        assert what == "beat" or following == "beat", (what, following)
+    assert [happened.count(what) for what in ("save", "restore", "monitor")] == [8, 1, 14]
+
+
+def test_the_hook_for_errors_is_removed_by_the_next_run(one_of_several, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", lambda *error: None)
+    before = sys.excepthook
+    for _ in range(2):
+        with pytest.raises(ValueError, match="caught"), _processes.together(60.0):
+            assert sys.excepthook is before
+            raise ValueError("caught")
+        assert sys.excepthook is not before
+
+
 @pytest.mark.parametrize("per_sequence", [True, False])
 def test_rows_are_found_where_other_axes_are_as_long(per_sequence):
     four, many = np.zeros((4, 4)), np.zeros(4)
@@ -251,10 +290,42 @@ def test_rows_are_found_where_other_axes_are_as_long(per_sequence):
     assert axes == jrnn.Batch(1, 1 - per_sequence, 0, 1 - per_sequence)
 
 
+def recipe(word):
+    """The script of the guide that has this word."""
+    guide = (Path(ROOT) / "docs/pages/scaling.md").read_text()
+    return next(block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if word in block)
+
+
+STUBS = """
+jrnn() { left=("${left[@]:1}"); echo "jrnn ${left[0]}"; return ${left[0]}; }
+sleep() { echo "sleep $1"; }
+srun() { shift; "$@"; }
+scontrol() { echo "$@"; }
+"""
+
+
+@pytest.mark.parametrize("last", [0, 1, 2, 127])
+def test_the_recipes_of_the_guide_repeat_only_what_a_restart_can_mend(last):
+    def done(word, statuses, **given):
+        script = f"left=(first {' '.join(map(str, statuses))} 42){STUBS}{recipe(word)}"
+        found = subprocess.run(
+            ["bash", "-c", script], env=os.environ | {"run": "/nowhere", "text": "a"} | given,
+            capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+        return found.returncode, found.stdout.splitlines()
+
+    again = ["jrnn 75", "sleep 5", "jrnn 137", "sleep 5"]
+    assert done("until", [75, 137, last]) == (last, [*again, f"jrnn {last}"])
+    assert done("scontrol", [last]) == (last, [f"jrnn {last}"])
+    for status in (75, 137):
+        requeued = status, [f"jrnn {status}", "requeue 7"]
+        assert done("scontrol", [status], SLURM_JOB_ID="7", SLURM_RESTART_COUNT="3") == requeued
+        assert done("scontrol", [status], SLURM_RESTART_COUNT="100") == (status, [f"jrnn {status}"])
+
+
 @pytest.mark.slow
 def test_the_loop_of_the_guide_goes_on_after_a_kill(tmp_path):
-    guide = (Path(ROOT) / "docs/pages/scaling.md").read_text()
-    loop = next(block for block in re.findall(r"```bash\n(.*?)```", guide, re.S) if "until" in block)
+    loop = recipe("until")
     text, run, address = tmp_path / "text.txt", tmp_path / "run", f"127.0.0.1:{free_port()}"
     text.write_text("the cat sat on the mat. " * 200)
     given = {

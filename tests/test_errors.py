@@ -377,7 +377,12 @@ MISTAKES = {
     "merge that keeps no rows": (
         lambda: jrnn.Bidirectional(GRU, merge=lambda a, b: (a * b).sum(0)),
         ValueError,
-        "Bidirectional: merge must keep all axes but the last, got ShapeDtypeStruct(shape=(4,)",
+        "merge must return one array and keep all axes but the last, got ShapeDtypeStruct(shape=(4,)",
+    ),
+    "merge that keeps both": (
+        lambda: jrnn.Bidirectional(GRU, merge=lambda a, b: (a, b)),
+        ValueError,
+        "merge must return one array and keep all axes but the last, got (ShapeDtypeStruct(",
     ),
     "function before any cell": (
         lambda: jrnn.Stack((jax.nn.relu, GRU)),

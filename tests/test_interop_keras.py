@@ -317,7 +317,7 @@ BAD = {
     "go_backwards=True returns the sequence reversed": lambda: given("LSTM", go_backwards=True),
     "recurrent_activation must be one of .*, got 'mish'": lambda: given("GRU", recurrent_activation="mish"),
     "activation must be one of .*, got 'gelu'": lambda: given("LSTM", activation="gelu"),
-    "merge_mode must be one of concat.*, got None": lambda: given(
+    "merge_mode must be one of concat.*, got None; .* the halves": lambda: given(
         "Bidirectional", layer="GRU", merge_mode=None
     ),
     "ConvLSTM has no activation='relu'": lambda: given("ConvLSTM1D", kernel_size=3, activation="relu"),

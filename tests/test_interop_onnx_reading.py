@@ -200,6 +200,20 @@ def test_batch_first_is_read_as_time_first():
     assert got.carry.tolist() == [0, 1, 2, 3]
 
 
+def test_an_output_that_is_omitted_is_no_input():
+    """Both are written as an empty name."""
+    first, second = weights_of("LSTM", 1), weights_of("LSTM", 1, seed=1)
+    weights = {**first, **{f"{name}2": value for name, value in second.items()}}
+    weights |= {"W2": second["R"], "1": np.array([1])}
+    nodes = [
+        node("LSTM", "X,W,R,B", "Y1", "", "c", hidden_size=HIDDEN),
+        node("Squeeze", "Y1,1", "ys"),
+        node("LSTM", "ys,W2,R2,B2,,", "Y", name="", hidden_size=HIDDEN),
+    ]
+    proto = proto_of(nodes, [tensor("X", ["t", "b", IN])], ["Y"], weights)
+    assert check_read(proto)[0] == jrnn.Stack((jrnn.LSTM(HIDDEN), jrnn.LSTM(HIDDEN)))
+
+
 def test_the_second_bias_of_n_stays_its_own():
     weights = weights_of("GRU", 1)
     first, second = np.split(weights["B"][0], 2)
@@ -425,15 +439,50 @@ def test_all_that_torch_writes_with_dynamo_is_read(name):
 
 
 @pytest.mark.slow
-def test_an_rnn_that_torch_writes_out_is_read():
+@pytest.mark.parametrize("bare", [False, True])
+def test_an_rnn_that_torch_writes_out_is_read(bare):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     rnn = torch.nn.RNN(IN, 4, 2, bidirectional=True, batch_first=True)
-    module, x = module_of(lambda m, x: m.o(m.r(x)[0]), r=rnn, o=torch.nn.Linear(8, 5)), torch.tensor(XS)
+    tagger, x = module_of(lambda m, x: (m.o(m.r(x)[0]),), r=rnn, o=torch.nn.Linear(8, 5)), torch.tensor(XS)
+    module, both = rnn if bare else tagger, jrnn.Bidirectional(jrnn.Elman(4))
     found, params = from_onnx(exported(module, (x,), dynamo=True))
-    both = jrnn.Bidirectional(jrnn.Elman(4))
-    assert found == jrnn.Sequential((both, both, jrnn.Dense(5)))
-    _, ys = jrnn.apply(found, params, XS.swapaxes(0, 1))
-    np.testing.assert_allclose(ys.swapaxes(0, 1), module(x).detach(), rtol=1e-5, atol=1e-5)
+    assert found == jrnn.Sequential((both, both) if bare else (both, both, jrnn.Dense(5)))
+    carry, ys = jrnn.apply(found, params, XS.swapaxes(0, 1))
+    want, *h_n = module(x)
+    np.testing.assert_allclose(ys.swapaxes(0, 1), want.detach(), rtol=1e-5, atol=1e-5)
+    for h in h_n:
+        np.testing.assert_allclose(np.stack(jax.tree.leaves(carry)), h.detach(), rtol=1e-5, atol=1e-5)
+
+
+def written_out(last=STEPS - 1):
+    """What PyTorch writes with dynamo for a bidirectional RNN: each step, and h_n stacked from the last."""
+    nodes, ends = [], []
+    weights = {str(n): np.array([n]) for n in range(STEPS + 1)}
+    for way, order in (("f", range(STEPS)), ("b", range(STEPS)[::-1])):
+        found = weights_of("RNN", 1, seed=len(ends))
+        bias, other = np.split(found["B"][0], 2)
+        weights |= {f"W{way}": found["W"][0].T, f"R{way}": found["R"][0].T, f"b{way}": bias, f"c{way}": other}
+        weights[f"u{way}0"] = np.broadcast_to(other, (1, BATCH, HIDDEN))  # a state of 0 leaves the bias
+        nodes += [node("MatMul", f"X,W{way}", f"p{way}"), node("Add", f"p{way},b{way}", f"a{way}")]
+        for step, t in enumerate(order):
+            here = f"{way}{step}"
+            nodes += [node("Slice", f"a{way},{t},{t + 1},0", f"a{here}")]
+            if step:
+                product = node("MatMul", f"h{way}{step - 1},R{way}", f"q{here}")
+                nodes += [product, node("Add", f"q{here},c{way}", f"u{here}")]
+            nodes += [node("Add", f"u{here},a{here}", f"s{here}"), node("Tanh", f"s{here}", f"h{here}")]
+        nodes += [node("Concat", ",".join(f"h{way}{order[t]}" for t in range(STEPS)), f"y{way}", axis=0)]
+        end = last if way == "b" else STEPS - 1
+        ends += [node("Squeeze", f"h{way}{end},0", f"e{way}"), node("Unsqueeze", f"e{way},0", f"n{way}")]
+    nodes += [node("Concat", "yf,yb", "Y", axis=2), *ends, node("Concat", "nf,nb", "Y_h", axis=0)]
+    return proto_of(nodes, [tensor("X", [STEPS, BATCH, IN])], ["Y", "Y_h"], weights)
+
+
+def test_the_state_of_steps_written_out_is_the_carry():
+    """Not that of a step before the last one: it is evaluated too."""
+    assert check_read(written_out())[0] == jrnn.Bidirectional(jrnn.Elman(HIDDEN))
+    with pytest.raises(ValueError, match="writes out each step"):
+        from_onnx(written_out(STEPS - 2))
 
 
 @pytest.mark.parametrize("answer", [False, True])
@@ -704,6 +753,18 @@ FAULTS = {
             }.items(),
         ),
         "its time axis must be a separate axis throughout the graph",
+    ),
+    "two directions apart": (
+        lambda: proto_of(
+            [
+                node("GRU", "X,W,R,B", "Y", direction="bidirectional"),
+                *(node("Gather", f"Y,{k}", f"ys{k}", axis=1) for k in (0, 1)),
+            ],
+            [tensor("X", ["t", "b", IN])],
+            ["ys0", "ys1"],
+            weights_of("GRU", 2) | {"0": np.array(0), "1": np.array(1)},
+        ),
+        r"outputs \['ys0', 'ys1'\] are more than one answer .* both directions of a layer in it",
     ),
     "one direction of two": (
         lambda: proto_of(

@@ -151,8 +151,81 @@ def test_a_member_that_diverges_or_loses_patience_does_not_disturb_the_others():
     assert learns.score < stays.score == stays.history[0]["validation"]
 
 
+LINE = jrnn.Dense(2)
+ONES = jrnn.Batch(np.ones((2, 2, 3), np.float32), np.zeros((2, 2), np.int32), np.array([2, 1], np.int32))
+STEPS = jrnn.PerStep(lambda ys, targets, mask: jnp.sum(ys[..., 0] ** 2 * mask) / jnp.sum(mask))
+
+
+def lines(*batches, loss=STEPS, **options):
+    """A sweep of a linear map, which compiles at once."""
+    given = {"optimizer": optax.sgd(0.1), "in_features": 3, "progress": QUIET}
+    return jrnn.sweep(LINE, batches or [ONES], loss, **(given | options))
+
+
+def test_a_batch_without_targets_does_not_count_in_validation():
+    empty = ONES._replace(lengths=np.zeros(2, np.int32))  # of which the mean is NaN
+    with_it, without = (lines(validation=held_out, seeds=(0, 1)) for held_out in ([ONES, empty], [ONES]))
+    assert with_it.table == without.table and np.isfinite(with_it.best.score)
+
+
+def test_each_loss_counts_its_own_targets_and_values_of_other_types_are_others():
+    """Of a sequence of 2 steps and one of 1, and of two of 1: 3 and 2 steps with losses a and 4 a."""
+    batches = [ONES, ONES._replace(xs=2 * ONES.xs, lengths=np.ones(2, np.int32))]
+    ends = jrnn.AtLast(lambda ys, targets, mask: jnp.mean(ys[..., 0] ** 2))
+    table = lines(
+        *batches, loss=lambda s: STEPS if s["steps"] is True else ends, settings={"steps": [True, 1]},
+        validation=batches, optimizer=optax.sgd(0.0),
+    ).table  # fmt: skip
+    for name in ("train", "validation"):
+        per_step, at_last = (row[name] for row in table)
+        assert at_last / per_step == pytest.approx(((2 * 1 + 2 * 4) / 4) / ((3 * 1 + 2 * 4) / 5))
+
+
+def test_few_batches_wait_for_their_steps(monkeypatch):
+    waited, wait = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: wait(waited.extend(jax.tree.leaves(tree))))
+    lines(*[ONES] * 4, validation=[ONES] * 4)
+    assert sum(isinstance(leaf, jax.Array) for leaf in waited) == 3 + 3  # all but the last of each
+
+
+def test_a_score_is_asked_for_once_an_epoch_and_the_best_needs_one():
+    asked = []
+    lines(criterion=lambda entry: asked.append(entry) or 1.0, seeds=(0, 1), epochs=2)
+    assert len(asked) == 4
+    with pytest.raises(ValueError, match="pass validation or a criterion"):
+        _ = lines().best
+
+
+def test_a_sweep_names_what_it_needs(tmp_path):
+    lines(params=LINE.init(jax.random.key(0), 3), in_features=None, out=tmp_path, epochs=2)
+    with pytest.raises(jrnn.CheckpointError, match=r"this is a sweep, not a single run: (?!.*intact)"):
+        jrnn.load(tmp_path)
+    with pytest.raises(ValueError, match=r"^in_features is needed"):
+        lines(in_features=None)
+    wide = ONES._replace(xs=np.ones((2, 3, 3), np.float32), targets=np.zeros((2, 3)), lengths=None)
+    with pytest.raises(ValueError, match=r"validation: a batch has batch shape \(3,\)"):
+        lines(stateful=True, validation=[ONES, wide])
+    options = {"optimizer": lambda s: optax.sgd(s["rate"]), "settings": {"rate": [0.1]}}
+    with pytest.raises(ValueError, match=r"monitors return \['rate', 'seed'\]"):
+        lines(monitors=(lambda entry, state: {"rate": 1.0, "seed": 2.0, "size": 3.0},), **options)
+
+
 class Killed(Exception):
     pass
+
+
+def test_a_divergence_is_remembered_over_a_resume(tmp_path):
+    def crashing(epoch):
+        yield from [ONES] * 2
+        raise Killed
+
+    rates = {"optimizer": lambda s: optax.sgd(s["rate"]), "settings": {"rate": [np.inf, 0.1]}}
+    options = {"in_features": 3, "progress": QUIET, "out": tmp_path, "save_every": 2}
+    with pytest.raises(Killed):
+        jrnn.sweep(LINE, crashing, STEPS, **rates, **options)
+    resumed = lines(*[ONES] * 3, **rates, **options, resume=True).members
+    assert [member.diverged for member in resumed] == [1, None]
+    assert [len(member.history) for member in resumed] == [0, 1]
 
 
 def test_a_sweep_resumed_after_a_crash_ends_with_the_same_bits(tmp_path):
@@ -208,12 +281,13 @@ def test_mistakes_are_named(options, text):
 
 
 ON_DEVICES = """
-import sys, json
+import sys, json, pathlib
 sys.path.insert(0, {root!r})
 import jrnn
 jrnn.use_cores(3)
 from tests.test_populations import swept
 print(json.dumps(swept().table))
+swept(out=pathlib.Path({out!r}), resume=True, epochs=2)
 from tests.test_populations import BATCHES, a_block
 block = a_block(4)
 arrays = block.stacked.state, BATCHES[0], True, block.stacked.active, block.floats
@@ -235,12 +309,15 @@ def a_block(members):
     return block
 
 
-def test_members_on_three_devices_are_those_on_one_and_exchange_nothing():
+def test_members_on_three_devices_are_those_on_one_and_exchange_nothing(tmp_path):
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    script = ON_DEVICES.format(root=root)
+    swept(out=tmp_path, epochs=1)  # in a block of 8 members, which becomes one of 9 and then of 8 again
+    script = ON_DEVICES.format(root=root, out=str(tmp_path))
     said = subprocess.check_output([sys.executable, "-c", script], text=True).splitlines()
-    for row, other in zip(json.loads(said[0]), swept().table, strict=True):
-        assert row == pytest.approx(other, abs=1e-6)
+    whole = swept().table
+    for table in (json.loads(said[0]), swept(out=tmp_path, resume=True).table):
+        for row, other in zip(table, whole, strict=True):
+            assert row == pytest.approx(other, rel=1e-6, abs=1e-6)
     assert said[1] == "True False"
 
 

@@ -197,7 +197,7 @@ def test_many_to_one_learns_from_padded_batches_of_ragged_sequences():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"in_features": None}, "fit needs in_features"),
+        ({"in_features": None}, "in_features is needed"),
         ({"validation": None, "patience": 2}, "patience needs validation"),
         ({"resume": True}, "resume needs out"),
     ],

@@ -165,9 +165,14 @@ def _read(path: Path, cell: Any, optimizer: Any) -> Snapshot:
     """Verify one checkpoint, and read it."""
     try:
         verify(path)
-        description = _checked(parse(path / DESCRIPTION), path)
+        description = parse(path / DESCRIPTION)
+        swept = description.get("tree") is True
+        description = description if swept else _checked(description, path)
     except (CheckpointError, RecursionError) as error:
         raise CheckpointError(f"{path}: {show(error)}{offer(path)}") from error
+    if swept:
+        hint = "jrnn.sweep(..., resume=True) continues it, its table.csv holds the numbers"
+        raise CheckpointError(f"{path}: this is a sweep, not a single run: {hint}")
     try:
         cell = agreed_cell(description["cell"], cell)
         check_optimizer(description["optimizer"], optimizer)

@@ -62,7 +62,8 @@ class Stream:
       steps: T, steps of each batch.
 
     Raises:
-      ValueError: tokens that are not integers, have more than one axis, or are too few for one batch.
+      ValueError: tokens that are not integers, have more than one axis, or are too few for one batch; from
+        `stream[i]`, tokens of batch i that do not fit into int32.
 
     >>> import numpy as np
     >>> from jrnn.data import Stream
@@ -92,8 +93,6 @@ class Stream:
                 f"tokens has {len(tokens)} elements, needs {needed} for a batch of {self.batch_size} rows "
                 f"and {self.steps} steps: lower batch_size or steps"
             )
-        if not np.can_cast(tokens.dtype, np.int32) and (tokens.max() > INT32.max or tokens.min() < INT32.min):
-            raise ValueError(f"tokens must fit into int32, got {tokens.min()} to {tokens.max()}")
         object.__setattr__(self, "tokens", np.ascontiguousarray(tokens))
 
     def __len__(self) -> int:
@@ -125,7 +124,7 @@ class Stream:
         used = len(self) * self.batch_size * self.steps
         rows = self.tokens[shift : shift + used].reshape(self.batch_size, -1)
         steps = slice(index * self.steps, (index + 1) * self.steps)
-        return rows[self.part, steps].T.astype(np.int32, order="C")
+        return as_int32(rows[self.part, steps].T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +289,13 @@ def grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[
     """Sort by padded length, with ties in the given `order`, and cut into batches."""
     order = order[np.argsort(padded[order], kind="stable")]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def as_int32(tokens: NDArray[Any]) -> NDArray[np.int32]:
+    """Copy the tokens of a batch; they alone are checked, since all may be a file larger than memory."""
+    if not np.can_cast(tokens.dtype, np.int32) and (tokens.max() > INT32.max or tokens.min() < INT32.min):
+        raise ValueError(f"tokens must fit into int32, got {tokens.min()} to {tokens.max()} in a batch")
+    return tokens.astype(np.int32, order="C")
 
 
 def rows_of_part(batch_size: int, index: int, count: int) -> slice:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn._checks import check_lag
-from jrnn.data.batching import Batch, Stream, checked_index
+from jrnn.data.batching import Batch, Stream, as_int32, checked_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,8 @@ class Windows:
       key_seed: seed of the order.
 
     Raises:
-      ValueError: tokens that are not integers, have more than one axis, or are too few for one batch.
+      ValueError: tokens that are not integers, have more than one axis, or are too few for one batch; from
+        `windows[i]`, tokens of batch i that do not fit into int32.
 
     >>> import numpy as np
     >>> from jrnn.data import Windows
@@ -69,7 +70,7 @@ class Windows:
         first = checked_index(index, len(self)) * self.batch_size
         starts = self.starts[first : first + self.batch_size]
         rows = [self.tokens[start : start + self.steps + 1] for start in starts]
-        read = np.stack(rows, axis=1).astype(np.int32)
+        read = as_int32(np.stack(rows, axis=1))
         return Batch(xs=read[:-1], targets=read[1:])
 
     def __iter__(self) -> Iterator[Batch]:

@@ -22,7 +22,10 @@ def write_model(
 ) -> ModelProto:
     """Write a function of named types; inputs with a default are optional, and one row for all."""
     graph = Graph()
-    axes = {str(n): (name, i) for name, aval in inputs.items() for i, n in enumerate(aval.shape)}
+    axes: dict[str, tuple[str, int]] = {}  # of the first input that has it: a default has one row
+    for name, aval in inputs.items():
+        for place, size in enumerate(aval.shape):
+            axes.setdefault(str(size), (name, place))
     for symbol, (name, place) in axes.items():
         if symbol in (TIME, BATCH, SOURCE):
             read = Value((), INT64, name)

@@ -124,7 +124,8 @@ class Reader(NamedTuple):
         """Two recurrent layers, the second backward."""
         if config["merge_mode"] not in MERGES:
             raise ValueError(
-                f"{name}: merge_mode must be one of {', '.join(MERGES)}, got {config['merge_mode']}"
+                f"{name}: merge_mode must be one of {', '.join(MERGES)}, got {config['merge_mode']}; the two "
+                "outputs of None are the halves of the features of 'concat', with the same weights"
             )
         ways = [opened(config[part])[1] for part in ("layer", "backward_layer")]
         if [bool(way["go_backwards"]) for way in ways] != [False, True]:

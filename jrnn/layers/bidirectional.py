@@ -86,8 +86,11 @@ class Bidirectional:
         widths = [cell.out_features for cell in self._cells]
         if self.merge in ("sum", "mul", "mean") and widths[0] != widths[1]:
             raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
-        if self._merged().shape[:-1] != (2,):
-            raise ValueError(f"Bidirectional: merge must keep all axes but the last, got {self._merged()}")
+        found = self._merged()
+        if not isinstance(found, jax.ShapeDtypeStruct) or found.shape[:-1] != (2,):
+            raise ValueError(
+                f"Bidirectional: merge must return one array and keep all axes but the last, got {found}"
+            )
 
     @property
     def _cells(self) -> tuple[Any, Any]:

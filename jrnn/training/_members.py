@@ -16,6 +16,7 @@ from jrnn.cell import Cell
 from jrnn.data import Batch
 from jrnn.training._plans import Plan
 from jrnn.training._settings import Setting
+from jrnn.training.objectives import Loss
 from jrnn.training.steps import TrainState, batch_shape, init_state, model_function, train_step
 from jrnn.unrolling import Scan, gradient_memory
 
@@ -59,6 +60,11 @@ class Group:
         setting = self.setting(floats)
         params, key = self.begin(self.model, setting, jax.random.key(seed))
         return init_state(self.model, params, self.plan(setting).optimizer_of(params), key)
+
+    @functools.cached_property
+    def loss(self) -> Loss:
+        """The loss of one member, which counts the targets for all: their number depends on no float."""
+        return self.plan(self.setting(self.example)).loss
 
     @functools.cached_property
     def step(self) -> Callable[..., Any]:
@@ -160,7 +166,8 @@ class Block:
 
     def __init__(self, group: Group, members: list[int], size: int) -> None:
         self.group, self.members = group, members
-        self.padding = size - len(members)  # copies of the last, so that all blocks run the same program
+        # copies of the last, so that all blocks run the same program, of equal parts on all devices
+        self.padding = -(-size // group.devices) * group.devices - len(members)
         self.losses: list[tuple[int, Array]] = []  # of steps, with the number of targets
 
     def begin(self, seeds: list[int], floats: list[Floats]) -> None:
@@ -177,6 +184,17 @@ class Block:
         """Take over arrays."""
         self.stacked, self.floats = self.group.place((stacked, self.floats), MEMBERS)
         self.look()
+
+    def like(self, rows: int) -> Any:
+        """Shapes and dtypes of the arrays of a block that has this many rows."""
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), self.stacked)
+
+    def restore(self, stacked: Stacked) -> None:
+        """Take over the arrays of this block, saved on perhaps another number of devices."""
+        rows, count = np.arange(len(self.members) + self.padding), len(self.members)
+        if len(stacked.active) != len(rows):
+            stacked = jax.tree.map(lambda leaf: leaf[np.minimum(rows, count - 1)], stacked)
+        self.place(stacked._replace(active=stacked.active & on_device(rows < count)))
 
     def look(self) -> None:
         """Wait for the steps taken, and see which members are active."""

@@ -89,6 +89,12 @@ class Plan:
             return entry.get("validation")
         return _number("criterion must return a number", self.criterion(entry))
 
+    def out_of_patience(self, history: list[dict[str, Any]], best: int | None) -> bool:
+        """True if the last `patience` epochs brought no improvement on that which ended with step `best`."""
+        epochs = [entry["epoch"] for entry in history if entry["step"] == best]
+        waited = len(history) - (epochs[0] if epochs else 0)
+        return self.patience is not None and waited >= self.patience
+
     def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
         """Call the monitors, and add the numbers they return to the record."""
         numbers: dict[str, float] = {}
@@ -129,11 +135,19 @@ class Plan:
 
 
 def check_surroundings(
-    plan: Plan, in_features: Any, params: Any, validation: Any, out: Any, *, resume: bool, meta: Any
+    plan: Plan,
+    in_features: Any,
+    params: Any,
+    validation: Any,
+    out: Any,
+    *,
+    resume: bool,
+    meta: Any = None,
+    stores_width: bool = True,
 ) -> None:
-    """Raise if options of `fit` contradict each other."""
+    """Raise if options of `fit` or `sweep` contradict each other."""
     if in_features is None and params is None:
-        raise ValueError("fit needs in_features, to initialize params, or params")
+        raise ValueError("in_features is needed, to initialize params, or else params")
     if not hasattr(plan.model, "init") and (plan.stateful or out is not None or params is None):
         raise ValueError("model is a function, so it needs params, and stateful and out are not available")
     if plan.patience is not None and validation is None and plan.criterion is None:
@@ -142,7 +156,7 @@ def check_surroundings(
         raise ValueError("resume needs out, the directory of the checkpoints")
     if not isinstance(meta, dict | None):
         raise TypeError(f"meta must be a dict, got {brief(meta)}")
-    if out is not None and in_features is None:
+    if out is not None and in_features is None and stores_width:
         raise ValueError("out needs in_features, which the checkpoints store")
 
 

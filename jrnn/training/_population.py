@@ -23,9 +23,10 @@ from jrnn.checkpoint.files import CheckpointError, write_file
 from jrnn.data import Batch
 from jrnn.training._members import Block, Group
 from jrnn.training._plans import Batches, Plan
+from jrnn.training._settings import RESERVED
 from jrnn.training._storing import from_json, to_json
 from jrnn.training.progress import bar
-from jrnn.training.steps import counted, require_batch, same_rows
+from jrnn.training.steps import average, counted, losses_of, require_batch, same_rows
 
 
 @dataclass
@@ -38,15 +39,14 @@ class Record:
     group: int
     history: list[dict[str, Any]] = field(default_factory=list)
     nats: float = 0.0  # sum of the losses of the epoch so far
+    targets: int = 0  # of the epoch so far
     score: float = math.inf
     best: int | None = None  # the last step of the best epoch
     diverged: int | None = None
 
     def out_of_patience(self) -> bool:
         """True if the last `patience` epochs brought no improvement."""
-        epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best]
-        waited = len(self.history) - (epochs[0] if epochs else 0)
-        return self.plan.patience is not None and waited >= self.plan.patience
+        return self.plan.out_of_patience(self.history, self.best)
 
     def score_of(self, entry: dict[str, Any]) -> float:
         """The number that the best epoch minimizes."""
@@ -55,7 +55,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint holds of a member besides its arrays."""
-        numbers = {"nats": self.nats, "score": self.score}
+        numbers = {"nats": self.nats, "targets": self.targets, "score": self.score}
         found = {"member": repr((self.seed, self.setting)), "best": self.best, "diverged": self.diverged}
         return {**found, "numbers": to_json(numbers), "history": [to_json(entry) for entry in self.history]}
 
@@ -65,7 +65,7 @@ class Record:
             given = f"seed {self.seed} with {self.setting}"
             raise CheckpointError(f"the checkpoint is of other members: {stored['member']}, not of {given}")
         self.best, self.diverged = stored["best"], stored["diverged"]
-        self.nats, self.score = from_json(stored["numbers"]).values()
+        self.nats, self.targets, self.score = from_json(stored["numbers"]).values()
         self.history = [from_json(entry) for entry in stored["history"]]
 
 
@@ -78,7 +78,6 @@ class Population:
         self.groups, self.records, self.out, self.memory = groups, records, out, memory
         self.plan = records[0].plan  # for what all members share
         self.epoch, self.batches_done, self.steps_done = 0, 0, 0
-        self.targets = 0  # of the epoch so far
         self.sizes: list[int] = []  # members of a block, for each group
         self.shape: tuple[int, ...] | None = None  # batch shape of the first batch
         self.blocks: list[Block] = []
@@ -132,12 +131,12 @@ class Population:
             self.begin(batch)
         if self.plan.stateful:
             self.prepare_carries(batch)
-        count = int(jax.device_get(counted(self.plan.loss, batch)))
+        counts = self.counts(batch)
         placed, fresh = self.groups[0].place((batch, on_device(self.batches_done == 0)))
         for block in self.blocks:
             if block.active.any():
-                block.advance(placed, fresh, count)
-        self.targets += count
+                block.advance(placed, fresh, int(counts[block.group]))
+        jax.block_until_ready([block.losses[-2:-1] for block in self.blocks])  # so that few batches wait
         self.batches_done += 1
         self.steps_done += 1
         unread = self.records[0].setting.keys() - self.groups[0].read
@@ -146,6 +145,12 @@ class Population:
                 f"settings: no function reads {sorted(unread)}, so members would be equal: pass "
                 "optimizer=lambda s: ..., or another function of the setting, that does"
             )
+
+    def counts(self, batch: Batch) -> dict[Group, Any]:
+        """Number of targets in a batch, which the loss of each group counts."""
+        losses = {id(group.loss): group.loss for group in self.groups}  # mostly a single one
+        counts = {at: jax.device_get(counted(loss, batch)) for at, loss in losses.items()}
+        return {group: counts[id(group.loss)] for group in self.groups}
 
     def prepare_carries(self, batch: Batch) -> None:
         """Initialize the carries of a stream, or check that they fit the next batch."""
@@ -160,67 +165,69 @@ class Population:
         """Evaluate, record, keep the best parameters of every member, stop members, save, and move on."""
         self.settle()
         running = [block for block in self.blocks if block.active.any()]
-        before = [block.active for block in running]
         examined = [block.examine() for block in running]
         held_out = None if validation is None else self.validate(validation, running, examined)
         for at, (block, (params, finite)) in enumerate(zip(running, examined, strict=True)):
-            block.look()
             better = np.zeros(len(block.active), bool)
-            for row in np.flatnonzero(before[at]):
-                loss = None if held_out is None else float(held_out[at][row])
-                better[row] = self.enter(block, int(row), loss) and finite[row]
-            for row in np.flatnonzero(better):
+            for row in np.flatnonzero(block.active):
+                score = self.enter(block, int(row), None if held_out is None else float(held_out[at][row]))
                 record = self.records[block.members[row]]
-                record.best, record.score = self.steps_done, record.score_of(record.history[-1])
+                if finite[row] and math.isfinite(score) and score < record.score:
+                    better[row], record.best, record.score = True, self.steps_done, score
             block.keep(better, params)
             block.stop([self.records[i].out_of_patience() for i in block.members])
-        self.epoch, self.batches_done, self.targets = self.epoch + 1, 0, 0
+        self.epoch, self.batches_done = self.epoch + 1, 0
         if self.plan.progress.bar:
             tqdm.write(self.line(), file=sys.stderr)
         for record in self.records:
-            record.nats = 0.0
+            record.nats, record.targets = 0.0, 0
         self.save()
 
-    def enter(self, block: Block, row: int, validation: float | None) -> bool:
-        """Add the epoch to the history of a member, or its divergence; True if its score is the best."""
+    def enter(self, block: Block, row: int, validation: float | None) -> float:
+        """Add the epoch to the history of a member, and return its score."""
         record = self.records[block.members[row]]
-        if not block.active[row]:
-            record.diverged = int(jax.device_get(block.stacked.state.step)[row]) + 1
-            return False
-        train = record.nats / max(self.targets, 1)
+        train = record.nats / max(record.targets, 1)
         entry: dict[str, Any] = {"step": self.steps_done, "epoch": self.epoch + 1, "train": train}
         if validation is not None:
             entry["validation"] = validation
         if record.plan.monitors:
-            record.plan.watch(entry, block.of_members(block.stacked.state)[row])
+            numbers = record.plan.watch(entry, block.of_members(block.stacked.state)[row])
+            if taken := numbers.keys() & (record.setting.keys() | RESERVED):
+                raise ValueError(f"monitors return {sorted(taken)}, which the table already has: rename them")
         record.history.append(entry)
-        score = record.score_of(entry)
-        return math.isfinite(score) and score < record.score
+        return record.score_of(entry)
 
     def validate(self, batches: Batches, running: list[Block], examined: Any) -> list[NDArray[Any]]:
         """Mean losses over all targets of the batches, for each block."""
-        means: list[list[Any]] = [[] for _ in running]
-        carries: list[Any] = [None for _ in running]
-        counts = []
-        for batch in batches:
-            require_batch(batch, self.groups[0].model, self.groups[0].spec.params, "validation")
-            counts.append(float(jax.device_get(counted(self.plan.loss, batch))))
-            placed = self.groups[0].place(batch)
-            for at, (block, (params, _)) in enumerate(zip(running, examined, strict=True)):
-                carries[at], mean = block.group.evaluate(params, placed, carries[at], block.floats)
-                means[at].append(mean)
-        if not sum(counts):
-            raise ValueError("batches to evaluate on contain no targets, needs at least one")
-        arrays = [np.array(jax.device_get(found), np.float64) for found in means]
-        return [np.average(found, axis=0, weights=counts) for found in arrays]
+
+        def run(batch: Batch, carries: Any) -> tuple[list[Any], list[Any]]:
+            placed, found = self.groups[0].place(batch), []
+            for block, (params, _), carry in zip(running, examined, carries or none, strict=True):
+                found.append(block.group.evaluate(params, placed, carry, block.floats))
+            return [carry for carry, _ in found], [means for _, means in found]
+
+        none, means, counts = [None] * len(running), [], []
+        how, params = self.plan.evaluation, self.groups[0].spec.params
+        for batch, found in losses_of(how, params, batches, run, "validation"):
+            means.append(found)
+            counts.append(self.counts(batch))
+        return [
+            average([m[at] for m in means], [count[block.group] for count in counts], "validation")
+            for at, block in enumerate(running)
+        ]
 
     def settle(self) -> None:
-        """Add the losses of the steps taken to those of the epoch."""
+        """Add the losses of the steps taken to those of the epoch, and find the members that diverged."""
         for block in self.blocks:
             for count, losses in jax.device_get(block.losses):
                 for member, loss in zip(block.members, losses, strict=False):  # without the padding
                     self.records[member].nats += count * float(loss)
-            block.losses = []
+                    self.records[member].targets += count
+            block.losses, before = [], block.active
+            block.look()
+            for row in np.flatnonzero(before & ~block.active):
+                step = int(jax.device_get(block.stacked.state.step)[row])
+                self.records[block.members[row]].diverged = step + 1
 
     def save(self) -> None:
         """Write a checkpoint of all members, and the table."""
@@ -231,8 +238,8 @@ class Population:
             "epoch": self.epoch,
             "batch": self.batches_done,
             "steps": self.steps_done,
-            "targets": self.targets,
             "sizes": self.sizes,
+            "rows": [len(block.active) for block in self.blocks],
             "shape": self.shape,
             "stateful": self.plan.stateful,
             "optimizer": optimizer_to_json(self.plan.optimizer),
@@ -253,15 +260,16 @@ class Population:
         for record, found in zip(self.records, stored, strict=True):
             record.restore(found)
         self.epoch, self.batches_done = position["epoch"], position["batch"]
-        self.steps_done, self.targets = position["steps"], position["targets"]
+        self.steps_done = position["steps"]
         self.arrange(position["sizes"])
         if position["shape"] is not None:
             self.shape = tuple(position["shape"])
             for block in self.blocks:
                 block.begin_carry(self.shape)
-        trees = load_tree(out, [block.stacked for block in self.blocks])
+        rows = position["rows"]
+        trees = load_tree(out, [block.like(n) for block, n in zip(self.blocks, rows, strict=True)])
         for block, tree in zip(self.blocks, trees, strict=True):
-            block.place(tree)
+            block.restore(tree)
 
     def line(self) -> str:
         """The epoch as one line: medians and ranges over the members."""

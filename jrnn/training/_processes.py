@@ -29,6 +29,7 @@ T = TypeVar("T")
 CONFIG: Any = jax.config  # which does not declare its values
 RESTART = 75  # exit status for "start all processes again", EX_TEMPFAIL of sysexits.h
 _SYNC_POINTS = itertools.count(1)  # over all runs: JAX compares them, so they must never fall
+_LAST_BEAT = [0.0]
 
 
 class LostProcess(RuntimeError):
@@ -101,6 +102,7 @@ def _send(data: bytes) -> bytes:
     padded = np.zeros(_rounded(size), np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)
     sent: bytes = multihost_utils.broadcast_one_to_all(padded)[:size].tobytes()
+    beat()  # process 0 has saved, loaded, or called the monitors of an epoch
     return sent
 
 
@@ -143,14 +145,14 @@ def told_to_stop() -> bool:
 
 
 @contextlib.contextmanager
-def together(patience: float) -> Iterator[Callable[[], None]]:
-    """Yield a function to call at every step, and end this process if others are lost.
+def together(patience: float) -> Iterator[None]:
+    """End this process if others are lost while the context lasts.
 
-    An error that nobody catches ends the process at once: JAX would wait for the others to end too, while
-    they wait for this one to take a step.
+    After an error within, one that nobody catches, this or a later one, ends the process at once: JAX would
+    wait for the others to end too, while they wait for this one to take a step. So it is until the next run.
 
     Args:
-      patience: seconds without a call after which the process ends with status 75.
+      patience: seconds without a `beat` after which the process ends with status 75.
 
     Raises:
       LostProcess: an exchange with another process failed.
@@ -159,11 +161,13 @@ def together(patience: float) -> Iterator[Callable[[], None]]:
     if not patience > 0:
         raise ValueError(f"stall_timeout must be a number of seconds above 0, got {patience!r}")
     if not several():
-        yield lambda: None
+        yield
         return
+    if isinstance(hook := sys.excepthook, functools.partial) and hook.func is _end:  # of an earlier run
+        sys.excepthook = hook.args[0]
     try:
-        with _watchdog(patience) as beat:
-            yield beat
+        with _watchdog(patience):
+            yield
     except BaseException as error:
         sys.excepthook = functools.partial(_end, sys.excepthook)
         if not _says_lost(error):
@@ -201,14 +205,19 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def beat() -> None:
+    """Tell the watchdog that this process is alive: it calls this again and again, or ends."""
+    _LAST_BEAT[0] = time.monotonic()
+
+
 @contextlib.contextmanager
-def _watchdog(patience: float) -> Iterator[Callable[[], None]]:
-    """Yield a function to call again and again, and end the process when it has not been called for long."""
-    last, over = [time.monotonic()], threading.Event()
+def _watchdog(patience: float) -> Iterator[None]:
+    """End the process when there has been no `beat` for long."""
+    over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(max(last[0] + patience - time.monotonic(), 0.01)):
-            if time.monotonic() - last[0] >= patience:
+        while not over.wait(max(_LAST_BEAT[0] + patience - time.monotonic(), 0.01)):
+            if time.monotonic() - _LAST_BEAT[0] >= patience:
                 print(
                     f"{_name()} has finished no step for {patience:g} s, so another one is stuck. It ends "
                     f"with status {RESTART}: end the others, and start all of them again with resume=True.",
@@ -216,11 +225,9 @@ def _watchdog(patience: float) -> Iterator[Callable[[], None]]:
                 )
                 leave(RESTART)
 
-    def beat() -> None:
-        last[0] = time.monotonic()
-
+    beat()
     threading.Thread(target=watch, daemon=True, name="jrnn watchdog").start()
     try:
-        yield beat
+        yield
     finally:
         over.set()

@@ -18,7 +18,7 @@ from jrnn._alignment import on_device
 from jrnn.checkpoint import checkpoints
 from jrnn.data import Batch
 from jrnn.training._plans import Batches, Plan
-from jrnn.training._processes import from_first, is_first, local, read_first, several, told_to_stop
+from jrnn.training._processes import beat, from_first, is_first, local, read_first, several, told_to_stop
 from jrnn.training._storing import Store, from_json, to_json
 from jrnn.training.devices import Split, gather, is_placed, rows_of, share_of, split_over
 from jrnn.training.progress import Meter, bar, line
@@ -41,10 +41,8 @@ class Best(NamedTuple):
 class Run:
     """The state of a run, and the loop over the batches of one epoch."""
 
-    def __init__(
-        self, plan: Plan, params: Any, key: Array, store: Store | None, beat: Callable[[], None]
-    ) -> None:
-        self.plan, self.store, self.beat = plan, store, beat
+    def __init__(self, plan: Plan, params: Any, key: Array, store: Store | None) -> None:
+        self.plan, self.store = plan, store
         self.epoch, self.batches_done, self.steps_done = 0, 0, 0  # batches of this epoch, steps of the run
         self.history: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []  # steps not yet in the log
@@ -114,7 +112,7 @@ class Run:
 
     def place(self, batch: Batch) -> Batch:
         """Move a batch, or what this process has of it, to its devices."""
-        self.beat()
+        beat()
         return jax.device_put(batch) if self.split is None else self.split.batch(batch)
 
     def train(self, batches: Batches, epochs: int, stop: threading.Event) -> bool:
@@ -173,7 +171,10 @@ class Run:
         """Call the monitors; of several processes, in the first, without the carry that all of them share."""
         if not self.plan.monitors or not is_first():
             return {}
-        return self.plan.watch(record, local(self.state._replace(carry=None)) if several() else self.state)
+        state = local(self.state._replace(carry=None)) if several() else self.state
+        numbers = self.plan.watch(record, state)
+        beat()
+        return numbers
 
     def finish_epoch(self, validation: Batches | None) -> None:
         """Evaluate, update the best epoch, log, save, and move to the next epoch."""
@@ -248,9 +249,7 @@ class Run:
 
     def out_of_patience(self) -> bool:
         """True if the last `patience` epochs brought no improvement."""
-        epochs = [entry["epoch"] for entry in self.history if entry["step"] == self.best.step]
-        waited = len(self.history) - (epochs[0] if epochs else 0)
-        return self.plan.patience is not None and waited >= self.plan.patience
+        return self.plan.out_of_patience(self.history, self.best.step)
 
     def result(self) -> tuple[Any, TrainState]:
         """The parameters to return, and the state, on one device."""

@@ -56,6 +56,11 @@ def is_float(name: str, settings: list[dict[str, Any]]) -> bool:
     return float in kinds and kinds <= {int, float}
 
 
+def typed(value: Any) -> Any:
+    """A value with its type, since True == 1 == 1.0, which functions of the setting may tell apart."""
+    return tuple(map(typed, value)) if isinstance(value, tuple) else (type(value), value)
+
+
 def _plain(name: str, values: Any) -> list[Any]:
     """Values as plain Python, so that they print, hash and compare alike."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):

@@ -131,7 +131,8 @@ def fit(
       progress: options of the progress report.
       method: how the recurrence is run.
       stall_timeout: with several processes, seconds without a finished step, evaluated batch or checkpoint
-        after which this one ends with status 75, since another one is stuck.
+        after which this one ends with status 75, since another one is stuck. Monitors in process 0 hold the
+        others up: a step and its monitors must take less.
 
     Returns:
       A `FitResult`.
@@ -156,13 +157,13 @@ def fit(
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
     store = None if out is None else Store(out, model, in_features or 0, meta or {})
     with (
-        together(stall_timeout) as beat,
+        together(stall_timeout),
         _holding(out),
         stopping_on_signals(ends=store is not None) as stop,
     ):
         with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
             params, key = _initial(plan, params, key, in_features)
-            run = Run(plan, params, key, store, beat)
+            run = Run(plan, params, key, store)
             _begin(run, resume=resume)
         del params  # so that the initial parameters are not kept alive
         while run.epoch < epochs and not run.out_of_patience() and not stop.is_set():

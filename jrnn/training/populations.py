@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jrnn.checkpoint.files import locked, write_file
 from jrnn.training._members import MEMBERS, Group
 from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
 from jrnn.training._population import Population, Record, as_csv, table
-from jrnn.training._settings import Setting, is_float, listed_settings
+from jrnn.training._settings import Setting, is_float, listed_settings, typed
 from jrnn.training._storing import to_json
 from jrnn.training.devices import is_placed
 from jrnn.training.fitting import stopping_on_signals
@@ -72,8 +73,12 @@ class SweepResult(NamedTuple):
 
     @property
     def best(self) -> Member:
-        """The member with the smallest score."""
-        return min(self.members, key=lambda member: member.score)
+        """The member with the smallest score; a ValueError if no member has a finite one."""
+        best = min(self.members, key=lambda member: member.score)
+        if math.isinf(best.score):
+            hint = "pass validation or a criterion, or choose from the table"
+            raise ValueError(f"best needs a finite score of some member, got none: {hint}")
+        return best
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table: JSON, one object per line, for a name that ends in .jsonl, else CSV."""
@@ -127,7 +132,8 @@ def sweep(
     Args:
       model: a cell or a layer; or a function of the setting that returns one, or a model function.
       batches: as for `fit`; all members see the same ones.
-      loss: any `Loss`, or a function of the setting, such as `lambda s: PerStep(smoothed(s["share"]))`.
+      loss: any `Loss`, or a function of the setting, such as `lambda s: PerStep(smoothed(s["share"]))`; its
+        `count` must not depend on floats of the setting.
       optimizer: any optax transformation, or a function of the setting, such as
         `lambda s: optax.adamw(s["rate"], weight_decay=s["decay"])`.
       seeds: seeds of the members.
@@ -147,8 +153,8 @@ def sweep(
       monitors: functions `(entry, state)`, called for every member after every epoch; numbers that one
         returns are added to the entry. They are not called after steps.
       out: directory for checkpoints of all members and `table.csv`; one sweep at a time writes there.
-      resume: continue from the newest checkpoint in `out`, or start if there is none. With blocks of the
-        same sizes, which the checkpoint keeps, it ends with the bits of an uninterrupted sweep.
+      resume: continue from the newest checkpoint in `out`, or start if there is none. On as many devices, it
+        ends with the bits of an uninterrupted sweep; on more or fewer, with its numbers up to rounding.
       save_every: steps between checkpoints; one more is saved after every epoch.
       memory: bytes for the temporaries of a block, which limit its size: `gradient_memory` of a member for a
         cell, XLA's own number for others. None: a block is as large as is fast on a CPU, and holds all
@@ -180,7 +186,9 @@ def sweep(
     }  # fmt: skip
     design = Design(model, loss, optimizer, penalties, shared, params, adjust, in_features)
     groups, records = design.members(seeds, listed_settings(settings))
-    check_surroundings(records[0].plan, in_features, params, validation, out, resume=resume, meta={})
+    check_surroundings(
+        records[0].plan, in_features, params, validation, out, resume=resume, stores_width=False
+    )
     folder = None if out is None else Path(out)
     population = Population(groups, records, folder, memory)
     given = of_epoch("batches", batches, epochs)
@@ -243,7 +251,7 @@ class Design:
             is_model = hasattr(self.model, "init") or isinstance(self.model, type)
             model = self.model if is_model else _call("model", self.model, Setting(setting, read))
             fixed = {name: value for name, value in setting.items() if name not in floats}
-            shared = model, tuple(fixed.items())
+            shared = model, typed(tuple(fixed.items()))
             plan = self.plan(model, Setting(setting, read))
             if shared not in groups:
                 example = {name: setting[name] for name in floats}

@@ -286,20 +286,42 @@ def mean_loss(
     name: str = "batches",
 ) -> float:
     """Implement `evaluate`; `place` moves a batch, or its rows here, `name` is for messages."""
-    run, carry, before = _evaluation(how.model, how.loss, how.method), None, None
-    found = []
+    run = _evaluation(how.model, how.loss, how.method)
+
+    def evaluated(batch: Batch, carry: Any) -> tuple[Any, Any]:
+        return run(params, place(batch), carry)
+
+    means, counts = [], []
+    for batch, mean in losses_of(how, params, batches, evaluated, name):
+        means.append(mean)
+        counts.append(counted(how.loss, batch))
+    return float(average(means, counts, name))
+
+
+def losses_of(
+    how: Evaluation, params: Any, batches: Iterable[Batch], run: Callable[..., tuple[Any, Any]], name: str
+) -> Iterator[tuple[Batch, Any]]:
+    """Every batch, checked, with the losses that `run(batch, carry) -> (carry, losses)` returns for it."""
+    carry, before, last = None, None, None
     for batch in require_batches(name, batches):
         require_batch(batch, how.model, params, name)
         before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
-        carry, mean = run(params, place(batch), carry if how.stateful else None)
-        found.append((mean, counted(how.loss, batch)))
-        jax.block_until_ready([mean for mean, _ in found[-2:-1]])  # so that few batches wait in memory
-    means, counts = np.array(jax.device_get(found), np.float64).reshape(-1, 2).T
-    weights = total(counts)
+        carry, found = run(batch, carry if how.stateful else None)
+        jax.block_until_ready(last)  # so that few batches wait in memory
+        last = found
+        yield batch, found
+
+
+def average(means: list[Any], counts: list[Any], name: str) -> Any:
+    """The mean over the targets of all batches, of the means over each and their numbers of targets."""
+    values, weights = (
+        np.array(jax.device_get(means), np.float64),
+        total(np.array(jax.device_get(counts), float)),
+    )
     if not weights.sum():
         raise ValueError(f"{name} to evaluate on contain no targets, needs at least one")
     counting = weights > 0  # a mean over nothing may be NaN
-    return float(np.average(means[counting], weights=weights[counting]))
+    return np.average(values[counting], axis=0, weights=weights[counting])
 
 
 def counted(loss: Loss, batch: Batch) -> Any:

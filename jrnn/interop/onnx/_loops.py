@@ -16,7 +16,7 @@ import numpy as np
 
 from jrnn.interop._keras import Listed, Reader
 from jrnn.interop.onnx._regions import Region, by_step
-from jrnn.interop.onnx._values import BATCH, FEATURES, TIME, Axis, Dim, Flow, Part
+from jrnn.interop.onnx._values import BATCH, FEATURES, TIME, Axis, Dim, Flow, Part, Unread
 
 CLOSE = 1e-4  # relative, in float32
 
@@ -62,7 +62,7 @@ class Found(NamedTuple):
     ys: Any  # time first, in the order of visits
 
 
-def recognised(graph: Any, node: Any, name: str) -> list[Flow | None] | None:
+def recognised(graph: Any, node: Any, name: str) -> dict[str, Flow] | None:
     """Recognise the layers that a Loop computes, or whose steps a Concat joins; None if there are none.
 
     Args:
@@ -71,12 +71,14 @@ def recognised(graph: Any, node: Any, name: str) -> list[Flow | None] | None:
       name: what its parts are called in messages.
 
     Returns:
-      A value for each output, None for those that are neither the sequence nor a state.
+      The values of outputs that are the sequence or a state, and of joined steps that are the state.
     """
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+    joined = node.input if node.op_type == "Concat" else ()
+    unread = [step for step in joined if isinstance(graph.values.get(step), Unread)]
     longest = float("inf")
     for _ in range(2):  # some exporters take the product with the inputs out of the loop, like a Dense
-        region = Region(graph, [output for output in node.output if output], longest)
+        region = Region(graph, [*unread, *filter(None, node.output)], longest)
         trial = _Trial(region)
         if trial.names and (found := trial.found(axis)):
             return _values(graph, name, trial, found, axis)
@@ -263,8 +265,8 @@ def _close(a: Any, b: Any) -> bool:
     return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE))
 
 
-def _values(graph: Any, name: str, trial: _Trial, found: Found, axis: int) -> list[Flow | None]:
-    """The value of each output, with the layers as parts."""
+def _values(graph: Any, name: str, trial: _Trial, found: Found, axis: int) -> dict[str, Flow]:
+    """The values of the outputs, with the layers as parts."""
     given, xs = found.given, found.given.xs
     backward = given.flow.reverse ^ given.backward
     parts = []
@@ -281,13 +283,15 @@ def _values(graph: Any, name: str, trial: _Trial, found: Found, axis: int) -> li
     state = dataclasses.replace(
         sequence, dims=sequence.dims[:axis] + sequence.dims[axis + 1 :], reverse=False
     )
-    values: list[Flow | None] = []
-    for output in found.outputs:
+    values = dict[str, Flow]()
+    for output, a in zip(trial.region.outputs, found.outputs, strict=True):
+        step = a.ndim == found.ys.ndim and a.shape[axis] == 1  # before a Concat; the last one is the state
+        a = a.squeeze(axis) if step else a
         leaves = zip(("state", "cell"), jax.tree.leaves(steps[-1][1]), strict=False)
-        kinds = [kind for kind, a in leaves if a.shape == output.shape and _close(a, output)]
-        read = dataclasses.replace(state, read=kinds[0]) if kinds else None
-        values.append(read)
-    values[found.place] = dataclasses.replace(sequence, repeats=_repeats(found))
+        if kinds := [kind for kind, leaf in leaves if a.shape == leaf.shape and _close(a, leaf)]:
+            read = dataclasses.replace(state, read=kinds[0])
+            values[output] = read.unsqueeze([axis]) if step else read
+    values[trial.region.outputs[found.place]] = dataclasses.replace(sequence, repeats=_repeats(found))
     return values
 
 

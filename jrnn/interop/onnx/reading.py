@@ -31,8 +31,8 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     Layers that an exporter writes as a `Loop`, or step by step, are recognised by what they compute: the
     operations are evaluated on random inputs and weights, and compared with the layers of Keras (`SimpleRNN`,
     `GRU`, `LSTM`, `ConvLSTM`, a stack of cells, `Dense` at every step), in both directions and with masks.
-    So does Keras 3 export most layers, and PyTorch with dynamo=True `nn.RNN`. What computes none of them is
-    an error that names the node.
+    So does Keras 3 export most layers, and PyTorch with dynamo=True `nn.RNN`, whose h_n is a state like that
+    of the operators. What computes none of them is an error that names the node.
 
     The model is time-first, regardless of the graph. Inputs of the graph for lengths and states become
     arguments of `jrnn.apply`, and the states that it returns are in the carry. A mask that the graph computes
@@ -156,8 +156,10 @@ class _Graph:
             except (ValueError, TypeError, IndexError, ArithmeticError) as error:
                 unread = Unread(f"{name}: {error}")
         values = found if isinstance(found, list) else [found] * len(node.output)
-        for output, value in zip(node.output, values, strict=False):
-            self.values[output] = value or unread or Unread(f"{name}: it gives more than steps and states")
+        named = found if isinstance(found, dict) else dict(zip(node.output, values, strict=False))
+        for output in filter(None, (*node.output, *named)):  # "" is an output that is not asked for
+            lost = unread or Unread(f"{name}: it gives more than steps and states")
+            self.values[output] = named.get(output) or lost
 
     def _attribute(self, attribute: Any) -> Any:
         value = self.onnx.helper.get_attribute_value(attribute)
@@ -198,7 +200,10 @@ def _answer(graph: _Graph) -> Flow:
     states = {name: flow for name, flow in found.items() if flow.read in ("state", "cell")}
     answers = {name: flow for name, flow in found.items() if name not in states} or _answers_of(states)
     if len(answers) > 1:
-        raise ValueError(f"outputs {list(answers)} are more than one answer and the states: a model has one")
+        raise ValueError(
+            f"outputs {list(answers)} are more than one answer and the states: a model has one, with both "
+            "directions of a layer in it, side by side or summed"
+        )
     (flow,) = answers.values()
     if len(flow.chains) > 1:
         flow = dataclasses.replace(flow, chains=(merged(flow, "concat", graph.found),))
