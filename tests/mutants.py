@@ -90,7 +90,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/training/_population": "populations",
     "jrnn/training/_settings": "populations",
     "jrnn/training/populations": "populations",
-    "jrnn/training/_processes": "distributed",
+    "jrnn/_processes": "distributed",
     "jrnn/training": "runs fit_mistakes training losses devices penalties cli populations",
     "jrnn/losses": "losses training",
     "jrnn/metrics": "metrics spans training",

@@ -18,8 +18,9 @@ import optax
 import pytest
 
 import jrnn
+from jrnn import _processes
 from jrnn.losses import cross_entropy
-from jrnn.training import _processes, _runs, _storing
+from jrnn.training import _runs, _storing
 from jrnn.training.devices import map_rows, split_over
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

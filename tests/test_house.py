@@ -39,7 +39,7 @@ ORDER = [
     {"modules", "linen"},
     {"losses"},
     {"checkpoint"},
-    {"training"},
+    {"_processes", "training"},
     {"decoding"},
     {"analysis", "plots"},
     {"interop", "export"},

@@ -28,7 +28,7 @@ from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
 from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
 from jrnn._cli.tables import count_parameters, recurrent_cells
-from jrnn.training._processes import RESTART, LostProcess, from_first, is_first, leave, several
+from jrnn._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
 SETTINGS = "run.json"  # settings that a run was started with
 

@@ -1,5 +1,6 @@
 """Simple recurrent networks: orthogonal recurrences, which preserve the norm of the state."""
 
+import itertools
 import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -163,6 +164,15 @@ class ShufflingRNN:
         return h, h
 
 
+def _above_diagonal(entries: Array, size: int) -> Array:
+    """Matrices (..., size, size) with these entries above their diagonals, row after row, else zero."""
+    lengths = range(size - 1, 0, -1)
+    parts = jnp.split(entries[..., : sum(lengths)], list(itertools.accumulate(lengths)), axis=-1)
+    # pads and no scatter, whose sharding would be ambiguous
+    around = [(0, 0)] * (entries.ndim - 1)
+    return jnp.stack([jnp.pad(part, [*around, (size - part.shape[-1], 0)]) for part in parts], -2)
+
+
 class SphericalParams(NamedTuple):
     """Parameters of `SphericalRNN`."""
 
@@ -220,9 +230,7 @@ class SphericalRNN:
     @broadcasting
     def step(self, params: SphericalParams, carry: Array, x: Any) -> tuple[Array, Array]:
         angles = x @ params.skew.w + params.skew.b
-        rows, columns = jnp.triu_indices(self.hidden, 1)
-        above = jnp.zeros((*angles.shape[:-1], self.hidden, self.hidden), angles.dtype)
-        above = widened(above.at[..., rows, columns].set(angles))
+        above = widened(_above_diagonal(angles, self.hidden))
         turn = _rotation(above - above.mT, self.map).astype(angles.dtype)
         h = checkpoint_name((turn @ carry[..., None])[..., 0], "h")
         return h, h @ params.out.w + params.out.b

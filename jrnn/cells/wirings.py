@@ -83,7 +83,7 @@ def _connected(key: Array, sources: int, targets: int, fan_out: int) -> Array:
     k_out, k_in = jax.random.split(key)
     mask = _some(k_out, (sources, targets), fan_out)
     fan_in = min(max(sources * fan_out // targets, 1), sources)
-    return mask | (~mask.any(0) & _some(k_in, (targets, sources), fan_in).T)
+    return mask | (~mask.any(0, keepdims=True) & _some(k_in, (targets, sources), fan_in).T)
 
 
 def _some(key: Array, shape: tuple[int, int], count: int) -> Array:

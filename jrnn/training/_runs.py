@@ -15,10 +15,10 @@ from jax import Array
 from tqdm import tqdm
 
 from jrnn._alignment import on_device
+from jrnn._processes import beat, from_first, is_first, local, read_first, several, told_to_stop
 from jrnn.checkpoint import checkpoints
 from jrnn.data import Batch
 from jrnn.training._plans import Batches, Plan
-from jrnn.training._processes import beat, from_first, is_first, local, read_first, several, told_to_stop
 from jrnn.training._storing import Store, from_json, to_json
 from jrnn.training.devices import Split, gather, is_placed, rows_of, share_of, split_over
 from jrnn.training.progress import Meter, bar, line

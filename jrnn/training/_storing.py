@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jrnn._checks import brief
+from jrnn._processes import from_first, read_first
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
 from jrnn.checkpoint.files import remove, step_of
-from jrnn.training._processes import from_first, read_first
 from jrnn.training.progress import Sums
 from jrnn.training.steps import TrainState
 

@@ -13,10 +13,10 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jrnn._alignment import on_device
+from jrnn._processes import local, several
 from jrnn.cell import Cell, in_ndim, is_layer
 from jrnn.checkpoint._arrays import host, is_key
 from jrnn.data import Batch
-from jrnn.training._processes import local, several
 from jrnn.training.steps import TrainState
 
 CONFIG: Any = jax.config  # which does not declare its values

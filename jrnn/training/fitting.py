@@ -14,12 +14,12 @@ import optax
 from jax import Array
 
 from jrnn._checks import check_flag, check_lag, check_path, require_key
+from jrnn._processes import from_first, is_first, local, several, together
 from jrnn.cell import Cell, P
 from jrnn.checkpoint.files import locked
 from jrnn.data import Batch
 from jrnn.layers import Layer
 from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
-from jrnn.training._processes import from_first, is_first, local, several, together
 from jrnn.training._runs import Run
 from jrnn.training._storing import Store
 from jrnn.training.objectives import Loss

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from jrnn.training._processes import total
+from jrnn._processes import total
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from jax import Array
 from jrnn._alignment import select
 from jrnn._caching import cached
 from jrnn._checks import brief, check_flag, reject_modules, require_key
+from jrnn._processes import total
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
-from jrnn.training._processes import total
 from jrnn.training.objectives import Loss, check_loss, one_number
 from jrnn.unrolling import Scan
 from jrnn.unrolling._inputs import check_batch_tokens

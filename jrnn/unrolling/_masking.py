@@ -98,6 +98,8 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
     if low < 0 or (isinstance(steps, int) and high > steps):
         raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
     most = min(steps, int(np.iinfo(lengths.dtype).max)) if isinstance(steps, int) else steps
+    if isinstance(lengths, np.ndarray):  # its dtype may be one that JAX lacks without x64
+        return jnp.asarray(np.minimum(lengths, most).astype(np.int32))
     return jnp.minimum(lengths, most).astype(jnp.int32)
 
 
