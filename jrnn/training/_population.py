@@ -54,7 +54,7 @@ class Record:
         return math.inf if score is None else score
 
     def to_json(self) -> dict[str, Any]:
-        """What a checkpoint holds of a member besides its arrays."""
+        """The entry of a checkpoint for a member, besides its arrays."""
         numbers = {"nats": self.nats, "targets": self.targets, "score": self.score}
         found = {"member": repr((self.seed, self.setting)), "best": self.best, "diverged": self.diverged}
         return {**found, "numbers": to_json(numbers), "history": [to_json(entry) for entry in self.history]}

@@ -102,7 +102,7 @@ class Run:
         return self.train_step
 
     def shares(self, batches: Batches) -> Batches:
-        """What this process has of each batch: its rows, or what the batches say by a method `share`."""
+        """The part of each batch that this process has: its rows, or what a method `share` returns."""
         if not several():
             return batches
         if hasattr(batches, "share"):

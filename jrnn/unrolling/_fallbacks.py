@@ -1,4 +1,4 @@
-"""What the engine cannot transform, and so leaves to `lax.scan` and its own derivative."""
+"""Steps that the engine cannot transform, and so leaves to `lax.scan` and its own derivative."""
 
 from collections.abc import Callable
 from typing import Any

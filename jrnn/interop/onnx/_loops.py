@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """What a layer may read: a sequence, time first, in the order of visits, and a mask."""
+    """The input of a layer: a sequence, time first, in the order of visits, and a mask."""
 
     flow: Flow
     swapped: bool  # time is the second axis of the flow
@@ -167,7 +167,7 @@ class _Trial:
                     yield Sequences(flow, swapped, backward, xs[order], turned, label)
 
     def _masks(self, leading: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-        """What Keras masks of an input: tokens that are 0, or steps of which all features have one value."""
+        """Parts of an input that Keras masks: tokens that are 0, or steps of which all features have one value."""
         for name, flow in self.region.flows.items():
             if not flow.given():
                 continue
