@@ -167,7 +167,7 @@ class _Trial:
                     yield Sequences(flow, swapped, backward, xs[order], turned, label)
 
     def _masks(self, leading: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-        """Parts of an input that Keras masks: tokens that are 0, or steps of which all features have one value."""
+        """Parts of an input that Keras masks: tokens of 0, or steps whose features all have one value."""
         for name, flow in self.region.flows.items():
             if not flow.given():
                 continue
