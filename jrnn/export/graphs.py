@@ -11,6 +11,7 @@ from jrnn.export._signature import Written, named, signature
 from jrnn.interop.onnx._operators import import_onnx
 
 
+@jax.disable_jit(False)  # without jit a scan is a Python loop, which needs a known number of steps
 def onnx(
     model: Any,
     params: Any,

@@ -13,6 +13,7 @@ from jrnn.export._signature import named, signature
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@jax.disable_jit(False)  # without jit a scan is a Python loop, which needs a known number of steps
 def stablehlo(
     model: Any,
     params: Any,
