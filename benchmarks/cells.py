@@ -57,7 +57,7 @@ def measure(names, rounds):
     return {n: (p, statistics.median(times[n]), memory, kind) for n, (p, memory, kind) in found.items()}
 
 
-COLOURS = {"": "#4878d0", "diagonal": "#ee854a", "linear": "#6acc64"}
+COLORS = {"": "#4878d0", "diagonal": "#ee854a", "linear": "#6acc64"}
 
 
 def draw(rows, path):
@@ -67,15 +67,15 @@ def draw(rows, path):
     FigureCanvasAgg(figure)
     titles = "parameters", "train step, ms", "temporary memory, MiB"
     for column, (ax, title) in enumerate(zip(figure.subplots(1, 3, sharey=True), titles, strict=True)):
-        colours = [COLOURS[rows[name][3]] for name in order]
-        ax.barh(order, [max(rows[name][column], 1e-2) for name in order], color=colours)
+        colors = [COLORS[rows[name][3]] for name in order]
+        ax.barh(order, [max(rows[name][column], 1e-2) for name in order], color=colors)
         ax.set_xscale("log")
         ax.set_xlim(left=0.5 * min(rows[name][column] for name in order if rows[name][column] > 0.1))
         ax.set_title(title)
         ax.margins(y=0.005)
         ax.grid(axis="x", alpha=0.3)
-    for kind, colour in COLOURS.items():
-        ax.barh([order[0]], [0], color=colour, label=kind or "full")
+    for kind, color in COLORS.items():
+        ax.barh([order[0]], [0], color=color, label=kind or "full")
     ax.legend(title="recurrence", loc="upper right")
     figure.suptitle(f"batch {BATCH}, {STEPS} steps, {FEATURES} inputs, {HIDDEN} units")
     figure.savefig(path, dpi=120)

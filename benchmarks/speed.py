@@ -254,21 +254,21 @@ def means_table(rows):
     return markdown(header, lines)
 
 
-def colours(names):
+def colors(names):
     from matplotlib import colormaps
 
     shade = {name: [n for n in names if library(n) == library(name)].index(name) for name in names}
     return {n: colormaps["tab20"](2 * list(PACKAGES).index(library(n)) + shade[n]) for n in names}
 
 
-def bars(ax, rows, colour):
+def bars(ax, rows, color):
     """Bars that start from jrnn on one device: up is slower, down faster."""
     for place, row in enumerate(rows.values()):
-        there = [name for name in colour if name in row and name != "jrnn"]
+        there = [name for name in color if name in row and name != "jrnn"]
         for index, name in enumerate(there):
             ratio = row[name]["median_ms"] / row["jrnn"]["median_ms"]
             x = place + 0.88 * ((index + 0.5) / len(there) - 0.5)
-            ax.bar(x, ratio - 1, 0.8 / len(there), bottom=1, color=colour[name])
+            ax.bar(x, ratio - 1, 0.8 / len(there), bottom=1, color=color[name])
     ends = [bar.get_y() + bar.get_height() for bar in ax.patches] + [0.95, 1.05]
     low, high = min(ends) / 1.1, max(ends) * 1.1
     ticks = [t for t in (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50) if low < t < high]
@@ -284,15 +284,15 @@ def speed_chart(records, path):
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    colour = colours(names_of(records))
+    color = colors(names_of(records))
     panels = dict.fromkeys("others" if r["layer"] in FEWER else r["layer"] for r in records)
     figure = Figure(figsize=(20, 1 + 3.4 * len(panels)), layout="constrained")
     for panel, axes in zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True):
         layers = FEWER if panel == "others" else [panel]
         for kind, ax in zip(KINDS, axes, strict=True):
-            bars(ax, rows_of([r for r in records if r["layer"] in layers], kind), colour)
+            bars(ax, rows_of([r for r in records if r["layer"] in layers], kind), color)
             ax.set_title(kind)
-    patches = [Patch(color=c, label=name) for name, c in colour.items() if name != "jrnn"]
+    patches = [Patch(color=c, label=name) for name, c in color.items() if name != "jrnn"]
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches))
     figure.savefig(path, dpi=100)
 
@@ -304,9 +304,9 @@ def scaling_chart(records, path):
     rows = {size: row for (_, size), row in rows_of(records, "train").items()}
     for (letter, sizes), ax in zip(SCALES.items(), figure.subplots(1, 3), strict=True):
         widths = [size["BTIH".index(letter)] for size in sizes]
-        for name, colour in colours(names_of(records)).items():
+        for name, color in colors(names_of(records)).items():
             times = [rows[size][name]["median_ms"] for size in sizes]
-            ax.loglog(widths, times, "o-", color=colour, label=name)
+            ax.loglog(widths, times, "o-", color=color, label=name)
         ax.set_xticks(widths, map(str, widths))
         ax.set_xticks([], minor=True)
         ax.grid(alpha=0.3, which="both")

@@ -17,7 +17,7 @@ STRAY = re.compile(r"`__|``|:py:\w+:|\{py:\w+\}")  # what a reader must not see
 
 def assemble(source: Path) -> None:
     """Gather pages written by hand, pages generated from the library, and executed notebooks."""
-    from docs.catalogue import ROOMS, cells
+    from docs.catalog import ROOMS, cells
     from docs.cell_pages import cell_page, overview
     from docs.reference import reference_index, reference_page
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import jrnn
-from docs.catalogue import cells, example
+from docs.catalog import cells, example
 from docs.diagrams import draw, step_graph
 
 _LISTED = re.search(r"one of\n\n(.*?)\.\n", inspect.getdoc(jrnn.cells) or "", re.S)

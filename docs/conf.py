@@ -19,7 +19,7 @@ ROOT = Path(os.environ["JRNN_ROOT"])
 sys.path.insert(0, str(ROOT))
 
 import jrnn
-from docs.catalogue import cells
+from docs.catalog import cells
 from docs.cell_pages import field_comments
 from docs.equations import block_to_tex
 from docs.reference import documented, plain_signature

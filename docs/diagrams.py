@@ -178,12 +178,12 @@ def _levels(nodes: list[Node], edges: Edges) -> list[int]:
 def _routed(
     nodes: list[Node], edges: Edges, level: list[int]
 ) -> tuple[list[tuple[list[Any], bool]], list[list[Any]]]:
-    """Lead long edges through places of their own, and order the columns by their neighbours."""
+    """Lead long edges through places of their own, and order the columns by their neighbors."""
     columns: list[list[Any]] = [[] for _ in range(max(level) + 1)]
     for i in range(len(nodes)):
         columns[level[i]].append(i)
     chains = []
-    neighbours: dict[Any, list[Any]] = defaultdict(list)
+    neighbors: dict[Any, list[Any]] = defaultdict(list)
     for (a, b), weighted in edges.items():
         between = [(a, weighted, column) for column in range(level[a] + 1, level[b])]
         for place in between:  # shared by all lines of a kind that come from one node
@@ -192,13 +192,13 @@ def _routed(
         chain = [a, *between, b]
         chains.append((chain, weighted))
         for left, right in pairwise(chain):
-            if right not in neighbours[left]:
-                neighbours[left].append(right)
-                neighbours[right].append(left)
+            if right not in neighbors[left]:
+                neighbors[left].append(right)
+                neighbors[right].append(left)
     for _ in range(4):
         for column in [*columns[1:], *columns[-2::-1]]:
             row = {item: i - len(c) / 2 for c in columns if c is not column for i, item in enumerate(c)}
-            near = {item: [row[n] for n in neighbours[item] if n in row] for item in column}
+            near = {item: [row[n] for n in neighbors[item] if n in row] for item in column}
             column.sort(key=lambda item: sum(near[item]) / max(1, len(near[item])))
     return chains, columns
 

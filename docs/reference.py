@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import jrnn
-from docs.catalogue import ROOMS, cells, module_names, room_of, top_names
+from docs.catalog import ROOMS, cells, module_names, room_of, top_names
 
 
 def documented() -> dict[str, list[str]]:

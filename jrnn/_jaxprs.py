@@ -22,7 +22,7 @@ class Op:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     linear: bool  # a sum or a reshape: the tangent of its result is the op applied to the tangents
-    fusible: bool  # XLA fuses it into its neighbours; not a matmul, a gather or anything unknown
+    fusible: bool  # XLA fuses it into its neighbors; not a matmul, a gather or anything unknown
     recomputable: bool  # fusible, and cheaper to recompute than to load; not a tanh
     product: bool  # a matmul
     reverse_only: bool  # has no forward-mode derivative, e.g. a custom_vjp

@@ -118,7 +118,7 @@ def spectral_radius(
     Raises:
       ValueError: a density outside (0, 1].
 
-    Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001.
+    Reference: Jaeger, The echo state approach to analyzing and training recurrent neural networks, 2001.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density must be in (0, 1], got {density}")

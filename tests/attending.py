@@ -61,15 +61,15 @@ def softmax(s):
 
 
 def weights(score, p, q, m):
-    """Shares of the n positions; the softmax, or that of a window around a centre."""
+    """Shares of the n positions; the softmax, or that of a window around a center."""
     if not isinstance(score, jrnn.attention.Local):
         return softmax(scores(score, p, q, m))
     n, half = len(m), score.window / 2
-    centre = n / (1 + np.exp(-(p.v @ np.tanh(p.w.T @ q))))
-    s, inside = scores(score.score, p.score, q, m), abs(np.arange(n) - centre.real) <= score.window
-    a = np.zeros(n, np.result_type(s, centre))
+    center = n / (1 + np.exp(-(p.v @ np.tanh(p.w.T @ q))))
+    s, inside = scores(score.score, p.score, q, m), abs(np.arange(n) - center.real) <= score.window
+    a = np.zeros(n, np.result_type(s, center))
     a[inside] = softmax(s[inside])
-    return a * np.exp(-((np.arange(n) - centre) ** 2) / (2 * half**2))
+    return a * np.exp(-((np.arange(n) - center) ** 2) / (2 * half**2))
 
 
 def attend(cell, params, q, memories):

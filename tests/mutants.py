@@ -35,8 +35,8 @@ TESTS = {  # the first that a path starts with
     "jrnn/combinators/narx": "cells combinators",
     "jrnn/combinators/pacing": "pacing irregular",
     "jrnn/combinators/clipping": "reports clipping",
-    "jrnn/combinators/reparametrising": "reports reparametrising",
-    "jrnn/combinators": "combinators pacing initializers clipping reparametrising slots taps history seq2seq "
+    "jrnn/combinators/reparametrizing": "reports reparametrizing",
+    "jrnn/combinators": "combinators pacing initializers clipping reparametrizing slots taps history seq2seq "
     "irregular",
     "jrnn/unrolling/associative": "associative linear_recurrences laws packing",
     "jrnn/unrolling/_blocks": "memory unrolling",
@@ -50,7 +50,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/_hoisting": "hoisting",
     "jrnn/unrolling/_inputs": "inputs errors",
     "jrnn/unrolling": UNROLLING,
-    "jrnn/_jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrising {UNROLLING}",
+    "jrnn/_jaxprs": f"taps gates gradient_flow combinators attention_combined reparametrizing {UNROLLING}",
     "jrnn/_alignment": f"errors contract special_cells {UNROLLING} combinators",
     "jrnn/_caching": "caching engine",
     "jrnn/_checks": "options errors",
@@ -58,7 +58,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/_traits": "streams modules",
     "jrnn/_states": "jacobians seq2seq clipping every_analysis",
     "jrnn/_fields": "options errors",
-    "jrnn/cell": f"slots combinators contract reparametrising training modules decoding {UNROLLING}",
+    "jrnn/cell": f"slots combinators contract reparametrizing training modules decoding {UNROLLING}",
     "jrnn/layers": "layers paradigms modules streams irregular",
     "jrnn/modules": "modules streams",
     "jrnn/paradigms": "paradigms every_paradigm",

@@ -107,9 +107,9 @@ def times_heads(matrices, vector, heads):
 
 def layer_norm(a, gain=1, bias=0, eps=1e-6):
     """Ba et al. 2016: mean 0 and variance 1 over the last axis, then a gain and a bias."""
-    centred = a - a.mean(axis=-1, keepdims=True)
-    variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return gain * centred / np.sqrt(variance + eps) + bias
+    centered = a - a.mean(axis=-1, keepdims=True)
+    variance = (centered * centered).mean(axis=-1, keepdims=True)
+    return gain * centered / np.sqrt(variance + eps) + bias
 
 
 def exponential(matrix):

@@ -116,7 +116,7 @@ def test_values_weights_and_gradients_are_those_of_the_equations(name, x64):
 
 
 def test_known_answers():
-    """A centre in the middle, and at both ends; what lies on the edge of the window is inside."""
+    """A center in the middle, and at both ends; what lies on the edge of the window is inside."""
     params = Local(General(), 1).init(jax.random.key(0), 1, 1)
     edge, zero = np.exp(-2) / 3, jnp.zeros((4, 1))
     weigh_at = lambda p, valid: Local(General(), 1).weights(p, jnp.ones(1), zero, jnp.array(valid))
@@ -287,7 +287,7 @@ def test_scaled_dot_is_that_of_torch():
 # errors
 
 PLAIN = Bahdanau(jrnn.GRU(3), Additive(2), FEATURES)
-NORMED = jrnn.Reparametrise(PLAIN, "w_memory", jrnn.WeightNorm())
+NORMED = jrnn.Reparametrize(PLAIN, "w_memory", jrnn.WeightNorm())
 XS = jax.random.normal(jax.random.key(1), (STEPS, BATCH, IN))
 MEMORY = jax.random.normal(jax.random.key(2), (SPAN, BATCH, FEATURES))
 
@@ -334,7 +334,7 @@ ERRORS = [
      "GRU(hidden=3) has no attention to attach a memory to"),
     (lambda: jrnn.attach(NORMED, moved(NORMED), NORMED.initial_carry(moved(NORMED), (BATCH,)), MEMORY),
      TypeError, f"attach projects the memory by a weight of {brief(PLAIN.score)} before the first step, but "
-     "Reparametrise computes that weight within the step: reparametrise another weight"),
+     "Reparametrize computes that weight within the step: reparametrize another weight"),
     (lambda: jrnn.unroll(PLAIN, moved(PLAIN), XS), ValueError,
      NOT_FED + "memory_features=5) cannot take its step on xs of float32(4, 4, 2): no memory is attached: "
      "before the first step, carry = jrnn.attach(cell, params, cell.initial_carry(params, batch_shape), "

@@ -97,8 +97,8 @@ def test_half_precision_computes_the_same_to_its_precision():
     same(after, before)
 
 
-def test_a_reparametrised_weight_within_the_cell():
-    cell = jrnn.Reparametrise(PLAIN, "w_hh", jrnn.Diagonal())
+def test_a_reparametrized_weight_within_the_cell():
+    cell = jrnn.Reparametrize(PLAIN, "w_hh", jrnn.Diagonal())
     params = moved(cell)
     diagonal = params.cell.w_hh.params.reshape(-1, 3)
     blocks = jnp.concatenate([jnp.diag(row) for row in diagonal], 1)

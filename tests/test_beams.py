@@ -168,8 +168,8 @@ PROMPT = np.array([[0, 1, 3, 0, 2, 1]], np.int32)
 beam = partial(jrnn.beam_search, CELL, PARAMS)
 
 
-def test_rows_do_not_depend_on_their_neighbours():
-    """A row whose neighbours search on after it has been left keeps what it found."""
+def test_rows_do_not_depend_on_their_neighbors():
+    """A row whose neighbors search on after it has been left keeps what it found."""
     whole = beam(PROMPT, 12, width=3, stop=STOP)
     for row in range(6):
         alone = beam(PROMPT[:, row], 12, width=3, stop=STOP)
@@ -248,7 +248,7 @@ def test_adjust_forbids_and_forces():
     assert np.all(np.isfinite(found.scores)) and not np.any(tokens == 1) and np.all(tokens[1:] != tokens[:-1])
     alone = beam(PROMPT[:, 2], 5, width=400, adjust=forbid)  # exhaustive: 3 · 2⁴ are allowed
     assert np.isfinite(alone.scores).sum() == 3 * 2**4
-    np.testing.assert_allclose(np.exp(alone.log_probs).sum(), 1, rtol=1e-5)  # renormalised at every step
+    np.testing.assert_allclose(np.exp(alone.log_probs).sum(), 1, rtol=1e-5)  # renormalized at every step
     wanted = jnp.array([3, 0, 3])
 
     def force(logits, tokens, t):

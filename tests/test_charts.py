@@ -23,12 +23,12 @@ def drawn(ax):
     return ax
 
 
-def greys(ax):
-    """Colours of the cells of a matrix, as the image has them, 0 black to 1 white."""
+def grays(ax):
+    """Colors of the cells of a matrix, as the image has them, 0 black to 1 white."""
     image = ax.images[0]
-    colours = image.cmap(image.norm(image.get_array()))
-    assert np.ptp(colours[..., :3], axis=-1).max() < 1e-6  # without colour
-    return np.where(colours[..., 3] == 0, 1.0, colours[..., 0])  # nothing on white paper
+    colors = image.cmap(image.norm(image.get_array()))
+    assert np.ptp(colors[..., :3], axis=-1).max() < 1e-6  # without color
+    return np.where(colors[..., 3] == 0, 1.0, colors[..., 0])  # nothing on white paper
 
 
 def texts(labels):
@@ -47,10 +47,10 @@ def test_heat_map_shows_each_weight_at_its_row_and_column():
     weights = jnp.array([[0.5, 0.25, 0.0], [1e-6, 0.0, 0.75]])
     ax = heat_map(weights, ["le", "chat"], ["a", "b", "c"])
     assert ax.images[0].get_extent() == [-0.5, 2.5, 1.5, -0.5]  # the first row above
-    grey = greys(ax)
-    assert (grey == 1).tolist() == (weights == 0).tolist()  # white is exactly 0
-    np.testing.assert_array_equal(np.argsort(-grey, axis=None), [2, 4, 3, 1, 0, 5])  # the larger, the darker
-    assert grey.max(where=grey < 1, initial=0) < 0.95 and grey.min() == 0
+    gray = grays(ax)
+    assert (gray == 1).tolist() == (weights == 0).tolist()  # white is exactly 0
+    np.testing.assert_array_equal(np.argsort(-gray, axis=None), [2, 4, 3, 1, 0, 5])  # the larger, the darker
+    assert gray.max(where=gray < 1, initial=0) < 0.95 and gray.min() == 0
     assert ax.images[0].norm.vmin == 0 and ax.images[0].norm.vmax == 0.75
     assert texts(ax.get_yticklabels()) == ["le", "chat"] and ax.get_yticks().tolist() == [0, 1]
     assert texts(ax.get_xticklabels()) == ["a", "b", "c"] and ax.get_xticks().tolist() == [0, 1, 2]
@@ -63,8 +63,8 @@ def test_heat_map_shows_each_weight_at_its_row_and_column():
 def test_heat_map_of_other_values_has_other_words():
     words = {"title": "Gate", "row_label": "unit", "column_label": "character", "unit": "activation"}
     ax = heat_map([[-1.0, 0.0, 1.0, 0.5]], [0], "a b\n", **words)
-    grey = greys(ax)[0]
-    assert grey[1] == 1 and grey[0] > grey[3] > grey[2] == 0
+    gray = grays(ax)[0]
+    assert gray[1] == 1 and gray[0] > gray[3] > gray[2] == 0
     assert ax.images[0].norm.vmin == -1
     assert texts(drawn(ax).get_xticklabels()) == ["a", "␣", "b", "↵"]
     assert [ax.get_title(), ax.get_ylabel(), ax.get_xlabel()] == ["Gate", "unit", "character"]
@@ -72,7 +72,7 @@ def test_heat_map_of_other_values_has_other_words():
 
 
 def test_heat_map_of_nothing_but_zeros_is_white():
-    assert greys(drawn(heat_map(np.zeros((2, 3)), "ab", "cde"))).tolist() == [[1] * 3] * 2
+    assert grays(drawn(heat_map(np.zeros((2, 3)), "ab", "cde"))).tolist() == [[1] * 3] * 2
 
 
 @pytest.mark.parametrize("count", [2, 15, 90])
@@ -125,7 +125,7 @@ def test_text_in_a_confusion_stands_out_from_its_field():
         predictions = np.where(np.arange(200) % 100 < right, targets, 1 - targets)
         ax = confusion_matrix(predictions, targets, "ab")
         ink = [{"white": 1.0, "black": 0.0}[text.get_color()] for text in ax.texts]
-        assert np.abs(greys(ax).ravel() - ink).min() > 0.4
+        assert np.abs(grays(ax).ravel() - ink).min() > 0.4
 
 
 # piano rolls
@@ -138,7 +138,7 @@ def test_piano_roll_shows_keys_at_their_pitch():
     image = ax.images[0]
     assert image.get_extent() == [-0.5, 4.5, 20.5, 108.5] and image.origin == "lower"
     np.testing.assert_array_equal(image.get_array().filled(0), roll.T)
-    assert greys(ax)[39, 0] == 0 and greys(ax)[39, 1] == 1 and 0 < greys(ax)[43, 1] < 0.9
+    assert grays(ax)[39, 0] == 0 and grays(ax)[39, 1] == 1 and 0 < grays(ax)[43, 1] < 0.9
     assert dict(zip(ax.get_yticks(), texts(ax.get_yticklabels()), strict=True)) == {
         48: "C3", 60: "C4", 72: "C5"
     }  # fmt: skip
@@ -164,7 +164,7 @@ def test_octaves_in_use_are_shown(keys, first, shown):
 # pictures
 
 
-def test_pictures_stand_in_rows_on_one_scale_of_grey():
+def test_pictures_stand_in_rows_on_one_scale_of_gray():
     images = [np.full((4, 6), value) for value in (0, 60, 120, 255)] + [np.arange(24).reshape(4, 6)]
     captions = ["one", "two $ $", "a caption too long for a single line below", "written: 4\ntrue: 9", ""]
     axes = pictures(images, captions, columns=3)
@@ -218,7 +218,7 @@ def test_a_logarithmic_axis_leaves_out_what_has_no_logarithm():
     assert np.isfinite(shown[:2]).all() and not np.isfinite(shown[2, 1])
 
 
-def test_thirty_five_curves_are_told_apart_without_colour():
+def test_thirty_five_curves_are_told_apart_without_color():
     ax = curves({str(i): [i, i + 1] for i in range(35)}, xlabel="x", ylabel="y")
     assert len({(repr(line._dash_pattern), line.get_marker()) for line in ax.lines}) == 35
 

@@ -156,7 +156,7 @@ def test_inputs_may_be_any_tree_of_arrays():
 
 
 def test_spatial_axes_are_trailing_batch_axes():
-    """A state on a ring of 5 places, each fed by its left neighbour; lengths name the rows only."""
+    """A state on a ring of 5 places, each fed by its left neighbor; lengths name the rows only."""
     cell = jrnn.from_functions(
         init=lambda key, n: jnp.float32(0.5),
         initial_carry=lambda p, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 1)),

@@ -245,7 +245,7 @@ def test_stream_errors(tokens, message):
 
 
 def ragged(count=23, longest=20, features=(2,)):
-    """Sequences that carry their own number, so that each is recognised wherever it comes out."""
+    """Sequences that carry their own number, so that each is recognized wherever it comes out."""
     lengths = np.random.default_rng(0).integers(0, longest + 1, size=count)
     return [np.full((n, *features), i + 1, np.float32) for i, n in enumerate(lengths)]
 

@@ -139,7 +139,7 @@ def test_stop_fills_the_rest_of_its_row():
     assert generate(Embed(4), chain, jnp.array([3]), 3, temperature=0, stop=3).tolist() == [0, 1, 2]
 
 
-def test_rows_do_not_depend_on_their_neighbours(params):
+def test_rows_do_not_depend_on_their_neighbors(params):
     prompt, more = prompts(3, 2), prompts(3, 4, seed=5)
     alone = generate(MODEL, params, prompt, 9, key=KEY)
     joined = generate(MODEL, params, np.concatenate([prompt, more], 1), 9, key=KEY)
@@ -268,7 +268,7 @@ def test_adjust_forbids_and_forces_and_sees_what_was_written(params):
         assert not np.any(np.asarray(log_probs)[[2, -1]])  # of what is left alone the probability is 1
         assert np.all(log_probs[:2] < 0)
     free = np.array(logits_by_hand(params, prompt, tokens))[0]
-    free[:, 2] = -np.inf  # renormalised over what is allowed
+    free[:, 2] = -np.inf  # renormalized over what is allowed
     needed = picked(jax.nn.log_softmax(free), tokens[0])
     np.testing.assert_allclose(log_probs[0], needed, rtol=1e-4)
 

@@ -8,7 +8,7 @@ import pytest
 
 import jrnn
 from docs import equations, reference
-from docs.catalogue import ROOMS, cells, example
+from docs.catalog import ROOMS, cells, example
 from docs.cell_pages import FAMILIES, cell_page, family_of, field_comments
 from docs.diagrams import step_graph
 from docs.equations import block_to_tex, to_tex

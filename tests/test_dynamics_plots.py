@@ -298,14 +298,14 @@ def test_the_legend_covers_nothing_and_is_not_cut_off(draw):
 
 
 def look(artist):
-    """What is seen of a line or of points, but for the colour."""
+    """What is seen of a line or of points, but for the color."""
     if hasattr(artist, "_dash_pattern"):
         return repr(artist._dash_pattern), artist.get_marker()
     return repr(artist.get_paths()[0].vertices.round(6).tolist()), len(artist.get_facecolor()) > 0
 
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
-def test_all_is_told_apart_without_colour(draw):
+def test_all_is_told_apart_without_color(draw):
     shown = draw().get_legend_handles_labels()[0]
     looks = [look(one[0] if isinstance(one, tuple) else one) for one in shown]
     assert len(set(looks)) == len(looks) > 1

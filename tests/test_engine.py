@@ -80,7 +80,7 @@ def options_of(kind):
 KINDS = (
     "ClockworkRNN ConvLSTM Dense Elman Embed GRU GRUD Jordan LRU LSTM LSTMVariant MLSTM OrthogonalRNN QRNN"
 )
-ALIKE = [  # to the engine, which sees no other ops in them than in their neighbours of the list
+ALIKE = [  # to the engine, which sees no other ops in them than in their neighbors of the list
     *(jrnn.Elman(4, activation=name) for name in ("sigmoid", "identity")),
     jrnn.LSTM(4, max_lag=20),
     jrnn.GRU(4, z_keeps=False),

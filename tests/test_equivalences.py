@@ -450,7 +450,7 @@ def test_heads_are_a_block_diagonal_matrix(kind):
 
 
 @pytest.mark.parametrize("name", [name for name in VALUES if name.startswith(("SLSTM", "MLSTM"))])
-def test_stabiliser_changes_nothing(name):
+def test_stabilizer_changes_nothing(name):
     case = VALUES[name]
     params, carry, xs = draw(case, (BATCH,), steps=STEPS)
     start = jax.tree.map(np.zeros_like, case.theirs(carry))

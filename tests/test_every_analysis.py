@@ -54,7 +54,7 @@ def test_jacobians_products_and_exponents_agree(case):
     cell, params, xs = drawn(case)
     if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map | jrnn.Norm):
         for call in (growth, sensitivity, lyapunov, spectra):
-            with pytest.raises(ValueError, match=r"has no real-valued state to analyse$"):
+            with pytest.raises(ValueError, match=r"has no real-valued state to analyze$"):
                 call(cell, params, xs)
         return
     jacobians, grown, kept, exponents = jax.jit(looks, static_argnums=0)(cell, params, xs)
@@ -75,7 +75,7 @@ def test_gradients_flow_through_every_cell(case):
     batch = jrnn.Batch(jax.tree.map(lambda x: x[:, None], xs), jnp.zeros((T, 1)))
     loss = jrnn.PerStep(energy)
     if isinstance(cell, jrnn.Dense | jrnn.Embed | jrnn.Map | jrnn.Norm):
-        with pytest.raises(ValueError, match=r"has no real-valued state to analyse$"):
+        with pytest.raises(ValueError, match=r"has no real-valued state to analyze$"):
             gradient_flow(cell, params, batch, loss)
         return
     norms = jax.eval_shape(lambda p: gradient_flow(cell, p, batch, loss), params).norms

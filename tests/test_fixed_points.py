@@ -146,7 +146,7 @@ def test_a_line_of_fixed_points_is_sampled_as_far_apart_as_distance():
     assert gaps.min() >= 0.25 and 3 <= len(found.states) <= 5
 
 
-def test_of_neighbours_the_slowest_is_kept():
+def test_of_neighbors_the_slowest_is_kept():
     states, speeds = np.array([[0.0], [0.1], [5.0], [0.2]]), np.array([3.0, 1.0, 2.0, 0.0])
     chosen, counts = _distinct(states, speeds, np.array([0, 1, 2]), 0.5)
     assert chosen.tolist() == [1, 2] and counts.tolist() == [2, 1]
@@ -197,7 +197,7 @@ def trained(seed, hidden, steps=50, width=64, count=10, epochs=40):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_gru_on_the_flip_flop_has_a_cube_of_27_points(seed):
-    """8 corners hold the states; 12 edges, 6 faces and the centre are saddles of 1, 2 and 3 unstable ways."""
+    """8 corners hold the states; 12 edges, 6 faces and the center are saddles of 1, 2 and 3 unstable ways."""
     model, params, xs, targets = trained(seed, hidden=24)
     ys = np.asarray(jrnn.unroll(model, params, jnp.asarray(xs))[1])
     assert (np.sign(ys) == targets).mean() > 0.99
@@ -232,10 +232,10 @@ def test_a_gru_on_the_flip_flop_has_a_cube_of_27_points(seed):
 REFUSED = {
     "ClockworkRNN": "ClockworkRNN(hidden=4, periods=(1, 2)) has no fixed points: a step changes the integer "
     "t of its state from 0 to 1, so every step is a different map",
-    "Dense": "Dense(features=4, activation='tanh') has no real-valued state to analyse",
-    "Map": "Map(function='softsign', features=4) has no real-valued state to analyse",
-    "Norm": ") has no real-valued state to analyse",
-    "Embed": "Embed(features=4) has no real-valued state to analyse",
+    "Dense": "Dense(features=4, activation='tanh') has no real-valued state to analyze",
+    "Map": "Map(function='softsign', features=4) has no real-valued state to analyze",
+    "Norm": ") has no real-valued state to analyze",
+    "Embed": "Embed(features=4) has no real-valued state to analyze",
 }
 
 

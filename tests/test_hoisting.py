@@ -14,7 +14,7 @@ from jrnn.unrolling._hoisting import hoisted
 from tests.test_engine import in_loops
 
 HIDDEN, TOKENS = 4, 6
-NORMED = jrnn.Reparametrise(jrnn.GRU(HIDDEN), "w_hh", jrnn.WeightNorm())
+NORMED = jrnn.Reparametrize(jrnn.GRU(HIDDEN), "w_hh", jrnn.WeightNorm())
 MODEL = jrnn.Stack((jrnn.Embed(3), NORMED, jrnn.Dense(TOKENS)))
 XS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 PROMPT = np.array([[1, 2], [3, 0]])
@@ -35,7 +35,7 @@ STATES = {
 }
 
 
-def normalises(function, *args):
+def normalizes(function, *args):
     """Whether a loop scales a matrix of the shape of the recurrent weights, or takes its norm."""
     found = in_loops(jax.make_jaxpr(function)(*args).jaxpr)
     names = {eqn.primitive.name for eqn in found if eqn.outvars[0].aval.shape == (HIDDEN, 3 * HIDDEN)}
@@ -45,19 +45,19 @@ def normalises(function, *args):
 @pytest.mark.parametrize("name", DECODING)
 def test_decoding_computes_weights_once(name):
     params = MODEL.init(jax.random.key(0), TOKENS)
-    assert not normalises(DECODING[name], params)
+    assert not normalizes(DECODING[name], params)
 
 
 @pytest.mark.parametrize("name", STATES)
 def test_analysis_computes_weights_once(name):
     params = NORMED.init(jax.random.key(0), 3)
-    assert not normalises(STATES[name], params, NORMED.initial_carry(params))
+    assert not normalizes(STATES[name], params, NORMED.initial_carry(params))
 
 
 def test_what_would_be_computed_in_every_step_is_seen():
     params = NORMED.init(jax.random.key(0), 3)
     plain = lambda p, h: jax.lax.scan(lambda h, x: NORMED.step(p, h, x), h, XS)
-    assert normalises(plain, params, NORMED.initial_carry(params))
+    assert normalizes(plain, params, NORMED.initial_carry(params))
 
 
 def test_a_hoisted_step_is_that_of_the_cell():

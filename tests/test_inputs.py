@@ -81,7 +81,7 @@ def test_what_compiles_names_a_token_of_the_host_as_well(name, model):
     RUNS[name](model, params, batch._replace(lengths=np.array([1, 2])))  # in padding it may be anything
 
 
-def test_under_jit_it_is_nan_and_its_neighbours_are_not():
+def test_under_jit_it_is_nan_and_its_neighbors_are_not():
     tokens = TOKENS.copy()
     tokens[1, 0] = 7
     ys = jax.jit(lambda tokens: read(READERS["stack"], tokens))(tokens)
@@ -100,7 +100,7 @@ def test_padding_may_hold_anything(array):
 
 @GIVEN
 @pytest.mark.parametrize("name", READERS)
-def test_one_hot_rows_are_recognised(name, array):
+def test_one_hot_rows_are_recognized(name, array):
     rows = np.eye(WORDS, dtype=int)
     for given in (rows[TOKENS], rows[TOKENS[:, 0]]):
         with pytest.raises(

@@ -188,7 +188,7 @@ def test_a_rotation_keeps_distances():
     """In float32 its exponent is 1e-8, and several times its error."""
     words = linear(TURN, 400).verdicts
     assert words["dynamics"].startswith("neutral: largest Lyapunov exponent ")
-    assert words["dynamics"].endswith("nats per step; neighbouring states neither diverge nor converge")
+    assert words["dynamics"].endswith("nats per step; neighboring states neither diverge nor converge")
     assert words["gradient of the last state"] == "steady: a factor of 1 per step backwards"
     assert words["memory"] == "the last state still depends on the state 399 steps before by more than 1 %"
 

@@ -9,7 +9,7 @@ import pytest
 
 import jrnn
 from jrnn.interop import from_torch
-from tests.test_interop_torch import largest, randomised
+from tests.test_interop_torch import largest, randomized
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
@@ -50,7 +50,7 @@ class AWDLSTM(nn.Module):
 
 @torch.no_grad()
 def test_awd_lstm_over_two_chunks():
-    module = randomised(AWDLSTM())
+    module = randomized(AWDLSTM())
     model, params = from_torch(module)
     lstms = [jrnn.LSTM(width) for width in (HIDDEN, HIDDEN, EMBEDDED)]
     chain = jrnn.Stack((jrnn.Embed(EMBEDDED), *lstms, jrnn.Dense(WORDS)))
@@ -89,7 +89,7 @@ class BiLSTMCRF(nn.Module):
 
 @torch.no_grad()
 def test_bilstm_crf_tagger_over_ragged_sentences():
-    module, tokens = randomised(BiLSTMCRF()), words()
+    module, tokens = randomized(BiLSTMCRF()), words()
     with pytest.raises(ValueError, match=r"no place for .*'crf\.transitions'"):
         from_torch(module)
     body, params = from_torch(module, unused=True)
@@ -175,7 +175,7 @@ def converted(module):
 
 @torch.no_grad()
 def test_bahdanau_encoder_decoder_with_ragged_sources():
-    module = randomised(Seq2Seq())
+    module = randomized(Seq2Seq())
     model, params = converted(module)
     source, inputs = words(), words(steps=4, seed=1)
     pair = jrnn.Pair(source, inputs, np.arange(STEPS)[:, None] < LENGTHS)

@@ -100,7 +100,7 @@ def inputs(name):
     return rng.normal(size=(STEPS, MASK.shape[1], *field, IN)).astype(np.float32)
 
 
-def randomised(layer):
+def randomized(layer):
     rng = np.random.default_rng(1)
     layer.set_weights([rng.normal(size=w.shape) for w in layer.weights])
     return layer
@@ -146,7 +146,7 @@ def _differences(name, options, dtype):
     xs = xs.astype(dtype) if xs.dtype.kind == "f" else xs
     mask = MASK if name in ("SimpleRNN", "GRU", "LSTM", "Bidirectional", "RNN") else None
     layer.build(np.swapaxes(xs, 0, 1).shape)
-    model, params = from_keras(randomised(layer))
+    model, params = from_keras(randomized(layer))
     expected = theirs(layer, xs, mask)
     assert np.ptp(expected) > 0.1
     into = np.abs(ours(model, params, xs, mask) - expected).max()
@@ -189,7 +189,7 @@ def test_a_round_trip_keeps_every_bit(number):
     name, options = CASES[number]
     layer = layer_of(name, options)
     layer.build(np.swapaxes(inputs(name), 0, 1).shape)
-    model, params = from_keras(randomised(layer))
+    model, params = from_keras(randomized(layer))
     config, weights = to_keras(model, params)
     again, params_again = from_keras(json.loads(json.dumps(config)), weights)
     assert again == model
@@ -243,7 +243,7 @@ def classifier():
         L.Dropout(0.5),
         L.Dense(2, activation="softmax"),
     ]
-    return randomised(keras.Sequential(layers))
+    return randomized(keras.Sequential(layers))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, as it saves
@@ -271,7 +271,7 @@ def test_a_functional_chain_with_a_mask():
     e = L.Embedding(WORDS, IN, mask_zero=True)(i)
     h = L.Bidirectional(L.GRU(HIDDEN, return_sequences=True))(L.Dropout(0.1)(e))
     y, *states = L.LSTM(HIDDEN, return_state=True)(h)
-    module = randomised(keras.Model(i, L.Dense(2)(y)))
+    module = randomized(keras.Model(i, L.Dense(2)(y)))
     model, params = from_keras(module)
     layers = jrnn.Embed(IN), jrnn.Bidirectional(jrnn.GRU(HIDDEN)), jrnn.LSTM(HIDDEN), jrnn.Dense(2)
     assert model == jrnn.ManyToOne(jrnn.Sequential(layers))
@@ -287,7 +287,7 @@ def test_a_functional_chain_with_a_mask():
 
 def test_models_inside_models_are_opened():
     inner = keras.Sequential([L.GRU(HIDDEN, return_sequences=True), L.Dense(2)])
-    module = randomised(keras.Sequential([keras.Input((None, IN)), inner, L.Masking(), L.SimpleRNN(3)]))
+    module = randomized(keras.Sequential([keras.Input((None, IN)), inner, L.Masking(), L.SimpleRNN(3)]))
     model, params = from_keras(module)
     assert model.model.layers == (jrnn.GRU(HIDDEN), jrnn.Dense(2), jrnn.Elman(3))
     xs = inputs("GRU")

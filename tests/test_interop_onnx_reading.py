@@ -667,14 +667,14 @@ def simple(kind="GRU", after=(), extra=(), opset=14, **changes):
     return proto_of(nodes, [tensor("X", ["t", "b", IN])], [nodes[-1].output[0]], weights, opset)
 
 
-def quantised(domain="com.microsoft"):
+def quantized(domain="com.microsoft"):
     proto = simple("LSTM")
     proto.graph.node[0].op_type, proto.graph.node[0].domain = "DynamicQuantizeLSTM", domain
     proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
     return proto
 
 
-def dequantised():
+def dequantized():
     """The weights as integers with a scale."""
     whole = {"q": np.ones((1, 12, IN), np.int8), "scale": np.float32(0.1), "W": None}
     proto = simple(extra=whole.items(), W=None)
@@ -707,8 +707,8 @@ FAULTS = {
         lambda: operator_proto("GRU", "bidirectional", weights=weights_of("GRU", 1)),
         r"R must have shape \(2, gates · hidden, hidden\), got \(1, 12, 4\)",
     ),
-    "quantised": (quantised, r"node 'the LSTM' \(com.microsoft.DynamicQuantizeLSTM\): from_onnx reads RNN"),
-    "dequantised": (dequantised, r"\(DequantizeLinear\): from_onnx reads RNN"),
+    "quantized": (quantized, r"node 'the LSTM' \(com.microsoft.DynamicQuantizeLSTM\): from_onnx reads RNN"),
+    "dequantized": (dequantized, r"\(DequantizeLinear\): from_onnx reads RNN"),
     "hidden_size": (
         lambda: proto_of(
             [node("GRU", "X,W,R,B", "Y", hidden_size=5)],

@@ -48,7 +48,7 @@ def x64():
         yield
 
 
-def randomised(module, dtype=torch.float64):
+def randomized(module, dtype=torch.float64):
     """The module with every weight drawn anew, biases too."""
     generator = torch.Generator().manual_seed(3)
     module = module.to(dtype).eval()
@@ -60,7 +60,7 @@ def randomised(module, dtype=torch.float64):
 
 def made(name, options, dtype=torch.float64):
     widths = {"Embedding": (WORDS, HIDDEN)}.get(name, (IN, HIDDEN))
-    return randomised(getattr(torch.nn, name)(*widths, **options), dtype)
+    return randomized(getattr(torch.nn, name)(*widths, **options), dtype)
 
 
 def inputs(name, dtype):
@@ -213,7 +213,7 @@ class LanguageModel(torch.nn.Module):
 @pytest.mark.parametrize("by_module", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
 def test_modules_in_a_chain_become_one_model(by_module, tied):
-    module = randomised(LanguageModel(tied))
+    module = randomized(LanguageModel(tied))
     model, params = from_torch(module if by_module else module.state_dict())
     rnn = jrnn.Stack((jrnn.LSTM(HIDDEN),) * 2, dropout=0.5 * by_module)
     chain = jrnn.Stack((jrnn.Embed(HIDDEN), rnn, jrnn.Dense(WORDS)))
@@ -235,7 +235,7 @@ def test_modules_in_a_chain_become_one_model(by_module, tied):
 
 
 def test_a_prefix_takes_a_part():
-    state = randomised(LanguageModel()).state_dict()
+    state = randomized(LanguageModel()).state_dict()
     for prefix in ("rnn", "rnn."):
         assert from_torch(state, prefix=prefix)[0] == jrnn.Stack((jrnn.LSTM(HIDDEN),) * 2)
     assert from_torch({f"module.{name}": array for name, array in state.items()}, prefix="module.decoder")[
@@ -244,7 +244,7 @@ def test_a_prefix_takes_a_part():
 
 
 def test_functions_among_modules_stay():
-    head = randomised(torch.nn.Sequential(torch.nn.Linear(IN, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)))
+    head = randomized(torch.nn.Sequential(torch.nn.Linear(IN, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)))
     model, params = from_torch(head)
     xs = inputs("Linear", torch.float64)
     assert model == jrnn.Stack((jrnn.Dense(5), jrnn.Map("relu", 5), jrnn.Dense(2)))
@@ -318,7 +318,7 @@ def test_an_embedding_is_known_by_its_place_or_its_name():
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
-def test_quantised_weights_are_refused():
+def test_quantized_weights_are_refused():
     state = {name: torch.ones(array.shape) for name, array in LSTM.items()}
     state["rnn.weight_hh_l0"] = torch.quantize_per_tensor(state["rnn.weight_hh_l0"], 0.1, 0, torch.qint8)
     with pytest.raises(ValueError, match=r"rnn.weight_hh_l0 must hold floating point numbers"):

@@ -106,7 +106,7 @@ AROUND = [  # every combinator and layer, around a cell of width 4
     lambda c: jrnn.MixedMemory(c),
     lambda c: jrnn.Dropout(c, input=0.5, state=0.5, output=0.5),
     lambda c: jrnn.Zoneout(c),
-    lambda c: jrnn.Reparametrise(c, "w_hh", jrnn.DropConnect(0.5)),
+    lambda c: jrnn.Reparametrize(c, "w_hh", jrnn.DropConnect(0.5)),
     lambda c: jrnn.Tie(jrnn.Stack((c, c)), "0", "1"),
     lambda c: jrnn.LearnedCarry(c),
     lambda c: jrnn.Cast(c, compute="float32"),

@@ -28,7 +28,7 @@ SNOWBALL = Path(__file__).parents[2] / "shared" / "data" / "snowball"
 
 
 def noise(count=400, seed=0):
-    """Texts of what a tokeniser may stumble over."""
+    """Texts of what a tokenizer may stumble over."""
     draw = random.Random(seed)
     parts = [*"abzÀéß09.,'’-_…!!##  \t\n\u00a0\u2028\x1c", "don't", "3.5", "1,000", "...", "हिन्दी", "❤️"]
     parts += [
@@ -46,7 +46,7 @@ def noise(count=400, seed=0):
     return ["".join(draw.choices(parts, k=draw.randrange(12))) for _ in range(count)]
 
 
-# ---------------------------------------------------------------- normalisation
+# ---------------------------------------------------------------- normalization
 
 
 def test_normalize_does_all_of_the_lecture():
@@ -321,7 +321,7 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: Vocabulary.from_tokens(["to", "be"]),
             TypeError,
-            "sentences[0] is the string 'to', needs a list of tokens: tokenise it, or put a single list in "
+            "sentences[0] is the string 'to', needs a list of tokens: tokenize it, or put a single list in "
             "brackets",
         ),
         (
@@ -347,7 +347,7 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: SEES.encode("a b"),
             TypeError,
-            "tokens is the string 'a b', needs a list of tokens: tokenise it",
+            "tokens is the string 'a b', needs a list of tokens: tokenize it",
         ),
         (
             lambda: SEES.decode([0, 4]),
@@ -382,17 +382,17 @@ SEES = Vocabulary(("a", "b"))
         (
             lambda: remove_stop_words("a cat"),
             TypeError,
-            "tokens must be a list of words, got the string 'a cat': tokenise it",
+            "tokens must be a list of words, got the string 'a cat': tokenize it",
         ),
         (
             lambda: remove_stop_words(["a"], "the"),
             TypeError,
-            "stop_words must be a list of words, got the string 'the': tokenise it",
+            "stop_words must be a list of words, got the string 'the': tokenize it",
         ),
         (
             lambda: stem("running"),
             TypeError,
-            "tokens must be a list of words, got the string 'running': tokenise it",
+            "tokens must be a list of words, got the string 'running': tokenize it",
         ),
         (lambda: ngrams(["a"], 0), ValueError, "n must be at least 1, got 0"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 import jrnn
 from jrnn.analysis import exponents
-from jrnn.analysis.exponents import Lyapunov, lyapunov, orthonormalise, predictability
+from jrnn.analysis.exponents import Lyapunov, lyapunov, orthonormalize, predictability
 from tests.test_jacobians import linear
 
 RNG = np.random.default_rng(0)
@@ -250,9 +250,9 @@ def test_dead_units_leave_the_gradient_of_the_others():
     assert np.isfinite(infinite(params).w_hh).all()
 
 
-def test_orthonormalise_is_the_qr_with_its_derivative():
+def test_orthonormalize_is_the_qr_with_its_derivative():
     z, dz = jnp.array(RNG.normal(size=(2, 5, 3)))
-    (q, growth), (dq, rate) = jax.jvp(orthonormalise, (z,), (dz,))
+    (q, growth), (dq, rate) = jax.jvp(orthonormalize, (z,), (dz,))
     (p, r), (dp, dr) = jax.jvp(jnp.linalg.qr, (z,), (dz,))
     np.testing.assert_allclose(q, p)
     np.testing.assert_allclose(growth, np.log(np.abs(np.diag(r))), atol=1e-12)
@@ -263,7 +263,7 @@ def test_orthonormalise_is_the_qr_with_its_derivative():
 def test_panels_make_one_orthonormal_matrix(monkeypatch):
     monkeypatch.setattr(exponents, "PANEL", 3)
     z, dz = jnp.array(RNG.normal(size=(2, 9, 8)))
-    (q, growth), (dq, rate) = jax.jvp(orthonormalise, (z,), (dz,))
+    (q, growth), (dq, rate) = jax.jvp(orthonormalize, (z,), (dz,))
     (p, r), (dp, dr) = jax.jvp(jnp.linalg.qr, (z,), (dz,))
     signs = jnp.sign(jnp.sum(p * q, 0))
     np.testing.assert_allclose(q * signs, p, atol=1e-12)
@@ -271,12 +271,12 @@ def test_panels_make_one_orthonormal_matrix(monkeypatch):
     np.testing.assert_allclose(growth, np.log(np.abs(np.diag(r))), atol=1e-12)
     np.testing.assert_allclose(rate, np.diag(dr) / np.diag(r), atol=1e-10)
     hard = z * 10.0 ** -jnp.arange(8) @ z[:8]  # columns that are nearly one: of condition 1e7 and more
-    q, growth = orthonormalise(hard)
+    q, growth = orthonormalize(hard)
     np.testing.assert_allclose(q.T @ q, np.eye(8), atol=1e-14)
     np.testing.assert_allclose(growth, np.log(np.abs(np.diag(np.linalg.qr(hard)[1]))), atol=1e-7)
     for rank in (0, 1, 4, 7):  # nothing new in the rest, and unit vectors already there
         for low in (jnp.eye(9, 8) * (jnp.arange(8) < rank), z[:, :rank] @ dz[:rank, :]):
-            q, growth = orthonormalise(low)
+            q, growth = orthonormalize(low)
             np.testing.assert_allclose(q.T @ q, np.eye(8), atol=1e-14)
             assert np.isneginf(growth).tolist() == [False] * rank + [True] * (8 - rank)
 
@@ -351,7 +351,7 @@ def test_newton_converges_where_it_should():
 def test_a_dead_column_is_a_constant_of_the_columns_after_it():
     z = np.random.default_rng(3).normal(size=(5, 3))
     z[:, 1] = 2 * z[:, 0]
-    growth = lambda z: orthonormalise(z)[1]
+    growth = lambda z: orthonormalize(z)[1]
     assert np.isneginf(growth(jnp.array(z))[1])
     gradient = np.asarray(jax.grad(lambda z: growth(z)[2])(jnp.array(z)))
     assert np.isfinite(gradient).all() and gradient[:, 2].any()

@@ -52,7 +52,7 @@ WRONG = {
     tuple: (8, "i", (True,), ("nonsense", 8)),
 }
 ELSEWHERE = {  # any string may be the name of a parameter, until `init`
-    (jrnn.Reparametrise, "name"),
+    (jrnn.Reparametrize, "name"),
     (jrnn.Tie, "source"),
     (jrnn.Tie, "target"),
 }

@@ -169,7 +169,7 @@ def test_losses_and_gradients_are_those_of_padding(name, per_step):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_nan_in_a_sequence_reaches_no_neighbour(name):
+def test_nan_in_a_sequence_reaches_no_neighbor(name):
     (model, method), params, sequences = MODELS[name], drawn(name), ragged((3, 2, 4, 3))
     batches = packed_batches(sequences, np.zeros(4), 1, steps=12)
     batch = batches[0]
@@ -190,7 +190,7 @@ def test_nan_in_a_sequence_reaches_no_neighbour(name):
     (clean, gradient), (ys, other_gradient) = outputs(batch.xs, others), outputs(bad, others)
     assert np.isnan(ys[4:7]).all()
     np.testing.assert_array_equal(ys[others[:, 0, 0]], clean[others[:, 0, 0]])
-    if method == jrnn.Scan():  # the gradient of `Associative` is NaN at a neighbour of NaN
+    if method == jrnn.Scan():  # the gradient of `Associative` is NaN at a neighbor of NaN
         np.testing.assert_array_equal(other_gradient[others[:, 0, 0]], gradient[others[:, 0, 0]])
 
 

@@ -212,7 +212,7 @@ def test_every_cell_with_a_state_answers_a_pulse_and_the_others_say_so(case):
     params = subject.params("float64")
     pulse, rest = (subject.xs(dtype="float64", seed=seed) for seed in (3, 5))
     if not jax.tree.leaves(jax.eval_shape(cell.initial_carry, params, ())):
-        with pytest.raises(ValueError, match="has no real-valued state to analyse"):
+        with pytest.raises(ValueError, match="has no real-valued state to analyze"):
             pulse_response(cell, params, pulse, steps)
         return
     xs, others = (jax.tree.map(lambda a, b: np.stack([a, b, b]), first, rest) for first in (pulse, rest))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.cells.normalised import normalise
+from jrnn.cells.normalized import normalize
 from jrnn.crf import Potentials, crf_log_likelihood, crf_loss, marginals, viterbi
 from jrnn.decoding.ctc import ctc_beam_search, ctc_loss
 
@@ -167,9 +167,9 @@ def test_a_gradient_is_clipped_however_long_it_is(scale):
 
 @pytest.mark.parametrize("form", [jrnn.WeightNorm(), jrnn.SpectralNorm()], ids=repr)
 @pytest.mark.parametrize("zeros", ["column", "all"])
-def test_a_weight_of_zeros_is_normalised_to_zeros(form, zeros):
+def test_a_weight_of_zeros_is_normalized_to_zeros(form, zeros):
     """A weight that is 0 divides by its norm: outputs and all gradients are NaN."""
-    cell = jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", form)
+    cell = jrnn.Reparametrize(jrnn.LSTM(4), "w_hh", form)
     params = cell.init(KEY, 3)
     theta = params.w_hh.params
     first = theta[0] * (np.arange(16) > 0) if zeros == "column" else 0 * theta[0]
@@ -225,10 +225,10 @@ def test_a_reservoir_without_recurrence():
 
 
 @pytest.mark.parametrize("mean", [2e3, 4e4])
-def test_layer_normalisation_of_a_small_spread_around_a_large_mean(mean):
+def test_layer_normalization_of_a_small_spread_around_a_large_mean(mean):
     """The variance is computed as E[z²] − E[z]², which cancels: NaN, or a hundred times too large."""
     z = np.float32(mean) + np.arange(4, dtype=np.float32)
-    np.testing.assert_allclose(normalise(jnp.asarray(z), 1e-5), (z - z.mean()) / z.std(), rtol=1e-4)
+    np.testing.assert_allclose(normalize(jnp.asarray(z), 1e-5), (z - z.mean()) / z.std(), rtol=1e-4)
 
 
 def test_threads_that_compile_and_run_at_the_same_time():
@@ -307,8 +307,8 @@ def test_a_readout_without_a_penalty_of_fewer_steps_than_units(steps):
     features, targets = draw(steps, 25), draw(steps, 2, seed=1)
     features[:, 3] = 0
     readout = jrnn.ridge_readout(jnp.asarray(features), jnp.asarray(targets), penalty=0)
-    centred = [(a - a.mean(0)).astype(np.float64) for a in (features, targets)]
-    wanted = np.linalg.lstsq(*centred, rcond=1e-6)[0]
+    centered = [(a - a.mean(0)).astype(np.float64) for a in (features, targets)]
+    wanted = np.linalg.lstsq(*centered, rcond=1e-6)[0]
     np.testing.assert_allclose(readout.w, wanted, atol=2e-5)
 
 

@@ -128,7 +128,7 @@ def test_a_reservoir_with_a_solved_read_out_learns_narma():
     assert error < 0.4  # a linear model of the last ten inputs leaves 0.6
 
 
-def test_the_read_out_solves_the_penalised_normal_equations():
+def test_the_read_out_solves_the_penalized_normal_equations():
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         features, targets = rng.normal(size=(50, 2, 6)), rng.normal(size=(50, 2, 3))
@@ -175,7 +175,7 @@ def test_a_closed_gate_of_rglru_has_a_gradient(dtype):
 
 
 @pytest.mark.parametrize("cell", [jrnn.LayerNormLSTM(4), jrnn.LayerNormGRU(4)], ids=repr)
-def test_normalised_cells_have_gradients_in_float16(cell):
+def test_normalized_cells_have_gradients_in_float16(cell):
     """At the start all sums of the state are zero, and 1 / √ε³ is beyond float16."""
     params = jax.tree.map(lambda p: p.astype("float16"), cell.init(KEY, 3))
     grads = jax.grad(lambda p: jnp.sum(jrnn.unroll(cell, p, jnp.ones((5, 3), "float16"))[1]))(params)

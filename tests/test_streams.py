@@ -20,7 +20,7 @@ NOISY = {  # every place where noise can stand
     "Dropout": CELL,
     "Zoneout": jrnn.Zoneout(jrnn.GRU(40), 0.5),
     "Stack": jrnn.Stack((jrnn.GRU(40), jrnn.Dense(3)), dropout=0.5),
-    "DropConnect": jrnn.Reparametrise(jrnn.GRU(40), "w_hh", jrnn.DropConnect(0.5)),
+    "DropConnect": jrnn.Reparametrize(jrnn.GRU(40), "w_hh", jrnn.DropConnect(0.5)),
     "LeakyRNN": jrnn.LeakyRNN(40, noise=0.3),
     "inside": jrnn.Stack((jrnn.Dense(3), jrnn.Residual(jrnn.Zoneout(jrnn.GRU(3), 0.5)))),
     "one side": jrnn.Bidirectional(jrnn.GRU(40), CELL),

@@ -192,7 +192,7 @@ def test_a_cell_that_is_no_value():
     refuses(HoldsFunction(3, lambda x: x), "value", "pickle")
 
 
-def test_a_step_that_reads_its_neighbours_input():
+def test_a_step_that_reads_its_neighbors_input():
     def step(p, h, x):
         y = h + p["rate"] * jnp.tanh(x @ p["w"])
         return y, y + jnp.roll(x @ p["w"], 1, axis=0)

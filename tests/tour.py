@@ -259,9 +259,9 @@ STOPS = {
     ),
     "Dropout": noisy(jrnn.Dropout(jrnn.LSTM(4), input=0.2, state=0.3, output=0.4)),
     "Zoneout": noisy(jrnn.Zoneout(jrnn.LSTM(4), rates=(0.2, 0.5))),
-    "DropConnect": noisy(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.DropConnect(0.5))),
+    "DropConnect": noisy(jrnn.Reparametrize(jrnn.GRU(4), "w_hh", jrnn.DropConnect(0.5))),
     "Stack with dropout": noisy(jrnn.Stack((jrnn.GRU(4), jrnn.GRU(3)), dropout=0.5)),
-    "WeightNorm": ragged(jrnn.Reparametrise(jrnn.GRU(4), "w_hh", jrnn.WeightNorm())),
+    "WeightNorm": ragged(jrnn.Reparametrize(jrnn.GRU(4), "w_hh", jrnn.WeightNorm())),
     "Feedback": Stop(
         jrnn.Feedback(jrnn.Stack((jrnn.GRU(4), jrnn.Dense(WIDTH)))),
         lambda c, p, d: jrnn.unroll(c, p, (d.xs, d.mask), lengths=d.lengths),

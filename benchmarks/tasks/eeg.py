@@ -7,10 +7,10 @@ The file, one recording of 117 s with 14 channels at 128 Hz, 14,980 rows:
     curl -LO https://github.com/datasets/eeg-eye-state/raw/HEAD/data/eeg-eye-state.csv
 
 Rows beside one another are nearly alike, so a random split of rows asks a model for what it has all but seen:
-there the nearest neighbour of a row answers, without having learned anything of use. Here time is cut into
+there the nearest neighbor of a row answers, without having learned anything of use. Here time is cut into
 20 blocks of 6 s and every fifth one is tested on, the ones behind them choose the epoch, by their loss, and
 the other 12 are trained on; five times, until each block was tested on once. Channels are clipped to the
-range of the training rows less a thousandth at both ends (four rows hold artefacts) and standardised by them.
+range of the training rows less a thousandth at both ends (four rows hold artifacts) and standardized by them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MODELS = {
 
 
 def cleaned(values, rows):
-    """Every row clipped and standardised by those to train on, float32."""
+    """Every row clipped and standardized by those to train on, float32."""
     clipped = np.clip(values, *np.quantile(values[rows], (0.001, 0.999), axis=0))
     return ((clipped - clipped[rows].mean(0)) / clipped[rows].std(0)).astype(np.float32)
 
@@ -92,12 +92,12 @@ def main():
     mixed = np.random.default_rng(arguments.seed).permutation(len(values))
     train, test = mixed[len(mixed) // FOLDS :], mixed[: len(mixed) // FOLDS]
     leak = accuracy(nearest(values, labels, train, test), labels[test])
-    print(f"nearest neighbour, random rows (the leak): {leak:.1%}")
+    print(f"nearest neighbor, random rows (the leak): {leak:.1%}")
     found = [
         nearest(values, labels, np.concatenate(train + valid), np.concatenate(test))
         for train, valid, test in folds
     ]
-    print(f"nearest neighbour, blocks: {accuracy(np.concatenate(found), labels[asked]):.1%}", flush=True)
+    print(f"nearest neighbor, blocks: {accuracy(np.concatenate(found), labels[asked]):.1%}", flush=True)
     for name, model in MODELS.items():
         begun = time.perf_counter(), time.process_time()
         found, sizes = zip(

@@ -8,7 +8,7 @@ FOLDER holds both files:
     curl -LO https://github.com/jbrownlee/Datasets/raw/HEAD/airline-passengers.csv
 
 ETTh1, the oil temperature OT alone: months of 30 days, 12 to train on, 4 to validate on, 4 to test on,
-standardised by the first 12. From a week of hours the next 24, 48 or 168 at once; every sixth window is
+standardized by the first 12. From a week of hours the next 24, 48 or 168 at once; every sixth window is
 trained on, MSE and MAE are over every window of the test months, in standard deviations. Passengers, 144
 months: the first 67 % to train on (the last 12 of them choose the epoch), the rest to test on, one month
 ahead; RMSE in thousands.

@@ -7,7 +7,7 @@ speakers:
 
     curl -LO https://timeseriesclassification.com/aeon-toolkit/JapaneseVowels.zip && unzip JapaneseVowels.zip
 
-Channels are standardised by the training set, outputs are averaged over the valid steps. The model was
+Channels are standardized by the training set, outputs are averaged over the valid steps. The model was
 chosen on a third of the training set held out; it is trained on all of it for a fixed number of epochs.
 """
 
@@ -68,8 +68,8 @@ def run(train, test, channels, classes, seed):
 def nearest_mean(train, test):
     """Accuracy without an order in time: the class whose mean over series and steps is nearest."""
     (known, labels), (new, wanted) = [(np.stack([x.mean(0) for x in xs]), ys) for xs, ys in (train, test)]
-    centres = np.stack([known[labels == label].mean(0) for label in np.unique(labels)])
-    return np.mean(np.square(new[:, None] - centres).sum(-1).argmin(1) == wanted)
+    centers = np.stack([known[labels == label].mean(0) for label in np.unique(labels)])
+    return np.mean(np.square(new[:, None] - centers).sum(-1).argmin(1) == wanted)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Lyapunov exponents: the rates at which neighbouring trajectories diverge, and what they imply."""
+"""Lyapunov exponents: the rates at which neighboring trajectories diverge, and what they imply."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 BATCHES = 20  # batch means for the standard error
 ZERO = 8  # a remainder of this many rounding errors counts as zero
-PANEL = 32  # columns orthonormalised by LAPACK at a time, few enough for one thread
+PANEL = 32  # columns orthonormalized by LAPACK at a time, few enough for one thread
 FLOAT32 = float(np.finfo(np.float32).eps)
 
 
@@ -27,7 +27,7 @@ class Lyapunov(NamedTuple):
     Fields:
       exponents: (k,); −∞ for a direction that a step maps to zero.
       standard_error: (k,), of the mean over time; NaN for a single interval; has no gradient.
-      local: (n, k), growth in each interval between orthonormalisations, in nats per step.
+      local: (n, k), growth in each interval between orthonormalizations, in nats per step.
     """
 
     exponents: Array
@@ -86,7 +86,7 @@ def lyapunov(
 
         Jₜ Qₜ₋₁ = Qₜ Rₜ,   λᵢ = (1 / T) Σₜ ln |Rₜ[i, i]|,   Jₜ = ∂hₜ/∂hₜ₋₁
 
-    If λ₁ > 0, neighbouring states diverge and gradients explode. If λ₁ < 0, states forget their start and
+    If λ₁ > 0, neighboring states diverge and gradients explode. If λ₁ < 0, states forget their start and
     gradients vanish, by exp(λ₁) per step. Volumes of i dimensions grow by exp(λ₁ + … + λᵢ). k exponents
     take k Jacobian-vector products and one QR per step; the largest alone, the default, is cheap. Nothing of
     size T · D² is stored. The initial directions are random, but the same for every call.
@@ -187,7 +187,7 @@ def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Pre
 
 
 @jax.custom_jvp
-def orthonormalise(z: Array) -> tuple[Array, Array]:
+def orthonormalize(z: Array) -> tuple[Array, Array]:
     """QR of possibly linearly dependent columns, and the logarithms of R's diagonal.
 
         z = Q R,   growthᵢ = ln |R[i, i]|
@@ -204,8 +204,8 @@ def orthonormalise(z: Array) -> tuple[Array, Array]:
     return _triangular(z)
 
 
-@orthonormalise.defjvp
-def _orthonormalise_jvp(primals: Any, tangents: Any) -> Any:
+@orthonormalize.defjvp
+def _orthonormalize_jvp(primals: Any, tangents: Any) -> Any:
     """With C = Qᵀ dz R⁻¹ and L = tril(C, −1): d growth = diag C, dQ = dz R⁻¹ − Q C + Q (L − Lᵀ)."""
     (z,), (dz,) = primals, tangents
     q, growth = _triangular(z)
@@ -255,7 +255,7 @@ def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., L
 
         def interval(state: Any, block: Any) -> Any:
             (carry, rows), _ = lax.scan(step, state, block)
-            q, growth = orthonormalise(rows.T)
+            q, growth = orthonormalize(rows.T)
             return (carry, q.T), growth / every
 
         ready = hoisted(cell, params, carry, types_of_step(xs))

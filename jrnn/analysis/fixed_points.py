@@ -233,7 +233,7 @@ def _search(cell: Any, steps: int) -> Callable[..., End]:
         eye = jnp.eye(width, dtype=starts.dtype)
 
         def residual(h: Array) -> tuple[Array, Array]:
-            f, j = _linearised(ready, params, x, carry, h)
+            f, j = _linearized(ready, params, x, carry, h)
             return f - h, j - eye
 
         def advance(at: Descent) -> Descent:
@@ -269,7 +269,7 @@ def _next_step(r: Array, a: Array, damping: Array) -> Array:
     return jnp.where(damping < NEWTON, jnp.linalg.solve(a, -r), damped)
 
 
-def _linearised(cell: Any, params: Any, x: Any, carry: Any, h: Array) -> tuple[Array, Array]:
+def _linearized(cell: Any, params: Any, x: Any, carry: Any, h: Array) -> tuple[Array, Array]:
     """F(h), (D,), and its Jacobian, (D, D)."""
     after, push = linear_step(cell, params, from_vector(cell, params, h, carry), x)
     f = to_vector(cell, params, after)
@@ -284,7 +284,7 @@ def _norm(values: Array) -> Array:
 @cached
 def _jacobian(cell: Any) -> Callable[..., Array]:
     """J at a state: `(params, x, carry, state) -> (D, D)`."""
-    return jax.jit(lambda *given: _linearised(cell, *given)[1])
+    return jax.jit(lambda *given: _linearized(cell, *given)[1])
 
 
 @cached
@@ -346,7 +346,7 @@ def _checked_starts(cell: Any, starts: Any, state: Array) -> Array:
 def _distinct(
     states: NDArray[Any], speeds: NDArray[Any], places: NDArray[Any], distance: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Select the slowest among neighbouring states, and count the states that each represents."""
+    """Select the slowest among neighboring states, and count the states that each represents."""
     chosen: list[int] = []
     counts: list[int] = []
     for place in places[np.argsort(speeds[places], kind="stable")]:

@@ -69,7 +69,7 @@ def gate_statistics(
     E and P are over all valid steps of all sequences. A plot of the point (low, high) of each unit shows
     which gates are nearly binary and which never move; `.high.mean()` averages over units. For a candidate in
     (−1, 1), low means near 0 and high saturated. The sums are accumulated during the run, so no step is
-    stored. For a `Bidirectional`, analyse its cells one by one, the backward one with `reverse`.
+    stored. For a `Bidirectional`, analyze its cells one by one, the backward one with `reverse`.
 
     Args:
       cell: the cell.

@@ -118,7 +118,7 @@ def gradient_flow(
         require_cell("model", model)
     found = _flow(model, loss, method)(params, batch, carry, key)
     if not found.norms:
-        raise ValueError(f"{model} has no real-valued state to analyse")
+        raise ValueError(f"{model} has no real-valued state to analyze")
     return found
 
 

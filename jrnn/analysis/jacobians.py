@@ -241,7 +241,7 @@ def transient_growth(matrix: Any, steps: int) -> Array:
 
     def body(state: Any, _: Any) -> Any:
         power, log = state
-        power, grown = _normalised(a @ power)
+        power, grown = _normalized(a @ power)
         return (power, log + grown), log + grown
 
     start = (jnp.eye(len(a), dtype=a.dtype), jnp.zeros((), a.real.dtype))
@@ -290,7 +290,7 @@ def checked_directions(argument: str, given: int | None, size: int) -> int:
     return given
 
 
-def _normalised(product: Array) -> tuple[Array, Array]:
+def _normalized(product: Array) -> tuple[Array, Array]:
     """A matrix divided by its norm, and the logarithm of the norm; for zero, the matrix itself and −∞."""
     norm = jnp.linalg.norm(product, 2)
     return product / jnp.where(norm == 0, 1, norm), jnp.log(norm)
@@ -349,7 +349,7 @@ def _growth(cell: Any, directions: int) -> Callable[..., Array]:
         def body(state: Any, x: Any) -> Any:
             carry, rows, log = state
             carry, rows = push_rows(ready, params, carry, x, rows)
-            rows, grown = _normalised(rows)
+            rows, grown = _normalized(rows)
             return (carry, rows, log + grown), log + grown
 
         ready = hoisted(cell, params, carry, types_of_step(xs))

@@ -102,7 +102,7 @@ class Report(NamedTuple):
             return f"{bounded}: {rate}; a rounding error grows to the size of the state {ahead}"
         if exponent < -still:
             return f"contracting: {rate}; the initial state is forgotten, all steps could run in parallel"
-        return f"neutral: {rate}; neighbouring states neither diverge nor converge"
+        return f"neutral: {rate}; neighboring states neither diverge nor converge"
 
     def as_json(self) -> dict[str, Any]:
         """Convert to numbers, lists and strings, with None for numbers that are not finite."""
@@ -137,7 +137,7 @@ def inspect(
     *,
     exponents: int = EXPONENTS,
 ) -> Report:
-    """Analyse a trained model: everything that `jrnn inspect` prints and draws.
+    """Analyze a trained model: everything that `jrnn inspect` prints and draws.
 
     Gradients of the loss and gates are measured on all sequences of the batch, everything else on the first.
     The sensitivity of states with more than 128 entries is estimated by 32 random directions, and Jacobians

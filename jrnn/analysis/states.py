@@ -45,16 +45,16 @@ def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None 
     with jax.transfer_guard_host_to_device("allow"):  # the zeros of an initial state come from the host
         carry = promote_carry(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
     if not state_leaves(cell, params, carry):
-        raise ValueError(f"{cell} has no real-valued state to analyse")
+        raise ValueError(f"{cell} has no real-valued state to analyze")
     return carry
 
 
 def linear_step(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Push]:
-    """Take a step, and linearise it with respect to the state.
+    """Take a step, and linearize it with respect to the state.
 
         hₜ = F(hₜ₋₁, xₜ),   push(v) = J v,   J = ∂hₜ/∂hₜ₋₁
 
-    h is the state as one real vector of length D (`to_vector`). `jax.vmap(push)` shares the linearisation;
+    h is the state as one real vector of length D (`to_vector`). `jax.vmap(push)` shares the linearization;
     `jax.linear_transpose` gives the pullback.
 
     Args:

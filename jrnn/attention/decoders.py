@@ -16,7 +16,7 @@ from jrnn._fields import AnyCell, Width, checked
 from jrnn._timing import timed_inside, values_and_dt, with_dt
 from jrnn.attention.scores import Score, require_score
 from jrnn.cell import Shape, zero_state
-from jrnn.combinators.reparametrising import Computed
+from jrnn.combinators.reparametrizing import Computed
 from jrnn.initializers import glorot
 from jrnn.unrolling._masking import schedule
 
@@ -346,6 +346,6 @@ def _keys(score: Score, params: Any, values: Array) -> Array:
         if not _nodes(params, Computed):
             raise
         raise TypeError(
-            f"attach projects the memory by a weight of {score} before the first step, but Reparametrise "
-            "computes that weight within the step: reparametrise another weight"
+            f"attach projects the memory by a weight of {score} before the first step, but Reparametrize "
+            "computes that weight within the step: reparametrize another weight"
         ) from error

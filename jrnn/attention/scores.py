@@ -236,12 +236,12 @@ class LocalParams(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class Local:
-    """Local attention with a predicted centre (local-p): another score, within a window.
+    """Local attention with a predicted center (local-p): another score, within a window.
 
         p = n · σ(vᵀ tanh(q W)),   n valid positions
         aᵢ = softmax over |i − p| ≤ D of sᵢ, times exp(−(i − p)² / (2 (D/2)²))
 
-    As in the paper, weights are not normalised after the Gaussian and sum to at most 1. Scores outside the
+    As in the paper, weights are not normalized after the Gaussian and sum to at most 1. Scores outside the
     window are computed as well, so the cost is that of full attention.
 
     Args:
@@ -281,10 +281,10 @@ class Local:
 
     def weights(self, params: LocalParams, query: Array, keys: Array, valid: Array) -> Array:
         wide = promoted(query.dtype, jnp.float32)  # bfloat16 cannot represent odd positions beyond 256
-        centre = jax.nn.sigmoid((jnp.tanh(query @ params.w) @ params.v).astype(wide))
-        centre = valid.sum(-1).astype(wide) * centre
+        center = jax.nn.sigmoid((jnp.tanh(query @ params.w) @ params.v).astype(wide))
+        center = valid.sum(-1).astype(wide) * center
         positions = jnp.arange(valid.shape[-1], dtype=wide)
-        distance = jnp.expand_dims(positions, range(valid.ndim - 1)) - centre[..., None]
+        distance = jnp.expand_dims(positions, range(valid.ndim - 1)) - center[..., None]
         near = valid & (jnp.abs(distance) <= self.window)
         gaussian = jnp.exp(-2 * (distance / self.window) ** 2).astype(query.dtype)
         return self.score.weights(params.score, query, keys, near) * gaussian

@@ -73,9 +73,9 @@ from jrnn.cells.modulated import MultiplicativeLSTM as MultiplicativeLSTM
 from jrnn.cells.mutations import MUT1 as MUT1
 from jrnn.cells.mutations import MUT2 as MUT2
 from jrnn.cells.mutations import MUT3 as MUT3
-from jrnn.cells.normalised import LayerNormElman as LayerNormElman
-from jrnn.cells.normalised import LayerNormGRU as LayerNormGRU
-from jrnn.cells.normalised import LayerNormLSTM as LayerNormLSTM
+from jrnn.cells.normalized import LayerNormElman as LayerNormElman
+from jrnn.cells.normalized import LayerNormGRU as LayerNormGRU
+from jrnn.cells.normalized import LayerNormLSTM as LayerNormLSTM
 from jrnn.cells.ordered import ONLSTM as ONLSTM
 from jrnn.cells.orthogonal import OrthogonalRNN as OrthogonalRNN
 from jrnn.cells.orthogonal import ShufflingRNN as ShufflingRNN

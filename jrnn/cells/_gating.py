@@ -142,7 +142,7 @@ def _tanh(z: Array, parts: int) -> list[Array]:
 def _tanh_jvp(parts: int, primals: Any, tangents: Any) -> Any:
     """The derivative (1 + tanh) (1 − tanh) part by part, so that the parts are saved as residuals.
 
-    On a CPU, XLA does not vectorise a loop that reads one array at several offsets; with parts it does.
+    On a CPU, XLA does not vectorize a loop that reads one array at several offsets; with parts it does.
     """
     values = _tanh(*primals, parts)
     moved = jnp.split(tangents[0], parts, axis=-1)

@@ -107,7 +107,7 @@ def _draw(key: Array, in_features: int, cell: Any, biases: tuple[float, ...]) ->
 @checked
 @dataclass(frozen=True)
 class ConvLSTM:
-    """Convolutional LSTM: each position of a field has a state and sees its neighbourhood.
+    """Convolutional LSTM: each position of a field has a state and sees its neighborhood.
 
         iₜ = σ(xₜ ∗ w_i + hₜ₋₁ ∗ u_i + b_i),   f, o likewise,   gₜ = tanh(xₜ ∗ w_g + hₜ₋₁ ∗ u_g + b_g)
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
@@ -242,7 +242,7 @@ class ConvGRU:
 @checked
 @dataclass(frozen=True)
 class ConvRNN:
-    """Convolutional Elman network: each position of a field sees its neighbourhood.
+    """Convolutional Elman network: each position of a field sees its neighborhood.
 
         hₜ = f(xₜ ∗ w_ih + hₜ₋₁ ∗ w_hh + b),   yₜ = hₜ
 

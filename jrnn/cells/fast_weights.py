@@ -22,7 +22,7 @@ from jrnn.cells._memory import (
     zero_memory,
 )
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.cells.normalised import normalise
+from jrnn.cells.normalized import normalize
 from jrnn.initializers import glorot, identity, orthogonal
 
 
@@ -106,7 +106,7 @@ class FastWeights:
         z = x @ params.w_ih + carry.h @ params.w_hh + params.b
         s = f(z)
         for _ in range(self.loops):
-            s = f(params.gain * normalise(z + (a @ s[..., None])[..., 0], 1e-6) + params.shift)
+            s = f(params.gain * normalize(z + (a @ s[..., None])[..., 0], 1e-6) + params.shift)
         return FastWeightsCarry(s, a), s
 
 

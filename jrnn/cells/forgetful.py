@@ -15,7 +15,7 @@ from jrnn.cell import Shape, broadcasting, complex_state, key_or_none, zero_stat
 from jrnn.cells._gating import sigmoid, split, zeros
 from jrnn.cells._memory import outer
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.cells.normalised import normalise
+from jrnn.cells.normalized import normalize
 from jrnn.initializers import default_float, glorot
 
 
@@ -98,7 +98,7 @@ class FFM:
         m = jnp.exp(exponent) * carry + jax.lax.complex(written, jnp.zeros_like(written))
         z = jnp.concatenate([m.real, m.imag], -1).astype(x.dtype)
         z = z.reshape(*z.shape[:-2], -1) @ params.mix.w_ih + params.mix.b
-        return m, o * normalise(z, 1e-6) + (1 - o) * s
+        return m, o * normalize(z, 1e-6) + (1 - o) * s
 
 
 class SHMParams(NamedTuple):
@@ -173,7 +173,7 @@ class SHM:
     @broadcasting
     def step(self, params: SHMParams, carry: SHMCarry, x: Any) -> tuple[SHMCarry, Array]:
         key, draw = key_or_none(carry.key, 2)
-        seen = params.gain * normalise(x, 1e-5) + params.bias
+        seen = params.gain * normalize(x, 1e-5) + params.bias
         packed, eta = jnp.split(seen @ params.w_ih, (4 * self.hidden,), axis=-1)
         v, k, q, c = split(packed, 4)
         k, q = (_shares(jax.nn.relu(part)) for part in (k, q))

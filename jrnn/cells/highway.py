@@ -95,7 +95,7 @@ class NASCarry(NamedTuple):
 @checked
 @dataclass(frozen=True)
 class NASCell:
-    """The cell found by neural architecture search for language modelling.
+    """The cell found by neural architecture search for language modeling.
 
         aₖ = xₜ wₖ,   mₖ = hₜ₋₁ uₖ,   k = 1 … 8
         o₁ = σ(a₁ + m₁)   o₂ = relu(a₂ + m₂)   o₃ = σ(a₃ + m₃)    o₄ = relu(a₄ · m₄)

@@ -29,7 +29,7 @@ class LSTM1997:
         hₜ = oₜ · h(cₜ),   yₜ = hₜ
         squash="logistic": g(z) = 4σ(z) − 2 = 2 tanh(z/2),  h(z) = 2σ(z) − 1 = tanh(z/2);   "tanh": both tanh
 
-    i and o have hidden / block units, each for `block` neighbouring cells. Gate order: i g o. The paper
+    i and o have hidden / block units, each for `block` neighboring cells. Gate order: i g o. The paper
     truncates gradients where they leave a memory cell; here they are exact. A negative start of b_i keeps
     the state from drifting.
 

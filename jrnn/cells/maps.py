@@ -13,7 +13,7 @@ from jrnn._fields import Check, Positive, Width, checked
 from jrnn.cell import Shape, broadcasting
 from jrnn.cells._activations import Activation, activation, is_function
 from jrnn.cells._gating import plus
-from jrnn.cells.normalised import normalise
+from jrnn.cells.normalized import normalize
 from jrnn.initializers import default_float, glorot
 
 
@@ -72,23 +72,23 @@ class NormParams(NamedTuple):
     """Parameters of `Norm`."""
 
     gain: Array  # (features,), γ
-    b: Any  # (features,); None unless centred
+    b: Any  # (features,); None unless centered
 
 
 @checked
 @dataclass(frozen=True)
 class Norm:
-    """Normalisation of the features, of all together or of each head (RMSNorm, LayerNorm, GroupNorm).
+    """Normalization of the features, of all together or of each head (RMSNorm, LayerNorm, GroupNorm).
 
-        z = xₜ per head,   less its mean if centred
+        z = xₜ per head,   less its mean if centered
         yₜ = γ · z / √(mean z² + ε) + b
 
-    RMSNorm, without a b; centred, LayerNorm, and with heads GroupNorm. γ and b have a number per feature.
+    RMSNorm, without a b; centered, LayerNorm, and with heads GroupNorm. γ and b have a number per feature.
 
     Args:
       features: width of x and y.
-      heads: number of parts that are normalised on their own.
-      centred: subtract the mean, and add b.
+      heads: number of parts that are normalized on their own.
+      centered: subtract the mean, and add b.
       epsilon: ε.
 
     Raises:
@@ -105,7 +105,7 @@ class Norm:
     features: Width
     _: KW_ONLY
     heads: Width = 1
-    centred: bool = False
+    centered: bool = False
     epsilon: Positive = 1e-6
     linear: ClassVar[bool] = True  # there is no state
 
@@ -119,7 +119,7 @@ class Norm:
     def init(self, key: Array, in_features: int) -> NormParams:
         check_given_width(self, in_features, self.features)
         zeros = jnp.zeros(self.features, default_float())
-        return NormParams(gain=zeros + 1, b=zeros if self.centred else None)
+        return NormParams(gain=zeros + 1, b=zeros if self.centered else None)
 
     def initial_carry(
         self, params: NormParams, batch_shape: Shape = (), *, key: Array | None = None
@@ -130,7 +130,7 @@ class Norm:
     @broadcasting
     def step(self, params: NormParams, carry: tuple[()], x: Any) -> tuple[tuple[()], Array]:
         z = x.reshape(*x.shape[:-1], self.heads, self.features // self.heads)
-        return carry, plus(params.gain * normalise(z, self.epsilon, self.centred).reshape(x.shape), params.b)
+        return carry, plus(params.gain * normalize(z, self.epsilon, self.centered).reshape(x.shape), params.b)
 
 
 @checked

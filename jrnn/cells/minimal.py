@@ -71,7 +71,7 @@ class MinGRU:
 @checked
 @dataclass(frozen=True)
 class MinLSTM:
-    """Minimal LSTM: forget and input gate see only the input, and are normalised to sum to one.
+    """Minimal LSTM: forget and input gate see only the input, and are normalized to sum to one.
 
         fₜ = σ(xₜ w_f + b_f),   iₜ = σ(xₜ w_i + b_i)
         nₜ = xₜ w_n + b_n

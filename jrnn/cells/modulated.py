@@ -38,7 +38,7 @@ class MultiplicativeLSTM:
       hidden: width of h, c and m.
       forget_bias: start of b_f.
 
-    Reference: Krause, Lu, Murray, Renals, Multiplicative LSTM for sequence modelling, 2016,
+    Reference: Krause, Lu, Murray, Renals, Multiplicative LSTM for sequence modeling, 2016,
     arXiv:1609.07959.
 
     >>> import jrnn

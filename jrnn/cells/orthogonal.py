@@ -197,7 +197,7 @@ class SphericalRNN:
     Args:
       map: "exponential" or "cayley", which is cheaper.
 
-    Reference: Biegun, Dolga, Cunningham, Barber, RotRNN: modelling long sequences with rotations, 2024,
+    Reference: Biegun, Dolga, Cunningham, Barber, RotRNN: modeling long sequences with rotations, 2024,
     arXiv:2407.07239, whose rotations are the same at every step; the form that reads x is that of memax.
 
     >>> import jax, jax.numpy as jnp, jrnn

@@ -13,7 +13,7 @@ from jrnn.cell import Shape, broadcasting
 from jrnn.cells._gating import before_softplus, sigmoid, split, widened, zeros
 from jrnn.cells._memory import in_heads, joined, look_up, outer, unit, zero_memory
 from jrnn.cells.minimal import InputParams, draw_input
-from jrnn.cells.normalised import normalise
+from jrnn.cells.normalized import normalize
 
 LEAST = 0.25  # of the ridge Λ, so that there is always a solution
 
@@ -43,7 +43,7 @@ class MesaNet:
         Hₜ = γ Hₜ₋₁ + β k kᵀ,   Sₜ = γ Sₜ₋₁ + β k vᵀ
         yₜ = Sₜᵀ (Hₜ + Λ)⁻¹ q
 
-    Sᵀ (H + Λ)⁻¹ is the matrix that minimises Σ γ… β |W k − v|² + tr W Λ Wᵀ. The paper solves by 30 steps of
+    Sᵀ (H + Λ)⁻¹ is the matrix that minimizes Σ γ… β |W k − v|² + tr W Λ Wᵀ. The paper solves by 30 steps of
     conjugate gradients, here it is exact, and ONNX has no form of it. `Chunked` takes S, and runs H step by
     step. `Block` adds the convolution and the norm of the paper's block.
 
@@ -168,7 +168,7 @@ class TTTLinear:
     @broadcasting
     def step(self, params: TTTLinearParams, carry: TTTLinearCarry, x: Any) -> tuple[TTTLinearCarry, Array]:
         def f(z: Array) -> Array:
-            return params.gain * normalise(z, 1e-6) + params.shift
+            return params.gain * normalize(z, 1e-6) + params.shift
 
         q, k, v = in_heads(x @ params.qkv.w_ih + params.qkv.b, 3, self.heads)
         eta = sigmoid(x @ params.rate.w_ih + params.rate.b, "eta")[..., None] * (self.rate / k.shape[-1])

@@ -43,7 +43,7 @@ class EchoState:
       bias_scale: b ~ U(−bias_scale, bias_scale).
       activation: f, by name: "tanh", "identity", "relu", ...
 
-    Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, 2001;
+    Reference: Jaeger, The echo state approach to analyzing and training recurrent neural networks, 2001;
     leaky units: Jaeger, Lukoševičius, Popovici, Siewert, 2007, doi:10.1016/j.neunet.2007.04.016;
     ring: Rodan, Tiňo, 2011, doi:10.1109/TNN.2010.2089641.
 
@@ -107,7 +107,7 @@ def ridge_readout(
 
         w, b = argmin Σ ‖features w + b − targets‖² + penalty · ‖w‖²
 
-    The bias is not penalised. It uses a QR factorisation, not the normal equations, so that float32 (the
+    The bias is not penalized. It uses a QR factorization, not the normal equations, so that float32 (the
     least precision used) is enough.
 
     Args:

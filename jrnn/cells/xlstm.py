@@ -1,4 +1,4 @@
-"""Long short-term memory: exponential gates, stabilised by a running maximum."""
+"""Long short-term memory: exponential gates, stabilized by a running maximum."""
 
 import math
 from collections.abc import Callable
@@ -35,14 +35,14 @@ class SLSTMCarry(NamedTuple):
 
     h: Array  # (..., hidden), also the output
     c: Array  # (..., hidden)
-    n: Array  # (..., hidden), the normaliser
+    n: Array  # (..., hidden), the normalizer
     m: Array  # (..., hidden), the running maximum
 
 
 @checked
 @dataclass(frozen=True)
 class SLSTM:
-    """LSTM with exponential gates and a normaliser (sLSTM).
+    """LSTM with exponential gates and a normalizer (sLSTM).
 
         ĩₜ, f̃ₜ, z̃ₜ, õₜ = xₜ w_ih + hₜ₋₁ w_hh + b
         log fₜ = log σ(f̃ₜ),  or f̃ₜ with forget="exponential"
@@ -102,7 +102,7 @@ class SLSTM:
         h, c, n, m = carry
         given, past = split(x @ params.w_ih + params.b, 4), times_blocks(h, params.w_hh, 4)
         z_i, z_f, z_z, z_o = (a + u for a, u in zip(given, past, strict=True))
-        i, f, m = stabilised(z_i, FORGET[self.forget](z_f), m)
+        i, f, m = stabilized(z_i, FORGET[self.forget](z_f), m)
         c = f * c + i * tanh(z_z, "z")
         n = f * n + i
         h = sigmoid(z_o, "o") * (c / n)
@@ -120,7 +120,7 @@ class MLSTMCarry(NamedTuple):
     """State of `MLSTM`; c and n are scaled by exp(−m)."""
 
     c: Array  # (..., heads, d, d), values by keys, d = hidden / heads
-    n: Array  # (..., heads, d), the normaliser
+    n: Array  # (..., heads, d), the normalizer
     m: Array  # (..., heads), the running maximum
 
 
@@ -191,7 +191,7 @@ class MLSTM:
         packed = split(x @ params.qkvo.w_ih + params.qkvo.b, 4)
         q, k, v, o = (part.reshape(*part.shape[:-1], self.heads, size) for part in packed)
         z_i, z_f = split(x @ params.gates.w_ih + params.gates.b, 2)
-        i, f, m = stabilised(z_i, jax.nn.log_sigmoid(z_f), m)
+        i, f, m = stabilized(z_i, jax.nn.log_sigmoid(z_f), m)
         k = k / math.sqrt(size)
         c = f[..., None, None] * c + i[..., None, None] * (v[..., :, None] * k[..., None, :])
         n = f[..., None] * n + i[..., None] * k
@@ -203,7 +203,7 @@ class MLSTM:
         return MLSTMCarry(c, n, m), h
 
 
-def stabilised(z_i: Array, log_f: Array, m: Array) -> tuple[Array, Array, Array]:
+def stabilized(z_i: Array, log_f: Array, m: Array) -> tuple[Array, Array, Array]:
     """Input gate, forget gate and running maximum: i = exp(z_i − m), f = exp(log f + m' − m)."""
     moved = log_f + m
     m = jnp.maximum(moved, z_i)

@@ -20,7 +20,7 @@ Rates = Rate | tuple[Rate, ...]
 
 
 class NoisyCarry(NamedTuple, Generic[C]):
-    """Carry of `Dropout`, `Zoneout` and a noisy `Reparametrise`."""
+    """Carry of `Dropout`, `Zoneout` and a noisy `Reparametrize`."""
 
     cell: C
     key: Array | None  # noise slot: constant, or advanced by each step of Zoneout; None in evaluation

@@ -128,7 +128,7 @@ def viterbi(
 
         tags = arg max_y score(y)
 
-    Ties are broken in favour of lower tags, from the last step backwards. If all sequences are allowed,
+    Ties are broken in favor of lower tags, from the last step backwards. If all sequences are allowed,
     `score − log Z` is the log-probability. If `allowed` excludes every sequence of that length, the score is
     −inf and the tags are meaningless.
 

@@ -1,4 +1,4 @@
-"""Text preprocessing: normalising, tokenising, stop words, stemming, n-grams."""
+"""Text preprocessing: normalizing, tokenizing, stop words, stemming, n-grams."""
 
 import re
 import unicodedata
@@ -81,7 +81,7 @@ def normalize(
     punctuation: bool = False,
     abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATIONS,
 ) -> str:
-    """Normalise the spelling of a text.
+    """Normalize the spelling of a text.
 
         text ↦ remove invisible characters ↦ NFKC ↦ spell out abbreviations ↦ lower case ↦ strip accents
              ↦ strip punctuation ↦ single spaces
@@ -140,12 +140,12 @@ def spell_out(text: str, abbreviations: Mapping[str, str] = ENGLISH_ABBREVIATION
     if not abbreviations:
         return text
 
-    table = {_folded(short): spelt for short, spelt in abbreviations.items()}
+    table = {_folded(short): spelled for short, spelled in abbreviations.items()}
 
     def full(match: re.Match[str]) -> str:
         found = match[0]
-        spelt = table.get(_folded(found), found)  # IGNORECASE also matches a dotless ı with an i
-        return spelt[:1].upper() + spelt[1:] if found[0].isupper() else spelt
+        spelled = table.get(_folded(found), found)  # IGNORECASE also matches a dotless ı with an i
+        return spelled[:1].upper() + spelled[1:] if found[0].isupper() else spelled
 
     return _any_of(tuple(abbreviations)).sub(full, text)
 
@@ -375,5 +375,5 @@ def _checked_text(text: str) -> str:
 
 def _checked_tokens(name: str, tokens: Iterable[str]) -> Iterable[str]:
     if isinstance(tokens, str):
-        raise TypeError(f"{name} must be a list of words, got the string {brief(tokens)}: tokenise it")
+        raise TypeError(f"{name} must be a list of words, got the string {brief(tokens)}: tokenize it")
     return tokens

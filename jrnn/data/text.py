@@ -169,7 +169,7 @@ class Vocabulary:
             if isinstance(tokens, str):
                 raise TypeError(
                     f"sentences[{index}] is the string {brief(tokens)}, needs a list of tokens: "
-                    "tokenise it, or put a single list in brackets"
+                    "tokenize it, or put a single list in brackets"
                 )
             counts.update(tokens)
         if not counts:
@@ -224,7 +224,7 @@ class Vocabulary:
           TypeError: a string instead of a list of tokens.
         """
         if isinstance(tokens, str):
-            raise TypeError(f"tokens is the string {brief(tokens)}, needs a list of tokens: tokenise it")
+            raise TypeError(f"tokens is the string {brief(tokens)}, needs a list of tokens: tokenize it")
         tokens = list(tokens)
         missing = self._numbers.get(UNKNOWN, -1)
         numbers = np.array([self._numbers.get(word, missing) for word in tokens], np.int32)

@@ -110,7 +110,7 @@ def beam_search(
       carry: initial carry, with the same batch, such as `model.encode(...)`; defaults to
         `cell.initial_carry`.
       lengths: (batch...), steps of each prompt, at least 1; defaults to T.
-      length_penalty: α, at least 0; 0 compares log-probabilities, which favours short sequences.
+      length_penalty: α, at least 0; 0 compares log-probabilities, which favors short sequences.
       coverage_penalty: β, at least 0; nonzero only for a cell with attention.
       adjust: `(logits, tokens, t) -> logits`, as for `generate`; applied to each sequence of the beam.
 

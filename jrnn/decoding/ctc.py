@@ -35,7 +35,7 @@ class CTC:
     Args:
       blank: the class that means no label.
 
-    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labeling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
 
     >>> import jax.numpy as jnp, jrnn
@@ -92,7 +92,7 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
     Raises:
       ValueError: a wrong shape or dtype; the message names the argument.
 
-    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labeling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
 
     >>> import jax.numpy as jnp
@@ -165,7 +165,7 @@ def ctc_greedy(logits: Any, lengths: Any = None, *, blank: int = 0) -> Array:
     Raises:
       ValueError: a wrong shape, dtype or blank; the message names the argument.
 
-    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labelling
+    Reference: Graves, Fernández, Gomez, Schmidhuber, Connectionist temporal classification: labeling
     unsegmented sequence data with recurrent neural networks, 2006, doi:10.1145/1143844.1143891.
 
     >>> import jax, jax.numpy as jnp

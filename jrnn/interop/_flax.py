@@ -17,7 +17,7 @@ from jrnn.layers import Bidirectional, BidirectionalParams, Reversed
 Part = tuple[Any, Any]  # (model, params)
 
 
-class Flavour(NamedTuple):
+class Flavor(NamedTuple):
     """One of Flax's two module systems."""
 
     library: str
@@ -52,17 +52,17 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
+def read(weights: Weights, path: str, module: Any, flavor: Flavor) -> Part:
     """Read the cell, container of cells, or map under a path."""
     children = {name[len(path) :].split("/")[0] for name in weights.names() if name.startswith(path)}
     if "cell" in children:
         expect(module, "RNN")
-        model, params = read(weights, f"{path}cell/", field(module, "cell"), flavour)
+        model, params = read(weights, f"{path}cell/", field(module, "cell"), flavor)
         return (_reversed(model, module), params)
     if children & {"forward_rnn", "backward_rnn"}:
-        return _read_bidirectional(weights, path, module, flavour)
-    if _entries(weights, path + flavour.entry):
-        return _read_sequential(weights, path, module, flavour)
+        return _read_bidirectional(weights, path, module, flavor)
+    if _entries(weights, path + flavor.entry):
+        return _read_sequential(weights, path, module, flavor)
     if "embedding" in children:
         expect(module, "Embed")
         table: Any = weights.take(f"{path}embedding", ("vocabulary", "features"))
@@ -72,7 +72,7 @@ def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
         w: Any = weights.take(f"{path}kernel", ("in", "features"))
         b = weights.take(f"{path}bias", w.shape[1:]) if f"{path}bias" in weights else None
         return Dense(w.shape[1], bias=b is not None), DenseParams(w, b)
-    found = flavour.read(weights, path, children, module)
+    found = flavor.read(weights, path, children, module)
     if found is None:
         where = f"under {path[:-1]!r}" if path else "at the top"
         raise ValueError(
@@ -83,7 +83,7 @@ def read(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
     return found
 
 
-def _read_bidirectional(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
+def _read_bidirectional(weights: Weights, path: str, module: Any, flavor: Flavor) -> Part:
     expect(module, "Bidirectional")
     sides = []
     for name in ("forward_rnn", "backward_rnn"):
@@ -92,22 +92,22 @@ def _read_bidirectional(weights: Weights, path: str, module: Any, flavour: Flavo
         if not any(known.startswith(inner) for known in weights.names()):
             raise ValueError(f"{weights.source} has no weights under {inner[:-1]!r}")
         expect(rnn, "RNN")
-        sides.append(read(weights, inner, field(rnn, "cell"), flavour))
+        sides.append(read(weights, inner, field(rnn, "cell"), flavor))
     (forward, first), (backward, second) = sides
     same = module is None or module.merge_fn is type(module).merge_fn
     merge = "concat" if same else module.merge_fn
     return Bidirectional(forward, backward, merge=merge), BidirectionalParams(first, second)
 
 
-def _read_sequential(weights: Weights, path: str, module: Any, flavour: Flavour) -> Part:
+def _read_sequential(weights: Weights, path: str, module: Any, flavor: Flavor) -> Part:
     expect(module, "Sequential")
-    start = path + flavour.entry
+    start = path + flavor.entry
     found = _entries(weights, start)
     entries: Any = [None] * (1 + max(found)) if module is None else module.layers
     parts: list[Any] = []
     for index, entry in enumerate(entries):
         if index in found:
-            parts.append(read(weights, f"{start}{index}/", entry, flavour))
+            parts.append(read(weights, f"{start}{index}/", entry, flavor))
         elif callable(entry) and hasattr(entry, "__name__"):
             parts.append(entry)
         elif type(entry).__name__ != "Dropout":
@@ -174,27 +174,27 @@ def side_by_side(weights: Weights, names: Sequence[str], leaf: str, shape: tuple
     return np.concatenate(arrays, -1)
 
 
-def write(model: Any, params: Any, flavour: Flavour) -> dict[str, Any]:
+def write(model: Any, params: Any, flavor: Flavor) -> dict[str, Any]:
     """The tree of a model: the inverse of `read`."""
     model = without_noise(model)
     parts = parts_of(model, params)
     if parts is not None:
-        trees = [(i, write(m, p, flavour)) for i, (m, p) in enumerate(parts) if not isinstance(m, Map)]
-        return nested({f"{flavour.entry}{i}": tree for i, tree in trees})
+        trees = [(i, write(m, p, flavor)) for i, (m, p) in enumerate(parts) if not isinstance(m, Map)]
+        return nested({f"{flavor.entry}{i}": tree for i, tree in trees})
     if isinstance(model, Bidirectional):
         sides = zip(("forward_rnn", "backward_rnn"), (model.forward, model.backward), params, strict=True)
-        return {name: {"cell": nested(flavour.write(without_noise(c), own))} for name, c, own in sides}
+        return {name: {"cell": nested(flavor.write(without_noise(c), own))} for name, c, own in sides}
     if isinstance(model, Embed | Dense):
-        return _write_map(model, params, flavour)
+        return _write_map(model, params, flavor)
     cell = without_noise(model.cell) if isinstance(model, Reversed) else model
-    return {"cell": nested(flavour.write(cell, params))}
+    return {"cell": nested(flavor.write(cell, params))}
 
 
-def _write_map(model: Embed | Dense, params: Any, flavour: Flavour) -> dict[str, Any]:
-    own = own_weights("", model, params, {}, flavour.library)
+def _write_map(model: Embed | Dense, params: Any, flavor: Flavor) -> dict[str, Any]:
+    own = own_weights("", model, params, {}, flavor.library)
     if isinstance(model, Embed):
         return {"embedding": own.take("table", ("vocabulary", model.features))}
-    refuse_options(model, flavour.library, "bias")
+    refuse_options(model, flavor.library, "bias")
     kernel = own.take("w", ("in", model.features))
     return {"kernel": kernel, **({"bias": own.take("b", (model.features,))} if "b" in own else {})}
 

@@ -262,7 +262,7 @@ def _tensors(*values: Any) -> list[Any]:
 
 
 def opened(layer: Any) -> tuple[str, Mapping[str, Any]]:
-    """The class and configuration of a serialised layer."""
+    """The class and configuration of a serialized layer."""
     if not isinstance(layer, Mapping) or not {"class_name", "config"} <= layer.keys():
         raise ValueError(f"a layer is its class_name and its config, got {brief(layer)}")
     kind = layer["class_name"]

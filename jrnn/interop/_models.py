@@ -9,7 +9,7 @@ from jrnn._checks import brief
 from jrnn.cell import in_ndim, is_layer
 from jrnn.cells.maps import Map
 from jrnn.combinators import Dropout, Stack
-from jrnn.combinators.reparametrising import Tie
+from jrnn.combinators.reparametrizing import Tie
 from jrnn.layers import Sequential
 
 

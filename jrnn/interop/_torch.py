@@ -1,4 +1,4 @@
-"""Reading PyTorch module by module, recognised by names and shapes, or from the module itself."""
+"""Reading PyTorch module by module, recognized by names and shapes, or from the module itself."""
 
 import re
 from typing import Any, NamedTuple

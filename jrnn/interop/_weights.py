@@ -18,7 +18,7 @@ def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
     """Read a NumPy, JAX, PyTorch or Keras array, bit for bit.
 
     Raises:
-      ValueError: not real floating-point numbers, such as quantised weights.
+      ValueError: not real floating-point numbers, such as quantized weights.
     """
     try:
         if hasattr(value, "detach"):  # PyTorch, which cannot convert bfloat16 to NumPy
@@ -26,7 +26,7 @@ def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
             narrow = str(value.dtype) == "torch.bfloat16"
             value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # a packed, quantised or sparse tensor
+    except (TypeError, ValueError, RuntimeError) as error:  # a packed, quantized or sparse tensor
         raise ValueError(f"{name} must hold floating point numbers, got {brief(value)}") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must hold floating point numbers, got {array.dtype} of shape {array.shape}")

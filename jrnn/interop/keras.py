@@ -200,23 +200,23 @@ def _parts(model: Any, params: Any) -> Iterator[tuple[Any, Any]]:
 def _input(first: Any, weights: list[np.ndarray[Any, Any]]) -> dict[str, Any]:
     """The input layer of a model: tokens, or features."""
     if isinstance(first, Embed):
-        return _serialised("InputLayer", {"batch_shape": [None, None], "dtype": "int32"})
+        return _serialized("InputLayer", {"batch_shape": [None, None], "dtype": "int32"})
     width = first.features if isinstance(first, Map) else len(weights[0])
-    return _serialised("InputLayer", {"batch_shape": [None, None, width]})
+    return _serialized("InputLayer", {"batch_shape": [None, None, width]})
 
 
-def _serialised(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+def _serialized(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     return {"module": "keras.layers", "class_name": kind, "config": config, "registered_name": None}
 
 
 def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple[dict[str, Any], list[Any]]:
     """The Keras layer, and its weights in order."""
     if isinstance(part, float):
-        return _serialised("Dropout", {"rate": part}), []
+        return _serialized("Dropout", {"rate": part}), []
     if isinstance(part, Map):
         if part.function not in FUNCTIONS:
             raise ValueError(f"{where[:-1]}: Keras has no {part} by that name")
-        return _serialised("Activation", {"activation": FUNCTIONS[part.function]}), []
+        return _serialized("Activation", {"activation": FUNCTIONS[part.function]}), []
     options = {"return_sequences": returns_sequences, "go_backwards": False}
     if isinstance(part, Reversed):
         if returns_sequences:
@@ -234,10 +234,10 @@ def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple
         backward, w_backward = _recurrent(f"{where}backward.", part.backward, params[1], options)
         config = {"layer": forward, "backward_layer": backward, "merge_mode": merge}
         config |= {"dtype": forward["config"]["dtype"]}
-        return _serialised("Bidirectional", config), w_forward + w_backward
+        return _serialized("Bidirectional", config), w_forward + w_backward
     if isinstance(part, Embed | Dense):
         kind, config, arrays = _cell(where, part, params)
-        return _serialised(kind, config), arrays
+        return _serialized(kind, config), arrays
     return _recurrent(where, part, params, options)
 
 
@@ -250,16 +250,16 @@ def _recurrent(
         raise TypeError(f"{where[:-1]}: Keras has no recurrent layer of {brief(cell)}")
     if not isinstance(cell, Stack):
         kind, config, arrays = _cell(where, cell, params)
-        return _serialised(kind, config | options), arrays
+        return _serialized(kind, config | options), arrays
     if cell.dropout:
         raise ValueError(f"{where[:-1]}: StackedRNNCells has no dropout={cell.dropout} between its cells")
     pairs = zip(cell.cells, params, strict=True)
     found = [_cell(f"{where}{index}.", one, own) for index, (one, own) in enumerate(pairs)]
-    cells = [_serialised(f"{kind}Cell", config) for kind, config, _ in found]
+    cells = [_serialized(f"{kind}Cell", config) for kind, config, _ in found]
     dtype = {"dtype": found[0][1]["dtype"]}
-    stacked = _serialised("StackedRNNCells", {"cells": cells} | dtype)
+    stacked = _serialized("StackedRNNCells", {"cells": cells} | dtype)
     arrays = [array for *_, arrays in found for array in arrays]
-    return _serialised("RNN", {"cell": stacked} | options | dtype), arrays
+    return _serialized("RNN", {"cell": stacked} | options | dtype), arrays
 
 
 def _cell(where: str, cell: Any, params: Any) -> tuple[str, dict[str, Any], list[Any]]:

@@ -81,7 +81,7 @@ def from_linen(params: Any, module: Any = None, *, unused: bool = False) -> tupl
     if isinstance(tree, list | tuple):
         tree = {f"layers_{index}": part for index, part in enumerate(tree)}
     weights = Weights(_flax.flattened(tree) | arrays, LIBRARY)
-    model, read = _flax.read(weights, "", module, FLAVOUR)
+    model, read = _flax.read(weights, "", module, FLAVOR)
     weights.finish(unused)
     return model, to_jax(read)
 
@@ -113,7 +113,7 @@ def to_linen(model: Any, params: Any) -> dict[str, Any]:
     >>> sorted(tree), sorted(tree["layers_1"]["cell"])
     (['layers_0', 'layers_1', 'layers_2'], ['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io'])
     """
-    return _flax.write(model, params, FLAVOUR)
+    return _flax.write(model, params, FLAVOR)
 
 
 def _read_cell(weights: Weights, path: str, children: set[str], module: Any) -> Part | None:
@@ -224,4 +224,4 @@ def _write_gates(gates: Any, order: str) -> dict[str, Any]:
     return kernels | by_gate(inputs, "bias", gates[2])
 
 
-FLAVOUR = _flax.Flavour(LIBRARY, "layers_", _read_cell, _write_cell)
+FLAVOR = _flax.Flavor(LIBRARY, "layers_", _read_cell, _write_cell)

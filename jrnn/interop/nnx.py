@@ -66,11 +66,11 @@ def from_nnx(source: Any, *, unused: bool = False) -> tuple[Any, Any]:
         }
         modules = [None if isinstance(part, Mapping) else part for part in source]
         weights = Weights(arrays, LIBRARY)
-        parts = [_flax.read(weights, f"layers/{i}/", module, FLAVOUR) for i, module in enumerate(modules)]
+        parts = [_flax.read(weights, f"layers/{i}/", module, FLAVOR) for i, module in enumerate(modules)]
         model, read = chained(parts)
     else:
         weights = Weights(_arrays(source), LIBRARY)
-        model, read = _flax.read(weights, "", None if isinstance(source, Mapping) else source, FLAVOUR)
+        model, read = _flax.read(weights, "", None if isinstance(source, Mapping) else source, FLAVOR)
     weights.finish(unused)
     return model, to_jax(read)
 
@@ -119,7 +119,7 @@ def to_nnx(model: Any, params: Any, *, optimized: bool = False) -> dict[str, Any
     >>> bool((module.cell.dense_i.kernel[...] == params.w_ih).all())
     True
     """
-    return _flax.write(model, params, FLAVOUR._replace(write=partial(_write_cell, optimized=optimized)))
+    return _flax.write(model, params, FLAVOR._replace(write=partial(_write_cell, optimized=optimized)))
 
 
 def _read_cell(weights: Weights, path: str, children: set[str], module: Any) -> Part | None:
@@ -177,4 +177,4 @@ def _write_cell(cell: Any, params: Any, optimized: bool = False) -> dict[str, An
     raise no_form(cell, LIBRARY)
 
 
-FLAVOUR = _flax.Flavour(LIBRARY, "layers/", _read_cell, _write_cell)
+FLAVOR = _flax.Flavor(LIBRARY, "layers/", _read_cell, _write_cell)

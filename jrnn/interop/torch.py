@@ -17,7 +17,7 @@ from jrnn.cells.lstm import LSTM
 from jrnn.cells.lstm_variant import LSTMVariant
 from jrnn.cells.maps import Dense, Embed, Map
 from jrnn.combinators import Stack
-from jrnn.combinators.reparametrising import Tie
+from jrnn.combinators.reparametrizing import Tie
 from jrnn.interop._models import chained
 from jrnn.interop._torch import Part, Reader
 from jrnn.interop._weights import Weights, keeping, own_weights, to_jax
@@ -57,7 +57,7 @@ def from_torch(
 ) -> tuple[Any, Any]:
     """Read a model from PyTorch: `nn.RNN`, `nn.GRU`, `nn.LSTM`, their cells, `nn.Embedding`, `nn.Linear`.
 
-    Modules are recognised by names and shapes. One layer becomes a cell, several become a `Stack`, two
+    Modules are recognized by names and shapes. One layer becomes a cell, several become a `Stack`, two
     directions `Bidirectional` and, with several layers, a `Sequential` of them; `proj_size` becomes
     `LSTMVariant`. Several modules become one `Stack` or `Sequential` if their widths match, in the order of
     the state dict, in which the module registers them. `forward` is not read: anything else that it does,
@@ -80,7 +80,7 @@ def from_torch(
     Raises:
       ValueError: no such weights, inconsistent shapes, modules that do not form a chain (the message lists
         their prefixes, to be read one by one), unused weights, or numbers that are not floating-point, such
-        as quantised weights.
+        as quantized weights.
 
     >>> import jax.numpy as jnp, jrnn, numpy as np
     >>> state = {"rnn.weight_ih_l0": np.ones((12, 2)), "rnn.weight_hh_l0": np.ones((12, 3))}

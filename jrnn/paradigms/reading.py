@@ -1,4 +1,4 @@
-"""Many-to-one models: a sequence is summarised by the last output, both ends, a mean or a maximum."""
+"""Many-to-one models: a sequence is summarized by the last output, both ends, a mean or a maximum."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, ClassVar

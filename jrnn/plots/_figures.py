@@ -18,7 +18,7 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
 
 
 def line_style(index: int, points: int) -> dict[str, Any]:
-    """Dashes, markers and colour of line number `index`, distinct even without colour; about 20 markers."""
+    """Dashes, markers and color of line number `index`, distinct even without color; about 20 markers."""
     return {
         "color": f"C{index % 10}",
         "linestyle": DASHES[index % len(DASHES)],
@@ -30,7 +30,7 @@ def line_style(index: int, points: int) -> dict[str, Any]:
 
 
 def point_style(index: int) -> dict[str, Any]:
-    """Marker and colour of point set number `index`: hollow, distinct even without colour."""
+    """Marker and color of point set number `index`: hollow, distinct even without color."""
     return {
         "marker": MARKERS[index % len(MARKERS)],
         "edgecolor": f"C{index % 10}",

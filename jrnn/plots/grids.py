@@ -14,7 +14,7 @@ CAPTION = 22  # characters in a line
 
 
 def pictures(images: Sequence[Any], captions: Sequence[str], columns: int = 5) -> list[Axes]:
-    """Draw grey images in a grid, row by row, with captions below.
+    """Draw gray images in a grid, row by row, with captions below.
 
     The smallest value of all images is black and the largest white. Captions are wrapped, and may contain
     line breaks, for example between a prediction and a target.

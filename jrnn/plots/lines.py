@@ -1,4 +1,4 @@
-"""Plots of curves and forecasts, with lines that are distinct even without colour."""
+"""Plots of curves and forecasts, with lines that are distinct even without color."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from jrnn.plots._figures import new_figure
 
-# light grey to black; exact zeros are masked and so white
-GREYS = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.15, 1, 256)), name="jrnn greys")
+# light gray to black; exact zeros are masked and so white
+GRAYS = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.15, 1, 256)), name="jrnn grays")
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 MOST_LABELS = 90  # along one axis
 
@@ -29,9 +29,9 @@ def heat_map(
     column_label: str = "source token",
     unit: str = "weight",
 ) -> Axes:
-    """Draw a matrix in shades of grey, such as the attention of output tokens to source tokens.
+    """Draw a matrix in shades of gray, such as the attention of output tokens to source tokens.
 
-    Darker is larger. Exact zeros, as in padding, are white; all other values are at least light grey. If an
+    Darker is larger. Exact zeros, as in padding, are white; all other values are at least light gray. If an
     axis has more than 90 labels, every second (third, …) is shown.
 
     Args:
@@ -42,7 +42,7 @@ def heat_map(
       title: title of the plot.
       row_label: label of the rows.
       column_label: label of the columns.
-      unit: label of the colour bar.
+      unit: label of the color bar.
 
     Returns:
       The axes; `.figure.savefig("attention.png")` writes them.
@@ -72,7 +72,7 @@ def confusion_matrix(predictions: Any, targets: Any, classes: Sequence[Any], ax:
 
         fractionᵢⱼ = countᵢⱼ / Σₖ countᵢₖ,   countᵢⱼ = number of labels with target i and prediction j
 
-    Shades of grey show fractions, so that the diagonal is the recall of each class.
+    Shades of gray show fractions, so that the diagonal is the recall of each class.
 
     Args:
       predictions: integer labels, any shape; from logits, their `argmax(-1)`.
@@ -113,7 +113,7 @@ def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axe
     The plot shows the octaves in use, and labels each C: C4 is middle C, MIDI note 60.
 
     Args:
-      roll: (T, keys), 0 or 1, or probabilities, shown in grey.
+      roll: (T, keys), 0 or 1, or probabilities, shown in gray.
       ax: matplotlib axes to draw into; defaults to those of a new figure, without pyplot.
       first_key: MIDI note of column 0; 21, A0, is the lowest of the 88 keys of a piano.
 
@@ -140,7 +140,7 @@ def piano_roll(roll: Any, ax: Axes | None = None, *, first_key: int = 21) -> Axe
     ax = new_figure(min(12.0, 4.0 + 0.05 * steps), 1.8 + 0.03 * (high - low)).subplots() if ax is None else ax
     ax.imshow(
         np.ma.masked_equal(roll.T, 0),
-        cmap=GREYS,
+        cmap=GRAYS,
         vmin=0,
         vmax=1,
         aspect="auto",
@@ -204,7 +204,7 @@ def _axes(labels: list[list[str]], cell: float) -> Axes:
 def _draw(ax: Axes, matrix: NDArray[np.float64], labels: list[list[str]]) -> Any:
     """Draw fields and their labels, and return the image."""
     masked = np.ma.masked_equal(matrix, 0)
-    image = ax.imshow(masked, cmap=GREYS, vmin=min(0.0, matrix.min()), aspect="auto", interpolation="nearest")
+    image = ax.imshow(masked, cmap=GRAYS, vmin=min(0.0, matrix.min()), aspect="auto", interpolation="nearest")
     for axis, names in zip((ax.yaxis, ax.xaxis), labels, strict=True):
         shown = range(0, len(names), -(-len(names) // MOST_LABELS))
         axis.set_ticks(shown, [names[index] for index in shown], fontsize=9, parse_math=False)

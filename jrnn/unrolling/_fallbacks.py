@@ -16,7 +16,7 @@ from jrnn.unrolling._staging import Stage, Values, read
 def has_rule(stage: Stage, program: Program) -> bool:
     """True if the derivative of a loop can be taken as in `scan_stage`.
 
-    That needs ops which can be linearised, weight sites that `vmap` maps over the steps, and a carry that
+    That needs ops which can be linearized, weight sites that `vmap` maps over the steps, and a carry that
     weights reach through sites: not a weight that is itself the next carry.
     """
     constant = set(stage.consts)
@@ -83,7 +83,7 @@ def _maps(op: Op, axes: tuple[int | None, ...], types: tuple[Any, ...]) -> bool:
 
 
 def _linearizes(op: Op, types: tuple[Any, ...]) -> bool:
-    """True unless an op has a forward derivative that cannot be linearised, as a `custom_vmap`."""
+    """True unless an op has a forward derivative that cannot be linearized, as a `custom_vmap`."""
 
     def forward(*inputs: Any) -> Any:
         function, at = _of_inexact(op.run, inputs)

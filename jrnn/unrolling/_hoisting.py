@@ -51,7 +51,7 @@ class HoistedCell:
 def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     """Run what a step computes from parameters alone, and return a cell with the results.
 
-        cell = hoisted(cell, params, carry, x)               before a loop: normalises a weight, say
+        cell = hoisted(cell, params, carry, x)               before a loop: normalizes a weight, say
         carry, y = cell.step(params, carry, x)               in the loop: reads it
 
     XLA hoists such operations too, but not if their results are larger than their inputs, nor out of a

@@ -1,6 +1,6 @@
 """The derivative of one step of a loop: where weights enter, what is saved, and the linear step.
 
-A step is linearised with its weights held constant. The part that does not depend on tangents is the primal
+A step is linearized with its weights held constant. The part that does not depend on tangents is the primal
 step, which runs forward and outputs residuals; the rest is the linear step, which JAX transposes:
 
     zₜ = aₜ + h w_hh,   hₜ = tanh(zₜ)             the step
@@ -148,7 +148,7 @@ class LinearizedStep:
 def linearize_step(
     stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
 ) -> LinearizedStep:
-    """Linearise a step of a loop in its carry, its active inputs and the perturbations of its sites.
+    """Linearize a step of a loop in its carry, its active inputs and the perturbations of its sites.
 
     Args:
       stage: the loop.
@@ -252,7 +252,7 @@ def _perturb_jvp(primals: Any, tangents: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The ops of a linearised step, divided between the two steps, and the values passed between them."""
+    """The ops of a linearized step, divided between the two steps, and the values passed between them."""
 
     primal: tuple[Op, ...]
     residuals: Values  # saved by the primal step for the linear one, besides its outputs
@@ -266,9 +266,9 @@ class Partition:
 
 @cached
 def partition(program: Program, signature: StepSignature) -> Partition:
-    """Divide a linearised step into the forward part, and the part that is linear in the tangents.
+    """Divide a linearized step into the forward part, and the part that is linear in the tangents.
 
-    The values that the linear part reads are saved, or recomputed from saved ones (rematerialised).
+    The values that the linear part reads are saved, or recomputed from saved ones (rematerialized).
 
     Args:
       program: a step and its tangents.

@@ -6,7 +6,7 @@ weights act (a weight site) gets a perturbation ε,
 
     zₜ = g(w, aₜ) + εₜ,   ε̇ₜ = ∂g/∂w(w, aₜ) · ẇ,
 
-the loop is linearised with w held constant, and the tangents ε̇ of all steps are computed outside of it. JAX
+the loop is linearized with w held constant, and the tangents ε̇ of all steps are computed outside of it. JAX
 transposes that into a loop over the adjoints δₜ, followed by one matmul Σₜ aₜᵀ δₜ per weight.
 """
 
@@ -139,11 +139,11 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
         return carry, tuple(lax.squeeze(y, _unit_axes(y.shape)) for y in ys)
 
     nothing = jax.checkpoint_policies.nothing_saveable
-    rematerialised = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
+    rematerialized = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
-        carry, ys = (rematerialised if checkpoints_transpose() else expanded)(consts, carry, xs)
+        carry, ys = (rematerialized if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
     return body

@@ -311,7 +311,7 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
     """True if a matmul for all steps at once is faster on a CPU, in spite of writing and reading its result.
 
     Measured: with one row per step; with few rows or few multiplications, unless its result is sliced (XLA
-    then reads one array at several offsets in a loop, which it does not vectorise); and with a weight of
+    then reads one array at several offsets in a loop, which it does not vectorize); and with a weight of
     more than half a million numbers, which does not fit into a core's cache.
     """
     weight = max((_elements([i], program) for i in op.inputs if i in constant), default=0)

@@ -41,7 +41,7 @@ class Chunked:
     Linear attention, `MLSTM`, gated and delta rules and products of Householders have this form. d is one
     number for a matrix, or one for each of its rows or columns, and may be 0 or negative; there may be
     several writes k and corrections c wᵀ S at each step. The form is found in the traced `step`, which is
-    written as for any cell. Heads and batch are further axes, and keys may be rows or columns. A normaliser
+    written as for any cell. Heads and batch are further axes, and keys may be rows or columns. A normalizer
     is a matrix of one column; a running maximum, windows of inputs and further layers run as `Scan` runs
     them.
 

@@ -69,7 +69,7 @@ class Scan:
 @cached
 def in_blocks(run: Body, block: int, reverse: bool) -> Body:
     """A scan of `run` over blocks, each of which the backward pass recomputes."""
-    rematerialised: Body = jax.checkpoint(run, prevent_cse=False)
+    rematerialized: Body = jax.checkpoint(run, prevent_cse=False)
 
     def in_blocks(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         # 100 steps in blocks of 30: three blocks in a scan, and the last 10 visited steps separately
@@ -84,7 +84,7 @@ def in_blocks(run: Body, block: int, reverse: bool) -> Body:
         ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
         if rest == 0:
             return carry, ys
-        carry, tail = rematerialised(consts, carry, jax.tree.map(lambda a: a[short], xs))
+        carry, tail = rematerialized(consts, carry, jax.tree.map(lambda a: a[short], xs))
         parts = (tail, ys) if reverse else (ys, tail)
         return carry, jax.tree.map(lambda a, b: lax.concatenate([a, b], 0), *parts)
 

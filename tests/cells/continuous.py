@@ -1,4 +1,4 @@
-"""Discretised differential equations: LeakyRNN, AntisymmetricRNN, LipschitzRNN."""
+"""Discretized differential equations: LeakyRNN, AntisymmetricRNN, LipschitzRNN."""
 
 from functools import partial
 

@@ -12,7 +12,7 @@ from tests.references import in_heads, layer_norm, relu, silu, tanh, times
 
 
 def fast_weights(p, carry, x, loops=1, decay=0.95, rate=0.5, f=relu):
-    """Ba et al. 2016, eqs. 1 and 2 with the layer normalisation of section 3.2."""
+    """Ba et al. 2016, eqs. 1 and 2 with the layer normalization of section 3.2."""
     h, a = carry
     a = decay * a + rate * outer(h, h)
     z = times(p["C"], x) + times(p["W"], h) + p["b"]

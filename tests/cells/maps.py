@@ -45,18 +45,18 @@ def group_norm(p, carry, x, heads=1):
 
 
 Norm = Entry(
-    laws=[Case(jrnn.Norm(4, heads=2), 4), Case(jrnn.Norm(4, centred=True), 4)],
+    laws=[Case(jrnn.Norm(4, heads=2), 4), Case(jrnn.Norm(4, centered=True), 4)],
     values={
-        f"Norm-{heads}-{centred}": Comparison(
-            jrnn.Norm(WIDE, heads=heads, centred=centred),
+        f"Norm-{heads}-{centered}": Comparison(
+            jrnn.Norm(WIDE, heads=heads, centered=centered),
             partial(step, heads=heads),
             lambda p: {"γ": p.gain, "b": p.b},
             width=WIDE,
         )
-        for centred, step in ((False, rms_norm), (True, group_norm))
+        for centered, step in ((False, rms_norm), (True, group_norm))
         for heads in (1, 2)
     },
-    counts=lambda i, h: {jrnn.Norm(i): i, jrnn.Norm(i, centred=True): 2 * i},
+    counts=lambda i, h: {jrnn.Norm(i): i, jrnn.Norm(i, centered=True): 2 * i},
 )
 
 

@@ -32,9 +32,9 @@ def ttt_linear(p, carry, x, heads=1, rate=1):
     q, k, v = projected(p, x, "qkv", heads)
     eta = rate * shares(p, x, "η") / k.shape[-1]
     z = np.einsum("...ij,...i->...j", w, k) + c
-    centred = z - z.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + 1e-6)
-    hat = centred / deviation
+    centered = z - z.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt((centered * centered).mean(axis=-1, keepdims=True) + 1e-6)
+    hat = centered / deviation
     error = (p["γ"] * hat + p["β"] - (v - k)) * p["γ"]
     along = (error * hat).mean(axis=-1, keepdims=True)
     gradient = (error - error.mean(axis=-1, keepdims=True) - hat * along) / deviation

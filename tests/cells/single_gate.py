@@ -69,7 +69,7 @@ JANET = Entry(
 
 
 def ligru(p, h, x):
-    """Ravanelli et al. 2018, without batch normalisation: no reset gate, relu; z weighs the past."""
+    """Ravanelli et al. 2018, without batch normalization: no reset gate, relu; z weighs the past."""
     update = sigmoid(times(p["Wz"], x) + times(p["Uz"], h) + p["bz"])
     candidate = relu(times(p["W"], x) + times(p["U"], h) + p["b"])
     h = update * h + (1 - update) * candidate

@@ -10,9 +10,9 @@ from tests.references import absolute, in_heads, maximum, sigmoid, tanh, times, 
 
 
 def slstm(p, carry, x, heads=1, forget="sigmoid"):
-    """Beck et al. 2024: an exponential input gate, and n which sums the gates to normalise the cell.
+    """Beck et al. 2024: an exponential input gate, and n which sums the gates to normalize the cell.
 
-    As defined, without the stabiliser; the recurrent matrices are block-diagonal.
+    As defined, without the stabilizer; the recurrent matrices are block-diagonal.
     """
     h, c, n = carry
     z = tanh(times(p["Wz"], x) + times_heads(p["Uz"], h, heads) + p["bz"])
@@ -32,12 +32,12 @@ def unpack_slstm(p):
 
 
 def positive(params, carry):
-    """A normaliser is a sum of gates."""
+    """A normalizer is a sum of gates."""
     return params, carry._replace(n=np.abs(carry.n))
 
 
 def unscaled_slstm(carry):
-    """Without the stabiliser; a power takes NumPy's arrays and JAX's."""
+    """Without the stabilizer; a power takes NumPy's arrays and JAX's."""
     h, c, n, m = carry
     return h, c * np.e**m, n * np.e**m
 
@@ -65,7 +65,7 @@ SLSTM = Entry(
 def mlstm(p, carry, x, heads=1):
     """Beck et al. 2024: the cell of each head is a matrix C that stores v at the key k, read by the query q.
 
-    As defined, without the stabiliser; one input (exponential) and one forget gate (sigmoid) per head.
+    As defined, without the stabilizer; one input (exponential) and one forget gate (sigmoid) per head.
     """
     C, n = carry
     q = in_heads(times(p["Wq"], x) + p["bq"], heads)

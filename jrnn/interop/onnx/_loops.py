@@ -1,4 +1,4 @@
-"""Layers that an exporter wrote as a Loop, or once for each step: recognised by what they compute.
+"""Layers that an exporter wrote as a Loop, or once for each step: recognized by what they compute.
 
 The operations between known values and the result are evaluated on random inputs, and on random weights in
 place of those stored. The result is compared with every recurrent layer of Keras whose weights could have
@@ -62,8 +62,8 @@ class Found(NamedTuple):
     ys: Any  # time first, in the order of visits
 
 
-def recognised(graph: Any, node: Any, name: str) -> dict[str, Flow] | None:
-    """Recognise the layers that a Loop computes, or whose steps a Concat joins; None if there are none.
+def recognized(graph: Any, node: Any, name: str) -> dict[str, Flow] | None:
+    """Recognize the layers that a Loop computes, or whose steps a Concat joins; None if there are none.
 
     Args:
       graph: the graph as read so far.

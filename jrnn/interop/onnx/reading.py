@@ -8,7 +8,7 @@ import numpy as np
 from jrnn.combinators import Stack
 from jrnn.interop._weights import to_jax
 from jrnn.interop.onnx._layers import Found, Node, merged
-from jrnn.interop.onnx._loops import recognised
+from jrnn.interop.onnx._loops import recognized
 from jrnn.interop.onnx._nodes import NODES
 from jrnn.interop.onnx._operators import import_onnx
 from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source, Unread, Value
@@ -28,7 +28,7 @@ def from_onnx(source: Any) -> tuple[Any, Any]:
     `ManyToOne`. Nonzero constants as initial states become `LearnedCarry`. All attributes of the operators
     are supported.
 
-    Layers that an exporter writes as a `Loop`, or step by step, are recognised by what they compute: the
+    Layers that an exporter writes as a `Loop`, or step by step, are recognized by what they compute: the
     operations are evaluated on random inputs and weights, and compared with the layers of Keras (`SimpleRNN`,
     `GRU`, `LSTM`, `ConvLSTM`, a stack of cells, `Dense` at every step), in both directions and with masks.
     So does Keras 3 export most layers, and PyTorch with dynamo=True `nn.RNN`, whose h_n is a state like that
@@ -145,7 +145,7 @@ class _Graph:
         unread = next((value for value in inputs if isinstance(value, Unread)), None)
         found: Any = None
         if node.op_type == "Loop" or (node.op_type == "Concat" and unread):
-            found = recognised(self, node, name)
+            found = recognized(self, node, name)
         if found is None and (node.op_type not in NODES or node.domain not in ("", "ai.onnx")):
             unread = unread if node.op_type != "Loop" and unread else Unread(f"{name}: {_foreign(node)}")
         if found is None and unread is None:

@@ -1,4 +1,4 @@
-"""Long short-term memory: cells with layer normalisation."""
+"""Long short-term memory: cells with layer normalization."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from jrnn.cells._gating import draw_gates, gates, tanh, widened, zeros
 from jrnn.cells.lstm import LSTMCarry
 
 
-def normalise(z: Array, epsilon: float, centred: bool = True) -> Array:
+def normalize(z: Array, epsilon: float, centered: bool = True) -> Array:
     """(z − mean) / √(variance + ε) over the last axis, in float32 at least: 1 / √ε³ overflows in float16."""
     wide = widened(z)
-    wide = wide - jnp.mean(wide, -1, keepdims=True) if centred else wide
+    wide = wide - jnp.mean(wide, -1, keepdims=True) if centered else wide
     normal = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + epsilon)
     return normal.astype(z.dtype)
 
@@ -45,7 +45,7 @@ class LayerNormLSTM:
         cₜ = fₜ · cₜ₋₁ + iₜ · gₜ
         hₜ = oₜ · tanh(γ_c · LN(cₜ) + b_c),   yₜ = hₜ
 
-    Each LN runs over all 4 · hidden pre-activations at once, as in the paper; cₜ itself is not normalised.
+    Each LN runs over all 4 · hidden pre-activations at once, as in the paper; cₜ itself is not normalized.
     There is one bias for the sum of the paper's three.
 
     Args:
@@ -88,11 +88,11 @@ class LayerNormLSTM:
 
     @broadcasting
     def step(self, params: LayerNormLSTMParams, carry: LSTMCarry, x: Any) -> tuple[LSTMCarry, Array]:
-        a = params.gain_x * normalise(x @ params.w_ih, self.epsilon)
-        u = params.gain_h * normalise(carry.h @ params.w_hh, self.epsilon)
+        a = params.gain_x * normalize(x @ params.w_ih, self.epsilon)
+        u = params.gain_h * normalize(carry.h @ params.w_hh, self.epsilon)
         i, f, g, o = gates(a + u + params.b, "ifgo", candidate="g")
         c = f * carry.c + i * g
-        h = o * jnp.tanh(params.gain_c * normalise(c, self.epsilon) + params.b_c)
+        h = o * jnp.tanh(params.gain_c * normalize(c, self.epsilon) + params.b_c)
         return LSTMCarry(h, c), h
 
 
@@ -153,18 +153,18 @@ class LayerNormGRU:
 
     @broadcasting
     def step(self, params: LayerNormGRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        a_rz, a_n = self._normalised(x @ params.w_ih, params.gain_x)
-        u_rz, u_n = self._normalised(carry @ params.w_hh, params.gain_h)
+        a_rz, a_n = self._normalized(x @ params.w_ih, params.gain_x)
+        u_rz, u_n = self._normalized(carry @ params.w_hh, params.gain_h)
         b_rz, b_n = jnp.split(params.b, (2 * self.hidden,))
         r, z = gates(a_rz + u_rz + b_rz, "rz")
         n = tanh(a_n + b_n + r * (u_n + params.b_hn), "n")
         h = (1 - z) * carry + z * n
         return h, h
 
-    def _normalised(self, sums: Array, gain: Array) -> list[Array]:
+    def _normalized(self, sums: Array, gain: Array) -> list[Array]:
         """γ · LN of r and z together, and of n."""
         parts = (jnp.split(a, (2 * self.hidden,), axis=-1) for a in (sums, gain))
-        return [g * normalise(z, self.epsilon) for z, g in zip(*parts, strict=True)]
+        return [g * normalize(z, self.epsilon) for z, g in zip(*parts, strict=True)]
 
 
 class LayerNormElmanParams(NamedTuple):
@@ -212,6 +212,6 @@ class LayerNormElman:
 
     @broadcasting
     def step(self, params: LayerNormElmanParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        z = params.gain * normalise(x @ params.w_ih + carry @ params.w_hh, self.epsilon) + params.b
+        z = params.gain * normalize(x @ params.w_ih + carry @ params.w_hh, self.epsilon) + params.b
         h = checkpoint_name(activation(self.activation)(z), "h")
         return h, h

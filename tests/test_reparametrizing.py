@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import jrnn
 from jrnn.cells.lstm import LSTMCarry
-from jrnn.combinators.reparametrising import Computed, LowRankParams, SpectralNormParams, WeightNormParams
+from jrnn.combinators.reparametrizing import Computed, LowRankParams, SpectralNormParams, WeightNormParams
 
 KEY = jax.random.key(0)
 XS = jax.random.normal(jax.random.key(1), (6, 2, 3))
@@ -24,14 +24,14 @@ def x64():
 
 def params_of(cell, form, name="w_hh"):
     """Params of the wrapped cell, moved away from their start, and the wrapper."""
-    wrapped = jrnn.Reparametrise(cell, name, form)
+    wrapped = jrnn.Reparametrize(cell, name, form)
     params = wrapped.init(KEY, 3)
     return wrapped, jax.tree.map(
         lambda p: p + 0.1 * jnp.sin(1.0 + jnp.arange(p.size).reshape(p.shape)), params
     )
 
 
-def normalised(p):
+def normalized(p):
     return p.g * p.v / np.linalg.norm(p.v, axis=0)
 
 
@@ -44,7 +44,7 @@ def diagonals(p):
 
 
 FORMS = {  # form, the weight that its parameters stand for, written in NumPy, tolerance
-    "WeightNorm": (jrnn.WeightNorm(), normalised, 1e-12),
+    "WeightNorm": (jrnn.WeightNorm(), normalized, 1e-12),
     "SpectralNorm": (jrnn.SpectralNorm(0.7, iterations=300), bounded, 1e-9),
     "LowRank": (jrnn.LowRank(2), lambda p: p.a @ p.b, 1e-12),
     "Diagonal": (jrnn.Diagonal(), diagonals, 1e-12),
@@ -64,14 +64,14 @@ def test_the_cell_runs_on_the_weight(name):
 
 @pytest.mark.parametrize("form", [jrnn.WeightNorm(), jrnn.LowRank(4)], ids=str)
 def test_a_form_starts_at_the_weight_that_the_cell_drew(form):
-    wrapped = jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", form)
+    wrapped = jrnn.Reparametrize(jrnn.LSTM(4), "w_hh", form)
     drawn = jrnn.LSTM(4).init(jax.random.split(KEY)[0], 3).w_hh
     np.testing.assert_allclose(wrapped.weights(wrapped.init(KEY, 3)).w_hh, drawn, atol=1e-12)
 
 
 def test_every_parameter_of_that_name():
     cell = jrnn.Stack((jrnn.LSTM(4), jrnn.Residual(jrnn.GRU(4)), jrnn.Dense(2)))
-    wrapped = jrnn.Reparametrise(jrnn.Reparametrise(cell, "w_hh", jrnn.WeightNorm()), "w_ih", jrnn.LowRank(2))
+    wrapped = jrnn.Reparametrize(jrnn.Reparametrize(cell, "w_hh", jrnn.WeightNorm()), "w_ih", jrnn.LowRank(2))
     params = wrapped.init(KEY, 3)
     kinds = [type(p.params) for p in (params[0].w_hh, params[1].w_hh, params[0].w_ih, params[1].w_ih)]
     assert kinds == [WeightNormParams, WeightNormParams, LowRankParams, LowRankParams]
@@ -79,8 +79,8 @@ def test_every_parameter_of_that_name():
 
 
 def test_what_a_form_is_computed_from_can_be_computed_too():
-    inner = jrnn.Reparametrise(jrnn.Elman(4), "w_hh", jrnn.WeightNorm())
-    wrapped = jrnn.Reparametrise(inner, "v", jrnn.LowRank(4))
+    inner = jrnn.Reparametrize(jrnn.Elman(4), "w_hh", jrnn.WeightNorm())
+    wrapped = jrnn.Reparametrize(inner, "v", jrnn.LowRank(4))
     params = wrapped.init(KEY, 3)
     expected = inner.weights(inner.init(jax.random.split(KEY)[0], 3)).w_hh
     np.testing.assert_allclose(inner.weights(wrapped.weights(params)).w_hh, expected, atol=1e-12)
@@ -96,7 +96,7 @@ def test_the_start_of_the_power_iteration_is_fixed():
 
 def test_dropconnect_drops_the_same_weights_at_every_step():
     cell = jrnn.Elman(200, activation="identity")
-    wrapped = jrnn.Reparametrise(cell, "w_hh", jrnn.DropConnect(0.25))
+    wrapped = jrnn.Reparametrize(cell, "w_hh", jrnn.DropConnect(0.25))
     params = wrapped.init(KEY, 3)
     zero = params._replace(w_ih=jnp.zeros_like(params.w_ih))
     carry = wrapped.initial_carry(params, (200,), key=jax.random.key(2))._replace(cell=jnp.eye(200))
@@ -112,7 +112,7 @@ def test_dropconnect_drops_the_same_weights_at_every_step():
 
 def test_two_weights_get_masks_of_their_own():
     cell = jrnn.Stack((jrnn.Elman(50, activation="identity"), jrnn.Elman(50, activation="identity")))
-    wrapped = jrnn.Reparametrise(cell, "w_hh", jrnn.DropConnect(0.5))
+    wrapped = jrnn.Reparametrize(cell, "w_hh", jrnn.DropConnect(0.5))
     first, second = (p.w_hh for p in wrapped.weights(wrapped.init(KEY, 3), jax.random.key(2)))
     assert 0.4 < np.mean((first == 0) == (second == 0)) < 0.6
 
@@ -155,23 +155,23 @@ def test_gradients_go_through_dropped_candidates():
 
 
 REFUSED = {
-    "no parameter 'w_hh', it is computed already": lambda: jrnn.Reparametrise(
-        jrnn.Reparametrise(jrnn.LSTM(4), "w_hh", jrnn.WeightNorm()), "w_hh", jrnn.DropConnect(0.5)
+    "no parameter 'w_hh', it is computed already": lambda: jrnn.Reparametrize(
+        jrnn.Reparametrize(jrnn.LSTM(4), "w_hh", jrnn.WeightNorm()), "w_hh", jrnn.DropConnect(0.5)
     ).init(KEY, 3),
-    r"WeightNorm\(\) takes matrices, w_hh of SLSTM.* has shape \(2, 2, 8\)": lambda: jrnn.Reparametrise(
+    r"WeightNorm\(\) takes matrices, w_hh of SLSTM.* has shape \(2, 2, 8\)": lambda: jrnn.Reparametrize(
         jrnn.SLSTM(4, heads=2), "w_hh", jrnn.WeightNorm()
     ).init(KEY, 3),
-    "no parameter 'w_hx', it has w_ih, w_hh, b": lambda: jrnn.Reparametrise(
+    "no parameter 'w_hx', it has w_ih, w_hh, b": lambda: jrnn.Reparametrize(
         jrnn.LSTM(4), "w_hx", jrnn.WeightNorm()
     ).init(KEY, 3),
-    r"form must be a form like WeightNorm\(\)": lambda: jrnn.Reparametrise(
+    r"form must be a form like WeightNorm\(\)": lambda: jrnn.Reparametrize(
         jrnn.LSTM(4), "w_hh", jrnn.WeightNorm
     ),
-    "cell must be a cell": lambda: jrnn.Reparametrise(jrnn.LSTM, "w_hh", jrnn.WeightNorm()),
-    r"rank must be at most 4 for a matrix of shape \(4, 16\), got 5": lambda: jrnn.Reparametrise(
+    "cell must be a cell": lambda: jrnn.Reparametrize(jrnn.LSTM, "w_hh", jrnn.WeightNorm()),
+    r"rank must be at most 4 for a matrix of shape \(4, 16\), got 5": lambda: jrnn.Reparametrize(
         jrnn.LSTM(4), "w_hh", jrnn.LowRank(5)
     ).init(KEY, 3),
-    r"square blocks side by side, got a matrix of shape \(3, 16\)": lambda: jrnn.Reparametrise(
+    r"square blocks side by side, got a matrix of shape \(3, 16\)": lambda: jrnn.Reparametrize(
         jrnn.LSTM(4), "w_ih", jrnn.Diagonal()
     ).init(KEY, 3),
     r"rate must be a rate in \[0, 1\), got 1": lambda: jrnn.DropConnect(1),

@@ -1,4 +1,4 @@
-"""Weights computed from other parameters: normalised, low-rank, diagonal, tied, or dropped at random."""
+"""Weights computed from other parameters: normalized, low-rank, diagonal, tied, or dropped at random."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
@@ -36,7 +36,7 @@ class Computed(NamedTuple):
 
 @checked
 @dataclass(frozen=True)
-class Reparametrise:
+class Reparametrize:
     """A cell with some weights computed from other parameters.
 
         w = form(θ)   for every parameter of that name, at any depth
@@ -57,7 +57,7 @@ class Reparametrise:
     Reference: those of the forms.
 
     >>> import jax, jrnn
-    >>> cell = jrnn.Reparametrise(jrnn.LSTM(8), "w_hh", jrnn.LowRank(2))
+    >>> cell = jrnn.Reparametrize(jrnn.LSTM(8), "w_hh", jrnn.LowRank(2))
     >>> jax.tree.map(lambda leaf: leaf.shape, cell.init(jax.random.key(0), in_features=3).w_hh.params)
     LowRankParams(a=(8, 2), b=(2, 32))
     """
@@ -69,7 +69,7 @@ class Reparametrise:
 
     def __post_init__(self) -> None:
         if isinstance(self.form, type) or not hasattr(self.form, "weight"):
-            raise TypeError(f"Reparametrise: form must be a form like WeightNorm(), got {brief(self.form)}")
+            raise TypeError(f"Reparametrize: form must be a form like WeightNorm(), got {brief(self.form)}")
 
     @property
     def in_ndim(self) -> int:
@@ -91,13 +91,13 @@ class Reparametrise:
         if self.name not in names:
             computed = any(getattr(k, "name", None) == self.name for path, _ in paths for k in path)
             present = "it is computed already" if computed else f"it has {', '.join(dict.fromkeys(names))}"
-            raise ValueError(f"Reparametrise: {self.cell} has no parameter {self.name!r}, {present}")
+            raise ValueError(f"Reparametrize: {self.cell} has no parameter {self.name!r}, {present}")
         keys = iter(jax.random.split(k_form, names.count(self.name)))
 
         def replace(path: Any, leaf: Array) -> Any:
             if _last(path) == self.name and leaf.ndim != 2 and not self.form.noisy:
                 given = f"{self.name} of {self.cell} has shape {leaf.shape}"
-                raise ValueError(f"Reparametrise: {self.form} takes matrices, {given}")
+                raise ValueError(f"Reparametrize: {self.form} takes matrices, {given}")
             return Computed(self.form.init(next(keys), leaf)) if _last(path) == self.name else leaf
 
         return jax.tree_util.tree_map_with_path(replace, params)

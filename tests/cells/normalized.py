@@ -1,4 +1,4 @@
-"""Layer normalisation inside: LayerNormLSTM, LayerNormGRU, LayerNormElman."""
+"""Layer normalization inside: LayerNormLSTM, LayerNormGRU, LayerNormElman."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from tests.references import layer_norm, sigmoid, tanh, times
 
 
 def layer_norm_lstm(p, carry, x, eps=1e-6):
-    """Ba et al. 2016: the sums from h, those from x and the cell on its way out normalised, each alone.
+    """Ba et al. 2016: the sums from h, those from x and the cell on its way out normalized, each alone.
 
     The first two over all gates at once, in the order i, f, candidate, o; the cell is carried as it is.
     """
@@ -44,7 +44,7 @@ LayerNormLSTM = Entry(
 
 
 def layer_norm_gru(p, h, x, eps=1e-6):
-    """Ba et al. 2016: the sums from x and those from h normalised apart, r and z together (in that order).
+    """Ba et al. 2016: the sums from x and those from h normalized apart, r and z together (in that order).
 
     The candidate's two sums have norms of their own, and r scales the one from h; z weighs the candidate.
     """
@@ -79,7 +79,7 @@ LayerNormGRU = Entry(
 
 
 def layer_norm_elman(p, h, x, eps=1e-6, f=tanh):
-    """Ba et al. 2016, eq. 4: the sum of both products normalised together."""
+    """Ba et al. 2016, eq. 4: the sum of both products normalized together."""
     h = f(layer_norm(times(p["W"], x) + times(p["U"], h), p["gain"], p["b"], eps))
     return h, h
 
