@@ -8,7 +8,7 @@
     choices   products before the loop or in it, unrolled loops, a tree or a loop, steps of a chunk
     memory    bytes of a gradient by each method, beside what `gradient_memory` predicts
 
-Each line of the result is written as soon as it is known, to `runs/accelerator/results.json`; at the limit, or
+Each line of the result is written as soon as it is known, to `runs/accelerator/results.json`; at the limit or
 at the end, `results.txt` is the page of text that the site shows. What fails is a line, too.
 """
 
