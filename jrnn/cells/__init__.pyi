@@ -101,6 +101,7 @@ from jrnn.cells.single_gate import UGRNN as UGRNN
 from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
 from jrnn.cells.single_gate import MiRU as MiRU
+from jrnn.cells.solvers import Diffrax as Diffrax
 from jrnn.cells.state_spaces import S5 as S5
 from jrnn.cells.state_spaces import S6 as S6
 from jrnn.cells.strongly_typed import TGRU as TGRU

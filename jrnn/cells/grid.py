@@ -83,8 +83,8 @@ class GridLSTM:
     def initial_carry(
         self, params: GridLSTMParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> tuple[LSTMCarry, ...]:
-        zero = zero_state(params, batch_shape, self.hidden)
-        return (LSTMCarry(zero, zero),) * self.depth
+        zeros = ([zero_state(params, batch_shape, self.hidden) for _ in "hc"] for _ in range(self.depth))
+        return tuple(LSTMCarry(*pair) for pair in zeros)
 
     @broadcasting
     def step(
