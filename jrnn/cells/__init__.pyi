@@ -111,6 +111,7 @@ from jrnn.cells.timescales import SCRN as SCRN
 from jrnn.cells.timescales import ClockworkRNN as ClockworkRNN
 from jrnn.cells.timescales import PhasedLSTM as PhasedLSTM
 from jrnn.cells.timescales import SelectiveUpdateRNN as SelectiveUpdateRNN
+from jrnn.cells.tree import TreeLSTM as TreeLSTM
 from jrnn.cells.unitary import FullUnitaryRNN as FullUnitaryRNN
 from jrnn.cells.unitary import UnitaryRNN as UnitaryRNN
 from jrnn.cells.wirings import NCP as NCP

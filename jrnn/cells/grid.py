@@ -75,7 +75,9 @@ class GridLSTM:
         biases = 0, self.forget_bias, 0, 0
 
         def layer(key: Array) -> GridLayer:
-            return GridLayer(*(draw_gates(k, self.hidden, self.hidden, biases) for k in jax.random.split(key)))
+            return GridLayer(
+                *(draw_gates(k, self.hidden, self.hidden, biases) for k in jax.random.split(key))
+            )
 
         w_in = glorot(k_in, (in_features, 2 * self.hidden), blocks=2)
         return GridLSTMParams(w_in, tuple(map(layer, keys)))

@@ -41,11 +41,11 @@ class MultiplicativeIntegration:
         x w + h u + b    becomes    α · (x w) · (h u) + β₁ · (h u) + β₂ · (x w) + b
 
     The sums are found in the traced step. x w is any product of weights and values that depend on the input
-    alone, h u one of weights and values that depend on the state, such as (r · h) u; weights are parameters, a
-    matrix, a kernel or a vector, as in `IndRNN`. Products may be sliced and scaled before they meet, as r in
-    r · (h u + b) of a `GRU`. Several products of one kind are added first, and everything else in the sum is
-    b. An `LSTM` has one such sum, for all its gates, a `GRU` two. Of a `Stack`, these are the sums of the first
-    cell: wrap its cells instead.
+    alone, h u one of weights and values that depend on the state, such as (r · h) u. Weights are parameters:
+    a matrix, a kernel, or a vector, as in `IndRNN`. Products may be sliced and scaled before they meet, as by
+    r in r · (h u + b) of a `GRU`. Several products of one kind are added first, and everything else in the
+    sum is b. An `LSTM` has one such sum, for all its gates, a `GRU` two. Of a `Stack`, these are the sums of
+    the first cell: wrap its cells instead.
 
     In params, α, β₁ and β₂ are `alpha`, `beta_h` and `beta_x` of each sum. With α = 1, and with β₁ and β₂ the
     biases of x w and h u, it is `integration_mode=:multiplicative_integration` of RecurrentLayers.jl,
@@ -137,9 +137,10 @@ class _Sum(NamedTuple):
 
 
 # ops that act on each summand of a sum alone
-_PER_SUMMAND = frozenset(
-    "broadcast_in_dim convert_element_type expand_dims neg reshape slice split squeeze transpose".split()
-)
+_PER_SUMMAND = {
+    *("broadcast_in_dim", "convert_element_type", "expand_dims", "neg", "reshape", "slice", "split"),
+    *("squeeze", "transpose"),
+}
 _PRODUCTS = "dot_general", "conv_general_dilated", "mul"
 WEIGHTS, STATE, INPUT = frozenset("w"), frozenset("h"), frozenset("x")
 
@@ -163,8 +164,8 @@ def _with_sums(cell: Any, combine: Combine, params: Any, carry: Any, x: Any) -> 
 class _Run:
     """A program being run, whose sums of products stay open until an op reads them.
 
-        z = x @ w + h @ u + b; i, f = split(z)    z is _Sum(x @ w, h @ u, b) until split reads its value
-        a = x @ w + b; n = a + r * (h @ u)        so is a, _Sum(x @ w, None, b), and n is it with r * (h @ u)
+    z = x @ w + h @ u + b; i, f = split(z)    z is _Sum(x @ w, h @ u, b) until split reads its value
+    a = x @ w + b; n = a + r * (h @ u)        so is a, _Sum(x @ w, None, b), and n is it with r * (h @ u)
     """
 
     def __init__(

@@ -31,6 +31,8 @@ def dlse(p, s, x):
 
 DLSE = Entry(
     laws=[Case(jrnn.DLSE(4), 2)],
-    values={"DLSE": Comparison(jrnn.DLSE(HIDDEN), dlse, lambda p: split(p.w_ih, "W", "qkv") | {"Γ": p.gamma})},
+    values={
+        "DLSE": Comparison(jrnn.DLSE(HIDDEN), dlse, lambda p: split(p.w_ih, "W", "qkv") | {"Γ": p.gamma})
+    },
     counts=lambda i, h: {jrnn.DLSE(h): 3 * i * h + h**2},
 )
