@@ -28,7 +28,7 @@ UNROLLING = (
 )
 TESTS = {  # the first that a path starts with
     "jrnn/cells/convolutional": "special_cells modes",
-    "jrnn/cells/solvers": "solvers",
+    "jrnn/cells/solvers": "solvers cells",
     "jrnn/cells/wirings": "irregular",
     "jrnn/cells": "cells irregular equivalences special_cells initializers linear_recurrences combinators "
     "contract",

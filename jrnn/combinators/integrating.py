@@ -38,7 +38,7 @@ class MultiplicativeIntegrationParams(NamedTuple, Generic[P]):
 class MultiplicativeIntegration:
     """Multiplicative integration: a product in every place where the step adds input and state.
 
-        x w + h u + b    becomes    α · (x w) · (h u) + β₁ · (h u) + β₂ · (x w) + b
+        x w + h u + b   ↦   α · (x w) · (h u) + β₁ · (h u) + β₂ · (x w) + b
 
     The sums are found in the traced step. x w is any product of weights and values that depend on the input
     alone, h u one of weights and values that depend on the state, such as (r · h) u. Weights are parameters:
@@ -151,8 +151,8 @@ def _with_sums(cell: Any, combine: Combine, params: Any, carry: Any, x: Any) -> 
     program, constants, result = trace(cell.step, params, carry, x)
     state = map_state(lambda _: STATE, carry_spec(cell, params), carry)
     of_carry = [leaf if isinstance(leaf, frozenset) else frozenset() for leaf in jax.tree.leaves(state)]
-    origins = [frozenset()] * len(constants) + [WEIGHTS for _ in jax.tree.leaves(params)]
-    origins += of_carry + [INPUT for _ in jax.tree.leaves(x)]
+    origins: list[frozenset[str]] = [frozenset()] * len(constants)
+    origins += [WEIGHTS for _ in jax.tree.leaves(params)] + of_carry + [INPUT for _ in jax.tree.leaves(x)]
     given = (*constants, *jax.tree.leaves((params, carry, x)))
     values = program.literals | dict(zip(program.inputs, given, strict=True))
     run = _Run(program, combine, dict(zip(program.inputs, origins, strict=True)), values)
@@ -233,9 +233,9 @@ class _Run:
             return [_mapped(operator.itemgetter(i), done) for i in range(len(op.outputs))]
         if op.primitive == "concatenate":
             return _joined(op, kept)
-        if op.primitive == "mul" and (kept[0] is None) != (kept[1] is None):
-            part, other = (kept[0], op.operands[1]) if kept[0] is not None else (kept[1], op.operands[0])
-            return [_mapped(functools.partial(operator.mul, self.value(other)), part)]
+        for part, other, operand in zip(kept, kept[::-1], op.operands[::-1], strict=True):
+            if op.primitive == "mul" and part is not None and other is None:
+                return [_mapped(functools.partial(operator.mul, self.value(operand)), part)]
         if op.primitive == "div" and kept[0] is not None:
             return [_mapped(lambda a: a / self.value(op.operands[1]), kept[0])]
         return self.product(op) if op.primitive in _PRODUCTS else None
@@ -249,7 +249,8 @@ class _Run:
             return None
         left, right = self.whole(a, left, op), self.whole(b, right, op)
         right = _mapped(operator.neg, right) if op.primitive == "sub" else right
-        return [_Sum(*map(_added, left[:3], right[:3]), left.weights | right.weights)]
+        x, h, rest = map(_added, left[:3], right[:3])
+        return [_Sum(x, h, rest, left.weights | right.weights)]
 
     def whole(self, operand: Any, found: _Sum | None, op: Op) -> _Sum:
         """An operand of an op as a sum: a value without products is a rest, of the shape of the result."""
@@ -283,13 +284,13 @@ def _joined(op: Op, parts: list[_Sum | None]) -> list[_Sum] | None:
         filled = (jnp.zeros_like(b) if a is None else a for a, b in zip(summands, likes, strict=True))
         return op.run(*filled)[0]
 
-    *columns, weights = zip(*sums, strict=True)
-    return [_Sum(*(joined(*column) for column in columns), frozenset().union(*weights))]
+    x, h, rest = (joined(*column) for column in zip(*(part[:3] for part in sums), strict=True))
+    return [_Sum(x, h, rest, frozenset().union(*(part.weights for part in sums)))]
 
 
 def _mapped(f: Callable[[Any], Any], parts: _Sum) -> _Sum:
-    *summands, weights = parts
-    return _Sum(*(None if summand is None else f(summand) for summand in summands), weights)
+    x, h, rest = (None if summand is None else f(summand) for summand in parts[:3])
+    return _Sum(x, h, rest, parts.weights)
 
 
 def _added(a: Any, b: Any) -> Any:
