@@ -329,7 +329,7 @@ class SelectiveUpdateRNN:
             w_ih=glorot(k_ih, (in_features, self.hidden)),
             w_hh=orthogonal(k_hh, (self.hidden, self.hidden)),
             b=zeros(self.hidden),
-            omega=(zeros(self.waves) + 0.5) * jnp.arange(1, self.waves + 1) / self.waves,
+            omega=jnp.linspace(0.5 / self.waves, 0.5, self.waves, dtype=default_float()),
             alpha=zeros(self.waves, self.hidden) + 1,
             phi=jax.random.uniform(k_phi, (self.waves, self.hidden), default_float(), 0, 2 * math.pi),
             b_g=zeros(self.hidden),
