@@ -1,4 +1,4 @@
-"""Memories of what was largest: the maximum in place of the sum."""
+"""Simple recurrent networks: the maximum in place of the sum."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

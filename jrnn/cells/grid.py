@@ -1,4 +1,4 @@
-"""Grids of LSTMs: a memory along the depth of a stack as well as along time."""
+"""Long short-term memory: along the depth of a stack as well as along time."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple

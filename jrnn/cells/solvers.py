@@ -40,9 +40,9 @@ class Diffrax:
 
         |error of a step| ≤ atol + rtol · |h|
 
-    Every sequence of a batch has steps of its own. The solver is differentiated as it ran
-    (`diffrax.DirectAdjoint`), in both modes and to any order. The first step of an input is dt / unfolds of
-    the cell; with `rtol=None` all are.
+    Every sequence of a batch has steps of its own. Derivatives, in both modes and to any order, are those of
+    the steps taken, whose sizes count as constants (`diffrax.DirectAdjoint`). The first step of an input is
+    dt / unfolds of the cell; with `rtol=None` all are.
 
     Args:
       solver: name of a solver in diffrax: "Tsit5", "Dopri5", "Heun", "Kvaerno3" for stiff equations, …

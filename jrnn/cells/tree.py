@@ -1,4 +1,4 @@
-"""Trees as sequences: every node follows its children, whose states wait on a stack."""
+"""Long short-term memory: trees as sequences of nodes, whose states wait on a stack."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
