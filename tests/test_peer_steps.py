@@ -1,4 +1,4 @@
-"""Cells of peers whose steps are driven by hand: delayed states, semigroups. Values, in float64."""
+"""Cells of peers: one for each, and values, in float64, of those whose steps are driven by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
+from benchmarks.peers_cells import PEERS, missing
 from tests.values import random
 
 XS = np.random.default_rng(1).normal(size=(6, 2, 3))
@@ -21,6 +22,11 @@ def drawn(cell, in_features=3):
     """Random params, and what jrnn gives for them."""
     params = random(np.random.default_rng(0), cell.init(jax.random.key(0), in_features))
     return params, jrnn.unroll(cell, params, jnp.asarray(XS[..., :in_features]))[1]
+
+
+@pytest.mark.parametrize("library", PEERS)
+def test_no_peer_has_a_recurrent_cell_that_jrnn_lacks(library):
+    assert len(PEERS[library]) > 1 and missing(PEERS[library]) == []
 
 
 def test_tau_gru():
