@@ -77,8 +77,8 @@ PEERS = {
         "S6": "S6",
         "Stack": "Window",
         "MLP": "Dense",
-        "NMax": None,  # max(decay h, x): no paper
-        "DLSE": None,  # log(exp(γ h) + exp x): no paper
+        "NMax": "NMax",
+        "DLSE": "DLSE",
     },
     "memorax": {
         "FFMCell": "FFM",
@@ -98,7 +98,7 @@ PEERS = {
         "LipschitzRNN": "LipschitzRNN",
         "PLRNN": "PLRNN",
         "SRNN": "ShufflingRNN",
-        "suRNN": None,  # binary gates without a gradient
+        "suRNN": "SelectiveUpdateRNN",
         "MGU1": 'MGU(gate="hb")',
         "MGU2": 'MGU(gate="h")',
         "MGU3": 'MGU(gate="b")',
@@ -110,7 +110,7 @@ PEERS = {
         "Dilated": "Dilated",
         "StackedRNN": "Stack",
         "independent_recurrence": "Diagonal",
-        "integration_mode": None,  # multiplicative integration of any cell
+        "integration_mode": "MultiplicativeIntegration",
     },
     "ncps": {
         "LTC": "LTC",

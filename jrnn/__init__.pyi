@@ -53,6 +53,7 @@ from jrnn.combinators import LearnedCarry as LearnedCarry
 from jrnn.combinators import LearnedCarryParams as LearnedCarryParams
 from jrnn.combinators import MixedMemory as MixedMemory
 from jrnn.combinators import Multiplicative as Multiplicative
+from jrnn.combinators import MultiplicativeIntegration as MultiplicativeIntegration
 from jrnn.combinators import NoisyCarry as NoisyCarry
 from jrnn.combinators import Project as Project
 from jrnn.combinators import ProjectParams as ProjectParams

@@ -46,6 +46,7 @@ class Program:
     outputs: tuple[int, ...]
     types: dict[int, Any]  # value -> shape and dtype
     literals: dict[int, Any]  # values known while tracing: literals, and constants of inner functions
+    names: dict[int, str]  # value -> the name that `checkpoint_name` gives it
     pure: bool  # False: it has effects (prints, callbacks), so the order and number of its steps matter
 
 
@@ -87,8 +88,8 @@ def _program(jaxpr: Any) -> Program:
     numbering = _Numbering(jaxpr)
     inputs = {v: numbering.new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)}
     outputs = numbering.visit(jaxpr, dict(inputs))
-    types, literals = numbering.types, numbering.literals
-    return Program(tuple(numbering.ops), tuple(inputs.values()), outputs, types, literals, not jaxpr.effects)
+    known = numbering.types, numbering.literals, numbering.names
+    return Program(tuple(numbering.ops), tuple(inputs.values()), outputs, *known, not jaxpr.effects)
 
 
 class _Numbering:
@@ -99,6 +100,7 @@ class _Numbering:
         self.ops: list[Op] = []
         self.types: dict[int, Any] = {}
         self.literals: dict[int, Any] = {}
+        self.names: dict[int, str] = {}
         self.computed: dict[Any, tuple[int, ...]] = {}  # (inputs, equation or bounds of a slice) -> outputs
 
     def new(self, aval: Any) -> int:
@@ -129,7 +131,8 @@ class _Numbering:
                 outputs = self.visit(called.jaxpr, inputs, caller or eqn)
                 numbers.update(zip(eqn.outvars, outputs, strict=True))
             elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
-                numbers[eqn.outvars[0]] = number_of(eqn.invars[0])
+                numbers[eqn.outvars[0]] = named = number_of(eqn.invars[0])
+                self.names[named] = eqn.params["name"]
             else:
                 self.add([eqn, *more], numbers, caller or eqn)
         return tuple(map(number_of, inner.outvars))
@@ -318,15 +321,14 @@ def replaced_values(
     if not places:
         present = list(dict.fromkeys(jaxpr.eqns[i].params["name"] for i in named))
         raise ValueError(f"the step names no {' or '.join(names)}; it names {present or 'nothing'}")
-    values = dict(
-        zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *jax.tree.leaves(args)), strict=True)
-    )
+    given = (*closed.consts, *jax.tree.leaves(args))
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), given, strict=True))
     begin = 0
     for number, place in enumerate((*places, len(jaxpr.eqns))):
         _run_part(jaxpr, begin, place, values)
         if place < len(jaxpr.eqns):
             eqn = jaxpr.eqns[place]
-            named_value = eqn.invars[0]
+            (named_value,) = eqn.invars
             before = named_value.val if isinstance(named_value, Literal) else values[named_value]
             values[eqn.outvars[0]] = change(number, before)
         begin = place + 1
@@ -340,19 +342,17 @@ def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -
     Everything that the function later computes from that leaf sees the sum.
     """
     program, constants, result = trace(function, *args)
-    values = dict(program.literals)
-    values.update(zip(program.inputs, [*constants, *jax.tree.leaves(args)], strict=True))
-    inside: dict[int, int] = {}  # value -> leaf index; the first if several leaves are the same value
-    for place in by:
-        inside.setdefault(program.outputs[place], place)
+    given = (*constants, *jax.tree.leaves(args))
+    values = program.literals | dict(zip(program.inputs, given, strict=True))
+    # value -> leaf index; the first if several leaves are the same value
+    inside = {program.outputs[place]: place for place in [*by][::-1]}
     waiting = {value: by[place] for value, place in inside.items()}
     for op in program.ops:
         values.update(zip(op.outputs, op.run(*(values[i] for i in op.inputs)), strict=True))
         values.update({o: values[o] + waiting.pop(o) for o in op.outputs if o in waiting})
     after = {inside[value]: shift for value, shift in waiting.items()}  # leaves that are inputs, unchanged
     after |= {place: shift for place, shift in by.items() if place not in inside.values()}
-    leaves = [values[o] for o in program.outputs]
-    leaves = [leaf + after[i] if i in after else leaf for i, leaf in enumerate(leaves)]
+    leaves = [values[o] + after[i] if i in after else values[o] for i, o in enumerate(program.outputs)]
     return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 

@@ -51,6 +51,8 @@ COMBINATORS = [
     Case(jrnn.SkipRNN(jrnn.LSTM(4)), 2, exempt=("gradients",)),
     Case(jrnn.FastSlow((jrnn.GRU(4),) * 3, jrnn.LSTM(7)), 2),
     Case(jrnn.Multiplicative(jrnn.LSTM(4)), 2),
+    Case(jrnn.MultiplicativeIntegration(jrnn.LSTM(4)), 2),
+    Case(jrnn.MultiplicativeIntegration(jrnn.TauGRU(4, delay=1)), 2),
     Case(jrnn.MixedMemory(jrnn.CfC(4)), 3, irregular),
     Case(jrnn.Project(jrnn.LSTM(4), 6), 2),
     Case(jrnn.Dropout(jrnn.LSTM(4), input=0.5, state=0.5, output=0.5), 2),

@@ -28,11 +28,13 @@ UNROLLING = (
 )
 TESTS = {  # the first that a path starts with
     "jrnn/cells/convolutional": "special_cells modes",
+    "jrnn/cells/solvers": "solvers cells",
     "jrnn/cells/wirings": "irregular",
     "jrnn/cells": "cells irregular equivalences special_cells initializers linear_recurrences combinators "
     "contract",
     "jrnn/initializers": "initializers cells special_cells",
     "jrnn/combinators/narx": "cells combinators",
+    "jrnn/combinators/integrating": "integrating",
     "jrnn/combinators/pacing": "pacing irregular",
     "jrnn/combinators/clipping": "reports clipping",
     "jrnn/combinators/reparametrizing": "reports reparametrizing",

@@ -70,6 +70,49 @@ def thresholded_relu(a):
     return np.where(np.real(a) > 1, a, 0)
 
 
+def celu(a):
+    """Barron 2017, α = 1, where it is elu."""
+    return elu(a)
+
+
+def selu(a):
+    """Klambauer et al. 2017: the fixed point of mean 0 and variance 1."""
+    return 1.0507009873554804934 * np.where(np.real(a) > 0, a, 1.6732632423543772848 * (np.exp(a) - 1))
+
+
+def relu6(a):
+    return np.where(np.real(a) > 6, 6, relu(a))
+
+
+def hard_silu(a):
+    """Howard et al. 2019: a relu6(a + 3) / 6."""
+    return a * relu6(a + 3) / 6
+
+
+def log_sigmoid(a):
+    return -softplus(-a)
+
+
+def mish(a):
+    """Misra 2020."""
+    return a * np.tanh(softplus(a))
+
+
+def squareplus(a):
+    """Barron 2021, b = 4."""
+    return (a + np.sqrt(a * a + 4)) / 2
+
+
+def sparse_plus(a):
+    """Peters et al. 2019: 0, then a parabola, then the identity."""
+    return np.where(np.real(a) <= -1, 0, np.where(np.real(a) >= 1, a, (a + 1) ** 2 / 4))
+
+
+def sparse_sigmoid(a):
+    """The slope of `sparse_plus`."""
+    return (clamp(a, 1) + 1) / 2
+
+
 def absolute(a):
     """|a| along the real axis: the sign of the real part is a constant to the complex step."""
     return a * np.sign(np.real(a))
@@ -160,4 +203,13 @@ FUNCTIONS = {
     "hard_tanh": hard_tanh,
     "scaled_tanh": scaled_tanh,
     "thresholded_relu": thresholded_relu,
+    "celu": celu,
+    "hard_silu": hard_silu,
+    "log_sigmoid": log_sigmoid,
+    "mish": mish,
+    "relu6": relu6,
+    "selu": selu,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "squareplus": squareplus,
 }

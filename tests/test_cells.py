@@ -120,12 +120,22 @@ def test_a_reference_is_numpy_alone(name):
 def test_activations():
     """All of them, and their derivatives, on both sides of every kink."""
     assert {*FUNCTIONS, "softmax"} == set(ACTIVATIONS)
-    x = np.linspace(-5, 5, 24)
+    x = np.linspace(-7, 7, 32)
     np.testing.assert_allclose(ACTIVATIONS["softmax"](x), np.exp(x) / np.exp(x).sum(), 1e-12)  # of no number
     for name, function in FUNCTIONS.items():
         np.testing.assert_allclose(ACTIVATIONS[name](x), function(x), 1e-12, 1e-12, err_msg=name)
         slope = jax.vmap(jax.grad(ACTIVATIONS[name]))(x)
         np.testing.assert_allclose(slope, function(x + 1e-30j).imag / 1e-30, 1e-12, 1e-12, err_msg=name)
+
+
+def test_a_name_of_jax_is_one_of_ours():
+    """Aliases too, and the functions; one that changes the width is no activation by its name."""
+    for given in ("swish", jax.nn.swish, "silu"):
+        assert jrnn.Elman(3, activation=given) == jrnn.Elman(3, activation="silu")
+    assert jrnn.Elman(3, activation="soft_sign").activation == "softsign"
+    assert jrnn.Elman(3, activation="hard_swish").activation == "hard_silu"
+    with pytest.raises(ValueError, match="activation must be one of tanh"):
+        jrnn.Elman(3, activation="glu")
 
 
 def test_activations_with_constants():

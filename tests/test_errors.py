@@ -302,7 +302,8 @@ MISTAKES = {
         lambda: jrnn.Elman(3, activation="gelo"),
         ValueError,
         "activation must be one of tanh, relu, sigmoid, identity, softmax, gelu, silu, elu, leaky_relu, "
-        "softplus, softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, got 'gelo'",
+        "softplus, softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, celu, hard_silu, "
+        "log_sigmoid, mish, relu6, selu, sparse_plus, sparse_sigmoid, squareplus, got 'gelo'",
     ),
     "class for an activation": (
         lambda: jrnn.Elman(3, activation=jrnn.GRU),

@@ -82,6 +82,27 @@ def test_bidirectional_takes_and_gives_both_carries_and_keys():
 TAGGER = jrnn.Sequential((jrnn.GRU(4), BOTH, jrnn.Dense(2)))
 
 
+def test_one_cell_for_both_directions():
+    """Tied parameters are those of both runs, and their gradient is the sum of both."""
+    tied, apart = jrnn.Bidirectional(jrnn.GRU(3), tied=True), jrnn.Bidirectional(jrnn.GRU(3))
+    params = tied.init(jax.random.key(0), 2)
+    assert params.backward is None
+    xs = jax.random.normal(jax.random.key(1), (5, 2, 2))
+    both = type(params)(params.forward, params.forward)
+
+    def energy(layer, params):
+        return jnp.sum(jnp.square(layer.apply(params, xs, lengths=jnp.array([5, 3]))[1]))
+
+    np.testing.assert_array_equal(tied.apply(params, xs)[1], apart.apply(both, xs)[1])
+    summed = jax.tree.map(jnp.add, *jax.grad(energy, 1)(apart, both))
+    for got, want in zip(
+        jax.tree.leaves(jax.grad(energy, 1)(tied, params)), jax.tree.leaves(summed), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="tied needs equal cells"):
+        jrnn.Bidirectional(jrnn.GRU(3), jrnn.LSTM(3), tied=True)
+
+
 def test_sequential_equals_its_parts_one_after_the_other():
     params = moved(TAGGER)
     flags = {

@@ -7,9 +7,10 @@ The docstring of a file opens with its family, one of
   Reservoirs and delay lines, Maps without memory.
 
 Activations are given by name: "tanh", "relu", "sigmoid", "identity", "softmax", "gelu", "silu", "elu",
-"leaky_relu", "softplus", "softsign", "hard_sigmoid", "hard_tanh", "scaled_tanh" or "thresholded_relu";
-constants other than the defaults follow in parentheses, "leaky_relu(0.2)". Any other function is accepted
-too: it compares by identity, pickles only if it can be imported, and cannot be saved in a checkpoint.
+"leaky_relu", "softplus", "softsign", "hard_sigmoid", "hard_tanh", "scaled_tanh", "thresholded_relu", or
+another elementwise one of `jax.nn`; constants other than the defaults follow in parentheses,
+"leaky_relu(0.2)". Any other function is accepted too: it compares by identity, pickles only if it can be
+imported, and cannot be saved in a checkpoint.
 
 Docstrings of cells describe only what differs. By default,
 

@@ -28,6 +28,8 @@ from jrnn.cells.diagonal import IndRNN as IndRNN
 from jrnn.cells.elman import PLRNN as PLRNN
 from jrnn.cells.elman import Elman as Elman
 from jrnn.cells.elman import Jordan as Jordan
+from jrnn.cells.extremes import DLSE as DLSE
+from jrnn.cells.extremes import NMax as NMax
 from jrnn.cells.fast import FastGRNN as FastGRNN
 from jrnn.cells.fast import FastRNN as FastRNN
 from jrnn.cells.fast_weights import M2RNN as M2RNN
@@ -36,6 +38,7 @@ from jrnn.cells.flows import GRUODE as GRUODE
 from jrnn.cells.flows import ODERNN as ODERNN
 from jrnn.cells.forgetful import FFM as FFM
 from jrnn.cells.forgetful import SHM as SHM
+from jrnn.cells.grid import GridLSTM as GridLSTM
 from jrnn.cells.gru import GRU as GRU
 from jrnn.cells.gru import TauGRU as TauGRU
 from jrnn.cells.highway import RHN as RHN
@@ -98,6 +101,7 @@ from jrnn.cells.single_gate import UGRNN as UGRNN
 from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
 from jrnn.cells.single_gate import MiRU as MiRU
+from jrnn.cells.solvers import Diffrax as Diffrax
 from jrnn.cells.state_spaces import S5 as S5
 from jrnn.cells.state_spaces import S6 as S6
 from jrnn.cells.strongly_typed import TGRU as TGRU
@@ -106,6 +110,8 @@ from jrnn.cells.strongly_typed import TRNN as TRNN
 from jrnn.cells.timescales import SCRN as SCRN
 from jrnn.cells.timescales import ClockworkRNN as ClockworkRNN
 from jrnn.cells.timescales import PhasedLSTM as PhasedLSTM
+from jrnn.cells.timescales import SelectiveUpdateRNN as SelectiveUpdateRNN
+from jrnn.cells.tree import TreeLSTM as TreeLSTM
 from jrnn.cells.unitary import FullUnitaryRNN as FullUnitaryRNN
 from jrnn.cells.unitary import UnitaryRNN as UnitaryRNN
 from jrnn.cells.wirings import NCP as NCP

@@ -45,6 +45,15 @@ ACTIVATIONS: dict[str, Function] = {
     "hard_tanh": jax.nn.hard_tanh,
     "scaled_tanh": _scaled_tanh,
     "thresholded_relu": _thresholded_relu,
+    "celu": jax.nn.celu,
+    "hard_silu": jax.nn.hard_silu,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "mish": jax.nn.mish,
+    "relu6": jax.nn.relu6,
+    "selu": jax.nn.selu,
+    "sparse_plus": jax.nn.sparse_plus,
+    "sparse_sigmoid": jax.nn.sparse_sigmoid,
+    "squareplus": jax.nn.squareplus,
 }
 CONSTANTS: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {  # with their defaults
     "affine": (lambda x, alpha, beta: alpha * x + beta, {"alpha": 1.0, "beta": 0.0}),
@@ -63,10 +72,12 @@ def is_function(value: Any) -> bool:
 
 
 def check_activation(argument: str, given: Any) -> str | Function:
-    """Return the name of an activation, also if given as a known function; other functions unchanged."""
-    if is_function(given):
-        named = (name for name, function in ACTIVATIONS.items() if function is given)
-        return next(named, given)
+    """Return the name of an activation, also of a known function or an alias; other functions unchanged."""
+    found = getattr(jax.nn, given, None) if isinstance(given, str) else given  # "swish" is silu
+    if is_function(found) and (found is given or given not in ACTIVATIONS):
+        named = [name for name, function in ACTIVATIONS.items() if function is found]
+        if named or found is given:
+            return named[0] if named else given
     if isinstance(given, str) and "(" in given:
         return with_constants(*_parsed(argument, given))
     return check_choice(argument, given, tuple(ACTIVATIONS))

@@ -1,47 +1,19 @@
 """Time that is irregular: differential equations between observations; x is values or `(values, dt)`."""
 
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._fields import Width, checked, one_of
+from jrnn._fields import Width, checked
 from jrnn._timing import values_and_time
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._gating import GateParams, draw_gates, gates, tanh
 from jrnn.cells.gru import GRU, GRUParams
 from jrnn.cells.maps import Dense, DenseParams
-
-Flow = Callable[[Array], Array]  # dh/dt of h
-
-
-def _euler(f: Flow, h: Array, dt: Any) -> Array:
-    return h + dt * f(h)
-
-
-def _midpoint(f: Flow, h: Array, dt: Any) -> Array:
-    return h + dt * f(h + dt / 2 * f(h))
-
-
-def _runge_kutta(f: Flow, h: Array, dt: Any) -> Array:
-    k_1 = f(h)
-    k_2 = f(h + dt / 2 * k_1)
-    k_3 = f(h + dt / 2 * k_2)
-    k_4 = f(h + dt * k_3)
-    return h + dt / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4)
-
-
-SOLVERS = {"euler": _euler, "midpoint": _midpoint, "rk4": _runge_kutta}
-
-
-def _flowed(cell: Any, f: Flow, h: Array, dt: Any) -> Array:
-    """The state after dt, by `unfolds` steps of the cell's solver."""
-    for _ in range(cell.unfolds):
-        h = SOLVERS[cell.solver](f, h, dt / cell.unfolds)
-    return h
+from jrnn.cells.solvers import Solver, flowed
 
 
 class ODERNNParams(NamedTuple):
@@ -60,13 +32,13 @@ class ODERNN:
         dh/dt = tanh(h w_inner + b_inner) w_outer + b_outer,   from hₜ₋₁ for the time dt to h̃
         hₜ = GRU(h̃, xₜ),   yₜ = hₜ
 
-    x is values or `(values, dt)`, where dt is the time since the input before. The steps of the solver have
-    a fixed size, dt / unfolds, so that every derivative is exact; the paper's solver adapts it. At the start
-    of a sequence the state is 0, and follows the equation from there.
+    x is values or `(values, dt)`, where dt is the time since the input before. The steps of the named solvers
+    have a fixed size, dt / unfolds; those of a `Diffrax` adapt, as in the paper. At the start of a sequence
+    the state is 0, and follows the equation from there.
 
     Args:
       width: width of the hidden layer of the equation; defaults to `hidden`.
-      solver: "euler", "midpoint" or "rk4", with 1, 2 and 4 evaluations a step.
+      solver: "euler", "midpoint" or "rk4", with 1, 2 and 4 evaluations a step, or a `Diffrax`.
       unfolds: number of steps between two inputs.
 
     Reference: Rubanova, Chen, Duvenaud, Latent ODEs for irregularly-sampled time series, 2019,
@@ -82,7 +54,7 @@ class ODERNN:
     hidden: Width
     _: KW_ONLY
     width: Width | None = None
-    solver: Annotated[str, one_of(SOLVERS)] = "rk4"
+    solver: Solver = "rk4"
     unfolds: Width = 1
     timed: ClassVar[bool] = True
 
@@ -108,7 +80,7 @@ class ODERNN:
         def flow(h: Array) -> Array:
             return jnp.tanh(h @ inner.w + inner.b) @ outer.w + outer.b
 
-        h = _flowed(self, flow, carry, dt)
+        h = flowed(self, flow, carry, dt)
         return GRU(self.hidden).step(params.gru, h, x)
 
 
@@ -122,10 +94,11 @@ class GRUODE:
 
     x is values or `(values, dt)`; xₜ drives the state for the time dt that ends with it. With solver="euler"
     and dt = 1 this is `GRU(hidden, reset_after=False)`. The state stays within (−1, 1). The steps of the
-    solver have a fixed size, dt / unfolds. For the paper's other part, jumps at observations, see `ODERNN`.
+    named solvers have a fixed size, dt / unfolds; those of a `Diffrax` adapt. For the paper's other part,
+    jumps at observations, see `ODERNN`.
 
     Args:
-      solver: "euler", "midpoint" or "rk4", with 1, 2 and 4 evaluations a step.
+      solver: "euler", "midpoint" or "rk4", with 1, 2 and 4 evaluations a step, or a `Diffrax`.
       unfolds: number of steps for one input.
 
     Reference: De Brouwer, Simm, Arany, Moreau, GRU-ODE-Bayes: continuous modeling of sporadically-observed
@@ -140,7 +113,7 @@ class GRUODE:
 
     hidden: Width
     _: KW_ONLY
-    solver: Annotated[str, one_of(SOLVERS)] = "rk4"
+    solver: Solver = "rk4"
     unfolds: Width = 1
     timed: ClassVar[bool] = True
 
@@ -156,12 +129,12 @@ class GRUODE:
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         x, dt = values_and_time(self, x)
-        a_rz, a_n = jnp.split(x @ params.w_ih + params.b, (2 * self.hidden,), axis=-1)
+        a = jnp.split(x @ params.w_ih + params.b, (2 * self.hidden,), axis=-1)
         u_rz, u_n = jnp.split(params.w_hh, (2 * self.hidden,), axis=-1)
 
-        def flow(h: Array) -> Array:
+        def flow(h: Array, a_rz: Array, a_n: Array) -> Array:
             r, z = gates(a_rz + h @ u_rz, "rz")
             return (1 - z) * (tanh(a_n + (r * h) @ u_n, "n") - h)
 
-        h = _flowed(self, flow, carry, dt)
+        h = flowed(self, flow, carry, dt, *a)
         return h, h

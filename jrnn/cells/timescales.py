@@ -15,7 +15,7 @@ from jrnn._fields import Rate, Width, checked
 from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import GateParams, draw_gates, sigmoid, split, tanh, zeros
-from jrnn.initializers import default_float, glorot
+from jrnn.initializers import default_float, glorot, orthogonal
 
 
 class ClockworkParams(NamedTuple):
@@ -266,3 +266,89 @@ class PhasedLSTM:
         way = 2 * phase / jax.nn.sigmoid(params.ratio)  # 1 at the top of the triangle
         k = jnp.where(way < 1, way, jnp.where(way < 2, 2 - way, self.leak * phase))
         return checkpoint_name(k, "k")
+
+
+class SelectiveUpdateParams(NamedTuple):
+    """Parameters of `SelectiveUpdateRNN`."""
+
+    w_ih: Array  # (in, hidden)
+    w_hh: Array  # (hidden, hidden)
+    b: Array  # (hidden,)
+    omega: Array  # (waves,), turns of each wave in a step
+    alpha: Array  # (waves, hidden), amplitudes
+    phi: Array  # (waves, hidden), phases
+    b_g: Array  # (hidden,)
+
+
+class SelectiveUpdateCarry(NamedTuple):
+    """State of `SelectiveUpdateRNN`."""
+
+    h: Array  # (..., hidden)
+    phase: Array  # (..., waves), θ in [0, 1)
+
+
+@checked
+@dataclass(frozen=True)
+class SelectiveUpdateRNN:
+    """Selective-update RNN: each unit updates at the steps that waves of its own choose, and keeps its value.
+
+        θₜ = (θₜ₋₁ + dt · ω) mod 1,   a wave each
+        aₜ = Σₖ αₖ · sin(2π θₜₖ + φₖ) + b_g
+        gₜ = 1 where aₜ > 0, else 0
+        nₜ = tanh(xₜ w_ih + hₜ₋₁ w_hh + b)
+        hₜ = hₜ₋₁ + gₜ · (nₜ − hₜ₋₁),   yₜ = hₜ
+
+    The gate depends on time alone, so a unit that skips a step keeps its value exactly, and its gradient. The
+    gradient of g with respect to a is taken to be that of σ(a); torchrecurrent has none, and θ in radians as
+    a number of steps. x is values or `(values, dt)`. ω starts evenly in (0, ½], φ uniform, α at 1.
+
+    Args:
+      hidden: width of h.
+      waves: number of waves, K.
+
+    Reference: Yin, Wang, Tan, Bohte, Corradi, Li, Efficient sparse selective-update RNNs for long-range
+    sequence modeling, 2026, arXiv:2603.02226.
+
+    >>> import jrnn
+    >>> jrnn.SelectiveUpdateRNN(8, waves=3).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    waves: Width = 1
+    timed: ClassVar[bool] = True
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> SelectiveUpdateParams:
+        k_ih, k_hh, k_phi = jax.random.split(key, 3)
+        return SelectiveUpdateParams(
+            w_ih=glorot(k_ih, (in_features, self.hidden)),
+            w_hh=orthogonal(k_hh, (self.hidden, self.hidden)),
+            b=zeros(self.hidden),
+            omega=jnp.linspace(0.5 / self.waves, 0.5, self.waves, dtype=default_float()),
+            alpha=zeros(self.waves, self.hidden) + 1,
+            phi=jax.random.uniform(k_phi, (self.waves, self.hidden), default_float(), 0, 2 * math.pi),
+            b_g=zeros(self.hidden),
+        )
+
+    def initial_carry(
+        self, params: SelectiveUpdateParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> SelectiveUpdateCarry:
+        return SelectiveUpdateCarry(*(zero_state(params, batch_shape, n) for n in (self.hidden, self.waves)))
+
+    @broadcasting
+    def step(
+        self, params: SelectiveUpdateParams, carry: SelectiveUpdateCarry, x: Any
+    ) -> tuple[SelectiveUpdateCarry, Array]:
+        (x, dt), (h, phase) = values_and_time(self, x), carry
+        phase = (phase + dt * params.omega) % 1
+        waves = jnp.sin(2 * math.pi * phase[..., None] + params.phi)
+        s = jax.nn.sigmoid((params.alpha * waves).sum(-2) + params.b_g)
+        g = jax.lax.stop_gradient(jnp.round(s)) + (s - jax.lax.stop_gradient(s))  # 0 or 1, exactly
+        g = checkpoint_name(g, "g")
+        h = h + g * (tanh(x @ params.w_ih + h @ params.w_hh + params.b, "n") - h)
+        return SelectiveUpdateCarry(h, phase), h

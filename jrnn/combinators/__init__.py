@@ -10,6 +10,7 @@ from jrnn.combinators.carries import LearnedCarry as LearnedCarry
 from jrnn.combinators.carries import LearnedCarryParams as LearnedCarryParams
 from jrnn.combinators.carries import Tap as Tap
 from jrnn.combinators.clipping import ClipGradient as ClipGradient
+from jrnn.combinators.integrating import MultiplicativeIntegration as MultiplicativeIntegration
 from jrnn.combinators.noise import Dropout as Dropout
 from jrnn.combinators.noise import NoisyCarry as NoisyCarry
 from jrnn.combinators.noise import Zoneout as Zoneout

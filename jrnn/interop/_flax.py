@@ -182,7 +182,8 @@ def write(model: Any, params: Any, flavor: Flavor) -> dict[str, Any]:
         trees = [(i, write(m, p, flavor)) for i, (m, p) in enumerate(parts) if not isinstance(m, Map)]
         return nested({f"{flavor.entry}{i}": tree for i, tree in trees})
     if isinstance(model, Bidirectional):
-        sides = zip(("forward_rnn", "backward_rnn"), (model.forward, model.backward), params, strict=True)
+        cells, each = (model.forward, model.backward), model.sides(params)
+        sides = zip(("forward_rnn", "backward_rnn"), cells, each, strict=True)
         return {name: {"cell": nested(flavor.write(without_noise(c), own))} for name, c, own in sides}
     if isinstance(model, Embed | Dense):
         return _write_map(model, params, flavor)

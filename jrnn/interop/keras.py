@@ -229,9 +229,10 @@ def _layer(where: str, part: Any, params: Any, returns_sequences: bool) -> tuple
         merge = next((theirs for theirs, ours in MERGES.items() if ours == part.merge), None)
         if merge is None:
             raise ValueError(f"{where[:-1]}: Keras has no merge={part.merge!r}, only {', '.join(MERGES)}")
-        forward, w_forward = _recurrent(f"{where}forward.", part.forward, params[0], options)
+        first, second = part.sides(params)
+        forward, w_forward = _recurrent(f"{where}forward.", part.forward, first, options)
         options |= {"go_backwards": True}
-        backward, w_backward = _recurrent(f"{where}backward.", part.backward, params[1], options)
+        backward, w_backward = _recurrent(f"{where}backward.", part.backward, second, options)
         config = {"layer": forward, "backward_layer": backward, "merge_mode": merge}
         config |= {"dtype": forward["config"]["dtype"]}
         return _serialized("Bidirectional", config), w_forward + w_backward

@@ -223,7 +223,7 @@ def _write(state: dict[str, Any], path: str, model: Any, params: Any) -> None:
                     f"{path}weight_ih_l{number}: PyTorch has no {layer}: it joins two equal cells"
                 )
             for cell, direction, end in zip(
-                (layer.forward, layer.backward), own, ("", "_reverse"), strict=True
+                (layer.forward, layer.backward), layer.sides(own), ("", "_reverse"), strict=True
             ):
                 state |= _arrays(path, f"_l{number}{end}", cell, direction)
         else:

@@ -61,12 +61,15 @@ class Bidirectional:
     Args:
       forward: any cell.
       backward: any cell; defaults to the forward one, with separate parameters.
+      tied: one set of parameters for both directions, whose gradients are added; in params, `backward` is
+        None.
       merge: "concat", "sum", "mul" or "mean"; or any function of two arrays (..., features) that keeps the
         axes before the features. A function compares by identity, and cannot be saved in a checkpoint.
 
     Raises:
       TypeError: not a cell.
-      ValueError: an unknown merge, or different widths for "sum", "mul" or "mean".
+      ValueError: an unknown merge, different widths for "sum", "mul" or "mean", or different cells that are
+        tied.
 
     Reference: Schuster, Paliwal, Bidirectional recurrent neural networks, 1997, doi:10.1109/78.650093.
 
@@ -79,10 +82,13 @@ class Bidirectional:
     backward: AnyCell | None = None
     _: KW_ONLY
     merge: Annotated[str | Merge, check_merge] = "concat"
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.backward is None:
             object.__setattr__(self, "backward", self.forward)
+        if self.tied and self.backward != self.forward:
+            raise ValueError(f"Bidirectional: tied needs equal cells, got {self.forward} and {self.backward}")
         widths = [cell.out_features for cell in self._cells]
         if self.merge in ("sum", "mul", "mean") and widths[0] != widths[1]:
             raise ValueError(f"Bidirectional: merge={self.merge!r} needs equal widths, got {widths}")
@@ -119,13 +125,18 @@ class Bidirectional:
 
     def init(self, key: Array, in_features: int) -> BidirectionalParams:
         keys = jax.random.split(key)
-        return BidirectionalParams(*(c.init(k, in_features) for c, k in zip(self._cells, keys, strict=True)))
+        forward, backward = (c.init(k, in_features) for c, k in zip(self._cells, keys, strict=True))
+        return BidirectionalParams(forward, None if self.tied else backward)
+
+    def sides(self, params: BidirectionalParams) -> tuple[Any, Any]:
+        """The parameters of both cells, the same ones if they are tied."""
+        return params[0], params[0] if self.tied else params[1]
 
     def initial_carry(
         self, params: BidirectionalParams, batch_shape: Shape = (), *, key: Array | None = None
     ) -> BidirectionalCarry:
         keys = key_or_none(key, 2)
-        starts = zip(self._cells, params, keys, strict=True)
+        starts = zip(self._cells, self.sides(params), keys, strict=True)
         return BidirectionalCarry(*(c.initial_carry(p, batch_shape, key=k) for c, p, k in starts))
 
     def apply(
@@ -146,7 +157,8 @@ class Bidirectional:
             _check_pair("carry", self, carry)
         options: dict[str, Any] = {"lengths": lengths, "mask": mask, "resets": resets, "method": method}
         (values, dt), ends, ys = values_and_dt(self, xs), [], []
-        starts = zip(self._cells, params, carry or (None, None), key_or_none(key, 2), strict=True)
+        keys = key_or_none(key, 2)
+        starts = zip(self._cells, self.sides(params), carry or (None, None), keys, strict=True)
         for (cell, p, start, k), reverse in zip(starts, (False, True), strict=True):
             end, y = unroll(cell, p, with_dt(cell, values, dt), start, reverse=reverse, key=k, **options)
             ends.append(end)

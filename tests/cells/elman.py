@@ -63,7 +63,10 @@ Jordan = Entry(
 
 
 def plrnn(p, z, x):
-    """Koppe et al. 2019, without noise: A is diagonal, W has no diagonal; h is a bias."""
+    """Koppe et al. 2019, without noise: A is diagonal, W has no diagonal; h is a bias.
+
+    As in torchrecurrent's repository, which sets the diagonal of W to 0 in the beginning only.
+    """
     off_diagonal = p["W"] - np.diag(np.diag(p["W"]))
     z = times(np.diag(p["a"]), z) + times(off_diagonal, relu(z)) + p["h"] + times(p["C"], x)
     return z, z

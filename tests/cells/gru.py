@@ -70,7 +70,11 @@ GRU = Entry(
 
 
 def tau_gru(p, carry, x):
-    """Erichson et al. 2022: a weighs the feedback z of a state `len(past)` steps older than the last one."""
+    """Erichson et al. 2022: a weighs the feedback z of a state `len(past)` steps older than the last one.
+
+    As in torchrecurrent (`tests/test_peer_steps.py`) and RecurrentLayers.jl. There is code that has factors
+    Δt, α and β, here 1, and code that computes a from the delayed state, and delays x with it.
+    """
     h, past = carry
     g = sigmoid(times(p["W3"], h) + times(p["U3"], x) + p["b3"])
     a = sigmoid(times(p["W4"], h) + times(p["U4"], x) + p["b4"])

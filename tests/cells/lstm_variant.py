@@ -166,7 +166,11 @@ LSTMVariant = Entry(
 
 
 def wmc_lstm(p, carry, x):
-    """Landi et al. 2021: the gates see the cell through a matrix and a tanh each, o the new one."""
+    """Landi et al. 2021: the gates see the cell through a matrix and a tanh each, o the new one.
+
+    As in torchrecurrent (`tests/test_peer_cells.py`) and RecurrentLayers.jl; their equations leave out the
+    tanh or U_c h, their code has both.
+    """
     h, c = carry
     input_gate = sigmoid(times(p["Wi"], x) + times(p["Ui"], h) + tanh(times(p["Vi"], c)) + p["bi"])
     forget_gate = sigmoid(times(p["Wf"], x) + times(p["Uf"], h) + tanh(times(p["Vf"], c)) + p["bf"])

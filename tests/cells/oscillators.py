@@ -101,7 +101,10 @@ LEM = Entry(
 
 
 def heterogeneous_cornn(p, carry, x, *, dt):
-    """Ceni et al. 2024: γ and ε are vectors, and no velocity enters the force."""
+    """Ceni et al. 2024: γ and ε are vectors, and no velocity enters the force.
+
+    As `RandomizedOscillatorsNetwork.cell` in the authors' library, whose `diffusive_gamma` is 0 unless given.
+    """
     h, z = carry
     force = tanh(times(p["V"], x) + times(p["W"], h) + p["b"])
     z = z + dt * (force - p["gamma"] * h - p["epsilon"] * z)

@@ -1,4 +1,4 @@
-"""States of several time scales: ClockworkRNN, SCRN, PhasedLSTM."""
+"""States of several time scales: ClockworkRNN, SCRN, PhasedLSTM, SelectiveUpdateRNN."""
 
 from functools import partial
 
@@ -103,4 +103,39 @@ PhasedLSTM = Entry(
         )
     },
     counts=lambda i, h: {jrnn.PhasedLSTM(h): 4 * gate(i, h) + 6 * h},
+)
+
+
+def selective_update(p, carry, x):
+    """Yin et al. 2026, at the time t = θ / ω: the gate is binary, with the gradient of a sigmoid."""
+    h, turns = carry
+    x, dt = x if isinstance(x, tuple) else (x, np.ones(x.shape[:-1]))
+    turns = turns + dt[..., None] * p["ω"]
+    turns = turns - np.floor(turns.real)
+    angles = 2 * np.pi * turns[..., None, :] + p["φ"]
+    soft = sigmoid(p["bg"] + (p["α"] * np.sin(angles)).sum(axis=-1))
+    gate = (soft.real > 0.5) + soft - soft.real
+    h = h + gate * (tanh(times(p["W"], x) + times(p["U"], h) + p["b"]) - h)
+    return (h, turns), h
+
+
+def unpack_selective(p):
+    waves = {"ω": p.omega, "α": p.alpha.T, "φ": p.phi.T, "bg": p.b_g}
+    return waves | {"W": p.w_ih.T, "U": p.w_hh.T, "b": p.b}
+
+
+SelectiveUpdateRNN = Entry(
+    laws=[  # the derivative of the binary gate is that of a sigmoid, not the one of its values
+        Case(jrnn.SelectiveUpdateRNN(4), 2, exempt=("gradients",)),
+        Case(jrnn.SelectiveUpdateRNN(4, waves=3), 3, irregular, exempt=("gradients",)),
+    ],
+    values={
+        "SelectiveUpdateRNN": Comparison(
+            jrnn.SelectiveUpdateRNN(HIDDEN, waves=2), selective_update, unpack_selective
+        ),
+        "SelectiveUpdateRNN-irregular": Comparison(
+            jrnn.SelectiveUpdateRNN(HIDDEN), selective_update, unpack_selective, inputs=irregular
+        ),
+    },
+    counts=lambda i, h: {jrnn.SelectiveUpdateRNN(h, waves=2): gate(i, h) + 2 + 2 * 2 * h + h},
 )

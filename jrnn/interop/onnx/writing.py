@@ -254,16 +254,16 @@ def _write_both(graph: _Graph, model: Bidirectional, params: Any, states: Any, a
         raise ValueError(
             f"{at.path or 'model'}: merge={model.merge!r}, and ONNX has no operator for a function"
         )
-    cells = model.forward, model.backward
+    cells, sides = (model.forward, model.backward), model.sides(params)
     try:
-        operators = [operator_of(cell, p) for cell, p in zip(cells, params, strict=True)]
+        operators = [operator_of(cell, p) for cell, p in zip(cells, sides, strict=True)]
     except ValueError:
         operators = []  # not a cell of one node: if none at all, the message comes below
     if operators and model.merge == "concat" and _alike(*operators):
         return _write_operator(graph, operators, [jax.tree.leaves(s) for s in states], at)
     a, b = (
         _write(graph, cell, p, s, replace(at.into(name), reverse=name == "backward"))
-        for name, cell, p, s in zip(("forward", "backward"), cells, params, states, strict=True)
+        for name, cell, p, s in zip(("forward", "backward"), cells, sides, states, strict=True)
     )
     together = {a, b} <= graph.zeroed
     attributes: dict[str, Any] = {"axis": -1} if model.merge == "concat" else {}
