@@ -94,7 +94,7 @@ def promote_carry(
     # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
-        returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
+        returned = _call("step", cell, jax.eval_shape, _abstract_step(cell, steps), params, carry, xs, flags)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
@@ -106,7 +106,9 @@ def promote_carry(
 
 
 @cached
-def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
+def _abstract_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
+    """The first step of `(params, carry, xs, flags)`, with dtypes and axes as masks and resets leave them."""
+
     def first(x: Any) -> Any:
         return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program
 
 MOST_TERMS = 256
 Labels = tuple[int, ...]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jrnn._checks import line_of
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
 

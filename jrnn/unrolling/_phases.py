@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program, dce, eval_ops, free_values, hoist, read
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
-from jrnn.unrolling._staging import Pairs, StepSignature, dce, eval_ops, hoist, read
+from jrnn.unrolling._staging import Pairs, StepSignature
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 
 
@@ -17,7 +17,7 @@ from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 class Node:
     """An op, or what stands in place of ops: the vectors of a matrix, or what is read of it."""
 
-    run: Callable[..., Any]
+    fun: Callable[..., Any]
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
 
@@ -178,11 +178,9 @@ class _Planner:
     def _phase(self, carry: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
         before, after = tuple(a for a, _ in carry), tuple(b for _, b in carry)
         ops = dce(self.ops, [*ys, *after], known={*self.seen, *self.step.constant, *before})
-        made = {*before, *(o for op in ops for o in op.outputs)}
-        inputs = dict.fromkeys([i for op in ops for i in op.inputs] + [*ys, *after])
-        outer = [i for i in inputs if i not in made]
-        consts = tuple(i for i in outer if i in self.step.constant)
-        xs = tuple(i for i in outer if i not in self.step.constant) or self.step.xs[:1]
+        free = free_values(ops, [*ys, *after], before)
+        consts = tuple(value for value in free if value in self.step.constant)
+        xs = tuple(value for value in free if value not in self.step.constant) or self.step.xs[:1]
 
         def body(const_arrays: Any, carry_arrays: Any, x_arrays: Any) -> tuple[Any, Any]:
             names, arrays = (*consts, *before, *xs), (*const_arrays, *carry_arrays, *x_arrays)
@@ -198,11 +196,11 @@ def _vectors_node(program: Program, matrix: Matrix) -> Node:
     inputs = values_of(vector for vector, _ in vectors)
     like = program.types[matrix.before]
 
-    def run(*arrays: Any) -> list[Any]:
+    def fun(*arrays: Any) -> list[Any]:
         values = dict(zip(inputs, arrays, strict=True))
         return [compute(vector, matrix, values, axes, like) for vector, axes in vectors]
 
-    return Node(run, inputs, vector_names(matrix))
+    return Node(fun, inputs, vector_names(matrix))
 
 
 def _read_node(program: Program, matrix: Matrix, one: Read) -> Node:
@@ -210,9 +208,9 @@ def _read_node(program: Program, matrix: Matrix, one: Read) -> Node:
     inputs = values_of([one.rest, *((rest,) for _, rest, _ in one.products)])
     names = product_names(matrix)
 
-    def run(*arrays: Any) -> list[Any]:
+    def fun(*arrays: Any) -> list[Any]:
         values = dict(zip(inputs, arrays, strict=False))
         products = dict(zip(queries, arrays[len(inputs) :], strict=True))
         return [compute_read(one, matrix, values, products, program.types[one.value])]
 
-    return Node(run, (*inputs, *(names[query] for query in queries)), (one.value,))
+    return Node(fun, (*inputs, *(names[query] for query in queries)), (one.value,))

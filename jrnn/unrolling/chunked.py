@@ -18,16 +18,15 @@ from jax import Array
 
 from jrnn._caching import cached
 from jrnn._checks import brief
-from jrnn.unrolling._blocks import near_divisor
+from jrnn._jaxprs.programs import eval_ops, read
+from jrnn.unrolling._blocks import in_blocks, near_divisor
 from jrnn.unrolling._chunks import solve_chunk
 from jrnn.unrolling._engine import TracedLoop, broadcast_over_steps, prepare, trace_loop
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._matrices import Matrix
 from jrnn.unrolling._phases import Plan, plan_step, product_names, vector_names
-from jrnn.unrolling._staging import eval_ops, read
 from jrnn.unrolling._vectors import chunk_of, from_chunk, from_matrices, structure_of, to_matrices
 from jrnn.unrolling.methods import Body, Loop, Method
-from jrnn.unrolling.scan import in_blocks
 
 USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
 
@@ -121,8 +120,8 @@ def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: i
     start = []
     for entry in entries:
         start.append(to_matrices(matrices[entry], values[entry]) if entry in matrices else values[entry])
-    run = in_blocks(_chunk_runner(plan, loop.reverse), size, loop.reverse)
-    carry, ys = run(read(values, plan.consts), tuple(start), read(values, plan.step.xs))
+    scan = in_blocks(_chunk_scan(plan, loop.reverse), size, loop.reverse)
+    carry, ys = scan(read(values, plan.consts), tuple(start), read(values, plan.step.xs))
     for entry, after in zip(entries, carry, strict=True):
         like = program.types[entry]
         values[entry] = from_matrices(matrices[entry], after, like) if entry in matrices else after
@@ -146,25 +145,25 @@ class _Scanned:
 
 
 @cached
-def _chunk_runner(plan: Plan, reverse: bool) -> Body:
+def _chunk_scan(plan: Plan, reverse: bool) -> Body:
     """All phases of a step for a chunk of steps: `(consts, carry, xs) -> (carry, ys)`."""
 
-    def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         values: dict[Any, Any] = dict(zip((*plan.consts, *plan.step.xs), (*consts, *xs), strict=True))
         state = dict(zip((entry for entry, _ in plan.step.carry), carry, strict=True))
         for phase in plan.phases:
             entries = [entry for entry, _ in phase.carry]
             arrays = read(values, phase.consts), read(state, entries), read(values, phase.xs)
             loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
-            scan = prepare(loop, precompute=True)
-            after, ys = scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))
+            prepared = prepare(loop, precompute=True)
+            after, ys = prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
             state.update(zip(entries, after, strict=True))
             values.update(zip(phase.ys, ys, strict=True))
             for matrix in phase.matrices:
                 state[matrix.before] = _solve(matrix, plan, values, state[matrix.before], reverse)
         return tuple(state.values()), read(values, plan.step.ys)
 
-    return run
+    return scan
 
 
 def _solve(matrix: Matrix, plan: Plan, values: dict[Any, Any], state: Array, reverse: bool) -> Array:

@@ -1,4 +1,8 @@
-"""`unroll`: one step, run over a sequence."""
+"""`unroll`: one step, run over a sequence.
+
+`make_loop` checks the arguments, and makes of them a `Loop`: the cell, its params, the initial carry, and xs
+with flags of each step. A method runs that loop; `Scan` is the default.
+"""
 
 import functools
 from typing import Any
@@ -99,15 +103,17 @@ def make_loop(
     """Check the arguments of `unroll`, and make the loop that a method runs."""
     # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
     # of a reset has the types of the promoted carry.
-    steps, batch_shape = check_inputs(cell, xs)
+    steps, batch_shape = check_inputs(cell, xs)  # for LSTM and xs of (T, B, n): T, (B,)
     reverse = check_flag("reverse", reverse)
+    # each (time, leading batch axes); None, None without lengths, mask and resets
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:
         xs = fill_padding(xs, valid)
     carry = starting_carry(cell, params, carry, batch_shape, key)
+    # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
     carry = promote_carry(cell, params, carry, xs, steps, (valid, reset))
-    start = None if reset is None else _reset_state(cell, params, batch_shape, carry)
-    return Loop(cell, params, start, carry, xs, valid, reset, steps, reverse)
+    reset_state = None if reset is None else _reset_state(cell, params, batch_shape, carry)
+    return Loop(cell, params, reset_state, carry, xs, valid, reset, steps, reverse)
 
 
 def _reset_state(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Any:
