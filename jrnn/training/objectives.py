@@ -175,8 +175,8 @@ def check_targets(loss: Any, model: Any, batch: Batch, name: str) -> None:
     if outside.any():
         place = tuple(int(index) for index in np.argwhere(outside)[0])
         raise ValueError(
-            f"{name}: targets{list(place)} is {targets[place]}, cross_entropy needs 0 to {classes - 1}, since "
-            f"the outputs of {brief(model)} are {classes} classes; exclude it with target_mask or lengths"
+            f"{name}: targets{list(place)} is {targets[place]}, cross_entropy needs 0 to {classes - 1}, "
+            f"since the outputs of {brief(model)} are {classes} classes; exclude it by target_mask or lengths"
         )
 
 
