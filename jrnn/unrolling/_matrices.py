@@ -64,9 +64,9 @@ class Matrix:
 
     before: int
     after: int
-    key: int
-    batch: Labels
-    values: Labels
+    key_axis: int
+    batch_axes: Labels
+    value_axes: Labels
     decay: Vector | None  # None: 1
     writes: tuple[Write, ...]
     constants: tuple[tuple[Vector, int], ...]  # f, M
@@ -154,8 +154,8 @@ class _Collector:
             before,
             after,
             self.key,
-            batch=batch,
-            values=values,
+            batch_axes=batch,
+            value_axes=values,
             decay=None if self.decay == [Part(1.0, (), ())] else tuple(self.decay),
             writes=tuple(
                 map(self._write, dict.fromkeys([*self.values, *(key for key, _ in self.corrections)]))
