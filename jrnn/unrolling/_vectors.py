@@ -170,10 +170,8 @@ def _contract(group: list[Factor], env: Env, axes: Labels, dtype: Any) -> Array:
 
 
 def _aligned(array: Array, labels: Labels, axes: Labels) -> Array:
-    """An array with its axes in the order of `axes`, and axes of length 1 for those that it lacks.
-
-        labels (2, 0), axes (0, 1, 2):   (n₂, n₀) -> (n₀, 1, n₂)
-    """
+    """An array with its axes in the order of `axes`, and axes of length 1 for those that it lacks."""
+    # labels (2, 0), axes (0, 1, 2):   (n₂, n₀) -> (n₀, n₂) -> (n₀, 1, n₂)
     # a label that is not among the axes has length 1: it comes last, and the reshape drops it
     places = [axes.index(label) if label in axes else len(axes) for label in labels]
     order = sorted(range(len(labels)), key=places.__getitem__)
