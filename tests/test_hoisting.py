@@ -112,7 +112,7 @@ def test_a_loop_says_what_it_holds():
     (loop,) = loops
     assert isinstance(loop, Loop) and loop.cell == cell and (loop.length, loop.reverse) == (6, True)
     assert loop.params is params
-    assert float(loop.start.h.sum()) == 0 and float(loop.carry.h.sum()) == 2 * HIDDEN
+    assert float(loop.reset_state.h.sum()) == 0 and float(loop.carry.h.sum()) == 2 * HIDDEN
     assert not jnp.isnan(loop.xs).any()
     np.testing.assert_array_equal(loop.valid.sum(0), [6, 4])
     np.testing.assert_array_equal(np.argwhere(loop.reset), [[1, 0]])  # visited backwards, step 1 comes first

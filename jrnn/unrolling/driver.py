@@ -15,7 +15,7 @@ from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._eager import Call, Programs, on_arrays
+from jrnn.unrolling._eager import Call, CompiledCalls, on_arrays
 from jrnn.unrolling._masking import fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
@@ -81,13 +81,14 @@ def unroll(
     check_runs(cell, method, key)
     reverse = check_flag("reverse", reverse)
     call = Call(params, xs, carry, lengths, mask, resets, key)
+    # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (known := on_arrays(call)) is None:
-        return _run(call, cell, method, reverse)
+        return _unroll(call, cell, method, reverse)
     steps, _ = check_inputs(cell, xs)
-    return _programs(cell, method, reverse)(cell, known, steps)
+    return _compiled_calls(cell, method, reverse)(cell, known, steps)
 
 
-def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
+def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
     params, xs, carry, lengths, mask, resets, key = call
     options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
     result: tuple[Any, Any] = method.run(make_loop(cell, params, xs, carry, **options))
@@ -95,9 +96,9 @@ def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
 
 
 @cached
-def _programs(cell: Any, method: Any, reverse: bool) -> Programs:
-    run = functools.partial(_run, cell=cell, method=method, reverse=reverse)
-    return Programs(run, rounds=isinstance(method, Scan))
+def _compiled_calls(cell: Any, method: Any, reverse: bool) -> CompiledCalls:
+    function = functools.partial(_unroll, cell=cell, method=method, reverse=reverse)
+    return CompiledCalls(function, rounds=isinstance(method, Scan))
 
 
 def make_loop(
