@@ -229,6 +229,16 @@ def eval_ops(ops: Iterable[Op], env: Env) -> None:
         env.update(zip(op.outputs, op.fun(*read(env, op.inputs)), strict=True))
 
 
+def inputs_of(ops: Iterable[Op]) -> list[int]:
+    """The inputs of all ops, in order; a value that several read is there as often."""
+    return [value for op in ops for value in op.inputs]
+
+
+def outputs_of(ops: Iterable[Op]) -> list[int]:
+    """The outputs of all ops, in order."""
+    return [value for op in ops for value in op.outputs]
+
+
 def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
     """Eliminate dead code: return the ops that compute `wanted` from `known`."""
     known = set(known)
@@ -243,13 +253,10 @@ def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> 
 
 def free_values(ops: Iterable[Op], outputs: Iterable[int], bound: Iterable[int]) -> list[int]:
     """The distinct values, in order, that ops and outputs read, neither `bound` nor made by the ops."""
-    made = set(bound)
-    values: dict[int, None] = {}  # an ordered set
-    for op in ops:
-        made.update(op.outputs)
-        values.update(dict.fromkeys(op.inputs))
-    values.update(dict.fromkeys(outputs))
-    return [value for value in values if value not in made]
+    ops = list(ops)
+    made = {*bound, *outputs_of(ops)}
+    read_by_any = dict.fromkeys([*inputs_of(ops), *outputs])  # an ordered set
+    return [value for value in read_by_any if value not in made]
 
 
 def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:

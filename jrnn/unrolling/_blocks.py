@@ -17,7 +17,7 @@ import jax
 from jax import lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Program, element_count, is_inexact, size_in_bytes
+from jrnn._jaxprs.programs import Env, Program, element_count, is_inexact, outputs_of, size_in_bytes
 from jrnn.unrolling._engine import trace_loop
 from jrnn.unrolling._fallbacks import has_rule
 from jrnn.unrolling._linearizing import linearize_step
@@ -112,7 +112,7 @@ def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
         program, signature, staged, closed_over, _ = trace_loop(loop)
         if staged is not None:
             return _estimate(program, signature, staged, len(closed_over))
-        step_bytes = size_in_bytes((o for op in program.ops for o in op.outputs), program)
+        step_bytes = size_in_bytes(outputs_of(program.ops), program)
 
     def tree_bytes(tree: Any) -> int:
         return sum(element_count(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -155,7 +155,7 @@ def _gradient_bytes_per_step(
     if not stage.carry:
         return size_in_bytes(stage.ys, program), 0
     if not has_rule(stage, program):
-        return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
+        return size_in_bytes(outputs_of(stage.ops), program), 0
     tangents: Env = {}
     for value in (*stage.consts, *stage.xs):
         if value not in nondifferentiated and is_inexact(program.types[value]):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import same_type
-from jrnn._jaxprs.programs import Env, dce, eval_ops, hoist, only_broadcasts, read, trace
+from jrnn._jaxprs.programs import Env, dce, eval_ops, free_values, hoist, only_broadcasts, read, trace
 from jrnn.cell import Shape, in_ndim, structure_of
 from jrnn.unrolling._staging import StepSignature
 from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
@@ -76,8 +76,7 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     repeated = [op for op in once if only_broadcasts(op, program)]
     ops = dce([*repeated, *varying], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.
-    made = {o for op in ops for o in op.outputs}
-    needed = {i for op in ops for i in op.inputs}.union(program.outputs) & constant - made
+    needed = constant.intersection(free_values(ops, program.outputs, bound=()))
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
     eval_ops(dce(once, needed), env)
     consts_env = {value: env[value] for value in needed}

@@ -32,8 +32,10 @@ from jrnn._jaxprs.programs import (
     eval_ops,
     free_values,
     hoist,
+    inputs_of,
     is_inexact,
     only_broadcasts,
+    outputs_of,
     read,
     size_in_bytes,
     trace,
@@ -212,7 +214,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     tangent_ops = dce(tangent_ops, signature.tangents_out)
 
     # The primal values that the tangent ops read are stacked by the primal loop, or recomputed from such.
-    reads = set(signature.tangents_out).union(*(op.inputs for op in tangent_ops))
+    reads = {*inputs_of(tangent_ops), *signature.tangents_out}
     needed = reads - tangents - constant
     cut = _min_cut(program, varying, signature, needed - set(signature.xs))
     again = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
@@ -254,7 +256,7 @@ def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: 
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-    values = [*signature.carry, *(o for op in ops for o in op.outputs)]
+    values = [*signature.carry, *outputs_of(ops)]
     source, sink = 0, 1
     entry = {value: 2 + 2 * i for i, value in enumerate(values)}  # the exit of a value is its entry + 1
     edges = {(source, entry[c]): _UNBOUNDED for c in signature.carry}

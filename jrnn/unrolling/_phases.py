@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Op, Program, Values, dce, eval_ops, free_values, hoist, read
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
-from jrnn.unrolling._staging import Pairs, StepSignature
+from jrnn.unrolling._staging import Pairs, StepSignature, entries_after, entries_before
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 
 
@@ -85,10 +85,7 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
 @cached  # an equal call must return the same plan: the functions that run it are cached by it
 def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
     """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
-    pairs = zip(signature.carry, signature.carry_out, strict=True)
-    carry = tuple((before, after) for before, after in pairs if before != after)
-    unchanged = set(signature.carry) - {before for before, _ in carry}
-    constant = {*signature.consts, *unchanged, *program.literals}
+    carry, constant = signature.changing(), signature.constant(program)
     hoisted, ops = hoist(program.ops, constant)
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
     step = DividedStep(program, ops, frozenset(constant), carry, signature.xs, ys)
@@ -176,7 +173,8 @@ class _Planner:
 
     def _late(self, ready: Iterable[tuple[int, int]]) -> set[Any]:
         """The values that depend on a state that is not known yet."""
-        late: set[Any] = self.whole | ({before for before, _ in self.left} - {before for before, _ in ready})
+        waiting = set(entries_before(self.left)).difference(entries_before(ready))
+        late: set[Any] = self.whole | waiting
         for matrix in self.unsolved:
             late.update(product_names(matrix))
         for op in self.ops:
@@ -186,7 +184,7 @@ class _Planner:
 
     def _needed_later(self, late: set[Any]) -> list[Any]:
         """The values of this phase that later ones need."""
-        wanted = [y for y in self.step.ys if y in late] + [after for _, after in self.left]
+        wanted: list[Any] = [*(y for y in self.step.ys if y in late), *entries_after(self.left)]
         for matrix in self.unsolved:
             wanted += vector_names(matrix)
         needed: list[Any] = []
@@ -198,7 +196,7 @@ class _Planner:
 
     def _phase(self, carry: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
         constant = self.step.constant
-        carry_in, carry_out = tuple(before for before, _ in carry), tuple(after for _, after in carry)
+        carry_in, carry_out = entries_before(carry), entries_after(carry)
         ops = dce(self.ops, [*ys, *carry_out], known={*self.done, *constant, *carry_in})
         free = free_values(ops, [*ys, *carry_out], carry_in)
         consts = tuple(value for value in free if value in constant)

@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from jrnn._alignment import zeros_like_type
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Op, Program, Values, dce, is_inexact, read, size_in_bytes
+from jrnn._jaxprs.programs import Env, Op, Program, Values, dce, is_inexact, outputs_of, read, size_in_bytes
 from jrnn.unrolling._staging import Stage
 
 
@@ -89,7 +89,7 @@ def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
     """True if a site may come after a value: all its readers are linear, and do not copy it."""
     if not all(op.linear for op in readers):
         return False
-    parts = [o for op in readers for o in op.outputs]
+    parts = outputs_of(readers)
     return len(readers) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
 
@@ -97,7 +97,7 @@ def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) ->
     # All ops from weights to the value, including those on weights alone: a weight's norm, its transpose.
     of_constants = [op for op in ops if constant.issuperset(op.outputs)]
     chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
-    made = {o for op in chain for o in op.outputs}
+    made = set(outputs_of(chain))
     # In x @ w + a the gradient of w needs the value of x, an activation; a is only added, so it needs none.
     weights: set[int] = set()
     activations: set[int] = set()

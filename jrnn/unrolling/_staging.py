@@ -30,9 +30,20 @@ from jrnn._jaxprs.programs import (
     free_values,
     hoist,
     only_broadcasts,
+    outputs_of,
 )
 
-Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before the step, after it)
+Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before a step, after it)
+
+
+def entries_before(carry: Iterable[tuple[int, int]]) -> Values:
+    """The carry before a step."""
+    return tuple(before for before, _ in carry)
+
+
+def entries_after(carry: Iterable[tuple[int, int]]) -> Values:
+    """The carry after a step."""
+    return tuple(after for _, after in carry)
 
 
 class StepSignature(NamedTuple):
@@ -69,6 +80,16 @@ class StepSignature(NamedTuple):
             tangents_out=outputs[ys_to:],
         )
 
+    def changing(self) -> Pairs:
+        """The entries of the carry that a step changes; it returns the rest as they are."""
+        pairs = zip(self.carry, self.carry_out, strict=True)
+        return tuple((before, after) for before, after in pairs if before != after)
+
+    def constant(self, program: Program) -> set[int]:
+        """The values that are the same at every step, unchanged entries of the carry among them."""
+        unchanged = set(self.carry).difference(entries_before(self.changing()))
+        return {*self.consts, *unchanged, *program.literals}
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -83,12 +104,12 @@ class Stage:
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return tuple(before for before, _ in self.carry)
+        return entries_before(self.carry)
 
     @property
     def carry_out(self) -> Values:
         """The carry after a step."""
-        return tuple(after for _, after in self.carry)
+        return entries_after(self.carry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +125,7 @@ class StagedStep:
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return tuple(before for before, _ in self.carry)
+        return entries_before(self.carry)
 
 
 @cached  # an equal call must return the same stages: the functions that run them are cached by them
@@ -120,11 +141,8 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
       precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
     # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
-    pairs = zip(signature.carry, signature.carry_out, strict=True)
-    carry = tuple((before, after) for before, after in pairs if before != after)
-    unchanged = set(signature.carry) - {before for before, _ in carry}
-    constant = {*signature.consts, *unchanged, *program.literals}
-    alive = dce(program.ops, [*(after for _, after in carry), *signature.ys])
+    carry, constant = signature.changing(), signature.constant(program)
+    alive = dce(program.ops, [*entries_after(carry), *signature.ys])
     hoisted, varying = hoist(alive, constant)  # adds the results of hoisted ops to `constant`
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
@@ -136,15 +154,15 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
     # repeats the broadcast.
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     stages = []
-    for level in sorted({*(levels[op] for op in varying), *(levels[before] for before, _ in carry)}):
+    for level in sorted({levels[node] for node in (*varying, *entries_before(carry))}):
         inside = [op for op in varying if levels[op] == level]
-        carried = tuple((before, after) for before, after in carry if levels[before] == level)
+        carried = tuple(pair for pair in carry if levels[pair[0]] == level)
         # The outputs of a stage are the values read by other stages, their carries and the caller.
         read_later = set(ys)
         for op in varying:
             if levels[op] != level:
                 read_later.update(op.inputs)
-        read_later.update(after for before, after in carry if levels[before] != level)
+        read_later.update(entries_after(pair for pair in carry if levels[pair[0]] != level))
         stages.append(_stage(program, repeated, inside, carried, read_later, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
     once = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
@@ -159,13 +177,12 @@ def _stage(
     read_later: set[int],
     constant: set[int],
 ) -> Stage:
-    carry_out = [after for _, after in carry]
+    carry_in, carry_out = entries_before(carry), entries_after(carry)
     # Keep only the repeated ops that something inside reads.
-    wanted = [o for op in inside for o in op.outputs]
-    ops = _merge_slices(dce([*repeated, *inside], [*wanted, *carry_out]), program)
-    carry_in = [before for before, _ in carry]
+    alive = dce([*repeated, *inside], [*outputs_of(inside), *carry_out])
+    ops = _merge_slices(alive, program)
     free = free_values(ops, carry_out, carry_in)
-    made = set(carry_in).union(*(op.outputs for op in ops))
+    made = {*carry_in, *outputs_of(ops)}
     return Stage(
         tuple(ops),
         consts=tuple(value for value in free if value in constant),
@@ -184,7 +201,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
     op has the level of its inputs, or the next even one if it does not fuse into that loop.
     """
     # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step.
-    producer: dict[int, Any] = {before: before for before, _ in carry}
+    producer: dict[int, Any] = {entry: entry for entry in entries_before(carry)}
     reads: dict[Any, tuple[int, ...]] = {}
     for op in ops:
         reads[op] = op.inputs
@@ -197,7 +214,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
 
     # Within a step the ops are acyclic, so every cycle passes through the carry.
     component = _components(depends)
-    loops = {component[before] for before, _ in carry}
+    loops = {component[entry] for entry in entries_before(carry)}
     members: dict[int, list[Any]] = {}
     earlier: dict[int, set[int]] = {}  # component -> those that it reads
     for node, c in component.items():
