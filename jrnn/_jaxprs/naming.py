@@ -3,6 +3,7 @@
 Names inside a nested `jit` or loop of the function are not seen.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 from jax import Array
 from jax.extend.core import Literal, jaxpr_as_fun
 
-from jrnn._jaxprs.programs import as_function, trace
+from jrnn._jaxprs.programs import Env, as_function, eval_ops, read, trace
 
 
 def named_values(
@@ -33,19 +34,23 @@ def named_values(
     """
     closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
     jaxpr = closed.jaxpr
-    found = [(eqn.params["name"], eqn.outvars[0]) for eqn in jaxpr.eqns if eqn.primitive.name == "name"]
-    present = list(dict.fromkeys(name for name, _ in found))
+    variables: dict[str, list[Any]] = {}  # name -> the variables of that name, in order
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name":
+            variables.setdefault(eqn.params["name"], []).append(eqn.outvars[0])
     for name in names:
-        if name not in present:
-            raise ValueError(f"the step names no {name!r}; it names {present or 'nothing'}")
-    wanted = [(name, var) for name, var in found if name in names]
-    outvars = [*jaxpr.outvars, *(var for _, var in wanted)]
+        if name not in variables:
+            raise ValueError(f"the step names no {name!r}; it names {list(variables) or 'nothing'}")
+    # The same jaxpr with these variables among its outputs, after its own.
+    outvars = list(jaxpr.outvars)
+    for name in names:
+        outvars += variables[name]
     info = jaxpr.debug_info._replace(result_paths=None)
     extended = closed.replace(jaxpr=jaxpr.replace(outvars=outvars, debug_info=info))
-    flat = jaxpr_as_fun(extended)(*jax.tree.leaves(args))
-    result = jax.tree.unflatten(jax.tree.structure(out_shape), flat[: len(jaxpr.outvars)])
-    values = list(zip((name for name, _ in wanted), flat[len(jaxpr.outvars) :], strict=True))
-    return result, {n: tuple(v for name, v in values if name == n) for n in names}
+    arrays = iter(jaxpr_as_fun(extended)(*jax.tree.leaves(args)))
+    leaves = list(itertools.islice(arrays, len(jaxpr.outvars)))
+    values = {name: tuple(itertools.islice(arrays, len(variables[name]))) for name in names}
+    return jax.tree.unflatten(jax.tree.structure(out_shape), leaves), values
 
 
 def replaced_values(
@@ -68,6 +73,7 @@ def replaced_values(
     values = dict(
         zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *jax.tree.leaves(args)), strict=True)
     )
+    # The equations from one such name to the next are one function; the last part ends the jaxpr.
     begin = 0
     for number, place in enumerate((*places, len(jaxpr.eqns))):
         _run_part(jaxpr, begin, place, values)
@@ -86,20 +92,24 @@ def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -
 
     Everything that the function later computes from that leaf sees the sum.
     """
-    program, constants, result = trace(function, *args)
-    values = dict(program.literals)
-    values.update(zip(program.inputs, [*constants, *jax.tree.leaves(args)], strict=True))
+    program, closed_over, result = trace(function, *args)
+    arrays = [*closed_over, *jax.tree.leaves(args)]
+    env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     inside: dict[int, int] = {}  # value -> leaf index; the first if several leaves are the same value
     for place in by:
         inside.setdefault(program.outputs[place], place)
     waiting = {value: by[place] for value, place in inside.items()}
     for op in program.ops:
-        values.update(zip(op.outputs, op.fun(*(values[i] for i in op.inputs)), strict=True))
-        values.update({o: values[o] + waiting.pop(o) for o in op.outputs if o in waiting})
-    after = {inside[value]: shift for value, shift in waiting.items()}  # leaves that are inputs, unchanged
+        eval_ops([op], env)
+        for value in op.outputs:
+            if value in waiting:
+                env[value] = env[value] + waiting.pop(value)
+    # Added at the end: to leaves that are inputs, unchanged, and to further leaves of the same value.
+    after = {inside[value]: shift for value, shift in waiting.items()}
     after |= {place: shift for place, shift in by.items() if place not in inside.values()}
-    leaves = [values[o] for o in program.outputs]
-    leaves = [leaf + after[i] if i in after else leaf for i, leaf in enumerate(leaves)]
+    leaves = list(read(env, program.outputs))
+    for place, shift in after.items():
+        leaves[place] = leaves[place] + shift
     return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 

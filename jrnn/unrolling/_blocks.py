@@ -61,6 +61,7 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
         return min(_nested(1, length), key=lambda found: estimate.bytes(found, length))
     best = estimate.bytes((), length)
     for depth in range(length.bit_length()):
+        # pairs of bytes and the lengths of blocks that need them
         chains = [(estimate.bytes(found, length), found) for found in _nested(depth, length)]
         fitting = [found for size, found in chains if size <= memory]
         # Of those that fit, the one with the longest innermost blocks recomputes the fewest carries.
@@ -101,8 +102,12 @@ def near_divisor(length: int, wanted: float) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _divisors(length: int) -> tuple[int, ...]:
-    small = [d for d in range(1, math.isqrt(length) + 1) if length % d == 0]
-    return tuple({d for low in small for d in (low, length // low)})
+    divisors: set[int] = set()
+    for d in range(1, math.isqrt(length) + 1):
+        if length % d == 0:
+            divisors.add(d)
+            divisors.add(length // d)
+    return tuple(divisors)
 
 
 def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
@@ -130,6 +135,7 @@ def _estimate(
     for op in staged.hoisted:
         if nondifferentiated.issuperset(op.inputs):
             nondifferentiated.update(op.outputs)
+    # (in the loop, after it), for each stage
     per_step = [_gradient_bytes_per_step(stage, program, nondifferentiated) for stage in staged.stages]
     # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
     in_loops = sum(in_loop for in_loop, _ in per_step)
@@ -171,8 +177,10 @@ def _gradient_bytes_per_step(
         matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
     for site in sites:
         matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
-    whole = {m for m, site in matmuls.items() if size_in_bytes([m], program) > size_in_bytes([site], program)}
-    copies = whole | {site for m, site in matmuls.items() if m not in whole}
+    copies: set[int] = set()  # one of each result that is larger than its site, otherwise one of the site
+    for result, site_value in matmuls.items():
+        larger = size_in_bytes([result], program) > size_in_bytes([site_value], program)
+        copies.add(result if larger else site_value)
     activations = primal_ys(stage, sites)[len(stage.ys) :]
     in_loop = linearize_step(stage, program, sites, active.x_indices).stacked_bytes + adjoints
     # folded xs count where they are computed, and are freed before the gradients of the weights

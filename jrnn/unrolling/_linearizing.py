@@ -135,13 +135,14 @@ def _step_with_tangents(
     """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, primal_ys), tangents)`."""
 
     def step(consts: Any, carry: Any, xs: Any, *tangents: Any) -> Any:
-        inexact = [i for i, c in enumerate(carry) if is_inexact(c)]
+        inexact = [i for i, c in enumerate(carry) if is_inexact(c)]  # integers and keys have no tangents
 
         def perturbed(carry_part: Any, xs_part: Any, perturbations: Any) -> Any:
             carry_at = _replaced(carry, inexact, carry_part)
             xs_at = _replaced(xs, active_xs, xs_part)
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
+            # All readers of a site see z + ε, so that the tangent of ε goes wherever that of z would.
             epsilon = dict(zip((site.value for site in sites), perturbations, strict=True))
             # Weights are not arguments of `perturbed`, so that its derivative holds them constant.
             for op in stage.ops:
@@ -210,13 +211,14 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         else:
             primal_ops.append(op)
     constant = {*signature.consts, *program.literals}
-    hoisted, varying = hoist(primal_ops, constant)
+    hoisted, varying = hoist(primal_ops, constant)  # adds results to `constant`
     tangent_ops = dce(tangent_ops, signature.tangents_out)
 
     # The primal values that the tangent ops read are stacked by the primal loop, or recomputed from such.
     reads = {*inputs_of(tangent_ops), *signature.tangents_out}
     needed = reads - tangents - constant
     cut = _min_cut(program, varying, signature, needed - set(signature.xs))
+    # `again` repeats, in the tangent step, what leads from there to the needed values.
     again = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
     inside = dce([*repeated, *again, *tangent_ops], signature.tangents_out)
@@ -224,6 +226,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     # What the tangent step then reads from outside is constant, or stacked over the steps.
     free = free_values(inside, signature.tangents_out, {*program.literals, *signature.tangents})
     consts = tuple(value for value in free if value in constant)
+    # Of one row, a product with W or Wᵀ costs the same; of more, W is better passed transposed.
     multiply: set[int] = set()  # what multiplies more than one row of tangents
     for op in tangent_ops:
         if op.product and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
@@ -276,6 +279,7 @@ def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: 
                     edges[entry[i] + 1, entry[o]] = _UNBOUNDED
     edges.update({(entry[v] + 1, sink): _UNBOUNDED for v in needed})
 
+    # The graph as a sparse matrix: row and column of an entry are the ends of an edge.
     rows, columns = np.array(list(edges)).T
     shape = (2 + 2 * len(values),) * 2
     capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape)

@@ -42,7 +42,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
     if not has_rule(stage, program):  # an op that cannot be linearized or mapped, a `custom_vjp` for instance
         return plain_scan(step_of(stage), reverse, length)
     direction = _Direction(length, reverse)
-    y_types = read(program.types, stage.ys)
+    y_types = read(program.types, stage.ys)  # of one step
 
     # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
@@ -60,14 +60,14 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         after, stacked = _squeezed_scan(primal, consts, carry, xs, stacked_types, direction)
         # 3. The tangents of the sites due to weights, outside of the loop.
         epsilon = site_tangents(stage, program, active, length, (consts, xs, stacked))
-        # 4. The tangent loop.
+        # 4. The tangent loop. JAX transposes 3 and 4, and replaces 4 by a loop over the adjoints.
         outputs = (after, stacked[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
         tangent_xs = (*linearized.tangent_xs(xs, stacked), *x_tangents, *epsilon)
         inexact = _tangent_scan(linearized, consts, (carry, carry_tangents), tangent_xs, y_types, direction)
         return outputs, _with_zero_tangents(outputs, inexact, linearized.nonzero)
 
-    scan.defjvp(jvp, symbolic_zeros=True)
+    scan.defjvp(jvp, symbolic_zeros=True)  # so that inputs without a tangent are known
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
         return lambda *args: jax.tree.map(_unused, scan(*args))
     return scan

@@ -48,7 +48,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
 
     Slices of a value become sites instead of it if together they are no larger.
     """
-    readers: dict[int, list[Op]] = {}
+    readers: dict[int, list[Op]] = {}  # value -> the ops that read it
     for op in stage.ops:
         for i in op.inputs:
             readers.setdefault(i, []).append(op)
@@ -65,7 +65,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     sites: list[WeightSite] = []
     for op in stage.ops:
         inexact = [o for o in op.outputs if is_inexact(program.types[o])]
-        if constant.issuperset(op.inputs):
+        if constant.issuperset(op.inputs):  # the same at every step, so not a site itself
             constant.update(op.outputs)
             if of_weights.intersection(op.inputs):
                 of_weights.update(inexact)
@@ -79,6 +79,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
                 sites.append(_site(i, pending.pop(i), stage.ops, constant))
         if brought or of_weights.intersection(op.inputs):
             pending.update({o: [*brought, op] for o in inexact})
+    # Chains that no later op ended lead to outputs of the loop, or to values that nothing reads.
     for value, inner in pending.items():
         if value in outputs:
             sites.append(_site(value, inner, stage.ops, constant))
@@ -89,6 +90,8 @@ def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
     """True if a site may come after a value: all its readers are linear, and do not copy it."""
     if not all(op.linear for op in readers):
         return False
+    # Each site costs an array of its size, and a matmul after the loop. Two sums that read z whole would be
+    # two sites as large as z; slices i, f, g, o of z are together no larger than z.
     parts = outputs_of(readers)
     return len(readers) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
@@ -99,6 +102,7 @@ def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) ->
     chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
     made = set(outputs_of(chain))
     # In x @ w + a the gradient of w needs the value of x, an activation; a is only added, so it needs none.
+    # In x @ (w * g) the weights are w and g: the chain begins with the product of the two.
     weights: set[int] = set()
     activations: set[int] = set()
     additive: set[int] = set()

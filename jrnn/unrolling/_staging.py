@@ -165,6 +165,7 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
         read_later.update(entries_after(pair for pair in carry if levels[pair[0]] != level))
         stages.append(_stage(program, repeated, inside, carried, read_later, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
+    # Of the hoisted ops those remain whose results a stage or the caller reads.
     once = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
     return StagedStep(tuple(_merge_slices(once, program)), tuple(stages), consts, carry, ys)
 
@@ -200,7 +201,8 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
     A cycle of ops through the carry has the first odd level that is not below those of its inputs. Any other
     op has the level of its inputs, or the next even one if it does not fuse into that loop.
     """
-    # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step.
+    # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step:
+    #   h = tanh(z), z = a + p, p = h @ w_hh     nodes tanh -> h -> dot -> add -> tanh: a cycle
     producer: dict[int, Any] = {entry: entry for entry in entries_before(carry)}
     reads: dict[Any, tuple[int, ...]] = {}
     for op in ops:
@@ -208,7 +210,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
         producer.update(dict.fromkeys(op.outputs, op))
     for before, after in carry:
         reads[before] = (after,)
-    depends: dict[Any, set[Any]] = {}
+    depends: dict[Any, set[Any]] = {}  # node -> the nodes whose values it reads
     for node, values in reads.items():
         depends[node] = {producer[v] for v in values if v in producer and v not in constant}
 
@@ -242,7 +244,7 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    place = {node: i for i, node in enumerate(depends)}
+    place = {node: i for i, node in enumerate(depends)}  # its row and column in the matrix of edges
     edges = [(place[d], place[node]) for node in depends for d in depends[node]]
     rows, columns = np.array(edges, np.int32).reshape(-1, 2).T
     graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(place),) * 2)
@@ -264,6 +266,8 @@ def _sink_into_loops(program: Program, ops: list[Op], graph: _Graph, levels: dic
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
+    # On the way a matmul may gain or lose: its result, (T, rows, n), is written and read again, and its input
+    # need not be read in the loop. An op that fuses costs nothing in a loop.
     sliced = _sliced(ops, program)
     # The levels that read each value. What the caller reads is read at the value's own level at the earliest.
     readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}
@@ -300,7 +304,8 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
 def _sliced(ops: list[Op], program: Program) -> set[int]:
     """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
-    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b.
+    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b. A linear
+    # op with a result smaller than an input takes a part of it.
     for op in reversed(ops):
         smallest = min((count_elements([o], program) for o in op.outputs), default=0)
         takes_part = any(smallest < count_elements([i], program) for i in op.inputs)

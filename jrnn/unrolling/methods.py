@@ -31,6 +31,7 @@ class StepInputs(NamedTuple):
     reset: Array | None
 
 
+# Fields that are arrays; under jit, grad or `eval_shape` these are traced, and the others stay as they are.
 _DATA = ["params", "reset_state", "carry", "xs", "valid", "reset"]
 
 
@@ -118,6 +119,7 @@ def body_of(cell: Any) -> Body:
     """The step of a cell with masks and resets; cached, since `lax.scan` recompiles for each function."""
 
     def body(consts: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        # without masks and resets, valid and reset are None, and the body is the step of the cell
         params, reset_state = consts
         x, valid, reset = inputs
         spec = carry_spec(cell, params)  # flags affect only state, not noise and context
