@@ -138,8 +138,9 @@ def fit(
       A `FitResult`.
 
     Raises:
-      ValueError: options that contradict each other, no batches, tokens out of range, a directory in use or
-        of another run, an optimizer that needs more than it gets; the message names the argument.
+      ValueError: options that contradict each other, no batches, tokens or labels out of range, a
+        directory in use or of another run, an optimizer that needs more than it gets; the message names the
+        argument.
       TypeError: an argument of the wrong kind, or a loss, penalty or monitor that returns no number.
       RuntimeError: another process has died.
     """

@@ -9,6 +9,8 @@ carry and the xs of all steps. For an LSTM whose x @ w_ih is computed before its
     stage      x @ w_ih                    no carry: a `vmap` over all steps
     stage      everything else             a carry: a loop with a derivative of its own (`scan_stage`)
 
+What cannot be taken apart, a step that prints for instance, is left to `lax.scan` (`plain_scan`).
+
 Each stage has its `consts`, `carry`, `xs` and `ys` as numbers of values; `env` maps numbers to arrays. Under
 the number of an x or y, `env` here holds all steps of it, (time, ...), and inside a loop those of one step.
 """
@@ -53,10 +55,11 @@ def prepare(
     """
     traced = trace_loop(loop, precompute) if loop.length != 0 else None
     staged = traced.staged if traced else None
-    if traced is None or staged is None:  # run unchanged
+    if traced is None or staged is None:  # no step to trace, or one that must stay as it is
         scan = plain_scan(loop.body, loop.reverse)
         return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
     program, signature, _, closed_over, result = traced
+    # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
     # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
@@ -95,7 +98,7 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Tra
       loop: the loop, of one step or more; may hold types instead of arrays.
       precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
-    first = jax.eval_shape(_first_step, loop.inputs)
+    first = jax.eval_shape(_first_step, loop.inputs)  # (time, ...) -> (...), types only
     program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
     consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
     carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
@@ -141,6 +144,7 @@ def _scan_stages(
 @cached
 def _step_without_carry(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
+    # The gradient of a weight is one large matmul, (n, T · rows) by (T · rows, m).
     in_products = {i for op in stage.ops if op.product for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:

@@ -266,8 +266,8 @@ def _sink_into_loops(program: Program, ops: list[Op], graph: _Graph, levels: dic
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
-    # On the way a matmul may gain or lose: its result, (T, rows, n), is written and read again, and its input
-    # need not be read in the loop. An op that fuses costs nothing in a loop.
+    # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
+    # there a matmul of few rows is slow. An op that fuses costs nothing in a loop.
     sliced = _sliced(ops, program)
     # The levels that read each value. What the caller reads is read at the value's own level at the earliest.
     readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}

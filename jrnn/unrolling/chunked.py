@@ -161,7 +161,7 @@ def _chunk_scan(plan: Plan, reverse: bool) -> Body:
             after, ys = prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
             state.update(zip(entries, after, strict=True))
             env.update(zip(phase.ys, ys, strict=True))
-            # The ys of the scan hold, under their names, the vectors of these matrices at all steps of the chunk.
+            # Among the ys of the scan, by name, are the vectors of these matrices at all steps of the chunk.
             for matrix in phase.matrices:
                 state[matrix.before] = _solve(matrix, plan, env, state[matrix.before], reverse)
         return tuple(state.values()), read(env, plan.step.ys)

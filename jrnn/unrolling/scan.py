@@ -1,4 +1,8 @@
-"""The default method: step by step."""
+"""The default method: step by step.
+
+`prepare` (`_engine`) takes the step apart and gives the loops that are left, as one function `scan`;
+`in_blocks` (`_blocks`) makes it run in blocks of steps, whose lengths `Scan(memory=...)` chooses.
+"""
 
 from dataclasses import dataclass
 from typing import Any
