@@ -59,11 +59,11 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         primal, stacked_types = linearized.primal, linearized.stacked_types
         after, stacked = _squeezed_scan(primal, consts, carry, xs, stacked_types, direction)
         # 3. The tangents of the sites due to weights, outside of the loop.
-        epsilon = site_tangents(stage, program, active, length, (consts, xs, stacked))
-        # 4. The tangent loop. JAX transposes 3 and 4, and replaces 4 by a loop over the adjoints.
+        epsilon_tangents = site_tangents(stage, program, active, length, (consts, xs, stacked))
+        # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
         outputs = (after, stacked[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
-        tangent_xs = (*linearized.tangent_xs(xs, stacked), *x_tangents, *epsilon)
+        tangent_xs = (*linearized.tangent_xs(xs, stacked), *x_tangents, *epsilon_tangents)
         inexact = _tangent_scan(linearized, consts, (carry, carry_tangents), tangent_xs, y_types, direction)
         return outputs, _with_zero_tangents(outputs, inexact, linearized.nonzero)
 
