@@ -23,6 +23,8 @@ def assemble(source: Path) -> None:
 
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(DOCS / "pages", source)
+    for page in source.glob("*.md"):  # links to files of the repository, one level further up from the copy
+        page.write_text(page.read_text().replace("](../../", "](../../../"))
     shutil.copytree(DOCS / "static", source / "static")
     shutil.copy(DOCS / "conf.py", source)
     shutil.copytree(

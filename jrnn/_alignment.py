@@ -66,6 +66,11 @@ def match_type(leaf: Array, like: Any) -> Array:
     return leaf
 
 
+def zeros_like_type(like: Any) -> Array:
+    """Zeros with the shape, dtype, sharding and varying axes of a type."""
+    return match_type(jnp.zeros(like.shape, like.dtype), like)
+
+
 def like_rows(leaf: Array, rows: Array) -> Array:
     """Shard the leading axes of an array as those of `rows`."""
     type_ = jax.typeof(rows)

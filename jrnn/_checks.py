@@ -57,9 +57,9 @@ def require_tuple(where: str, values: Any) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def require_key(key: Any) -> None:
-    """Raise a TypeError unless `key` is a single key, typed or as key data, or `None`."""
-    if key is None:
+def require_key(key: Any, *, needed: bool = False) -> None:
+    """Raise a TypeError unless `key` is a single key, typed or as key data; `None` passes if not `needed`."""
+    if key is None and not needed:
         return
     known = isinstance(key, (jax.Array, np.ndarray))
     if known and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

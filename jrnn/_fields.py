@@ -21,6 +21,7 @@ from jrnn._checks import (
     check_whole,
     check_width,
     require_cell,
+    require_key,
     require_model,
     require_tuple,
 )
@@ -51,7 +52,8 @@ def checked(kind: type[T]) -> type[T]:
 
     Values are checked when the class is called, and converted to plain Python: an `np.int64` is stored as an
     int, a list as a tuple, so that equal values print and hash alike. The repr omits options that have their
-    defaults. Checks that involve several fields are left to `__post_init__`.
+    defaults. Checks that involve several fields are left to `__post_init__`. Its `init(key, ...)`, if it has
+    one, rejects anything but a random key.
 
     Args:
       kind: a frozen dataclass with its options after `KW_ONLY`.
@@ -91,9 +93,22 @@ def checked(kind: type[T]) -> type[T]:
 
     shown: Any = init
     shown.__signature__ = _plain_signature(kind, made)
+    if "init" in vars(kind):
+        type.__setattr__(kind, "init", _with_key(vars(kind)["init"]))
     type.__setattr__(kind, "__init__", init)
     type.__setattr__(kind, "__repr__", show)
     return kind
+
+
+def _with_key(init: Callable[..., Any]) -> Callable[..., Any]:
+    """An `init` that checks its key before it draws, or passes a part of it on."""
+
+    @functools.wraps(init)
+    def checked_init(self: Any, key: Any, *args: Any, **options: Any) -> Any:
+        require_key(key, needed=True)
+        return init(self, key, *args, **options)
+
+    return checked_init
 
 
 def _plain_signature(kind: Any, init: Any) -> inspect.Signature:

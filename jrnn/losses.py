@@ -21,7 +21,8 @@ def cross_entropy(logits: Any, labels: Any, mask: Any = None) -> Array:
 
     Args:
       logits: (..., classes), floats; `...` is (time, batch...), or (batch...) for one label per sequence.
-      labels: (...), integers in [0, classes). Other values at a valid step give NaN.
+      labels: (...), integers in [0, classes). Other values at a valid step give NaN; `fit` and `evaluate`
+        raise instead, for batches on the host.
       mask: boolean, over the leading axes of `labels` (broadcast from size 1); False excludes a label.
 
     Returns:

@@ -282,6 +282,21 @@ MISTAKES = {
         TypeError,
         "key must be a random key",
     ),
+    "seed for a key of init": (
+        lambda: LSTM.init(0, 3),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got 0",
+    ),
+    "no key for init of a combinator": (
+        lambda: jrnn.Stack((LSTM, jrnn.Dense(2))).init(None, 3),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got None",
+    ),
+    "seed for a key of init of a layer": (
+        lambda: BOTH.init(key=0, in_features=3),
+        TypeError,
+        "key must be a random key, as in jax.random.key(0), got 0",
+    ),
     "name for a method": (
         lambda: run(method="sqrt"),
         TypeError,

@@ -16,6 +16,15 @@ def plain_optax_loss(predictions, labels):
     return optax.softmax_cross_entropy_with_integer_labels(predictions, labels)
 
 
+def labeled(place=(4, 2), label=4, **options):
+    """A batch with labels for the four outputs of the cell, one of which is another number."""
+    labels = np.zeros((5, 3), int)
+    labels[place] = label
+    return BATCH._replace(targets=labels, **options)
+
+
+LABELS = jrnn.PerStep(jrnn.losses.cross_entropy)
+CLASSES = r"cross_entropy needs 0 to 3, since the outputs of Elman\(.* are 4 classes; .* by target_mask"
 ONE_EACH = [BATCH._replace(targets=jnp.zeros((3, 4)))]  # targets for whole sequences
 FEWER = jax.tree.map(lambda a: a[:, :2], BATCH)
 REFUSED = [
@@ -86,6 +95,16 @@ REFUSED = [
     (lambda: fit(jrnn.ManyToOne(jrnn.GRU(4))), r"PerStep got outputs of shape \(3, 4\) and targets of \(5"),
     (lambda: fit(batches=ONE_EACH, loss=jrnn.PerSequence(MSE)),
      r"PerSequence got outputs of shape \(5, 3, 4\) .* at every step use AtLast"),
+    (lambda: fit(batches=[labeled()], loss=LABELS), rf"batches: targets\[4, 2\] is 4, {CLASSES}"),
+    (lambda: fit(batches=[labeled(label=-1)], loss=LABELS), r"targets\[4, 2\] is -1, cross_entropy needs"),
+    (lambda: fit(batches=[jax.tree.map(jnp.asarray, labeled())], loss=LABELS), r"targets\[4, 2\] is 4,"),
+    (lambda: fit(batches=[labeled((1, 2), lengths=np.array([5, 0, 2]))], loss=LABELS),
+     r"targets\[1, 2\] is 4"),
+    (lambda: fit(batches=[BATCH._replace(targets=np.array([0, 9, 9]), lengths=np.array([5, 0, 2]))],
+                 loss=jrnn.AtLast(jrnn.losses.cross_entropy)), r"targets\[2\] is 9, cross_entropy needs"),
+    (lambda: fit(batches=[labeled(label=0)], validation=[labeled()], loss=LABELS),
+     r"validation: targets\[4, 2\] is 4"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, [labeled()], LABELS), r"batches: targets\[4, 2\] is 4"),
     (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
     (lambda: fit(key=None), r"key must be a random key, .* got None"),
     (lambda: fit(epochs=1.5), "epochs must be a whole number, 0 or more, got 1.5"),
@@ -102,6 +121,16 @@ REFUSED = [
 def test_mistakes_are_named(call, text):
     with pytest.raises((ValueError, TypeError), match=f"(?s){text}"):
         call()
+
+
+def test_labels_that_do_not_count_may_be_any_number():
+    mask = np.ones((5, 3), bool)
+    mask[4, 2] = False
+    ignored = [labeled(), labeled(target_mask=mask), labeled(lengths=np.array([5, 5, 4]))]
+    losses = [float(jrnn.evaluate(CELL, PARAMS, [batch], LABELS)) for batch in ignored[1:]]
+    assert np.isfinite(losses).all() and losses[0] == losses[1]
+    own = jrnn.PerStep(lambda ys, labels, mask: jrnn.losses.cross_entropy(ys, labels, labels < 4))
+    assert float(jrnn.evaluate(CELL, PARAMS, ignored[:1], own)) == pytest.approx(losses[0])
 
 
 def test_a_flax_module_is_not_taken_for_a_cell():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn._jaxprs import named_types
+from jrnn._jaxprs.naming import named_types
 from jrnn.analysis.gates import GateStatistics, gate_statistics
 from jrnn.cell import batch_shape_of
 from tests.cases import CASES, subject_of

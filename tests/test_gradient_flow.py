@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn._jaxprs import shifted
+from jrnn._jaxprs.naming import shifted
 from jrnn.analysis import gradient_flow, log_bound, sensitivity, verdict
 
 T, B, IN = 5, 3, 2

@@ -11,6 +11,7 @@ import jrnn
 from jrnn.analysis import exponents, fixed_points, gradients, jacobians, memory
 from jrnn.unrolling import Loop
 from jrnn.unrolling._hoisting import hoisted
+from jrnn.unrolling.driver import make_loop
 from tests.test_engine import in_loops
 
 HIDDEN, TOKENS = 4, 6
@@ -95,24 +96,16 @@ def test_a_step_that_calls_back_runs_as_it_is_written():
 
 
 def test_a_loop_says_what_it_holds():
-    loops = []
-
-    class Record:
-        def run(self, loop):
-            loops.append(loop)
-            return jrnn.Scan().run(loop)
-
     cell = jrnn.LSTM(HIDDEN)
     params = cell.init(jax.random.key(0), 3)
     xs = jnp.stack([XS, XS], 1).at[4:, 1].set(jnp.nan)
     carry = jax.tree.map(lambda a: a + 1, cell.initial_carry(params, (2,)))
     resets = np.zeros((6, 2), bool)
     resets[2, 0] = True
-    jrnn.unroll(cell, params, xs, carry, lengths=[6, 4], resets=resets, reverse=True, method=Record())
-    (loop,) = loops
+    loop = make_loop(cell, params, xs, carry, lengths=[6, 4], resets=resets, reverse=True)
     assert isinstance(loop, Loop) and loop.cell == cell and (loop.length, loop.reverse) == (6, True)
     assert loop.params is params
-    assert float(loop.start.h.sum()) == 0 and float(loop.carry.h.sum()) == 2 * HIDDEN
+    assert float(loop.reset_state.h.sum()) == 0 and float(loop.carry.h.sum()) == 2 * HIDDEN
     assert not jnp.isnan(loop.xs).any()
     np.testing.assert_array_equal(loop.valid.sum(0), [6, 4])
     np.testing.assert_array_equal(np.argwhere(loop.reset), [[1, 0]])  # visited backwards, step 1 comes first

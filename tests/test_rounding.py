@@ -12,7 +12,7 @@ import jrnn
 from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
 from jrnn.unrolling._eager import EXACT
 from jrnn.unrolling._rounding import rounded
-from jrnn.unrolling.driver import _programs
+from jrnn.unrolling.driver import _compiled_calls
 
 WORDS, IN, KEY = 7, 3, jax.random.key(0)
 WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))
@@ -188,7 +188,7 @@ def test_unroll_of_ever_new_lengths_is_few_programs(programs):
 def seen(params):
     """Parameters of a model that is said to have read many lengths."""
     for reverse in (False, True):
-        _programs(WRITER, jrnn.Scan(), reverse).lengths.update(range(EXACT))
+        _compiled_calls(WRITER, jrnn.Scan(), reverse).lengths.update(range(EXACT))
     return params[WRITER]
 
 
@@ -208,7 +208,7 @@ def test_unroll_returns_what_it_returns_under_jit(name, seen):
 def test_unroll_draws_the_noise_of_the_very_length():
     cell = jrnn.Stack((jrnn.GRU(6), jrnn.Dense(IN)), dropout=0.5)
     params, key = drawn(cell, IN), jax.random.key(1)
-    _programs(cell, jrnn.Scan(), True).lengths.update(range(EXACT))
+    _compiled_calls(cell, jrnn.Scan(), True).lengths.update(range(EXACT))
     noisy, _ = jrnn.unroll(cell, params, XS[:3], key=key, reverse=True)
     for options in ({"key": key}, {"carry": noisy}):
         run = partial(jrnn.unroll, cell, reverse=True, **options)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jrnn._alignment import expand, on_device, select
-from jrnn._jaxprs import shifted
+from jrnn._jaxprs.naming import shifted
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import is_layer
 from jrnn.unrolling.methods import Loop, Method

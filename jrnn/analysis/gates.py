@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._jaxprs import named_types, named_values
+from jrnn._jaxprs.naming import named_types, named_values
 from jrnn.analysis.memory import steps_of_rate
 from jrnn.cell import Shape, in_ndim, is_layer
 from jrnn.cells._gating import widened

@@ -11,7 +11,7 @@ from jax import Array
 from jrnn._alignment import joined, select
 from jrnn._checks import require_cell
 from jrnn._fields import checked, one_of
-from jrnn._jaxprs import named_values
+from jrnn._jaxprs.naming import named_values
 from jrnn._states import state_of
 from jrnn._timing import timed_inside
 from jrnn.cell import C, Cell, P, Shape, carry_spec, float_dtype, in_ndim, is_linear, is_slot, map_state

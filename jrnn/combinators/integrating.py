@@ -12,7 +12,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import AnyCell, checked
-from jrnn._jaxprs import Op, Program, trace
+from jrnn._jaxprs.programs import Op, Program, trace
 from jrnn._timing import timed_inside
 from jrnn.cell import P, Shape, broadcasting, carry_spec, float_dtype, in_ndim, map_state
 from jrnn.initializers import default_float
@@ -218,7 +218,7 @@ class _Run:
         if found is not None:
             self.sums.update(zip(op.outputs, found, strict=True))
             return
-        for number, value in zip(op.outputs, op.run(*map(self.value, op.inputs)), strict=True):
+        for number, value in zip(op.outputs, op.fun(*map(self.value, op.inputs)), strict=True):
             self.put(number, value)
 
     def open(self, op: Op) -> list[_Sum] | None:
@@ -229,7 +229,7 @@ class _Run:
         if not any(kept):
             return self.product(op) if op.primitive in _PRODUCTS else None
         if op.primitive in _PER_SUMMAND and kept[0] is not None:
-            done = _mapped(op.run, kept[0])
+            done = _mapped(op.fun, kept[0])
             return [_mapped(operator.itemgetter(i), done) for i in range(len(op.outputs))]
         if op.primitive == "concatenate":
             return _joined(op, kept)
@@ -265,7 +265,7 @@ class _Run:
         origin = self.origin(*op.operands)
         if len(weights) != 1 or not origin & (STATE | INPUT):
             return None
-        (made,) = op.run(*map(self.value, op.inputs))
+        (made,) = op.fun(*map(self.value, op.inputs))
         if origin & STATE:
             return [_Sum(None, made, None, frozenset(weights))]
         return [_Sum(made, None, None, frozenset())]
@@ -282,7 +282,7 @@ def _joined(op: Op, parts: list[_Sum | None]) -> list[_Sum] | None:
             return None
         likes = [part.h if part.x is None else part.x for part in sums]
         filled = (jnp.zeros_like(b) if a is None else a for a, b in zip(summands, likes, strict=True))
-        return op.run(*filled)[0]
+        return op.fun(*filled)[0]
 
     x, h, rest = (joined(*column) for column in zip(*(part[:3] for part in sums), strict=True))
     return [_Sum(x, h, rest, frozenset().union(*(part.weights for part in sums)))]

@@ -11,7 +11,8 @@ from jax import Array
 from jrnn._alignment import select
 from jrnn._checks import require_cell
 from jrnn._fields import Rate, checked
-from jrnn._jaxprs import replaced_values, trace
+from jrnn._jaxprs.naming import replaced_values
+from jrnn._jaxprs.programs import trace
 from jrnn._states import state_of
 from jrnn._timing import timed_inside, values_and_dt, with_dt
 from jrnn.cell import C, Cell, P, Shape, carry_spec, in_ndim, is_linear, key_or_none, map_state

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jrnn._jaxprs import Equation, equations
+from jrnn._jaxprs.equations import Equation, equations
 from jrnn.export._complex import COMPLEX, PARTWISE
 from jrnn.export._graph import (
     Graph,
@@ -79,7 +79,7 @@ def _evaluated(eqn: Equation, values: dict[Any, Operand]) -> list[Operand]:
     variables = dict.fromkeys(v for v in eqn.inputs if not hasattr(v, "val"))
     given = [as_known(values[v], v.aval) for v in variables]
     with jax.transfer_guard("allow"):  # they are NumPy's, as the graph is
-        return [of_array(value) for value in eqn.run(*given)]
+        return [of_array(value) for value in eqn.fun(*given)]
 
 
 def _mapped(graph: Graph, eqn: Equation, operands: list[Operand]) -> list[Operand]:

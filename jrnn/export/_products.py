@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jrnn._jaxprs import Equation
+from jrnn._jaxprs.equations import Equation
 from jrnn.export._graph import Graph, Value, result, whole
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

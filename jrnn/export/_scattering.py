@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jrnn._jaxprs import Equation
+from jrnn._jaxprs.equations import Equation
 from jrnn.export._graph import INT64, Graph, Shape, Value, known, whole
 
 ZERO, ONE = known(np.int64(0)), known(np.int64(1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jrnn._jaxprs import Equation
+from jrnn._jaxprs.equations import Equation
 from jrnn.export._graph import INT64, Graph, Value, known, result, typed, whole
 
 # shapes

@@ -126,7 +126,8 @@ class Population:
 
     def advance(self, batch: Any) -> None:
         """Take one step of all members; returns before it is computed."""
-        batch = require_batch(batch, self.groups[0].model, self.groups[0].spec.params)
+        first = self.groups[0]
+        batch = require_batch(batch, first.model, first.spec.params, loss=first.loss)
         if not self.blocks:
             self.begin(batch)
         if self.plan.stateful:

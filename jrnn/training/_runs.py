@@ -146,7 +146,7 @@ class Run:
 
     def advance(self, batch: Any) -> dict[str, Any]:
         """Take one training step; returns before its numbers are computed."""
-        batch = require_batch(batch, self.plan.model, self.state.params)
+        batch = require_batch(batch, self.plan.model, self.state.params, loss=self.plan.loss)
         if self.plan.stateful:
             self.prepare_carry(batch)
         step = self.train_step or self.choose_devices(jax.process_count() * rows_of(self.plan.model, batch))

@@ -138,13 +138,14 @@ def fit(
       A `FitResult`.
 
     Raises:
-      ValueError: options that contradict each other, no batches, tokens out of range, a directory in use or
-        of another run, an optimizer that needs more than it gets; the message names the argument.
+      ValueError: options that contradict each other, no batches, tokens or labels out of range, a
+        directory in use or of another run, an optimizer that needs more than it gets; the message names the
+        argument.
       TypeError: an argument of the wrong kind, or a loss, penalty or monitor that returns no number.
       RuntimeError: another process has died.
     """
     epochs = check_lag("epochs", epochs)
-    _check_key(key)
+    require_key(key, needed=True)
     plan = Plan(
         model=model, loss=loss, optimizer=optimizer, stateful=stateful, patience=patience,
         criterion=criterion, eval_params=eval_params, penalties=penalties, monitors=monitors,
@@ -180,12 +181,6 @@ def fit(
 def _shown(progress: Progress) -> Progress:
     """The options of the progress report, which of several processes the first alone shows."""
     return progress if is_first() else dataclasses.replace(progress, bar=False)
-
-
-def _check_key(key: Any) -> None:
-    if key is None:
-        raise TypeError("key must be a random key, as in jax.random.key(0), got None")
-    require_key(key)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn.data import Batch
-from jrnn.losses import length_mask
+from jrnn.losses import cross_entropy, length_mask
 from jrnn.paradigms import last
 
 
@@ -149,6 +149,49 @@ def check_loss(loss: Any) -> None:
     """Raise unless `loss` is a `Loss`."""
     if isinstance(loss, type) or not hasattr(loss, "mean") or not hasattr(loss, "count"):
         raise TypeError(f"loss must be a Loss such as PerStep(...), got {brief(loss)}: wrap it in one")
+
+
+def check_targets(loss: Any, model: Any, batch: Batch, name: str) -> None:
+    """Raise if a label that counts is not one of the classes, the outputs of the model.
+
+    Only for `cross_entropy`, whose value would be NaN, and only if the batch is on the host, in NumPy or on
+    the CPU: reading it from another device would wait for that.
+    """
+    classes, targets = getattr(model, "out_features", None), _on_host(batch.targets)
+    if getattr(loss, "loss", None) is not cross_entropy or not isinstance(classes, int) or targets is None:
+        return
+    if not np.issubdtype(targets.dtype, np.integer):
+        return
+    outside = (targets < 0) | (targets >= classes)
+    if not outside.any():
+        return
+    with jax.transfer_guard_host_to_device("allow"):
+        mask = loss._mask(batch) if isinstance(loss, PerStep) else _nonempty(batch)
+    if mask is not None:
+        counts = np.asarray(jax.device_get(mask))  # over the leading axes of the targets
+        if any(n not in (1, size) for n, size in zip(counts.shape, outside.shape, strict=False)):
+            return  # the loss names the mask
+        outside &= counts.reshape(counts.shape + (1,) * (outside.ndim - counts.ndim))
+    if outside.any():
+        place = tuple(int(index) for index in np.argwhere(outside)[0])
+        raise ValueError(
+            f"{name}: targets{list(place)} is {targets[place]}, cross_entropy needs 0 to {classes - 1}, "
+            f"since the outputs of {brief(model)} are {classes} classes; exclude it by target_mask or lengths"
+        )
+
+
+def _on_host(array: Any) -> Any:
+    """An array as one of NumPy if that costs nothing, else None."""
+    if isinstance(array, np.ndarray):
+        return array
+    if (
+        not isinstance(array, jax.Array)
+        or isinstance(array, jax.core.Tracer)
+        or not array.is_fully_addressable
+    ):
+        return None
+    cheap = all(device.platform == "cpu" for device in array.devices())
+    return np.asarray(jax.device_get(array)) if cheap else None
 
 
 def one_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ from jrnn._processes import total
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
-from jrnn.training.objectives import Loss, check_loss, one_number
+from jrnn.training.objectives import Loss, check_loss, check_targets, one_number
 from jrnn.unrolling import Scan
 from jrnn.unrolling._inputs import check_batch_tokens
 from jrnn.unrolling.methods import Method
@@ -304,7 +304,7 @@ def losses_of(
     """Every batch, checked, with the losses that `run(batch, carry) -> (carry, losses)` returns for it."""
     carry, before, last = None, None, None
     for batch in require_batches(name, batches):
-        require_batch(batch, how.model, params, name)
+        require_batch(batch, how.model, params, name, how.loss)
         before = same_rows(f"{name}: a batch", how.model, batch, before) if how.stateful else None
         carry, found = run(batch, carry if how.stateful else None)
         jax.block_until_ready(last)  # so that few batches wait in memory
@@ -330,11 +330,17 @@ def counted(loss: Loss, batch: Batch) -> Any:
         return loss.count(batch)
 
 
-def require_batch(batch: Any, model: Any, params: Any, name: str = "batches") -> Batch:
-    """Return a batch, or raise an error that names what was given instead, or a token out of range."""
+def require_batch(
+    batch: Any, model: Any, params: Any, name: str = "batches", loss: Loss | None = None
+) -> Batch:
+    """Return a batch, or raise an error that names what was given instead, or a token out of range.
+
+    With the loss, a label out of range is an error too.
+    """
     if not isinstance(batch, Batch):
         raise TypeError(f"{name} must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
     check_batch_tokens(model, params, batch.xs, batch.lengths)
+    check_targets(loss, model, batch, name)
     return batch
 
 

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax import lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Program
+from jrnn._jaxprs.programs import Env, Program, element_count, is_inexact, outputs_of, size_in_bytes
 from jrnn.unrolling._engine import trace_loop
 from jrnn.unrolling._fallbacks import has_rule
-from jrnn.unrolling._linearizing import is_inexact, linearize_step, loop_outputs
-from jrnn.unrolling._loops import active_inputs
-from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, element_count, size_in_bytes
-from jrnn.unrolling.methods import Loop
+from jrnn.unrolling._linearizing import linearize_step
+from jrnn.unrolling._loops import plain_scan
+from jrnn.unrolling._sites import active_inputs, primal_ys
+from jrnn.unrolling._staging import Stage, StagedStep, StepSignature
+from jrnn.unrolling.methods import Body, Loop
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class MemoryEstimate:
 
 
 def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> tuple[int, ...]:
-    """Choose block lengths, outermost first: the fewest levels that fit `memory`, then the longest blocks."""
+    """Choose block lengths, outermost first: the least nesting that fits, then the longest blocks."""
     if not isinstance(length, int):  # a symbolic axis of jax.export, with unknown divisors
         if isinstance(memory, int):
             raise ValueError(f"memory={memory} bytes needs a known number of steps, xs has {length}")
@@ -58,8 +60,9 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
     if not isinstance(memory, int):
         return min(_nested(1, length), key=lambda found: estimate.bytes(found, length))
     best = estimate.bytes((), length)
-    for levels in range(length.bit_length()):
-        chains = [(estimate.bytes(found, length), found) for found in _nested(levels, length)]
+    for depth in range(length.bit_length()):
+        # pairs of bytes and the lengths of blocks that need them
+        chains = [(estimate.bytes(found, length), found) for found in _nested(depth, length)]
         fitting = [found for size, found in chains if size <= memory]
         # Of those that fit, the one with the longest innermost blocks recomputes the fewest carries.
         if fitting:
@@ -70,16 +73,20 @@ def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> t
     )
 
 
-def _nested(levels: int, length: int) -> list[tuple[int, ...]]:
-    """Candidates for `levels` levels of blocks, each divided into about the same number of blocks."""
-    if levels == 0:
+def _nested(depth: int, length: int) -> list[tuple[int, ...]]:
+    """Candidates for blocks nested `depth` deep, each divided into about the same number of blocks.
+
+    1000 steps in innermost blocks of 10 are 100 of them; at a depth of 2 these are 10 · 10: (100, 10).
+    """
+    if depth == 0:
         return [()]
     found = []
     for j in range(2 * length.bit_length()):
+        # the length of the innermost blocks: T, T/√2, T/2, ...
         block, chain = near_divisor(length, length / 2 ** (j / 2)), list[int]()
-        many = (length / block) ** (1 / levels)
-        for level in range(1, levels):
-            chain.append(near_divisor(chain[-1] if chain else length, length / many**level))
+        many = (length / block) ** (1 / depth)
+        for outer in range(1, depth):
+            chain.append(near_divisor(chain[-1] if chain else length, length / many**outer))
         chain.append(near_divisor(chain[-1] if chain else length, block))
         if all(a > b > 1 for a, b in itertools.pairwise((length, *chain))):
             found.append(tuple(chain))
@@ -95,8 +102,12 @@ def near_divisor(length: int, wanted: float) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _divisors(length: int) -> tuple[int, ...]:
-    small = [d for d in range(1, math.isqrt(length) + 1) if length % d == 0]
-    return tuple({d for low in small for d in (low, length // low)})
+    divisors: set[int] = set()
+    for d in range(1, math.isqrt(length) + 1):
+        if length % d == 0:
+            divisors.add(d)
+            divisors.add(length // d)
+    return tuple(divisors)
 
 
 def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
@@ -106,7 +117,7 @@ def memory_estimate(loop: Loop[Any, Any, Any]) -> MemoryEstimate:
         program, signature, staged, closed_over, _ = trace_loop(loop)
         if staged is not None:
             return _estimate(program, signature, staged, len(closed_over))
-        step_bytes = size_in_bytes((o for op in program.ops for o in op.outputs), program)
+        step_bytes = size_in_bytes(outputs_of(program.ops), program)
 
     def tree_bytes(tree: Any) -> int:
         return sum(element_count(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -124,6 +135,7 @@ def _estimate(
     for op in staged.hoisted:
         if nondifferentiated.issuperset(op.inputs):
             nondifferentiated.update(op.outputs)
+    # (in the loop, after it), for each stage
     per_step = [_gradient_bytes_per_step(stage, program, nondifferentiated) for stage in staged.stages]
     # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
     in_loops = sum(in_loop for in_loop, _ in per_step)
@@ -149,7 +161,7 @@ def _gradient_bytes_per_step(
     if not stage.carry:
         return size_in_bytes(stage.ys, program), 0
     if not has_rule(stage, program):
-        return size_in_bytes((o for op in stage.ops for o in op.outputs), program), 0
+        return size_in_bytes(outputs_of(stage.ops), program), 0
     tangents: Env = {}
     for value in (*stage.consts, *stage.xs):
         if value not in nondifferentiated and is_inexact(program.types[value]):
@@ -159,16 +171,54 @@ def _gradient_bytes_per_step(
     # adjoints, δ: one for each site, and one for each input whose own tangent enters the loop
     with_adjoint = [*{site.value for site in sites}, *(stage.xs[i] for i in active.x_indices)]
     adjoints = size_in_bytes(with_adjoint, program)
-    # a matmul of an adjoint with operands reads a copy of it; the parts of one matmul are concatenated
+    # a matmul of an adjoint with activations reads a copy of it; the parts of one matmul are concatenated
     matmuls: dict[int, int] = {}  # result -> the site that it is part of
     for site in sites:
         matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
     for site in sites:
         matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
-    whole = {m for m, site in matmuls.items() if size_in_bytes([m], program) > size_in_bytes([site], program)}
-    copies = whole | {site for m, site in matmuls.items() if m not in whole}
-    operands = loop_outputs(stage, sites)[len(stage.ys) :]
-    in_loop = linearize_step(stage, program, sites, active.x_indices).saved_bytes + adjoints
+    copies: set[int] = set()  # one of each result that is larger than its site, otherwise one of the site
+    for result, site_value in matmuls.items():
+        larger = size_in_bytes([result], program) > size_in_bytes([site_value], program)
+        copies.add(result if larger else site_value)
+    activations = primal_ys(stage, sites)[len(stage.ys) :]
+    in_loop = linearize_step(stage, program, sites, active.x_indices).stacked_bytes + adjoints
     # folded xs count where they are computed, and are freed before the gradients of the weights
-    after = size_in_bytes([*operands, *copies], program) + adjoints - size_in_bytes(folded, program)
+    after = size_in_bytes([*activations, *copies], program) + adjoints - size_in_bytes(folded, program)
     return in_loop, after
+
+
+@cached
+def in_blocks(scan: Body, block: int, reverse: bool) -> Body:
+    """`scan` in a loop over blocks, each of which the backward pass recomputes."""
+    rematerialized: Body = jax.checkpoint(scan, prevent_cse=False)
+
+    def in_blocks(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        # 100 steps in blocks of 30: three blocks in a scan, and the last 10 visited steps separately
+        leaves, structure = jax.tree.flatten(xs)
+        count, rest = divmod(leaves[0].shape[0], block)
+        short = slice(0, rest) if reverse else slice(count * block, None)  # the last block visited
+        whole = slice(rest, None) if reverse else slice(0, count * block)
+        # (T, ...) -> (blocks, steps, ...), without axes of length 1, as XLA may copy all of `xs`
+        by_block = [a[whole].reshape(count, block, *(n for n in a.shape[1:] if n != 1)) for a in leaves]
+        scan_block = _with_shapes(scan, structure, tuple(a.shape[1:] for a in leaves))
+        carry, ys = plain_scan(scan_block, reverse)(consts, carry, by_block)
+        ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
+        if rest == 0:
+            return carry, ys
+        carry, tail = rematerialized(consts, carry, jax.tree.map(lambda a: a[short], xs))
+        parts = (tail, ys) if reverse else (ys, tail)
+        return carry, jax.tree.map(lambda a, b: lax.concatenate([a, b], 0), *parts)
+
+    return in_blocks
+
+
+@cached
+def _with_shapes(scan: Body, structure: Any, shapes: tuple[Any, ...]) -> Body:
+    """`scan` on leaves from which axes of length 1 have been removed."""
+
+    def shaped(consts: Any, carry: Any, leaves: Any) -> tuple[Any, Any]:
+        whole = [a.reshape(a.shape[0], *shape) for a, shape in zip(leaves, shapes, strict=True)]
+        return scan(consts, carry, jax.tree.unflatten(structure, whole))
+
+    return jax.checkpoint(shaped, prevent_cse=False)

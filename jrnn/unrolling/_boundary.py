@@ -1,4 +1,12 @@
-"""The boundary of `unroll`: checks of its arguments, and the initial carry."""
+"""The boundary of `unroll`: checks of its arguments, and the initial carry.
+
+    check_runs        cell, method and key are of the kinds that they should be
+    check_inputs      xs -> the number of steps, and the batch shape
+    starting_carry    the carry before the first step: that of the cell, or the given one
+    promote_carry     that carry in the types that one abstract step returns, where wrong shapes show
+
+The rest makes messages: it finds out what does not fit, and how it may have come about.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -73,6 +81,7 @@ def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: 
         return carry
     fresh = cell.initial_carry(params, batch_shape, key=key)
 
+    # State comes from the given carry. A slot, None in `plain`, is noise if the key has filled it.
     def visit(state: Any, given: Any, drawn: Any) -> Any:
         return drawn if state is None and drawn is not None else given
 
@@ -92,10 +101,11 @@ def promote_carry(
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
     check_values(cell, params, xs)
-    # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second
+    # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second; dtypes only
+    # grow, so that it ends after a few for each entry, unless the step casts them back and forth
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
-        returned = _call("step", cell, jax.eval_shape, _first_step(cell, steps), params, carry, xs, flags)
+        returned = _call("step", cell, jax.eval_shape, _abstract_step(cell, steps), params, carry, xs, flags)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
@@ -107,12 +117,15 @@ def promote_carry(
 
 
 @cached
-def _first_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
+def _abstract_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
+    """The first step of `(params, carry, xs, flags)`, with dtypes and axes as masks and resets leave them."""
+
     def first(x: Any) -> Any:
         return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
 
     def step(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
         x, (valid, reset) = jax.tree.map(first, (xs, flags))
+        # a select between a value and itself: only its type, that of the flags joined to it, matters here
         spec = carry_spec(cell, params)
         before = carry if reset is None else map_state(lambda a: select(reset, a, a), spec, carry)
         returned = cell.step(params, before, x)
@@ -165,6 +178,7 @@ def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwar
     try:
         return function(*args, **kwargs)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+        # the arguments of `eval_shape(step, params, carry, xs, flags)`, or (..., params, batch_shape)
         params, xs = (args[1], args[3]) if what == "step" else (args[-2], None)
         cause = _params_differ(cell, params, xs)
         if cause is None and not isinstance(error, (TypeError, ValueError)):
@@ -224,6 +238,7 @@ def _made_for(cell: Any, params: Any) -> str:
     def shapes(tree: Any) -> list[Any]:
         return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
+    # A weight of (in_features, ...) has the width for its rows, so one of these is it, if the cell is right.
     for width in sorted(_row_counts(params)):
         if shapes(_needed_params(cell, width)) == shapes(params):
             return f" (params were made for in_features={width})"

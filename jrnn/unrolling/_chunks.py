@@ -10,7 +10,9 @@ In a delta rule zⱼ = vⱼ + cⱼ yⱼ depends on what was read before. With r 
 that is read for it, and A its products P (q·k), z solves (I − c A) z = v + c r.
 
 P is made of products alone: a decay may be 0 or negative, and no logarithm, exponential or division can
-overflow.
+overflow. `solve_chunk` takes a `Chunk` of such vectors, of any number of batch axes, and the state before it;
+it gives the state after it and y for every query. Several keys or queries at each step stand side by side,
+step by step: rows (1, a), (1, b), (2, a), (2, b), ... of one matrix of C · n rows.
 """
 
 import functools
@@ -55,20 +57,22 @@ def solve_chunk(
       state: (..., K, V), the state before the first step.
       matrices: (..., K, V), what is added with the factors `chunk.constants`.
     """
+    # 1. Inter-chunk: what the queries read of the first state, and of matrices added on the way.
     decays = _decays(chunk)
     size, count = decays.size, len(chunk.queries)
     q = jnp.stack(jnp.broadcast_arrays(*chunk.queries), -2)  # (..., C, queries, K)
-    seen = _rows(_scaled(q, decays.before)) @ state  # (..., C · queries, V)
+    seen = _rows(_scaled(q, decays.before)) @ state  # y so far: (..., C · queries, V)
     end = state if decays.whole is None else decays.whole * state
     for factors, matrix in zip(chunk.constants, matrices, strict=True):
         before, after = decays.sums(factors)
         seen = seen + _rows(_scaled(q, before)) @ matrix
         end = end + after * matrix
+    # 2. Intra-chunk: what they read of earlier steps of the chunk, for which z of all steps comes first.
     if chunk.keys:
         k = jnp.stack(jnp.broadcast_arrays(*chunk.keys), -2)  # (..., C, keys, K)
         within = decays.products(q, k)  # (..., C · queries, C · keys)
         written = _values(structure, chunk, state)
-        if structure.corrections:
+        if structure.corrections:  # (I − c A) z = v + c r
             written = written + _corrections(structure, chunk, seen)
             written = inverse(_corrections(structure, chunk, within)) @ written
         seen = seen + within @ written
@@ -137,6 +141,7 @@ class Decays(Protocol):
 
 
 def _decays(chunk: Chunk) -> Decays:
+    """The products of decays: of one decay for all keys if that suffices, or of one for each."""
     axes = chunk.queries[0].ndim
     by_key = [a for a in (chunk.decay, *chunk.constants) if a is not None and a.ndim == axes]
     if not by_key:
@@ -164,7 +169,8 @@ class _Alike:
         self.whole = self.table[..., -1:, :1]
 
     def products(self, q: Array, k: Array) -> Array:
-        table = self.table[..., :-1, 1:]
+        table = self.table[..., :-1, 1:]  # P[i−1, j], i and j from 1 to C
+        # one entry for each pair of steps: repeated for all pairs of queries and keys at them
         for axis, n in ((-2, q.shape[-2]), (-1, k.shape[-2])):
             table = jnp.repeat(table, n, axis) if n > 1 else table
         return table * (_rows(q) @ jnp.swapaxes(_rows(k), -1, -2))
@@ -215,6 +221,7 @@ class _ByKey:
         return done[..., 0, : self.size * n, : self.size * m]
 
     def sums(self, factors: Array) -> tuple[Array, Array]:
+        # Σ_j P[i, j] cⱼ is the recurrence s ← d s + c
         factors = factors if factors.ndim == self.decay.ndim else factors[..., None]
         decay, factors = jnp.broadcast_arrays(self.decay, factors)
         decay, factors = jnp.moveaxis(decay, -2, 0), jnp.moveaxis(factors, -2, 0)
@@ -245,14 +252,20 @@ def _halves(a: Array, axis: int) -> tuple[Array, Array]:
 def decay_products(decay: Array) -> Array:
     """P[a, b] of 0 ≤ b ≤ a ≤ C, (..., C + 1, C + 1), 0 for a < b, from (..., C).
 
+        C = 2, decays d₁ d₂:    1    0    0      row a = 0
+                                d₁   1    0      row a = 1
+                                d₁d₂ d₂   1      row a = 2
+
     Of two runs of steps side by side it is made of theirs, so that no number is divided by another one.
     """
     size = decay.shape[-1]
     d = _padded(decay, (1 << (size - 1).bit_length()) - size, 1, axis=-1)
-    done = jnp.stack([d, jnp.ones_like(d)], -1)[..., None, :]  # (..., runs, steps, 1 + steps)
+    # Rows a = 1 ... of each run of steps, at first of single steps: (..., runs, steps, 1 + steps)
+    done = jnp.stack([d, jnp.ones_like(d)], -1)[..., None, :]
     while done.shape[-3] > 1:
         first, second = _halves(done, -3)
         upper = jnp.concatenate([first, jnp.zeros_like(second[..., 1:])], -1)
+        # from before the second run on, all of the first: its last row times the decays of the second
         lower = jnp.concatenate([second[..., :1] * first[..., -1:, :], second[..., 1:]], -1)
         done = jnp.concatenate([upper, lower], -2)
     done = done[..., 0, :size, : size + 1]
@@ -278,7 +291,7 @@ def _inverse(a: Array) -> Array:
     done = jnp.ones_like(a[..., :1])[..., None]  # of each step: (..., n, 1, 1)
     while done.shape[-3] > 1:
         half = done.shape[-1]
-        blocks = []
+        blocks = []  # B of each pair of blocks on the diagonal
         for start in range(0, whole, 2 * half):
             blocks.append(a[..., start + half : start + 2 * half, start : start + half])
         below = jnp.stack(blocks, -3)

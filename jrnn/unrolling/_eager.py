@@ -27,24 +27,24 @@ class Call(NamedTuple):
     key: Any
 
 
-class Programs:
+class CompiledCalls:
     """The compiled calls of one cell, in one direction, by one method.
 
     Args:
-      run: the call, as a function of its arrays.
+      function: the call, as a function of its arrays.
       rounds: whether a call may be given more steps, behind a mask.
     """
 
-    def __init__(self, run: Callable[[Call], Any], rounds: bool):
-        self.run = jax.jit(run)
+    def __init__(self, function: Callable[[Call], Any], rounds: bool):
+        self.compiled = jax.jit(function)
         self.rounds = rounds
         self.lengths: set[int] = set()
 
     def __call__(self, cell: Any, call: Call, steps: int) -> tuple[Any, Any]:
         """Return the carry and the outputs, whose arguments are checked while the device computes."""
-        result = self._run_longer(cell, call, steps) if self._is_new(steps) else None
+        result = self._call_longer(cell, call, steps) if self._is_new(steps) else None
         if result is None:
-            result = self.run(call)
+            result = self.compiled(call)
             self.lengths.add(steps)
         if call.lengths is not None:
             check_range(call.lengths, steps)
@@ -54,7 +54,7 @@ class Programs:
     def _is_new(self, steps: int) -> bool:
         return self.rounds and len(self.lengths) >= EXACT and steps not in self.lengths
 
-    def _run_longer(self, cell: Any, call: Call, steps: int) -> tuple[Any, Any] | None:
+    def _call_longer(self, cell: Any, call: Call, steps: int) -> tuple[Any, Any] | None:
         """Run a call with steps added behind a mask; None if that would draw noise, or fails."""
         if call.key is not None or not can_round(cell, call.params, call.carry, call[1:]):
             return None
@@ -66,7 +66,7 @@ class Programs:
                 if leaf.shape[:1] != (steps,):
                     return None
             longer = jax.tree.map(lambda leaf: lengthened(leaf, size), longer)
-            carry, ys = self.run(call._replace(**longer))
+            carry, ys = self.compiled(call._replace(**longer))
             return carry, shortened(ys, steps)
         return None
 

@@ -1,4 +1,19 @@
-"""Running a loop in stages: hoisted ops once, others for all steps at once or in loops."""
+"""Running a loop in stages: hoisted ops once, others for all steps at once or in loops.
+
+`prepare` traces the step of a `Loop` into a `Program`, a list of ops over numbered values (`trace`), divides
+the ops into stages (`stage_step`), and runs the hoisted ones. The rest is a function of the constants, the
+carry and the xs of all steps. For an LSTM whose x @ w_ih is computed before its loop:
+
+    numbers    consts 0 ½, 1 w_ih, 2 w_hh, 3 b   carry 4 h, 5 c   xs 6 x
+    hoisted    ½ and b broadcast over the rows
+    stage      x @ w_ih                    no carry: a `vmap` over all steps
+    stage      everything else             a carry: a loop with a derivative of its own (`scan_stage`)
+
+What cannot be taken apart, a step that prints for instance, is left to `lax.scan` (`plain_scan`).
+
+Each stage has its `consts`, `carry`, `xs` and `ys` as numbers of values; `env` maps numbers to arrays. Under
+the number of an x or y, `env` here holds all steps of it, (time, ...), and inside a loop those of one step.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +22,63 @@ import jax
 from jax import Array, lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Program, trace
+from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, read, trace
 from jrnn.unrolling._fallbacks import runs_at_once
-from jrnn.unrolling._loops import plain_scan, scan_stage, step_of, with_transposed_adjoint
-from jrnn.unrolling._staging import Env, Stage, StagedStep, StepSignature, eval_ops, read, stage_step
-from jrnn.unrolling.methods import Loop
+from jrnn.unrolling._loops import plain_scan, scan_stage, step_of
+from jrnn.unrolling._sites import with_transposed_adjoint
+from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, stage_step
+from jrnn.unrolling.methods import Body, Loop
+
+# How stages with a carry run: (stage, program, length, reverse) -> ((consts, carry, xs) -> (carry, ys))
+Solver = Callable[[Stage, Program, int, bool], Callable[..., Any]]
+
+
+class Prepared(NamedTuple):
+    """A loop that is ready to run: `finish(*scan(consts, carry, xs))` gives its carry and outputs."""
+
+    scan: Body  # (consts, carry, xs of all steps) -> (carry, ys), of what changes from step to step
+    consts: Any  # hoisted values included
+    carry: Any
+    xs: Any
+    finish: Callable[[Any, Any], tuple[Any, Any]]
+
+
+def prepare(
+    loop: Loop[Any, Any, Any], solver: Solver = scan_stage, precompute: bool | None = None
+) -> Prepared:
+    """Split the step of a loop into stages, and run the hoisted ops.
+
+    Args:
+      loop: the loop.
+      solver: runs the stages with a carry.
+      precompute: as for `trace_loop`.
+    """
+    traced = trace_loop(loop, precompute) if loop.length != 0 else None
+    staged = traced.staged if traced else None
+    if traced is None or staged is None:  # no step to trace, or one that must stay as it is
+        scan = plain_scan(loop.body, loop.reverse)
+        return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
+    program, signature, _, closed_over, result = traced
+    # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
+    xs = tuple(jax.tree.leaves(loop.inputs))
+    arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
+    # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
+    env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
+    eval_ops(staged.hoisted, env)
+
+    def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
+        """Add the parts of the carry and the outputs that do not change from step to step."""
+        last = env | dict(zip(staged.carry_in, after, strict=True))
+        varying = dict(zip(staged.ys, stacked, strict=True))
+        ys = []
+        for y in signature.ys:
+            ys.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
+        leaves = [*read(last, signature.carry), *ys]
+        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
+        return finished
+
+    scan = _scan_stages(program, signature.xs, staged, loop.reverse, solver)
+    return Prepared(scan, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
 
 
 class TracedLoop(NamedTuple):
@@ -31,7 +98,7 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Tra
       loop: the loop, of one step or more; may hold types instead of arrays.
       precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
-    first = jax.eval_shape(_first_step, loop.inputs)
+    first = jax.eval_shape(_first_step, loop.inputs)  # (time, ...) -> (...), types only
     program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
     consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
     carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
@@ -46,95 +113,44 @@ def _first_step(xs: Any) -> Any:
     return jax.tree.map(lambda x: lax.index_in_dim(x, 0, keepdims=False), xs)
 
 
-class Prepared(NamedTuple):
-    """A loop that is ready to run: `finish(*run(consts, carry, xs))` returns its carry and outputs."""
-
-    run: Callable[[Any, Any, Any], tuple[Any, Any]]  # only on what changes from step to step
-    consts: Any  # hoisted values included
-    carry: Any
-    xs: Any
-    finish: Callable[[Any, Any], tuple[Any, Any]]
-
-
-RunStage = Callable[[Stage, Program, int, bool], Callable[..., Any]]
-
-
-def prepare(
-    loop: Loop[Any, Any, Any], run_stage: RunStage = scan_stage, precompute: bool | None = None
-) -> Prepared:
-    """Split the step of a loop into stages, and run the hoisted ops.
-
-    Args:
-      loop: the loop.
-      run_stage: maps a stage with a carry, `(stage, program, length, reverse)`, to a function
-        `(consts, carry, xs) -> (carry, ys)` that runs it.
-      precompute: as for `trace_loop`.
-    """
-    traced = trace_loop(loop, precompute) if loop.length != 0 else None
-    staged = traced.staged if traced else None
-    if traced is None or staged is None:  # run unchanged
-        scan = plain_scan(loop.body, loop.reverse)
-        return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
-    program, signature, _, closed_over, result = traced
-    xs = tuple(jax.tree.leaves(loop.inputs))
-    arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
-    # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
-    env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    eval_ops(staged.hoisted, env)
-
-    def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
-        """Add the parts of the carry and the outputs that do not change from step to step."""
-        last = env | dict(zip(staged.carry_in, after, strict=True))
-        varying = dict(zip(staged.ys, stacked, strict=True))
-        ys = [varying[y] if y in varying else broadcast_over_steps(env[y], loop.length) for y in signature.ys]
-        leaves = [*read(last, signature.carry), *ys]
-        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
-        return finished
-
-    run = _run_stages(program, signature.xs, staged, loop.reverse, run_stage)
-    return Prepared(run, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
-
-
-def broadcast_over_steps(value: Array, length: int) -> Array:
-    """Broadcast a value over all steps."""
-    return jax.vmap(lambda: value, axis_size=length)()
-
-
-@cached
-def _run_stages(
-    program: Program, inputs: tuple[int, ...], staged: StagedStep, reverse: bool, run_stage: RunStage
+@cached  # `lax.scan` and `checkpoint` compile again for a new function, so an equal call returns the same one
+def _scan_stages(
+    program: Program, inputs: Values, staged: StagedStep, reverse: bool, solver: Solver
 ) -> Callable[..., Any]:
-    def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`."""
+
+    def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         length = xs[0].shape[0]
         env: Env = dict(zip((*staged.consts, *staged.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
         last: Env = {}  # final carry, by its value numbers before a step
-        # The outputs of a stage, (time, ...), are inputs of later ones.
         for stage in staged.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry:
-                run_loop = run_stage(stage, program, length, reverse)
-                after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
+                scan_loop = solver(stage, program, length, reverse)
+                after, ys = scan_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
-            elif runs_at_once(stage.ops, stage.consts, program):
+            elif runs_at_once(stage.ops, stage.consts, program):  # nearly always: `vmap` takes its ops
                 mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
                 ys = mapped(stage_consts, stage_xs)
             else:
                 _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
+            # The outputs of a stage, (time, ...), are inputs of later ones.
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 
-    return run
+    return scan
 
 
 @cached
 def _step_without_carry(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
-    operands = {i for op in stage.ops if op.product for i in op.inputs}
+    # The gradient of a weight is one large matmul, (n, T · rows) by (T · rows, m).
+    in_products = {i for op in stage.ops if op.product for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:
         env = dict(zip((*stage.consts, *stage.xs), (*consts, *xs), strict=True))
         for c in stage.consts:
-            if c in operands and env[c].ndim == 2:
+            if c in in_products and env[c].ndim == 2:
                 env[c] = _transposed_gradient(env[c])
         eval_ops(stage.ops, env)
         return read(env, stage.ys)
@@ -144,10 +160,15 @@ def _step_without_carry(stage: Stage) -> Callable[..., Any]:
 
 @jax.custom_jvp
 def _transposed_gradient(weight: Array) -> Array:
-    """The identity on a weight, whose gradient is computed transposed."""
+    """The identity on a weight, whose gradient is computed transposed, as `with_transposed_adjoint` says."""
     return weight
 
 
 @_transposed_gradient.defjvp
 def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
     return primals[0], with_transposed_adjoint(tangents[0])
+
+
+def broadcast_over_steps(value: Array, length: int) -> Array:
+    """Broadcast a value over all steps."""
+    return jax.vmap(lambda: value, axis_size=length)()

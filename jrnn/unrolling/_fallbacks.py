@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Op, Program
-from jrnn.unrolling._linearizing import is_inexact, weight_sites
-from jrnn.unrolling._staging import Stage, Values, read
+from jrnn._jaxprs.programs import Op, Program, Values, is_inexact, read
+from jrnn.unrolling._sites import weight_sites
+from jrnn.unrolling._staging import Stage
 
 
 @cached
@@ -19,14 +19,15 @@ def has_rule(stage: Stage, program: Program) -> bool:
     That needs ops which can be linearized, weight sites that `vmap` maps over the steps, and a carry that
     weights reach through sites: not a weight that is itself the next carry.
     """
+    # A weight that is the next carry has no site: nothing perturbs it, and its gradient would be lost.
     constant = set(stage.consts)
-    weights = {c for c in constant if is_inexact(program.types[c])}.difference(program.literals)
+    of_weights = {c for c in constant if is_inexact(program.types[c])}.difference(program.literals)
     for op in stage.ops:
         if constant.issuperset(op.inputs):
             constant.update(op.outputs)
-            if not weights.isdisjoint(op.inputs):
-                weights.update(op.outputs)
-    if not weights.isdisjoint(stage.carry_out):
+            if not of_weights.isdisjoint(op.inputs):
+                of_weights.update(op.outputs)
+    if not of_weights.isdisjoint(stage.carry_out):
         return False
     unknown = [op for op in stage.ops if not _is_standard(op)]
     if any(op.reverse_only or not _linearizes(op, read(program.types, op.inputs)) for op in unknown):
@@ -72,10 +73,10 @@ def _is_standard(op: Op) -> bool:
 
 
 def _maps(op: Op, axes: tuple[int | None, ...], types: tuple[Any, ...]) -> bool:
-    alone, mapped = op.run, _at_two_steps(op.run, axes)
-    for _ in range(3):
+    alone, mapped = op.fun, _at_two_steps(op.fun, axes)
+    for _ in range(3):  # the op, its gradient, the gradient of that
         if not _traces(alone, types):
-            return True
+            return True  # it has no such derivative, mapped or not
         if not _traces(mapped, types):
             return False
         alone, mapped = _gradient(alone), _gradient(mapped)
@@ -86,12 +87,12 @@ def _linearizes(op: Op, types: tuple[Any, ...]) -> bool:
     """True unless an op has a forward derivative that cannot be linearized, as a `custom_vmap`."""
 
     def forward(*inputs: Any) -> Any:
-        function, at = _of_inexact(op.run, inputs)
-        return jax.jvp(function, at, at)
+        function, primals = _of_inexact(op.fun, inputs)
+        return jax.jvp(function, primals, primals)
 
     def linearized(*inputs: Any) -> Any:
-        function, at = _of_inexact(op.run, inputs)
-        return jax.linearize(function, *at)[1](*at)
+        function, primals = _of_inexact(op.fun, inputs)
+        return jax.linearize(function, *primals)[1](*primals)
 
     return _traces(linearized, types) or not _traces(forward, types)
 
@@ -100,9 +101,9 @@ def _gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     """Pull the outputs of a function back to its inputs, both as far as they are inexact."""
 
     def pulled_back(*inputs: Any) -> Any:
-        of_inexact, at = _of_inexact(function, inputs)
-        outputs, pull = jax.vjp(of_inexact, *at)
-        return pull(outputs)
+        of_inexact, primals = _of_inexact(function, inputs)
+        outputs, pullback = jax.vjp(of_inexact, *primals)
+        return pullback(outputs)
 
     return pulled_back
 
@@ -112,8 +113,10 @@ def _of_inexact(function: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[
     places = [i for i, a in enumerate(inputs) if is_inexact(a)]
 
     def of_inexact(*some: Any) -> Any:
-        given = dict(zip(places, some, strict=True))
-        return [a for a in function(*(given.get(i, a) for i, a in enumerate(inputs))) if is_inexact(a)]
+        replaced = list(inputs)  # integers and keys are closed over
+        for place, array in zip(places, some, strict=True):
+            replaced[place] = array
+        return [a for a in function(*replaced) if is_inexact(a)]
 
     return of_inexact, tuple(inputs[i] for i in places)
 
@@ -130,10 +133,9 @@ def _at_two_steps(function: Callable[..., Any], axes: tuple[int | None, ...]) ->
     """Map a function over two equal steps, along the given axes of its inputs."""
 
     def mapped(*inputs: Any) -> Any:
-        pairs = (
-            a if axis is None else jax.vmap(lambda a=a: a, axis_size=2)()
-            for a, axis in zip(inputs, axes, strict=True)
-        )
+        pairs = []
+        for a, axis in zip(inputs, axes, strict=True):
+            pairs.append(a if axis is None else jax.vmap(lambda a=a: a, axis_size=2)())
         return jax.vmap(function, in_axes=axes)(*pairs)
 
     return mapped

@@ -5,6 +5,10 @@ each term a product of smaller arrays, at most one of them S, in Einstein's nota
 that the result lacks is summed over.
 
     S − β k (kᵀ S) + β k vᵀ   is   S_rc,   − β k_r k_s S_sc,   β k_r v_c
+
+`Forms(program, state)` has the form of each value of a step that has one, in `of`, and in `refused` the
+values that depend on the state in another way. An op has a rule that makes the form of its result of those
+of its operands (`_RULES`, at the end); an op without one refuses the state.
 """
 
 import functools
@@ -15,9 +19,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program
 
-MOST_TERMS = 256
+MOST_TERMS = 256  # products of sums multiply their numbers of terms
 Labels = tuple[int, ...]
 
 
@@ -134,7 +138,10 @@ class Forms:
         return Form(axes, (Term(1.0, (Factor(value, axes, inverse),), None, ()),))
 
     def aligned(self, *forms: Form) -> tuple[Form, ...]:
-        """Forms of equal shape, or of shapes that broadcast, with the same labels of their axes."""
+        """Forms of equal shape, or of shapes that broadcast, with the same labels of their axes.
+
+        Of two axes in the same place the longer one names both: k_ab (8, 1), S_cd (8, 8) become k_ad, S_ad.
+        """
         lead = max(forms, key=lambda form: len(form.axes))
         axes = list(lead.axes)
         for form in forms:
@@ -143,18 +150,19 @@ class Forms:
                     axes[place] = label
         out = []
         for form in forms:
+            # Beside a longer axis, one of length 1 keeps its label in the terms: they do not depend on it.
             same = {b: a for a, b in zip(axes, form.axes, strict=False) if self.sizes[a] == self.sizes[b]}
             out.append(replace(renamed(form, same), axes=tuple(axes)))
         return tuple(out)
 
     def contracted(self, form: Form, axes: Iterable[int]) -> Form | None:
-        """A form summed over some axes, by place."""
+        """A form summed over some axes, by place: they leave the axes, their labels stay in the terms."""
         gone = [form.axes[axis] for axis in axes]
         terms = []
         for term in form.terms:
             absent = [label for label in gone if label not in labels_of(term)]
             if of_masks(term).intersection(absent):
-                return None
+                return None  # how often it counts depends on the mask
             # what does not depend on an axis is added up as often as that axis is long
             scale = term.scale * math.prod(self.sizes[label] for label in absent)
             terms.append(replace(term, scale=scale))
@@ -188,26 +196,24 @@ def renamed(form: Form, names: Mapping[int, int]) -> Form:
     def factor(one: Factor) -> Factor:
         return replace(one, axes=axes(one.axes))
 
-    terms = [
-        Term(
-            term.scale,
-            tuple(map(factor, term.factors)),
-            None if term.state is None else axes(term.state),
-            tuple(replace(mask, flag=factor(mask.flag)) for mask in term.masks),
-        )
-        for term in form.terms
-    ]
+    terms = []
+    for term in form.terms:
+        factors = tuple(map(factor, term.factors))
+        state = None if term.state is None else axes(term.state)
+        masks = tuple(replace(mask, flag=factor(mask.flag)) for mask in term.masks)
+        terms.append(Term(term.scale, factors, state, masks))
     return Form(axes(form.axes), tuple(terms))
 
 
 def _multiplied(a: Form, b: Form, axes: Labels) -> Form | None:
+    """(Σ s) (Σ t) = Σ Σ s t, on these axes; None if it is not affine in the state."""
     if a.moves and b.moves:
         return None
-    terms = [
-        Term(s.scale * t.scale, (*s.factors, *t.factors), s.state or t.state, (*s.masks, *t.masks))
-        for s in a.terms
-        for t in b.terms
-    ]
+    terms = []
+    for s in a.terms:
+        for t in b.terms:
+            factors, masks = (*s.factors, *t.factors), (*s.masks, *t.masks)
+            terms.append(Term(s.scale * t.scale, factors, s.state or t.state, masks))
     return Form(axes, tuple(terms))
 
 
@@ -260,6 +266,7 @@ def _broadcast(forms: Forms, op: Op) -> Form:
 def _reshape(forms: Forms, op: Op) -> Form | None:
     """Only where axes of length 1 come and go."""
     form, shape = forms.operands(op)[0], op.params["new_sizes"]
+    # Both shapes without their axes of length 1 must agree: walk over them side by side.
     axes, left = list(forms.new_axes(shape)), list(form.axes)
     for place, size in enumerate(shape):
         while left and forms.sizes[left[0]] == 1 != size:
@@ -297,6 +304,7 @@ def _dot(forms: Forms, op: Op) -> Form | None:
     pairs += zip(batch_a, batch_b, strict=True)
     b = renamed(b, {b.axes[j]: a.axes[i] for i, j in pairs})
     batch = tuple(a.axes[i] for i in batch_a)
+    # The product with all axes, those to be summed over last: (batch, a, b, summed).
     summed = tuple(dict.fromkeys([*(a.axes[i] for i in contract_a), *(b.axes[j] for j in contract_b)]))
     rest = tuple(label for form in (a, b) for label in form.axes if label not in (*batch, *summed))
     product = _multiplied(a, b, (*batch, *rest, *summed))
@@ -314,9 +322,11 @@ def _select(forms: Forms, op: Op) -> Form | None:
         return None
     flag, *cases = forms.aligned(flag, *cases)
     (of_flag,) = flag.terms[0].factors
+    # select_n(flag, a, b): the terms of a where the flag is False, and those of b where it is True
     terms = []
     for holds, case in enumerate(cases):
         for term in case.terms:
+            # the whole state in the term: the flag says which state the products after it read
             early = term.state is not None and not case.summed(term)
             terms.append(replace(term, masks=(*term.masks, Mask(of_flag, bool(holds), early))))
     return Form(flag.axes, tuple(terms))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import same_type
-from jrnn._jaxprs import trace
+from jrnn._jaxprs.programs import Env, dce, eval_ops, free_values, hoist, only_broadcasts, read, trace
 from jrnn.cell import Shape, in_ndim, structure_of
-from jrnn.unrolling._staging import Env, StepSignature, dce, eval_ops, hoist, only_broadcasts, read
+from jrnn.unrolling._staging import StepSignature
 from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
 
 
@@ -25,7 +25,7 @@ class HoistedCell:
     cell: Any
     params: Any
     types: Any  # of (carry, x)
-    run: Callable[[Any, Any], tuple[Any, Any]]
+    hoisted_step: Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y)
 
     @property
     def out_features(self) -> int:
@@ -43,7 +43,7 @@ class HoistedCell:
 
     def step(self, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
         if _all(lambda a, b: a is b, params, self.params) and _all(_fits, (carry, x), self.types):
-            return self.run(carry, x)
+            return self.hoisted_step(carry, x)
         result: tuple[Any, Any] = self.cell.step(params, carry, x)
         return result
 
@@ -76,13 +76,12 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     repeated = [op for op in once if only_broadcasts(op, program)]
     ops = dce([*repeated, *varying], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.
-    made = {o for op in ops for o in op.outputs}
-    needed = {i for op in ops for i in op.inputs}.union(program.outputs) & constant - made
+    needed = constant.intersection(free_values(ops, program.outputs, bound=()))
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
     eval_ops(dce(once, needed), env)
     consts_env = {value: env[value] for value in needed}
 
-    def run(carry: Any, x: Any) -> tuple[Any, Any]:
+    def step(carry: Any, x: Any) -> tuple[Any, Any]:
         varying_inputs = zip((*signature.carry, *signature.xs), jax.tree.leaves((carry, x)), strict=True)
         env = consts_env | dict(varying_inputs)
         eval_ops(ops, env)
@@ -90,7 +89,7 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
         return pair
 
     types = read(program.types, (*signature.carry, *signature.xs))
-    return HoistedCell(cell, params, jax.tree.unflatten(jax.tree.structure((carry, x)), types), run)
+    return HoistedCell(cell, params, jax.tree.unflatten(jax.tree.structure((carry, x)), types), step)
 
 
 def types_of_step(xs: Any) -> Any:

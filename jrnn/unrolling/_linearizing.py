@@ -1,11 +1,15 @@
-"""The derivative of one step of a loop: where weights enter, what is saved, and the linear step.
+"""The derivative of one step of a loop, and the residuals that are saved for it.
 
 A step is linearized with its weights held constant. The part that does not depend on tangents is the primal
-step, which runs forward and outputs residuals; the rest is the linear step, which JAX transposes:
+step, which runs forward and outputs residuals; the rest is the tangent step, which JAX transposes:
 
-    zₜ = aₜ + h w_hh,   hₜ = tanh(zₜ)             the step
+    zₜ = xₜ w_ih + hₜ₋₁ w_hh,   hₜ = tanh(zₜ)      the step; zₜ is a weight site
     hₜ                                            primal, and here the only residual
-    ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)             linear; ε̇ₜ is the tangent of zₜ due to weights
+    ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)             tangent; ε̇ₜ is the tangent of zₜ due to weights
+
+`linearize_step` makes both steps; `partition` divides their ops, and chooses the residuals by a minimum cut.
+Transposed, the tangent step takes the adjoint of hₜ to that of hₜ₋₁ and to δₜ, the adjoint of ε̇ₜ. From the δₜ
+of all steps follow the gradients of the weights, after the loop (`_sites.site_tangents`, transposed).
 """
 
 from collections.abc import Callable, Iterable
@@ -17,134 +21,43 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn._alignment import match_type
+from jrnn._alignment import zeros_like_type
 from jrnn._caching import cached
-from jrnn._jaxprs import Op, Program, trace
-from jrnn.unrolling._staging import (
-    Stage,
-    StepSignature,
+from jrnn._jaxprs.programs import (
+    Op,
+    Program,
     Values,
     dce,
     element_count,
     eval_ops,
+    free_values,
     hoist,
+    inputs_of,
+    is_inexact,
     only_broadcasts,
+    outputs_of,
     read,
     size_in_bytes,
+    trace,
 )
-
-UNBOUNDED = 2**30
-
-
-def is_inexact(value: Any) -> bool:
-    """True if a value or type is floating or complex, and so has a tangent."""
-    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
-
-
-@dataclass(frozen=True, eq=False)
-class WeightSite:
-    """A value of a loop through which weights act: value = ops(weights, operands) + additive inputs.
-
-    In z = x w_ih + h w_hh + b the weights are w_ih, w_hh and b, the operands x and h. If x w_ih has been
-    computed before the loop, it is an additive input.
-    """
-
-    value: int
-    ops: tuple[Op, ...]
-    weights: Values
-    operands: Values  # multiplied with the weights at each step
-    additive: Values  # inputs that are only added, so that weight derivatives do not read them
-
-
-@cached
-def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
-    """Find the values through which weights act on what changes from step to step.
-
-    A site is the result of an op on weights. Sums and reshapes that follow are linear, so they are part of
-    it, and several such ops share one site:
-
-        z = x @ w_ih + h @ w_hh + b      one site, z, not one per product
-
-    Slices of a value become sites instead of it if together they are no larger.
-    """
-    readers: dict[int, list[Op]] = {}
-    for op in stage.ops:
-        for i in op.inputs:
-            readers.setdefault(i, []).append(op)
-    ends = {*stage.ys, *stage.carry_out}
-
-    def passes_on(value: int) -> bool:
-        """True if a site may come after `value`: all its readers are linear, and do not copy it."""
-        if value in ends or not all(op.linear for op in readers[value]):
-            return False
-        parts = [o for op in readers[value] for o in op.outputs]
-        return len(readers[value]) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
-
-    # One pass over the ops, in order. `constant` and `weights` grow by what is computed only from them, such
-    # as a broadcast bias; `pending` carries each chain of ops from its weights to the site where it ends.
-    constant = set(stage.consts)
-    weights = {c for c in constant if is_inexact(program.types[c])}
-    pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
-    sites: list[WeightSite] = []
-    for op in stage.ops:
-        inexact = [o for o in op.outputs if is_inexact(program.types[o])]
-        if constant.issuperset(op.inputs):
-            constant.update(op.outputs)
-            if weights.intersection(op.inputs):
-                weights.update(inexact)
-            continue
-        # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
-        brought: list[Op] = []
-        for i in [i for i in op.inputs if i in pending]:
-            if passes_on(i):
-                brought += pending[i]
-            else:
-                sites.append(_site(i, pending.pop(i), stage.ops, constant))
-        if brought or weights.intersection(op.inputs):
-            pending.update({o: [*brought, op] for o in inexact})
-    sites += [_site(value, inner, stage.ops, constant) for value, inner in pending.items() if value in ends]
-    return tuple(sites)
-
-
-def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
-    # All ops from weights to the value, including those on weights alone: a weight's norm, its transpose.
-    of_constants = [op for op in ops if constant.issuperset(op.outputs)]
-    chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
-    made = {o for op in chain for o in op.outputs}
-    # In a @ w + s the gradient of w needs the value of a, an operand; s is only added, so it needs none.
-    operands: set[int] = set()
-    additive: set[int] = set()
-    for op in chain:
-        (additive if op.linear else operands).update(set(op.inputs) - made - constant)
-    weights = {i for op in chain for i in op.inputs} & constant - made
-    additive -= operands
-    return WeightSite(value, tuple(chain), *(tuple(sorted(v)) for v in (weights, operands, additive)))
-
-
-def operands_of(sites: Iterable[WeightSite]) -> Values:
-    """The distinct operands of all weight sites."""
-    return tuple(dict.fromkeys(operand for site in sites for operand in site.operands))
-
-
-def loop_outputs(stage: Stage, sites: Iterable[WeightSite]) -> Values:
-    """Outputs of a differentiated loop at each step: those of the stage, and operands computed in it."""
-    return (*stage.ys, *(o for o in operands_of(sites) if o not in (*stage.xs, *stage.ys)))
+from jrnn.unrolling._sites import WeightSite, primal_ys
+from jrnn.unrolling._staging import Stage, StepSignature
 
 
 @dataclass(frozen=True, eq=False)
 class LinearizedStep:
     """A step of a loop and its derivative as two steps: one runs forward, the other is transposed."""
 
-    primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, saved)
-    linear: Callable[..., Any]  # (linear consts, tangents of the carry, (linear xs, tangents)) -> tangents
-    linear_consts: Callable[[Any], Any]  # constants of the loop -> those of the linear loop
-    linear_xs: Callable[[Any, Any], Any]  # (xs of the loop, saved values) -> xs of the linear loop
-    moving: tuple[bool, ...]  # of the tangents of the inexact carry and ys: False where always zero
-    saved_types: tuple[Any, ...]  # of `loop_outputs` and residuals
-    saved_bytes: int
+    primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, (*primal_ys, *residuals))
+    tangent: Callable[..., Any]  # (tangent consts, carry tangents, (*tangent xs, *tangents)) -> tangents
+    tangent_consts: Callable[[Any], Any]  # constants of the loop -> those of the tangent loop
+    tangent_xs: Callable[[Any, Any], Any]  # (xs of the loop, what the primal loop stacked) -> tangent xs
+    nonzero: tuple[bool, ...]  # for the tangents of the inexact carry and ys: False where always zero
+    stacked_types: tuple[Any, ...]  # of `primal_ys` and residuals
+    stacked_bytes: int
 
 
-@cached
+@cached  # as everything from a step to its loops: `lax.scan` compiles again for a new function
 def linearize_step(
     stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
 ) -> LinearizedStep:
@@ -156,82 +69,94 @@ def linearize_step(
       sites: the active weight sites.
       active_xs: indices of the active inputs among the xs of the loop.
     """
-    # Trace the step together with its derivative, in one program of (consts, carry, xs, tangents).
-    types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
-    consts, carry, xs = types
-    tangents = [t for t in carry if is_inexact(t)], [xs[i] for i in active_xs]
-    perturbations = [program.types[site.value] for site in sites]
-    with_tangents = _step_with_tangents(stage, program, sites, active_xs)
-    whole, closed_over, _ = trace(with_tangents, *types, *tangents, perturbations)
-    ys = len(loop_outputs(stage, sites))
-    signature = StepSignature.of(whole, len(closed_over) + len(consts), len(carry), len(xs), ys)
+    # One program of the step together with its derivative, then its parts.
+    whole, signature, closed_over = _trace_with_tangents(stage, program, sites, active_xs)
     parts = partition(whole, signature)
-    saved = (*signature.ys, *parts.residuals)
+    stacked = (*signature.ys, *parts.residuals)
 
     # The two steps, each of which evaluates its part of the ops.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
         inputs = (*signature.consts, *signature.carry, *signature.xs)
         env = whole.literals | dict(zip(inputs, (*closed_over, *consts, *carry, *xs), strict=True))
         eval_ops(parts.primal, env)
-        return read(env, signature.carry_out), read(env, saved)
+        return read(env, signature.carry_out), read(env, stacked)
 
-    def linear(consts: Any, carry_tangents: Any, xs: Any) -> Any:
+    def tangent(consts: Any, carry_tangents: Any, xs: Any) -> Any:
         inputs = (*parts.consts, *parts.xs, *signature.tangents)
-        # The loop stacks residuals, tangents of active inputs and site tangents in one tuple of xs.
-        row, tangents = xs[: len(parts.xs)], xs[len(parts.xs) :]
-        env = whole.literals | dict(zip(inputs, (*consts, *row, *carry_tangents, *tangents), strict=True))
+        # `lax.scan` takes one tuple of xs: primal values first, then tangents of active xs and of sites.
+        primals, tangents = xs[: len(parts.xs)], xs[len(parts.xs) :]
+        env = whole.literals | dict(zip(inputs, (*consts, *primals, *carry_tangents, *tangents), strict=True))
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
-        eval_ops(parts.linear, env)
-        ends = read(env, signature.tangents_out)
-        return ends[: len(carry_tangents)], ends[len(carry_tangents) :]
+        eval_ops(parts.tangent, env)
+        out = read(env, signature.tangents_out)
+        return out[: len(carry_tangents)], out[len(carry_tangents) :]
 
-    def linear_consts(consts: Any) -> Any:
+    def tangent_consts(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted, env)
-        # the transpose of ḣ W reads Wᵀ, which is slow if it must be transposed at every step
+        # The transpose of ḣ W reads Wᵀ, which is slow if it must be transposed at every step: pass Wᵀ.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
-    def linear_xs(xs: Any, saved_values: Any) -> Any:
-        return read(dict(zip((*signature.xs, *saved), (*xs, *saved_values), strict=True)), parts.xs)
+    def tangent_xs(xs: Any, stacked_arrays: Any) -> Any:
+        return read(dict(zip((*signature.xs, *stacked), (*xs, *stacked_arrays), strict=True)), parts.xs)
 
-    saved_types = read(whole.types, saved)
-    saved_bytes = size_in_bytes(saved, whole)
-    return LinearizedStep(primal, linear, linear_consts, linear_xs, parts.moving, saved_types, saved_bytes)
+    stacked_types = read(whole.types, stacked)
+    stacked_bytes = size_in_bytes(stacked, whole)
+    return LinearizedStep(
+        primal, tangent, tangent_consts, tangent_xs, parts.nonzero, stacked_types, stacked_bytes
+    )
+
+
+def _trace_with_tangents(
+    stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
+) -> tuple[Program, StepSignature, list[Any]]:
+    """A step and its tangents as a program, its signature, and the arrays that it closes over.
+
+        (consts, carry, xs, tangents)  ->  (carry, primal_ys, tangents)
+
+    Tangents go in for the inexact carry, the active xs and the sites (ε̇), and come out for the inexact carry
+    and the inexact ys of the stage.
+    """
+    types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
+    consts, carry, xs = types
+    tangents = [t for t in carry if is_inexact(t)], [xs[i] for i in active_xs]
+    perturbations = [program.types[site.value] for site in sites]
+    with_tangents = _step_with_tangents(stage, program, sites, active_xs)
+    whole, closed_over, _ = trace(with_tangents, *types, *tangents, perturbations)
+    ys = len(primal_ys(stage, sites))
+    signature = StepSignature.of(whole, len(closed_over) + len(consts), len(carry), len(xs), ys)
+    return whole, signature, closed_over
 
 
 @cached
 def _step_with_tangents(
     stage: Stage, program: Program, sites: tuple[WeightSite, ...], active_xs: tuple[int, ...]
 ) -> Callable[..., Any]:
-    """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, outputs), tangents)`."""
+    """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, primal_ys), tangents)`."""
 
     def step(consts: Any, carry: Any, xs: Any, *tangents: Any) -> Any:
-        inexact = [i for i, c in enumerate(carry) if is_inexact(c)]
+        inexact = [i for i, c in enumerate(carry) if is_inexact(c)]  # integers and keys have no tangents
 
         def perturbed(carry_part: Any, xs_part: Any, perturbations: Any) -> Any:
             carry_at = _replaced(carry, inexact, carry_part)
             xs_at = _replaced(xs, active_xs, xs_part)
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
+            # All readers of a site see z + ε, so that the tangent of ε goes wherever that of z would.
             epsilon = dict(zip((site.value for site in sites), perturbations, strict=True))
             # Weights are not arguments of `perturbed`, so that its derivative holds them constant.
             for op in stage.ops:
                 eval_ops([op], env)
                 env.update({o: _perturb(env[o], epsilon[o]) for o in op.outputs if o in epsilon})
-            after, out = read(env, stage.carry_out), read(env, loop_outputs(stage, sites))
-            return [v for v in (*after, *out[: len(stage.ys)]) if is_inexact(v)], (after, out)
+            after, ys = read(env, stage.carry_out), read(env, primal_ys(stage, sites))
+            return [v for v in (*after, *ys[: len(stage.ys)]) if is_inexact(v)], (after, ys)
 
         zeros = [zeros_like_type(program.types[site.value]) for site in sites]
-        at = [carry[i] for i in inexact], [xs[i] for i in active_xs], zeros
-        _, linear, result = jax.linearize(perturbed, *at, has_aux=True)
-        return result, linear(*tangents)
+        primals = [carry[i] for i in inexact], [xs[i] for i in active_xs], zeros
+        _, pushforward, result = jax.linearize(perturbed, *primals, has_aux=True)
+        return result, pushforward(*tangents)
 
     return step
-
-
-def zeros_like_type(like: Any) -> Array:
-    """Zeros with the shape, dtype, sharding and varying axes of a type."""
-    return match_type(jnp.zeros(like.shape, like.dtype), like)
 
 
 def _replaced(values: Any, places: Iterable[int], new: Any) -> tuple[Any, ...]:
@@ -255,111 +180,114 @@ class Partition:
     """The ops of a linearized step, divided between the two steps, and the values passed between them."""
 
     primal: tuple[Op, ...]
-    residuals: Values  # saved by the primal step for the linear one, besides its outputs
-    hoisted: tuple[Op, ...]  # ops of constants, before the linear loop
-    linear: tuple[Op, ...]
-    consts: Values  # of the linear step
-    xs: Values  # read by the linear step at each step: inputs, outputs and residuals
+    residuals: Values  # stacked by the primal loop for the tangent loop, besides its ys
+    hoisted: tuple[Op, ...]  # ops of constants, before the tangent loop
+    tangent: tuple[Op, ...]
+    consts: Values  # of the tangent step
+    xs: Values  # primal values that the tangent step reads at each step: xs, ys and residuals
     transposed: Values  # matrices among `consts` that multiply more than one row
-    moving: tuple[bool, ...]  # of the tangents that the linear step returns: False where always zero
+    nonzero: tuple[bool, ...]  # for the tangents that the tangent step returns: False where always zero
 
 
 @cached
 def partition(program: Program, signature: StepSignature) -> Partition:
-    """Divide a linearized step into the forward part, and the part that is linear in the tangents.
+    """Divide a linearized step into the primal part, and the part that is linear in the tangents.
 
-    The values that the linear part reads are saved, or recomputed from saved ones (rematerialized).
+    The primal values that the tangent part reads are saved as residuals, or recomputed from residuals
+    (rematerialized).
 
     Args:
       program: a step and its tangents.
       signature: its inputs and outputs.
     """
-    # An op that reads a tangent is linear in it.
+    # An op that reads a tangent is linear in it, and makes tangents.
     tangents = set(signature.tangents)
-    linear: list[Op] = []
-    nonlinear: list[Op] = []
+    tangent_ops: list[Op] = []
+    primal_ops: list[Op] = []
     for op in program.ops:
         if tangents.intersection(op.inputs):
             tangents.update(op.outputs)
-            linear.append(op)
+            tangent_ops.append(op)
         else:
-            nonlinear.append(op)
+            primal_ops.append(op)
     constant = {*signature.consts, *program.literals}
-    hoisted, varying = hoist(nonlinear, constant)
-    linear = dce(linear, signature.tangents_out)
+    hoisted, varying = hoist(primal_ops, constant)  # adds results to `constant`
+    tangent_ops = dce(tangent_ops, signature.tangents_out)
 
-    # The primal values that the linear ops need are saved, or recomputed from saved ones.
-    reads = {i for op in linear for i in op.inputs}.union(signature.tangents_out)
+    # The primal values that the tangent ops read are stacked by the primal loop, or recomputed from such.
+    reads = {*inputs_of(tangent_ops), *signature.tangents_out}
     needed = reads - tangents - constant
-    saved = _cheapest_residuals(program, varying, signature, needed - set(signature.xs))
-    again = dce([op for op in varying if not saved.issuperset(op.outputs)], needed, known=saved)
+    cut = _min_cut(program, varying, signature, needed - set(signature.xs))
+    # `again` repeats, in the tangent step, what leads from there to the needed values.
+    again = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
     repeated = [op for op in hoisted if only_broadcasts(op, program)]
-    inside = dce([*repeated, *again, *linear], signature.tangents_out)
+    inside = dce([*repeated, *again, *tangent_ops], signature.tangents_out)
 
-    # Values that are then read from outside are constants, or stacked over the steps.
-    made = {o for op in inside for o in op.outputs}.union(program.literals, signature.tangents)
-    read_inside = [*(i for op in inside for i in op.inputs), *signature.tangents_out]
-    inputs = tuple(dict.fromkeys(i for i in read_inside if i not in made))
-    consts = tuple(i for i in inputs if i in constant)
-    operands: set[int] = set()  # of matmuls with more than one row
-    for op in linear:
+    # What the tangent step then reads from outside is constant, or stacked over the steps.
+    free = free_values(inside, signature.tangents_out, {*program.literals, *signature.tangents})
+    consts = tuple(value for value in free if value in constant)
+    # Of one row, a product with W or Wᵀ costs the same; of more, W is better passed transposed.
+    multiply: set[int] = set()  # what multiplies more than one row of tangents
+    for op in tangent_ops:
         if op.product and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
-            operands.update(op.inputs)
+            multiply.update(op.inputs)
     return Partition(
-        primal=tuple(dce([*hoisted, *varying], [*signature.carry_out, *signature.ys, *saved])),
-        residuals=tuple(sorted(saved.difference(signature.ys))),
+        primal=tuple(dce([*hoisted, *varying], [*signature.carry_out, *signature.ys, *cut])),
+        residuals=tuple(sorted(cut.difference(signature.ys))),
         hoisted=tuple(dce(hoisted, consts)),
-        linear=tuple(inside),
+        tangent=tuple(inside),
         consts=consts,
-        xs=tuple(i for i in inputs if i not in constant),
-        transposed=tuple(sorted(c for c in consts if c in operands and len(program.types[c].shape) == 2)),
-        moving=tuple(t in tangents for t in signature.tangents_out),
+        xs=tuple(value for value in free if value not in constant),
+        transposed=tuple(sorted(c for c in consts if c in multiply and len(program.types[c].shape) == 2)),
+        nonzero=tuple(t in tangents for t in signature.tangents_out),
     )
 
 
-def _cheapest_residuals(
-    program: Program, ops: list[Op], signature: StepSignature, needed: set[int]
-) -> set[int]:
+_UNBOUNDED = 2**30  # a capacity that no cut can afford
+
+
+def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: set[int]) -> set[int]:
     """Choose residuals: the fewest bytes from which recomputable ops give all of `needed`.
 
     A minimum cut (Ford and Fulkerson) in the graph of the values, each split into an entry and an exit
-    connected by an edge whose capacity is its size. For σ = ½ + ½ tanh z, with σ needed:
+    connected by an edge whose capacity is its size. For σ = ½ + ½ t, t = tanh z, with σ needed:
 
         source ─∞→ t:  tanh is not recomputable        t ─size→ t' ─∞→ σ ─size→ σ' ─∞→ sink
 
-    Either edge cuts the path. An output of the loop is stacked anyway, so its capacity is almost zero.
+    Either edge cuts the path: saving t or σ. A loop stacks its ys anyway, so their capacity is almost zero.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-    # Nodes 0 and 1 are source and sink. An edge of unbounded capacity is never cut.
-    values = [*signature.carry, *(o for op in ops for o in op.outputs)]
-    entry = {value: 2 + 2 * i for i, value in enumerate(values)}  # exit = entry + 1
+    values = [*signature.carry, *outputs_of(ops)]
     source, sink = 0, 1
-    edges = {(source, entry[c]): UNBOUNDED for c in signature.carry}
+    entry = {value: 2 + 2 * i for i, value in enumerate(values)}  # the exit of a value is its entry + 1
+    edges = {(source, entry[c]): _UNBOUNDED for c in signature.carry}
     sizes = {v: size_in_bytes([v], program) for v in values}
-    unit = 1 + sum(sizes.values()) // (UNBOUNDED // 4)  # capacities are int32
+    unit = 1 + sum(sizes.values()) // (_UNBOUNDED // 4)  # capacities are int32, and so is their sum
     for v in values:
         edges[entry[v], entry[v] + 1] = 1 if v in signature.ys else 2 + sizes[v] // unit
-    # The source feeds all values that must not be recomputed: the carry, and results of other ops.
+    # The source feeds all values that must not be recomputed: the carry, and results of other ops. A
+    # recomputable op joins its inputs to its outputs, as whoever recomputes it needs all of them.
     for op in ops:
         for o in op.outputs:
             if not op.recomputable:
-                edges[source, entry[o]] = UNBOUNDED
+                edges[source, entry[o]] = _UNBOUNDED
                 continue
             for i in op.inputs:
-                if i in entry:
-                    edges[entry[i] + 1, entry[o]] = UNBOUNDED
-    edges.update({(entry[v] + 1, sink): UNBOUNDED for v in needed})
+                if i in entry:  # constants and xs are at hand for nothing
+                    edges[entry[i] + 1, entry[o]] = _UNBOUNDED
+    edges.update({(entry[v] + 1, sink): _UNBOUNDED for v in needed})
 
+    # The graph as a sparse matrix: row and column of an entry are the ends of an edge.
     rows, columns = np.array(list(edges)).T
     shape = (2 + 2 * len(values),) * 2
     capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape)
-    # By max-flow min-cut, the edges that separate source and sink in the residual graph are a minimum cut.
-    flow = maximum_flow(capacity, source, sink).flow
-    remaining = (capacity - flow).T.tocsr()
-    remaining.data = (remaining.data > 0).astype(np.int32)
-    remaining.eliminate_zeros()
-    # the minimum cut nearest to the sink: its side contains all nodes that still reach the sink
-    sink_side = set(breadth_first_order(remaining, sink, return_predecessors=False).tolist())
+    # By max-flow min-cut, edges with no capacity left separate source and sink, and are a minimum cut. Of
+    # several this takes the one nearest to the sink: on the sink's side are all nodes from which it can still
+    # be reached, found by a search backwards, along the transposed edges.
+    left = (capacity - maximum_flow(capacity, source, sink).flow).T.tocsr()
+    left.data = (left.data > 0).astype(np.int32)
+    left.eliminate_zeros()
+    sink_side = set(breadth_first_order(left, sink, return_predecessors=False).tolist())
     return {v for v in values if entry[v] not in sink_side and entry[v] + 1 in sink_side}

@@ -5,16 +5,24 @@
 S is a matrix, keys by values, for every entry of its batch axes: the axis of keys is the one that is summed
 over where S meets a vector; an axis on which no vector along the keys depends is one of values. Each k is a
 rank-one write of a value v, corrected by what was read under queries w. M is the same at every step: the
-start, where the state is reset. For the delta rule
+initial state, where it is reset. For the delta rule
 
     S + k (β (v − Sᵀ k))ᵀ:   one write, of β v under k, corrected by −β times what is read under k
+
+`find_matrix` takes the program of a step and an entry of its state, asks `Forms` for every value as a sum of
+terms, and sorts the terms of the next state by what they contain:
+
+    S, not summed over             decay             d ⊙ S
+    S, summed over the keys        correction        c k (wᵀ S)ᵀ, where the factors summed with S are w
+    no S                           write             k vᵀ, divided by which factors lie along the keys
+    no S, a constant matrix        constant          f M
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from jrnn._checks import line_of
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program
 from jrnn.unrolling._forms import Factor, Form, Forms, Labels, Mask, Term
 
 
@@ -33,8 +41,10 @@ class Part:
     @property
     def axes(self) -> set[int]:
         """Axes on which it depends."""
-        labels = {label for factor in self.factors for label in factor.axes}
-        return {a for a in labels.union(*(mask.flag.axes for mask in self.masks)) if a >= 0}
+        labels: set[int] = set()
+        for factor in (*self.factors, *(mask.flag for mask in self.masks)):
+            labels.update(factor.axes)
+        return {label for label in labels if label >= 0}  # not those summed over
 
 
 Vector = tuple[Part, ...]  # their sum
@@ -64,9 +74,9 @@ class Matrix:
 
     before: int
     after: int
-    key: int
-    batch: Labels
-    values: Labels
+    key_axis: int
+    batch_axes: Labels
+    value_axes: Labels
     decay: Vector | None  # None: 1
     writes: tuple[Write, ...]
     constants: tuple[tuple[Vector, int], ...]  # f, M
@@ -102,7 +112,11 @@ def _line(op: Op) -> str:
 
 
 def _reading(program: Program, forms: Forms, after: int) -> Iterator[Op]:
-    """The ops in which outputs other than the next state read it."""
+    """The ops in which outputs other than the next state read it.
+
+    Backwards from the outputs: an op whose inputs hold the whole state must give a product with a vector, and
+    is one of those; what is computed from its result runs as written, behind the matrix.
+    """
     needed = {value for value in program.outputs if value != after}
     if any(value in forms.of and forms.of[value].whole for value in needed):
         raise Refusal("it is handed out as it is, and not only what is read of it")
@@ -126,6 +140,7 @@ def _key_axis(forms: Forms, found: Iterable[Form]) -> int:
     common = set.intersection(*sums)
     if not common:
         raise Refusal("it is multiplied with vectors along different axes")
+    # A product may also sum over axes of length 1, which say nothing: take the last of the longer ones.
     shape = forms.program.types[next(iter(forms.of))].shape
     return max(common, key=lambda axis: (shape[axis] != 1, axis))
 
@@ -133,8 +148,8 @@ def _key_axis(forms: Forms, found: Iterable[Form]) -> int:
 class _Collector:
     """Takes the terms of forms apart into vectors, on the axes of the state."""
 
-    def __init__(self, program: Program, forms: Forms, constant: frozenset[int], key: int) -> None:
-        self.forms, self.constant, self.key = forms, constant, key
+    def __init__(self, program: Program, forms: Forms, constant: frozenset[int], key_axis: int) -> None:
+        self.forms, self.constant, self.key_axis = forms, constant, key_axis
         self.queries: dict[Vector, int] = {}
         self.decay: list[Part] = []
         self.values: dict[Part, list[Part]] = {}  # by the key under which they are written
@@ -153,37 +168,43 @@ class _Collector:
         return Matrix(
             before,
             after,
-            self.key,
-            batch=batch,
-            values=values,
+            self.key_axis,
+            batch_axes=batch,
+            value_axes=values,
             decay=None if self.decay == [Part(1.0, (), ())] else tuple(self.decay),
-            writes=tuple(
-                map(self._write, dict.fromkeys([*self.values, *(key for key, _ in self.corrections)]))
-            ),
+            writes=tuple(map(self._write, self._keys())),
             constants=tuple(self.constants),
             queries=queries,
             reads=reads,
         )
 
+    def _keys(self) -> dict[Part, None]:
+        """The distinct keys, in order: of values, then of corrections alone."""
+        return dict.fromkeys([*self.values, *(key for key, _ in self.corrections)])
+
     def _write(self, key: Part) -> Write:
+        """All that is written under a key."""
         corrections = [(query, tuple(c)) for (of, query), c in self.corrections.items() if of == key]
         return Write((key,), tuple(self.values.get(key, ())), tuple(corrections))
 
     def _axes(self, queries: tuple[Vector, ...]) -> tuple[Labels, Labels]:
-        """Batch axes, and axes of values."""
+        """Batch axes, on which queries, keys, corrections or decays depend, and axes of values, the rest."""
         read = self._along(queries)
-        keys = ((key,) for key in [*self.values, *(key for key, _ in self.corrections)])
+        keys = [(key,) for key in self._keys()]
         along = read | self._along([*keys, *map(tuple, self.corrections.values())])
+        # If keys alone depend on all axes, no axis is left for values: a full matrix is added, not k vᵀ.
         if len(along) == len(self.shape) and along != read:
             raise Refusal("what is added to it is no product of two vectors")
         along |= self._along([tuple(self.decay), *(c for c, _ in self.constants)])
-        rest = [axis for axis in range(len(self.shape)) if axis != self.key]
+        rest = [axis for axis in range(len(self.shape)) if axis != self.key_axis]
         return tuple(a for a in rest if a in along), tuple(a for a in rest if a not in along)
 
     def _along(self, vectors: Iterable[Vector]) -> set[int]:
         """Axes on which vectors depend, and that of keys; on an axis of length 1 nothing does."""
-        axes = {self.key}.union(*(part.axes for vector in vectors for part in vector))
-        return {axis for axis in axes if axis == self.key or self.shape[axis] != 1}
+        axes = {self.key_axis}
+        for vector in vectors:
+            axes = axes.union(*(part.axes for part in vector))
+        return {axis for axis in axes if axis == self.key_axis or self.shape[axis] != 1}
 
     def _add(self, term: Term, form: Form) -> None:
         """Take a term of the next state apart."""
@@ -197,7 +218,7 @@ class _Collector:
                 self.values.setdefault(key, []).append(value)
             return
         self._check(term, form, in_place=True)
-        if self.key in form.summed(term):
+        if self.key_axis in form.summed(term):
             factors, masks, query = self._product(term, form)
             key, rest = self._divided(factors, masks, term, place)
             self.corrections.setdefault((key, query), []).append(rest)
@@ -205,8 +226,9 @@ class _Collector:
             self.decay.append(_part(term.factors, term, place, term.masks))
 
     def _check(self, term: Term, form: Form, in_place: bool) -> None:
+        """Raise unless a term keeps all axes of the state but that of keys, `in_place`: where they are."""
         for axis, label in enumerate(term.state or ()):
-            if axis != self.key and self.shape[axis] != 1:
+            if axis != self.key_axis and self.shape[axis] != 1:
                 if label not in form.axes:
                     raise Refusal("it is summed over more than one axis")
                 if in_place and form.axes[axis] != label:
@@ -227,7 +249,8 @@ class _Collector:
         self, factors: tuple[Factor, ...], masks: tuple[Mask, ...], term: Term, place: dict[int, int]
     ) -> tuple[Part, Part]:
         """A product of vectors as one along the axis of keys, k, and the rest with the scale of the term."""
-        (along,) = (label for label, axis in place.items() if axis == self.key)
+        (along,) = (label for label, axis in place.items() if axis == self.key_axis)
+        # Factors that are summed with one another cannot be divided: all of them are k if one lies along it.
         keys: list[Factor] = []
         for group in components(factors, {*place}):
             if any(along in factor.axes for factor in group):
@@ -242,10 +265,12 @@ class _Collector:
         """Factors and masks beside a product of the state with a vector, and the number of that vector."""
         state = term.state or ()
         at = {label: axis for axis, label in enumerate(state)}
+        # The query: all factors that sums connect with the axis of keys of the state.
         own: list[Factor] = []
         for group in components(term.factors, {*form.axes, *state}):
-            if any(state[self.key] in factor.axes for factor in group):
+            if any(state[self.key_axis] in factor.axes for factor in group):
                 own += group
+        # Where a mask chose between states before the product it belongs to the query, after it to the rest.
         early = tuple(mask for mask in term.masks if mask.early)
         late = tuple(mask for mask in term.masks if not mask.early)
         for factor in (*own, *(mask.flag for mask in early)):
@@ -256,6 +281,7 @@ class _Collector:
         return rest, late, self.queries.setdefault(query, len(self.queries))
 
     def _read(self, value: int, form: Form) -> Read:
+        """A value of the step as products of the state with queries, and what is added to them."""
         place = {label: axis for axis, label in enumerate(form.axes)}
         products, rest = [], []
         for term in form.terms:
@@ -273,6 +299,7 @@ def components(factors: tuple[Factor, ...], ends: set[int]) -> list[list[Factor]
     """Factors that sums connect with one another: those with a label in common that is not among `ends`."""
     groups: list[tuple[set[int], list[Factor]]] = []
     for factor in factors:
+        # Join the factor with all groups that it shares a label with; the others stay apart.
         labels, members = set(factor.axes) - ends, [factor]
         apart = []
         for group in groups:
@@ -285,7 +312,10 @@ def components(factors: tuple[Factor, ...], ends: set[int]) -> list[list[Factor]
 
 
 def _part(factors: tuple[Factor, ...], term: Term, place: dict[int, int], masks: Iterable[Mask]) -> Part:
-    """Labels by place; those summed over are numbered −1, −2 … in order."""
+    """Labels by place; those summed over are numbered −1, −2 … in order.
+
+    So two products that differ only in the labels of their sums are equal, and are computed once.
+    """
     names = dict(place)
     for factor in sorted(factors, key=lambda f: f.value):
         for label in factor.axes:

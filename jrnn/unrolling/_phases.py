@@ -1,4 +1,16 @@
-"""A step in phases: what runs by a scan, and the matrices that are solved for behind it."""
+"""A step in phases: what runs by a scan, and the matrices that are solved for behind it.
+
+    z = w · n;   n ← n + k;   S ← S + k (v / z)ᵀ;   y = Sᵀ q
+
+The matrix S needs the vectors k and v / z of all steps of a chunk, so a scan over n, which computes them,
+comes first; y needs the products Sᵀ q, so it comes after S has been solved for:
+
+    phase 1    a scan over n: z, k, v / z    then S, with the products Sᵀ q at all steps
+    phase 2    y
+
+`plan_step` finds the matrices of a step and the phases. Besides numbers of values, its ops read and write
+*names*, tuples for what no op of the step computes: the vectors of a matrix, and its products with queries.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,9 +19,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Op, Program
+from jrnn._jaxprs.programs import Op, Program, Values, dce, eval_ops, free_values, hoist, read
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
-from jrnn.unrolling._staging import Pairs, StepSignature, dce, eval_ops, hoist, read
+from jrnn.unrolling._staging import Pairs, StepSignature, entries_after, entries_before
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 
 
@@ -17,8 +29,8 @@ from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
 class Node:
     """An op, or what stands in place of ops: the vectors of a matrix, or what is read of it."""
 
-    run: Callable[..., Any]
-    inputs: tuple[Any, ...]
+    fun: Callable[..., Any]
+    inputs: tuple[Any, ...]  # numbers of values, and names
     outputs: tuple[Any, ...]
 
 
@@ -27,31 +39,31 @@ class Phase:
     """A scan over other entries of the state, and the matrices that are solved after it."""
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, xs) -> (carry, ys)
-    consts: tuple[int, ...]
+    consts: Values
     carry: Pairs
-    xs: tuple[Any, ...]
+    xs: tuple[Any, ...]  # numbers of values, and names
     ys: tuple[Any, ...]
     matrices: tuple[Matrix, ...]
 
 
-class Step(NamedTuple):
+class DividedStep(NamedTuple):
     """A traced step, divided into what changes from step to step and what does not."""
 
     program: Program
     ops: list[Op]  # those that change
     constant: frozenset[int]
     carry: Pairs
-    xs: tuple[int, ...]
-    ys: tuple[int, ...]
+    xs: Values
+    ys: Values
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A step whose state has matrices: ops that run once, then phases."""
 
-    hoisted: tuple[Any, ...]  # ops that depend on constants alone
-    consts: tuple[int, ...]  # values that phases read, the same at every step
-    step: Step
+    hoisted: tuple[Op, ...]  # ops that depend on constants alone
+    consts: Values  # that phases read, the same at every step
+    step: DividedStep
     phases: tuple[Phase, ...]
 
     @property
@@ -70,16 +82,15 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
     return tuple((matrix.before, "product", place) for place in range(len(matrix.queries)))
 
 
-@cached
+@cached  # an equal call must return the same plan: the functions that run it are cached by it
 def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
     """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
-    carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
-    unchanged = set(signature.carry) - {a for a, _ in carry}
-    constant = {*signature.consts, *unchanged, *program.literals}
+    carry, constant = signature.changing(), signature.constant(program)
     hoisted, ops = hoist(program.ops, constant)
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
-    step = Step(program, ops, frozenset(constant), carry, signature.xs, ys)
+    step = DividedStep(program, ops, frozenset(constant), carry, signature.xs, ys)
     matrices, refusals = _find_matrices(step)
+    # A matrix that cannot be solved for is left to the scans, until all that remain can be.
     while matrices:
         planner = _Planner(step, tuple(matrices))
         phases = planner.phases()
@@ -92,7 +103,7 @@ def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, 
     return None, tuple((signature.carry.index(entry), why) for entry, why in refusals.items())
 
 
-def _find_matrices(step: Step) -> tuple[list[Matrix], dict[int, str]]:
+def _find_matrices(step: DividedStep) -> tuple[list[Matrix], dict[int, str]]:
     """The entries of the carry that are matrices, and why others are none."""
     matrices: list[Matrix] = []
     refusals: dict[int, str] = {}
@@ -106,27 +117,30 @@ def _find_matrices(step: Step) -> tuple[list[Matrix], dict[int, str]]:
 
 
 class _Planner:
-    """Orders what is run by a scan and what is solved for.
+    """Orders what is run by a scan and what is solved for: phase by phase, as early as possible.
 
-        z = w · n;   n ← n + k;   S ← S + k (v / z)ᵀ;   y = Sᵀ q
-
-    takes two phases: a scan over n, with z and the vectors of S behind it, then S is solved for; and y.
+    `unsolved` and `left` are the matrices and the other entries of the state that have no phase yet; `done`
+    holds the values and names of all steps that earlier phases have computed.
     """
 
-    def __init__(self, step: Step, matrices: tuple[Matrix, ...]) -> None:
-        self.step, self.all, self.matrices = step, matrices, matrices
-        self.whole = {matrix.before for matrix in matrices}
+    def __init__(self, step: DividedStep, matrices: tuple[Matrix, ...]) -> None:
+        self.step, self.all, self.unsolved = step, matrices, matrices
+        self.whole = {matrix.before for matrix in matrices}  # the matrices themselves, which no op may read
         self.left = [pair for pair in step.carry if pair[0] not in self.whole]
-        self.seen: set[Any] = set(step.xs)
-        reads = {one.value: _read_node(step.program, m, one) for m in matrices for one in m.reads}
-        nodes = [reads.get(op.outputs[0], op) for op in step.ops]
-        self.ops: list[Any] = [*nodes, *(_vectors_node(step.program, matrix) for matrix in matrices)]
+        self.done: set[Any] = set(step.xs)
+        # The ops of the step, with those that read a matrix replaced by nodes that read its products.
+        reads: dict[int, Node] = {}
+        for matrix in matrices:
+            for one in matrix.reads:
+                reads[one.value] = _read_node(step.program, matrix, one)
+        self.ops: list[Any] = [reads.get(op.outputs[0], op) for op in step.ops]
+        self.ops += [_vectors_node(step.program, matrix) for matrix in matrices]
         self.stuck: Matrix | None = None
 
     def phases(self) -> tuple[Phase, ...]:
         """All phases; `stuck` is a matrix that cannot be solved for."""
         found = []
-        while self.matrices or self.left or not self.seen.issuperset(self.step.ys):
+        while self.unsolved or self.left or not self.done.issuperset(self.step.ys):
             phase = self._next()
             if phase is None:
                 break
@@ -135,6 +149,8 @@ class _Planner:
 
     def _next(self) -> Phase | None:
         """The phase of all entries that depend on none that is left; None if there is none."""
+        # Assume that all entries are ready, and drop those whose next value turns out to be late: the rest is
+        # the largest set of entries that depend on nothing outside of it.
         ready = list(self.left)
         while True:
             late = self._late(ready)
@@ -142,77 +158,82 @@ class _Planner:
             if kept == ready:
                 break
             ready = kept
-        solved = tuple(m for m in self.matrices if late.isdisjoint(vector_names(m)))
-        ys = [y for y in self.step.ys if y not in late and y not in self.seen]
+        solved = tuple(m for m in self.unsolved if late.isdisjoint(vector_names(m)))
+        ys = [y for y in self.step.ys if y not in late and y not in self.done]
         if not (ready or solved or ys):
-            self.stuck = next((m for m in self.matrices), self.all[0])  # of an output, it is needed whole
+            self.stuck = next((m for m in self.unsolved), self.all[0])  # of an output, it is needed whole
             return None
         self.left = [pair for pair in self.left if pair not in ready]
-        self.matrices = tuple(m for m in self.matrices if m not in solved)
+        self.unsolved = tuple(m for m in self.unsolved if m not in solved)
         vectors = [name for matrix in solved for name in vector_names(matrix)]
-        ys = list(dict.fromkeys([*ys, *vectors, *self._frontier(late)]))
+        ys = list(dict.fromkeys([*ys, *vectors, *self._needed_later(late)]))
         phase = self._phase(tuple(ready), tuple(ys), solved)
-        self.seen.update(ys, *map(product_names, solved))
+        self.done.update(ys, *map(product_names, solved))
         return phase
 
     def _late(self, ready: Iterable[tuple[int, int]]) -> set[Any]:
         """The values that depend on a state that is not known yet."""
-        late = self.whole | ({a for a, _ in self.left} - {a for a, _ in ready})
-        for matrix in self.matrices:
+        waiting = set(entries_before(self.left)).difference(entries_before(ready))
+        late: set[Any] = self.whole | waiting
+        for matrix in self.unsolved:
             late.update(product_names(matrix))
         for op in self.ops:
             if not late.isdisjoint(op.inputs):
                 late.update(op.outputs)
         return late
 
-    def _frontier(self, late: set[Any]) -> list[Any]:
+    def _needed_later(self, late: set[Any]) -> list[Any]:
         """The values of this phase that later ones need."""
-        wanted = [y for y in self.step.ys if y in late] + [b for _, b in self.left]
-        for matrix in self.matrices:
+        wanted: list[Any] = [*(y for y in self.step.ys if y in late), *entries_after(self.left)]
+        for matrix in self.unsolved:
             wanted += vector_names(matrix)
-        later = [op for op in dce(self.ops, wanted) if not late.isdisjoint(op.outputs)]
-        needed = [value for op in later for value in op.inputs] + wanted
-        known = self.seen | self.step.constant
-        return [value for value in needed if value not in late and value not in known]
+        needed: list[Any] = []
+        for op in dce(self.ops, wanted):
+            if not late.isdisjoint(op.outputs):
+                needed += op.inputs
+        known = late | self.done | self.step.constant
+        return [value for value in needed + wanted if value not in known]
 
     def _phase(self, carry: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
-        before, after = tuple(a for a, _ in carry), tuple(b for _, b in carry)
-        ops = dce(self.ops, [*ys, *after], known={*self.seen, *self.step.constant, *before})
-        made = {*before, *(o for op in ops for o in op.outputs)}
-        inputs = dict.fromkeys([i for op in ops for i in op.inputs] + [*ys, *after])
-        outer = [i for i in inputs if i not in made]
-        consts = tuple(i for i in outer if i in self.step.constant)
-        xs = tuple(i for i in outer if i not in self.step.constant) or self.step.xs[:1]
+        constant = self.step.constant
+        carry_in, carry_out = entries_before(carry), entries_after(carry)
+        ops = dce(self.ops, [*ys, *carry_out], known={*self.done, *constant, *carry_in})
+        free = free_values(ops, [*ys, *carry_out], carry_in)
+        consts = tuple(value for value in free if value in constant)
+        # a scan needs some x, to know the number of steps
+        xs = tuple(value for value in free if value not in constant) or self.step.xs[:1]
 
         def body(const_arrays: Any, carry_arrays: Any, x_arrays: Any) -> tuple[Any, Any]:
-            names, arrays = (*consts, *before, *xs), (*const_arrays, *carry_arrays, *x_arrays)
-            values = dict(zip(names, arrays, strict=True))
-            eval_ops(ops, values)
-            return read(values, after), read(values, ys)
+            names, arrays = (*consts, *carry_in, *xs), (*const_arrays, *carry_arrays, *x_arrays)
+            env = dict(zip(names, arrays, strict=True))
+            eval_ops(ops, env)
+            return read(env, carry_out), read(env, ys)
 
         return Phase(body, consts, carry, xs, ys, matrices)
 
 
 def _vectors_node(program: Program, matrix: Matrix) -> Node:
+    """Computes the vectors of a matrix from values of the step."""
     vectors = vectors_of(matrix)
     inputs = values_of(vector for vector, _ in vectors)
     like = program.types[matrix.before]
 
-    def run(*arrays: Any) -> list[Any]:
-        values = dict(zip(inputs, arrays, strict=True))
-        return [compute(vector, matrix, values, axes, like) for vector, axes in vectors]
+    def fun(*arrays: Any) -> list[Any]:
+        env = dict(zip(inputs, arrays, strict=True))
+        return [compute(vector, matrix, env, axes, like) for vector, axes in vectors]
 
-    return Node(run, inputs, vector_names(matrix))
+    return Node(fun, inputs, vector_names(matrix))
 
 
 def _read_node(program: Program, matrix: Matrix, one: Read) -> Node:
+    """Computes a value of the step that is read of a matrix, from its products with queries."""
     queries = tuple(dict.fromkeys(query for query, *_ in one.products))
     inputs = values_of([one.rest, *((rest,) for _, rest, _ in one.products)])
     names = product_names(matrix)
 
-    def run(*arrays: Any) -> list[Any]:
-        values = dict(zip(inputs, arrays, strict=False))
+    def fun(*arrays: Any) -> list[Any]:
+        env = dict(zip(inputs, arrays[: len(inputs)], strict=True))
         products = dict(zip(queries, arrays[len(inputs) :], strict=True))
-        return [compute_read(one, matrix, values, products, program.types[one.value])]
+        return [compute_read(one, matrix, env, products, program.types[one.value])]
 
-    return Node(run, (*inputs, *(names[query] for query in queries)), (one.value,))
+    return Node(fun, (*inputs, *(names[query] for query in queries)), (one.value,))

@@ -2,27 +2,48 @@
 
 An LSTM layer and a read-out, y = h @ v, as one step:
 
+    w_ih * 2             reads constants alone           once: hoisted
     a = x @ w_ih         reads no carry                  all steps at once, before the loop
     z = a + h @ w_hh     on a cycle through the carry    the loop
     y = h @ v            reads the loop, feeds no carry  all steps at once, after the loop
+
+`stage_step` takes the program of a step and says which op goes where; nothing runs here.
 """
 
-import math
+import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs import Op, Program, merge_slices
+from jrnn._jaxprs.programs import (
+    Op,
+    Program,
+    Values,
+    count_elements,
+    dce,
+    element_count,
+    free_values,
+    hoist,
+    only_broadcasts,
+    outputs_of,
+)
 
-Values = tuple[int, ...]  # numbers of values
-Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before the step, after it)
-Env = dict[int, Any]  # value -> its array
+Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before a step, after it)
 
-UNKNOWN = 32  # assumed size of a symbolic axis of `jax.export`; affects only speed
+
+def entries_before(carry: Iterable[tuple[int, int]]) -> Values:
+    """The carry before a step."""
+    return tuple(before for before, _ in carry)
+
+
+def entries_after(carry: Iterable[tuple[int, int]]) -> Values:
+    """The carry after a step."""
+    return tuple(after for _, after in carry)
 
 
 class StepSignature(NamedTuple):
@@ -59,6 +80,16 @@ class StepSignature(NamedTuple):
             tangents_out=outputs[ys_to:],
         )
 
+    def changing(self) -> Pairs:
+        """The entries of the carry that a step changes; it returns the rest as they are."""
+        pairs = zip(self.carry, self.carry_out, strict=True)
+        return tuple((before, after) for before, after in pairs if before != after)
+
+    def constant(self, program: Program) -> set[int]:
+        """The values that are the same at every step, unchanged entries of the carry among them."""
+        unchanged = set(self.carry).difference(entries_before(self.changing()))
+        return {*self.consts, *unchanged, *program.literals}
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -73,12 +104,12 @@ class Stage:
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return tuple(before for before, _ in self.carry)
+        return entries_before(self.carry)
 
     @property
     def carry_out(self) -> Values:
         """The carry after a step."""
-        return tuple(after for _, after in self.carry)
+        return entries_after(self.carry)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,65 +125,10 @@ class StagedStep:
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return tuple(before for before, _ in self.carry)
+        return entries_before(self.carry)
 
 
-def read(env: Env, values: Iterable[int]) -> tuple[Any, ...]:
-    """Read the arrays of values."""
-    return tuple(env[value] for value in values)
-
-
-def eval_ops(ops: Iterable[Op], env: Env) -> None:
-    """Run ops in order, and add their results to `env`."""
-    for op in ops:
-        env.update(zip(op.outputs, op.run(*read(env, op.inputs)), strict=True))
-
-
-def dce(ops: Iterable[Op], wanted: Iterable[int], known: Iterable[int] = ()) -> list[Op]:
-    """Eliminate dead code: return the ops that compute `wanted` from `known`."""
-    known = set(known)
-    needed, alive = set(wanted) - known, []
-    # Backwards: an op is needed if a later needed one reads it.
-    for op in reversed(list(ops)):
-        if needed.intersection(op.outputs):
-            needed.update(i for i in op.inputs if i not in known)
-            alive.append(op)
-    return alive[::-1]
-
-
-def element_count(shape: Iterable[Any]) -> int:
-    """Number of elements of an array of this shape."""
-    return math.prod(n if isinstance(n, int) else UNKNOWN for n in shape)
-
-
-def _elements(values: Iterable[int], program: Program) -> int:
-    return sum(element_count(program.types[v].shape) for v in values)
-
-
-def size_in_bytes(values: Iterable[int], program: Program) -> int:
-    """Total bytes of values."""
-    return sum(element_count(program.types[v].shape) * program.types[v].dtype.itemsize for v in values)
-
-
-def only_broadcasts(op: Op, program: Program) -> bool:
-    """True if an op's results are larger than its inputs: on constants, cheaper to repeat than to store."""
-    return op.fusible and _elements(op.outputs, program) > _elements(op.inputs, program)
-
-
-def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
-    """Divide ops into those on constants alone, whose results are added to `constant`, and the rest."""
-    hoisted: list[Op] = []
-    varying: list[Op] = []
-    for op in ops:
-        if constant.issuperset(op.inputs):
-            constant.update(op.outputs)
-            hoisted.append(op)
-        else:
-            varying.append(op)
-    return hoisted, varying
-
-
-@cached
+@cached  # an equal call must return the same stages: the functions that run them are cached by them
 def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
@@ -165,32 +141,33 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
       precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
     # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
-    carry = tuple((a, b) for a, b in zip(signature.carry, signature.carry_out, strict=True) if a != b)
-    unchanged = set(signature.carry) - {a for a, _ in carry}
-    constant = {*signature.consts, *unchanged, *program.literals}
-    alive = dce(program.ops, [*(b for _, b in carry), *signature.ys])
-    hoisted, varying = hoist(alive, constant)
+    carry, constant = signature.changing(), signature.constant(program)
+    alive = dce(program.ops, [*entries_after(carry), *signature.ys])
+    hoisted, varying = hoist(alive, constant)  # adds the results of hoisted ops to `constant`
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
-    # 2. Levels. A bias broadcast over the rows is not stored: each stage that reads it repeats the broadcast.
-    repeated = [op for op in hoisted if only_broadcasts(op, program)]
+    # 2. Levels: the order of the stages, a number for each op and each entry of the carry.
     levels = _levels(varying, carry, constant)
     _sink_into_loops(program, varying, _Graph(carry, constant, ys, precompute), levels)
-    # 3. One stage for each level with ops or entries of the carry, in order of execution.
+
+    # 3. One stage for each level. A bias broadcast over the rows is not stored: each stage that reads it
+    # repeats the broadcast.
+    repeated = [op for op in hoisted if only_broadcasts(op, program)]
     stages = []
-    for level in sorted({*(levels[op] for op in varying), *(levels[a] for a, _ in carry)}):
+    for level in sorted({levels[node] for node in (*varying, *entries_before(carry))}):
         inside = [op for op in varying if levels[op] == level]
-        carried = tuple((a, b) for a, b in carry if levels[a] == level)
+        carried = tuple(pair for pair in carry if levels[pair[0]] == level)
         # The outputs of a stage are the values read by other stages, their carries and the caller.
         read_later = set(ys)
         for op in varying:
             if levels[op] != level:
                 read_later.update(op.inputs)
-        read_later.update(b for a, b in carry if levels[a] != level)
+        read_later.update(entries_after(pair for pair in carry if levels[pair[0]] != level))
         stages.append(_stage(program, repeated, inside, carried, read_later, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
+    # Of the hoisted ops those remain whose results a stage or the caller reads.
     once = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
-    return StagedStep(tuple(merge_slices(once, program.types)), tuple(stages), consts, carry, ys)
+    return StagedStep(tuple(_merge_slices(once, program)), tuple(stages), consts, carry, ys)
 
 
 def _stage(
@@ -201,18 +178,16 @@ def _stage(
     read_later: set[int],
     constant: set[int],
 ) -> Stage:
-    carry_out = [b for _, b in carry]
+    carry_in, carry_out = entries_before(carry), entries_after(carry)
     # Keep only the repeated ops that something inside reads.
-    wanted = [o for op in inside for o in op.outputs]
-    ops = merge_slices(dce([*repeated, *inside], [*wanted, *carry_out]), program.types)
-    made = {o for op in ops for o in op.outputs} | {a for a, _ in carry}
-    # The distinct values that the stage reads from outside, in the order of the ops.
-    inputs = dict.fromkeys([i for op in ops for i in op.inputs] + carry_out)
-    outer = [i for i in inputs if i not in made]
+    alive = dce([*repeated, *inside], [*outputs_of(inside), *carry_out])
+    ops = _merge_slices(alive, program)
+    free = free_values(ops, carry_out, carry_in)
+    made = {*carry_in, *outputs_of(ops)}
     return Stage(
         tuple(ops),
-        consts=tuple(i for i in outer if i in constant),
-        xs=tuple(i for i in outer if i not in constant),
+        consts=tuple(value for value in free if value in constant),
+        xs=tuple(value for value in free if value not in constant),
         carry=carry,
         ys=tuple(sorted((made & read_later) - constant)),
     )
@@ -226,35 +201,37 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
     A cycle of ops through the carry has the first odd level that is not below those of its inputs. Any other
     op has the level of its inputs, or the next even one if it does not fuse into that loop.
     """
-    # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step.
-    producer: dict[int, Any] = {a: a for a, _ in carry}
+    # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step:
+    #   h = tanh(z), z = a + p, p = h @ w_hh     nodes tanh -> h -> dot -> add -> tanh: a cycle
+    producer: dict[int, Any] = {entry: entry for entry in entries_before(carry)}
     reads: dict[Any, tuple[int, ...]] = {}
     for op in ops:
         reads[op] = op.inputs
         producer.update(dict.fromkeys(op.outputs, op))
-    reads.update({a: (b,) for a, b in carry})
-    depends: dict[Any, set[Any]] = {}
+    for before, after in carry:
+        reads[before] = (after,)
+    depends: dict[Any, set[Any]] = {}  # node -> the nodes whose values it reads
     for node, values in reads.items():
         depends[node] = {producer[v] for v in values if v in producer and v not in constant}
 
     # Within a step the ops are acyclic, so every cycle passes through the carry.
     component = _components(depends)
-    loops = {component[a] for a, _ in carry}
+    loops = {component[entry] for entry in entries_before(carry)}
     members: dict[int, list[Any]] = {}
-    before: dict[int, set[int]] = {}  # component -> those that it reads
+    earlier: dict[int, set[int]] = {}  # component -> those that it reads
     for node, c in component.items():
         members.setdefault(c, []).append(node)
-        before.setdefault(c, set()).update(component[d] for d in depends[node])
-        before[c].discard(c)
+        earlier.setdefault(c, set()).update(component[d] for d in depends[node])
+        earlier[c].discard(c)
 
     # The graph of components is acyclic: each comes after all that it reads.
     level_of: dict[int, int] = {}
-    for c in TopologicalSorter(before).static_order():
-        level = max((level_of[b] for b in before[c]), default=0)
+    for c in TopologicalSorter(earlier).static_order():
+        level = max((level_of[e] for e in earlier[c]), default=0)
         if c in loops:
             level |= 1  # the first odd level that is not below
         elif not members[c][0].fusible:
-            level += level % 2
+            level += level % 2  # a matmul after a loop need not be in it: the next even level
         level_of[c] = level
     levels: dict[Any, int] = {node: level_of[c] for node, c in component.items()}
     for op in ops:
@@ -267,7 +244,7 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
-    place = {node: i for i, node in enumerate(depends)}
+    place = {node: i for i, node in enumerate(depends)}  # its row and column in the matrix of edges
     edges = [(place[d], place[node]) for node in depends for d in depends[node]]
     rows, columns = np.array(edges, np.int32).reshape(-1, 2).T
     graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(place),) * 2)
@@ -289,10 +266,13 @@ def _sink_into_loops(program: Program, ops: list[Op], graph: _Graph, levels: dic
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
+    # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
+    # there a matmul of few rows is slow. An op that fuses costs nothing in a loop.
     sliced = _sliced(ops, program)
-    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}  # value -> levels that read it
-    for a, b in graph.carry:
-        readers.setdefault(b, []).append(levels[a])
+    # The levels that read each value. What the caller reads is read at the value's own level at the earliest.
+    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}
+    for before, after in graph.carry:
+        readers.setdefault(after, []).append(levels[before])
     for op in reversed(ops):
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
@@ -314,20 +294,47 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
     then reads one array at several offsets in a loop, which it does not vectorize); and with a weight of
     more than half a million numbers, which does not fit into a core's cache.
     """
-    weight = max((_elements([i], program) for i in op.inputs if i in constant), default=0)
+    weight_size = max((count_elements([i], program) for i in op.inputs if i in constant), default=0)
     varying = [program.types[i].shape for i in op.inputs if i not in constant]  # (rows..., features)
     rows = min((element_count(shape[:-1]) for shape in varying), default=0)
-    few = rows < 8 or rows * weight < 2**20
-    return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight > 2**19)
+    few = rows < 8 or rows * weight_size < 2**20
+    return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight_size > 2**19)
 
 
 def _sliced(ops: list[Op], program: Program) -> set[int]:
     """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
-    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b.
+    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b. A linear
+    # op with a result smaller than an input takes a part of it.
     for op in reversed(ops):
-        smallest = min((_elements([o], program) for o in op.outputs), default=0)
-        takes_part = any(smallest < _elements([i], program) for i in op.inputs)
+        smallest = min((count_elements([o], program) for o in op.outputs), default=0)
+        takes_part = any(smallest < count_elements([i], program) for i in op.inputs)
         if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):
             sliced.update(op.inputs)
     return sliced
+
+
+def _merge_slices(ops: Iterable[Op], program: Program) -> list[Op]:
+    """Replace slices that together cover an axis of a value, without overlap, by one `lax.split`.
+
+        i = z[:, :4]; f = z[:, 4:8]; o = z[:, 8:]    becomes    i, f, o = split(z, (4, 4, 4), axis=1)
+
+    The transpose of a split concatenates the adjoints; that of slices pads each with zeros and adds them. The
+    split takes the place of the first slice, and so precedes all ops that read a part.
+    """
+    ops = list(ops)
+    slices_of: dict[tuple[int, int], list[Op]] = {}  # (value, axis) -> its slices
+    for op in ops:
+        if op.bounds:
+            slices_of.setdefault((op.inputs[0], op.bounds[0]), []).append(op)
+    splits: dict[Op, Op] = {}  # slice -> the split that it is part of
+    for (value, axis), slices in slices_of.items():
+        parts = sorted(slices, key=lambda op: op.bounds or ())
+        starts, stops = zip(*(op.bounds[1:] for op in parts if op.bounds), strict=True)
+        # They cover the axis if each starts where the one before stops: (0, 4, 8, 12) == (0, 4, 8, 12).
+        if (*starts, program.types[value].shape[axis]) == (0, *stops):
+            sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
+            fun = functools.partial(lax.split, sizes=sizes, axis=axis)
+            split = replace(slices[0], fun=fun, outputs=tuple(op.outputs[0] for op in parts), bounds=None)
+            splits.update(dict.fromkeys(slices, split))
+    return list(dict.fromkeys(splits.get(op, op) for op in ops))

@@ -13,12 +13,11 @@ from jax import Array, lax
 
 from jrnn._caching import cached
 from jrnn._checks import brief
-from jrnn._jaxprs import Program
+from jrnn._jaxprs.programs import Env, Program, dce, is_inexact, read
 from jrnn.cell import is_linear
 from jrnn.unrolling._engine import broadcast_over_steps, prepare
-from jrnn.unrolling._linearizing import is_inexact
 from jrnn.unrolling._loops import step_of
-from jrnn.unrolling._staging import Env, Stage, dce, read
+from jrnn.unrolling._staging import Stage
 from jrnn.unrolling.methods import Loop, Method
 
 _BLOCKS = 16  # of a tree
@@ -77,7 +76,7 @@ class Associative:
                 "Associative(otherwise=Scan()) runs other cells by Scan"
             )
         prepared = prepare(loop, _SOLVERS[self.tree, loop.reset is not None], precompute=True)
-        return prepared.finish(*prepared.run(prepared.consts, prepared.carry, prepared.xs))
+        return prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
 
 
 @cached

@@ -18,16 +18,16 @@ from jax import Array
 
 from jrnn._caching import cached
 from jrnn._checks import brief
-from jrnn.unrolling._blocks import near_divisor
+from jrnn._jaxprs.programs import eval_ops, read
+from jrnn.unrolling._blocks import in_blocks, near_divisor
 from jrnn.unrolling._chunks import solve_chunk
 from jrnn.unrolling._engine import TracedLoop, broadcast_over_steps, prepare, trace_loop
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._matrices import Matrix
 from jrnn.unrolling._phases import Plan, plan_step, product_names, vector_names
-from jrnn.unrolling._staging import eval_ops, read
-from jrnn.unrolling._vectors import chunk_of, from_chunk, from_matrices, structure_of, to_matrices
+from jrnn.unrolling._staging import entries_before
+from jrnn.unrolling._vectors import Env, chunk_of, from_chunk, from_matrices, structure_of, to_matrices
 from jrnn.unrolling.methods import Body, Loop, Method
-from jrnn.unrolling.scan import in_blocks
 
 USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
 
@@ -115,21 +115,22 @@ def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: i
     """Hoisted ops once, all phases chunk by chunk, and the results in the structure of the step."""
     program, signature, _, closed_over, result = traced
     arrays = [*closed_over, *jax.tree.leaves((loop.consts, loop.carry, loop.inputs))]
-    values: dict[Any, Any] = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    eval_ops(plan.hoisted, values)
-    entries, matrices = [entry for entry, _ in plan.step.carry], plan.matrices
-    start = []
+    env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
+    eval_ops(plan.hoisted, env)
+    # Between chunks a matrix is (batch..., keys, values), in float32 or wider; other entries are as they are.
+    entries, matrices = entries_before(plan.step.carry), plan.matrices
+    init = []
     for entry in entries:
-        start.append(to_matrices(matrices[entry], values[entry]) if entry in matrices else values[entry])
-    run = in_blocks(_chunk_runner(plan, loop.reverse), size, loop.reverse)
-    carry, ys = run(read(values, plan.consts), tuple(start), read(values, plan.step.xs))
+        init.append(to_matrices(matrices[entry], env[entry]) if entry in matrices else env[entry])
+    scan = in_blocks(_chunk_scan(plan, loop.reverse), size, loop.reverse)
+    carry, ys = scan(read(env, plan.consts), tuple(init), read(env, plan.step.xs))
     for entry, after in zip(entries, carry, strict=True):
         like = program.types[entry]
-        values[entry] = from_matrices(matrices[entry], after, like) if entry in matrices else after
+        env[entry] = from_matrices(matrices[entry], after, like) if entry in matrices else after
     varying = dict(zip(plan.step.ys, ys, strict=True))
-    leaves = [values[entry] for entry in signature.carry]
+    leaves = [env[entry] for entry in signature.carry]
     for y in signature.ys:
-        leaves.append(varying[y] if y in varying else broadcast_over_steps(values[y], loop.length))
+        leaves.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
     return jax.tree.unflatten(jax.tree.structure(result), leaves)
 
 
@@ -146,39 +147,40 @@ class _Scanned:
 
 
 @cached
-def _chunk_runner(plan: Plan, reverse: bool) -> Body:
+def _chunk_scan(plan: Plan, reverse: bool) -> Body:
     """All phases of a step for a chunk of steps: `(consts, carry, xs) -> (carry, ys)`."""
 
-    def run(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        values: dict[Any, Any] = dict(zip((*plan.consts, *plan.step.xs), (*consts, *xs), strict=True))
-        state = dict(zip((entry for entry, _ in plan.step.carry), carry, strict=True))
+    def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        env: Env = dict(zip((*plan.consts, *plan.step.xs), (*consts, *xs), strict=True))
+        state = dict(zip(entries_before(plan.step.carry), carry, strict=True))
         for phase in plan.phases:
-            entries = [entry for entry, _ in phase.carry]
-            arrays = read(values, phase.consts), read(state, entries), read(values, phase.xs)
+            entries = entries_before(phase.carry)
+            arrays = read(env, phase.consts), read(state, entries), read(env, phase.xs)
             loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
-            scan = prepare(loop, precompute=True)
-            after, ys = scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))
+            prepared = prepare(loop, precompute=True)
+            after, ys = prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
             state.update(zip(entries, after, strict=True))
-            values.update(zip(phase.ys, ys, strict=True))
+            env.update(zip(phase.ys, ys, strict=True))
+            # Among the ys of the scan, by name, are the vectors of these matrices at all steps of the chunk.
             for matrix in phase.matrices:
-                state[matrix.before] = _solve(matrix, plan, values, state[matrix.before], reverse)
-        return tuple(state.values()), read(values, plan.step.ys)
+                state[matrix.before] = _solve(matrix, plan, env, state[matrix.before], reverse)
+        return tuple(state.values()), read(env, plan.step.ys)
 
-    return run
+    return scan
 
 
-def _solve(matrix: Matrix, plan: Plan, values: dict[Any, Any], state: Array, reverse: bool) -> Array:
-    """Add what is read of a matrix at the steps of a chunk to `values`; return the matrix after them."""
+def _solve(matrix: Matrix, plan: Plan, env: Env, state: Array, reverse: bool) -> Array:
+    """Add what is read of a matrix at the steps of a chunk to `env`; return the matrix after them."""
 
     def turned(a: Array) -> Array:
         return jnp.flip(a, 0) if reverse else a
 
     like = plan.step.program.types[matrix.before]
-    chunk = chunk_of(matrix, map(turned, read(values, vector_names(matrix))))
-    constants = tuple(to_matrices(matrix, values[constant]) for _, constant in matrix.constants)
+    chunk = chunk_of(matrix, map(turned, read(env, vector_names(matrix))))
+    constants = tuple(to_matrices(matrix, env[constant]) for _, constant in matrix.constants)
     state, products = solve_chunk(structure_of(matrix), chunk, state, constants)
     for name, product in zip(product_names(matrix), products, strict=True):
-        values[name] = turned(from_chunk(matrix, product, like))
+        env[name] = turned(from_chunk(matrix, product, like))
     return state
 
 

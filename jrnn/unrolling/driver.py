@@ -1,4 +1,8 @@
-"""`unroll`: one step, run over a sequence."""
+"""`unroll`: one step, run over a sequence.
+
+`make_loop` checks the arguments, and makes of them a `Loop`: the cell, its params, the initial carry, and xs
+with flags of each step. A method runs that loop; `Scan` is the default.
+"""
 
 import functools
 from typing import Any
@@ -11,7 +15,7 @@ from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._eager import Call, Programs, on_arrays
+from jrnn.unrolling._eager import Call, CompiledCalls, on_arrays
 from jrnn.unrolling._masking import fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
@@ -77,13 +81,14 @@ def unroll(
     check_runs(cell, method, key)
     reverse = check_flag("reverse", reverse)
     call = Call(params, xs, carry, lengths, mask, resets, key)
+    # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (known := on_arrays(call)) is None:
-        return _run(call, cell, method, reverse)
+        return _unroll(call, cell, method, reverse)
     steps, _ = check_inputs(cell, xs)
-    return _programs(cell, method, reverse)(cell, known, steps)
+    return _compiled_calls(cell, method, reverse)(cell, known, steps)
 
 
-def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
+def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
     params, xs, carry, lengths, mask, resets, key = call
     options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
     result: tuple[Any, Any] = method.run(make_loop(cell, params, xs, carry, **options))
@@ -91,9 +96,9 @@ def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
 
 
 @cached
-def _programs(cell: Any, method: Any, reverse: bool) -> Programs:
-    run = functools.partial(_run, cell=cell, method=method, reverse=reverse)
-    return Programs(run, rounds=isinstance(method, Scan))
+def _compiled_calls(cell: Any, method: Any, reverse: bool) -> CompiledCalls:
+    function = functools.partial(_unroll, cell=cell, method=method, reverse=reverse)
+    return CompiledCalls(function, rounds=isinstance(method, Scan))
 
 
 def make_loop(
@@ -111,15 +116,17 @@ def make_loop(
     """Check the arguments of `unroll`, and make the loop that a method runs."""
     # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
     # of a reset has the types of the promoted carry.
-    steps, batch_shape = check_inputs(cell, xs)
+    steps, batch_shape = check_inputs(cell, xs)  # for LSTM and xs of (T, B, n): T, (B,)
     reverse = check_flag("reverse", reverse)
+    # each (time, leading batch axes); None, None without lengths, mask and resets
     valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     if valid is not None:
         xs = fill_padding(xs, valid)
     carry = starting_carry(cell, params, carry, batch_shape, key)
+    # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
     carry = promote_carry(cell, params, carry, xs, steps, (valid, reset))
-    start = None if reset is None else _reset_state(cell, params, batch_shape, carry)
-    return Loop(cell, params, start, carry, xs, valid, reset, steps, reverse)
+    reset_state = None if reset is None else _reset_state(cell, params, batch_shape, carry)
+    return Loop(cell, params, reset_state, carry, xs, valid, reset, steps, reverse)
 
 
 def _reset_state(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Any:

@@ -20,7 +20,7 @@ class LoopConsts(NamedTuple):
     """Constants of a loop: the same at every step."""
 
     params: Any
-    start: Any  # the state that a reset restores; None without resets
+    reset_state: Any  # None without resets
 
 
 class StepInputs(NamedTuple):
@@ -31,7 +31,8 @@ class StepInputs(NamedTuple):
     reset: Array | None
 
 
-_DATA = ["params", "start", "carry", "xs", "valid", "reset"]
+# Fields that are arrays; under jit, grad or `eval_shape` these are traced, and the others stay as they are.
+_DATA = ["params", "reset_state", "carry", "xs", "valid", "reset"]
 
 
 @functools.partial(
@@ -49,11 +50,11 @@ class Loop(Generic[P, C, Y]):
     Args:
       cell: the cell.
       params: its parameters.
-      start: the state that a reset restores, (batch..., ...); None without resets.
+      reset_state: the state that a reset restores, (batch..., ...); None without resets.
       carry: the carry before the first visited step, in the dtypes that a step returns.
       xs: inputs, a tree of (time, ...), with padding already replaced.
       valid: (time, leading batch axes), False at steps to skip; None: all are valid.
-      reset: (time, leading batch axes), True where the state is set to `start` before the step is visited;
+      reset: (time, leading batch axes), True where the state is set to `reset_state` before the step;
         None: nowhere.
       length: number of steps.
       reverse: visit the last step first. The outputs stay in the order of xs.
@@ -73,7 +74,7 @@ class Loop(Generic[P, C, Y]):
 
     cell: CellOf[P, C, Y]
     params: P
-    start: C | None
+    reset_state: C | None
     carry: C
     xs: Any
     valid: Array | None
@@ -89,7 +90,7 @@ class Loop(Generic[P, C, Y]):
     @property
     def consts(self) -> LoopConsts:
         """The constants, as arguments of `body`."""
-        return LoopConsts(self.params, self.start)
+        return LoopConsts(self.params, self.reset_state)
 
     @property
     def inputs(self) -> StepInputs:
@@ -118,11 +119,12 @@ def body_of(cell: Any) -> Body:
     """The step of a cell with masks and resets; cached, since `lax.scan` recompiles for each function."""
 
     def body(consts: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
-        params, start = consts
+        # without masks and resets, valid and reset are None, and the body is the step of the cell
+        params, reset_state = consts
         x, valid, reset = inputs
         spec = carry_spec(cell, params)  # flags affect only state, not noise and context
         if reset is not None:
-            carry = map_state(functools.partial(_where, ~reset), spec, carry, start)
+            carry = map_state(functools.partial(_where, ~reset), spec, carry, reset_state)
         after, y = cell.step(params, carry, x)
         if valid is not None:
             after = map_state(functools.partial(_where, valid), spec, after, carry)

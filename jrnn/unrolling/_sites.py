@@ -1,0 +1,238 @@
+"""Weight sites: the values of a loop through which weights act, and their tangents due to weights.
+
+A *weight* is an inexact constant of a loop. In an LSTM, w_ih, w_hh and b act through one value, a site:
+
+    z = x w_ih + h w_hh + b        activations: x and h, which multiply weights
+    z = a + h w_hh                 the same, with a = x w_ih + b computed before the loop: a is additive
+    ε̇ = x ẇ_ih + h ẇ_hh + ḃ        the tangent of z due to weights, at one step
+
+`weight_sites` finds the sites of a loop, `active_inputs` those whose weights have tangents, and
+`site_tangents` computes ε̇ for all steps at once. JAX transposes it: from the adjoints δ of all sites, which
+the loop over the adjoints yields, to the gradients of the weights, Σₜ xₜᵀ δₜ and Σₜ hₜ₋₁ᵀ δₜ, a matmul each.
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jrnn._alignment import zeros_like_type
+from jrnn._caching import cached
+from jrnn._jaxprs.programs import Env, Op, Program, Values, dce, is_inexact, outputs_of, read, size_in_bytes
+from jrnn.unrolling._staging import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSite:
+    """A value of a loop through which weights act: value = ops(weights, activations) + additive inputs."""
+
+    value: int
+    ops: tuple[Op, ...]
+    weights: Values
+    activations: Values  # multiplied with the weights at each step
+    additive: Values  # inputs that are only added, so that weight derivatives do not read them
+
+
+@cached
+def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
+    """Find the values through which weights act on what changes from step to step.
+
+    A site is the result of an op on weights. Sums and reshapes that follow are linear, so they are part of
+    it, and several such ops share one site:
+
+        z = x @ w_ih + h @ w_hh + b      one site, z, not one per product
+
+    Slices of a value become sites instead of it if together they are no larger.
+    """
+    readers: dict[int, list[Op]] = {}  # value -> the ops that read it
+    for op in stage.ops:
+        for i in op.inputs:
+            readers.setdefault(i, []).append(op)
+    outputs = {*stage.ys, *stage.carry_out}
+
+    # One pass over the ops, in order. `constant` and `of_weights` grow by what is computed only from them,
+    # such as a broadcast bias; `pending` carries each chain of ops from its weights to the site at its end:
+    #   p = x @ w_ih    pending {p: [dot]}
+    #   z = a + p       p passes on, as the sum is its only reader:   pending {p: [dot], z: [dot, add]}
+    #   t = tanh(z)     z does not, as tanh is not linear: a site, z, with the ops [dot, add]
+    constant = set(stage.consts)
+    of_weights = {c for c in constant if is_inexact(program.types[c])}
+    pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
+    sites: list[WeightSite] = []
+    for op in stage.ops:
+        inexact = [o for o in op.outputs if is_inexact(program.types[o])]
+        if constant.issuperset(op.inputs):  # the same at every step, so not a site itself
+            constant.update(op.outputs)
+            if of_weights.intersection(op.inputs):
+                of_weights.update(inexact)
+            continue
+        # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
+        brought: list[Op] = []
+        for i in op.inputs:
+            if i in pending and i not in outputs and _passes_on(i, readers[i], program):
+                brought += pending[i]
+            elif i in pending:
+                sites.append(_site(i, pending.pop(i), stage.ops, constant))
+        if brought or of_weights.intersection(op.inputs):
+            pending.update({o: [*brought, op] for o in inexact})
+    # Chains that no later op ended lead to outputs of the loop, or to values that nothing reads.
+    for value, inner in pending.items():
+        if value in outputs:
+            sites.append(_site(value, inner, stage.ops, constant))
+    return tuple(sites)
+
+
+def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
+    """True if a site may come after a value: all its readers are linear, and do not copy it."""
+    if not all(op.linear for op in readers):
+        return False
+    # Each site costs an array of its size, and a matmul after the loop. Two sums that read z whole would be
+    # two sites as large as z; slices i, f, g, o of z are together no larger than z.
+    parts = outputs_of(readers)
+    return len(readers) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
+
+
+def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
+    # All ops from weights to the value, including those on weights alone: a weight's norm, its transpose.
+    of_constants = [op for op in ops if constant.issuperset(op.outputs)]
+    chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
+    made = set(outputs_of(chain))
+    # In x @ w + a the gradient of w needs the value of x, an activation; a is only added, so it needs none.
+    # In x @ (w * g) the weights are w and g: the chain begins with the product of the two.
+    weights: set[int] = set()
+    activations: set[int] = set()
+    additive: set[int] = set()
+    for op in chain:
+        outer = set(op.inputs) - made
+        weights |= outer & constant
+        (additive if op.linear else activations).update(outer - constant)
+    additive -= activations
+    return WeightSite(value, tuple(chain), *(tuple(sorted(v)) for v in (weights, activations, additive)))
+
+
+def activations_of(sites: Iterable[WeightSite]) -> Values:
+    """The distinct activations of weight sites."""
+    return tuple(dict.fromkeys(activation for site in sites for activation in site.activations))
+
+
+def primal_ys(stage: Stage, sites: Iterable[WeightSite]) -> Values:
+    """The ys of a loop that is differentiated: those of the stage, and activations that are not among its xs.
+
+    For an LSTM these are h after a step and h before it; x, an input of the loop, is stacked already.
+    """
+    return (*stage.ys, *(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys)))
+
+
+class ActiveInputs(NamedTuple):
+    """The inputs of a loop that have tangents, and where these enter."""
+
+    sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
+    x_indices: tuple[int, ...]  # of xs whose own tangents enter the loop
+    weight_tangents: Env
+    folded_tangents: Env  # tangents of xs that are only added at sites: added to those of the sites
+
+
+def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangents: Env) -> ActiveInputs:
+    """Classify the inputs that have tangents.
+
+    With a = x w_ih computed before the loop, z = a + h w_hh is a site, and a an input that is read nowhere
+    else: its tangent is folded into that of z, and the loop reads one array less.
+
+    Args:
+      stage: the loop.
+      program: the step that contains the stage.
+      weight_tangents: tangents of constants, without zeros.
+      x_tangents: tangents of xs, without zeros.
+    """
+    # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
+    every = weight_sites(stage, program)
+    sites = tuple(site for site in every if any(w in weight_tangents for w in site.weights))
+    # An input is folded if only the sums at active sites read it.
+    at_sites = {op for site in sites for op in site.ops}
+    read_elsewhere = {*stage.carry_out, *activations_of(sites)}
+    for op in stage.ops:
+        if op not in at_sites:
+            read_elsewhere.update(op.inputs)
+    only_added = {value for site in sites for value in site.additive} - read_elsewhere
+    x_indices = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
+    folded = {x: tangent for x, tangent in x_tangents.items() if x in only_added}
+    return ActiveInputs(sites, tuple(x_indices), weight_tangents, folded)
+
+
+def site_tangents(
+    stage: Stage, program: Program, active: ActiveInputs, length: int, arrays: tuple[Any, Any, Any]
+) -> tuple[Array, ...]:
+    """ε̇ of all active sites at all steps, from the tangents of weights and the folded tangents of xs.
+
+    This is the jvp of a vmap, not a vmap of jvps: vmap makes a `cond` in a linear function impossible to
+    transpose.
+
+    Args:
+      stage: the loop.
+      program: the step that contains the stage.
+      active: its sites and tangents.
+      length: number of steps.
+      arrays: the constants and the xs of the loop, and what the primal loop stacked, which begins with
+        `primal_ys`.
+    """
+    consts, xs, stacked = arrays
+    sites = active.sites
+    # Weights are the same at every step, (n, m); activations and folded tangents are stacked, (T, B, n).
+    const_env = dict(zip(stage.consts, consts, strict=True))
+    # not strict: residuals follow `primal_ys`, and no site reads them
+    step_env = dict(zip((*stage.xs, *primal_ys(stage, sites)), (*xs, *stacked), strict=False))
+    activations = {a: step_env[a] for a in activations_of(sites)}
+
+    def at_one_step(activations: Env, weights: Env, folded: Env) -> tuple[Array, ...]:
+        # The derivative does not read additive inputs, so zeros can replace them.
+        zeros = {s: zeros_like_type(program.types[s]) for site in sites for s in site.additive}
+        return _eval_sites(sites, const_env | activations | weights, zeros | folded)
+
+    def at_all_steps(weights: Env, folded: Env) -> tuple[Array, ...]:
+        mapped = jax.vmap(at_one_step, in_axes=(0, None, 0), axis_size=length)
+        return mapped(activations, weights, folded)
+
+    weight_tangents = {w: with_transposed_adjoint(t) for w, t in active.weight_tangents.items()}
+    weights = {w: const_env[w] for w in weight_tangents}
+    primals = weights, jax.tree.map(jnp.zeros_like, active.folded_tangents)
+    # The primal output is dead code; jit removes it.
+    return jax.jvp(at_all_steps, primals, (weight_tangents, active.folded_tangents))[1]
+
+
+def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple[Array, ...]:
+    """The values of weight sites; ops that several sites share are run once.
+
+    A value may be an activation of one site and, with a different array, an additive input of another. So
+    ops are compared by the numbers of their arrays, and an array in the latter role is numbered ~value:
+
+        z = h w + s,  u = s v + h      env {h, w, s, v}, additive {~s, ~h}:   z = h w + ~s,  u = s v + ~h
+    """
+    arrays = env | {~value: array for value, array in additive.items()}
+    unused = itertools.count(max(arrays, default=0) + 1)
+    computed: dict[Any, Values] = {}  # (op, numbers of its inputs) -> numbers of its outputs
+    results = []
+    for site in sites:
+        number = {value: ~value for value in site.additive}
+        for op in site.ops:
+            inputs = tuple(number.get(i, i) for i in op.inputs)
+            if (op, inputs) not in computed:
+                computed[op, inputs] = tuple(itertools.islice(unused, len(op.outputs)))
+                arrays.update(zip(computed[op, inputs], op.fun(*read(arrays, inputs)), strict=True))
+            number.update(zip(op.outputs, computed[op, inputs], strict=True))
+        results.append(arrays[number[site.value]])
+    return tuple(results)
+
+
+def with_transposed_adjoint(tangent: Array) -> Array:
+    """The identity on a tangent, whose adjoint is computed transposed if it is a matrix.
+
+    The gradient of W in Z = A W is Aᵀ δ. JAX computes (δᵀ A)ᵀ, which XLA turns into a matmul of two
+    transposed matrices, twice as slow on a CPU; the barrier prevents that.
+    """
+    if tangent.ndim != 2:
+        return tangent
+    return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, 0, 1)), 0, 1)
