@@ -101,6 +101,6 @@ def has_state_of_first(variant):
 
 @functools.cache
 def kind(case):
-    """What the laws of a state depend on: its structure, slots included, and whether steps are linear in it."""
+    """What laws of the state depend on: its structure, slots included, and whether steps are linear."""
     params = jax.eval_shape(lambda key: case.cell.init(key, case.in_features), jax.random.key(0))
     return str(structure_of(carry_spec(case.cell, params))), is_linear(case.cell)

@@ -7,8 +7,8 @@ from jrnn.testing import LAWS, check_cell
 from tests.attending import Attending
 from tests.cases import CASES, FIRST, VARIANTS, has_state_of_first
 
-# An option that leaves the state as it is can break what follows from the step alone. The other laws are those
-# of the state and of its loop; the variants take turns at them, so that each is checked with every third option.
+# An option that leaves the state as it is can break what follows from the step alone. The other laws are
+# those of the state and of its loop; variants take turns at them: each is checked with every third of them.
 OF_THE_STEP = "interface", "dtypes are kept", "gradients", "linear = scan"
 OF_THE_STATE = [name for name in LAWS if name not in OF_THE_STEP]
 TURNS = 3

@@ -219,6 +219,8 @@ def on_inputs_of_another_dtype(case):
 
 
 DTYPES = ("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "float16")
+
+
 def register(length):
     """A user's cell whose state is a queue: what comes in travels on by one place a step."""
     return jrnn.from_functions(
@@ -235,7 +237,10 @@ LONG = [Case(jrnn.QRNN(4, window=12), 2), Case(jrnn.Window(12, 2), 2), Case(regi
 EVERY = [*CASES, *LONG]
 PLACES = {
     in_strict_mode_with_x64_on_an_explicit_mesh: EVERY,
-    in_a_shard_map: [*one_in(2, CASES), *LONG],  # the cell is traced as on the mesh: what differs is the start
+    in_a_shard_map: [
+        *one_in(2, CASES),
+        *LONG,
+    ],  # the cell is traced as on the mesh: what differs is the start
     on_inputs_of_another_dtype: EVERY,
     in_strict_mode: one_in(4, EVERY),
 }
