@@ -7,11 +7,11 @@ from jrnn.testing import LAWS, check_cell
 from tests.attending import Attending
 from tests.cases import CASES, COMBINATORS, FIRST, VARIANTS, has_state_of_first, turn
 
-# First derivatives of a cell are those of its reference, in tests/test_cells.py: beside that, cells take turns
-# at the two laws of derivatives. Combinators have no reference.
+# First derivatives of a cell are those of its reference, in tests/test_cells.py: beside that, cells take
+# turns at the two laws of derivatives. Combinators have no reference.
 DERIVATIVES = "gradients", "transforms"
-# An option that leaves the state as it is can break what follows from the step alone. The other laws are those
-# of the state and of its loop: variants take turns at them, each is checked with every third.
+# An option that leaves the state as it is can break what follows from the step alone. The other laws are
+# those of the state and of its loop: variants take turns at them, each is checked with every third.
 OF_THE_STEP = "interface", "dtypes are kept", "gradients", "linear = scan"
 OF_THE_STATE = [name for name in LAWS if name not in OF_THE_STEP]
 TURNS = 3

@@ -72,7 +72,10 @@ def _is_standard(op: Op) -> bool:
 
 
 def _maps(op: Op, axes: tuple[int | None, ...], types: tuple[Any, ...]) -> bool:
-    alone, mapped = op.run, _at_two_steps(op.run, axes)
+    mapped = _at_two_steps(op.run, axes)
+    if _traces(_gradient(_gradient(mapped)), types):  # the others are traced within it
+        return True
+    alone = op.run
     for _ in range(3):
         if not _traces(alone, types):
             return True
