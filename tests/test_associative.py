@@ -30,7 +30,7 @@ def test_these_cells_are_linear():
 
 
 RUNS = "whole", "ragged", "ragged reverse"
-RUN = [  # three cells in all ways, the others by turns: law "linear = scan" runs all of them in both directions
+RUN = [  # three cells in all ways, the others by turns: the law "linear = scan" has both directions
     (name, runs)
     for i, name in enumerate(LINEAR)
     for runs in (RUNS if name in ("LRU", "QRNN", "Stack") else [RUNS[i % 3]])
