@@ -14,7 +14,7 @@ import sys
 
 import jax
 
-FORMATS = ("torch", "keras", "flax", "haiku", "equinox", "onnx", "onnx_reading")
+FORMATS = ("torch", "keras", "flax", "haiku", "equinox", "onnx", "onnx_torch", "onnx_keras")
 HEAD = """| format | layer | options | float32, in | out | float64, in | out |
 | --- | --- | --- | ---: | ---: | ---: | ---: |"""
 

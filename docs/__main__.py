@@ -50,6 +50,7 @@ def main() -> int:
         action="store_true",
         help="do not execute notebooks and pages; show the former without outputs",
     )
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks executed at a time")
     arguments = parser.parse_args()
     os.environ["JRNN_ROOT"] = str(ROOT)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -64,9 +65,9 @@ def main() -> int:
             if not (BUILD / "notebooks" / path.name).exists():
                 shutil.copy(path, BUILD / "notebooks")
     else:
-        check_pages(sorted((DOCS / "pages").rglob("*.md")))
+        check_pages(sorted((DOCS / "pages").rglob("*.md")), arguments.jobs)
         tell("pages: every example holds")
-        execute_notebooks(BUILD / "notebooks")
+        execute_notebooks(BUILD / "notebooks", arguments.jobs)
         tell("notebooks executed")
     assemble(BUILD / "source")
     tell("pages generated")

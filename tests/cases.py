@@ -1,10 +1,12 @@
 """The one list of everything that the laws are checked over: every cell, and every combinator."""
 
 import functools
+import zlib
 
 import jax
 
 import jrnn
+from jrnn.cell import carry_spec, is_linear, structure_of
 from jrnn.testing.subject import Subject, default_inputs
 from tests.attending import Attending
 from tests.cells import ENTRIES
@@ -84,3 +86,28 @@ COMBINATORS = [
 ]
 
 CASES = [*(case for entry in ENTRIES.values() for case in entry.laws), *COMBINATORS]
+FIRST = [entry.laws[0] for entry in ENTRIES.values()]
+VARIANTS = [case for entry in ENTRIES.values() for case in entry.laws[1:]]
+
+
+def turn(case, count):
+    """Which of `count` parts of a test a case takes, by its name: a new case changes the turn of no other."""
+    return zlib.crc32(repr(case.cell).encode()) % count
+
+
+def one_in(count, cases):
+    """One in `count` of the cases."""
+    return [case for case in cases if turn(case, count) == 0]
+
+
+def has_state_of_first(variant):
+    """Whether an option leaves the state and the linearity of a cell as they are in its first case."""
+    first = ENTRIES[type(variant.cell).__name__].laws[0]
+    return kind(variant) == kind(first)
+
+
+@functools.cache
+def kind(case):
+    """What laws of the state depend on: its structure, slots included, and whether steps are linear."""
+    params = jax.eval_shape(lambda key: case.cell.init(key, case.in_features), jax.random.key(0))
+    return str(structure_of(carry_spec(case.cell, params))), is_linear(case.cell)

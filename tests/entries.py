@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
 class Entry(NamedTuple):
     """All that the tests know of one cell."""
 
-    laws: list[Case]
+    laws: list[Case]  # the first is checked by all, its options by what they can break: tests/test_laws.py
     values: dict[str, Comparison]  # by the names that the tests are called by
     counts: Callable  # (in_features, hidden) -> {cell: learned parameters, by the paper}
 

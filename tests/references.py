@@ -178,14 +178,13 @@ def run(step, p, carry, xs, **options):
     return carry, np.stack(ys)
 
 
-def derivative(function, array, size=1e-30):
-    """Gradient of a real analytic function of `array`: Im f(a + i·size) / size, element by element."""
-    gradient = np.zeros(np.shape(array))
-    for index in np.ndindex(gradient.shape):
-        moved = np.array(array, dtype=complex)
-        moved[index] += 1j * size
-        gradient[index] = np.imag(function(moved)) / size
-    return gradient
+def derivative(function, array, along, size=1e-30):
+    """Derivative of a real analytic function of `array` along a direction: Im f(a + i·size·along) / size.
+
+    Along a random one it is right only if the gradient is, in every element: a run of the reference for each
+    of them took half the time of the tests.
+    """
+    return np.imag(function(np.asarray(array) + 1j * size * along)) / size
 
 
 FUNCTIONS = {

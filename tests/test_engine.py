@@ -54,9 +54,10 @@ def modes(loss, params, inputs, kind):
     """Value and derivatives of order one and two; law "transforms" compares the other modes."""
     both = (params, inputs)
     slope = jax.tree.map(jnp.cos, both)
-    gradient = jax.grad(lambda both: loss(*both))
+    derivatives = jax.value_and_grad(lambda both: loss(*both))
+    gradient = lambda both: derivatives(both)[1]
     copies = jax.tree.map(lambda a: jnp.stack([a, 1.1 * a]), both)
-    found = {"value": loss(*both), "jvp of grad": jax.jvp(gradient, (both,), (slope,))}
+    found = {"jvp of value and grad": jax.jvp(derivatives, (both,), (slope,))}
     if kind == "bare":
         found["jvp"] = jax.jvp(lambda both: loss(*both), (both,), (slope,))[1]
         found["grad of grad"] = jax.grad(

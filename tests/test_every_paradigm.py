@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from tests.cases import CASES
+from tests.cases import CASES, one_in
 from tests.test_paradigms import IN, XS, drawn
 
 PLAIN = [c for c in CASES if c.inputs is None and getattr(c.cell, "in_ndim", 1) == 1]
@@ -33,7 +33,7 @@ def everything(cell, params, xs, key=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", PLAIN, ids=lambda case: repr(case.cell))
+@pytest.mark.parametrize("case", one_in(3, PLAIN), ids=lambda case: repr(case.cell))
 def test_every_cell_is_traced_and_differentiated_in_every_paradigm(case):
     width, key = case.in_features, jax.random.key(0)
     params = jax.eval_shape(lambda: jrnn.Project(case.cell, width).init(key, width))

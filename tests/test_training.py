@@ -223,15 +223,22 @@ def test_empty_batches_are_refused():
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {root!r})
 from tests.test_training import run
 import jrnn
 from pathlib import Path
 out = Path({out!r})
 ready = lambda record, state: (print("step", flush=True), time.sleep(0.004))
-run(out, epochs=40, resume=bool(list(out.glob("step_*"))), monitors=(ready,))
-print("done", flush=True)
+for _ in sys.stdin:  # a run for every line, in a process of its own that starts with all of this imported
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        run(out, epochs=40, resume=bool(list(out.glob("step_*"))), monitors=(ready,))
+        print("done", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
 
 
@@ -240,19 +247,21 @@ def test_kill_9_at_twenty_random_moments(tmp_path):
     out, rng, kills = tmp_path / "run", np.random.default_rng(5), 0
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     script = textwrap.dedent(SCRIPT.format(root=root, out=str(out)))
-    for _ in range(60):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        with process:
-            first = process.stdout.readline()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, bufsize=1, **pipes) as runs:
+        for _ in range(60):
+            runs.stdin.write("another\n")
+            process, first = int(runs.stdout.readline()), runs.stdout.readline()
             time.sleep(float(rng.uniform(0, 0.25)))
-            if kills < 20 and first.startswith("step"):
-                process.kill()
+            if kills < 20 and first == "step\n":
+                os.kill(process, signal.SIGKILL)
                 kills += 1
-            tail = process.stdout.read()
-        if jrnn.checkpoint.checkpoints(out):
-            jrnn.load(out)  # the newest complete one loads, whatever was going on
-        if tail.endswith("done\n"):
-            break
+            said = list(iter(runs.stdout.readline, "ended\n"))
+            if jrnn.checkpoint.checkpoints(out):
+                jrnn.load(out)  # the newest complete one loads, whatever was going on
+            if "done\n" in said:
+                break
+        runs.stdin.close()
     assert kills == 20
     assert_identical(jrnn.load(out, optimizer=optax.adam(1e-2)).params, run(epochs=40).state.params)
 

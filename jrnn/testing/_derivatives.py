@@ -34,10 +34,9 @@ def gradients(subject: Subject) -> None:
         v = direction((params, xs))
 
         def derivatives(x: list[Array]) -> Any:
-            grad = jax.grad(loss)
-            forward = jax.jvp(loss, (x,), (v,))[1]
-            _, twice = jax.jvp(grad, (x,), (v,))  # forward over reverse
-            return loss(x), grad(x), forward, twice, jax.grad(lambda z: dot(grad(z), v))(x)
+            # forward over reverse: both first derivatives, and the second
+            (value, grad), (forward, twice) = jax.jvp(jax.value_and_grad(loss), (x,), (v,))
+            return value, grad, forward, twice, jax.grad(lambda z: dot(jax.grad(loss)(z), v))(x)
 
         step = 1e-5
         program = subject.program(derivatives, leaves)
@@ -98,20 +97,21 @@ def transforms(subject: Subject) -> None:
                 return loss([leaf, *rest])
 
             ones = jnp.ones_like(a)
-            grad = jax.grad(f)(a)
+            value, grad = jax.value_and_grad(f)(a)
             slopes = jnp.vdot(grad, ones), jax.jvp(f, (a,), (ones,))[1], jax.linearize(f, a)[1](ones)
-            grads = grad, jax.jacfwd(f)(a), jax.grad(jax.checkpoint(f))(a)
-            pair = jnp.stack([a, 0.5 * a])
-            return slopes, grads, jax.hessian(f)(a), jax.vmap(f)(pair), jax.lax.map(f, pair)
+            forward, hessian = jax.jacfwd(jax.value_and_grad(f))(a)
+            grads = grad, forward, jax.grad(jax.checkpoint(f))(a)
+            return slopes, grads, hessian, value, jax.vmap(f)(jnp.stack([a, 0.5 * a]))
 
-        (slope, *slopes), (grad, *grads), hessian, mapped, looped = subject.run(run, small)
+        here, halved = subject.run_each(run, [small, 0.5 * small])
+        (slope, *slopes), (grad, *grads), hessian, value, mapped = here
     for name, given in zip(("jvp", "linearize"), slopes, strict=True):
         assert_close(given, slope, name, 1e-10)
     for name, given in zip(("jacfwd", "checkpoint"), grads, strict=True):
         assert_close(given, grad, name, 1e-10)
     square = hessian.reshape(small.size, small.size)
     assert_close(square, square.T, "symmetry of the hessian", 1e-9)
-    assert_close(mapped, looped, "vmap over params", 1e-10)
+    assert_close(mapped, np.stack([value, halved[3]]), "vmap over params", 1e-10)
 
 
 def linearity(subject: Subject) -> None:

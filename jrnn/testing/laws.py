@@ -94,19 +94,14 @@ def _pair(returned: Any) -> Any:
 def splitting(subject: Subject) -> None:
     """One run over a ‖ b equals a run over a, followed by a run over b from its carry."""
 
-    def run(params: Any, xs: Any, reverse: bool) -> Any:
-        first, second = (slice(2, None), slice(2)) if reverse else (slice(2), slice(2, None))
-        whole = unroll(subject.cell, params, xs, reverse=reverse)
-        middle, a = unroll(subject.cell, params, take(xs, first), reverse=reverse)
-        resumed, b = unroll(subject.cell, params, take(xs, second), middle, reverse=reverse)
-        return whole, (resumed, joined(b, a) if reverse else joined(a, b))
+    def run(params: Any, xs: Any) -> Any:
+        middle, a = unroll(subject.cell, params, take(xs, slice(2)))
+        resumed, b = unroll(subject.cell, params, take(xs, slice(2, None)), middle)
+        return unroll(subject.cell, params, xs), (resumed, joined(a, b))
 
-    both = subject.run(
-        lambda p, x: (run(p, x, False), run(p, x, True)), subject.params(), subject.xs(STEPS, BATCH)
-    )
-    for (end, ys), (resumed, parts) in both:
-        assert_close(resumed, end, "carry after resuming")
-        assert_close(parts, ys, "outputs after resuming")
+    (end, ys), (resumed, parts) = subject.run(run, subject.params(), subject.xs(STEPS, BATCH))
+    assert_close(resumed, end, "carry after resuming")
+    assert_close(parts, ys, "outputs after resuming")
 
 
 def scan_is_loop(subject: Subject) -> None:
@@ -156,13 +151,11 @@ def rows(subject: Subject) -> None:
             return weighted_sum(take(ys, (slice(None), 0))), (end, ys)
 
         grads, ran = jax.grad(row_0, has_aux=True)(float_leaves(xs))
-        backwards, mixed_backwards = (unroll(cell, params, x, reverse=True) for x in (xs, mixed))
-        return [(ran, unroll(cell, params, mixed)), (backwards, mixed_backwards)], grads
+        return ran, unroll(cell, params, mixed), grads
 
-    pairs, grads = subject.run(run, params, xs, mixed)
-    for (end_a, a), (end_b, b) in pairs:
-        assert_close(take(a, (slice(None), 0)), take(b, (slice(None), 0)), "outputs of row 0")
-        assert_close(take(end_a, 0), take(end_b, 0), "state of row 0")
+    (end_a, a), (end_b, b), grads = subject.run(run, params, xs, mixed)
+    assert_close(take(a, (slice(None), 0)), take(b, (slice(None), 0)), "outputs of row 0")
+    assert_close(take(end_a, 0), take(end_b, 0), "state of row 0")
     if any(np.any(grad[:, 1:]) for grad in grads):
         raise LawError("the gradient of row 0 is nonzero in other rows")
 
@@ -171,8 +164,8 @@ def raggedness(subject: Subject) -> None:
     """With lengths, each sequence runs as if alone, and length 0 returns the given carry bit for bit."""
     lengths = np.array([STEPS, 0, 2])
 
-    def run(params: Any, xs: Any, reverse: bool) -> Any:
-        start, alone = subject.carry(params, BATCH), []
+    def run(params: Any, xs: Any, start: Any, reverse: bool) -> Any:
+        alone = []
         ragged = unroll(subject.cell, params, xs, start, lengths=lengths, reverse=reverse)
         for row, length in enumerate(lengths):
             x = jax.tree.map(lambda a, n=length, r=row: a[:n, r : r + 1], xs)
@@ -180,9 +173,11 @@ def raggedness(subject: Subject) -> None:
             alone.append(unroll(subject.cell, params, x, begin, reverse=reverse) if length else (begin, None))
         return ragged, alone
 
-    both = subject.run(
-        lambda p, x: (run(p, x, False), run(p, x, True)), subject.params(), subject.xs(STEPS, BATCH)
-    )
+    def both_ways(params: Any, xs: Any) -> Any:
+        start = subject.carry(params, BATCH)
+        return [run(params, xs, start, reverse) for reverse in (False, True)]
+
+    both = subject.run(both_ways, subject.params(), subject.xs(STEPS, BATCH))
     for (end, ys), alone in both:
         for row, (length, (begin, y)) in enumerate(zip(lengths, alone, strict=True)):
             one = slice(row, row + 1)
@@ -264,14 +259,11 @@ def resetting(subject: Subject) -> None:
         reset = unroll(cell, params, xs, start, resets=resets)
         before = unroll(cell, params, take(xs, early), start)[1]
         end, after = unroll(cell, params, take(xs, late))
-        backwards = unroll(cell, params, xs, resets=resets, reverse=True)[1]
-        ends = (unroll(cell, params, take(xs, part), reverse=True)[1] for part in (early, late))
-        return (reset, (end, joined(before, after))), (backwards, joined(*ends))
+        return reset, (end, joined(before, after))
 
-    ((end, ys), (fresh_end, parts)), (backwards, ends) = subject.run(run, params, xs)
+    (end, ys), (fresh_end, parts) = subject.run(run, params, xs)
     assert_close(end, fresh_end, "carry after a reset")
     assert_close(ys, parts, "outputs around a reset")
-    assert_close(backwards, ends, "outputs around a reset, reversed")
     jax.eval_shape(lambda k: unroll(cell, params, xs, resets=resets, key=k), jax.random.key(0))  # with noise
 
 

@@ -73,7 +73,10 @@ def _is_standard(op: Op) -> bool:
 
 
 def _maps(op: Op, axes: tuple[int | None, ...], types: tuple[Any, ...]) -> bool:
-    alone, mapped = op.fun, _at_two_steps(op.fun, axes)
+    mapped = _at_two_steps(op.fun, axes)
+    if _traces(_gradient(_gradient(mapped)), types):  # the others are traced within it
+        return True
+    alone = op.fun
     for _ in range(3):  # the op, its gradient, the gradient of that
         if not _traces(alone, types):
             return True  # it has no such derivative, mapped or not
