@@ -13,15 +13,16 @@ at the end, `results.txt` is the page of text that the site shows. What fails is
 """
 
 import argparse
+import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import statistics
 import sys
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch some memory of a GPU
@@ -95,19 +96,21 @@ def surroundings():
 
 
 def methods_of(case):
-    """Methods that run a case by themselves, beside `Scan`."""
-    methods = {"Scan": jrnn.Scan(), "sqrt": jrnn.Scan("sqrt")}
+    """Methods that run a case by themselves, and `Scan`; first those that never ran on an accelerator."""
+    methods = {}
     if jrnn.cell.is_linear(case.cell):
         methods |= {"tree": jrnn.Associative(tree=True), "loop": jrnn.Associative(tree=False)}
-    if type(case.cell).__name__ in speed_of_chunks():
+    if type(case.cell).__name__ in chunked_cells():
         methods["Chunked"] = jrnn.Chunked(4)
     if isinstance(case.cell, jrnn.LSTM) and jax.default_backend() == "gpu":
         methods["CuDNN"] = jrnn.CuDNN(otherwise=jrnn.Scan())
-    return methods
+    if isinstance(case.cell, jrnn.LSTM | jrnn.Stack):
+        methods["sqrt"] = jrnn.Scan("sqrt")
+    return methods | {"Scan": jrnn.Scan()}
 
 
 @functools.cache
-def speed_of_chunks():
+def chunked_cells():
     from benchmarks.chunked import cells
 
     return frozenset(cells(8, 2))
@@ -138,22 +141,30 @@ def difference(case, method):
     return worst
 
 
+def check(job):
+    """A record of one case by one method; run in a process of its own, as tracing holds Python's lock."""
+    from tests.cases import CASES
+
+    place, name = job
+    case, found = CASES[place], {"cell": str(CASES[place].cell), "method": name}
+    try:
+        return found | {"difference": difference(case, methods_of(case)[name])}
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        return found | {"error": f"{type(error).__name__}: {reason}"}
+
+
 def correct(results, until):
     from tests.cases import CASES
 
-    jobs = [(case, name, method) for case in CASES for name, method in methods_of(case).items()]
-    jobs.sort(key=lambda job: job[1] == "Scan")  # what has never run on an accelerator first
-    with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
-        waiting = {}
-        for case, name, method in jobs:
-            waiting[pool.submit(difference, case, method)] = (str(case.cell), name)
-        for done in as_completed(waiting, timeout=max(results.left(until), 1)):
-            cell, name = waiting[done]
-            try:
-                results.add("correct", cell=cell, method=name, difference=done.result())
-            except Exception as error:
-                reason = " ".join(str(error).split())[:300]
-                results.add("correct", cell=cell, method=name, error=f"{type(error).__name__}: {reason}")
+    jobs = [(place, name) for place, case in enumerate(CASES) for name in methods_of(case)]
+    jobs.sort(key=lambda job: job[1] == "Scan")
+    workers = max(2, (os.cpu_count() or 2) // 2)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        done = pool.imap_unordered(check, jobs)
+        with contextlib.suppress(StopIteration, multiprocessing.TimeoutError):
+            while True:
+                results.add("correct", **done.next(timeout=max(results.left(until), 0.1)))
 
 
 # speed
