@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._alignment import like_batch
 from jrnn._caching import cached
 from jrnn._checks import brief
 from jrnn.unrolling._blocks import near_divisor
@@ -176,6 +177,8 @@ def _solve(matrix: Matrix, plan: Plan, values: dict[Any, Any], state: Array, rev
     like = plan.step.program.types[matrix.before]
     chunk = chunk_of(matrix, map(turned, read(values, vector_names(matrix))))
     constants = tuple(to_matrices(matrix, values[constant]) for _, constant in matrix.constants)
+    # what does not depend on the inputs, or on flags alone, may be on all devices
+    chunk, constants = jax.tree.map(lambda a: like_batch(a, state, len(matrix.batch)), (chunk, constants))
     state, products = solve_chunk(structure_of(matrix), chunk, state, constants)
     for name, product in zip(product_names(matrix), products, strict=True):
         values[name] = turned(from_chunk(matrix, product, like))

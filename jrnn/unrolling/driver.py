@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from jrnn._alignment import match_types
+from jrnn._alignment import match_types, sharded_along_time, split_over
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._masking import fill_padding, schedule
+from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
 
@@ -70,18 +71,10 @@ def unroll(
     (True, True)
     """
     check_runs(cell, method, key)
-    loop = make_loop(
-        cell,
-        params,
-        xs,
-        carry,
-        lengths=lengths,
-        mask=mask,
-        resets=resets,
-        reverse=reverse,
-        key=key,
-    )
-    return method.run(loop)
+    options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
+    if (axis := split_over(xs)) is not None:
+        return _run_stretches(method, axis, cell, params, xs, carry, **options)
+    return method.run(make_loop(cell, params, xs, carry, **options))
 
 
 def make_loop(
@@ -97,17 +90,54 @@ def make_loop(
     key: Array | None = None,
 ) -> Loop[P, C, Y]:
     """Check the arguments of `unroll`, and make the loop that a method runs."""
-    # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
-    # of a reset has the types of the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)
     reverse = check_flag("reverse", reverse)
-    valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
-    if valid is not None:
-        xs = fill_padding(xs, valid)
+    flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
+    return _with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key)
+
+
+def _with_flags(
+    cell: Any, params: Any, xs: Any, carry: Any, flags: Schedule, *, reverse: bool, key: Any
+) -> Loop[Any, Any, Any]:
+    # Order matters: padding is replaced before the step sees xs, and the state of a reset has the types of
+    # the promoted carry.
+    steps, batch_shape = check_inputs(cell, xs)
+    if flags.valid is not None:
+        xs = fill_padding(xs, flags.valid)
     carry = starting_carry(cell, params, carry, batch_shape, key)
-    carry = promote_carry(cell, params, carry, xs, steps, (valid, reset))
-    start = None if reset is None else _reset_state(cell, params, batch_shape, carry)
-    return Loop(cell, params, start, carry, xs, valid, reset, steps, reverse)
+    carry = promote_carry(cell, params, carry, xs, steps, flags)
+    start = None if flags.reset is None else _reset_state(cell, params, batch_shape, carry)
+    return Loop(cell, params, start, carry, xs, *flags, steps, reverse)
+
+
+def _run_stretches(
+    method: Any, axis: Any, cell: Any, params: Any, xs: Any, carry: Any, *,
+    lengths: Any, mask: Any, resets: Any, reverse: bool, key: Any,
+) -> Any:  # fmt: skip
+    """`unroll` where the steps of `xs` are split over an axis of a mesh: a stretch on each device.
+
+    Padding is replaced within a stretch. Flags are the only thing of which a step may need those of another
+    stretch: resets in reverse.
+    """
+    if not hasattr(method, "run_stretch"):
+        raise ValueError(
+            f"xs is sharded along time, over {axis!r} of the mesh, which only Associative() runs, got method="
+            f"{brief(method)}: jax.reshard(xs, PartitionSpec(None, ...)) puts whole sequences on a device"
+        )
+    steps, batch_shape = check_inputs(cell, xs)
+    reverse = check_flag("reverse", reverse)
+    if reverse and resets is not None:
+        mask, resets = (None if flag is None else sharded_along_time(flag, None) for flag in (mask, resets))
+    flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
+    flags = jax.tree.map(lambda flag: sharded_along_time(flag, axis), flags)
+
+    def run(params: Any, xs: Any, carry: Any, flags: Schedule, key: Any) -> Any:
+        return method.run_stretch(_with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key), axis)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(axis)
+    specs = everywhere, split, everywhere, split, everywhere
+    mapped = jax.shard_map(run, in_specs=specs, out_specs=(everywhere, split), axis_names={axis})
+    return mapped(params, xs, carry, flags, key)
 
 
 def _reset_state(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Any:
