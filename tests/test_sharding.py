@@ -1,4 +1,4 @@
-"""Linear recurrences whose steps are split over devices: values, gradients, and what devices exchange."""
+"""Time or hidden units split over devices: values, gradients, and what the devices exchange."""
 
 import collections
 import os
@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jrnn
@@ -133,9 +134,61 @@ def exchanged():
     print(forward, both, forth)
 
 
+WIDE = jrnn.Stack((jrnn.LSTM(8), jrnn.GRU(8), jrnn.Dense(3)))
+
+
+def by_units(params):
+    """Weights and biases split over `hidden` by their columns, where it divides them."""
+    size = jax.sharding.get_abstract_mesh().shape["hidden"]
+
+    def place(leaf):
+        last = "hidden" if leaf.shape[-1] % size == 0 else None
+        return jax.device_put(leaf, jax.P(*[None] * (leaf.ndim - 1), last))
+
+    return jax.tree.map(place, params)
+
+
+def hidden():
+    xs, flags = drawn()
+    params = WIDE.init(jax.random.key(0), 3)
+    needed = gradient(WIDE, jrnn.Scan(), False)(params, xs, None, flags)
+    kinds = jax.sharding.AxisType
+    for shape, kind in (((1, 2), kinds.Explicit), ((1, 8), kinds.Auto), ((2, 4), kinds.Explicit)):
+        devices = jax.devices()[: shape[0] * shape[1]]
+        mesh = jax.make_mesh(shape, ("data", "hidden"), (kind, kind), devices=devices)
+        with jax.set_mesh(mesh):
+            split, rows = by_units(params), jax.device_put(xs, jax.P(None, "data"))
+            run = gradient(WIDE, jrnn.Scan(), False)
+            found = run(split, rows, None, flags)
+            close(found, needed)
+            assert found[1][0][0].w_hh.sharding.spec == jax.P(None, "hidden")
+            program = run.lower(split, rows, None, flags).compile().as_text()
+            moved = re.findall(r"= f64\[([\d,]*)\]\S* (?:all-\w+|collective-\w+|reduce-scatter)\(", program)
+            shapes = {tuple(map(int, filter(None, one.split(",")))) for one in moved}
+            assert shapes and all(one[-2] == ROWS // shape[0] for one in shapes), shapes  # states, no weights
+    print("equal")
+
+
+def trained():
+    """By `fit`, which keeps the parameters where they were put."""
+    xs, flags = drawn()
+    batch = jrnn.Batch(xs, jnp.sin(xs), flags["lengths"])
+    options = {"optimizer": optax.adam(0.1), "key": jax.random.key(1), "progress": jrnn.Progress(bar=False)}
+    loss = jrnn.PerStep(jrnn.losses.mean_squared_error)
+    params = WIDE.init(jax.random.key(0), 3)
+    needed = jrnn.fit(WIDE, [batch] * 2, loss, params=params, epochs=2, validation=[batch], **options)
+    with jax.set_mesh(jax.make_mesh((4,), ("hidden",), devices=jax.devices()[:4])):
+        split = by_units(params)
+        found = jrnn.fit(WIDE, [batch] * 2, loss, params=split, epochs=2, validation=[batch], **options)
+    close(found.params, needed.params)
+    assert found.params[0].w_hh.sharding.spec == jax.P(None, "hidden")
+    assert abs(found.history[-1]["validation"] - needed.history[-1]["validation"]) < 1e-9
+    print("equal")
+
+
 def in_a_process(function):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_ENABLE_X64": "1"}
-    code = f"from tests.test_stretches import {function}; {function}()"
+    code = f"from tests.test_sharding import {function}; {function}()"
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
@@ -154,3 +207,11 @@ def test_steps_split_over_devices_have_derivatives_of_second_order():
 def test_each_pass_takes_one_all_gather():
     once, twice = {"all-gather": 1}, {"all-gather": 2}
     assert in_a_process("exchanged") == f"{once} {twice} {twice}"
+
+
+def test_hidden_units_split_over_devices_change_nothing():
+    assert in_a_process("hidden").splitlines()[-1] == "equal"
+
+
+def test_a_model_whose_units_are_split_trains_to_the_same_parameters():
+    assert in_a_process("trained") == "equal"
