@@ -91,7 +91,8 @@ def like_batch(leaf: Array, other: Array, ndim: int) -> Array:
 
 def split_over(tree: Any) -> Any:
     """The mesh axis over which arrays are explicitly sharded along their first axis, time; None if none."""
-    found = (sharded_axes(jax.typeof(leaf))[:1] for leaf in jax.tree.leaves(tree))
+    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    found = (sharded_axes(jax.typeof(leaf))[:1] for leaf in arrays)
     return next((axis for axes in found for axis in axes if axis is not None), None)
 
 

@@ -8,9 +8,11 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from jrnn._alignment import match_types, sharded_along_time, split_over
+from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
+from jrnn.unrolling._eager import Call, Programs, on_arrays
 from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
@@ -36,6 +38,9 @@ def unroll(
     `ys[t]` always belongs to `xs[t]`. A step is valid where `mask` is True and t < lengths. At an invalid
     step the state is kept, y is 0 and a reset is ignored; padding in xs affects neither outputs nor
     gradients. All options compose.
+
+    A call outside of `jax.jit` compiles one program for each shape of its arguments. After sixteen numbers of
+    steps, further ones are rounded up to 1, 2, 3, 4, 6, 8, 12, … with `Scan`, without changing the results.
 
     Args:
       cell: the cell.
@@ -71,10 +76,27 @@ def unroll(
     (True, True)
     """
     check_runs(cell, method, key)
-    options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
+    reverse = check_flag("reverse", reverse)
+    call = Call(params, xs, carry, lengths, mask, resets, key)
+    if (known := on_arrays(call)) is None:
+        return _run(call, cell, method, reverse)
+    steps, _ = check_inputs(cell, xs)
+    return _programs(cell, method, reverse)(cell, known, steps)
+
+
+def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
+    params, xs, carry, lengths, mask, resets, key = call
     if (axis := split_over(xs)) is not None:
-        return _run_stretches(method, axis, cell, params, xs, carry, **options)
-    return method.run(make_loop(cell, params, xs, carry, **options))
+        return _run_stretches(call, cell, method, reverse, axis)
+    options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
+    result: tuple[Any, Any] = method.run(make_loop(cell, params, xs, carry, **options))
+    return result
+
+
+@cached
+def _programs(cell: Any, method: Any, reverse: bool) -> Programs:
+    run = functools.partial(_run, cell=cell, method=method, reverse=reverse)
+    return Programs(run, rounds=isinstance(method, Scan))
 
 
 def make_loop(
@@ -110,22 +132,19 @@ def _with_flags(
     return Loop(cell, params, start, carry, xs, *flags, steps, reverse)
 
 
-def _run_stretches(
-    method: Any, axis: Any, cell: Any, params: Any, xs: Any, carry: Any, *,
-    lengths: Any, mask: Any, resets: Any, reverse: bool, key: Any,
-) -> Any:  # fmt: skip
+def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any) -> Any:
     """`unroll` where the steps of `xs` are split over an axis of a mesh: a stretch on each device.
 
     Padding is replaced within a stretch. Flags are the only thing of which a step may need those of another
     stretch: resets in reverse.
     """
+    params, xs, carry, lengths, mask, resets, key = call
     if not hasattr(method, "run_stretch"):
         raise ValueError(
             f"xs is sharded along time, over {axis!r} of the mesh, which only Associative() runs, got method="
             f"{brief(method)}: jax.reshard(xs, PartitionSpec(None, ...)) puts whole sequences on a device"
         )
     steps, batch_shape = check_inputs(cell, xs)
-    reverse = check_flag("reverse", reverse)
     if reverse and resets is not None:
         mask, resets = (None if flag is None else sharded_along_time(flag, None) for flag in (mask, resets))
     flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
