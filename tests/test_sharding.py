@@ -73,7 +73,6 @@ def equal():
     params = DEEP.init(jax.random.key(0), 3)
     carry = jax.tree.map(lambda leaf: leaf + 0.3, DEEP.initial_carry(params, (ROWS,)))
     runs = [(flags, False, jrnn.Associative()), (flags, True, jrnn.Associative(tree=True))]
-    runs += [({}, True, jrnn.Associative())]
     for given, reverse, method in runs:
         needed = gradient(DEEP, jrnn.Scan(), reverse)(params, xs, carry, given)
         for mesh in meshes():
