@@ -27,7 +27,7 @@ SHAPE = re.compile(r"= \(?(.*?)\)? (all-gather|all-reduce|collective-permute|red
 
 
 def prepared(axis, count, grows=None):
-    """A compiled gradient of the parameters and its arguments; along `grows`, xs has `count` times its length."""
+    """A compiled gradient of the parameters and its arguments; xs is `count` times as long along `grows`."""
     cell, method, spec, by_units = AXES[axis]
     shape = [STEPS, ROWS, HIDDEN]
     if grows is not None:
