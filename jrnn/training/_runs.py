@@ -201,12 +201,7 @@ class Run:
         self.write_log()
         entry, score = from_first(lambda: (entry, self.watch(entry), plan.score(entry))[::2])
         self.scored |= score is not None
-        if (
-            score is not None
-            and math.isfinite(score)
-            and score < self.best.score
-            and is_finite(jax.device_get(params))
-        ):
+        if score is not None and math.isfinite(score) and score < self.best.score and _sound(params):
             self.best = Best(params, score, self.steps_done)
             if self.store is not None:
                 self.store.save_best(local(params), self.steps_done)
@@ -239,7 +234,7 @@ class Run:
 
     def has_diverged(self) -> bool:
         """Check whether the parameters are still finite; if not, find the step that broke them."""
-        if self.diverged is None and not is_finite(jax.device_get(self.state.params)):
+        if self.diverged is None and not _sound(self.state.params):
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
             bad = [r for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
@@ -295,3 +290,8 @@ class Run:
         if self.store is not None and checkpoints(self.store.path):
             return f"those of the newest checkpoint in {self.store.path}, where resume=True continues"
         return "the last parameters; with validation or out, finite ones are kept"
+
+
+def _sound(params: Any) -> bool:
+    """True if all parameters are finite, found on the host, where nothing is compiled."""
+    return bool(is_finite(jax.device_get(params)))
