@@ -1,5 +1,6 @@
 """Arrays with matching dtype, sharding and rank."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,8 +17,11 @@ def expand(flags: Array, ndim: int) -> Array:
 def select(flags: Array, chosen: Array, other: Array) -> Array:
     """`chosen` where `flags` (leading axes) are True, else `other`; keeps the sharding of all three."""
     flags, (chosen, other) = expand(flags, chosen.ndim), aligned(chosen, other)
-    if sharded_axes(jax.typeof(chosen)) or sharded_axes(jax.typeof(flags)):
-        flags = flags & jnp.ones_like(chosen, bool)
+    types = jax.typeof(flags), jax.typeof(chosen)
+    if any(map(sharded_axes, types)):
+        spec = PartitionSpec(*(a or b for a, b in zip(*(t.sharding.spec for t in types), strict=True)))
+        sharding = NamedSharding(next(t for t in types if sharded_axes(t)).sharding.mesh, spec)
+        flags = jnp.broadcast_to(flags, chosen.shape, out_sharding=sharding)
         chosen, other = (_resharded(leaf, jax.typeof(flags)) for leaf in (chosen, other))
     return jnp.where(flags, chosen, other)
 
@@ -61,9 +65,13 @@ def match_type(leaf: Array, like: Any) -> Array:
     if leaf.dtype != like.dtype:
         leaf = leaf.astype(promoted(leaf.dtype, like.dtype))
     leaf = _resharded(leaf, like)
-    if missing := tuple(varying_axes(like) - varying_axes(jax.typeof(leaf))):
-        leaf = lax.pcast(leaf, missing, to="varying")
-    return leaf
+    return varied(leaf, varying_axes(like))
+
+
+def varied(leaf: Array, axes: Iterable[str]) -> Array:
+    """An array that varies over these axes of a mesh, inside `shard_map`."""
+    missing = tuple(set(axes) - varying_axes(jax.typeof(leaf)))
+    return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
 
 def zeros_like_type(like: Any) -> Array:
@@ -73,11 +81,30 @@ def zeros_like_type(like: Any) -> Array:
 
 def like_rows(leaf: Array, rows: Array) -> Array:
     """Shard the leading axes of an array as those of `rows`."""
-    type_ = jax.typeof(rows)
+    return like_batch(leaf, rows, rows.ndim)
+
+
+def like_batch(leaf: Array, other: Array, ndim: int) -> Array:
+    """Shard the first axes of an array, as many as `ndim`, as those of another, but for axes of length 1."""
+    type_ = jax.typeof(other)
     if not sharded_axes(type_):
         return leaf
-    spec = PartitionSpec(*type_.sharding.spec, *(None,) * (leaf.ndim - rows.ndim))
-    return jax.reshard(leaf, NamedSharding(type_.sharding.mesh, spec))
+    axes = zip(type_.sharding.spec[:ndim], leaf.shape, strict=False)
+    spec = [axis if size != 1 else None for axis, size in axes]
+    return jax.reshard(leaf, NamedSharding(type_.sharding.mesh, PartitionSpec(*spec)))
+
+
+def split_over(tree: Any) -> Any:
+    """The mesh axis over which arrays are explicitly sharded along their first axis, time; None if none."""
+    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    found = (sharded_axes(jax.typeof(leaf))[:1] for leaf in arrays)
+    return next((axis for axes in found for axis in axes if axis is not None), None)
+
+
+def sharded_along_time(leaf: Array, axis: Any) -> Array:
+    """Shard the first axis of an array over this axis of the mesh; None: over none."""
+    rest = sharded_axes(jax.typeof(leaf))[1:]
+    return jax.reshard(leaf, PartitionSpec(axis, *rest))
 
 
 def looked_up(table: Array, *index: Array) -> Array:

@@ -40,7 +40,9 @@ TESTS = {  # the first that a path starts with
     "jrnn/combinators/reparametrizing": "reports reparametrizing",
     "jrnn/combinators": "combinators pacing initializers clipping reparametrizing slots taps history seq2seq "
     "irregular",
-    "jrnn/unrolling/associative": "associative linear_recurrences laws packing",
+    "jrnn/unrolling/associative": "associative linear_recurrences sharding laws packing",
+    "jrnn/unrolling/_recurrences": "associative linear_recurrences sharding laws packing",
+    "jrnn/unrolling/driver": f"sharding {UNROLLING}",
     "jrnn/unrolling/_blocks": "memory unrolling",
     "jrnn/unrolling/cudnn": "cudnn",
     "jrnn/unrolling/chunked": "chunked",

@@ -366,6 +366,7 @@ SHARED = {
     "packed": jrnn.packed_batches(SEQUENCES, LABELS, 4, key_seed=0).epoch(2),
     "packed, a target per step": jrnn.packed_batches(SEQUENCES, SEQUENCES, 4),
     "pairs": PAIRS,
+    "windows": jrnn.Windows(np.arange(103), 4, 5).epoch(1),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import jrnn
 from jrnn.cell import is_linear
-from jrnn.unrolling.associative import solve
+from jrnn.unrolling._recurrences import solve
 from tests.cases import CASES, subject_of
 
 

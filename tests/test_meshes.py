@@ -23,6 +23,7 @@ NOISY = (
     jrnn.Zoneout(jrnn.LSTM(4), rates=(0.1, 0.5)),
     jrnn.Dropout(jrnn.LSTM(4), input=0.3, state=0.3, output=0.3),
 )
+MATRICES = jrnn.MLSTM(4, heads=2), jrnn.DeltaNet(4, heads=2), jrnn.RWKV7(4, heads=2)
 LOOP = jrnn.Feedback(jrnn.Stack((jrnn.Elman(5), jrnn.Dense(3))))
 
 
@@ -53,6 +54,11 @@ def drawn(cell, xs):
         return jnp.mean(jnp.sin(ys)), ys
 
     return jax.grad(loss, has_aux=True)(params)
+
+
+def chunks(cell, x):
+    flags = {"lengths": LENGTHS, "resets": x[..., 0] > 0, "reverse": True}
+    return run(cell, x, method=jrnn.Chunked(3), **flags)
 
 
 def keeping_inputs(x):
@@ -102,6 +108,7 @@ PROGRAMS = {
     "cells that keep inputs": (keeping_inputs, XS),
     "a state that depends on no input": (lambda x: drawn(COUNTING, x), XS),
     "and starts anew": (lambda x: run(COUNTING, x, resets=x[..., 0] > 0), XS),
+    "in chunks": (lambda x: [chunks(cell, x) for cell in MATRICES], XS),
     "a masked loss": (masked_loss, TOKENS),
     "two training steps": (lambda t: (train(t)[0].params, train(t)[1]), TOKENS),
 }

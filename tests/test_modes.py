@@ -43,8 +43,8 @@ MODES = STRICT | {
     "precision": lambda: jax.default_matmul_precision("highest"),
 }
 OTHER_DRAWS = ("rbg", "not partitionable", "x64")
-# not yet on a mesh: Chunked does not find the form of a sharded state, an exported program is of one device
-OFF_MESH = ("gradient, Chunked", "export")
+# an exported program is of one device
+OFF_MESH = ("export",)
 EXEMPT = {"infinity": ("CTC",)}  # log-probabilities of prefixes that do not exist are −∞
 
 

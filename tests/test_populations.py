@@ -13,7 +13,7 @@ import pytest
 
 import jrnn
 from jrnn.losses import cross_entropy
-from jrnn.training._members import Block
+from jrnn.training._members import Block, Recipe
 from jrnn.training.populations import Design
 from tests.test_training import assert_identical
 
@@ -168,6 +168,21 @@ def test_a_batch_without_targets_does_not_count_in_validation():
     assert with_it.table == without.table and np.isfinite(with_it.best.score)
 
 
+def test_a_second_sweep_compiles_nothing(programs, tmp_path):
+    def run(**options):
+        rates = {"optimizer": sgd, "settings": {"rate": [0.1, 0.2], "name": ["a"]}, "penalties": penalties}
+        return lines(**rates, validation=[ONES], **options).table
+
+    sgd = lambda s: optax.sgd(s["rate"])
+    penalties = lambda s: (lambda params, batch: 0.1 * jnp.sum(params.w) * len(s["name"]),)
+    first, before = run(), programs()
+    again = run(monitors=(lambda entry, state: {"one": 1.0},), patience=1)
+    assert programs() == before
+    assert again == [row | {"one": 1.0} for row in first]
+    sgd = lambda s: optax.sgd(2 * s["rate"])
+    assert run()[0]["validation"] != first[0]["validation"] and programs() > before
+
+
 def test_each_loss_counts_its_own_targets_and_values_of_other_types_are_others():
     """Of a sequence of 2 steps and one of 1, and of two of 1: 3 and 2 steps with losses a and 4 a."""
     batches = [ONES, ONES._replace(xs=2 * ONES.xs, lengths=np.ones(2, np.int32))]
@@ -281,17 +296,16 @@ def test_mistakes_are_named(options, text):
 
 
 ON_DEVICES = """
-import sys, json, pathlib
+import sys, json, os, pathlib
 sys.path.insert(0, {root!r})
-import jrnn
-jrnn.use_cores(3)
+os.sched_getaffinity = lambda process: range(3)  # a machine of three cores
 from tests.test_populations import swept
 print(json.dumps(swept().table))
 swept(out=pathlib.Path({out!r}), resume=True, epochs=2)
 from tests.test_populations import BATCHES, a_block
 block = a_block(4)
 arrays = block.stacked.state, BATCHES[0], True, block.stacked.active, block.floats
-program = block.group.step.lower(*arrays).compile().as_text()
+program = block.group.programs.step.lower(*arrays).compile().as_text()
 print("members" in str(block.stacked.active.sharding), "all-" in program or "collective" in program)
 """
 
@@ -299,7 +313,7 @@ print("members" in str(block.stacked.active.sharding), "all-" in program or "col
 def design():
     shared = dict.fromkeys(("patience", "criterion", "eval_params"))
     shared |= {"stateful": False, "monitors": (), "save_every": 1, "progress": QUIET, "method": jrnn.Scan()}
-    return Design(MODEL, LOSS, optax.sgd(0.1), (), shared, None, None, 3)
+    return Design(MODEL, Recipe(LOSS, optax.sgd(0.1), (), tuple(shared.items())), None, None, 3)
 
 
 def a_block(members):

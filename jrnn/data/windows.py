@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn._checks import check_lag
-from jrnn.data.batching import Batch, Stream, as_int32, checked_index
+from jrnn.data.batching import Batch, Stream, as_int32, checked_index, rows_of_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,7 @@ class Windows:
     key_seed: int = 0
     starts: NDArray[np.int64] = field(init=False, repr=False)  # of the windows, in order
     number: int = field(default=0, repr=False)  # of the epoch
+    part: slice = field(default_factory=lambda: slice(None), repr=False)  # the rows to build, by `share`
 
     def __post_init__(self) -> None:
         check_lag("key_seed", self.key_seed)
@@ -68,7 +69,7 @@ class Windows:
 
     def __getitem__(self, index: int) -> Batch:
         first = checked_index(index, len(self)) * self.batch_size
-        starts = self.starts[first : first + self.batch_size]
+        starts = self.starts[first : first + self.batch_size][self.part]
         rows = [self.tokens[start : start + self.steps + 1] for start in starts]
         read = as_int32(np.stack(rows, axis=1))
         return Batch(xs=read[:-1], targets=read[1:])
@@ -86,3 +87,7 @@ class Windows:
           Batches of the same shape.
         """
         return replace(self, number=number)
+
+    def share(self, index: int, count: int) -> "Windows":
+        """The rows that process `index` of `count` has of each batch, as `Stream.share` says."""
+        return replace(self, part=rows_of_part(self.batch_size, index, count))

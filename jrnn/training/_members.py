@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -12,17 +12,127 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jrnn._alignment import on_device
+from jrnn._caching import cached
+from jrnn._checks import brief
 from jrnn.cell import Cell
 from jrnn.data import Batch
 from jrnn.training._plans import Plan
-from jrnn.training._settings import Setting
+from jrnn.training._settings import Setting, typed
 from jrnn.training.objectives import Loss
-from jrnn.training.steps import TrainState, batch_shape, init_state, model_function, train_step
+from jrnn.training.progress import Progress
+from jrnn.training.steps import TrainState, batch_shape, init_state, is_finite, model_function, train_step
 from jrnn.unrolling import Scan, gradient_memory
 
 Floats = dict[str, Any]
 MEMBERS = "members"  # the axis of a mesh over which a block is split
 ELEMENTS = 5000  # of the carries of a block, beyond which larger blocks gain nothing on a CPU
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `sweep` that may be functions of the setting, and the options that members share."""
+
+    loss: Any
+    optimizer: Any
+    penalties: Any
+    options: tuple[tuple[str, Any], ...]  # of a `Plan`
+
+    def plan(self, model: Any, setting: Setting) -> Plan:
+        """The options of a member."""
+        loss = self.loss if hasattr(self.loss, "mean") else call("loss", self.loss, setting)
+        given = self.optimizer
+        optimizer = given if hasattr(given, "update") else call("optimizer", given, setting)
+        given = self.penalties
+        penalties: Any = given if isinstance(given, tuple | list) else call("penalties", given, setting)
+        return Plan(model=model, loss=loss, optimizer=optimizer, penalties=penalties, **dict(self.options))
+
+    def compiled(self) -> "Recipe":
+        """What the programs depend on: two recipes that differ in the rest run the same ones."""
+        rest = {"monitors": (), "criterion": None, "patience": None, "save_every": 1, "progress": Progress()}
+        return replace(self, options=tuple((dict(self.options) | rest).items()))
+
+
+def call(name: str, function: Any, setting: Setting) -> Any:
+    """An argument of `sweep` that is a function of the setting."""
+    if not callable(function):
+        raise TypeError(f"{name} must be what fit takes, or a function of the setting, got {brief(function)}")
+    return function(setting)
+
+
+@dataclass(frozen=True, eq=False)
+class Programs:
+    """The compiled functions of a group; equal ones are compiled once, in later sweeps too."""
+
+    recipe: Recipe
+    model: Any
+    fixed: tuple[tuple[str, Any], ...]
+    types: Any  # of the values of `fixed`
+    mesh: Mesh | None
+    read: set[str] = field(default_factory=set)  # names of the settings that were read while tracing
+
+    def plan(self, floats: Floats) -> Plan:
+        """The options of a member."""
+        return self.recipe.plan(self.model, Setting(dict(self.fixed) | floats, self.read))
+
+    def mapped(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+        """A function of a member, compiled for a block; each device has members of its own."""
+        several = jax.vmap(function, in_axes=axes)
+        if self.mesh is None:
+            return jax.jit(several)
+        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(MEMBERS) for axis in axes)
+        options: dict[str, Any] = {"in_specs": specs, "out_specs": PartitionSpec(MEMBERS), "check_vma": False}
+        return jax.jit(jax.shard_map(several, mesh=self.mesh, **options))
+
+    @functools.cached_property
+    def step(self) -> Callable[..., Any]:
+        """The training step; members that have stopped, or whose step is not finite, stay."""
+        return self.mapped(self._step, (0, None, None, 0, 0))
+
+    @functools.cached_property
+    def evaluate(self) -> Callable[..., Any]:
+        """The evaluation of a batch: `(params, batch, carry, floats) -> (carry, mean)`."""
+        return self.mapped(self._evaluate, (0, None, 0, 0))
+
+    @functools.cached_property
+    def examine(self) -> Callable[..., Any]:
+        """`(state, floats) -> (result of eval_params, True where it is finite)`."""
+        return self.mapped(self._examine, (0, 0))
+
+    @functools.cached_property
+    def carries(self) -> Callable[..., Any]:
+        """The initial carries of a stream: `(params, batch shape) -> carry`."""
+        return jax.jit(jax.vmap(self.model.initial_carry, in_axes=(0, None)), static_argnums=1)
+
+    def _step(self, state: TrainState, batch: Batch, fresh: Any, active: Any, floats: Floats) -> Any:
+        plan = self.plan(floats)
+        options: dict[str, Any] = {"penalties": tuple(plan.penalties), "method": plan.method}
+        one = train_step(plan.model, plan.loss, plan.optimizer_of(state.params), **options)
+        new, metrics = one(state, batch, fresh)
+        active = active & is_finite(new.params)
+        return _where(active, new, state), active, metrics["loss"]
+
+    def _evaluate(self, params: Any, batch: Batch, carry: Any, floats: Floats) -> tuple[Any, Array]:
+        plan = self.plan(floats)
+        carry, ys = model_function(plan.model, plan.method)(params, batch, carry, None)
+        return (carry if plan.stateful else None), plan.loss.mean(ys, batch)
+
+    def _examine(self, state: TrainState, floats: Floats) -> tuple[Any, Array]:
+        params = self.plan(floats).evaluated(state)
+        return params, is_finite(params)
+
+
+def programs_of(*arguments: Any) -> Programs:
+    """The programs for these arguments, from a cache unless one does not hash."""
+    try:
+        hash(arguments)
+    except TypeError:
+        return Programs(*arguments)
+    return _kept(*arguments)
+
+
+@functools.partial(cached, maxsize=8)
+def _kept(*arguments: Any) -> Programs:
+    return Programs(*arguments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +142,7 @@ class Group:
     Floats are arguments of the program, so functions of the setting see tracers in their place.
     """
 
-    plan: Callable[[Setting], Plan]
+    recipe: Recipe
     begin: Callable[[Any, Setting, Array], tuple[Any, Array]]  # (model, setting, key) -> (params, key)
     model: Any
     fixed: dict[str, Any]  # the settings that are not floats
@@ -59,62 +169,23 @@ class Group:
         """The initial state of a member, drawn as `fit` draws it."""
         setting = self.setting(floats)
         params, key = self.begin(self.model, setting, jax.random.key(seed))
-        return init_state(self.model, params, self.plan(setting).optimizer_of(params), key)
+        return init_state(self.model, params, self.recipe.plan(self.model, setting).optimizer_of(params), key)
 
     @functools.cached_property
+    def plan(self) -> Plan:
+        """The options of one member."""
+        return self.recipe.plan(self.model, self.setting(self.example))
+
+    @property
     def loss(self) -> Loss:
         """The loss of one member, which counts the targets for all: their number depends on no float."""
-        return self.plan(self.setting(self.example)).loss
+        return self.plan.loss
 
     @functools.cached_property
-    def step(self) -> Callable[..., Any]:
-        """The compiled training step; members that have stopped, or whose step is not finite, stay."""
-
-        def step(state: TrainState, batch: Batch, fresh: Any, active: Any, floats: Floats) -> Any:
-            plan = self.plan(self.setting(floats))
-            options: dict[str, Any] = {"penalties": tuple(plan.penalties), "method": plan.method}
-            one = train_step(self.model, plan.loss, plan.optimizer_of(state.params), **options)
-            new, metrics = one(state, batch, fresh)
-            active = active & _is_finite(new.params)
-            return _where(active, new, state), active, metrics["loss"]
-
-        return self._mapped(step, (0, None, None, 0, 0))
-
-    @functools.cached_property
-    def carries(self) -> Callable[..., Any]:
-        """The initial carries of a stream: `(params, batch shape) -> carry`."""
-        start = jax.vmap(self.model.initial_carry, in_axes=(0, None))
-        return jax.jit(start, static_argnums=1)
-
-    @functools.cached_property
-    def evaluate(self) -> Callable[..., Any]:
-        """The compiled evaluation of a batch: `(params, batch, carry, floats) -> (carry, mean)`."""
-
-        def evaluate(params: Any, batch: Batch, carry: Any, floats: Floats) -> tuple[Any, Array]:
-            plan = self.plan(self.setting(floats))
-            carry, ys = model_function(self.model, plan.method)(params, batch, carry, None)
-            return (carry if plan.stateful else None), plan.loss.mean(ys, batch)
-
-        return self._mapped(evaluate, (0, None, 0, 0))
-
-    @functools.cached_property
-    def examine(self) -> Callable[..., Any]:
-        """The compiled `(state, floats) -> (result of eval_params, True where it is finite)`."""
-
-        def examine(state: TrainState, floats: Floats) -> tuple[Any, Array]:
-            params = self.plan(self.setting(floats)).evaluated(state)
-            return params, _is_finite(params)
-
-        return self._mapped(examine, (0, 0))
-
-    def _mapped(self, function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
-        """A function of a member, compiled for a block; each device has members of its own."""
-        several = jax.vmap(function, in_axes=axes)
-        if self.mesh is None:
-            return jax.jit(several)
-        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(MEMBERS) for axis in axes)
-        options: dict[str, Any] = {"in_specs": specs, "out_specs": PartitionSpec(MEMBERS), "check_vma": False}
-        return jax.jit(jax.shard_map(several, mesh=self.mesh, **options))
+    def programs(self) -> Programs:
+        """The compiled functions."""
+        fixed = tuple(self.fixed.items())
+        return programs_of(self.recipe.compiled(), self.model, fixed, typed(fixed), self.mesh)
 
     def size(self, batch: Batch, memory: int | None) -> int:
         """Number of members in a block: all that fit the memory, on a CPU no more than gain anything."""
@@ -141,11 +212,11 @@ class Group:
 
     def bytes(self, batch: Batch) -> int:
         """Temporaries of the gradient of one member: predicted for a cell, else those that XLA reports."""
-        plan = self.plan(self.setting(self.example))
+        plan = self.plan
         options = {"lengths": batch.lengths, "resets": batch.resets, "key": jax.random.key(0)}
         if isinstance(self.model, Cell) and isinstance(plan.method, Scan):
             return gradient_memory(self.model, self.spec.params, batch.xs, method=plan.method, **options)
-        count, step = self.devices, cast(Any, self.step)
+        count, step = self.devices, cast(Any, self.programs.step)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), self.spec)
         fresh, active = on_device(True), on_device([True] * count)
         floats = {name: on_device([value] * count) for name, value in self.example.items()}
@@ -209,21 +280,21 @@ class Block:
     def begin_carry(self, shape: tuple[int, ...]) -> None:
         """Fill the carries that a stream passes on."""
         state = self.stacked.state
-        carry = self.group.place(self.group.carries(state.params, shape), MEMBERS)
+        carry = self.group.place(self.group.programs.carries(state.params, shape), MEMBERS)
         self.stacked = self.stacked._replace(state=state._replace(carry=carry))
 
     def advance(self, batch: Batch, fresh: Array, count: int) -> None:
         """Take one step on a batch with `count` targets; returns before it is computed."""
         state, active, best = self.stacked
-        state, active, loss = self.group.step(state, batch, fresh, active, self.floats)
+        state, active, loss = self.group.programs.step(state, batch, fresh, active, self.floats)
         self.stacked = Stacked(state, active, best)
         self.losses.append((count, loss))
 
     def examine(self) -> tuple[Any, Any]:
         """The parameters to evaluate, and flags that say of which member they are finite."""
-        if self.group.plan(self.group.setting(self.group.example)).eval_params is None:
+        if self.group.plan.eval_params is None:
             return self.stacked.state.params, jax.device_get(self.stacked.active)
-        params, finite = self.group.examine(self.stacked.state, self.floats)
+        params, finite = self.group.programs.examine(self.stacked.state, self.floats)
         return params, jax.device_get(finite)
 
     def keep(self, better: Any, params: Any) -> None:
@@ -254,12 +325,6 @@ def _unstack(leaf: Array) -> list[Array]:
         parts, impl = _unstack(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
         return [jax.random.wrap_key_data(part, impl=impl) for part in parts]
     return [on_device(part) for part in jax.device_get(leaf)]
-
-
-def _is_finite(params: Any) -> Array:
-    """True if all parameters are finite."""
-    floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
 def _where(flag: Any, new: Any, old: Any) -> Any:

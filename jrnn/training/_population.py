@@ -26,7 +26,7 @@ from jrnn.training._plans import Batches, Plan
 from jrnn.training._settings import RESERVED
 from jrnn.training._storing import from_json, to_json
 from jrnn.training.progress import bar
-from jrnn.training.steps import average, counted, losses_of, require_batch, same_rows
+from jrnn.training.steps import average, counted, losses_of, require_batch, rows_of_stream
 
 
 @dataclass
@@ -140,7 +140,8 @@ class Population:
         jax.block_until_ready([block.losses[-2:-1] for block in self.blocks])  # so that few batches wait
         self.batches_done += 1
         self.steps_done += 1
-        unread = self.records[0].setting.keys() - self.groups[0].read
+        read = self.groups[0].read.union(*(group.programs.read for group in self.groups))
+        unread = self.records[0].setting.keys() - read
         if unread and self.steps_done == 1:  # all functions have been called
             raise ValueError(
                 f"settings: no function reads {sorted(unread)}, so members would be equal: pass "
@@ -155,8 +156,7 @@ class Population:
 
     def prepare_carries(self, batch: Batch) -> None:
         """Initialize the carries of a stream, or check that they fit the next batch."""
-        where = f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1}"
-        shape = same_rows(where, self.plan.model, batch, self.shape)
+        shape = rows_of_stream(self.plan.model, batch, self.shape, (self.epoch, self.batches_done))
         if self.shape is None:
             for block in self.blocks:
                 block.begin_carry(shape)
@@ -204,7 +204,7 @@ class Population:
         def run(batch: Batch, carries: Any) -> tuple[list[Any], list[Any]]:
             placed, found = self.groups[0].place(batch), []
             for block, (params, _), carry in zip(running, examined, carries or none, strict=True):
-                found.append(block.group.evaluate(params, placed, carry, block.floats))
+                found.append(block.group.programs.evaluate(params, placed, carry, block.floats))
             return [carry for carry, _ in found], [means for _, means in found]
 
         none, means, counts = [None] * len(running), [], []

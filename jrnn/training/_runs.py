@@ -8,7 +8,6 @@ from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from tqdm import tqdm
@@ -22,7 +21,15 @@ from jrnn.training._plans import Batches, Plan
 from jrnn.training._storing import Store, from_json, to_json
 from jrnn.training.devices import Split, gather, is_placed, rows_of, share_of, split_over
 from jrnn.training.progress import Meter, bar, line
-from jrnn.training.steps import TrainState, counted, init_state, mean_loss, require_batch, same_rows
+from jrnn.training.steps import (
+    TrainState,
+    counted,
+    init_state,
+    is_finite,
+    mean_loss,
+    require_batch,
+    rows_of_stream,
+)
 
 CAUSES = (
     "Check for NaN in the data, tokens or labels out of range, too high a learning rate, or a gradient that "
@@ -159,8 +166,8 @@ class Run:
 
     def prepare_carry(self, batch: Batch) -> None:
         """Initialize the carry of a stream, or check that it fits the next batch."""
-        where = f"batches: batch {self.batches_done + 1} of epoch {self.epoch + 1}"
-        self.shape = same_rows(where, self.plan.model, batch, self.shape)
+        at = self.epoch, self.batches_done
+        self.shape = rows_of_stream(self.plan.model, batch, self.shape, at)
         if self.state.carry is None:
             with jax.transfer_guard_host_to_device("allow"):
                 first = [n * jax.process_count() for n in self.shape[:1]]
@@ -194,7 +201,7 @@ class Run:
         self.write_log()
         entry, score = from_first(lambda: (entry, self.watch(entry), plan.score(entry))[::2])
         self.scored |= score is not None
-        if score is not None and math.isfinite(score) and score < self.best.score and is_finite(params):
+        if score is not None and math.isfinite(score) and score < self.best.score and _sound(params):
             self.best = Best(params, score, self.steps_done)
             if self.store is not None:
                 self.store.save_best(local(params), self.steps_done)
@@ -227,7 +234,7 @@ class Run:
 
     def has_diverged(self) -> bool:
         """Check whether the parameters are still finite; if not, find the step that broke them."""
-        if self.diverged is None and not is_finite(self.state.params):
+        if self.diverged is None and not _sound(self.state.params):
             steps = [record for record in self.records if "loss" in record]
             numbers = jax.device_get([(record["loss"], record["grad_norm"]) for record in steps])
             bad = [r for r, pair in zip(steps, numbers, strict=True) if not np.all(np.isfinite(pair))]
@@ -285,7 +292,6 @@ class Run:
         return "the last parameters; with validation or out, finite ones are kept"
 
 
-def is_finite(params: Any) -> bool:
-    """True if all parameters are finite."""
-    floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return all(np.all(np.isfinite(leaf)) for leaf in jax.device_get(floats))
+def _sound(params: Any) -> bool:
+    """True if all parameters are finite, found on the host, where nothing is compiled."""
+    return bool(is_finite(jax.device_get(params)))

@@ -159,7 +159,7 @@ def fit(
     store = None if out is None else Store(out, model, in_features or 0, meta or {})
     with (
         together(stall_timeout),
-        _holding(out),
+        holding(out),
         stopping_on_signals(ends=store is not None) as stop,
     ):
         with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
@@ -184,12 +184,21 @@ def _shown(progress: Progress) -> Progress:
 
 
 @contextlib.contextmanager
-def _holding(out: Path | None) -> Iterator[None]:
+def holding(out: Path | None) -> Iterator[None]:
     """The lock on a run's directory, since two runs would overwrite each other's files."""
     with contextlib.ExitStack() as held:
         if out is not None:
             from_first(lambda: held.enter_context(locked(out / ".lock", f"out: {out}")))
         yield
+
+
+def check_begun(path: Path, begun: bool, *, resume: bool) -> bool:
+    """True if a directory holds a run, or a sweep, to continue; raise if it may not be continued."""
+    if begun and not resume:
+        raise ValueError(
+            f"out: {path} already holds a run: pass resume=True to continue it, or another directory"
+        )
+    return begun
 
 
 def _initial(plan: Plan, params: Any, key: Array, in_features: int | None) -> tuple[Any, Array]:
@@ -202,15 +211,12 @@ def _initial(plan: Plan, params: Any, key: Array, in_features: int | None) -> tu
 
 def _begin(run: Run, *, resume: bool) -> None:
     """Continue from the newest checkpoint, or begin anew, and save at once so that failures come early."""
-    begun = run.store is not None and run.store.has_checkpoints()
-    if run.store is not None and begun and not resume:
-        raise ValueError(
-            f"out: {run.store.path} already holds a run: pass resume=True to continue it, or another folder"
-        )
-    if run.store is not None and not begun:
-        from_first(run.store.begin)
+    store = run.store
+    begun = store is not None and check_begun(store.path, store.has_checkpoints(), resume=resume)
+    if store is not None and not begun:
+        from_first(store.begin)
     run.begin(resume=begun)
-    if run.store is not None and not begun:
+    if store is not None and not begun:
         run.save()
 
 

@@ -4,9 +4,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,16 +15,16 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jrnn._checks import brief, check_lag, check_whole, check_width
+from jrnn._checks import check_lag, check_whole, check_width
 from jrnn.checkpoint import checkpoints
-from jrnn.checkpoint.files import locked, write_file
-from jrnn.training._members import MEMBERS, Group
-from jrnn.training._plans import Batches, Monitor, Plan, check_surroundings, of_epoch
+from jrnn.checkpoint.files import write_file
+from jrnn.training._members import MEMBERS, Group, Recipe, call
+from jrnn.training._plans import Batches, Monitor, check_surroundings, of_epoch
 from jrnn.training._population import Population, Record, as_csv, table
 from jrnn.training._settings import Setting, is_float, listed_settings, typed
 from jrnn.training._storing import to_json
-from jrnn.training.devices import is_placed
-from jrnn.training.fitting import stopping_on_signals
+from jrnn.training.devices import is_placed, use_cores
+from jrnn.training.fitting import check_begun, holding, stopping_on_signals
 from jrnn.training.objectives import Loss
 from jrnn.training.progress import Progress
 from jrnn.training.steps import Penalty, TrainState
@@ -121,10 +120,11 @@ def sweep(
             key=jax.random.key(seed), ...),   s = its setting
 
     with the noise of that run. `model`, `loss`, `optimizer` and `penalties` may each be a function of the
-    setting, a mapping by name. Members run under `vmap` in blocks, spread over all devices (accelerators, or
-    the cores after `use_cores`), which exchange nothing. Floats of a setting are arguments of one compiled
-    program, so functions of the setting, other than `model`, see tracers in their place; members whose other
-    values or models differ are compiled separately.
+    setting, a mapping by name. Members run under `vmap` in blocks, spread over all devices, which exchange
+    nothing: accelerators, or the cores, which `sweep` makes devices by `use_cores` unless JAX is already
+    initialized. Floats of a setting are arguments of one compiled program, so functions of the setting, other
+    than `model`, see tracers in their place; members whose other values or models differ are compiled
+    separately. A later call with the same model, loss, optimizer and penalties compiles nothing.
 
     A member that is out of patience stops, and so does one whose parameters would no longer be finite, at its
     last finite step; neither changes the others, and a block whose members have all stopped costs nothing.
@@ -177,6 +177,8 @@ def sweep(
     >>> [(member.seed, member.setting) for member in runs.members][:3], len(runs.table)
     ([(0, {'rate': 0.0}), (1, {'rate': 0.0}), (0, {'rate': 0.1})], 4)
     """
+    with contextlib.suppress(RuntimeError):  # JAX has begun, on the devices that the caller wants
+        use_cores()
     epochs = check_lag("epochs", epochs)
     if memory is not None:
         check_width("memory", memory)
@@ -184,7 +186,8 @@ def sweep(
         "stateful": stateful, "patience": patience, "criterion": criterion, "eval_params": eval_params,
         "monitors": monitors, "save_every": save_every, "progress": progress, "method": method,
     }  # fmt: skip
-    design = Design(model, loss, optimizer, penalties, shared, params, adjust, in_features)
+    recipe = Recipe(loss, optimizer, penalties, tuple(shared.items()))
+    design = Design(model, recipe, params, adjust, in_features)
     groups, records = design.members(seeds, listed_settings(settings))
     check_surroundings(
         records[0].plan, in_features, params, validation, out, resume=resume, stores_width=False
@@ -193,9 +196,9 @@ def sweep(
     population = Population(groups, records, folder, memory)
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
-    with _holding(folder, resume=resume) as begun, stopping_on_signals(ends=out is not None) as stop:
+    with holding(folder), stopping_on_signals(ends=out is not None) as stop:
         with jax.transfer_guard_host_to_device("allow"):  # initial values come from the host
-            if folder is not None and begun:
+            if folder is not None and check_begun(folder, bool(checkpoints(folder)), resume=resume):
                 population.restore(folder)
         while population.epoch < epochs and population.running and not stop.is_set():
             if population.train(given(population.epoch), epochs, stop):
@@ -207,25 +210,13 @@ def sweep(
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """The arguments of `sweep` that may be functions of the setting, and those that all members share."""
+    """The members of a sweep, and how they begin."""
 
     model: Any
-    loss: Any
-    optimizer: Any
-    penalties: Any
-    shared: dict[str, Any]
+    recipe: Recipe
     params: Any
     adjust: Any
     in_features: Any
-
-    def plan(self, model: Any, setting: Setting) -> Plan:
-        """The options of a member."""
-        loss = self.loss if hasattr(self.loss, "mean") else _call("loss", self.loss, setting)
-        given = self.optimizer
-        optimizer = given if hasattr(given, "update") else _call("optimizer", given, setting)
-        given = self.penalties
-        penalties: Any = given if isinstance(given, tuple | list) else _call("penalties", given, setting)
-        return Plan(model=model, loss=loss, optimizer=optimizer, penalties=penalties, **self.shared)
 
     def begin(self, model: Any, setting: Setting, key: Array) -> tuple[Any, Array]:
         """Initial parameters of a member, and the key of its run, as in `fit`."""
@@ -249,24 +240,18 @@ class Design:
         floats = [name for name in settings[0] if is_float(name, settings)]
         for setting in settings:
             is_model = hasattr(self.model, "init") or isinstance(self.model, type)
-            model = self.model if is_model else _call("model", self.model, Setting(setting, read))
+            model = self.model if is_model else call("model", self.model, Setting(setting, read))
             fixed = {name: value for name, value in setting.items() if name not in floats}
             shared = model, typed(tuple(fixed.items()))
-            plan = self.plan(model, Setting(setting, read))
+            plan = self.recipe.plan(model, Setting(setting, read))
             if shared not in groups:
                 example = {name: setting[name] for name in floats}
                 groups[shared] = Group(
-                    plan=partial(self.plan, model), begin=self.begin, model=model, fixed=fixed,
-                    example=example, read=read, mesh=mesh,
+                    recipe=self.recipe, begin=self.begin, model=model, fixed=fixed, example=example,
+                    read=read, mesh=mesh,
                 )  # fmt: skip
             records += [Record(seed, setting, plan, list(groups).index(shared)) for seed in seeds]
         return list(groups.values()), records
-
-
-def _call(name: str, function: Any, setting: Setting) -> Any:
-    if not callable(function):
-        raise TypeError(f"{name} must be what fit takes, or a function of the setting, got {brief(function)}")
-    return function(setting)
 
 
 def _mesh(params: Any) -> Mesh | None:
@@ -275,21 +260,6 @@ def _mesh(params: Any) -> Mesh | None:
         raise ValueError(f"sweep runs in one process, got {jax.process_count()}: give each its own seeds")
     devices = jax.local_devices()
     return None if len(devices) == 1 or is_placed(params) else Mesh(np.array(devices), (MEMBERS,))
-
-
-@contextlib.contextmanager
-def _holding(out: Path | None, *, resume: bool) -> Iterator[bool]:
-    """The lock on a directory; True if it holds a sweep to resume."""
-    if out is None:
-        yield False
-        return
-    with locked(out / ".lock", f"out: {out}"):
-        begun = bool(checkpoints(out))
-        if begun and not resume:
-            raise ValueError(
-                f"out: {out} already holds a run: pass resume=True to continue it, or another directory"
-            )
-        yield begun
 
 
 def _results(population: Population) -> list[Member]:

@@ -1,7 +1,9 @@
 """Training and evaluation steps."""
 
 import contextlib
+import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -352,6 +354,13 @@ def require_batches(name: str, batches: Any) -> Iterable[Batch]:
     return batches
 
 
+def rows_of_stream(
+    model: Any, batch: Batch, before: tuple[int, ...] | None, at: tuple[int, int]
+) -> tuple[int, ...]:
+    """`same_rows` for the batch `at` (epoch, number of batches before it) of a stream that is trained on."""
+    return same_rows(f"batches: batch {at[1] + 1} of epoch {at[0] + 1}", model, batch, before)
+
+
 def same_rows(where: str, model: Any, batch: Batch, before: tuple[int, ...] | None) -> tuple[int, ...]:
     """The batch shape, or a ValueError if it is not that of the carry of the batch before."""
     shape = batch_shape(model, batch)
@@ -361,6 +370,13 @@ def same_rows(where: str, model: Any, batch: Batch, before: tuple[int, ...] | No
             "drop an incomplete last batch"
         )
     return shape
+
+
+def is_finite(params: Any) -> Any:
+    """True if all parameters are finite: a bool of NumPy for its arrays, traced for others."""
+    floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    flags = [leaf.__array_namespace__().isfinite(leaf).all() for leaf in floats]
+    return functools.reduce(operator.and_, flags, np.bool_(True))
 
 
 @cached

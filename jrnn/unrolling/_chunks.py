@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn.unrolling.associative import solve
+from jrnn.unrolling._recurrences import solve
 
 
 @dataclass(frozen=True)

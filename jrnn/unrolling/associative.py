@@ -1,29 +1,30 @@
 """Linear recurrences, solved for all steps at once."""
 
 import functools
-import itertools
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import lax
 
 from jrnn._caching import cached
 from jrnn._checks import brief
 from jrnn._jaxprs.programs import Env, Program, dce, is_inexact, read
 from jrnn.cell import is_linear
-from jrnn.unrolling._engine import broadcast_over_steps, prepare
+from jrnn.unrolling._engine import broadcast_over_steps, prepare, trace_loop
 from jrnn.unrolling._loops import step_of
+from jrnn.unrolling._recurrences import (
+    How,
+    Solved,
+    equal_everywhere,
+    joined_everywhere,
+    own_stretch,
+    shift,
+    solve_all,
+)
 from jrnn.unrolling._staging import Stage
 from jrnn.unrolling.methods import Loop, Method
-
-_BLOCKS = 16  # of a tree
-
-_How = tuple[bool | None, bool]  # by a tree or a loop, with resets or without
-_Product = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Associative:
     On a GPU or TPU a tree combines the pairs (a, b), in log T passes. On a CPU a loop over a and b takes a
     quarter of the time, as passes over memory dominate. Everything else in the step runs for all steps at
     once in both cases.
+
+    If `xs` is sharded along time over an Explicit axis of a mesh, each device solves its stretch of steps,
+    and the outputs are sharded alike. An entry of the state then takes one all-gather in the forward pass and
+    one in the backward pass, of a product of factors and a state from each device.
 
     Args:
       tree: combine pairs by a tree (True) or a loop (False); None: a loop on CPUs, else a tree.
@@ -68,19 +73,32 @@ class Associative:
 
     def run(self, loop: Loop[Any, Any, Any]) -> tuple[Any, Any]:
         """Return the carry after the last step, and the outputs of all steps."""
+        if not is_linear(loop.cell) and self.otherwise is not None:
+            return self.otherwise.run(loop)
+        return self.run_stretch(loop, None)
+
+    def run_stretch(self, loop: Loop[Any, Any, Any], axis: Any) -> tuple[Any, Any]:
+        """Run the stretch that this device has of a loop whose steps are split over an axis of a mesh."""
         if not is_linear(loop.cell):
-            if self.otherwise is not None:
-                return self.otherwise.run(loop)
             raise ValueError(
                 f"method=Associative() needs a cell with linear = True, got {brief(loop.cell)}; "
                 "Associative(otherwise=Scan()) runs other cells by Scan"
             )
-        prepared = prepare(loop, _SOLVERS[self.tree, loop.reset is not None], precompute=True)
+        if axis is not None and trace_loop(loop, precompute=True).staged is None:
+            raise ValueError(
+                f"{brief(loop.cell)} prints or calls back, so its steps cannot be split over devices"
+            )
+        prepared = prepare(loop, _runner(How(self.tree, loop.reset is not None, axis)), precompute=True)
         return prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
 
 
 @cached
-def _solver(how: _How, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
+def _runner(how: How) -> Any:
+    return functools.partial(_solver, how)
+
+
+@cached
+def _solver(how: How, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
     """A stage solved part by part, and then its outputs: `(consts, carry, xs) -> (carry, ys)`."""
     parts = _parts(stage, program)
     outputs = replace(stage, carry=(), xs=parts[-1].xs + parts[-1].carry_in)
@@ -90,21 +108,17 @@ def _solver(how: _How, stage: Stage, program: Program, length: int, reverse: boo
         # `env` has arrays of all steps: inputs, and the carry before each step of parts already solved.
         env: Env = dict(zip(stage.xs, xs, strict=True))
         states: Env = {}  # after each step
+        ends: Env = {}
         for part in parts:
-            step = functools.partial(step_of(part), consts)
             start, part_xs = read(initial, part.carry_in), read(env, part.xs)
-            if all(map(is_inexact, start)):
-                after = _solved(step, start, part_xs, length, reverse, how)
-            else:  # e.g. keys that advance
-                after = lax.scan(step, start, part_xs, length=length, reverse=reverse)[1]
-            states.update(zip(part.ys, after, strict=True))
-            for value, state, before in zip(part.carry_in, after, start, strict=True):
-                env[value] = shift(state, before, reverse)
+            run_part = _solved if all(map(is_inexact, start)) else _scanned  # e.g. keys that advance
+            found = run_part(step_of(part), (consts, start, part_xs), length, reverse, how)
+            for (before, after), solved in zip(part.carry, found, strict=True):
+                states[after], env[before], ends[before] = solved
         # With all states known, no step depends on another: the outputs of all are computed at once.
         mapped = jax.vmap(functools.partial(step_of(outputs), consts, ()), axis_size=length)
         ys = dict(zip(stage.ys, mapped(read(env, outputs.xs))[1], strict=True))
-        ends = (states[after][0 if reverse else -1] for after in stage.carry_out)
-        return tuple(ends), read(ys | states, stage.ys)
+        return read(ends, stage.carry_in), read(ys | states, stage.ys)
 
     return run
 
@@ -137,104 +151,34 @@ def _parts(stage: Stage, program: Program) -> list[Stage]:
     return parts
 
 
-def _solved(step: Any, start: Any, xs: Any, length: int, reverse: bool, how: _How) -> Any:
-    """States after all steps, of entries that are affine in themselves and independent of each other.
+def _solved(step: Any, arrays: Any, length: int, reverse: bool, how: How) -> list[Solved]:
+    """States of entries that are affine in themselves and independent of each other.
 
     A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
     """
+    consts, start, xs = arrays
     zero = tuple(broadcast_over_steps(jnp.zeros_like(c), length) for c in start)
     one = tuple(jnp.ones_like(z) for z in zero)
-    b, a = jax.jvp(lambda before: jax.vmap(step, axis_size=length)(before, xs)[1], (zero,), (one,))
-    return tuple(solve(*entry, *how, reverse=reverse) for entry in zip(a, b, start, strict=True))
-
-
-def solve(
-    a: Array, b: Array, start: Array, tree: bool | None = None, resets: bool = False, *, reverse: bool = False
-) -> Array:
-    """Solve a linear recurrence for all states.
-
-        sₜ = aₜ · sₜ₋₁ + bₜ,   s₋₁ = start
-
-    Args:
-      a: (time, ...), factors.
-      b: (time, ...), summands.
-      start: (...), the state before the first step.
-      tree: as for `Associative`.
-      resets: whether some factors are 0 because a sequence starts there.
-      reverse: run from the last step to the first.
-
-    Returns:
-      (time, ...), the states.
-    """
-    # With a · start added to b at the first step, the recurrence starts from zero.
-    first = -1 if reverse else 0
-    b = b.at[first].add(a[first] * start)
-
-    def scan(a: Array, b: Array, reverse: bool) -> Array:
-        times = _cut if resets else operator.mul
-        loop, join = _loop(reverse, times), _tree(reverse, times)
-        if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, which a tree cannot divide
-            return loop(a, b)
-        if tree is None:
-            return lax.platform_dependent(a, b, cpu=loop, default=join)
-        return (join if tree else loop)(a, b)
-
-    # The transposed system is a recurrence too, in the other direction, with the factors of the next step.
-    def transposed(_: Any, adjoint: Array) -> Array:
-        return scan(shift(a, jnp.zeros_like(start), not reverse), adjoint, not reverse)
-
-    return lax.custom_linear_solve(
-        lambda s: s - a * shift(s, jnp.zeros_like(start), reverse),
-        b,
-        lambda _, right: scan(a, right, reverse),
-        transposed,
+    b, a = jax.jvp(
+        lambda before: jax.vmap(functools.partial(step, consts), axis_size=length)(before, xs)[1],
+        (zero,),
+        (one,),
     )
+    return [solve_all(*entry, how, reverse=reverse) for entry in zip(a, b, start, strict=True)]
 
 
-def shift(states: Array, start: Array, reverse: bool) -> Array:
-    """The state before each step: `start`, then the states of the previous steps."""
-    return jnp.concatenate([states[1:], start[None]] if reverse else [start[None], states[:-1]])
+def _scanned(step: Any, arrays: Any, length: int, reverse: bool, how: How) -> list[Solved]:
+    """States of entries that are no floats, such as keys that advance: one step after the other.
 
-
-def _cut(a: Array, state: Array) -> Array:
-    """The product; 0 where a is 0, so that NaN or inf in one sequence does not pass the reset of the next."""
-    return jnp.where(a == 0, jnp.zeros_like(state), a * state)
-
-
-def _loop(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:
-    def step(state: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        state = times(pair[0], state) + pair[1]
-        return state, state
-
-    return lambda a, b: lax.scan(step, jnp.zeros_like(b[0]), (a, b), reverse=reverse)[1]
-
-
-def _tree(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:
-    """A tree per block of steps, blocks in sequence: a tree over all steps takes more memory."""
-
-    def join(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return times(second[0], first[0]), times(second[0], first[1]) + second[1]
-
-    def run(a: Array, b: Array) -> Array:
-        length, first = len(b), -1 if reverse else 0
-        block = -(-length // _BLOCKS)
-
-        def fill(number: Array, states: Array) -> Array:
-            begin = jnp.minimum(number * block, length - block)  # the last block overlaps the one before
-            begin = length - block - begin if reverse else begin
-            # the step visited before the block; before the first block it is clipped to one that is still 0
-            edge = begin + block if reverse else begin - 1
-            before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
-            factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
-            added = added.at[first].add(times(factors[first], before))
-            solved = lax.associative_scan(join, (factors, added), reverse=reverse)[1]
-            return lax.dynamic_update_slice_in_dim(states, solved, begin, 0)
-
-        return lax.fori_loop(0, -(-length // block), fill, jnp.zeros_like(b))
-
-    return run
-
-
-_SOLVERS = {
-    how: functools.partial(_solver, how) for how in itertools.product((None, True, False), (False, True))
-}
+    If the steps are split over devices, each takes all of them and keeps those of its stretch.
+    """
+    consts, start, xs = arrays
+    if how.axis is not None:
+        xs = joined_everywhere(xs, how.axis)
+        length = length * lax.axis_size(how.axis)
+    end, after = lax.scan(functools.partial(step, consts), start, xs, length=length, reverse=reverse)
+    before = [shift(leaf, first, reverse) for leaf, first in zip(after, start, strict=True)]
+    if how.axis is not None:
+        after, before = own_stretch((after, before), how.axis)
+        end = equal_everywhere(end, how.axis)
+    return list(map(Solved, after, before, end))

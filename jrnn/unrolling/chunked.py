@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._alignment import like_batch
 from jrnn._caching import cached
 from jrnn._checks import brief
 from jrnn._jaxprs.programs import eval_ops, read
@@ -178,6 +179,9 @@ def _solve(matrix: Matrix, plan: Plan, env: Env, state: Array, reverse: bool) ->
     like = plan.step.program.types[matrix.before]
     chunk = chunk_of(matrix, map(turned, read(env, vector_names(matrix))))
     constants = tuple(to_matrices(matrix, env[constant]) for _, constant in matrix.constants)
+    # what does not depend on the inputs, or on flags alone, may be on all devices
+    axes = len(matrix.batch_axes)
+    chunk, constants = jax.tree.map(lambda a: like_batch(a, state, axes), (chunk, constants))
     state, products = solve_chunk(structure_of(matrix), chunk, state, constants)
     for name, product in zip(product_names(matrix), products, strict=True):
         env[name] = turned(from_chunk(matrix, product, like))

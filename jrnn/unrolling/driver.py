@@ -9,14 +9,15 @@ from typing import Any
 
 import jax
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from jrnn._alignment import match_types
+from jrnn._alignment import match_types, sharded_along_time, split_over
 from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
 from jrnn.unrolling._eager import Call, CompiledCalls, on_arrays
-from jrnn.unrolling._masking import fill_padding, schedule
+from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
 
@@ -90,6 +91,8 @@ def unroll(
 
 def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
     params, xs, carry, lengths, mask, resets, key = call
+    if (axis := split_over(xs)) is not None:
+        return _run_stretches(call, cell, method, reverse, axis)
     options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
     result: tuple[Any, Any] = method.run(make_loop(cell, params, xs, carry, **options))
     return result
@@ -114,19 +117,53 @@ def make_loop(
     key: Array | None = None,
 ) -> Loop[P, C, Y]:
     """Check the arguments of `unroll`, and make the loop that a method runs."""
-    # Order matters: flags need the batch of xs, padding is replaced before the step sees xs, and the state
-    # of a reset has the types of the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)  # for LSTM and xs of (T, B, n): T, (B,)
     reverse = check_flag("reverse", reverse)
     # each (time, leading batch axes); None, None without lengths, mask and resets
-    valid, reset = schedule(steps, batch_shape, lengths, mask, resets, reverse)
-    if valid is not None:
-        xs = fill_padding(xs, valid)
+    flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
+    return _with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key)
+
+
+def _with_flags(
+    cell: Any, params: Any, xs: Any, carry: Any, flags: Schedule, *, reverse: bool, key: Any
+) -> Loop[Any, Any, Any]:
+    # Order matters: padding is replaced before the step sees xs, and the state of a reset has the types of
+    # the promoted carry.
+    steps, batch_shape = check_inputs(cell, xs)
+    if flags.valid is not None:
+        xs = fill_padding(xs, flags.valid)
     carry = starting_carry(cell, params, carry, batch_shape, key)
     # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
-    carry = promote_carry(cell, params, carry, xs, steps, (valid, reset))
-    reset_state = None if reset is None else _reset_state(cell, params, batch_shape, carry)
-    return Loop(cell, params, reset_state, carry, xs, valid, reset, steps, reverse)
+    carry = promote_carry(cell, params, carry, xs, steps, flags)
+    reset_state = None if flags.reset is None else _reset_state(cell, params, batch_shape, carry)
+    return Loop(cell, params, reset_state, carry, xs, *flags, steps, reverse)
+
+
+def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any) -> Any:
+    """`unroll` where the steps of `xs` are split over an axis of a mesh: a stretch on each device.
+
+    Padding is replaced within a stretch. Flags are the only thing of which a step may need those of another
+    stretch: resets in reverse.
+    """
+    params, xs, carry, lengths, mask, resets, key = call
+    if not hasattr(method, "run_stretch"):
+        raise ValueError(
+            f"xs is sharded along time, over {axis!r} of the mesh, which only Associative() runs, got method="
+            f"{brief(method)}: jax.reshard(xs, PartitionSpec(None, ...)) puts whole sequences on a device"
+        )
+    steps, batch_shape = check_inputs(cell, xs)
+    if reverse and resets is not None:
+        mask, resets = (None if flag is None else sharded_along_time(flag, None) for flag in (mask, resets))
+    flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
+    flags = jax.tree.map(lambda flag: sharded_along_time(flag, axis), flags)
+
+    def run(params: Any, xs: Any, carry: Any, flags: Schedule, key: Any) -> Any:
+        return method.run_stretch(_with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key), axis)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(axis)
+    specs = everywhere, split, everywhere, split, everywhere
+    mapped = jax.shard_map(run, in_specs=specs, out_specs=(everywhere, split), axis_names={axis})
+    return mapped(params, xs, carry, flags, key)
 
 
 def _reset_state(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Any:
