@@ -339,7 +339,7 @@ ARGUMENTS = [
     ("train --cell lstmm", "unknown cell 'lstmm', did you mean LSTM? jrnn cells lists all"),
     ("train --cell Ellman", "unknown cell 'Ellman', did you mean Elman? jrnn cells lists all"),
     ("train --cell GRU --heads 2", "--heads: GRU has none; MLSTM and GatedDeltaNet, for instance, have"),
-    ("train --cell MLSTM --hidden 6", "--cell MLSTM does not work in this model: hidden must be a multiple of"),
+    ("train --cell MLSTM --hidden 6", "--cell MLSTM does not work in this model: hidden must be a multiple"),
     ("train --hidden 0", "argument --hidden: needs a whole number of at least 1, got '0'"),
     ("train --layers -2", "argument --layers: needs a whole number of at least 1, got '-2'"),
     ("train --embed 1.5", "argument --embed: needs a whole number of at least 1, got '1.5'"),
