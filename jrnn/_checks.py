@@ -3,6 +3,8 @@
 import math
 import operator
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,15 @@ def _between(argument: str, given: Any, holds: Callable[[float], bool], needed: 
     if not holds(number):
         raise ValueError(f"{argument} must be {needed}, got {brief(given)}")
     return number
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user: the innermost one outside of jrnn and JAX."""
+    inside = (os.path.dirname(__file__) + os.sep, jax.__path__[0] + os.sep)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 class Text(str):

@@ -51,7 +51,7 @@ def known(flags):
     return subprocess.run(child, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True).returncode == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def programs(request):
     """How many programs were compiled until now."""
     counted = request.config.pluginmanager.get_plugin("programs")

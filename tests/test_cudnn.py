@@ -48,16 +48,19 @@ if jax.default_backend() != "gpu":
     MISFITS["needs an NVIDIA GPU, the backend is"] = (CELL, XS, {})
 
 
-@pytest.mark.parametrize("bring", (jnp.asarray, np.asarray))
+@pytest.mark.parametrize(
+    ("bring", "otherwise"), [(jnp.asarray, jrnn.Scan()), (np.asarray, jrnn.Scan(2**30))], ids=["jax", "numpy"]
+)  # two programs: a warning is given when one is traced
 @pytest.mark.parametrize("reason", MISFITS)
-def test_what_does_not_fit_is_an_error_with_the_reason_or_runs_otherwise(reason, bring):
+def test_what_does_not_fit_is_an_error_with_the_reason_or_runs_otherwise(reason, bring, otherwise):
     cell, xs, options = MISFITS[reason]
     xs = bring(xs)
     params = cell.init(jax.random.key(0), IN)
     with pytest.raises(ValueError, match=reason):
         jrnn.unroll(cell, params, xs, **options, method=jrnn.CuDNN())
-    with pytest.warns(UserWarning, match=reason):
-        found = jrnn.unroll(cell, params, xs, **options, method=jrnn.CuDNN(otherwise=jrnn.Scan()))
+    with pytest.warns(UserWarning, match=reason) as said:
+        found = jrnn.unroll(cell, params, xs, **options, method=jrnn.CuDNN(otherwise))
+    assert said[0].filename == __file__
     expected = jrnn.unroll(cell, params, xs, **options)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -233,7 +233,8 @@ def test_forbidden_words(path):
     if module != "_jaxprs":
         assert uses(path, r"\.(eqns|jaxpr)$|jax\.(extend|interpreters)\b") == []
     if module != "testing" and RANK.get(module, 0) < RANK["training"]:
-        assert uses(path, r"(^|\.)jit$|\bjax\.config\b") == []
+        compiled = ["jax.jit"] if name_of(path) == "unrolling/_eager.py" else []  # calls outside of jit
+        assert uses(path, r"(^|\.)jit$|\bjax\.config\b") == compiled
     if name_of(path) != "cell.py":  # where a step is exempt; elsewhere it is written out
         assert uses(path, r"\bnumpy_rank_promotion$") == []
     assert not any(isinstance(node, ast.Assert) for node in ast.walk(TREES[path])), "assert is not for users"

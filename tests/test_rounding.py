@@ -10,7 +10,9 @@ from jax import export
 
 import jrnn
 from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
-from jrnn.decoding._rounding import rounded
+from jrnn.unrolling._eager import EXACT
+from jrnn.unrolling._rounding import rounded
+from jrnn.unrolling.driver import _programs
 
 WORDS, IN, KEY = 7, 3, jax.random.key(0)
 WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))
@@ -150,3 +152,97 @@ def test_nothing_is_moved_but_explicitly(name, params):
     x = jax.device_put(x)
     with jax.transfer_guard("disallow"):
         f(p, x)
+
+
+# `unroll`: the first lengths have a program each, then they are rounded up
+
+
+FLAGS = {
+    "nothing": lambda n: {},
+    "lengths": lambda n: {"lengths": np.array([n, n // 2])},
+    "list": lambda n: {"lengths": [n, 1]},
+    "all": lambda n: {
+        "lengths": jnp.array([n, max(n - 3, 0)]),
+        "mask": np.arange(n) % 4 != 2,
+        "resets": jnp.arange(n)[:, None] % 5 == jnp.arange(2),
+        "carry": jrnn.unroll(WRITER, drawn(WRITER, WORDS), TOKENS[:3])[0],
+        "reverse": True,
+    },
+}
+
+
+def test_unroll_of_ever_new_lengths_is_few_programs(programs):
+    cell = jrnn.Elman(2)
+    params, lengths = drawn(cell, IN), [np.array([n, n // 2]) for n in range(49)]
+    before = programs()
+    for steps in range(1, 49):
+        jrnn.unroll(cell, params, XS[:steps], lengths=lengths[steps])
+    first = programs() - before
+    assert first == EXACT + 3  # of 24, 32 and 48 steps
+    for steps in range(1, 49):
+        jrnn.unroll(cell, params, XS[:steps], lengths=lengths[steps])
+    assert programs() - before == first
+
+
+@pytest.fixture(scope="module")
+def seen(params):
+    """Parameters of a model that is said to have read many lengths."""
+    for reverse in (False, True):
+        _programs(WRITER, jrnn.Scan(), reverse).lengths.update(range(EXACT))
+    return params[WRITER]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_unroll_returns_what_it_returns_under_jit(name, seen):
+    for steps in (30, 32):
+        flags = FLAGS[name](steps)
+        run = partial(jrnn.unroll, WRITER, reverse=flags.pop("reverse", False))
+        given = run(seen, TOKENS[:steps], **flags)
+        needed = jax.jit(run)(seen, TOKENS[:steps], **jax.tree.map(jnp.asarray, flags))
+        assert jax.tree.structure(given) == jax.tree.structure(needed)
+        for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def test_unroll_draws_the_noise_of_the_very_length():
+    cell = jrnn.Stack((jrnn.GRU(6), jrnn.Dense(IN)), dropout=0.5)
+    params, key = drawn(cell, IN), jax.random.key(1)
+    _programs(cell, jrnn.Scan(), True).lengths.update(range(EXACT))
+    noisy, _ = jrnn.unroll(cell, params, XS[:3], key=key, reverse=True)
+    for options in ({"key": key}, {"carry": noisy}):
+        run = partial(jrnn.unroll, cell, reverse=True, **options)
+        given, needed = run(params, XS[:50])[1], jax.jit(run)(params, XS[:50])[1]
+        np.testing.assert_allclose(given, needed, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lengths": np.array([49, 3])}, r"lengths must lie between 0 and the 47 steps of xs, got 3 to 49"),
+        ({"lengths": [48.0, 3]}, r"lengths must be integers, got float"),
+        ({"mask": np.ones(46, bool)}, r"mask has shape \(46,\), needs \(47, 2\) or its leading axes"),
+        ({"resets": np.ones((46, 2), bool)}, r"resets has shape \(46, 2\), needs \(47, 2\)"),
+        ({"carry": (None, None, None)}, r"carry does not belong to Stack"),
+    ],
+)
+def test_what_is_wrong_is_said_of_what_was_given(wrong, message, seen):
+    with pytest.raises((ValueError, TypeError), match=message):
+        jrnn.unroll(WRITER, seen, TOKENS[:47], **wrong)
+
+
+def test_tokens_are_checked_at_valid_steps(seen):
+    tokens = TOKENS[:47].copy()
+    tokens[40, 1] = WORDS
+    for valid in ({"lengths": jnp.array([47, 40])}, {"mask": np.arange(47) != 40}):
+        jrnn.unroll(WRITER, seen, tokens, **valid)
+    for valid in ({}, {"lengths": jnp.array([40, 47])}, {"mask": np.arange(47) != 41}):
+        with pytest.raises(ValueError, match=r"xs\[40, 1\] is token 7, out of range"):
+            jrnn.unroll(WRITER, seen, tokens, **valid)
+
+
+def test_unroll_moves_nothing_but_explicitly(seen):
+    arrays = jax.device_put((seen, TOKENS[:45], np.arange(45) < 44, np.array([45, 3])))
+    with jax.transfer_guard("disallow"):
+        params, xs, mask, lengths = arrays
+        jrnn.unroll(WRITER, params, xs, mask=mask, lengths=lengths)

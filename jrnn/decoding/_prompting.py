@@ -12,9 +12,9 @@ from jax import Array
 from jrnn._alignment import promoted
 from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
-from jrnn.decoding._rounding import is_eager, lengthened, rounded
 from jrnn.paradigms import last
 from jrnn.unrolling import unroll
+from jrnn.unrolling._rounding import is_eager, lengthened, rounded
 
 Adjust = Callable[[Array, Array, Array], Array]  # (logits, tokens, t) -> logits
 

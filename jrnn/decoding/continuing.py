@@ -14,10 +14,10 @@ from jrnn._checks import check_choice, check_lag, check_width, require_cell
 from jrnn.cell import Cell
 from jrnn.combinators import Feedback, FeedbackCarry
 from jrnn.decoding._prompting import checked_lengths, on_device
-from jrnn.decoding._rounding import can_round, lengthened, rounded, shortened
 from jrnn.paradigms import last
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling._boundary import check_inputs, check_runs
+from jrnn.unrolling._rounding import can_round, lengthened, rounded, shortened
 from jrnn.unrolling.methods import Method
 
 

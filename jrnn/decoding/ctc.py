@@ -15,8 +15,8 @@ from jrnn._checks import check_lag, check_width
 from jrnn.cell import broadcasting
 from jrnn.data import Batch
 from jrnn.decoding._prompting import checked_lengths, on_device
-from jrnn.decoding._rounding import is_eager, lengthened, rounded, shortened
 from jrnn.losses import length_mask
+from jrnn.unrolling._rounding import is_eager, lengthened, rounded, shortened
 
 # optax adds it to log-probabilities: far below any of them, but −inf would come back as NaN
 LOG_ZERO = -1e30

@@ -4,7 +4,6 @@ import itertools
 import math
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jax import Array
 from tqdm import tqdm
 
 from jrnn._alignment import on_device
+from jrnn._checks import warn
 from jrnn._processes import beat, from_first, is_first, local, read_first, several, told_to_stop
 from jrnn.checkpoint import checkpoints
 from jrnn.data import Batch
@@ -259,7 +259,7 @@ class Run:
         elif self.diverged is not None and self.store is not None and self.store.has_checkpoints():
             params = self.store.newest_params(like=local(params))
         if is_first() and (warning := self.warning()):
-            warnings.warn(warning, RuntimeWarning, stacklevel=3)
+            warn(warning, RuntimeWarning)
         found: tuple[Any, TrainState] = local(params), self.whole()
         return gather(found) if self.split else found
 

@@ -7,7 +7,6 @@ import collections
 import json
 import math
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrnn._checks import brief
+from jrnn._checks import brief, warn
 from jrnn._processes import from_first, read_first
 from jrnn.checkpoint import CheckpointError, Snapshot, checkpoints, load, save
 from jrnn.checkpoint.files import remove, step_of
@@ -104,11 +103,10 @@ class Store:
     def load_best(self, step: int) -> Any:
         """Parameters of the best epoch, which ended with `step`; None and a warning if they are missing."""
         if not any(path.name.startswith(f"step_{step:08d}") for path in checkpoints(self.best)):
-            warnings.warn(
+            warn(
                 f"{self.best} has no parameters of the best epoch, which ended with step {step}: the best of "
                 "the remaining epochs replaces it",
                 RuntimeWarning,
-                stacklevel=2,
             )
             return None
         try:

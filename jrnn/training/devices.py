@@ -1,7 +1,6 @@
 """Placement of a run: on one device, or with batches sharded over several."""
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jrnn._alignment import on_device
+from jrnn._checks import warn
 from jrnn._processes import local, several
 from jrnn.cell import Cell, in_ndim, is_layer
 from jrnn.checkpoint._arrays import host, is_key
@@ -220,9 +220,7 @@ def split_over(model: Any, rows: int, per_sequence: bool = False) -> Split | Non
         mesh, count = Mesh(np.array(_require_shares(rows)), (ROWS,)), jax.local_device_count()
         if mesh.devices.flat[0].platform == "cpu" and not _has_threads(count):
             needed = f"set NPROC to {2 * count}, or create the devices with jrnn.use_cores({count})"
-            warnings.warn(
-                f"fit: an all-reduce can hang with {_threads()} XLA threads: {needed}", stacklevel=2
-            )
+            warn(f"fit: an all-reduce can hang with {_threads()} XLA threads: {needed}")
         return Split(mesh, model, per_sequence)
     devices = jax.local_devices()
     cores = devices[0].platform == "cpu"
@@ -231,10 +229,9 @@ def split_over(model: Any, rows: int, per_sequence: bool = False) -> Split | Non
     if count == 1:
         return None
     if cores and not _has_threads(count):
-        warnings.warn(
+        warn(
             f"fit uses one CPU device, not {count}: XLA has {_threads()} threads, and an all-reduce can hang "
-            f"with fewer than {2 * count}; create the devices with jrnn.use_cores()",
-            stacklevel=2,
+            f"with fewer than {2 * count}; create the devices with jrnn.use_cores()"
         )
         return None
     return Split(Mesh(np.array(devices[:count]), (ROWS,)), model, per_sequence)

@@ -24,13 +24,14 @@ def check_runs(cell: Any, method: Any, key: Any) -> None:
     if isinstance(method, type) or not hasattr(method, "run"):
         raise TypeError(f"method must be a method such as Scan(memory='sqrt'), got {brief(method)}")
     require_key(key)
-    try:
-        hash(cell)
-    except TypeError as error:
-        raise TypeError(
-            f"cell {type(cell).__name__} is not hashable ({error}): make it a frozen dataclass whose fields "
-            "are numbers, strings, tuples and cells"
-        ) from error
+    for name, value in (("cell", cell), ("method", method)):
+        try:
+            hash(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} {type(value).__name__} is not hashable ({error}): make it a frozen dataclass whose "
+                "fields are numbers, strings, tuples and cells"
+            ) from error
 
 
 def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:

@@ -17,21 +17,31 @@ def check_values(cell: Any, params: Any, xs: Any) -> None:
             f"xs is {xs.dtype}, {cell} is real: pass the parts as features, "
             "jnp.concatenate([xs.real, xs.imag], -1)"
         )
+    check_tokens(cell, params, xs)
+
+
+def check_tokens(cell: Any, params: Any, xs: Any, lengths: Any = None, mask: Any = None) -> None:
+    """Raise if tokens at valid steps are out of range or one-hot; traced ones are not known, and pass."""
     table = _table(cell, params)
-    if table is not None and jnp.issubdtype(leaf.dtype, jnp.integer) and _is_known(leaf):
-        _check_tokens(cell, len(table), np.asarray(jax.device_get(leaf)))
+    tokens = jax.tree.leaves(xs)[0]
+    if table is None or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        return
+    if all(a is None or _is_known(a) for a in (tokens, lengths, mask)):
+        tokens, lengths, mask = jax.device_get((tokens, lengths, mask))
+        for valid in (_before(lengths, len(tokens)), mask):
+            if valid is not None:
+                tokens = np.where(valid.reshape(*valid.shape, *[1] * (tokens.ndim - valid.ndim)), tokens, 0)
+        _check_tokens(cell, len(table), tokens)
 
 
 def check_batch_tokens(model: Any, params: Any, xs: Any, lengths: Any) -> None:
     """Check the tokens of a batch that is still on the host, before a compiled function takes it."""
-    table = _table(model, params)
-    if table is None or not isinstance(xs, np.ndarray) or not np.issubdtype(xs.dtype, np.integer):
-        return
-    if isinstance(lengths, np.ndarray):
-        valid = np.arange(len(xs)).reshape(-1, *[1] * lengths.ndim) < lengths
-        xs = np.where(valid.reshape(*valid.shape, *[1] * (xs.ndim - valid.ndim)), xs, 0)
-    if lengths is None or isinstance(lengths, np.ndarray):
-        _check_tokens(model, len(table), xs)
+    if isinstance(xs, np.ndarray) and (lengths is None or isinstance(lengths, np.ndarray)):
+        check_tokens(model, params, xs, lengths)
+
+
+def _before(lengths: Any, steps: int) -> Any:
+    return None if lengths is None else np.arange(steps).reshape(-1, *[1] * lengths.ndim) < lengths
 
 
 def _check_tokens(cell: Any, rows: int, tokens: Any) -> None:

@@ -1,6 +1,5 @@
 """Lengths, masks and resets as per-step flags, and padding replaced by valid inputs."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +85,7 @@ def _times(steps: int) -> Array:
 
 
 def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
-    lengths = _as_array("lengths", lengths, np.asarray)  # jnp would wrap 64-bit values before the check
+    lengths = as_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape[: lengths.ndim]:
@@ -94,31 +93,39 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
             f"lengths has shape {lengths.shape}, needs {_prefixes(batch_shape)}: one length per sequence"
             f"{_swapped(lengths.shape, steps)}"
         )
-    low, high = _range(lengths)
-    if low < 0 or (isinstance(steps, int) and high > steps):
-        raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
+    check_range(lengths, steps)
     most = min(steps, int(np.iinfo(lengths.dtype).max)) if isinstance(steps, int) else steps
     if isinstance(lengths, np.ndarray):  # its dtype may be one that JAX lacks without x64
         return jnp.asarray(np.minimum(lengths, most).astype(np.int32))
     return jnp.minimum(lengths, most).astype(jnp.int32)
 
 
-def _as_array(name: str, value: Any, convert: Callable[[Any], Any] = jnp.asarray) -> Any:
+def check_range(lengths: Any, steps: int) -> None:
+    """Raise if lengths that are known are negative, or more than the number of steps."""
+    low, high = _range(lengths)
+    if low < 0 or (isinstance(steps, int) and high > steps):
+        raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
+
+
+def as_array(name: str, value: Any) -> Any:
+    """An array of JAX as it is, anything else as one of NumPy: JAX would wrap 64-bit values."""
     try:
-        return value if isinstance(value, jax.Array) else convert(value)
+        return value if isinstance(value, jax.Array) else np.asarray(value)
+    except jax.errors.TracerArrayConversionError:  # a list of traced numbers
+        return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array, got {brief(value)}") from error
 
 
 def _checked_flags(name: str, flags: Any, steps: int, batch_shape: Shape) -> Array:
-    flags = _as_array(name, flags)
+    flags = as_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise ValueError(f"{name} must be boolean, got {flags.dtype}: use {name} != 0")
     needed = (steps, *batch_shape)
     if flags.ndim == 0 or flags.shape != needed[: flags.ndim]:
         hint = "" if flags.shape[:2] != needed[1::-1] else f": time comes first, swap the axes of {name}"
         raise ValueError(f"{name} has shape {flags.shape}, needs {needed} or its leading axes{hint}")
-    return flags
+    return jnp.asarray(flags)
 
 
 def _prefixes(batch_shape: Shape) -> str:

@@ -1,6 +1,5 @@
 """LSTMs by the kernel of NVIDIA's cuDNN."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn._checks import brief
+from jrnn._checks import brief, warn
 from jrnn.cells.lstm import LSTM, LSTMCarry, LSTMParams
 from jrnn.unrolling.methods import Loop, Method
 
@@ -45,7 +44,7 @@ class CuDNN:
         if self.otherwise is None:
             hint = "CuDNN(otherwise=Scan()) runs the rest by a scan"
             raise ValueError(f"method=CuDNN() {reason}; {hint}")
-        warnings.warn(f"method=CuDNN() {reason}: running {self.otherwise}", stacklevel=4)
+        warn(f"method=CuDNN() {reason}: running {self.otherwise}")
         return self.otherwise.run(loop)
 
 

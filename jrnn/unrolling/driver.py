@@ -7,9 +7,11 @@ import jax
 from jax import Array
 
 from jrnn._alignment import match_types
+from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
+from jrnn.unrolling._eager import Call, Programs, on_arrays
 from jrnn.unrolling._masking import fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.scan import Scan
@@ -35,6 +37,9 @@ def unroll(
     `ys[t]` always belongs to `xs[t]`. A step is valid where `mask` is True and t < lengths. At an invalid
     step the state is kept, y is 0 and a reset is ignored; padding in xs affects neither outputs nor
     gradients. All options compose.
+
+    A call outside of `jax.jit` compiles one program for each shape of its arguments. After sixteen numbers of
+    steps, further ones are rounded up to 1, 2, 3, 4, 6, 8, 12, … with `Scan`, without changing the results.
 
     Args:
       cell: the cell.
@@ -70,18 +75,25 @@ def unroll(
     (True, True)
     """
     check_runs(cell, method, key)
-    loop = make_loop(
-        cell,
-        params,
-        xs,
-        carry,
-        lengths=lengths,
-        mask=mask,
-        resets=resets,
-        reverse=reverse,
-        key=key,
-    )
-    return method.run(loop)
+    reverse = check_flag("reverse", reverse)
+    call = Call(params, xs, carry, lengths, mask, resets, key)
+    if (known := on_arrays(call)) is None:
+        return _run(call, cell, method, reverse)
+    steps, _ = check_inputs(cell, xs)
+    return _programs(cell, method, reverse)(cell, known, steps)
+
+
+def _run(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
+    params, xs, carry, lengths, mask, resets, key = call
+    options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
+    result: tuple[Any, Any] = method.run(make_loop(cell, params, xs, carry, **options))
+    return result
+
+
+@cached
+def _programs(cell: Any, method: Any, reverse: bool) -> Programs:
+    run = functools.partial(_run, cell=cell, method=method, reverse=reverse)
+    return Programs(run, rounds=isinstance(method, Scan))
 
 
 def make_loop(
