@@ -66,7 +66,9 @@ class TrainConfig:
         Cells that papers put into blocks, those with heads or linear in their state, are put into `Block`,
         between a projection of the embedding to the width of the blocks and a norm before the read-out.
         """
-        cell, embed, readout = self.recurrent, jrnn.Embed(self.embed), jrnn.Dense(vocabulary)
+        cell = self.recurrent
+        embed: Any = jrnn.Embed(self.embed)
+        readout: Any = jrnn.Dense(vocabulary)
         if has_heads(cell) or is_linear(cell):
             width = cell.out_features
             cell, embed = jrnn.Block(cell), jrnn.Stack((embed, jrnn.Dense(width)))
