@@ -361,6 +361,7 @@ def test_what_is_no_such_state_is_refused_by_name(why):
 
 def test_other_cells_are_refused_or_run_otherwise():
     assert "of carry.c, tanh takes it (" in refusal(jrnn.LSTM(4))
+    assert "of carry.cells" in refusal(jrnn.Block(jrnn.S5(3)))  # beside it, complex constants
     cell = jrnn.GRU(4)
     params, xs = cell.init(KEY, 3), jnp.ones((5, 3))
     method = Chunked(otherwise=jrnn.Scan())

@@ -20,6 +20,7 @@ import pytest
 import jrnn
 from jrnn._cli import TrainConfig, main
 from jrnn._cli.tables import recurrent_cells
+from jrnn._cli.training import METHOD
 from jrnn.checkpoint import checkpoints
 
 WORDS = ["gate", "carry", "state", "input", "output", "cell", "forget", "learn", "the", "past", "let", "go"]
@@ -93,21 +94,25 @@ def test_train_writes_a_run_and_reports_it(tmp_path, corpus, finished, capsys):
     assert capsys.readouterr().out.startswith(command[-1])
 
 
-def test_a_memory_that_is_a_matrix_learns_to_write(tmp_path, corpus):
-    assert (
-        main(["train", corpus, *TINY, "--cell", "GatedDeltaNet", "--epochs", "2", "--out", str(tmp_path)])
-        == 0
-    )
-    held_out = [record["validation"] for record in records(tmp_path) if "train" in record]
-    assert held_out[0] > held_out[1] and held_out[1] < math.log(
-        len(set(Path(corpus).read_text(encoding="utf-8")))
-    )
+def test_a_cell_in_blocks_learns_to_write(tmp_path, corpus, capsys):
+    run, options = tmp_path / "run", ["--cell", "GatedDeltaNet", "--heads", "2", "--epochs", "2"]
+    assert main(["train", corpus, *TINY, *options, "--out", str(run)]) == 0
+    assert "Embed(4) → Dense(8) → Block(GatedDeltaNet(8)) → Norm(8) → Dense(" in capsys.readouterr().out
+    held_out = [record["validation"] for record in records(run) if "train" in record]
+    assert held_out[0] > held_out[1] and held_out[1] < math.log(jrnn.load(run).in_features)
+    assert main(["sample", str(run), "--length", "20"]) == 0
+    assert len(capsys.readouterr().out) == 21
 
 
 def test_the_model_and_its_description(corpus, finished):
     config = TrainConfig(cell="GRU", hidden=6, layers=2, embed=3, dropout=0.25)
     cells = (jrnn.Embed(3), jrnn.GRU(6), jrnn.GRU(6), jrnn.Dense(5))
     assert config.model(5) == jrnn.Stack(cells, dropout=0.25)
+    config = TrainConfig(cell="MLSTM", hidden=6, heads=3, layers=2, embed=4, dropout=0.25)
+    ends = jrnn.Stack((jrnn.Embed(4), jrnn.Dense(6))), jrnn.Stack((jrnn.Norm(6), jrnn.Dense(5)))
+    block = jrnn.Block(jrnn.MLSTM(6, heads=3))
+    assert config.model(5) == jrnn.Stack((ends[0], block, block, ends[1]), dropout=0.25)
+    assert TrainConfig(cell="MinGRU", hidden=6).model(5).cells[1] == jrnn.Block(jrnn.MinGRU(6))
     stored, text = jrnn.load(finished), Path(corpus).read_text(encoding="utf-8")
     vocabulary = jrnn.CharVocabulary.from_text(text[:2700])
     assert jrnn.CharVocabulary(**stored.meta["vocabulary"]) == vocabulary
@@ -138,8 +143,11 @@ def test_cells_that_read_no_text_are_refused(name, corpus, capsys, tmp_path):
 def test_every_other_cell_makes_a_language_model(name):
     config = TrainConfig(cell=name, hidden=8, layers=2, embed=8)
     model, tokens = config.model(5), jnp.zeros((7, 3), jnp.int32)
-    logits = jax.eval_shape(lambda key: jrnn.unroll(model, model.init(key, 5), tokens)[1], jax.random.key(0))
-    assert logits.shape == (7, 3, 5)
+
+    def run(key):
+        return jrnn.unroll(model, model.init(key, 5), tokens, method=METHOD)[1]
+
+    assert jax.eval_shape(run, jax.random.key(0)).shape == (7, 3, 5)
 
 
 def test_runs_are_numbered_and_seeds_matter(tmp_path, corpus, monkeypatch, finished):
@@ -330,6 +338,8 @@ def test_bad_files_are_refused(tmp_path, corpus, capsys):
 ARGUMENTS = [
     ("train --cell lstmm", "unknown cell 'lstmm', did you mean LSTM? jrnn cells lists all"),
     ("train --cell Ellman", "unknown cell 'Ellman', did you mean Elman? jrnn cells lists all"),
+    ("train --cell GRU --heads 2", "--heads: GRU has none; MLSTM and GatedDeltaNet, for instance, have"),
+    ("train --cell MLSTM --hidden 6", "--cell MLSTM does not work in this model: hidden must be a multiple"),
     ("train --hidden 0", "argument --hidden: needs a whole number of at least 1, got '0'"),
     ("train --layers -2", "argument --layers: needs a whole number of at least 1, got '-2'"),
     ("train --embed 1.5", "argument --embed: needs a whole number of at least 1, got '1.5'"),

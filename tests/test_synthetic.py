@@ -1,6 +1,7 @@
 """Generated data: every target follows from its input, by rules written again here."""
 
 import collections
+import itertools
 import re
 from datetime import date
 
@@ -11,6 +12,8 @@ from scipy.integrate import solve_ivp
 from jrnn.data import padded_batches, synthetic
 
 GENERATORS = {
+    "associative_recall": lambda seed: synthetic.associative_recall(5, 3, 9, seed),
+    "state_tracking": lambda seed: synthetic.state_tracking(5, 9, "S3", seed),
     "adding_problem": lambda seed: synthetic.adding_problem(5, 9, seed),
     "copy_memory": lambda seed: synthetic.copy_memory(5, 9, seed),
     "delayed_echo": lambda seed: synthetic.delayed_echo(5, 9, 2, seed),
@@ -50,6 +53,21 @@ def test_the_seed_decides_everything(name):
     [
         (lambda: synthetic.adding_problem(0, 5, 0), "count must be at least 1, got 0"),
         (lambda: synthetic.adding_problem(1, 1, 0), "steps must be at least 2, one for each marker, got 1"),
+        (
+            lambda: synthetic.associative_recall(1, 5, 20, 0, keys=4),
+            "pairs must be at most keys=4, each of which has one value, got 5",
+        ),
+        (
+            lambda: synthetic.associative_recall(1, 5, 10, 0),
+            "steps must be more than 2 · pairs=10, so that some are queries, got 10",
+        ),
+        *(
+            (
+                lambda group=group: synthetic.state_tracking(1, 5, group, 0),
+                f'group must be "Z2", "Z3", … or "S2" to "S5", got {group!r}',
+            )
+            for group in ("Z1", "S6", "D3", "Z-2", "", 2)
+        ),
         (
             lambda: synthetic.delayed_echo(1, 5, 5, 0),
             "delay must be less than steps=5, got 5: nothing would be echoed",
@@ -101,6 +119,37 @@ def test_adding_problem(steps):
     numbers = np.stack(xs)[..., 0]
     assert (numbers >= 0).all() and (numbers < 1).all()
     assert numbers.mean() == pytest.approx(0.5, abs=0.02) and numbers.dtype == np.float32
+
+
+def test_associative_recall():
+    xs, targets = synthetic.associative_recall(400, 3, 20, 0, keys=5)
+    seen, asked = [], []
+    for x, target in zip(xs, targets, strict=True):
+        keys, values, queries = x[:6:2].tolist(), x[1:6:2].tolist(), x[6:].tolist()
+        held = dict(zip(keys, values, strict=True))
+        assert len(held) == 3 and set(keys) <= {1, 2, 3, 4, 5} and set(values) <= {6, 7, 8, 9, 10}
+        assert target.tolist() == [0] * 6 + [held[query] for query in queries]
+        seen += keys + values
+        asked += [keys.index(query) for query in queries]
+    np.testing.assert_allclose(np.bincount(seen, minlength=11) / 1200, [0, *[0.2] * 10], atol=0.04)
+    np.testing.assert_allclose(np.bincount(asked) / len(asked), 1 / 3, atol=0.02)
+    assert xs[0].dtype == targets[0].dtype == np.int32
+
+
+@pytest.mark.parametrize(("group", "size"), [("Z2", 2), ("Z5", 5), ("S3", 6), ("S5", 120)])
+def test_state_tracking(group, size):
+    xs, targets = synthetic.state_tracking(40, 300, group, 0)
+    counts = np.bincount(np.stack(xs).ravel(), minlength=size)
+    np.testing.assert_allclose(counts * size / 12_000, 1, atol=0.1 if size < 10 else 0.4)
+    for x, target in zip(xs, targets, strict=True):
+        if group.startswith("Z"):
+            assert target.tolist() == (np.cumsum(x) % size).tolist()
+            continue
+        orders = sorted(itertools.permutations(range(int(group[1:]))))
+        places = range(int(group[1:]))  # of the things, each carried on by every element in turn
+        for element, product in zip(x, target, strict=True):
+            places = [orders[element][place] for place in places]
+            assert orders[product] == tuple(places)
 
 
 def test_copy_memory():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jrnn
-from jrnn._cli.tables import recurrent_cells
+from jrnn._cli.tables import has_heads, recurrent_cells
+from jrnn.cell import is_linear
 
 
 def number(kind: type, holds: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
@@ -43,7 +44,8 @@ class TrainConfig:
 
     cell: str = option("LSTM", str, "recurrent cell; jrnn cells lists them")
     hidden: int = option(256, SIZE, "width of the cells")
-    layers: int = option(1, SIZE, "number of stacked cells")
+    layers: int = option(1, SIZE, "number of stacked cells, or of blocks")
+    heads: int = option(4, SIZE, "number of memories that share the width, of cells that have heads")
     embed: int = option(64, SIZE, "width of the character embedding")
     epochs: int = option(6, SIZE, "number of passes over the text")
     lr: float = option(8e-3, POSITIVE, "initial learning rate, which decays to zero")
@@ -52,10 +54,26 @@ class TrainConfig:
     steps: int = option(64, SIZE, "characters between two updates")
     seed: int = option(0, SEED, "seed of all randomness")
 
+    @property
+    def recurrent(self) -> Any:
+        """The cell itself."""
+        kind = recurrent_cells()[self.cell]
+        return kind(self.hidden, heads=self.heads) if has_heads(kind) else kind(self.hidden)
+
     def model(self, vocabulary: int) -> Any:
-        """The language model, from tokens to logits."""
-        cells = [recurrent_cells()[self.cell](self.hidden) for _ in range(self.layers)]
-        return jrnn.Stack((jrnn.Embed(self.embed), *cells, jrnn.Dense(vocabulary)), dropout=self.dropout)
+        """The language model, from tokens to logits.
+
+        Cells that papers put into blocks, those with heads or linear in their state, are put into `Block`,
+        between a projection of the embedding to the width of the blocks and a norm before the read-out.
+        """
+        cell = self.recurrent
+        embed: Any = jrnn.Embed(self.embed)
+        readout: Any = jrnn.Dense(vocabulary)
+        if has_heads(cell) or is_linear(cell):
+            width = cell.out_features
+            cell, embed = jrnn.Block(cell), jrnn.Stack((embed, jrnn.Dense(width)))
+            readout = jrnn.Stack((jrnn.Norm(width), readout))
+        return jrnn.Stack((embed, *[cell] * self.layers, readout), dropout=self.dropout)
 
     def optimizer(self, total_steps: int) -> Any:
         """AdamW with clipped gradients and a learning rate that decays to zero."""

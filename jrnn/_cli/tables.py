@@ -17,6 +17,11 @@ def recurrent_cells() -> dict[str, Any]:
     return {name: kind for name, kind in named.items() if hasattr(kind, "step")}
 
 
+def has_heads(cell: Any) -> bool:
+    """True for a cell, or its class, that takes a number of heads."""
+    return "heads" in getattr(cell, "__dataclass_fields__", ())
+
+
 def cell_table(hidden: int = 128, in_features: int = 128) -> str:
     """Make a table of all recurrent cells: name, number of parameters, description, paper.
 

@@ -27,10 +27,11 @@ import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
 from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
-from jrnn._cli.tables import count_parameters, recurrent_cells
+from jrnn._cli.tables import count_parameters, has_heads, recurrent_cells
 from jrnn._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
 SETTINGS = "run.json"  # settings that a run was started with
+METHOD = jrnn.Associative(otherwise=jrnn.Chunked(otherwise=jrnn.Scan()))  # whichever the cells allow
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _train(arguments: argparse.Namespace) -> int:
     given = {f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.resume is None:
-        job = _new_job(TrainConfig(**given), tuple(arguments.files), arguments.out)
+        job = _new_job(given, tuple(arguments.files), arguments.out)
     elif given or arguments.out is not None:
         option = next(iter(given), "out")
         raise ValueError(
@@ -119,11 +120,14 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _new_job(config: TrainConfig, files: tuple[str, ...], out: str | None) -> Job:
+def _new_job(given: dict[str, Any], files: tuple[str, ...], out: str | None) -> Job:
+    config = TrainConfig(**given)
     names = {name.lower(): name for name in recurrent_cells()}
     if config.cell not in names.values():
         nearest = difflib.get_close_matches(config.cell.lower(), names, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown cell {config.cell!r}, did you mean {names[nearest]}? jrnn cells lists all")
+    if "heads" in given and not has_heads(recurrent_cells()[config.cell]):
+        raise ValueError(f"--heads: {config.cell} has none; MLSTM and GatedDeltaNet, for instance, have")
     text = read(files)
     held_out, needed = round(len(text) / 10), config.batch * config.steps + 1
     if held_out < needed:
@@ -241,10 +245,9 @@ def _fit(job: Job) -> Any:
     parts = [vocabulary.encode(part) for part in jrnn.data.split(job.text)]
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
     model = config.model(len(vocabulary))
-    layers = " → ".join(f"{type(cell).__name__}({cell.out_features})" for cell in model.cells)
     name = ", ".join(job.files) or "the Python language reference"
     say(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
-    say(f"model  {layers}: {count_parameters(model, len(vocabulary)):,} parameters")
+    say(f"model  {_chain(model)}: {count_parameters(model, len(vocabulary)):,} parameters")
     say(f"on     {_devices(model, config.batch)}")
     say(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves")
     warnings.filterwarnings("ignore", "fit: training diverged", RuntimeWarning)  # reported at the end
@@ -258,13 +261,21 @@ def _fit(job: Job) -> Any:
         epochs=config.epochs,
         validation=held_out,
         stateful=True,
-        method=jrnn.Chunked(otherwise=jrnn.Scan()),
+        method=METHOD,
         monitors=_monitors(job.out) if is_first() else (),
         out=job.out,
         resume=job.resume,
         meta=job.meta,
         progress=jrnn.Progress(bits=True, unit="char"),
     )
+
+
+def _chain(cell: Any) -> str:
+    """The cells of a model and their widths, in words."""
+    if isinstance(cell, jrnn.Stack):
+        return " → ".join(map(_chain, cell.cells))
+    inner = _chain(cell.cell) if isinstance(cell, jrnn.Block) else cell.out_features
+    return f"{type(cell).__name__}({inner})"
 
 
 def _devices(model: Any, rows: int) -> str:

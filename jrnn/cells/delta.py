@@ -159,7 +159,8 @@ class DeltaProduct:
         yₜ = Sₜᵀ q
 
     I − βᵢ kᵢ kᵢᵀ has the eigenvalue 1 − βᵢ, which may be negative: at βᵢ = 2 it is a reflection, and two of
-    them are a rotation, so that the memory can count and permute. `Block` adds the rest of the paper's block.
+    them are a rotation, so that the memory can count and permute. With one product it is a `GatedDeltaNet` of
+    that range. `Block` adds the rest of the paper's block.
 
     Args:
       products: n.

@@ -174,7 +174,11 @@ class Forms:
 
 
 def _number(value: Any) -> Form:
-    return Form((), (Term(float(value), (), None, ()),) if value != 0 else ())
+    return Form((), (Term(_scale(value), (), None, ()),) if value != 0 else ())
+
+
+def _scale(value: Any) -> Any:
+    return complex(value) if jnp.iscomplexobj(value) else float(value)
 
 
 def labels_of(term: Term) -> set[int]:
@@ -234,7 +238,7 @@ def _mul(forms: Forms, op: Op) -> Form | None:
 def _div(forms: Forms, op: Op) -> Form | None:
     above, below = op.operands
     if not isinstance(below, int):
-        return _scaled(forms.form(above), 1 / float(below.val))
+        return _scaled(forms.form(above), 1 / _scale(below.val))
     if forms.depends(below):
         return None
     a, b = forms.aligned(forms.operands(op)[0], forms.whole_value(below, inverse=True))

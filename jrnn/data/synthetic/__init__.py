@@ -2,9 +2,11 @@
 
 from jrnn._exports import public_names
 from jrnn.data.synthetic.memory import adding_problem as adding_problem
+from jrnn.data.synthetic.memory import associative_recall as associative_recall
 from jrnn.data.synthetic.memory import copy_memory as copy_memory
 from jrnn.data.synthetic.memory import delayed_echo as delayed_echo
 from jrnn.data.synthetic.memory import flip_flop as flip_flop
+from jrnn.data.synthetic.memory import state_tracking as state_tracking
 from jrnn.data.synthetic.memory import temporal_order as temporal_order
 from jrnn.data.synthetic.series import ar_process as ar_process
 from jrnn.data.synthetic.series import lorenz as lorenz

@@ -1,9 +1,11 @@
 """Memory tasks: outputs that depend on inputs many steps earlier."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
-from jrnn._checks import check_lag, check_rate, check_width
+from jrnn._checks import brief, check_lag, check_rate, check_width
 from jrnn.data.synthetic._drawing import seeded
 
 Floats = NDArray[np.float32]
@@ -49,6 +51,58 @@ def adding_problem(count: int, steps: int, seed: int) -> tuple[list[Floats], Flo
     xs[rows, random.integers(0, half, count), 1] = 1
     xs[rows, random.integers(half, steps, count), 1] = 1
     return list(xs), (xs[:, :, 0] * xs[:, :, 1]).sum(axis=1, keepdims=True)
+
+
+def associative_recall(
+    count: int, pairs: int, steps: int, seed: int, keys: int = 32
+) -> tuple[list[Integers], list[Integers]]:
+    """Associative recall of many queries (MQAR): look up the values of keys that were shown.
+
+        xs      = k₁ v₁ k₂ v₂ … , then queries q ~ U{k₁, k₂, …}
+        targets = 0 at the first 2 · pairs steps, then the value of each query
+        k without repetition from {1, …, keys},   v ~ U{keys + 1, …, 2 · keys}
+
+    Queries follow one another without gaps. A guess among the values shown is right with a probability of
+    1 / pairs or a little more.
+
+    Args:
+      count: number of sequences.
+      pairs: number of keys shown, at most `keys`.
+      steps: T, more than 2 · pairs.
+      seed: random seed.
+      keys: number of keys, and of values.
+
+    Returns:
+      `(xs, targets)`, two lists of (T,) arrays of integers in [0, 2 · keys].
+
+    Raises:
+      ValueError: more pairs than keys, or no step left for a query.
+
+    Reference: Arora et al., Zoology: measuring and improving recall in efficient language models, 2023,
+    arXiv:2312.04927.
+
+    >>> from jrnn.data.synthetic import associative_recall
+    >>> xs, targets = associative_recall(count=1, pairs=2, steps=8, seed=0, keys=4)
+    >>> xs[0].tolist(), targets[0].tolist()
+    ([3, 6, 1, 5, 3, 3, 3, 1], [0, 0, 0, 0, 6, 6, 6, 5])
+    """
+    for argument, given in (("count", count), ("pairs", pairs), ("steps", steps), ("keys", keys)):
+        check_width(argument, given)
+    if pairs > keys:
+        raise ValueError(f"pairs must be at most keys={keys}, each of which has one value, got {pairs}")
+    if steps <= 2 * pairs:
+        raise ValueError(
+            f"steps must be more than 2 · pairs={2 * pairs}, so that some are queries, got {steps}"
+        )
+    random = seeded(seed)
+    shown = random.permuted(np.tile(np.arange(1, keys + 1, dtype=np.int32), (count, 1)), axis=1)[:, :pairs]
+    values = random.integers(keys + 1, 2 * keys + 1, (count, pairs), np.int32)
+    asked = random.integers(0, pairs, (count, steps - 2 * pairs))
+    xs, targets = np.zeros((2, count, steps), np.int32)
+    xs[:, 0 : 2 * pairs : 2], xs[:, 1 : 2 * pairs : 2] = shown, values
+    xs[:, 2 * pairs :] = np.take_along_axis(shown, asked, axis=1)
+    targets[:, 2 * pairs :] = np.take_along_axis(values, asked, axis=1)
+    return list(xs), list(targets)
 
 
 def copy_memory(count: int, steps: int, seed: int) -> tuple[list[Integers], list[Integers]]:
@@ -162,6 +216,61 @@ def flip_flop(
     times = np.where(pulses, np.arange(steps)[:, None], 0)
     last = np.maximum.accumulate(times, axis=1)  # (count, steps, bits), when the last pulse was
     return list(xs), list(np.take_along_axis(xs, last, axis=1))
+
+
+def state_tracking(count: int, steps: int, group: str, seed: int) -> tuple[list[Integers], list[Integers]]:
+    """State tracking: the running product of elements of a finite group.
+
+        targets[t] = xs[0] · xs[1] ⋯ xs[t],   xs[t] ~ U(group)
+
+    "Zn" has the numbers below n, added modulo n: "Z2" is parity. "Sn" has the permutations of n things in
+    lexicographic order, the leftmost carried out first. 0 is the neutral element. A linear recurrence
+    without negative or complex eigenvalues tracks none of them at every length. A random guess is right with
+    a probability of 1 / |group|.
+
+    Args:
+      count: number of sequences.
+      steps: T.
+      group: "Z2", "Z3", …, or "S2" to "S5".
+      seed: random seed.
+
+    Returns:
+      `(xs, targets)`, two lists of (T,) arrays of integers in [0, |group|).
+
+    Raises:
+      ValueError: another group.
+
+    Reference: Merrill, Petty, Sabharwal, The illusion of state in state-space models, 2024, arXiv:2404.08819;
+    Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues, 2025,
+    arXiv:2411.12537.
+
+    >>> from jrnn.data.synthetic import state_tracking
+    >>> xs, targets = state_tracking(count=1, steps=8, group="Z2", seed=0)
+    >>> xs[0].tolist(), targets[0].tolist()
+    ([1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 1])
+    """
+    check_width("count", count)
+    check_width("steps", steps)
+    table = _multiplication(group)
+    xs = seeded(seed).integers(0, len(table), (count, steps), np.int32)
+    targets = xs.copy()
+    for t in range(1, steps):
+        targets[:, t] = table[targets[:, t - 1], xs[:, t]]
+    return list(xs), list(targets)
+
+
+def _multiplication(group: str) -> Integers:
+    """The table of a group: the number of the product of each two elements, the left one first."""
+    kind, size = str(group)[:1], str(group)[1:]
+    n = int(size) if size.isdecimal() else 0
+    if kind == "Z" and n >= 2:
+        return np.add.outer(np.arange(n), np.arange(n)).astype(np.int32) % n
+    if kind == "S" and 2 <= n <= 5:
+        elements = list(itertools.permutations(range(n)))
+        number = {element: i for i, element in enumerate(elements)}
+        rows = [[number[tuple(b[i] for i in a)] for b in elements] for a in elements]
+        return np.array(rows, np.int32)
+    raise ValueError(f'group must be "Z2", "Z3", … or "S2" to "S5", got {brief(group)}')
 
 
 def temporal_order(count: int, steps: int, seed: int) -> tuple[list[Integers], Integers]:
