@@ -130,6 +130,7 @@ from jrnn.training import use_cores as use_cores
 from jrnn.unrolling import Associative as Associative
 from jrnn.unrolling import Chunked as Chunked
 from jrnn.unrolling import CuDNN as CuDNN
+from jrnn.unrolling import Newton as Newton
 from jrnn.unrolling import Scan as Scan
 from jrnn.unrolling import gradient_memory as gradient_memory
 from jrnn.unrolling import unroll as unroll

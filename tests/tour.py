@@ -254,6 +254,13 @@ STOPS = {
     "gradient, sqrt": Stop(jrnn.LSTM(4), functools.partial(gradient, method=SQRT)),
     "gradient, Chunked": Stop(jrnn.DeltaNet(4, heads=2), functools.partial(gradient, method=jrnn.Chunked(2))),
     "gradient, Associative": Stop(LINEAR, functools.partial(gradient, method=jrnn.Associative())),
+    "gradient, Newton": Stop(jrnn.GRU(4), functools.partial(gradient, method=jrnn.Newton())),
+    "Newton, a tree and windows": Stop(
+        jrnn.IndRNN(4),
+        lambda c, p, d: jrnn.unroll(
+            c, p, d.xs, lengths=d.lengths, resets=d.resets, method=jrnn.Newton(window=2, tree=True)
+        ),
+    ),
     "forward over reverse": Stop(
         jrnn.Elman(2), lambda c, p, d: jax.jvp(lambda p: gradient(c, p, d), (p,), (p,))[1]
     ),

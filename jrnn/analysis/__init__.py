@@ -2,8 +2,10 @@
 
 from jrnn._exports import public_names
 from jrnn.analysis.exponents import Lyapunov as Lyapunov
+from jrnn.analysis.exponents import Parallelism as Parallelism
 from jrnn.analysis.exponents import Predictability as Predictability
 from jrnn.analysis.exponents import lyapunov as lyapunov
+from jrnn.analysis.exponents import parallelism as parallelism
 from jrnn.analysis.exponents import predictability as predictability
 from jrnn.analysis.fixed_points import FixedPoints as FixedPoints
 from jrnn.analysis.fixed_points import draw_starts as draw_starts

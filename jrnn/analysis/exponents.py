@@ -11,9 +11,13 @@ from jax import Array, lax
 from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
+from jrnn.analysis._products import growth_at_once
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
+from jrnn.unrolling import Method, Newton, Scan, unroll
 from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._recurrences import depth
+from jrnn.unrolling.driver import make_loop
 
 BATCHES = 20  # batch means for the standard error
 ZERO = 8  # a remainder of this many rounding errors counts as zero
@@ -71,6 +75,26 @@ class Predictability(NamedTuple):
     converges: Array
 
 
+class Parallelism(NamedTuple):
+    """Result of `parallelism`.
+
+    Fields:
+      exponent: λ₁ over the first steps, in nats per step.
+      iterations: of Newton's method for all steps.
+      speedup: steps, over the depth of these iterations: an upper bound, for a machine with units for all
+        steps at once.
+    """
+
+    exponent: Array
+    iterations: Array
+    speedup: Array
+
+    @property
+    def pays(self) -> Array:
+        """(), bool: True if solving all steps at once has less depth than taking them one by one."""
+        return self.speedup > 1
+
+
 def lyapunov(
     cell: Any,
     params: Any,
@@ -81,6 +105,7 @@ def lyapunov(
     discard: int = 0,
     every: int = 1,
     key: Array | None = None,
+    method: Method = Scan(),
 ) -> Lyapunov:
     """Compute Lyapunov exponents of a cell along a trajectory, by Benettin's method.
 
@@ -113,6 +138,7 @@ def lyapunov(
         left over by `every` are among them.
       every: steps from one QR to the next.
       key: draws the noise; without a key there is none.
+      method: as for `growth`; for the largest exponent alone.
 
     Returns:
       `Lyapunov(exponents, standard_error, local)`, with its `dimension` and `entropy`.
@@ -137,6 +163,15 @@ def lyapunov(
     steps = len(jax.tree.leaves(xs)[0])
     if (steps - discard) // every < 1:
         raise ValueError(f"xs has {steps} steps, needs at least discard + every = {discard + every}")
+    if not isinstance(method, Scan):
+        if count > 1:
+            raise ValueError(f"exponents must be 1 with method={method!r}, got {count}")
+        over = steps % every  # as in `_measure`
+        carry = unroll(cell, params, _part(xs, 0, over), carry, method=method)[0] if over else carry
+        rows, xs = start_rows(cell, params, carry, 1), _part(xs, over, steps)
+        grown = growth_at_once(cell, params, carry, xs, rows, method)
+        ends = jnp.append(jnp.zeros_like(grown, shape=1), grown)[::every]
+        return _summary(_local(ends, every)[-(-max(discard - over, 0) // every) :])
     return _measure(cell, count, discard, every)(params, carry, xs)
 
 
@@ -184,6 +219,57 @@ def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Pre
     total = jnp.where(decay * steps < 1e-4, steps, jnp.expm1(-decay * steps) / jnp.expm1(-decay))
     amplification = jnp.maximum(rate, 0) * (steps - 1) + jnp.log(total)
     return Predictability(horizon, amplification, rate < 0)
+
+
+def parallelism(
+    cell: Any,
+    params: Any,
+    xs: Any,
+    carry: Any = None,
+    *,
+    probe: int = 128,
+    key: Array | None = None,
+    method: Newton = Newton(),
+) -> Parallelism:
+    """Predict whether Newton's method pays for a recurrence, from its first steps.
+
+        iterations ≈ K(m) · (T' / m)ᵖ,   p = log₂ (K(m) / K(m / 2)) in [0, 1]
+        T' = min(T, 128 / |λ₁|) if λ₁ < 0, else T,   speedup = T / (iterations · (d + 2))
+
+    d is the depth of the tree of `Associative`, 2 log₂ (T / 16) in each of 16 blocks, one after the other.
+    K is counted by solving the first m and m / 2 steps. If the cell forgets, K does not grow with the steps;
+    if it is chaotic, it grows in proportion. For four times as many steps as m, the prediction is within a
+    factor of 2 for 95 % of the random cells of the tests, whose activations are smooth; a relu that explodes
+    later is not foreseen. The speedup counts what depends on each other: on a CPU, where work counts, `Scan`
+    is faster.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      xs: inputs, (time, batch..., features).
+      carry: initial carry; defaults to `cell.initial_carry`.
+      probe: m, steps to look at.
+      key: draws the noise; without a key there is none.
+      method: the method that is asked about.
+
+    Returns:
+      `Parallelism(exponent, iterations, speedup)`; of a batch, for its slowest sequence.
+
+    Raises:
+      ValueError: invalid inputs, or a step that `Newton` does not run.
+
+    >>> import jax, jax.numpy as jnp, jrnn
+    >>> cell = jrnn.GRU(4)
+    >>> params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (10_000, 3))
+    >>> found = jrnn.analysis.parallelism(cell, params, xs)
+    >>> bool(found.exponent < 0), bool(found.iterations < 8), bool(found.pays)
+    (True, True, True)
+    """
+    check_width("probe", probe)
+    loop = make_loop(cell, params, xs, carry, key=key)
+    steps = check_width("the number of steps", loop.length)
+    found = method.advise(loop, probe)
+    return Parallelism(*found, steps / (jnp.maximum(found.iterations, 1) * (depth(steps) + 2)))
 
 
 @jax.custom_jvp
@@ -275,6 +361,13 @@ def _measure(cell: Any, count: int, discard: int, every: int) -> Callable[..., L
 
 def _part(xs: Any, start: int, stop: int) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x)[start:stop], xs)
+
+
+def _local(ends: Array, every: int) -> Array:
+    """Growth per step in each interval, (n, 1), from ln ‖Jₜ … J₁ v‖ at their ends; −∞ once that is zero."""
+    dead = jnp.isneginf(ends[1:])
+    kept = jnp.where(jnp.isneginf(ends), 0, ends)
+    return jnp.where(dead, -jnp.inf, jnp.diff(kept) / every)[:, None]
 
 
 def _summary(local: Array) -> Lyapunov:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
+from jrnn.analysis._products import growth_at_once
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
+from jrnn.unrolling import Method, Scan
 from jrnn.unrolling._hoisting import hoisted, types_of_step
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` computes at a time: 16 MiB in float64
@@ -172,6 +174,7 @@ def growth(
     *,
     directions: int | None = None,
     key: Array | None = None,
+    method: Method = Scan(),
 ) -> Array:
     """Measure the growth of a small change of the initial state, step by step.
 
@@ -189,6 +192,8 @@ def growth(
       carry: initial carry; defaults to `cell.initial_carry`.
       directions: k, columns of V, drawn with a fixed seed; defaults to all D.
       key: draws the noise; without a key there is none.
+      method: `Scan()` runs step by step. With another, such as `Newton()`, which finds the states, the
+        Jacobians of all steps are computed at once and multiplied by a tree: T · D² numbers.
 
     Returns:
       (T,), in nats.
@@ -205,7 +210,10 @@ def growth(
     """
     carry = begin(cell, params, xs, carry, key)
     size = to_vector(cell, params, carry).size
-    return _growth(cell, checked_directions("directions", directions, size))(params, carry, xs)
+    count = checked_directions("directions", directions, size)
+    if not isinstance(method, Scan):
+        return growth_at_once(cell, params, carry, xs, start_rows(cell, params, carry, count), method)
+    return _growth(cell, count)(params, carry, xs)
 
 
 def transient_growth(matrix: Any, steps: int) -> Array:

@@ -1,5 +1,6 @@
 """Elementwise linear recurrences, solved for all states, the steps on one device or split over several."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn._alignment import varied, varying_axes
+from jrnn._alignment import expand, varied, varying_axes
 
 BLOCKS = 16  # of a tree
 
@@ -35,7 +36,11 @@ def solve_all(a: Array, b: Array, start: Array, how: How, *, reverse: bool) -> S
     """Solve sₜ = aₜ · sₜ₋₁ + bₜ for the states before and after each step."""
     if how.axis is not None:
         return _solve_stretch(a, b, start, how, reverse)
-    after = solve(a, b, start, how.tree, how.resets, reverse=reverse)
+    return solved(solve(a, b, start, how.tree, how.resets, reverse=reverse), start, reverse)
+
+
+def solved(after: Array, start: Array, reverse: bool) -> Solved:
+    """The states of a recurrence, from those after each step."""
     return Solved(after, shift(after, start, reverse), after[0 if reverse else -1])
 
 
@@ -47,7 +52,7 @@ def solve(
         sₜ = aₜ · sₜ₋₁ + bₜ,   s₋₁ = start
 
     Args:
-      a: (time, ...), factors.
+      a: (time, ...), factors; or (time, ..., n, n), matrices that multiply vectors (..., n).
       b: (time, ...), summands.
       start: (...), the state before the first step.
       tree: as for `Associative`.
@@ -57,17 +62,19 @@ def solve(
     Returns:
       (time, ...), the states.
     """
+    how, matrices = How(tree, resets), a.ndim > b.ndim
+    times = _times(how, matrices)
     # With a · start added to b at the first step, the recurrence starts from zero.
     first = -1 if reverse else 0
-    b = b.at[first].add(a[first] * start)
-    how = How(tree, resets)
+    b = b.at[first].add(times(a[first], start))
 
     # The transposed system is a recurrence too, in the other direction, with the factors of the next step.
     def transposed(_: Any, adjoint: Array) -> Array:
-        return _scan(shift(a, jnp.zeros_like(start), not reverse), adjoint, how, not reverse)
+        factors = shift(a, jnp.zeros_like(a[0]), not reverse)
+        return _scan(jnp.swapaxes(factors, -1, -2) if matrices else factors, adjoint, how, not reverse)
 
     return lax.custom_linear_solve(
-        lambda s: s - a * shift(s, jnp.zeros_like(start), reverse),
+        lambda s: s - times(a, shift(s, jnp.zeros_like(start), reverse)),
         b,
         lambda _, right: _scan(a, right, how, reverse),
         transposed,
@@ -140,6 +147,12 @@ def _total(a: Array, b: Array, start: Array, how: How, reverse: bool) -> tuple[A
     return _by(how, loop, tree, a, b)
 
 
+def depth(length: int) -> int:
+    """Products that wait for each other in a tree over this many steps."""
+    block = -(-length // BLOCKS)
+    return 2 * -(-length // block) * (block - 1).bit_length()
+
+
 def shift(states: Array, start: Array, reverse: bool) -> Array:
     """The state before each step: `start`, then the states of the previous steps."""
     return _joined(start, states[1:] if reverse else states[:-1], reverse)
@@ -191,7 +204,8 @@ def own_stretch(tree: Any, axis: Any) -> Any:
 
 def _scan(a: Array, b: Array, how: How, reverse: bool) -> Array:
     """The states from zero."""
-    loop, tree = _loop(reverse, _times(how)), _tree(reverse, _times(how))
+    times = _times(how, a.ndim > b.ndim)
+    loop, tree = _loop(reverse, times), _tree(reverse, times)
     if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, which a tree cannot divide
         return loop(a, b)
     found: Array = _by(how, loop, tree, a, b)
@@ -204,13 +218,22 @@ def _by(how: How, loop: Any, tree: Any, *arrays: Array) -> Any:
     return (tree if how.tree else loop)(*arrays)
 
 
-def _times(how: How) -> _Product:
-    return _cut if how.resets else operator.mul
+def _times(how: How, matrices: bool = False) -> _Product:
+    times: _Product = _matmul if matrices else operator.mul
+    return functools.partial(_cut, times, (-1, -2) if matrices else ()) if how.resets else times
 
 
-def _cut(a: Array, state: Array) -> Array:
+def _cut(times: _Product, axes: tuple[int, ...], a: Array, state: Array) -> Array:
     """The product; 0 where a is 0, so that NaN or inf in one sequence does not pass the reset of the next."""
-    return jnp.where(a == 0, jnp.zeros_like(state), a * state)
+    product = times(a, state)
+    return jnp.where(expand((a == 0).all(axes), product.ndim), jnp.zeros_like(product), product)
+
+
+def _matmul(a: Array, state: Array) -> Array:
+    """Matrices times matrices, or times vectors if `state` has one axis less."""
+    if state.ndim < a.ndim:
+        return _matmul(a, state[..., None])[..., 0]
+    return jnp.matmul(a, state, precision=lax.Precision.HIGHEST)
 
 
 def _loop(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:

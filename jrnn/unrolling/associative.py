@@ -1,6 +1,7 @@
 """Linear recurrences, solved for all steps at once."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,10 @@ from jax import lax
 
 from jrnn._caching import cached
 from jrnn._checks import brief
-from jrnn._jaxprs.programs import Env, Program, dce, is_inexact, read
+from jrnn._jaxprs.programs import Env, Program, is_inexact, read
 from jrnn.cell import is_linear
 from jrnn.unrolling._engine import broadcast_over_steps, prepare, trace_loop
+from jrnn.unrolling._groups import cycles
 from jrnn.unrolling._loops import step_of
 from jrnn.unrolling._recurrences import (
     How,
@@ -25,6 +27,9 @@ from jrnn.unrolling._recurrences import (
 )
 from jrnn.unrolling._staging import Stage
 from jrnn.unrolling.methods import Loop, Method
+
+# (part, program, (consts, carry, xs), length, reverse) -> the states of each entry of its carry
+_SolvePart = Callable[[Stage, Program, Any, int, bool], list[Solved]]
 
 
 @dataclass(frozen=True)
@@ -94,13 +99,24 @@ class Associative:
 
 @cached
 def _runner(how: How) -> Any:
-    return functools.partial(_solver, how)
+    return functools.partial(solve_parts, functools.partial(_solve_affine, how), how.axis)
 
 
 @cached
-def _solver(how: How, stage: Stage, program: Program, length: int, reverse: bool) -> Any:
-    """A stage solved part by part, and then its outputs: `(consts, carry, xs) -> (carry, ys)`."""
-    parts = _parts(stage, program)
+def solve_parts(
+    solve_part: _SolvePart, axis: Any, stage: Stage, program: Program, length: int, reverse: bool
+) -> Any:
+    """A stage solved part by part, and then its outputs: `(consts, carry, xs) -> (carry, ys)`.
+
+    Args:
+      solve_part: solves a part whose entries of the carry are floats.
+      axis: the mesh axis over which the steps are split, inside `shard_map`; None: they are not.
+      stage: a stage with a carry.
+      program: the step that contains it.
+      length: number of steps.
+      reverse: run from the last step to the first.
+    """
+    parts = cycles(stage, program)
     outputs = replace(stage, carry=(), xs=parts[-1].xs + parts[-1].carry_in)
 
     def run(consts: Any, carry: Any, xs: Any) -> Any:
@@ -110,9 +126,11 @@ def _solver(how: How, stage: Stage, program: Program, length: int, reverse: bool
         states: Env = {}  # after each step
         ends: Env = {}
         for part in parts:
-            start, part_xs = read(initial, part.carry_in), read(env, part.xs)
-            run_part = _solved if all(map(is_inexact, start)) else _scanned  # e.g. keys that advance
-            found = run_part(step_of(part), (consts, start, part_xs), length, reverse, how)
+            arrays = consts, read(initial, part.carry_in), read(env, part.xs)
+            if all(is_inexact(program.types[value]) for value in part.carry_in):
+                found = solve_part(part, program, arrays, length, reverse)
+            else:  # e.g. keys that advance
+                found = _scanned(step_of(part), arrays, length, reverse, axis)
             for (before, after), solved in zip(part.carry, found, strict=True):
                 states[after], env[before], ends[before] = solved
         # With all states known, no step depends on another: the outputs of all are computed at once.
@@ -123,62 +141,38 @@ def _solver(how: How, stage: Stage, program: Program, length: int, reverse: bool
     return run
 
 
-def _parts(stage: Stage, program: Program) -> list[Stage]:
-    """Split a stage so that within a part no entry of the carry depends on another.
-
-    With two layers without a matmul between them, h ← a h + x and s ← a s + h, h is solved first; its states
-    are then inputs of s.
-    """
-    depends = {}  # entry -> the others that its next value depends on
-    for pair in stage.carry:
-        read_by = {pair[1]}.union(*(op.inputs for op in dce(stage.ops, [pair[1]])))
-        depends[pair] = read_by.intersection(stage.carry_in) - {pair[0]}
-    parts: list[Stage] = []
-    left, xs = list(stage.carry), stage.xs
-    while left:
-        unsolved = {before for before, _ in left}
-        ready = [pair for pair in left if not depends[pair].intersection(unsolved)]
-        if not ready:
-            raise ValueError(
-                "method=Associative(): entries of the state depend on each other, so the cell is not linear"
-            )
-        inexact = is_inexact(program.types[ready[0][0]])
-        ready = [pair for pair in ready if is_inexact(program.types[pair[0]]) == inexact]
-        after = tuple(b for _, b in ready)
-        ops = tuple(dce(stage.ops, after))
-        parts.append(replace(stage, ops=ops, carry=tuple(ready), xs=xs, ys=after))
-        left, xs = [pair for pair in left if pair not in ready], xs + parts[-1].carry_in
-    return parts
-
-
-def _solved(step: Any, arrays: Any, length: int, reverse: bool, how: How) -> list[Solved]:
-    """States of entries that are affine in themselves and independent of each other.
+def _solve_affine(
+    how: How, part: Stage, program: Program, arrays: Any, length: int, reverse: bool
+) -> list[Solved]:
+    """The states of an entry that is affine in itself.
 
     A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
     """
-    consts, start, xs = arrays
-    zero = tuple(broadcast_over_steps(jnp.zeros_like(c), length) for c in start)
-    one = tuple(jnp.ones_like(z) for z in zero)
-    b, a = jax.jvp(
-        lambda before: jax.vmap(functools.partial(step, consts), axis_size=length)(before, xs)[1],
-        (zero,),
-        (one,),
+    if len(part.carry) > 1:
+        raise ValueError(
+            "method=Associative(): entries of the state depend on each other, so the cell is not linear"
+        )
+    consts, (start,), xs = arrays
+    step = functools.partial(step_of(part), consts)
+    zero = broadcast_over_steps(jnp.zeros_like(start), length)
+    (b,), (a,) = jax.jvp(
+        lambda before: jax.vmap(step, axis_size=length)((before,), xs)[1], (zero,), (jnp.ones_like(zero),)
     )
-    return [solve_all(*entry, how, reverse=reverse) for entry in zip(a, b, start, strict=True)]
+    return [solve_all(a, b, start, how, reverse=reverse)]
 
 
-def _scanned(step: Any, arrays: Any, length: int, reverse: bool, how: How) -> list[Solved]:
+def _scanned(step: Any, arrays: Any, length: int, reverse: bool, axis: Any) -> list[Solved]:
     """States of entries that are no floats, such as keys that advance: one step after the other.
 
     If the steps are split over devices, each takes all of them and keeps those of its stretch.
     """
     consts, start, xs = arrays
-    if how.axis is not None:
-        xs = joined_everywhere(xs, how.axis)
-        length = length * lax.axis_size(how.axis)
+    if axis is not None:
+        xs = joined_everywhere(xs, axis)
+        length = length * lax.axis_size(axis)
     end, after = lax.scan(functools.partial(step, consts), start, xs, length=length, reverse=reverse)
     before = [shift(leaf, first, reverse) for leaf, first in zip(after, start, strict=True)]
-    if how.axis is not None:
-        after, before = own_stretch((after, before), how.axis)
-        end = equal_everywhere(end, how.axis)
+    if axis is not None:
+        after, before = own_stretch((after, before), axis)
+        end = equal_everywhere(end, axis)
     return list(map(Solved, after, before, end))

@@ -19,6 +19,7 @@ from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, st
 from jrnn.unrolling._eager import Call, CompiledCalls, on_arrays
 from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
+from jrnn.unrolling.newton import Newton
 from jrnn.unrolling.scan import Scan
 
 
@@ -184,7 +185,7 @@ def gradient_memory(
     resets: Any = None,
     reverse: bool = False,
     key: Array | None = None,
-    method: Scan = Scan(),
+    method: Scan | Newton = Scan(),
 ) -> int:
     """Predict the memory of the gradient of `unroll(cell, params, xs, ..., method=method)`.
 
@@ -208,7 +209,8 @@ def gradient_memory(
       Bytes.
 
     Raises:
-      ValueError: as for `unroll`; a method other than `Scan`; too few bytes in `Scan(memory=bytes)`.
+      ValueError: as for `unroll`; a method other than `Scan` and `Newton`; too few bytes in
+        `Scan(memory=bytes)`.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.LSTM(256)
@@ -218,7 +220,9 @@ def gradient_memory(
     [377, 13]
     """
     if not hasattr(method, "gradient_bytes"):
-        raise ValueError(f"method must be a Scan, whose memory can be predicted, got {brief(method)}")
+        raise ValueError(
+            f"method must be a Scan or Newton, whose memory can be predicted, got {brief(method)}"
+        )
     check_runs(cell, method, key)
     options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
     loop = jax.eval_shape(functools.partial(make_loop, cell, **options), params, xs, carry)
