@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 UNROLLING = (
-    "unrolling contract slots linear_recurrences memory associative primitives engine laws meshes modes"
+    "unrolling contract slots linear_recurrences memory associative primitives engine laws meshes modes caching"
 )
 TESTS = {  # the first that a path starts with
     "jrnn/cells/convolutional": "special_cells modes",
