@@ -278,4 +278,4 @@ def _solve_part(
     found = states_of(system, settings, reverse)(consts, first, xs, lax.stop_gradient(guess))
     current.found.append((found.iterations, found.recomputed))
     after = jax.vmap(system.leaves)(found.states)
-    return [solved(leaf, first, reverse) for leaf, first in zip(after, start, strict=True)]
+    return [solved(leaf, initial, reverse) for leaf, initial in zip(after, start, strict=True)]
