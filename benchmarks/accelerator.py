@@ -239,8 +239,8 @@ def choices(results, until):
     from jrnn.unrolling.driver import make_loop
 
     def by_choice(cell, precompute, params, xs):
-        scan = prepare(make_loop(cell, params, xs), precompute=precompute)
-        return scan.finish(*scan.run(scan.consts, scan.carry, scan.xs))[1]
+        prepared = prepare(make_loop(cell, params, xs), precompute=precompute)
+        return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))[1]
 
     def by_scan(cell, factor, params, xs):
         start = cell.initial_carry(params, xs.shape[1:-1])

@@ -52,7 +52,9 @@ def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callab
 
 
 def owner_of(value: Any) -> Any:
-    """The first object in a value that compares by identity and is not held by a module, so may be freed.
+    """The object that results for a value are freed with; None: no part of it is ever freed, so keep them.
+
+    It is the first part of the value that compares by identity and that no module holds.
 
     >>> import jrnn
     >>> def step(params, h, x):
@@ -99,7 +101,7 @@ def _caches_of(owner: Any) -> Caches:
     """The caches of an owner, stored as its attribute, so that they are freed together."""
     try:
         held = vars(owner)
-    except TypeError:  # a jaxpr: no result computed for it refers to it
+    except TypeError:  # a jaxpr, which takes no attributes; its entry goes with it, as no result refers to it
         caches: Caches = _SLOTTED.setdefault(owner, Caches())
         return caches
     if _CACHES not in held:

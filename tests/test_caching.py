@@ -153,6 +153,19 @@ def test_an_equal_value_finds_what_was_computed():
     assert len(calls) == 4
 
 
+def test_an_eager_gradient_of_an_equal_cell_compiles_nothing(programs):
+    params = jrnn.LSTM(5).init(jax.random.key(0), 3)
+
+    def gradient():
+        cell = jrnn.LSTM(5)
+        return jax.grad(lambda p: jrnn.unroll(cell, p, XS)[1].sum())(params)
+
+    gradient()
+    before = programs()
+    gradient()
+    assert programs() == before > 0
+
+
 @pytest.mark.parametrize("value", [jrnn.LSTM(8), (1, "a", None), jnp.tanh, jrnn.LSTM, init, jnp.float32])
 def test_what_stays_has_no_owner(value):
     assert owner_of((value, 3)) is None

@@ -41,7 +41,7 @@ class Op:
     primitive: str  # its name; "" for more than one equation
     params: Any  # of the primitive
     operands: tuple[Any, ...]  # in the order of the primitive: numbers, and literals, which have a `val`
-    traceback: Any  # of its line; of the call if it is inside one, which may be traced for another line
+    traceback: Any  # where its line stands; of an op in a called function, which all calls share, the call's
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,8 @@ def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any]
       function closes over, followed by the leaves of the arguments; `result` is the tree of result types.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(*types)
-    # JAX returns the same jaxpr for the same function and types; the program is cached by it.
+    # JAX caches traces: it returns the very same jaxpr for the same function and types. The program is cached
+    # by that jaxpr, and all that follows by the program.
     return _program(closed.jaxpr), list(closed.consts), result
 
 
@@ -198,7 +199,8 @@ def _slice_bounds(eqn: Any) -> tuple[int, int, int] | None:
     """(axis, start, stop) of an equation that slices a numeric array along one axis."""
     if eqn.primitive.name != "slice" or any(step != 1 for step in eqn.params["strides"] or ()):
         return None
-    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):  # splitting keys counts as a use
+    # Keys are left alone: to `jax_debug_key_reuse` a split of them is their use.
+    if not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.number):
         return None
     shape = eqn.invars[0].aval.shape
     bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], shape, strict=True)
@@ -233,7 +235,7 @@ def eval_ops(ops: Iterable[Op], env: Env) -> None:
 
 
 def inputs_of(ops: Iterable[Op]) -> list[int]:
-    """The inputs of all ops, in order; a value that several read is there as often."""
+    """The inputs of all ops, in order; a value that several ops read comes as many times."""
     return [value for op in ops for value in op.inputs]
 
 

@@ -24,7 +24,7 @@ from jrnn.unrolling._linearizing import linearize_step
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._sites import active_inputs, primal_ys
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature
-from jrnn.unrolling.methods import Body, Loop
+from jrnn.unrolling.methods import Body, Loop, Run
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def _gradient_bytes_per_step(
 
 
 @cached
-def in_blocks(scan: Body, block: int, reverse: bool) -> Body:
-    """`scan` in a loop over blocks, each of which the backward pass recomputes."""
-    rematerialized: Body = jax.checkpoint(scan, prevent_cse=False)
+def in_blocks(run: Run, block: int, reverse: bool) -> Run:
+    """`run` in a loop over blocks, each of which the backward pass recomputes."""
+    rematerialized: Run = jax.checkpoint(run, prevent_cse=False)
 
     def in_blocks(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         # 100 steps in blocks of 30: three blocks in a scan, and the last 10 visited steps separately
@@ -206,8 +206,8 @@ def in_blocks(scan: Body, block: int, reverse: bool) -> Body:
         whole = slice(rest, None) if reverse else slice(0, count * block)
         # (T, ...) -> (blocks, steps, ...), without axes of length 1, as XLA may copy all of `xs`
         by_block = [a[whole].reshape(count, block, *(n for n in a.shape[1:] if n != 1)) for a in leaves]
-        scan_block = _with_shapes(scan, structure, tuple(a.shape[1:] for a in leaves))
-        carry, ys = plain_scan(scan_block, reverse)(consts, carry, by_block)
+        run_block = _with_shapes(run, structure, tuple(a.shape[1:] for a in leaves))
+        carry, ys = plain_scan(run_block, reverse)(consts, carry, by_block)
         ys = jax.tree.map(lambda a: a.reshape(count * block, *a.shape[2:]), ys)
         if rest == 0:
             return carry, ys
@@ -219,11 +219,11 @@ def in_blocks(scan: Body, block: int, reverse: bool) -> Body:
 
 
 @cached
-def _with_shapes(scan: Body, structure: Any, shapes: tuple[Any, ...]) -> Body:
-    """`scan` on leaves from which axes of length 1 have been removed."""
+def _with_shapes(run: Run, structure: Any, shapes: tuple[Any, ...]) -> Body:
+    """`run` as the body of the loop over blocks, on leaves from which axes of length 1 have been removed."""
 
     def shaped(consts: Any, carry: Any, leaves: Any) -> tuple[Any, Any]:
         whole = [a.reshape(a.shape[0], *shape) for a, shape in zip(leaves, shapes, strict=True)]
-        return scan(consts, carry, jax.tree.unflatten(structure, whole))
+        return run(consts, carry, jax.tree.unflatten(structure, whole))
 
     return jax.checkpoint(shaped, prevent_cse=False)

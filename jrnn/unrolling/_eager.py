@@ -71,8 +71,8 @@ class CompiledCalls:
         return None
 
 
-def on_arrays(call: Call) -> Call | None:
-    """A call whose leaves are all arrays, with known values; None if some are not, or are traced.
+def if_concrete(call: Call) -> Call | None:
+    """A call if all its leaves are arrays with known values; None if some are no arrays, or are traced.
 
     Lists of flags are converted.
 
@@ -83,10 +83,10 @@ def on_arrays(call: Call) -> Call | None:
         given = getattr(call, name)
         if given is not None and not isinstance(given, jax.Array):
             call = call._replace(**{name: as_array(name, given)})
-    return call if all(map(_is_known_array, jax.tree.leaves(call))) else None
+    return call if all(map(_is_concrete, jax.tree.leaves(call))) else None
 
 
-def _is_known_array(leaf: Any) -> bool:
+def _is_concrete(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer)
     return type(leaf) is np.ndarray and (leaf.dtype.kind in "biufc" or leaf.dtype == jnp.bfloat16)

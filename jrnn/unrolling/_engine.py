@@ -4,15 +4,18 @@
 the ops into stages (`stage_step`), and runs the hoisted ones. The rest is a function of the constants, the
 carry and the xs of all steps. For an LSTM whose x @ w_ih is computed before its loop:
 
-    numbers    consts 0 ½, 1 w_ih, 2 w_hh, 3 b   carry 4 h, 5 c   xs 6 x
-    hoisted    ½ and b broadcast over the rows
+    numbers    consts 0 scale, 1 w_ih, 2 w_hh, 3 b   carry 4 h, 5 c   xs 6 x
+    hoisted    b and scale, (512,), given an axis for the rows: (1, 512)
     stage      x @ w_ih                    no carry: a `vmap` over all steps
-    stage      everything else             a carry: a loop with a derivative of its own (`scan_stage`)
+    stage      everything else             a carry: a loop with a derivative of its own (`loop_of_stage`)
+
+`scale` is what an LSTM multiplies z with before its tanh: ½ for the gates, 1 for g (`cells/_gating.py`).
 
 What cannot be taken apart, a step that prints for instance, is left to `lax.scan` (`plain_scan`).
 
 Each stage has its `consts`, `carry`, `xs` and `ys` as numbers of values; `env` maps numbers to arrays. Under
 the number of an x or y, `env` here holds all steps of it, (time, ...), and inside a loop those of one step.
+Here and in the files below, xs are all that a step reads anew: the leaves of `Loop.inputs`, x and flags.
 """
 
 from collections.abc import Callable
@@ -24,19 +27,19 @@ from jax import Array, lax
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, read, trace
 from jrnn.unrolling._fallbacks import runs_at_once
-from jrnn.unrolling._loops import plain_scan, scan_stage, step_of
+from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
 from jrnn.unrolling._sites import with_transposed_adjoint
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, stage_step
-from jrnn.unrolling.methods import Body, Loop
+from jrnn.unrolling.methods import Loop, Run
 
-# How stages with a carry run: (stage, program, length, reverse) -> ((consts, carry, xs) -> (carry, ys))
-Solver = Callable[[Stage, Program, int, bool], Callable[..., Any]]
+# What makes the loop of a stage with a carry, from (stage, program, length, reverse).
+Solver = Callable[[Stage, Program, int, bool], Run]
 
 
 class Prepared(NamedTuple):
-    """A loop that is ready to run: `finish(*scan(consts, carry, xs))` gives its carry and outputs."""
+    """A loop that is ready to run: `finish(*run_stages(consts, carry, xs))` gives its carry and outputs."""
 
-    scan: Body  # (consts, carry, xs of all steps) -> (carry, ys), of what changes from step to step
+    run_stages: Run  # gives what changes from step to step
     consts: Any  # hoisted values included
     carry: Any
     xs: Any
@@ -44,7 +47,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    loop: Loop[Any, Any, Any], solver: Solver = scan_stage, precompute: bool | None = None
+    loop: Loop[Any, Any, Any], solver: Solver = loop_of_stage, precompute: bool | None = None
 ) -> Prepared:
     """Split the step of a loop into stages, and run the hoisted ops.
 
@@ -56,18 +59,19 @@ def prepare(
     traced = trace_loop(loop, precompute) if loop.length != 0 else None
     staged = traced.staged if traced else None
     if traced is None or staged is None:  # no step to trace, or one that must stay as it is
-        scan = plain_scan(loop.body, loop.reverse)
-        return Prepared(scan, loop.consts, loop.carry, loop.inputs, lambda *result: result)
+        run = plain_scan(loop.body, loop.reverse)
+        return Prepared(run, loop.consts, loop.carry, loop.inputs, lambda *result: result)
     program, signature, _, closed_over, result = traced
     # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
-    # `env` has the xs of all steps under the numbers of one step's: hoisted ops read only constants.
+    # `env` has xs of all steps under the numbers of one step; harmless: hoisted ops read constants only.
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     eval_ops(staged.hoisted, env)
 
     def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
         """Add the parts of the carry and the outputs that do not change from step to step."""
+        # The final carry under the numbers of the carry before a step: `env` has its unchanged entries.
         last = env | dict(zip(staged.carry_in, after, strict=True))
         varying = dict(zip(staged.ys, stacked, strict=True))
         ys = []
@@ -77,8 +81,8 @@ def prepare(
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
         return finished
 
-    scan = _scan_stages(program, signature.xs, staged, loop.reverse, solver)
-    return Prepared(scan, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
+    run_stages = _all_stages(program, signature.xs, staged, loop.reverse, solver)
+    return Prepared(run_stages, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
 
 
 class TracedLoop(NamedTuple):
@@ -114,20 +118,19 @@ def _first_step(xs: Any) -> Any:
 
 
 @cached  # `lax.scan` and `checkpoint` compile again for a new function, so an equal call returns the same one
-def _scan_stages(
-    program: Program, inputs: Values, staged: StagedStep, reverse: bool, solver: Solver
-) -> Callable[..., Any]:
-    """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`."""
+def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: bool, solver: Solver) -> Run:
+    """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`; `xs_read`: the numbers of xs."""
 
-    def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    def run_stages(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         length = xs[0].shape[0]
-        env: Env = dict(zip((*staged.consts, *staged.carry_in, *inputs), (*consts, *carry, *xs), strict=True))
-        last: Env = {}  # final carry, by its value numbers before a step
+        values = (*staged.consts, *staged.carry_in, *xs_read)
+        env: Env = dict(zip(values, (*consts, *carry, *xs), strict=True))
+        last: Env = {}  # the final carry, under the numbers of the carry before a step
         for stage in staged.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry:
-                scan_loop = solver(stage, program, length, reverse)
-                after, ys = scan_loop(stage_consts, read(env, stage.carry_in), stage_xs)
+                run_loop = solver(stage, program, length, reverse)
+                after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
             elif runs_at_once(stage.ops, stage.consts, program):  # nearly always: `vmap` takes its ops
                 mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
@@ -138,7 +141,7 @@ def _scan_stages(
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 
-    return scan
+    return run_stages
 
 
 @cached

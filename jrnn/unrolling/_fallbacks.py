@@ -14,7 +14,7 @@ from jrnn.unrolling._staging import Stage
 
 @cached
 def has_rule(stage: Stage, program: Program) -> bool:
-    """True if the derivative of a loop can be taken as in `scan_stage`.
+    """True if the derivative of a loop can be taken as in `loop_of_stage`.
 
     That needs ops which can be linearized, weight sites that `vmap` maps over the steps, and a carry that
     weights reach through sites: not a weight that is itself the next carry.
@@ -112,7 +112,7 @@ def _gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_inexact(function: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
-    """A function from its inexact inputs to its inexact outputs, and the former."""
+    """A function from its inexact inputs to its inexact outputs, and these inputs."""
     places = [i for i, a in enumerate(inputs) if is_inexact(a)]
 
     def of_inexact(*some: Any) -> Any:

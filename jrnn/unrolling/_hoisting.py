@@ -72,13 +72,13 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
     constant = {*signature.consts, *program.literals}
-    once, varying = hoist(program.ops, constant)
-    repeated = [op for op in once if only_broadcasts(op, program)]
-    ops = dce([*repeated, *varying], program.outputs)
+    hoisted_ops, varying = hoist(program.ops, constant)
+    broadcasts = [op for op in hoisted_ops if only_broadcasts(op, program)]
+    ops = dce([*broadcasts, *varying], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.
     needed = constant.intersection(free_values(ops, program.outputs, bound=()))
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
-    eval_ops(dce(once, needed), env)
+    eval_ops(dce(hoisted_ops, needed), env)
     consts_env = {value: env[value] for value in needed}
 
     def step(carry: Any, x: Any) -> tuple[Any, Any]:

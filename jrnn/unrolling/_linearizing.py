@@ -49,9 +49,10 @@ class LinearizedStep:
     """A step of a loop and its derivative as two steps: one runs forward, the other is transposed."""
 
     primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, (*primal_ys, *residuals))
-    tangent: Callable[..., Any]  # (tangent consts, carry tangents, (*tangent xs, *tangents)) -> tangents
-    tangent_consts: Callable[[Any], Any]  # constants of the loop -> those of the tangent loop
-    tangent_xs: Callable[[Any, Any], Any]  # (xs of the loop, what the primal loop stacked) -> tangent xs
+    # (constants, tangents of the carry, (*primal values, *tangents of xs, *ε̇)) -> tangents of (carry, ys)
+    tangent: Callable[..., Any]
+    constants_read: Callable[[Any], Any]  # constants of the loop -> those that the tangent step reads
+    primals_read: Callable[[Any, Any], Any]  # (xs, what the primal loop stacked) -> those that it reads
     nonzero: tuple[bool, ...]  # for the tangents of the inexact carry and ys: False where always zero
     stacked_types: tuple[Any, ...]  # of `primal_ys` and residuals
     stacked_bytes: int
@@ -69,10 +70,11 @@ def linearize_step(
       sites: the active weight sites.
       active_xs: indices of the active inputs among the xs of the loop.
     """
-    # One program of the step together with its derivative, then its parts.
+    # One program of the step together with its derivative, then its parts. Tracing it gives the values new
+    # numbers: `stage`, `program` and `sites` have the old ones, `whole`, `signature` and `parts` the new.
     whole, signature, closed_over = _trace_with_tangents(stage, program, sites, active_xs)
     parts = partition(whole, signature)
-    stacked = (*signature.ys, *parts.residuals)
+    stacked = (*signature.ys, *parts.residuals)  # here `signature.ys` are the `primal_ys` of the stage
 
     # The two steps, each of which evaluates its part of the ops.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
@@ -82,28 +84,30 @@ def linearize_step(
         return read(env, signature.carry_out), read(env, stacked)
 
     def tangent(consts: Any, carry_tangents: Any, xs: Any) -> Any:
+        # `signature.tangents`: those of the inexact carry, then of the active xs, then of the sites.
         inputs = (*parts.consts, *parts.xs, *signature.tangents)
-        # `lax.scan` takes one tuple of xs: primal values first, then tangents of active xs and of sites.
+        # `lax.scan` takes one tuple of xs: primal values first, then the tangents but those of the carry.
         primals, tangents = xs[: len(parts.xs)], xs[len(parts.xs) :]
         env = whole.literals | dict(zip(inputs, (*consts, *primals, *carry_tangents, *tangents), strict=True))
+        # W, of the Wᵀ that `constants_read` passes
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
         eval_ops(parts.tangent, env)
         out = read(env, signature.tangents_out)
         return out[: len(carry_tangents)], out[len(carry_tangents) :]
 
-    def tangent_consts(consts: Any) -> Any:
+    def constants_read(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted, env)
-        # The transpose of ḣ W reads Wᵀ, which is slow if it must be transposed at every step: pass Wᵀ.
+        # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so pass Wᵀ.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
-    def tangent_xs(xs: Any, stacked_arrays: Any) -> Any:
+    def primals_read(xs: Any, stacked_arrays: Any) -> Any:
         return read(dict(zip((*signature.xs, *stacked), (*xs, *stacked_arrays), strict=True)), parts.xs)
 
     stacked_types = read(whole.types, stacked)
     stacked_bytes = size_in_bytes(stacked, whole)
     return LinearizedStep(
-        primal, tangent, tangent_consts, tangent_xs, parts.nonzero, stacked_types, stacked_bytes
+        primal, tangent, constants_read, primals_read, parts.nonzero, stacked_types, stacked_bytes
     )
 
 
@@ -135,10 +139,11 @@ def _step_with_tangents(
     """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, primal_ys), tangents)`."""
 
     def step(consts: Any, carry: Any, xs: Any, *tangents: Any) -> Any:
-        inexact = [i for i, c in enumerate(carry) if is_inexact(c)]  # integers and keys have no tangents
+        # integers and keys have no tangents
+        inexact_places = [i for i, c in enumerate(carry) if is_inexact(c)]
 
         def perturbed(carry_part: Any, xs_part: Any, perturbations: Any) -> Any:
-            carry_at = _replaced(carry, inexact, carry_part)
+            carry_at = _replaced(carry, inexact_places, carry_part)
             xs_at = _replaced(xs, active_xs, xs_part)
             inputs = (*stage.consts, *stage.carry_in, *stage.xs)
             env = dict(zip(inputs, (*consts, *carry_at, *xs_at), strict=True))
@@ -149,10 +154,11 @@ def _step_with_tangents(
                 eval_ops([op], env)
                 env.update({o: _perturb(env[o], epsilon[o]) for o in op.outputs if o in epsilon})
             after, ys = read(env, stage.carry_out), read(env, primal_ys(stage, sites))
+            # `primal_ys` begin with the ys of the stage; the activations after them need no tangents.
             return [v for v in (*after, *ys[: len(stage.ys)]) if is_inexact(v)], (after, ys)
 
         zeros = [zeros_like_type(program.types[site.value]) for site in sites]
-        primals = [carry[i] for i in inexact], [xs[i] for i in active_xs], zeros
+        primals = [carry[i] for i in inexact_places], [xs[i] for i in active_xs], zeros
         _, pushforward, result = jax.linearize(perturbed, *primals, has_aux=True)
         return result, pushforward(*tangents)
 
@@ -218,10 +224,11 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     reads = {*inputs_of(tangent_ops), *signature.tangents_out}
     needed = reads - tangents - constant
     cut = _min_cut(program, varying, signature, needed - set(signature.xs))
-    # `again` repeats, in the tangent step, what leads from there to the needed values.
-    again = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
-    repeated = [op for op in hoisted if only_broadcasts(op, program)]
-    inside = dce([*repeated, *again, *tangent_ops], signature.tangents_out)
+    # The tangent step computes again what leads from the cut to the needed values, and repeats broadcasts of
+    # constants, which are not stored.
+    recomputed = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
+    broadcasts = [op for op in hoisted if only_broadcasts(op, program)]
+    inside = dce([*broadcasts, *recomputed, *tangent_ops], signature.tangents_out)
 
     # What the tangent step then reads from outside is constant, or stacked over the steps.
     free = free_values(inside, signature.tangents_out, {*program.literals, *signature.tangents})
@@ -249,12 +256,15 @@ _UNBOUNDED = 2**30  # a capacity that no cut can afford
 def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: set[int]) -> set[int]:
     """Choose residuals: the fewest bytes from which recomputable ops give all of `needed`.
 
-    A minimum cut (Ford and Fulkerson) in the graph of the values, each split into an entry and an exit
-    connected by an edge whose capacity is its size. For σ = ½ + ½ t, t = tanh z, with σ needed:
+    A minimum cut (Ford and Fulkerson) in the graph of the values, each split into an entry and an exit, t and
+    t', connected by an edge whose capacity is its size. For σ = ½ + ½ t, t = tanh z, with σ needed, and
+    t by the derivative of tanh:
 
         source ─∞→ t:  tanh is not recomputable        t ─size→ t' ─∞→ σ ─size→ σ' ─∞→ sink
+                                                                t' ─∞→ sink
 
-    Either edge cuts the path: saving t or σ. A loop stacks its ys anyway, so their capacity is almost zero.
+    The minimum cut is the edge of t: t is saved, and σ computed from it. With σ alone needed, the edge of
+    either would do. A loop stacks its ys anyway, so their capacity is almost zero.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
@@ -267,8 +277,9 @@ def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: 
     unit = 1 + sum(sizes.values()) // (_UNBOUNDED // 4)  # capacities are int32, and so is their sum
     for v in values:
         edges[entry[v], entry[v] + 1] = 1 if v in signature.ys else 2 + sizes[v] // unit
-    # The source feeds all values that must not be recomputed: the carry, and results of other ops. A
-    # recomputable op joins its inputs to its outputs, as whoever recomputes it needs all of them.
+    # The source feeds all values that must not be recomputed: the carry, and results of matmuls, of
+    # transcendental functions and of anything unknown. A recomputable op, which is a sum or other arithmetic,
+    # joins its inputs to its outputs, as whoever recomputes it needs all of them.
     for op in ops:
         for o in op.outputs:
             if not op.recomputable:
@@ -284,8 +295,8 @@ def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: 
     shape = (2 + 2 * len(values),) * 2
     capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape)
     # By max-flow min-cut, edges with no capacity left separate source and sink, and are a minimum cut. Of
-    # several this takes the one nearest to the sink: on the sink's side are all nodes from which it can still
-    # be reached, found by a search backwards, along the transposed edges.
+    # several this takes the one nearest to the sink, which leaves the least to recompute: on the sink's side
+    # are all nodes from which it can still be reached, found by a search backwards, along transposed edges.
     left = (capacity - maximum_flow(capacity, source, sink).flow).T.tocsr()
     left.data = (left.data > 0).astype(np.int32)
     left.eliminate_zeros()

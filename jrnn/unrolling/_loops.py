@@ -9,8 +9,8 @@ weights act (a weight site) gets a perturbation ε,
 the loop is linearized with w held constant, and the tangents ε̇ of all steps are computed outside of it. JAX
 transposes that into a loop over the adjoints δₜ, followed by one matmul Σₜ aₜᵀ δₜ per weight.
 
-`scan_stage` makes the loop, as a function `(consts, carry, xs) -> (carry, ys)` with a derivative rule of its
-own. The rule calls, in this order:
+`loop_of_stage` makes the loop, as a function `(consts, carry, xs) -> (carry, ys)` with a derivative rule of
+its own. The rule calls, in this order:
 
     _sites         active_inputs     which weight sites and xs have tangents
     _linearizing   linearize_step    the step as two: primal, with residuals, and tangent
@@ -37,7 +37,7 @@ from jrnn.unrolling._staging import Stage
 
 
 @cached
-def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
+def loop_of_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """The loop of a stage with a carry: `(consts, carry, xs) -> (carry, ys)`."""
     if not has_rule(stage, program):  # an op that cannot be linearized or mapped, a `custom_vjp` for instance
         return plain_scan(step_of(stage), reverse, length)
@@ -46,7 +46,7 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
 
     # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
-    def scan(consts: Any, carry: Any, xs: Any) -> Any:
+    def loop(consts: Any, carry: Any, xs: Any) -> Any:
         return _squeezed_scan(step_of(stage), consts, carry, xs, y_types, direction)
 
     def jvp(primals: Any, tangents: Any) -> Any:
@@ -63,14 +63,16 @@ def scan_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Ca
         # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
         outputs = (after, stacked[: len(stage.ys)])
         carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
-        tangent_xs = (*linearized.tangent_xs(xs, stacked), *x_tangents, *epsilon_tangents)
-        inexact = _tangent_scan(linearized, consts, (carry, carry_tangents), tangent_xs, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, inexact, linearized.nonzero)
+        # in the order that `LinearizedStep.tangent` takes them
+        read_each_step = (*linearized.primals_read(xs, stacked), *x_tangents, *epsilon_tangents)
+        both = carry, carry_tangents
+        flat_tangents = _tangent_scan(linearized, consts, both, read_each_step, y_types, direction)
+        return outputs, _with_zero_tangents(outputs, flat_tangents, linearized.nonzero)
 
-    scan.defjvp(jvp, symbolic_zeros=True)  # so that inputs without a tangent are known
+    loop.defjvp(jvp, symbolic_zeros=True)  # so that inputs without a tangent are known
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
-        return lambda *args: jax.tree.map(_unused, scan(*args))
-    return scan
+        return lambda *args: jax.tree.map(_unused, loop(*args))
+    return loop
 
 
 class _Direction(NamedTuple):
@@ -85,7 +87,7 @@ def step_of(stage: Stage) -> Callable[..., Any]:
     """One step of a stage: `(consts, carry, xs) -> (carry, ys)`."""
 
     def step(consts: Any, carry: Any, xs: Any) -> Any:
-        inputs = (*stage.consts, *stage.carry_in, *stage.xs)
+        inputs = (*stage.consts, *stage.carry_in, *stage.xs)  # literals are among the constants
         env = dict(zip(inputs, (*consts, *carry, *xs), strict=True))
         eval_ops(stage.ops, env)
         return read(env, stage.carry_out), read(env, stage.ys)
@@ -114,7 +116,9 @@ def _squeezed_scan(
     unit_axes = tuple(_unit_axes(x.shape[1:]) for x in xs)  # of one step
     squeezed = [lax.squeeze(x, [a + 1 for a in axes]) for x, axes in zip(xs, unit_axes, strict=True)]
     length = None if squeezed else direction.length  # a symbolic length is rejected together with xs
-    init = (consts, carry)  # `lax.scan` moves constants, returned unchanged, out of its carry
+    # The body closes over no arrays, so that it can be cached. So constants ride in the carry, and `lax.scan`
+    # moves them out, as they are returned unchanged.
+    init = (consts, carry)
     body = _squeezed_body(step, unit_axes)
     (_, carry), squeezed_ys = lax.scan(body, init, squeezed, length=length, reverse=direction.reverse)
     ys = []
@@ -125,15 +129,18 @@ def _squeezed_scan(
 
 @cached
 def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
-    """The body of `_squeezed_scan`; transposing it saves nothing but its arguments."""
+    """The body of `_squeezed_scan`: `((consts, carry), xs) -> ((consts, carry), ys)`.
+
+    When JAX transposes the tangent loop, it would compute what depends on no tangent, such as 1 − hₜ², in a
+    loop of its own, and stack it. A checkpoint that saves only its arguments keeps it in the loop over the
+    adjoints.
+    """
 
     def expanded(consts: Any, carry: Any, xs: Any) -> Any:
         xs = [lax.expand_dims(x, axes) for x, axes in zip(xs, unit_axes, strict=True)]
         carry, ys = step(consts, carry, xs)
         return carry, tuple(lax.squeeze(y, _unit_axes(y.shape)) for y in ys)
 
-    # When JAX transposes the tangent loop, it would compute what depends on no tangent, such as 1 − hₜ², in a
-    # loop of its own, and stack it. The checkpoint keeps it in the loop over the adjoints.
     nothing = jax.checkpoint_policies.nothing_saveable
     rematerialized = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
@@ -159,9 +166,9 @@ def _tangent_scan(
     JAX transposes it into the loop over the adjoints. `carry` is a pair: the carry, and its tangents.
     """
     init = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
-    inexact = filter(is_inexact, y_types)
-    tangent_consts = linearized.tangent_consts(consts)
-    after, ys = _squeezed_scan(linearized.tangent, tangent_consts, init, xs, inexact, direction)
+    inexact_types = filter(is_inexact, y_types)
+    constants = linearized.constants_read(consts)
+    after, ys = _squeezed_scan(linearized.tangent, constants, init, xs, inexact_types, direction)
     return (*after, *ys)
 
 
@@ -194,7 +201,7 @@ def plain_scan(body: Any, reverse: bool, length: int | None = None) -> Callable[
     """`lax.scan` of a body that must not be reordered: `(consts, carry, xs) -> (carry, ys)`."""
 
     def with_consts(consts_and_carry: Any, x: Any) -> Any:
-        consts, carry = consts_and_carry  # `lax.scan` moves constants, returned unchanged, out of its carry
+        consts, carry = consts_and_carry  # together, as in `_squeezed_scan`
         carry, y = body(consts, carry, x)
         return (consts, carry), y
 

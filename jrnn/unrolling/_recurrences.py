@@ -266,8 +266,8 @@ def _tree(reverse: bool, times: _Product) -> Callable[[Array, Array], Array]:
             before = lax.dynamic_index_in_dim(states, jnp.clip(edge, 0, length - 1), keepdims=False)
             factors, added = (lax.dynamic_slice_in_dim(x, begin, block) for x in (a, b))
             added = added.at[first].add(times(factors[first], before))
-            solved = lax.associative_scan(_join(times), (factors, added), reverse=reverse)[1]
-            return lax.dynamic_update_slice_in_dim(states, solved, begin, 0)
+            within = lax.associative_scan(_join(times), (factors, added), reverse=reverse)[1]
+            return lax.dynamic_update_slice_in_dim(states, within, begin, 0)
 
         return lax.fori_loop(0, -(-length // block), fill, jnp.zeros_like(b))
 

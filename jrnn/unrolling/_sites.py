@@ -64,11 +64,11 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
     sites: list[WeightSite] = []
     for op in stage.ops:
-        inexact = [o for o in op.outputs if is_inexact(program.types[o])]
+        inexact_outputs = [o for o in op.outputs if is_inexact(program.types[o])]
         if constant.issuperset(op.inputs):  # the same at every step, so not a site itself
             constant.update(op.outputs)
             if of_weights.intersection(op.inputs):
-                of_weights.update(inexact)
+                of_weights.update(inexact_outputs)
             continue
         # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
         brought: list[Op] = []
@@ -78,8 +78,8 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
             elif i in pending:
                 sites.append(_site(i, pending.pop(i), stage.ops, constant))
         if brought or of_weights.intersection(op.inputs):
-            pending.update({o: [*brought, op] for o in inexact})
-    # Chains that no later op ended lead to outputs of the loop, or to values that nothing reads.
+            pending.update({o: [*brought, op] for o in inexact_outputs})
+    # What is left in `pending` was passed on, leads to an output of the loop, or is read by nothing.
     for value, inner in pending.items():
         if value in outputs:
             sites.append(_site(value, inner, stage.ops, constant))
@@ -122,7 +122,8 @@ def activations_of(sites: Iterable[WeightSite]) -> Values:
 def primal_ys(stage: Stage, sites: Iterable[WeightSite]) -> Values:
     """The ys of a loop that is differentiated: those of the stage, and activations that are not among its xs.
 
-    For an LSTM these are h after a step and h before it; x, an input of the loop, is stacked already.
+    For an LSTM these are h after a step and h before it; x, an input of the loop, is stacked already. The
+    loop stacks them in this order, and then the residuals.
     """
     return (*stage.ys, *(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys)))
 
@@ -169,7 +170,7 @@ def site_tangents(
     """ε̇ of all active sites at all steps, from the tangents of weights and the folded tangents of xs.
 
     This is the jvp of a vmap, not a vmap of jvps: vmap makes a `cond` in a linear function impossible to
-    transpose.
+    transpose (with its predicate mapped it becomes a select between values and their `stop_gradient`).
 
     Args:
       stage: the loop.
@@ -206,8 +207,8 @@ def site_tangents(
 def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple[Array, ...]:
     """The values of weight sites; ops that several sites share are run once.
 
-    A value may be an activation of one site and, with a different array, an additive input of another. So
-    ops are compared by the numbers of their arrays, and an array in the latter role is numbered ~value:
+    A value may be an activation of one site and an additive input of another, where zeros stand for it. So
+    ops are compared by the numbers of their arrays, and the array of an additive input is numbered ~value:
 
         z = h w + s,  u = s v + h      env {h, w, s, v}, additive {~s, ~h}:   z = h w + ~s,  u = s v + ~h
     """

@@ -52,7 +52,7 @@ class StepSignature(NamedTuple):
     consts: Values
     carry: Values
     xs: Values
-    tangents: Values  # () unless the step computes its own derivative
+    tangents: Values  # () unless the step computes its own derivative: of the carry, of xs, of weight sites
     carry_out: Values
     ys: Values
     tangents_out: Values
@@ -142,17 +142,17 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
     """
     # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
     carry, constant = signature.changing(), signature.constant(program)
-    alive = dce(program.ops, [*entries_after(carry), *signature.ys])
-    hoisted, varying = hoist(alive, constant)  # adds the results of hoisted ops to `constant`
+    needed = dce(program.ops, [*entries_after(carry), *signature.ys])
+    hoisted, varying = hoist(needed, constant)  # adds the results of hoisted ops to `constant`
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
     # 2. Levels: the order of the stages, a number for each op and each entry of the carry.
     levels = _levels(varying, carry, constant)
-    _sink_into_loops(program, varying, _Graph(carry, constant, ys, precompute), levels)
+    _sink_into_loops(program, varying, _Context(carry, constant, ys, precompute), levels)
 
-    # 3. One stage for each level. A bias broadcast over the rows is not stored: each stage that reads it
-    # repeats the broadcast.
-    repeated = [op for op in hoisted if only_broadcasts(op, program)]
+    # 3. One stage for each level. A constant broadcast to a larger array is not stored: each stage that reads
+    # it repeats the broadcast.
+    broadcasts = [op for op in hoisted if only_broadcasts(op, program)]
     stages = []
     for level in sorted({levels[node] for node in (*varying, *entries_before(carry))}):
         inside = [op for op in varying if levels[op] == level]
@@ -163,25 +163,25 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
             if levels[op] != level:
                 read_later.update(op.inputs)
         read_later.update(entries_after(pair for pair in carry if levels[pair[0]] != level))
-        stages.append(_stage(program, repeated, inside, carried, read_later, constant))
+        stages.append(_stage(program, broadcasts, inside, carried, read_later, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
     # Of the hoisted ops those remain whose results a stage or the caller reads.
-    once = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
-    return StagedStep(tuple(_merge_slices(once, program)), tuple(stages), consts, carry, ys)
+    hoisted = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
+    return StagedStep(tuple(_merge_slices(hoisted, program)), tuple(stages), consts, carry, ys)
 
 
 def _stage(
     program: Program,
-    repeated: list[Op],
+    broadcasts: list[Op],
     inside: list[Op],
     carry: Pairs,
     read_later: set[int],
     constant: set[int],
 ) -> Stage:
     carry_in, carry_out = entries_before(carry), entries_after(carry)
-    # Keep only the repeated ops that something inside reads.
-    alive = dce([*repeated, *inside], [*outputs_of(inside), *carry_out])
-    ops = _merge_slices(alive, program)
+    # Keep only the broadcasts that something inside reads.
+    needed = dce([*broadcasts, *inside], [*outputs_of(inside), *carry_out])
+    ops = _merge_slices(needed, program)
     free = free_values(ops, carry_out, carry_in)
     made = {*carry_in, *outputs_of(ops)}
     return Stage(
@@ -252,8 +252,8 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     return dict(zip(depends, labels.tolist(), strict=True))
 
 
-class _Graph(NamedTuple):
-    """The context of the ops of a step."""
+class _Context(NamedTuple):
+    """What surrounds the ops of a step, and whether to precompute their matmuls."""
 
     carry: Pairs
     constant: set[int]
@@ -261,27 +261,27 @@ class _Graph(NamedTuple):
     precompute: bool
 
 
-def _sink_into_loops(program: Program, ops: list[Op], graph: _Graph, levels: dict[Any, int]) -> None:
+def _sink_into_loops(program: Program, ops: list[Op], context: _Context, levels: dict[Any, int]) -> None:
     """Move ops before a loop into it if they fuse, or if computing them before is not faster.
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
     # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
-    # there a matmul of few rows is slow. An op that fuses costs nothing in a loop.
+    # inside the loop a matmul of few rows is slow. An op that fuses costs nothing in a loop.
     sliced = _sliced(ops, program)
     # The levels that read each value. What the caller reads is read at the value's own level at the earliest.
-    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in graph.ys}
-    for before, after in graph.carry:
+    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in context.ys}
+    for before, after in context.carry:
         readers.setdefault(after, []).append(levels[before])
     for op in reversed(ops):
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
-        if op.product and not graph.precompute:
-            sinks = not _faster_before_loop(op, program, graph.constant, sliced)
+        if op.product and not context.precompute:
+            sinks = not _faster_before_loop(op, program, context.constant, sliced)
         else:
             sinks = op.fusible
-        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - graph.constant) == 1:
+        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - context.constant) == 1:
             levels.update(dict.fromkeys((*op.outputs, op), first_reader))
         for i in op.inputs:
             readers.setdefault(i, []).append(levels[op])

@@ -9,6 +9,8 @@ a Kalman filter: δₜ = Jₜ δₜ₋₁ + rₜ + noise of variance 1, of which
 
 The derivative is that of the solution: δs solves the linear recurrence δsₜ = Jₜ δsₜ₋₁ + ∂f/∂(params, x), the
 adjoint the transposed one. It reads the states alone, however they were found.
+
+Here a residual is rₜ, the error of a state; in the loops of `Scan` it is what is saved for the backward pass.
 """
 
 import functools
@@ -167,12 +169,12 @@ def _iterate(system: System, settings: Settings, recurrence: _Recurrence, guess:
         after = recurrence.steps(before)
         return _finite(after - states), system.close(tolerance, states, after, before)
 
-    def unfinished(loop: Any) -> Array:
-        number, _, (_, close), _ = loop
+    def unfinished(current: Any) -> Array:
+        number, _, (_, close), _ = current
         return (number < settings.iterations) & ~close.all()
 
-    def iteration(loop: Any) -> Any:
-        number, states, (residual, close), used = loop
+    def iteration(current: Any) -> Any:
+        number, states, (residual, close), used = current
         done = close.all(0)
         factors = _finite(recurrence.jacobians(shift(states, start, reverse)))
         if settings.damping:
@@ -197,8 +199,8 @@ def _one_by_one(recurrence: _Recurrence, states: Array, certified: Array, used: 
     """Take the steps after the first `certified` ones of each row in order."""
     length, start, reverse = len(states), recurrence.start, recurrence.reverse
 
-    def step(loop: tuple[Array, Array]) -> tuple[Array, Array]:
-        number, states = loop
+    def step(current: tuple[Array, Array]) -> tuple[Array, Array]:
+        number, states = current
         at = length - 1 - number if reverse else number
         earlier = jnp.clip(at + 1 if reverse else at - 1, 0, length - 1)
         before = jnp.where(number == 0, start, lax.dynamic_index_in_dim(states, earlier, keepdims=False))
@@ -207,7 +209,7 @@ def _one_by_one(recurrence: _Recurrence, states: Array, certified: Array, used: 
         return number + 1, lax.dynamic_update_index_in_dim(states, after, at, 0)
 
     first = certified.min(initial=length)
-    states = lax.while_loop(lambda loop: loop[0] < length, step, (first, states))[1]
+    states = lax.while_loop(lambda current: current[0] < length, step, (first, states))[1]
     order = jnp.arange(length, dtype=jnp.int32)
     visited = expand(jnp.flip(order) if reverse else order, 1 + certified.ndim)
     return Solution(states, used, visited >= certified[None])
@@ -274,19 +276,19 @@ def states_of(system: System, settings: Settings, reverse: bool) -> Callable[...
             reverse,
         )
 
-    def solved(given: Any, _: Any, __: Any) -> Any:
+    def found_by(given: Any, _: Any, __: Any) -> Any:
         consts, start, xs, guess = given
         return (), _iterate(system, settings, recurrence(consts, start, xs), guess)
 
     @jax.custom_jvp
-    def run(*given: Any) -> Solution:
+    def solution(*given: Any) -> Solution:
         # in a loop of one step, which is traced and compiled once for all calls
-        stacked = plain_scan(solved, False, 1)(given, (), ())[1]
+        stacked = plain_scan(found_by, False, 1)(given, (), ())[1]
         return Solution(*(a[0] for a in stacked))
 
-    @run.defjvp
+    @solution.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        found = run(*primals)
+        found = solution(*primals)
         consts, start, xs, _ = primals
         before = shift(found.states, start, reverse)
 
@@ -303,7 +305,7 @@ def states_of(system: System, settings: Settings, reverse: bool) -> Callable[...
         nothing: list[Any] = [np.zeros(a.shape, jax.dtypes.float0) for a in found[1:]]
         return found, Solution(moved, *nothing)
 
-    return run
+    return solution
 
 
 def _linear_states(system: System, settings: Settings, at: Any, direct: Array, reverse: bool) -> Array:
@@ -321,7 +323,7 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
         state, x = indexed(t)
         return lambda s: system.step(consts, s, x), state
 
-    def solved(_: Any, direct: Array) -> Array:
+    def forward(_: Any, direct: Array) -> Array:
         def step(t: Array, moved: Array) -> Array:
             function, state = step_at(t)
             return jax.jvp(function, (state,), (moved,))[1] + direct[t]
@@ -347,4 +349,4 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
         linear = _Recurrence(steps, step, lambda _: diagonal, zero, not reverse)
         return _iterate(system, settings, linear, jnp.zeros_like(direct)).states
 
-    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, solved, transposed)
+    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, transposed)

@@ -93,12 +93,12 @@ class Associative:
             raise ValueError(
                 f"{brief(loop.cell)} prints or calls back, so its steps cannot be split over devices"
             )
-        prepared = prepare(loop, _runner(How(self.tree, loop.reset is not None, axis)), precompute=True)
-        return prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
+        prepared = prepare(loop, _solver(How(self.tree, loop.reset is not None, axis)), precompute=True)
+        return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))
 
 
 @cached
-def _runner(how: How) -> Any:
+def _solver(how: How) -> Any:
     return functools.partial(solve_parts, functools.partial(_solve_affine, how), how.axis)
 
 

@@ -28,7 +28,7 @@ from jrnn.unrolling._matrices import Matrix
 from jrnn.unrolling._phases import Plan, plan_step, product_names, vector_names
 from jrnn.unrolling._staging import entries_before
 from jrnn.unrolling._vectors import Env, chunk_of, from_chunk, from_matrices, structure_of, to_matrices
-from jrnn.unrolling.methods import Body, Loop, Method
+from jrnn.unrolling.methods import Loop, Method, Run
 
 USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
 
@@ -148,7 +148,7 @@ class _Scanned:
 
 
 @cached
-def _chunk_scan(plan: Plan, reverse: bool) -> Body:
+def _chunk_scan(plan: Plan, reverse: bool) -> Run:
     """All phases of a step for a chunk of steps: `(consts, carry, xs) -> (carry, ys)`."""
 
     def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -159,7 +159,7 @@ def _chunk_scan(plan: Plan, reverse: bool) -> Body:
             arrays = read(env, phase.consts), read(state, entries), read(env, phase.xs)
             loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
             prepared = prepare(loop, precompute=True)
-            after, ys = prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
+            after, ys = prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))
             state.update(zip(entries, after, strict=True))
             env.update(zip(phase.ys, ys, strict=True))
             # Among the ys of the scan, by name, are the vectors of these matrices at all steps of the chunk.

@@ -16,7 +16,7 @@ from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._eager import Call, CompiledCalls, on_arrays
+from jrnn.unrolling._eager import Call, CompiledCalls, if_concrete
 from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.newton import Newton
@@ -84,10 +84,10 @@ def unroll(
     reverse = check_flag("reverse", reverse)
     call = Call(params, xs, carry, lengths, mask, resets, key)
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
-    if (known := on_arrays(call)) is None:
+    if (concrete := if_concrete(call)) is None:
         return _unroll(call, cell, method, reverse)
     steps, _ = check_inputs(cell, xs)
-    return _compiled_calls(cell, method, reverse)(cell, known, steps)
+    return _compiled_calls(cell, method, reverse)(cell, concrete, steps)
 
 
 def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:

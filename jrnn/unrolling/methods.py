@@ -13,7 +13,8 @@ from jrnn._alignment import select
 from jrnn._caching import cached
 from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state
 
-Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs) -> (carry, y)
+Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs of a step) -> (carry, y)
+Run = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs of all steps) -> (carry, ys)
 
 
 class LoopConsts(NamedTuple):

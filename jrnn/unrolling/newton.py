@@ -22,7 +22,7 @@ from jrnn.unrolling._recurrences import Solved, solved
 from jrnn.unrolling._staging import Stage
 from jrnn.unrolling._systems import Settings, states_of, system_of
 from jrnn.unrolling.associative import solve_parts
-from jrnn.unrolling.methods import Body, Loop, LoopConsts, Method
+from jrnn.unrolling.methods import Loop, LoopConsts, Method, Run
 from jrnn.unrolling.scan import Scan
 
 PROBE = 128  # steps from which the iterations are predicted
@@ -43,14 +43,14 @@ class Convergence(NamedTuple):
     recomputed: tuple[Array, ...]
 
 
-class _Run(NamedTuple):
+class _Exchange(NamedTuple):
     """What the recurrences of a loop read and report while it is traced."""
 
     guesses: dict[int, Array]  # entry of the carry -> its states after all steps
     found: list[tuple[Array, Array]]
 
 
-_RUNS: contextvars.ContextVar[_Run] = contextvars.ContextVar("_RUNS")
+_EXCHANGE: contextvars.ContextVar[_Exchange] = contextvars.ContextVar("_EXCHANGE")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +237,7 @@ def _checked(guess: Guess | None, loop: Loop[Any, Any, Any]) -> Any:
 
 
 @cached
-def _window(settings: Settings, cell: Any, reverse: bool) -> Body:
+def _window(settings: Settings, cell: Any, reverse: bool) -> Run:
     """All steps of a window: `(consts, carry, (inputs, guess)) -> (carry, (ys, Convergence))`."""
 
     def run(consts: LoopConsts, carry: Any, given: Any) -> tuple[Any, Any]:
@@ -246,21 +246,21 @@ def _window(settings: Settings, cell: Any, reverse: bool) -> Body:
         loop = Loop(cell, consts.params, consts.reset_state, carry, xs, valid, reset, length, reverse)
         signature = trace_loop(loop, precompute=True).signature
         guesses = {} if guess is None else dict(zip(signature.carry, jax.tree.leaves(guess), strict=True))
-        prepared = prepare(loop, _runner(settings), precompute=True)
-        current = _Run(guesses, [])
-        token = _RUNS.set(current)
+        prepared = prepare(loop, _solver(settings), precompute=True)
+        current = _Exchange(guesses, [])
+        token = _EXCHANGE.set(current)
         try:
-            after, ys = prepared.finish(*prepared.scan(prepared.consts, prepared.carry, prepared.xs))
+            after, ys = prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))
         finally:
-            _RUNS.reset(token)
+            _EXCHANGE.reset(token)
         iterations = tuple(broadcast_over_steps(used, length) for used, _ in current.found)
-        return after, (ys, Convergence(iterations, tuple(again for _, again in current.found)))
+        return after, (ys, Convergence(iterations, tuple(recomputed for _, recomputed in current.found)))
 
     return run
 
 
 @cached
-def _runner(settings: Settings) -> Callable[..., Any]:
+def _solver(settings: Settings) -> Callable[..., Any]:
     return functools.partial(solve_parts, functools.partial(_solve_part, settings), None)
 
 
@@ -269,7 +269,7 @@ def _solve_part(
 ) -> list[Solved]:
     """The states of a recurrence."""
     consts, start, xs = arrays
-    system, current = system_of(part, program), _RUNS.get()
+    system, current = system_of(part, program), _EXCHANGE.get()
     first = system.vectors(start)
     guess = broadcast_over_steps(first, length)
     if all(entry in current.guesses for entry in part.carry_in):
@@ -278,4 +278,4 @@ def _solve_part(
     found = states_of(system, settings, reverse)(consts, first, xs, lax.stop_gradient(guess))
     current.found.append((found.iterations, found.recomputed))
     after = jax.vmap(system.leaves)(found.states)
-    return [solved(leaf, first, reverse) for leaf, first in zip(after, start, strict=True)]
+    return [solved(leaf, initial, reverse) for leaf, initial in zip(after, start, strict=True)]

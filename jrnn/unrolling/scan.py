@@ -1,7 +1,8 @@
 """The default method: step by step.
 
-`prepare` (`_engine`) takes the step apart and gives the loops that are left, as one function `scan`;
-`in_blocks` (`_blocks`) makes it run in blocks of steps, whose lengths `Scan(memory=...)` chooses.
+`prepare` (`_engine`) takes the step apart and gives the loops that are left, as one function `run_stages`,
+`(consts, carry, xs of all steps) -> (carry, ys)`; `in_blocks` (`_blocks`) makes it run in blocks of steps,
+whose lengths `Scan(memory=...)` chooses.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ class Scan:
     once, those before, between and after recurrences for all steps at once, and the gradient of each weight
     in a loop as one matmul after that loop. A step with effects (prints, callbacks) runs unchanged.
 
-    The forward pass saves the smallest set of residuals (a minimum cut) that avoids recomputing a matmul.
+    The forward pass saves the smallest set of residuals (a minimum cut) that avoids recomputing a matmul or a
+    transcendental function.
     With `memory` it saves only the carries between blocks of steps, and the backward pass recomputes each
     block when it reaches it; nested blocks, if the bytes require them, once per depth.
 
@@ -52,12 +54,12 @@ class Scan:
         """Run a loop: return the carry after its last step, and the outputs of all steps."""
         # 1. The step is traced and divided, and what depends on params alone is computed.
         prepared = prepare(loop)
-        scan = prepared.scan
-        # 2. With `memory`, `scan` becomes a loop over blocks, from the innermost blocks outwards.
+        run = prepared.run_stages
+        # 2. With `memory`, it becomes a loop over blocks, from the innermost blocks outwards.
         for block in reversed(self._blocks(loop)):
-            scan = in_blocks(scan, block, loop.reverse)
+            run = in_blocks(run, block, loop.reverse)
         # 3. The loops run, and what does not change from step to step is added to their results.
-        return prepared.finish(*scan(prepared.consts, prepared.carry, prepared.xs))
+        return prepared.finish(*run(prepared.consts, prepared.carry, prepared.xs))
 
     def gradient_bytes(self, loop: Loop[Any, Any, Any]) -> int:
         """Predict the bytes needed for the gradient of `run` with respect to the constants."""
