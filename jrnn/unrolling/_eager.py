@@ -1,6 +1,8 @@
 """Calls of `unroll` outside of jit, as compiled programs: one for each shape, a few for ever new lengths."""
 
+import collections
 import contextlib
+import contextvars
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,11 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrnn._jaxprs.programs import trace
+from jrnn.unrolling._boundary import check_inputs
 from jrnn.unrolling._inputs import check_tokens
 from jrnn.unrolling._masking import as_array, check_range
 from jrnn.unrolling._rounding import can_round, lengthened, rounded, shortened
 
 EXACT = 16  # lengths with a program of their own: padding costs time in each call, a new program seconds once
+
+
+OFTEN = 8  # calls of a length that is rounded up, before it gets its program after all
+_KNOWN = frozenset(map(np.dtype, "?bhilqBHILQefdFD"))
 
 
 class Call(NamedTuple):
@@ -27,36 +35,57 @@ class Call(NamedTuple):
     key: Any
 
 
+# cell, method, reverse, while a call is traced. If the function under `jit` held the cell, JAX's caches, which
+# hold the function's jaxpr, could keep alive what the cell of a user closes over.
+_CALLED: contextvars.ContextVar[tuple[Any, Any, bool]] = contextvars.ContextVar("_CALLED")
+
+
 class CompiledCalls:
     """The compiled calls of one cell, in one direction, by one method.
 
     Args:
-      function: the call, as a function of its arrays.
+      unroll: a call as a function of its arrays, cell, method and direction.
       rounds: whether a call may be given more steps, behind a mask.
     """
 
-    def __init__(self, function: Callable[[Call], Any], rounds: bool):
+    def __init__(self, unroll: Callable[..., Any], rounds: bool):
+        def function(call: Call) -> Any:
+            return unroll(call, *_CALLED.get())
+
         self.compiled = jax.jit(function)
         self.rounds = rounds
-        self.lengths: set[int] = set()
+        self.pure: bool | None = None  # not known yet
+        self.lengths: set[int] = set()  # with a program of their own
+        self.again: collections.Counter[int] = collections.Counter()  # calls of other lengths
 
-    def __call__(self, cell: Any, call: Call, steps: int) -> tuple[Any, Any]:
+    def __call__(self, call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
         """Return the carry and the outputs, whose arguments are checked while the device computes."""
-        result = self._call_longer(cell, call, steps) if self._is_new(steps) else None
-        if result is None:
-            result = self.compiled(call)
-            self.lengths.add(steps)
+        steps, _ = check_inputs(cell, call.xs)
+        token = _CALLED.set((cell, method, reverse))
+        try:
+            result = self._call_longer(cell, call, steps) if self._is_new(steps) else None
+            if result is None:
+                result = self.compiled(call)
+                self.lengths.add(steps)
+        finally:
+            _CALLED.reset(token)
         if call.lengths is not None:
             check_range(call.lengths, steps)
         check_tokens(cell, call.params, call.xs, call.lengths, call.mask)
         return result
 
     def _is_new(self, steps: int) -> bool:
-        return self.rounds and len(self.lengths) >= EXACT and steps not in self.lengths
+        if not self.rounds or len(self.lengths) < EXACT or steps in self.lengths:
+            return False
+        self.again[steps] += 1
+        return self.again[steps] <= OFTEN
 
     def _call_longer(self, cell: Any, call: Call, steps: int) -> tuple[Any, Any] | None:
-        """Run a call with steps added behind a mask; None if that would draw noise, or fails."""
-        if call.key is not None or not can_round(cell, call.params, call.carry, call[1:]):
+        """Run a call with steps added behind a mask; None if that would be noticed, or fails."""
+        weak = any(getattr(leaf, "weak_type", False) for leaf in jax.tree.leaves(call))
+        if weak or call.key is not None or not can_round(cell, call.params, call.carry, call[1:]):
+            return None
+        if not self._is_pure(call):
             return None
         size = rounded(steps)
         mask = np.ones(steps, bool) if call.mask is None else call.mask
@@ -69,6 +98,12 @@ class CompiledCalls:
             carry, ys = self.compiled(call._replace(**longer))
             return carry, shortened(ys, steps)
         return None
+
+    def _is_pure(self, call: Call) -> bool:
+        """False if the step prints or calls back, which steps behind a mask would do too."""
+        if self.pure is None:
+            self.pure = trace(self.compiled, call)[0].pure
+        return self.pure
 
 
 def if_concrete(call: Call) -> Call | None:
@@ -89,4 +124,6 @@ def if_concrete(call: Call) -> Call | None:
 def _is_concrete(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return not isinstance(leaf, jax.core.Tracer)
-    return type(leaf) is np.ndarray and (leaf.dtype.kind in "biufc" or leaf.dtype == jnp.bfloat16)
+    if type(leaf) is not np.ndarray or not leaf.dtype.isnative:  # of other bytes JAX makes other numbers
+        return False
+    return leaf.dtype in _KNOWN or leaf.dtype == jnp.bfloat16

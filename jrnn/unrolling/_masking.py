@@ -109,12 +109,17 @@ def check_range(lengths: Any, steps: int) -> None:
 
 def as_array(name: str, value: Any) -> Any:
     """An array of JAX as it is, anything else as one of NumPy: JAX would wrap 64-bit values."""
+    if isinstance(value, jax.Array):
+        return value
     try:
-        return value if isinstance(value, jax.Array) else np.asarray(value)
+        array = np.asarray(value)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array, got {brief(value)}") from error
+    if array.dtype == object:
+        raise TypeError(f"{name} must be an array, got {brief(value)}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _checked_flags(name: str, flags: Any, steps: int, batch_shape: Shape) -> Array:

@@ -86,8 +86,7 @@ def unroll(
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (concrete := if_concrete(call)) is None:
         return _unroll(call, cell, method, reverse)
-    steps, _ = check_inputs(cell, xs)
-    return _compiled_calls(cell, method, reverse)(cell, concrete, steps)
+    return _compiled_calls(cell, method, reverse)(concrete, cell, method, reverse)
 
 
 def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
@@ -101,8 +100,7 @@ def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any
 
 @cached
 def _compiled_calls(cell: Any, method: Any, reverse: bool) -> CompiledCalls:
-    function = functools.partial(_unroll, cell=cell, method=method, reverse=reverse)
-    return CompiledCalls(function, rounds=isinstance(method, Scan))
+    return CompiledCalls(_unroll, rounds=isinstance(method, Scan))
 
 
 def make_loop(
