@@ -119,6 +119,11 @@ def train_and_die(folder):
     fit_stream(killed, out=folder, epochs=2, save_every=4)
 
 
+def train_and_go_on(folder):
+    yield "shares", summary(fit_padded())
+    yield "stream", summary(fit_stream(out=folder, resume=True, epochs=5 - jax.process_count()))
+
+
 def error_of(function, *args, **options):
     try:
         function(*args, **options)
@@ -139,7 +144,7 @@ def exchanges():
     return re.findall(r"\b(all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", program)
 
 
-WORK = {work.__name__: work for work in (train_and_be_stuck, train_and_die)}
+WORK = {work.__name__: work for work in (train_and_be_stuck, train_and_die, train_and_go_on)}
 
 
 def free_port():
@@ -181,7 +186,7 @@ def ended(processes):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Two folders; in the first a run of one process has begun."""
-    folders = [tmp_path_factory.mktemp(name) / "run" for name in WORK]
+    folders = [tmp_path_factory.mktemp(name) / "run" for name in ("stuck", "dies")]
     with jax.enable_x64(True):
         fit_stream(out=folders[0])
     return folders
@@ -190,7 +195,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes(folders):
     """Both kinds of work at the same time, each by two processes, with two devices and with one."""
-    launched = zip(WORK, folders, (2, 1), strict=True)
+    launched = zip(("train_and_be_stuck", "train_and_die"), folders, (2, 1), strict=True)
     started = [launch(name, 2, folder, devices) for name, folder, devices in launched]
     return [ended(processes) for processes in started]
 
@@ -218,6 +223,17 @@ def test_sigterm_to_one_stops_all_and_another_number_goes_on(reports, folders):
         epochs = step // 6 + 2
         resumed = fit_stream(out=folders[0], resume=True, epochs=epochs)
         assert_close(summary(resumed), fit_stream(epochs=epochs))
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_numbers_of_one_and_two_go_on(tmp_path):
+    for count in (4, 2):
+        with jax.enable_x64(True):
+            padded, stream = fit_padded(), fit_stream(epochs=5 - count)
+        for status, said, errors in ended(launch("train_and_go_on", count, tmp_path / "run", 1)):
+            assert status == 0, errors[-3000:]
+            assert_close(said["shares"], padded)
+            assert_close(said["stream"], stream)
 
 
 def test_a_process_that_is_stuck_ends_all(processes):
