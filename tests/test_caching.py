@@ -153,16 +153,23 @@ def test_an_equal_value_finds_what_was_computed():
     assert len(calls) == 4
 
 
-def test_an_eager_gradient_of_an_equal_cell_compiles_nothing(programs):
+EAGER = {
+    "jvp": lambda f, params: jax.jvp(f, (params,), (params,)),
+    "vmap": lambda f, params: jax.vmap(f)(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)),
+}
+
+
+@pytest.mark.parametrize("transform", EAGER)
+def test_an_eager_transform_of_an_equal_cell_compiles_nothing(transform, programs):
     params = jrnn.LSTM(5).init(jax.random.key(0), 3)
 
-    def gradient():
+    def call():
         cell = jrnn.LSTM(5)
-        return jax.grad(lambda p: jrnn.unroll(cell, p, XS)[1].sum())(params)
+        EAGER[transform](lambda p: jrnn.unroll(cell, p, XS)[1].sum(), params)
 
-    gradient()
+    call()
     before = programs()
-    gradient()
+    call()
     assert programs() == before > 0
 
 

@@ -224,8 +224,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     reads = {*inputs_of(tangent_ops), *signature.tangents_out}
     needed = reads - tangents - constant
     cut = _min_cut(program, varying, signature, needed - set(signature.xs))
-    # The tangent step computes again what leads from the cut to the needed values, and repeats broadcasts of
-    # constants, which are not stored.
+    # The tangent step computes again what leads from the cut to the needed values, and repeats broadcasts.
     recomputed = dce([op for op in varying if not cut.issuperset(op.outputs)], needed, known=cut)
     broadcasts = [op for op in hoisted if only_broadcasts(op, program)]
     inside = dce([*broadcasts, *recomputed, *tangent_ops], signature.tangents_out)
