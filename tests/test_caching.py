@@ -120,6 +120,16 @@ def test_nothing_keeps_what_a_cell_of_the_user_holds(make, use):
     assert alive() is None
 
 
+@pytest.mark.parametrize("make", [closure, partial, method, local_class])
+def test_an_eager_call_keeps_nothing_either_while_the_caches_of_jax_stay(make):
+    cell, held = make()
+    jrnn.unroll(cell, cell.init(jax.random.key(0), 3), XS)
+    alive = weakref.ref(held)
+    del cell, held
+    gc.collect()
+    assert alive() is None
+
+
 def test_nothing_keeps_what_a_loss_a_penalty_or_an_optimizer_holds():
     def train(held):
         loss = jrnn.PerStep(lambda ys, targets, mask: held.value * jnp.mean((ys - targets) ** 2))

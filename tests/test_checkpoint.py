@@ -307,7 +307,7 @@ def test_a_snapshot_that_could_not_be_loaded_is_not_saved(tmp_path):
         ({"position": {"batch": np.int64(3)}}, TypeError, "position and meta must be JSON"),
         ({"position": None}, CheckpointError, "position is None"),
         ({"step": -1}, ValueError, "step must be a whole number, 0 or more"),
-        ({"cell": jrnn.LSTM(4, activation=jax.nn.celu)}, TypeError, "LSTM.activation must be a number"),
+        ({"cell": jrnn.LSTM(4, activation=jnp.sin)}, TypeError, "LSTM.activation must be a number"),
         (
             {"params": {"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}}},
             ValueError,

@@ -126,6 +126,7 @@ NO_TEXT = {  # what else they read, or how wide
     "ConvLSTM": r"a convolution needs \(..., 2 spatial axes, channels\)",
     "ConvGRU": r"a convolution needs \(..., 2 spatial axes, channels\)",
     "GRUD": r"xs must be \(values, mask, delta\)",
+    "TreeLSTM": r"xs must be \(values, n\)",
     "NARX": r"xs must be \(given, use_given, external\)",
 }
 

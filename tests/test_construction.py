@@ -33,6 +33,11 @@ MISTAKES = {
         "softplus, softsign, hard_sigmoid, hard_tanh, scaled_tanh, thresholded_relu, celu, hard_silu, "
         "log_sigmoid, mish, relu6, selu, sparse_plus, sparse_sigmoid, squareplus, got 'gelo'",
     ),
+    "constants for an activation without": (
+        lambda: jrnn.Elman(3, activation="gelu()"),
+        ValueError,
+        "activation with constants must be one of affine(",
+    ),
     "class for an activation": (
         lambda: jrnn.Elman(3, activation=jrnn.GRU),
         ValueError,

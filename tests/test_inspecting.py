@@ -339,6 +339,7 @@ def test_a_report_prints_as_a_page(language, nameless):
 
 RESULTS = [
     *(analysis.Report, analysis.GradientFlow, analysis.Sensitivity, analysis.Verdict, analysis.Lyapunov),
+    analysis.Parallelism,
     *(analysis.Predictability, analysis.Spectrum, analysis.FixedPoints, analysis.GateStatistics),
     *(analysis.MemoryCapacity, analysis.Projection),
     *(jrnn.Generated, jrnn.Beams, jrnn.Pair),

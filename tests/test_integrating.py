@@ -198,3 +198,19 @@ def test_names_and_time_of_the_cell_inside():
 def test_a_cell_without_such_a_sum_is_refused(cell):
     with pytest.raises(ValueError, match=f"{type(cell).__name__}.* adds no product of weights and input"):
         jrnn.MultiplicativeIntegration(cell).init(jax.random.key(0), 4)
+
+
+def test_sums_are_computed_in_the_dtype_of_the_step():
+    cell = jrnn.MultiplicativeIntegration(jrnn.Cast(jrnn.GRU(4)))
+    params = cell.init(jax.random.key(0), 3)
+    run = lambda cell, params: jrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[1]
+    plain = jrnn.MultiplicativeIntegration(jrnn.GRU(4))
+    np.testing.assert_allclose(run(cell, params), run(plain, params), atol=0.02)
+
+
+def test_a_sum_that_times_hide_is_an_error():
+    cell = jrnn.MultiplicativeIntegration(jrnn.S5(4))
+    params = cell.init(jax.random.key(0), 3)
+    jrnn.unroll(cell, params, jnp.ones((5, 2, 3)))
+    with pytest.raises(ValueError, match=r"with this x, the step of S5.* has 0 sums like x w \+ h u, and 1"):
+        jrnn.unroll(cell, params, (jnp.ones((5, 2, 3)), jnp.ones((5, 2))))

@@ -94,6 +94,8 @@ def test_one_cell_for_both_directions():
         return jnp.sum(jnp.square(layer.apply(params, xs, lengths=jnp.array([5, 3]))[1]))
 
     np.testing.assert_array_equal(tied.apply(params, xs)[1], apart.apply(both, xs)[1])
+    ends = (jrnn.many_to_one(tied, params, xs)[1], jrnn.many_to_one(apart, both, xs)[1])
+    np.testing.assert_array_equal(*ends)
     summed = jax.tree.map(jnp.add, *jax.grad(energy, 1)(apart, both))
     for got, want in zip(
         jax.tree.leaves(jax.grad(energy, 1)(tied, params)), jax.tree.leaves(summed), strict=True

@@ -214,7 +214,7 @@ def reaches_others(case):
 
 MATRICES = ["MLSTM", "LinearAttention", "RetNet", "GLA", "HGRN2", "Mamba2", "DeltaNet", "GatedDeltaNet"]
 MATRICES += ["DeltaProduct", "KDA", "GDN2", "Comba", "RWKV6", "RWKV7", "MesaNet"]
-MATRICES += ["TTTLinear", "M2RNN", "FastWeights"]
+MATRICES += ["TTTLinear", "M2RNN", "FastWeights", "DLSE"]
 SPATIAL = "ConvLSTM", "ConvGRU", "ConvRNN"
 NO_UNITS = "ClockworkRNN", "NARX", *SPATIAL, *MATRICES  # their carry has other axes than units
 UNITS = [

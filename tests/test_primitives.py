@@ -292,7 +292,12 @@ def test_a_step_of_any_primitive_is_differentiated_as_by_scan(name, ragged):
     with jax.enable_x64(True):
         given = arguments()
         ours, plain = (derivatives(functools.partial(loss, cell, m, options)) for m in (method, Plain()))
-        plain = {mode: jax.jit(f) for mode, f in plain.items() if not ragged or mode in IN_BLOCKS}
+        # under jit, what has no forward derivative would be noticed by the compiler alone
+        plain = {
+            mode: f if "jvp" in mode else jax.jit(f)
+            for mode, f in plain.items()
+            if not ragged or mode in IN_BLOCKS
+        }
         have = [mode for mode, function in plain.items() if has(function, given)]
         assert have[:2] == ["value", "grad"] or name in FORWARD
         expected, found = (

@@ -10,7 +10,7 @@ from jax import export
 
 import jrnn
 from jrnn.decoding import ctc_beam_search, ctc_greedy, ctc_loss
-from jrnn.unrolling._eager import EXACT
+from jrnn.unrolling._eager import EXACT, OFTEN
 from jrnn.unrolling._rounding import rounded
 from jrnn.unrolling.driver import _compiled_calls
 
@@ -239,6 +239,42 @@ def test_tokens_are_checked_at_valid_steps(seen):
     for valid in ({}, {"lengths": jnp.array([40, 47])}, {"mask": np.arange(47) != 41}):
         with pytest.raises(ValueError, match=r"xs\[40, 1\] is token 7, out of range"):
             jrnn.unroll(WRITER, seen, tokens, **valid)
+
+
+def test_a_step_that_calls_back_is_called_once_a_step():
+    called = []
+
+    def step(params, h, x):
+        jax.debug.callback(lambda: called.append(1))
+        return h, (h, 1.0)
+
+    cell = jrnn.from_functions(lambda key, n: (), lambda p, b=(), *, key=None: jnp.zeros((*b, 3)), step, 3)
+    _compiled_calls(cell, jrnn.Scan(), False).lengths.update(range(EXACT))
+    jax.block_until_ready(jrnn.unroll(cell, (), XS[:17]))
+    jax.effects_barrier()
+    assert len(called) == 17
+
+
+def test_types_and_bytes_are_those_of_the_very_length(params):
+    cell = jrnn.GRU(2)
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), drawn(cell, 2))
+    _compiled_calls(cell, jrnn.Scan(), False).lengths.update(range(EXACT))
+    assert jrnn.unroll(cell, low, jnp.full((17, 4, 2), 0.5))[1].dtype == jnp.bfloat16  # weak
+    lengths = np.array([9, 2, 17, 0])
+    needed = jrnn.unroll(cell, low, np.ones((17, 4, 2), np.float32), lengths=lengths)[1]
+    for other in (lengths.astype(">i4"), lengths.astype(">i8"), lengths.astype("u1")):
+        given = jrnn.unroll(cell, low, np.ones((17, 4, 2), np.float32), lengths=other)[1]
+        np.testing.assert_array_equal(given, needed)
+
+
+def test_a_length_that_is_called_often_gets_its_program(params, programs):
+    cell = jrnn.Elman(3)
+    p = drawn(cell, IN)
+    _compiled_calls(cell, jrnn.Scan(), False).lengths.update(range(EXACT))
+    before = programs()
+    for _ in range(2 * OFTEN):
+        jrnn.unroll(cell, p, XS[:20])
+    assert programs() - before == 2  # of 24 steps, and of 20
 
 
 def test_unroll_moves_nothing_but_explicitly(seen):

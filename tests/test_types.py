@@ -25,7 +25,7 @@ SLIPS = [  # what stands in the experiment, and the slip in its place
     ("memory: Array = end.cell.c", "memory: Array = end.c"),
     ("        return carry, carry\n", "        return carry\n"),
     ("trained: LSTMParams = result.params", "trained: LSTMParams = result.param"),
-    ("optimizer=optax.adam(1e-3)", "optimizer=optax.adam(1e-3)"),
+    ("optimizer=optax.adam(1e-3)", "optimiser=optax.adam(1e-3)"),
     ("own: jrnn.Cell[DecayParams, Array] = Decay()", "own: jrnn.Cell[GRUParams, Array] = Decay()"),
     ("memory=\"sqrt\"", "memory=\"sqrt\", unroll=4"),
 ]  # fmt: skip

@@ -55,7 +55,8 @@ def _layers(place: str, model: Any, params: Any) -> Iterator[tuple[str, Any, Any
     """The layers inside a model, each with its path and parameters."""
     inner = {str(i): part for i, part in enumerate(parts_of(model, params) or ())}
     if isinstance(model, Bidirectional):
-        inner = {"forward": (model.forward, params[0]), "backward": (model.backward, params[1])}
+        forward, backward = model.sides(params)
+        inner = {"forward": (model.forward, forward), "backward": (model.backward, backward)}
     for name, part in inner.items():
         yield from _layers(f"{place}.{name}" if place else name, *part)
     if not inner:

@@ -123,6 +123,7 @@ def _parsed(argument: str, given: str) -> tuple[str, tuple[float, ...]]:
     except ValueError:
         constants = ()
     needed = len(CONSTANTS[name][1]) if name in CONSTANTS else 0
-    if not given.endswith(")") or len(constants) != needed or not all(map(math.isfinite, constants)):
+    whole = needed > 0 and given.endswith(")") and len(constants) == needed
+    if not whole or not all(map(math.isfinite, constants)):
         raise ValueError(f"{argument} with constants must be one of {', '.join(forms)}, got {given!r}")
     return name, constants

@@ -1,7 +1,7 @@
 """Simple recurrent networks: the maximum in place of the sum."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ class NMax:
     """
 
     hidden: Width
+    diagonal: ClassVar[bool] = True
 
     @property
     def out_features(self) -> int:

@@ -116,11 +116,20 @@ class MultiplicativeIntegration:
         return self.cell.initial_carry(params.cell, batch_shape, key=key)
 
     def step(self, params: MultiplicativeIntegrationParams[Any], carry: Any, x: Any) -> tuple[Any, Any]:
+        seen = set()
+
         def combine(number: int, x_w: Array, h_u: Array) -> Array:
+            seen.add(number)
             alpha, beta_h, beta_x = params.sums[number]
-            return alpha * x_w * h_u + beta_h * h_u + beta_x * x_w
+            return (alpha * x_w * h_u + beta_h * h_u + beta_x * x_w).astype(x_w.dtype)
 
         result: tuple[Any, Any] = _with_sums(self.cell, combine, params.cell, carry, x)
+        if len(seen) < len(params.sums):
+            raise ValueError(
+                f"MultiplicativeIntegration: with this x, the step of {self.cell} has {len(seen)} sums like "
+                f"x w + h u, and {len(params.sums)} without times in x: a product with a time is none of "
+                "weights and state"
+            )
         return result
 
 

@@ -125,7 +125,9 @@ def many_to_one(
     if isinstance(model, Sequential):
         return _read_sequential(model, params, xs, carry, read=read, key=key, options=options)
     if isinstance(model, Bidirectional) and read == "ends":
-        starts = zip(model._cells, params, carry or (None, None), key_or_none(key, 2), strict=True)
+        starts = zip(
+            model._cells, model.sides(params), carry or (None, None), key_or_none(key, 2), strict=True
+        )
         (values, dt), ends, reads = values_and_dt(model, xs), [], []
         for (cell, p, start, k), reverse in zip(starts, (False, True), strict=True):
             end, ys = unroll(cell, p, with_dt(cell, values, dt), start, reverse=reverse, key=k, **options)

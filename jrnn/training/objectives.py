@@ -169,6 +169,8 @@ def check_targets(loss: Any, model: Any, batch: Batch, name: str) -> None:
         mask = loss._mask(batch) if isinstance(loss, PerStep) else _nonempty(batch)
     if mask is not None:
         counts = np.asarray(jax.device_get(mask))  # over the leading axes of the targets
+        if counts.dtype != bool or counts.ndim > outside.ndim:
+            return  # the loss names the mask
         if any(n not in (1, size) for n, size in zip(counts.shape, outside.shape, strict=False)):
             return  # the loss names the mask
         outside &= counts.reshape(counts.shape + (1,) * (outside.ndim - counts.ndim))

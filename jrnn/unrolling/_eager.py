@@ -35,8 +35,8 @@ class Call(NamedTuple):
     key: Any
 
 
-# cell, method, reverse, while a call is traced. If the function under `jit` held the cell, JAX's caches, which
-# hold the function's jaxpr, could keep alive what the cell of a user closes over.
+# cell, method, reverse, while a call is traced. If the function under `jit` held the cell, JAX's caches,
+# which hold the function's jaxpr, could keep alive what the cell of a user closes over.
 _CALLED: contextvars.ContextVar[tuple[Any, Any, bool]] = contextvars.ContextVar("_CALLED")
 
 
@@ -63,9 +63,11 @@ class CompiledCalls:
         steps, _ = check_inputs(cell, call.xs)
         token = _CALLED.set((cell, method, reverse))
         try:
-            result = self._call_longer(cell, call, steps) if self._is_new(steps) else None
+            # JAX would confuse the programs of 64-bit arrays of NumPy with and without x64
+            given = jax.tree.map(_canonical, call)
+            result = self._call_longer(cell, given, steps) if self._is_new(steps) else None
             if result is None:
-                result = self.compiled(call)
+                result = self.compiled(given)
                 self.lengths.add(steps)
         finally:
             _CALLED.reset(token)
@@ -119,6 +121,13 @@ def if_concrete(call: Call) -> Call | None:
         if given is not None and not isinstance(given, jax.Array):
             call = call._replace(**{name: as_array(name, given)})
     return call if all(map(_is_concrete, jax.tree.leaves(call))) else None
+
+
+def _canonical(leaf: Any) -> Any:
+    """An array of NumPy in the dtype that JAX gives it."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
 
 
 def _is_concrete(leaf: Any) -> bool:

@@ -102,8 +102,8 @@ class Loop(Generic[P, C, Y]):
 class Method(Protocol):
     """A way to run a loop: a frozen dataclass with one method, `run(loop) -> (carry, ys)`.
 
-    It returns the results of `lax.scan` over `loop.body`, up to rounding: the carry after the last visited
-    step, and the outputs of all steps in the order of `loop.xs`.
+    It is traced, also by an eager call. It returns the results of `lax.scan` over `loop.body`, up to rounding:
+    the carry after the last visited step, and the outputs of all steps in the order of `loop.xs`.
 
     >>> import jrnn
     >>> from jrnn.unrolling import Loop, Method
@@ -129,7 +129,7 @@ def body_of(cell: Any) -> Body:
         after, y = cell.step(params, carry, x)
         if valid is not None:
             after = map_state(functools.partial(_where, valid), spec, after, carry)
-            y = jax.tree.map(lambda leaf: _where(valid, leaf, jnp.zeros_like(leaf)), y)
+            y = jax.tree.map(lambda leaf: _where(valid, jnp.asarray(leaf), jnp.zeros_like(leaf)), y)
         return after, y
 
     return body
