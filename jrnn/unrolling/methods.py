@@ -102,7 +102,7 @@ class Loop(Generic[P, C, Y]):
 class Method(Protocol):
     """A way to run a loop: a frozen dataclass with one method, `run(loop) -> (carry, ys)`.
 
-    It is traced, also by an eager call. It returns the results of `lax.scan` over `loop.body`, up to rounding:
+    It is traced, also by an eager call. It returns what `lax.scan` over `loop.body` does, up to rounding:
     the carry after the last visited step, and the outputs of all steps in the order of `loop.xs`.
 
     >>> import jrnn
