@@ -28,13 +28,14 @@ class Caches(dict[Any, Any]):
 def cached(function: Callable[Arguments, Result], maxsize: int = 1024) -> Callable[Arguments, Result]:
     """Cache the results of a function by its positional arguments.
 
-    `LSTM(8)` equals any other `LSTM(8)`, and holds no arrays: its results are cached permanently. A function
-    from a notebook equals only itself, and may close over arrays: the results for a cell that holds one are
-    cached in an attribute of that function, and freed with it. `functools.lru_cache` would keep both.
+    `LSTM(8)` equals any other `LSTM(8)`, and holds no arrays: its results are kept for the life of the
+    process, unless `maxsize` newer ones displace them. A function from a notebook equals only itself, and may
+    close over arrays: the results for a cell that holds one are cached in an attribute of that function, and
+    freed with it. `functools.lru_cache` would keep both.
 
     Args:
       function: the function.
-      maxsize: number of results cached for each owner; the oldest are dropped.
+      maxsize: number of results cached for each owner; those not used for longest are dropped.
     """
     for_good = functools.lru_cache(maxsize)(function)
 

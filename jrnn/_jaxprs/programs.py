@@ -32,7 +32,7 @@ class Op:
     fun: Callable[..., Any]  # the arrays of `inputs` -> a list, the arrays of `outputs`
     inputs: Values  # distinct
     outputs: Values
-    linear: bool  # a sum or a reshape: the tangent of its result is the op applied to the tangents
+    linear: bool  # a sum or a reshape (`_SUMS`): the tangent of its result is the op applied to the tangents
     fusible: bool  # XLA fuses it into its neighbors; not a matmul, a gather or anything unknown
     recomputable: bool  # fusible, and cheaper to recompute than to load; not a tanh
     product: bool  # a matmul
@@ -41,7 +41,7 @@ class Op:
     primitive: str  # its name; "" for more than one equation
     params: Any  # of the primitive
     operands: tuple[Any, ...]  # in the order of the primitive: numbers, and literals, which have a `val`
-    traceback: Any  # where its line stands; of an op in a called function, which all calls share, the call's
+    traceback: Any  # source position, for messages; for an op of a called function, that of the call
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,9 @@ class Program:
     inputs: Values
     outputs: Values
     types: dict[int, Any]  # of each value: shape and dtype
-    literals: dict[int, Any]  # values known while tracing: literals, and constants of inner functions
+    # known values: constants of called functions, and literals passed to them or returned; others stay in
+    # `Op.fun`
+    literals: dict[int, Any]
     names: dict[int, str]  # value -> the name that `checkpoint_name` gives it
     pure: bool  # False: it has effects (prints, callbacks), so the order and number of its steps matter
 
@@ -144,6 +146,9 @@ class _Numbering:
 
 
 # Primitives by name; one that is in no list is costly, opaque and not linear, which is always correct.
+# `_SUMS` are the linear ops behind which a weight site may lie. Others end its chain of ops: behind a
+# broadcast or an upcast the site would be larger, and `_staging._sliced` would take a `reduce_sum`, whose
+# result is smaller than what it reads, for a slice.
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
     abs and broadcast_in_dim ceil clamp conj convert_element_type copy copy_p div eq floor ge gt imag

@@ -1,4 +1,4 @@
-"""Calls of `unroll` outside of jit, as compiled programs: one for each shape, a few for ever new lengths."""
+"""Calls of `unroll` outside of jit, compiled: a program for each shape, and a few for all further lengths."""
 
 import collections
 import contextlib
@@ -59,7 +59,10 @@ class CompiledCalls:
         self.again: collections.Counter[int] = collections.Counter()  # calls of other lengths
 
     def __call__(self, call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
-        """Return the carry and the outputs, whose arguments are checked while the device computes."""
+        """Run a call: return the carry and the outputs.
+
+        Lengths and tokens are checked meanwhile, while the device computes.
+        """
         steps, _ = check_inputs(cell, call.xs)
         token = _CALLED.set((cell, method, reverse))
         try:

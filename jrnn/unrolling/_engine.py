@@ -71,7 +71,8 @@ def prepare(
 
     def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
         """Add the parts of the carry and the outputs that do not change from step to step."""
-        # The final carry under the numbers of the carry before a step: `env` has its unchanged entries.
+        # The final carry, under the numbers of the carry before a step: `after` has the entries that change,
+        # `env` the others.
         last = env | dict(zip(staged.carry_in, after, strict=True))
         varying = dict(zip(staged.ys, stacked, strict=True))
         ys = []
@@ -122,7 +123,7 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
     """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`; `xs_read`: the numbers of xs."""
 
     def run_stages(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
-        length = xs[0].shape[0]
+        length = xs[0].shape[0]  # of a block, if this runs in blocks: `in_blocks`
         values = (*staged.consts, *staged.carry_in, *xs_read)
         env: Env = dict(zip(values, (*consts, *carry, *xs), strict=True))
         last: Env = {}  # the final carry, under the numbers of the carry before a step
@@ -147,7 +148,8 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
 @cached
 def _step_without_carry(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
-    # The gradient of a weight is one large matmul, (n, T · rows) by (T · rows, m).
+    # Weights of matmuls. JAX would compute their gradient, one large matmul (n, T · rows) by (T · rows, m),
+    # from transposed operands, which is slow on a CPU.
     in_products = {i for op in stage.ops if op.product for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:
@@ -163,7 +165,11 @@ def _step_without_carry(stage: Stage) -> Callable[..., Any]:
 
 @jax.custom_jvp
 def _transposed_gradient(weight: Array) -> Array:
-    """The identity on a weight, whose gradient is computed transposed, as `with_transposed_adjoint` says."""
+    """The identity on a weight, whose gradient (δᵀ A)ᵀ remains a matmul, and then a transpose.
+
+    XLA would merge the two into a matmul of transposed operands, twice as slow on a CPU; the barrier in
+    `with_transposed_adjoint` prevents that.
+    """
     return weight
 
 

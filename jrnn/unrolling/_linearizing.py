@@ -89,7 +89,8 @@ def linearize_step(
         # `lax.scan` takes one tuple of xs: primal values first, then the tangents but those of the carry.
         primals, tangents = xs[: len(parts.xs)], xs[len(parts.xs) :]
         env = whole.literals | dict(zip(inputs, (*consts, *primals, *carry_tangents, *tangents), strict=True))
-        # W, of the Wᵀ that `constants_read` passes
+        # The ops read W, so it is swapped back here; XLA folds that into the product. Transposed, the product
+        # then reads Wᵀ as it is passed.
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
         eval_ops(parts.tangent, env)
         out = read(env, signature.tangents_out)
@@ -98,7 +99,7 @@ def linearize_step(
     def constants_read(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted, env)
-        # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so pass Wᵀ.
+        # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so Wᵀ is made once, here.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
     def primals_read(xs: Any, stacked_arrays: Any) -> Any:
@@ -159,6 +160,8 @@ def _step_with_tangents(
 
         zeros = [zeros_like_type(program.types[site.value]) for site in sites]
         primals = [carry[i] for i in inexact_places], [xs[i] for i in active_xs], zeros
+        # Not `jvp`, which makes one equation of a `cond` or `scan` inside the step. `linearize` makes two,
+        # one of primal values and one linear in the tangents: `partition` needs each op to be either.
         _, pushforward, result = jax.linearize(perturbed, *primals, has_aux=True)
         return result, pushforward(*tangents)
 

@@ -133,7 +133,8 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     When JAX transposes the tangent loop, it would compute what depends on no tangent, such as 1 − hₜ², in a
     loop of its own, and stack it. A checkpoint that saves only its arguments keeps it in the loop over the
-    adjoints.
+    adjoints. Every loop has it: in the primal one it matters only where that is differentiated in turn, for
+    second derivatives, which then store its carry and xs, and not every value in between.
     """
 
     def expanded(consts: Any, carry: Any, xs: Any) -> Any:

@@ -79,7 +79,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
                 sites.append(_site(i, pending.pop(i), stage.ops, constant))
         if brought or of_weights.intersection(op.inputs):
             pending.update({o: [*brought, op] for o in inexact_outputs})
-    # What is left in `pending` was passed on, leads to an output of the loop, or is read by nothing.
+    # What is left in `pending` was passed on, is an output of the loop, or is read by nothing.
     for value, inner in pending.items():
         if value in outputs:
             sites.append(_site(value, inner, stage.ops, constant))
@@ -207,8 +207,9 @@ def site_tangents(
 def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple[Array, ...]:
     """The values of weight sites; ops that several sites share are run once.
 
-    A value may be an activation of one site and an additive input of another, where zeros stand for it. So
-    ops are compared by the numbers of their arrays, and the array of an additive input is numbered ~value:
+    One value may be read at one site as an activation, by its array, and at another as an additive input, as
+    zeros, which have a tangent if it is folded. These are two arrays, so the second is numbered ~value, and
+    ops are shared only if they read the same arrays:
 
         z = h w + s,  u = s v + h      env {h, w, s, v}, additive {~s, ~h}:   z = h w + ~s,  u = s v + ~h
     """

@@ -132,8 +132,9 @@ class StagedStep:
 def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
-    Ops on a cycle through the carry need a loop, one for each cycle; all ops before, between and after the
-    cycles run for all steps at once. This splits a `Stack` into its layers.
+    Ops on a cycle through the carry need a loop, one for each cycle; this splits a `Stack` into its layers.
+    Of the others, those that do not fuse (matmuls, but for `precompute`, and gathers) run for all steps at
+    once, before, between or after the loops; those that fuse mostly run in a loop, where they cost nothing.
 
     Args:
       program: the step.
@@ -269,7 +270,8 @@ def _sink_into_loops(program: Program, ops: list[Op], context: _Context, levels:
     # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
     # inside the loop a matmul of few rows is slow. An op that fuses costs nothing in a loop.
     sliced = _sliced(ops, program)
-    # The levels that read each value. What the caller reads is read at the value's own level at the earliest.
+    # The levels that read each value. What the caller reads is entered as read at its own level, so that its
+    # op is not moved.
     readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in context.ys}
     for before, after in context.carry:
         readers.setdefault(after, []).append(levels[before])

@@ -86,6 +86,8 @@ def unroll(
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (concrete := if_concrete(call)) is None:
         return _unroll(call, cell, method, reverse)
+    # These three are given twice: as the key of the cache, and per call, since a compiled function that held
+    # the cell would keep it alive.
     return _compiled_calls(cell, method, reverse)(concrete, cell, method, reverse)
 
 
@@ -141,8 +143,8 @@ def _with_flags(
 def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any) -> Any:
     """`unroll` where the steps of `xs` are split over an axis of a mesh: a stretch on each device.
 
-    Padding is replaced within a stretch. Flags are the only thing of which a step may need those of another
-    stretch: resets in reverse.
+    Padding is replaced within a stretch. Only flags look beyond a stretch: in reverse, whether a step is a
+    reset depends on the next one in time. So they are made before the split.
     """
     params, xs, carry, lengths, mask, resets, key = call
     if not hasattr(method, "run_stretch"):

@@ -136,5 +136,6 @@ def body_of(cell: Any) -> Body:
 
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
-    # an entry that the step returns unchanged remains a constant of the loop
+    # An entry that the step returns unchanged is the very object that it was given. Without a select it
+    # remains that, and so a constant of the loop (`StepSignature.changing`).
     return chosen if chosen is other else select(flags, chosen, other)

@@ -103,7 +103,7 @@ LightRU = Entry(
 
 
 def sgrn(p, h, x):
-    """Zu et al. 2020: one matrix W, which makes both the gate and, without the bias, the candidate."""
+    """Zu & Wei 2021: one matrix W, which makes both the gate and, without the bias, the candidate."""
     from_x = times(p["W"], x)
     forget = sigmoid(from_x + times(p["U"], h) + p["b"])
     h = tanh((1 - forget) * from_x + forget * h)
