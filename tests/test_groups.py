@@ -25,7 +25,7 @@ def groups_in(cell):
     params, _, xs = jax.eval_shape(lambda: model(cell))
     traced = trace_loop(jax.eval_shape(functools.partial(make_loop, cell), params, xs), True)
     stages = [stage for stage in traced.staged.stages if stage.carry]
-    return [groups_of(part, traced.program) for s in stages for part in cycles(s, traced.program)]
+    return [groups_of(part, traced.program, 1) for s in stages for part in cycles(s, traced.program)]
 
 
 def test_the_jacobian_is_as_small_as_the_step_allows():
@@ -52,6 +52,7 @@ MIXERS = {
     "sort": (lambda h: jnp.sort(h, -1), 4),
     "the largest": (lambda h: h / (1 + h.max(-1, keepdims=True) ** 2), 4),
     "a rule of its own": (lambda h: jax.nn.softmax(h, -1), 4),
+    "a shift": (lambda h: jax.lax.pad(h, 0.0, ((0, 0, 0), (1, -1, 0))), 4),
     "taken": (lambda h: h[..., jnp.array([1, 0, 3, 2])], 4),
     "a transposed product": (lambda h: (jnp.ones((4, 4)) @ h[..., None])[..., 0] / 9, 4),
     "itself": (lambda h: jnp.where(h > 0, h, 0.5 * h), 1),

@@ -72,15 +72,16 @@ class Groups:
 
 
 @cached
-def groups_of(part: Stage, program: Program) -> Groups:
+def groups_of(part: Stage, program: Program, batch_axes: int = 0) -> Groups:
     """Find the independent groups of the numbers of a state.
 
     Args:
       part: a loop, all of whose entries are floating or complex.
       program: the step that contains it.
+      batch_axes: leading axes of the entries along which a cell never mixes numbers.
     """
     types = read(program.types, part.carry_in)
-    labels = _linked(part, program)
+    labels = _linked(part, program, batch_axes)
     shared = 0  # leading axes of all entries
     while len({t.shape[: shared + 1] for t in types}) == 1 and shared < min(len(t.shape) for t in types):
         shared += 1
@@ -123,7 +124,7 @@ def _in_order(rows: int, row: Labels, entries: Sequence[tuple[int, Any]]) -> Gro
     return Groups(rows, index, np.where(index < 0, -1, owners[index]).astype(np.int32))
 
 
-def _linked(part: Stage, program: Program) -> list[Labels]:
+def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     """The label of the group of every number of every entry."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -135,7 +136,7 @@ def _linked(part: Stage, program: Program) -> list[Labels]:
     for value, type_, begin in zip(derivative.inputs[-len(types[1]) :], types[1], ends, strict=False):
         labels[value] = begin + np.arange(math.prod(type_.shape), dtype=np.int32).reshape(type_.shape)
     own = [labels[value] for value in derivative.inputs[-len(types[1]) :]]
-    links = _Links()
+    links = _Links(own, batch_axes)
     for op in derivative.ops:
         if any(i in labels for i in op.inputs):
             labels.update(zip(op.outputs, _follow(op, labels, derivative, links), strict=True))
@@ -160,10 +161,26 @@ def _derivative(part: Stage) -> Callable[..., Any]:
 
 
 class _Links:
-    """Pairs of labels that belong to one group."""
+    """Pairs of labels that belong to one group.
 
-    def __init__(self) -> None:
+    Args:
+      entries: the labels of the entries of the state.
+      batch_axes: leading axes of each along which numbers are independent.
+    """
+
+    def __init__(self, entries: Sequence[Labels], batch_axes: int) -> None:
         self.found: list[tuple[Labels, Labels]] = []
+        self.batch = entries[0].shape[:batch_axes]
+        rows = np.arange(math.prod(self.batch), dtype=np.int32)
+        self.row = np.concatenate([np.repeat(rows, a.size // max(len(rows), 1)) for a in entries])
+
+    def in_rows(self, labels: Labels) -> bool:
+        """True if the leading axes of an array are the batch, each place with labels of its own row."""
+        count = len(self.batch)
+        if not count or labels.shape[:count] != self.batch:
+            return False
+        by_row = labels.reshape(len(np.unique(self.row)), -1)
+        return bool(((by_row < 0) | (self.row[by_row] == np.arange(len(by_row))[:, None])).all())
 
     def join(self, *parts: Labels) -> Labels:
         """Link the labels at each place of arrays of one shape, and return one of them for each."""
@@ -215,18 +232,28 @@ def _follow(op: Op, known: dict[int, Labels], program: Program, links: _Links) -
         spec = p["dimension_numbers"]
         rows = links.along(x, spec.lhs_spec[1:]).reshape(-1)
         return [np.broadcast_to(_on_axis(rows, spec.out_spec[0], len(shapes[0])), shapes[0])]
-    if op.fusible and len(shapes) == 1 and all(_broadcasts(a.shape, shapes[0]) for a in there):
+    if (
+        op.fusible
+        and kind not in _MIXING
+        and len(shapes) == 1
+        and all(_broadcasts(a.shape, shapes[0]) for a in there)
+    ):
         return [links.join(*(np.broadcast_to(a, shapes[0]) for a in there))]
     return _mixed(there, shapes, links)
 
 
 def _mixed(there: Sequence[Labels], shapes: Sequence[Any], links: _Links) -> list[Labels]:
-    """An unknown op: everything in a row is linked; if some operand or result has no rows, everything."""
-    rows = {a.shape[:1] for a in there}.union(tuple(shape[:1]) for shape in shapes)
-    apart = 1 if len(rows) == 1 and rows != {()} else 0
-    ones = [links.along(a, range(apart, a.ndim)).reshape(-1) for a in there]
+    """An unknown op: all of a row of the batch is linked; if some array has no such rows, everything."""
+    count = len(links.batch)
+    apart = all(map(links.in_rows, there)) and all(tuple(s[:count]) == links.batch for s in shapes)
+    ones = [links.along(a, range(count if apart else 0, a.ndim)).reshape(-1) for a in there]
     one = links.join(*ones)
-    return [np.broadcast_to(_on_axis(one, 0, len(s)) if apart else one.reshape(()), s) for s in shapes]
+    lead = links.batch if apart else ()
+    return [np.broadcast_to(one.reshape(*lead, *[1] * (len(s) - len(lead))), s) for s in shapes]
+
+
+# elementwise for XLA, but moving numbers, or of a rule that is not looked into
+_MIXING = "pad", "custom_jvp_call"
 
 
 def _broadcasts(shape: Any, to: Any) -> bool:

@@ -63,7 +63,7 @@ def solve(
       (time, ...), the states.
     """
     how, matrices = How(tree, resets), a.ndim > b.ndim
-    times = _times(how, matrices)
+    times: _Product = _matmul if matrices else operator.mul  # not cut, so that a factor of 0 has a derivative
     # With a · start added to b at the first step, the recurrence starts from zero.
     first = -1 if reverse else 0
     b = b.at[first].add(times(a[first], start))

@@ -43,6 +43,7 @@ class Settings(NamedTuple):
     damping: float
     tree: bool | None
     resets: bool
+    batch_axes: int
 
 
 class Solution(NamedTuple):
@@ -127,8 +128,11 @@ class System:
         columns = lax.map(column, units) if diagonal else jax.vmap(column)(units)
         return jnp.moveaxis(columns, 0, -1)
 
-    def close(self, tolerance: float, states: Array, after: Array, before: Array) -> Array:
-        """(time, rows...), True where a state is that after its step, up to rounding of each entry."""
+    def close(self, tolerance: float, states: Array, after: Array) -> Array:
+        """(time, rows...), True where a state is that after its step, up to rounding of each entry.
+
+        Infinite states have to be equal; NaN is close to nothing.
+        """
         owner = self.groups.owner
         alike = (owner == owner[:1]).all()
         bounds = [0, *np.flatnonzero(np.diff(owner[0])) + 1] if alike else [0]
@@ -138,14 +142,15 @@ class System:
             parts = [jnp.abs(a[..., i:j]).max(-1) for i, j in zip(bounds, ends, strict=True)]
             return jnp.stack(parts, -1)
 
-        scale = jnp.maximum(largest(states), largest(before))
-        return (largest(after - states) <= tolerance * scale + np.finfo(self.dtype).tiny).all(-1)
+        scale = _finite(largest(after))
+        apart = jnp.where(after == states, jnp.zeros_like(after), after - states)
+        return (largest(apart) <= tolerance * scale + np.finfo(self.dtype).tiny).all(-1)
 
 
 @cached
-def system_of(part: Stage, program: Program) -> System:
+def system_of(part: Stage, program: Program, batch_axes: int) -> System:
     """The vector form of a loop, all of whose entries are floating or complex."""
-    return System(part, read(program.types, part.carry_in), groups_of(part, program))
+    return System(part, read(program.types, part.carry_in), groups_of(part, program, batch_axes))
 
 
 class _Recurrence(NamedTuple):
@@ -167,15 +172,19 @@ def _iterate(system: System, settings: Settings, recurrence: _Recurrence, guess:
     def residuals(states: Array) -> tuple[Array, Array]:
         before = shift(states, start, reverse)
         after = recurrence.steps(before)
-        return _finite(after - states), system.close(tolerance, states, after, before)
+        close = system.close(tolerance, states, after)
+        # What depends on a state without a derivative, as a comparison does, is not seen in the Jacobian: so
+        # a row of the batch is certified as a whole.
+        within = tuple(range(1 + settings.batch_axes, close.ndim))
+        return _finite(after - states), jnp.broadcast_to(close.all(within, keepdims=True), close.shape)
 
     def unfinished(current: Any) -> Array:
         number, _, (_, close), _ = current
-        return (number < settings.iterations) & ~close.all()
+        return (number < settings.iterations) & (~close.all() | (number == 0))
 
     def iteration(current: Any) -> Any:
         number, states, (residual, close), used = current
-        done = close.all(0)
+        done = close.all(0) & (number > 0)  # a small residual of the guess may sum up: at least one iteration
         factors = _finite(recurrence.jacobians(shift(states, start, reverse)))
         if settings.damping:
             change = damped(factors, residual, settings.damping, reverse)
@@ -191,6 +200,8 @@ def _iterate(system: System, settings: Settings, recurrence: _Recurrence, guess:
     first = residuals(guess)
     none = first[1][0].astype(jnp.int32) * 0
     _, states, (_, close), used = lax.while_loop(unfinished, iteration, (jnp.int32(0), guess, first, none))
+    # what is returned is a step from what was certified, a rounding away from it rather than the tolerance
+    states = jnp.where(close[..., None], recurrence.steps(shift(states, start, reverse)), states)
     certified = lax.cumprod(close.astype(jnp.int32), 0, reverse).sum(0, dtype=jnp.int32)
     return _one_by_one(recurrence, states, jnp.where(close.all(0), len(states), certified), used)
 

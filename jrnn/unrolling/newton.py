@@ -13,6 +13,7 @@ from jax import Array, lax
 from jrnn._caching import cached
 from jrnn._checks import brief, check_choice, check_width
 from jrnn._jaxprs.programs import Program, is_inexact, read
+from jrnn.cell import batch_shape_of
 from jrnn.unrolling._advising import Advice, advise
 from jrnn.unrolling._blocks import in_blocks, memory_estimate
 from jrnn.unrolling._engine import broadcast_over_steps, prepare, trace_loop
@@ -65,7 +66,7 @@ class Newton:
     """All steps of a nonlinear recurrence at once, by Newton's method, with a certificate.
 
         rₜ = f(sₜ₋₁, xₜ) − sₜ,   Jₜ = ∂f(sₜ₋₁, xₜ)/∂sₜ₋₁
-        s ← s + δ,   δₜ = Jₜ δₜ₋₁ + rₜ,   until ‖rₜ‖ ≤ tolerance · max(‖sₜ‖, ‖sₜ₋₁‖) at every step
+        s ← s + δ,   δₜ = Jₜ δₜ₋₁ + rₜ,   until ‖rₜ‖ ≤ tolerance · ‖f(sₜ₋₁, xₜ)‖ at every step
 
     A few iterations suffice for a cell that forgets, with a largest Lyapunov exponent λ₁ well below 0,
     whatever the number of steps. Each is one step for all times at once, its Jacobian by n forward
@@ -75,7 +76,9 @@ class Newton:
 
     **Certificate.** Where the residual is not within the tolerance after `iterations`, the rest of the row is
     computed one by one from the last state that is. So a diverging iteration costs time, never correctness;
-    a state that is NaN or inf step by step is so here.
+    a state that is NaN or inf step by step is so here. There is at least one iteration, and what is returned
+    is one more step from the certified states. States of less than 32 bits are run by `Scan`: a step can be
+    smaller than their rounding.
 
     **Jacobian.** n is the size of the largest group of numbers of a row that depend on each other, found in
     the derivative of the step: H for a GRU, 2 H for an LSTM, H / heads for block-diagonal weights, 1 for an
@@ -98,8 +101,9 @@ class Newton:
         as those of a run with other parameters; None: the carry. Each guess is a method of its own, so call
         `unroll` inside of jit.
       tree: as for `Associative`.
-      otherwise: the method for a step that has effects, or no forward derivative; None: that is an error. It
-        also runs a loop of which the first 128 steps predict more iterations than `iterations`.
+      otherwise: the method for a step that has effects, no forward derivative, or a transpose of its own, as
+        `ClipGradient`; None: that is an error. It also runs a loop of which the first 128 steps predict more
+        iterations than `iterations`.
 
     Raises:
       ValueError: an invalid argument; in `unroll`, such a step where `otherwise` is None, or a guess of
@@ -185,7 +189,7 @@ class Newton:
         for stage in traced.staged.stages if traced.staged else ():
             for part in cycles(stage, traced.program) if stage.carry else ():
                 if all(is_inexact(traced.program.types[entry]) for entry in part.carry_in):
-                    system = system_of(part, traced.program)
+                    system = system_of(part, traced.program, self._settings(loop).batch_axes)
                     size = system.groups.size
                     kept = DIAGONAL if self.jacobian == "diagonal" else FULL[0] + FULL[1] * size
                     found = max(found, system.bytes * (ELEMENTWISE if size == 1 else kept))
@@ -196,7 +200,10 @@ class Newton:
 
     def _settings(self, loop: Loop[Any, Any, Any]) -> Settings:
         diagonal, resets = self.jacobian == "diagonal", loop.reset is not None
-        return Settings(diagonal, self.tolerance, self.iterations, self.damping, self.tree, resets)
+        batch_axes = len(batch_shape_of(loop.cell, loop.xs)) - 1
+        return Settings(
+            diagonal, self.tolerance, self.iterations, self.damping, self.tree, resets, batch_axes
+        )
 
     def _instead(self, loop: Loop[Any, Any, Any], why: str) -> tuple[Any, Any]:
         if self.otherwise is None and why:
@@ -212,12 +219,18 @@ def _obstacle(loop: Loop[Any, Any, Any]) -> str | None:
     leaves = jax.tree.leaves((loop.inputs, loop.carry))
     if loop.length == 0 or not all(isinstance(n, int) for leaf in leaves for n in leaf.shape):
         return ""  # no steps, or symbolic axes of jax.export
+    if any(n == 0 for leaf in leaves for n in leaf.shape) or any(
+        map(_is_narrow, jax.tree.leaves(loop.carry))
+    ):
+        return ""  # no rows, or states of so few bits that a step may be within rounding of none
     program, _, staged, *_ = trace_loop(loop, precompute=True)
     if staged is None:
         return "its step has effects (prints, callbacks)"
     for stage in staged.stages:
         if stage.carry and any(op.reverse_only for op in stage.ops):
             return "its step has no forward derivative (a custom_vjp)"
+        if stage.carry and any(op.primitive == "custom_linear_solve" for op in stage.ops):
+            return "its step has a transpose of its own (a custom_linear_solve, as of ClipGradient)"
         if stage.carry and not runs_at_once(stage.ops, stage.consts, program):
             return "its step cannot be mapped over time"
     return None
@@ -233,7 +246,11 @@ def _checked(guess: Guess | None, loop: Loop[Any, Any, Any]) -> Any:
     for a, leaf in zip(jax.tree.leaves(guess.states), jax.tree.leaves(loop.carry), strict=True):
         if jnp.shape(a) != (loop.length, *leaf.shape):
             raise ValueError(f"guess has the shape {jnp.shape(a)}, needs {(loop.length, *leaf.shape)}")
-    return jax.tree.map(jnp.asarray, guess.states)
+    return jax.tree.map(lambda a, leaf: jnp.asarray(a, leaf.dtype), guess.states, loop.carry)
+
+
+def _is_narrow(leaf: Any) -> bool:
+    return bool(is_inexact(leaf) and jnp.dtype(leaf.dtype).itemsize < 4)
 
 
 @cached
@@ -269,7 +286,7 @@ def _solve_part(
 ) -> list[Solved]:
     """The states of a recurrence."""
     consts, start, xs = arrays
-    system, current = system_of(part, program), _EXCHANGE.get()
+    system, current = system_of(part, program, settings.batch_axes), _EXCHANGE.get()
     first = system.vectors(start)
     guess = broadcast_over_steps(first, length)
     if all(entry in current.guesses for entry in part.carry_in):
