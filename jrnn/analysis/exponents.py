@@ -81,8 +81,7 @@ class Parallelism(NamedTuple):
     Fields:
       exponent: λ₁ over the first steps, in nats per step.
       iterations: of Newton's method for all steps.
-      speedup: steps, over the depth of these iterations: an upper bound, for a machine with units for all
-        steps at once.
+      speedup: steps over the depth of these iterations, a bound for a machine that takes all steps at once.
     """
 
     exponent: Array

@@ -32,12 +32,11 @@ ELEMENTWISE, DIAGONAL, FULL = 3, 18, (8, 6)  # FULL: 8 + 6 n
 
 
 class Convergence(NamedTuple):
-    """How `Newton` found the states of each recurrence in a step, in order of their dependence.
+    """Record of a run by `Newton`: an array for each recurrence in a step, in order of their dependence.
 
     Fields:
-      iterations: one array for each recurrence, (time, rows...): iterations for the window of a step.
-      recomputed: one array for each recurrence, (time, rows...): True where the budget of iterations ran out,
-        and the step was taken one by one.
+      iterations: (time, rows...), iterations for the window of a step.
+      recomputed: (time, rows...), True for a step that was taken by itself, as the iterations ran out.
     """
 
     iterations: tuple[Array, ...]
