@@ -192,7 +192,7 @@ class _Run:
         self.numbers: dict[Any, int] = {}  # of the sums with a product of either kind
 
     def origin(self, *operands: Any) -> frozenset[str]:
-        """What some operands depend on; literals depend on nothing."""
+        """The kinds of input that some operands depend on; literals depend on nothing."""
         nothing: frozenset[str] = frozenset()
         return nothing.union(*(self.origins.get(i, nothing) for i in operands if isinstance(i, int)))
 

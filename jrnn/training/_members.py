@@ -47,7 +47,7 @@ class Recipe:
         return Plan(model=model, loss=loss, optimizer=optimizer, penalties=penalties, **dict(self.options))
 
     def compiled(self) -> "Recipe":
-        """What the programs depend on: two recipes that differ in the rest run the same ones."""
+        """The part that the programs depend on: two recipes that differ in the rest run the same ones."""
         rest = {"monitors": (), "criterion": None, "patience": None, "save_every": 1, "progress": Progress()}
         return replace(self, options=tuple((dict(self.options) | rest).items()))
 

@@ -1,4 +1,4 @@
-"""How many iterations Newton's method will take on a loop, from its first steps."""
+"""A prediction, from its first steps, of the iterations that Newton's method takes on a loop."""
 
 from collections.abc import Callable
 from dataclasses import replace

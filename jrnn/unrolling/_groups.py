@@ -1,4 +1,4 @@
-"""Which parts of a state depend on each other: entries on a cycle, and groups of numbers in these.
+"""Parts of a state that depend on each other: entries on a cycle, and groups of numbers in these.
 
     GRU, h: (batch, 8)             one group of 8 numbers in each row, as h @ w_hh mixes them
     IndRNN, h: (batch, 8)          eight groups of one number in each row

@@ -17,7 +17,7 @@ _Product = Callable[[Array, Array], Array]
 
 
 class How(NamedTuple):
-    """How a recurrence is solved."""
+    """The way in which a recurrence is solved."""
 
     tree: bool | None = None  # by a tree, by a loop, or None: a loop on CPUs
     resets: bool = False  # some factors are 0 because a sequence starts there

@@ -254,7 +254,7 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
 
 
 class _Context(NamedTuple):
-    """What surrounds the ops of a step, and whether to precompute their matmuls."""
+    """The surroundings of the ops of a step, and whether to precompute their matmuls."""
 
     carry: Pairs
     constant: set[int]

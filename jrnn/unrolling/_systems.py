@@ -35,7 +35,7 @@ from jrnn.unrolling._staging import Stage
 
 
 class Settings(NamedTuple):
-    """What `Newton` was asked for, and whether the loop has resets."""
+    """The fields of `Newton`, and whether the loop has resets."""
 
     diagonal: bool  # iterate with the diagonal of the Jacobian alone
     tolerance: float | None
@@ -154,7 +154,7 @@ def system_of(part: Stage, program: Program, batch_axes: int) -> System:
 
 
 class _Recurrence(NamedTuple):
-    """What an iteration needs of a recurrence sₜ = fₜ(sₜ₋₁)."""
+    """The functions that an iteration needs of a recurrence sₜ = fₜ(sₜ₋₁)."""
 
     steps: Callable[[Array], Array]  # states before all steps -> states after them
     step: Callable[[Array, Array], Array]  # (t, the state before step t) -> the state after it

@@ -44,7 +44,7 @@ class Convergence(NamedTuple):
 
 
 class _Exchange(NamedTuple):
-    """What the recurrences of a loop read and report while it is traced."""
+    """Values that the recurrences of a loop read and report while it is traced."""
 
     guesses: dict[int, Array]  # entry of the carry -> its states after all steps
     found: list[tuple[Array, Array]]
@@ -214,7 +214,7 @@ class Newton:
 
 
 def _obstacle(loop: Loop[Any, Any, Any]) -> str | None:
-    """What keeps a loop from being solved at once; "" for what is no fault of its step; None: nothing."""
+    """The obstacle to solving a loop at once; "" for one that is no fault of its step; None: nothing."""
     leaves = jax.tree.leaves((loop.inputs, loop.carry))
     if loop.length == 0 or not all(isinstance(n, int) for leaf in leaves for n in leaf.shape):
         return ""  # no steps, or symbolic axes of jax.export
