@@ -132,9 +132,10 @@ class StagedStep:
 def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
-    Ops on a cycle through the carry need a loop, one for each cycle; this splits a `Stack` into its layers.
-    Of the others, those that do not fuse (matmuls, but for `precompute`, and gathers) run for all steps at
-    once, before, between or after the loops; those that fuse mostly run in a loop, where they cost nothing.
+    Ops on a cycle through the carry need a loop. Cycles with an op between them that does not fuse, as the
+    matmul between two layers of a `Stack`, get a loop each; others share one. Of the other ops, those that do
+    not fuse (matmuls, but for `precompute`, and gathers) run for all steps at once, before, between or after
+    the loops; those that fuse mostly run in a loop, where they cost nothing.
 
     Args:
       program: the step.

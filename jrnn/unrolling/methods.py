@@ -137,6 +137,7 @@ def body_of(cell: Any) -> Body:
 
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
+    """`jnp.where` with flags for the leading axes, (batch...), of arrays (batch..., ...)."""
     # An entry that the step returns unchanged is the very object that it was given. Without a select it
     # remains that, and so a constant of the loop: see `StepSignature.changing_pairs`.
     return chosen if chosen is other else select(flags, chosen, other)
