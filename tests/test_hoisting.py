@@ -10,7 +10,7 @@ import pytest
 import jrnn
 from jrnn.analysis import exponents, fixed_points, gradients, jacobians, memory
 from jrnn.unrolling import Loop
-from jrnn.unrolling._hoisting import hoisted
+from jrnn.unrolling._other_loops import hoisted
 from jrnn.unrolling.driver import make_loop
 from tests.test_engine import in_loops
 
