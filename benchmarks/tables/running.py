@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import math
 import re
 import time
 from pathlib import Path
@@ -143,9 +144,10 @@ def setting_of(number, rates, clips):
     }
 
 
-def best_setting(runs, **wanted):
-    """The number of the setting with the best validation, the smallest; None if there is no finite one."""
+def best_setting(runs, below=math.inf, **wanted):
+    """The setting, of those numbered below, with the smallest validation; None if there is no finite one."""
     rows = [row for row in runs.find(part="search", **wanted) if np.isfinite(float(row["valid"]))]
+    rows = [row for row in rows if int(row["setting"]) < below]
     return int(min(rows, key=lambda row: float(row["valid"]))["setting"]) if rows else None
 
 
@@ -169,7 +171,7 @@ def search(runs, budget, trainer, plan, count):
                 for row in trainer(task, name, numbers, (0,), tests=False):
                     runs.add(task=task, name=name, part="search", **row)
         for name in names:
-            best = best_setting(runs, task=task, name=name)
+            best = best_setting(runs, numbers.stop, task=task, name=name)
             if best is not None and not runs.find(task=task, name=name, part="best", setting=best):
                 if budget.spent():
                     return
@@ -183,6 +185,8 @@ def scaled(params, setting):
 
 
 def finals(runs, task, name, column="test"):
-    """The results of the best setting, by seed."""
-    best = best_setting(runs, task=task, name=name)
+    """The results of the best setting that was run with other seeds, by seed."""
+    repeated = {row["setting"] for row in runs.find(task=task, name=name, part="best")}
+    rows = [row for row in runs.find(task=task, name=name, part="search") if row["setting"] in repeated]
+    best = min(rows, key=lambda row: float(row["valid"]), default={"setting": None})["setting"]
     return numbers(runs.find(task=task, name=name, part="best", setting=best), column)
