@@ -14,7 +14,7 @@ import pytest
 import jrnn
 from jrnn._cli import TrainConfig, main
 from jrnn._cli.optimizing import averaged, averaging, halving, uniform_params
-from jrnn._cli.texts import Speller, split_words
+from jrnn._cli.texts import Tokenizer, split_words
 from tests.test_cli import assert_same_bits, refusal, write_corpus
 
 TINY = ["--hidden", "6", "--embed", "6", "--batch", "2", "--steps", "8", "--epochs", "3", "--level", "word"]
@@ -42,14 +42,16 @@ def test_lines_become_words_and_words_lines():
     text = "to be, or\n\n  not to be \nto"
     assert split_words(text, "word") == ["to", "be", ",", "or", "<eos>", "not", "to", "be", "<eos>", "to"]
     assert split_words("<unk> N's\n", "space") == ["<unk>", "N's", "<eos>"]
-    speller = Speller.learned(text, "word", 2)  # of these, only "to" and "be" occur twice
-    assert speller.vocabulary == jrnn.Vocabulary(("to", "be"), ("<unk>", "<eos>"))
-    assert speller.encode("to see\nbe").tolist() == [2, 0, 1, 3] and speller.unknown("to see\nsee") == ["see"]
-    assert speller.decode([3, 0, 1, 2, 3], after="to") == " be <unk>\nto be"
-    assert speller.decode([3, 2], after="to ") == "be to" == speller.decode([3, 2], after="")
-    assert Speller.restored("word", json.loads(json.dumps(speller.fields()))) == speller
+    tokenizer = Tokenizer.learned(text, "word", 2)  # of these, only "to" and "be" occur twice
+    assert tokenizer.vocabulary == jrnn.Vocabulary(("to", "be"), ("<unk>", "<eos>"))
+    assert tokenizer.encode("to see\nbe").tolist() == [2, 0, 1, 3] and tokenizer.unknown("to see\nsee") == [
+        "see"
+    ]
+    assert tokenizer.decode([3, 0, 1, 2, 3], after="to") == " be <unk>\nto be"
+    assert tokenizer.decode([3, 2], after="to ") == "be to" == tokenizer.decode([3, 2], after="")
+    assert Tokenizer.restored("word", json.loads(json.dumps(tokenizer.fields()))) == tokenizer
     with pytest.raises(ValueError, match="specials lack"):
-        Speller.restored("word", {"words": ["to"], "specials": ["<unk>"]})
+        Tokenizer.restored("word", {"words": ["to"], "specials": ["<unk>"]})
 
 
 def test_the_model_of_the_options():
@@ -105,7 +107,7 @@ def test_sampling_and_evaluating_words(finished, corpus, capsys):
     assert main(["evaluate", str(finished), "--text", corpus]) == 0
     said = capsys.readouterr().out
     stored = jrnn.load(finished / "best")
-    tokens = Speller.restored("word", stored.meta["vocabulary"]).encode(Path(corpus).read_text())
+    tokens = Tokenizer.restored("word", stored.meta["vocabulary"]).encode(Path(corpus).read_text())
     _, logits = jrnn.unroll(stored.cell, stored.params, tokens[:-1])
     nats = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[1:, None], 1).mean()
     assert said == f"perplexity {math.exp(nats):.2f}; {len(tokens) - 1:,} words, each after all before it\n"

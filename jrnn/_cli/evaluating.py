@@ -5,7 +5,7 @@ import contextlib
 from pathlib import Path
 
 import jrnn
-from jrnn._cli.sampling import load_run, speller_of
+from jrnn._cli.sampling import load_run, tokenizer_of
 from jrnn._cli.texts import described
 from jrnn._cli.training import METHOD, read
 
@@ -17,10 +17,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):  # jax is already initialized: use its devices
         jrnn.use_cores()
     snapshot = load_run(Path(arguments.run_directory), best=True)
-    speller = speller_of(snapshot.meta)
-    tokens = speller.encode(read(arguments.text))
+    tokenizer = tokenizer_of(snapshot.meta)
+    tokens = tokenizer.encode(read(arguments.text))
     if len(tokens) < 2:
-        raise ValueError(f"the text is too short: it has {len(tokens)} {speller.units}, needs 2")
+        raise ValueError(f"the text is too short: it has {len(tokens)} {tokenizer.units}, needs 2")
     before, after = tokens[:-1, None], tokens[1:, None]
     batches = [
         jrnn.Batch(before[start : start + STEPS], after[start : start + STEPS])
@@ -28,5 +28,5 @@ def evaluate(arguments: argparse.Namespace) -> int:
     ]
     loss = jrnn.PerStep(jrnn.losses.cross_entropy)
     nats = jrnn.evaluate(snapshot.cell, snapshot.params, batches, loss, stateful=True, method=METHOD)
-    print(f"{described(nats, speller.level)}; {len(after):,} {speller.units}, each after all before it")
+    print(f"{described(nats, tokenizer.level)}; {len(after):,} {tokenizer.units}, each after all before it")
     return 0

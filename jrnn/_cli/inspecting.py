@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn._cli.sampling import load_run, speller_of
+from jrnn._cli.sampling import load_run, tokenizer_of
 from jrnn._cli.training import _sha256, read
 
 ROWS = 8  # sequences in the batch
@@ -23,13 +23,13 @@ def inspect(arguments: argparse.Namespace) -> int:
     """Run `jrnn inspect`: measure the best model of a run on its held-out text, print, draw and write."""
     run = Path(arguments.run_directory)
     snapshot = load_run(run, best=True)
-    speller = speller_of(snapshot.meta)
+    tokenizer = tokenizer_of(snapshot.meta)
     if arguments.steps < LEAST:
         raise ValueError(f"--steps must be at least {LEAST}, got {arguments.steps}")
-    tokens = speller.encode(_text(run, snapshot.meta, arguments.text))
+    tokens = tokenizer.encode(_text(run, snapshot.meta, arguments.text))
     steps = min(arguments.steps, (len(tokens) - 1) // ROWS)
     if steps < LEAST:
-        needed = f"{len(tokens)} {speller.units}, needs {LEAST * ROWS + 1}"
+        needed = f"{len(tokens)} {tokenizer.units}, needs {LEAST * ROWS + 1}"
         raise ValueError(f"the text is too short: it has {needed}")
     batch = jrnn.Stream(tokens, ROWS, steps)[0]
     loss = jrnn.PerStep(jrnn.losses.cross_entropy)

@@ -16,7 +16,7 @@ NAMES = {"character": "characters", "word": "words", "space": "words"}
 
 
 @dataclass(frozen=True)
-class Speller:
+class Tokenizer:
     """A vocabulary, and how a text is split into its entries and put together again.
 
     Of words, <eos> ends every line that has any, and white space is otherwise not kept.
@@ -26,7 +26,7 @@ class Speller:
     vocabulary: Any  # a CharVocabulary, or a Vocabulary of words
 
     @classmethod
-    def learned(cls, text: str, level: str, min_count: int) -> "Speller":
+    def learned(cls, text: str, level: str, min_count: int) -> "Tokenizer":
         """The vocabulary of a text; entries that occur less often are unknown."""
         if level == "character":
             return cls(level, jrnn.CharVocabulary.from_text(text, min_count))
@@ -34,8 +34,8 @@ class Speller:
         return cls(level, jrnn.Vocabulary.from_tokens([words], min_count, specials=(UNKNOWN, END)))
 
     @classmethod
-    def restored(cls, level: str, fields: dict[str, Any]) -> "Speller":
-        """The speller of a run, from what it stored; a ValueError or TypeError if that is wrong."""
+    def restored(cls, level: str, fields: dict[str, Any]) -> "Tokenizer":
+        """The tokenizer of a run, from what it stored; a ValueError or TypeError if that is wrong."""
         if level == "character":
             characters = jrnn.CharVocabulary(**fields)
             if not characters.symbols + characters.unknown:

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
-from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, speller_of, write_on
+from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, tokenizer_of, write_on
 from jrnn._cli.tables import count_parameters, has_heads, recurrent_cells
-from jrnn._cli.texts import Speller, described
+from jrnn._cli.texts import Tokenizer, described
 from jrnn._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
 SETTINGS = "run.json"  # settings that a run was started with
@@ -43,14 +43,14 @@ class Job:
     config: TrainConfig
     files: tuple[str, ...]  # empty for the Python language reference
     texts: tuple[str, str]  # to train on, and held out
-    speller: Speller
+    tokenizer: Tokenizer
     resume: bool
 
     @property
     def meta(self) -> dict[str, Any]:
         """Metadata stored with the parameters."""
         config, files = dataclasses.asdict(self.config), [os.path.abspath(f) for f in self.files]
-        values = (config, self.speller.fields(), files, _sha256("".join(self.texts)))
+        values = (config, self.tokenizer.fields(), files, _sha256("".join(self.texts)))
         return dict(zip(META, values, strict=True))
 
 
@@ -137,11 +137,11 @@ def _new_job(given: dict[str, Any], files: tuple[str, ...], out: str | None) -> 
             f"--readout tied needs an embedding as wide as the cells, got {config.embed}; {hint}"
         )
     texts = _texts(files, config)
-    speller = Speller.learned(texts[0], config.level, config.least)
-    _check_length(texts, speller, config)
+    tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
+    _check_length(texts, tokenizer, config)
     _check_model(config)
     directory = Path(from_first(lambda: str(_new_directory(out, config, files))))
-    return Job(directory, config, files, texts, speller, resume=False)
+    return Job(directory, config, files, texts, tokenizer, resume=False)
 
 
 def _texts(files: Sequence[str], config: TrainConfig) -> tuple[str, str]:
@@ -152,15 +152,15 @@ def _texts(files: Sequence[str], config: TrainConfig) -> tuple[str, str]:
     return jrnn.data.split(text) if round(len(text) / 10) else (text, "")
 
 
-def _check_length(texts: tuple[str, str], speller: Speller, config: TrainConfig) -> None:
+def _check_length(texts: tuple[str, str], tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Raise unless both parts of the text fill a batch."""
-    training, held_out = (len(speller.encode(text)) for text in texts)
+    training, held_out = (len(tokenizer.encode(text)) for text in texts)
     needed = config.batch * config.steps + 1
     if min(training, held_out) >= needed:
         return
     rows = (min(training, held_out) - 1) // config.steps
     hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
-    asked, units = f"--batch {config.batch} --steps {config.steps}", speller.units
+    asked, units = f"--batch {config.batch} --steps {config.steps}", tokenizer.units
     if config.valid:
         raise ValueError(
             f"a text is too short: {training:,} and {held_out:,} {units} to train and to validate on, and "
@@ -190,12 +190,12 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     config, files = TrainConfig(**meta["config"]), files or tuple(meta["files"])
     texts = _texts(files, config)
     if "vocabulary" not in meta:  # nothing is saved yet
-        speller = Speller.learned(texts[0], config.level, config.least)
-        return Job(run, config, files, texts, speller, resume=True)
+        tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
+        return Job(run, config, files, texts, tokenizer, resume=True)
     if _sha256("".join(texts)) != meta["sha256"]:
         hint = "" if files else " (Python's language reference differs between versions)"
         raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
-    return Job(run, config, files, texts, speller_of(meta), resume=True)
+    return Job(run, config, files, texts, tokenizer_of(meta), resume=True)
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -271,11 +271,11 @@ def _fit(job: Job) -> Any:
     """Print a summary of the job, and train."""
     from jrnn._cli.optimizing import activation_penalty, averaged, uniform_params
 
-    config, size = job.config, len(job.speller)
-    parts = [job.speller.encode(text) for text in job.texts]
+    config, size = job.config, len(job.tokenizer)
+    parts = [job.tokenizer.encode(text) for text in job.texts]
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
     model = config.model(size)
-    name, units = ", ".join(job.files) or "the Python language reference", job.speller.units
+    name, units = ", ".join(job.files) or "the Python language reference", job.tokenizer.units
     known = "" if config.level == "character" else f"; {size:,} known"
     say(f"text   {name}: {len(parts[0]):,} {units} to train on, {len(parts[1]):,} held out{known}")
     say(f"model  {_chain(model)}: {count_parameters(model, size):,} parameters")
@@ -347,9 +347,9 @@ def _report(job: Job, result: Any, seconds: float) -> None:
     """Print the loss of the best epoch, a text sample, and the command for more."""
     losses = [(entry["validation"], entry["epoch"]) for entry in result.history]
     nats, epoch = min(losses, key=lambda entry: (math.isnan(entry[0]), entry))
-    model, key = job.config.model(len(job.speller)), jax.random.key(job.config.seed)
+    model, key = job.config.model(len(job.tokenizer)), jax.random.key(job.config.seed)
     length = 300 if job.config.level == "character" else 60
-    text = write_on(model, result.params, job.speller, "", length, key=key, temperature=0.8)
+    text = write_on(model, result.params, job.tokenizer, "", length, key=key, temperature=0.8)
     word = next(iter(job.texts[0].split()), "")[:20]
     print(f"\nheld out: {described(nats, job.config.level)} after epoch {epoch}; {seconds:.0f} s in all")
     print(f"loss curve: {job.out / 'loss.png'}\n\n{text}\n\nmore of this:")
