@@ -44,6 +44,7 @@ from benchmarks.tables.running import (
     width_of,
 )
 from jrnn._cli.tables import count_parameters
+from jrnn._cli.texts import split_words
 from jrnn.data.synthetic import distracted_sums, nested_tags
 
 ROWS, STEPS, EPOCHS, UPDATES, HELD_OUT, COUNT = 20, 50, 5, 1000, 40, 3
@@ -104,27 +105,21 @@ def generated(make, average):
     ]
 
 
-def words_of(text):
-    """Words and marks, and the ends of lines that have any."""
-    lines = (jrnn.data.tokenize(line) for line in text.splitlines())
-    return [word for line in lines if line for word in (*line, "<eos>")]
-
-
 @functools.cache
 def parts(task, ptb=None):
     """The size of the vocabulary, and batches to train on, to validate on and to test on."""
     if task in ("words", "ptb"):
         if task == "ptb":
-            texts = [(Path(ptb) / f"ptb.{part}.txt").read_text() for part in ("train", "valid", "test")]
-            texts = [text.replace("\n", " <eos> ").split() for text in texts]
+            files = [Path(ptb) / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
+            texts = [split_words(file.read_text(encoding="utf-8"), "space") for file in files]
         else:
-            texts = thirds(words_of(jrnn.data.python_reference()))
+            texts = tenths(split_words(jrnn.data.python_reference(), "word"))
         vocabulary = jrnn.Vocabulary.from_tokens(texts[:1], 1 if task == "ptb" else 5, specials=("<unk>",))
     else:
         if task == "tags":
             texts = generated(nested_tags, 170)
         elif task == "characters":
-            texts = thirds(jrnn.data.python_reference())
+            texts = tenths(jrnn.data.python_reference())
         else:
             digits = int(task.removeprefix("sums"))
             texts = generated(lambda count, seed: distracted_sums(count, digits, seed), 13 + 2.7 * digits)
@@ -136,7 +131,7 @@ def parts(task, ptb=None):
     return len(vocabulary), found
 
 
-def thirds(text):
+def tenths(text):
     """Eight tenths, one and one."""
     tenth = len(text) // 10
     return text[: -2 * tenth], text[-2 * tenth : -tenth], text[-tenth:]
