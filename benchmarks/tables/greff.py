@@ -121,10 +121,11 @@ def report(runs, task):
         both = sorted(set(own) & set(trials))
         pairs = [own[number] for number in both], [trials[number] for number in both]
         best = f"{min(own.values()):.2f}" if own else "–"
-        tested = f"{np.mean(found) - np.mean(vanilla):+.2f}", f"{welch(found, vanilla):.2g}"
-        searched = f"{np.median(np.subtract(*pairs)):+.2f}", f"{paired(*pairs):.2g}"
-        tested = tested if len(found) and len(vanilla) and name != "V" else ("", "")
-        searched = searched if both and name != "V" else ("", "")
+        searched = tested = ("", "")
+        if both and name != "V":
+            searched = f"{np.median(np.subtract(*pairs)):+.2f}", f"{paired(*pairs):.2g}"
+        if len(found) and len(vanilla) and name != "V":
+            tested = f"{np.mean(found) - np.mean(vanilla):+.2f}", f"{welch(found, vanilla):.2g}"
         rows.append((name, best, *searched, spread(found, 2), *tested))
     settings = f"{len(trials)} settings"
     header = (

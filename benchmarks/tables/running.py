@@ -3,7 +3,6 @@
 import argparse
 import csv
 import math
-import re
 import time
 from pathlib import Path
 
@@ -121,13 +120,6 @@ def markdown(header, rows):
     """A table in Markdown, numbers to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def put_into(page, name, text):
-    """Replace what stands between `<!-- name -->` and `<!-- end name -->` on a page."""
-    marked = rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)"
-    old = Path(page).read_text(encoding="utf-8")
-    Path(page).write_text(re.sub(marked, lambda m: m[1] + text + m[2], old, flags=re.S), encoding="utf-8")
 
 
 SEARCH = "task", "name", "part", "setting", "seed", "rate", "scale", "clip", "parameters", "valid", "test"
