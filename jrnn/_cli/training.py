@@ -44,6 +44,7 @@ class Job:
     files: tuple[str, ...]  # empty for the Python language reference
     texts: tuple[str, str]  # to train on, and held out
     tokenizer: Tokenizer
+    parts: tuple[Any, Any]  # their tokens
     resume: bool
 
     @property
@@ -138,10 +139,11 @@ def _new_job(given: dict[str, Any], files: tuple[str, ...], out: str | None) -> 
         )
     texts = _texts(files, config)
     tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
-    _check_length(texts, tokenizer, config)
+    parts = tokenizer.encode(texts[0]), tokenizer.encode(texts[1])
+    _check_length(len(parts[0]), len(parts[1]), tokenizer.units, config)
     _check_model(config)
     directory = Path(from_first(lambda: str(_new_directory(out, config, files))))
-    return Job(directory, config, files, texts, tokenizer, resume=False)
+    return Job(directory, config, files, texts, tokenizer, parts, resume=False)
 
 
 def _texts(files: Sequence[str], config: TrainConfig) -> tuple[str, str]:
@@ -152,15 +154,14 @@ def _texts(files: Sequence[str], config: TrainConfig) -> tuple[str, str]:
     return jrnn.data.split(text) if round(len(text) / 10) else (text, "")
 
 
-def _check_length(texts: tuple[str, str], tokenizer: Tokenizer, config: TrainConfig) -> None:
-    """Raise unless both parts of the text fill a batch."""
-    training, held_out = (len(tokenizer.encode(text)) for text in texts)
+def _check_length(training: int, held_out: int, units: str, config: TrainConfig) -> None:
+    """Raise unless both parts of the text, so many units long, fill a batch."""
     needed = config.batch * config.steps + 1
     if min(training, held_out) >= needed:
         return
     rows = (min(training, held_out) - 1) // config.steps
     hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
-    asked, units = f"--batch {config.batch} --steps {config.steps}", tokenizer.units
+    asked = f"--batch {config.batch} --steps {config.steps}"
     if config.valid:
         raise ValueError(
             f"a text is too short: {training:,} and {held_out:,} {units} to train and to validate on, and "
@@ -191,11 +192,13 @@ def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     texts = _texts(files, config)
     if "vocabulary" not in meta:  # nothing is saved yet
         tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
-        return Job(run, config, files, texts, tokenizer, resume=True)
-    if _sha256("".join(texts)) != meta["sha256"]:
+    elif _sha256("".join(texts)) == meta["sha256"]:
+        tokenizer = tokenizer_of(meta)
+    else:
         hint = "" if files else " (Python's language reference differs between versions)"
         raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
-    return Job(run, config, files, texts, tokenizer_of(meta), resume=True)
+    parts = tokenizer.encode(texts[0]), tokenizer.encode(texts[1])
+    return Job(run, config, files, texts, tokenizer, parts, resume=True)
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -271,8 +274,7 @@ def _fit(job: Job) -> Any:
     """Print a summary of the job, and train."""
     from jrnn._cli.optimizing import activation_penalty, averaged, uniform_params
 
-    config, size = job.config, len(job.tokenizer)
-    parts = [job.tokenizer.encode(text) for text in job.texts]
+    config, parts, size = job.config, job.parts, len(job.tokenizer)
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
     model = config.model(size)
     name, units = ", ".join(job.files) or "the Python language reference", job.tokenizer.units
