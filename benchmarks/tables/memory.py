@@ -271,12 +271,14 @@ def draw(runs, path):
 
     found = scores(runs)
     names = ranked(found)
-    columns = [(task, n) for task in TASKS for n in LENGTHS if any(key[1:] == (task, n) for key in found)]
+    columns = [
+        (task, n) for task in TASKS for n in LENGTHS if all((name, task, n) in found for name in names)
+    ]
     half = -(-len(names) // 2)
     figure = Figure(figsize=(11, 1.8 + 0.22 * half), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
-        values = np.array([[found.get((name, *column), 0.0) for column in columns] for name in part])
+        values = np.array([[found[name, *column] for column in columns] for name in part])
         labels = [f"{task} {length}" for task, length in columns]
         heat_map(values, part, labels, ax, title="", row_label="", column_label="", unit="less a guess")
     figure.suptitle("Right answers at this length, less those of a guess (white: none)")
