@@ -86,7 +86,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/crf": "reports crf spans modes",
     "jrnn/linen": "modules streams",
     "jrnn/_cli/exporting": "export_command",
-    "jrnn/_cli": "inspect_command commands convert",
+    "jrnn/_cli": "words inspect_command commands convert",
     "jrnn/attention": "attention attention_combined seq2seq beams",
     "jrnn/seq2seq": "seq2seq attention_combined streams",
     "jrnn/analysis/_products": "products",
@@ -111,6 +111,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/data/text": "vocabulary language",
     "jrnn/data/language": "language",
     "jrnn/data/packing": "packing",
+    "jrnn/data/synthetic": "synthetic",
     "jrnn/data": "reports data pairing vocabulary language training",
     "docs": "docs",
 }
