@@ -1,6 +1,7 @@
 """`jrnn sample`: a trained model writes on."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import shutil
@@ -21,6 +22,8 @@ META = ("config", "vocabulary", "files", "sha256")  # stored by `jrnn train` wit
 
 def sample(arguments: argparse.Namespace) -> int:
     """Run `jrnn sample`: generate text with the best model of a run."""
+    with contextlib.suppress(RuntimeError):  # jax is already initialized
+        jrnn.use_fused_loops()
     snapshot = load_run(Path(arguments.run_directory), best=True)
     vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
     unknown = [c for c in dict.fromkeys(arguments.prompt) if c not in vocabulary.symbols]
