@@ -61,6 +61,25 @@ def test_what_would_be_computed_in_every_step_is_seen():
     assert normalizes(plain, params, NORMED.initial_carry(params))
 
 
+def test_a_long_loop_looks_rows_up_in_a_product_with_the_table():
+    params = MODEL.init(jax.random.key(0), TOKENS)
+    carry, token = MODEL.initial_carry(params, (3,)), jnp.array([5, 0, 2])
+    ready, usual = (hoisted(MODEL, params, carry, token, steps) for steps in (2, 1))  # 6 rows, or 3, of 6
+
+    def products(cell):
+        jaxpr = jax.make_jaxpr(lambda carry, x: cell.step(params, carry, x))(carry, token)
+        return sum(eqn.primitive.name == "dot_general" for eqn in jaxpr.eqns)
+
+    assert products(usual) - products(ready) == 1
+    for tokens in (token, jnp.array([-1, 9, 3])):  # NaN outside of the table
+        found, wanted = (cell.step(params, carry, tokens) for cell in (ready, MODEL))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    one = hoisted(MODEL, params, MODEL.initial_carry(params), token[0], 6)
+    found, wanted = (cell.step(params, MODEL.initial_carry(params), token[0])[1] for cell in (one, MODEL))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
 def test_a_hoisted_step_is_that_of_the_cell():
     params = NORMED.init(jax.random.key(0), 3)
     h = jax.random.normal(jax.random.key(1), (2, HIDDEN))
