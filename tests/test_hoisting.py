@@ -80,6 +80,30 @@ def test_a_long_loop_looks_rows_up_in_a_product_with_the_table():
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator multiplies before the loop")
+def test_unroll_looks_rows_up_in_a_product_with_the_table():
+    model = jrnn.Stack((jrnn.Embed(3), jrnn.GRU(HIDDEN), jrnn.Dense(TOKENS)))
+    params = model.init(jax.random.key(0), TOKENS)
+    tokens = np.random.default_rng(0).integers(0, TOKENS, (8, 4))  # 32 lookups, at least twice 6 rows
+
+    def plain(params, tokens):
+        step = lambda carry, x: model.step(params, carry, x)
+        return (jax.lax.scan(step, model.initial_carry(params, (4,)), tokens)[1] ** 2).sum()
+
+    def ours(params, tokens):
+        return (jrnn.unroll(model, params, tokens)[1] ** 2).sum()
+
+    def multiplies(tokens):
+        jaxpr = jax.make_jaxpr(ours)(params, tokens)
+        products = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
+        return any(eqn.outvars[0].aval.shape == (TOKENS, 3 * HIDDEN) for eqn in products)
+
+    assert multiplies(tokens) and not multiplies(tokens[:2])
+    found, wanted = (jax.jit(jax.grad(loss))(params, tokens) for loss in (ours, plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
 def test_a_hoisted_step_is_that_of_the_cell():
     params = NORMED.init(jax.random.key(0), 3)
     h = jax.random.normal(jax.random.key(1), (2, HIDDEN))

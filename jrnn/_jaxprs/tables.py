@@ -2,32 +2,40 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 from jax import lax
 from jax.core import ShapedArray
 
 from jrnn._alignment import sharded_axes
-from jrnn._jaxprs.programs import Op, Program, element_count, hoist
+from jrnn._caching import cached
+from jrnn._jaxprs.programs import Op, Program, Values, element_count, hoist
 
 
-def with_tables_multiplied(program: Program, constant: Iterable[int], steps: int) -> Program:
+@cached  # all that follows is cached by the program
+def with_tables_multiplied(program: Program, constant: Values, steps: int) -> Program:
     """A program in which rows of constant tables are looked up after products with constant weights.
 
         e = gather(table, i)               p = dot_general(table, w)    (rows of the table, n)
         z = dot_general(e, w)      ->      z = gather(p, i)
 
     That is done where the table has no more rows than are looked up in `steps` runs of the program, so that
-    computing p once costs no more than all the products in its place.
+    computing p once costs no more than all the products in its place. In the gradient, those with the
+    adjoints of all rows that were looked up become products with their sums, one for each row of the table.
+
+    Args:
+      program: the program.
+      constant: values that are the same in all runs.
+      steps: number of runs.
     """
-    types, ops = dict(program.types), list[Op]()
-    constant = set(constant)
-    hoist(program.ops, constant)
     gathers = {op.outputs[0]: op for op in program.ops if op.primitive == "gather"}
+    if not gathers:
+        return program
+    types, ops, known = dict(program.types), list[Op](), set(constant)
+    hoist(program.ops, known)
     for op in program.ops:
         gather = gathers.get(op.inputs[0]) if op.product else None
-        if gather is None or not _pays(gather, op, program, constant, steps):
+        if gather is None or not _pays(gather, op, program, known, steps):
             ops.append(op)
             continue
         table, weight = gather.operands[0], op.operands[1]
@@ -38,7 +46,7 @@ def with_tables_multiplied(program: Program, constant: Iterable[int], steps: int
         multiply = functools.partial(lax.dot_general, dimension_numbers=axes, **kept)
         look_up = functools.partial(lax.gather, **gather.params | {"slice_sizes": (1, columns)})
         ops.append(_op(op, multiply, (table, weight), product))
-        ops.append(_op(gather, look_up, (product, gather.operands[1]), op.outputs[0]))
+        ops.append(dataclasses.replace(_op(gather, look_up, (product, gather.operands[1]), op.outputs[0]), fusible=True))
     return dataclasses.replace(program, ops=tuple(ops), types=types)
 
 

@@ -25,7 +25,8 @@ import jax
 from jax import Array, lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, read, trace
+from jrnn._jaxprs.programs import Env, Program, Values, element_count, eval_ops, read, trace
+from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.unrolling._fallbacks import runs_at_once
 from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
 from jrnn.unrolling._sites import with_transposed_adjoint
@@ -110,6 +111,9 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Tra
     signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
     if precompute is None:
         precompute = jax.default_backend() != "cpu"
+    if not precompute:  # with half as many rows as lookups it costs as much, as the gradient adds up rows
+        constant = tuple(signature.constant(program))
+        program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2)
     staged = stage_step(program, signature, precompute) if program.pure else None
     return TracedLoop(program, signature, staged, closed_over, result)
 

@@ -75,7 +75,7 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any, steps: int = 0) -> Any:
     signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
     constant = {*signature.consts, *program.literals}
-    program = with_tables_multiplied(program, constant, steps)
+    program = with_tables_multiplied(program, tuple(constant), steps)
     hoisted_ops, varying = hoist(program.ops, constant)
     broadcasts = [op for op in hoisted_ops if only_broadcasts(op, program)]
     ops = dce([*broadcasts, *varying], program.outputs)
