@@ -55,7 +55,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/_matrices": "chunked",
     "jrnn/unrolling/_phases": "chunked",
     "jrnn/unrolling/_vectors": "chunked",
-    "jrnn/unrolling/_hoisting": "hoisting",
+    "jrnn/unrolling/_other_loops": "hoisting",
     "jrnn/unrolling/_linearizing": f"caching {UNROLLING}",
     "jrnn/unrolling/_inputs": "inputs errors construction rounding",
     "jrnn/unrolling/_eager": "rounding",

@@ -24,7 +24,7 @@ def groups_in(cell):
     """Of each recurrence in the step, for two rows."""
     params, _, xs = jax.eval_shape(lambda: model(cell))
     traced = trace_loop(jax.eval_shape(functools.partial(make_loop, cell), params, xs), True)
-    stages = [stage for stage in traced.staged.stages if stage.carry]
+    stages = [stage for stage in traced.staged.stages if stage.carry_pairs]
     return [groups_of(part, traced.program, 1) for s in stages for part in cycles(s, traced.program)]
 
 

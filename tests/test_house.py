@@ -204,6 +204,14 @@ def test_a_walk_through_the_engine_goes_down_its_calls():
         met |= used
 
 
+def test_the_page_on_the_engine_names_each_of_its_files():
+    page = (ROOT.parent / "docs/pages/engine.md").read_text()
+    named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", page)}
+    for package in ("unrolling", "_jaxprs"):
+        found = {path.name for path in FILES if MODULES[path] == package} - {"__init__.py"}
+        assert found <= named, f"the page does not say what these are for: {sorted(found - named)}"
+
+
 @pytest.mark.parametrize("name", sorted(NOBODY_IMPORTS))
 def test_nobody_imports_the_ends_of_branches(name):
     users = {MODULES[path] for path in FILES for module in imported(path) if module == name}

@@ -92,7 +92,7 @@ def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -
 
     Everything that the function later computes from that leaf sees the sum.
     """
-    program, closed_over, result = trace(function, *args)
+    program, closed_over, result_types = trace(function, *args)
     arrays = [*closed_over, *jax.tree.leaves(args)]
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     inside: dict[int, int] = {}  # value -> leaf index; the first if several leaves are the same value
@@ -110,7 +110,7 @@ def shifted(function: Callable[..., Any], by: Mapping[int, Array], *args: Any) -
     leaves = list(read(env, program.outputs))
     for place, shift in after.items():
         leaves[place] = leaves[place] + shift
-    return jax.tree.unflatten(jax.tree.structure(result), leaves)
+    return jax.tree.unflatten(jax.tree.structure(result_types), leaves)
 
 
 def _run_part(jaxpr: Any, begin: int, end: int, values: dict[Any, Any]) -> None:

@@ -35,7 +35,7 @@ class Op:
     linear: bool  # a sum or a reshape (`_SUMS`): the tangent of its result is the op applied to the tangents
     fusible: bool  # XLA fuses it into its neighbors; not a matmul, a gather or anything unknown
     recomputable: bool  # fusible, and cheaper to recompute than to load; not a tanh
-    product: bool  # a matmul
+    matmul: bool  # a product of matrices or vectors (`dot_general`)
     reverse_only: bool  # has no forward-mode derivative, e.g. a custom_vjp
     bounds: tuple[int, int, int] | None  # (axis, start, stop) of a slice along one axis
     primitive: str  # its name; "" for more than one equation
@@ -52,8 +52,8 @@ class Program:
     inputs: Values
     outputs: Values
     types: dict[int, Any]  # of each value: shape and dtype
-    # known values: constants of called functions, and literals passed to them or returned; others stay in
-    # `Op.fun`
+    # Values whose arrays are known: constants of called functions, and literals passed to these or returned.
+    # Literals that an op reads stay in `Op.fun`.
     literals: dict[int, Any]
     names: dict[int, str]  # value -> the name that `checkpoint_name` gives it
     pure: bool  # False: it has effects (prints, callbacks), so the order and number of its steps matter
@@ -67,16 +67,17 @@ def trace(function: Callable[..., Any], *types: Any) -> tuple[Program, list[Any]
       *types: its arguments, or their types.
 
     Returns:
-      `(program, closed_over, result)`: the inputs of the program are `closed_over`, the arrays that the
-      function closes over, followed by the leaves of the arguments; `result` is the tree of result types.
+      `(program, closed_over, result_types)`: the inputs of the program are `closed_over`, the arrays that
+      the function closes over, followed by the leaves of the arguments; `result_types` is the tree of the
+      types that the function returns.
     """
-    closed, result = jax.make_jaxpr(function, return_shape=True)(*types)
+    closed, result_types = jax.make_jaxpr(function, return_shape=True)(*types)
     # JAX caches traces: it returns the very same jaxpr for the same function and types. The program is cached
     # by that jaxpr, and all that follows by the program.
-    return _program(closed.jaxpr), list(closed.consts), result
+    return _program(closed.jaxpr), list(closed.consts), result_types
 
 
-@cached  # an `lru_cache` whose entries are freed with the objects that they are about
+@cached
 def _program(jaxpr: Any) -> Program:
     """Number the values of a jaxpr."""
     numbering = _Numbering(jaxpr)
@@ -103,10 +104,10 @@ class _Numbering:
         self.types[number] = aval
         return number
 
-    def literal(self, value: Any, aval: Any) -> int:
-        """Number a known value."""
+    def literal(self, array: Any, aval: Any) -> int:
+        """Number a value whose array is known."""
         number = self.new(aval)
-        self.literals[number] = value
+        self.literals[number] = array
         return number
 
     def visit(self, inner: Any, numbers: dict[Any, int], caller: Any = None) -> Values:
@@ -115,13 +116,14 @@ class _Numbering:
         def number_of(atom: Any) -> int:
             return self.literal(atom.val, atom.aval) if isinstance(atom, Literal) else numbers[atom]
 
+        # `regions` gives the equations one by one; only on a mesh with `auto_axes` some stay together.
         for eqn, *more in regions(inner.eqns, self.jaxpr):
             called = eqn.params.get("jaxpr") if not more else None
             if eqn.primitive.name in ("jit", "pjit", "closed_call") and isinstance(called, ClosedJaxpr):
                 # A function that is called, such as jax.nn.silu, is a jaxpr: its equations become ops here.
                 arguments = dict(zip(called.jaxpr.invars, map(number_of, eqn.invars), strict=True))
-                for var, value in zip(called.jaxpr.constvars, called.consts, strict=True):
-                    arguments[var] = self.literal(value, var.aval)
+                for var, array in zip(called.jaxpr.constvars, called.consts, strict=True):
+                    arguments[var] = self.literal(array, var.aval)
                 outputs = self.visit(called.jaxpr, arguments, caller or eqn)
                 numbers.update(zip(eqn.outvars, outputs, strict=True))
             elif eqn.primitive.name == "name":  # `checkpoint_name`: an alias of its input
@@ -133,21 +135,22 @@ class _Numbering:
 
     def add(self, eqns: list[Any], numbers: dict[Any, int], caller: Any) -> None:
         """Add an op, unless an equal one exists: a slice, or an equation of a function called twice."""
-        in_vars, out_vars = interface(eqns)
+        in_vars, out_vars = interface(eqns)  # of one equation: its distinct inputs, and its outputs
         inputs = tuple(numbers[v] for v in in_vars)
         # JAX traces a called function once, so two calls share equations: on equal inputs one op will do.
         key = inputs, (_slice_bounds(eqns[0]) if len(eqns) == 1 else None) or eqns[0]
-        if key not in self.computed:
+        is_new = key not in self.computed
+        if is_new:
             self.computed[key] = tuple(self.new(v.aval) for v in out_vars)
-            numbered = inputs, self.computed[key]
-            traceback = caller.source_info.traceback
-            self.ops.append(_op(self.jaxpr, eqns, (in_vars, out_vars), numbered, traceback))
         numbers.update(zip(out_vars, self.computed[key], strict=True))
+        if is_new:
+            traceback = caller.source_info.traceback
+            self.ops.append(_op(self.jaxpr, eqns, in_vars, out_vars, numbers, traceback))
 
 
 # Primitives by name; one that is in no list is costly, opaque and not linear, which is always correct.
 # `_SUMS` are the linear ops behind which a weight site may lie. Others end its chain of ops: behind a
-# broadcast or an upcast the site would be larger, and `_staging._sliced` would take a `reduce_sum`, whose
+# broadcast or an upcast the site would be larger, and `sliced_values` would take a `reduce_sum`, whose
 # result is smaller than what it reads, for a slice.
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """
@@ -166,26 +169,29 @@ _FUSIBLE = _RECOMPUTABLE | frozenset(_TRANSCENDENTAL.split())
 
 
 def _op(
-    jaxpr: Any, eqns: list[Any], variables: tuple[Any, Any], numbers: tuple[Values, Values], traceback: Any
+    jaxpr: Any,
+    eqns: list[Any],
+    in_vars: list[Any],
+    out_vars: list[Any],
+    numbers: dict[Any, int],
+    traceback: Any,
 ) -> Op:
-    """An op of one equation, or of all equations of a region; `variables` and `numbers`: inputs, outputs."""
-    in_vars, out_vars = variables
+    """An op of one equation, or of all equations of a region; `numbers` has all variables read and made."""
     kind = eqns[0].primitive.name if len(eqns) == 1 else ""
     inexact = all(is_inexact(v.aval) for v in (*in_vars, *out_vars))
-    number = dict(zip(in_vars, numbers[0], strict=True))
     return Op(
         as_function(jaxpr, eqns, in_vars, out_vars),
-        inputs=numbers[0],
-        outputs=numbers[1],
+        inputs=tuple(numbers[v] for v in in_vars),
+        outputs=tuple(numbers[v] for v in out_vars),
         linear=kind in _LINEAR and inexact,
         fusible=kind in _FUSIBLE,
         recomputable=kind in _RECOMPUTABLE,
-        product=kind == "dot_general",
+        matmul=kind == "dot_general",
         reverse_only=any(map(_is_reverse_only, eqns)),
         bounds=_slice_bounds(eqns[0]) if kind else None,
         primitive=kind,
         params=eqns[0].params,
-        operands=tuple(v if isinstance(v, Literal) else number.get(v) for v in eqns[0].invars),
+        operands=tuple(v if isinstance(v, Literal) else numbers[v] for v in eqns[0].invars),
         traceback=traceback,
     )
 
@@ -217,9 +223,9 @@ def _is_reverse_only(eqn: Any) -> bool:
     """True for a custom_vjp, and for an equation that contains one: a branch, a loop, a call."""
     if eqn.primitive.name.startswith("custom_vjp_call"):
         return True
-    params = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda value: hasattr(value, "jaxpr"))
-    for value in params:
-        inner = getattr(value, "jaxpr", value)  # a ClosedJaxpr holds a jaxpr
+    params = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda param: hasattr(param, "jaxpr"))
+    for param in params:
+        inner = getattr(param, "jaxpr", param)  # a ClosedJaxpr holds a jaxpr
         if any(map(_is_reverse_only, getattr(inner, "eqns", ()))):
             return True
     return False
@@ -269,27 +275,32 @@ def free_values(ops: Iterable[Op], outputs: Iterable[int], bound: Iterable[int])
     return [value for value in read_by_any if value not in made]
 
 
-def hoist(ops: Iterable[Op], constant: set[int]) -> tuple[list[Op], list[Op]]:
-    """Divide ops into those on constants alone, whose results are added to `constant`, and the rest."""
-    hoisted: list[Op] = []
-    varying: list[Op] = []
+def hoist(ops: Iterable[Op], constants: Iterable[int]) -> tuple[list[Op], list[Op], set[int]]:
+    """Divide ops into those on constants alone, and the rest.
+
+    Returns:
+      `(constant_ops, varying_ops, constant)`: the third are `constants` and the results of the first.
+    """
+    constant = set(constants)
+    constant_ops: list[Op] = []
+    varying_ops: list[Op] = []
     for op in ops:
         if constant.issuperset(op.inputs):
             constant.update(op.outputs)
-            hoisted.append(op)
+            constant_ops.append(op)
         else:
-            varying.append(op)
-    return hoisted, varying
+            varying_ops.append(op)
+    return constant_ops, varying_ops, constant
 
 
-def only_broadcasts(op: Op, program: Program) -> bool:
-    """True if an op's results are larger than its inputs: on constants, cheaper to repeat than to store."""
+def enlarges(op: Op, program: Program) -> bool:
+    """True for a broadcast and its like, which give more than they read: cheaper to repeat than to store."""
     return op.fusible and count_elements(op.outputs, program) > count_elements(op.inputs, program)
 
 
-def is_inexact(value: Any) -> bool:
+def is_inexact(array: Any) -> bool:
     """True if an array or type is floating or complex, and so has a tangent."""
-    return bool(jnp.issubdtype(value.dtype, jnp.inexact))
+    return bool(jnp.issubdtype(array.dtype, jnp.inexact))
 
 
 UNKNOWN = 32  # assumed size of a symbolic axis of `jax.export`; affects only speed

@@ -28,7 +28,7 @@ def regions(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
     for eqn in [*eqns, None]:
         # A region ends where neither the next equation nor the results of the last are foreign.
         if region and (eqn is None or (not foreign(eqn.invars) and not foreign(region[-1].outvars))):
-            _add_earlier(region, inside, foreign)
+            region = _with_earlier(region, inside, foreign)
             yield region
             inside += [e for e in region if not any(e is known for known in inside)]
             region = []
@@ -38,16 +38,17 @@ def regions(eqns: Iterable[Any], outer: Any) -> Iterator[list[Any]]:
             yield [eqn]
 
 
-def _add_earlier(region: list[Any], inside: list[Any], foreign: Any) -> None:
-    """Put before a region the equations of earlier ones whose foreign results it reads."""
+def _with_earlier(region: list[Any], inside: list[Any], foreign: Any) -> list[Any]:
+    """A region, after the equations of earlier ones whose foreign results it reads."""
     needed: set[Any] = set()
     for eqn in region:
         needed |= foreign(eqn.invars)
     needed = needed.difference(*(eqn.outvars for eqn in region))
     for earlier in reversed(inside):
         if needed.intersection(earlier.outvars):
-            region.insert(0, earlier)
+            region = [earlier, *region]
             needed |= foreign(earlier.invars)
+    return region
 
 
 def _mesh(variable: Any) -> Any:

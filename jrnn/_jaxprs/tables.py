@@ -13,7 +13,7 @@ from jrnn._jaxprs.programs import Op, Program, Values, element_count, hoist
 
 
 @cached  # all that follows is cached by the program
-def with_tables_multiplied(program: Program, constant: Values, steps: int) -> Program:
+def with_tables_multiplied(program: Program, constant: Values, steps: int, excluded: Values = ()) -> Program:
     """A program in which rows of constant tables are looked up after products with constant weights.
 
         e = gather(table, i)               p = dot_general(table, w)    (rows of the table, n)
@@ -27,14 +27,15 @@ def with_tables_multiplied(program: Program, constant: Values, steps: int) -> Pr
       program: the program.
       constant: values that are the same in all runs.
       steps: number of runs.
+      excluded: products that stay as they are.
     """
     gathers = {op.outputs[0]: op for op in program.ops if op.primitive == "gather"}
     if not gathers:
         return program
-    types, ops, known = dict(program.types), list[Op](), set(constant)
-    hoist(program.ops, known)
+    types, ops = dict(program.types), list[Op]()
+    _, _, known = hoist(program.ops, constant)
     for op in program.ops:
-        gather = gathers.get(op.inputs[0]) if op.product else None
+        gather = gathers.get(op.inputs[0]) if op.matmul and op.outputs[0] not in excluded else None
         if gather is None or not _pays(gather, op, program, known, steps):
             ops.append(op)
             continue
@@ -42,11 +43,12 @@ def with_tables_multiplied(program: Program, constant: Values, steps: int) -> Pr
         product, rows, columns = len(types), types[table].shape[0], types[weight].shape[1]
         types[product] = ShapedArray((rows, columns), types[op.outputs[0]].dtype)
         kept = {name: op.params[name] for name in ("precision", "preferred_element_type")}
-        axes = (((1,), (0,)), ((), ()))
-        multiply = functools.partial(lax.dot_general, dimension_numbers=axes, **kept)
+        multiply = functools.partial(lax.dot_general, dimension_numbers=(((1,), (0,)), ((), ())), **kept)
         look_up = functools.partial(lax.gather, **gather.params | {"slice_sizes": (1, columns)})
         ops.append(_op(op, multiply, (table, weight), product))
-        ops.append(dataclasses.replace(_op(gather, look_up, (product, gather.operands[1]), op.outputs[0]), fusible=True))
+        lookup = _op(gather, look_up, (product, gather.operands[1]), op.outputs[0])
+        # In a loop it reads a matrix in the cache; before it, the rows of all steps would be written.
+        ops.append(dataclasses.replace(lookup, fusible=True))
     return dataclasses.replace(program, ops=tuple(ops), types=types)
 
 

@@ -15,7 +15,7 @@ from jrnn.analysis._products import growth_at_once
 from jrnn.analysis.jacobians import checked_directions, push_rows, start_rows
 from jrnn.analysis.states import begin, fixed_normal, to_vector
 from jrnn.unrolling import Method, Newton, Scan, unroll
-from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._other_loops import hoisted, types_of_step
 from jrnn.unrolling._recurrences import depth
 from jrnn.unrolling.driver import make_loop
 

@@ -15,7 +15,7 @@ from jrnn._checks import check_lag, check_positive, check_width
 from jrnn.analysis.projections import rows_of
 from jrnn.analysis.states import begin, from_vector, linear_step, to_vector
 from jrnn.cell import carry_spec, is_slot, structure_of
-from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._other_loops import hoisted, types_of_step
 
 NEWTON = 1e-5  # damping below which a step is Newton's
 FLAT = 0.01  # largest slope of the speed at a slow point

@@ -20,7 +20,7 @@ from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan
-from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._other_loops import hoisted, types_of_step
 
 STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
 

@@ -16,7 +16,7 @@ from jrnn._checks import check_lag, check_width
 from jrnn.analysis._products import growth_at_once
 from jrnn.analysis.states import begin, fixed_normal, linear_step, to_vector
 from jrnn.unrolling import Method, Scan
-from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._other_loops import hoisted, types_of_step
 
 CHUNK = 2**21  # entries of the Jacobians that `spectra` computes at a time: 16 MiB in float64
 

@@ -12,7 +12,7 @@ from jrnn._caching import cached
 from jrnn._checks import check_lag, check_width
 from jrnn.analysis.states import begin, to_vector
 from jrnn.cells.reservoir import ridge_readout
-from jrnn.unrolling._hoisting import hoisted, types_of_step
+from jrnn.unrolling._other_loops import hoisted, types_of_step
 
 
 def pulse_response(

@@ -157,7 +157,7 @@ WEIGHTS, STATE, INPUT = frozenset("w"), frozenset("h"), frozenset("x")
 @broadcasting
 def _with_sums(cell: Any, combine: Combine, params: Any, carry: Any, x: Any) -> Any:
     """Run the step of a cell with `combine(x w, h u)` in the place of every such sum."""
-    program, constants, result = trace(cell.step, params, carry, x)
+    program, constants, result_types = trace(cell.step, params, carry, x)
     state = map_state(lambda _: STATE, carry_spec(cell, params), carry)
     of_carry = [leaf if isinstance(leaf, frozenset) else frozenset() for leaf in jax.tree.leaves(state)]
     origins: list[frozenset[str]] = [frozenset()] * len(constants)
@@ -167,7 +167,7 @@ def _with_sums(cell: Any, combine: Combine, params: Any, carry: Any, x: Any) -> 
     run = _Run(program, combine, dict(zip(program.inputs, origins, strict=True)), values)
     for op in program.ops:
         run.add(op)
-    return jax.tree.unflatten(jax.tree.structure(result), [run.value(o) for o in program.outputs])
+    return jax.tree.unflatten(jax.tree.structure(result_types), [run.value(o) for o in program.outputs])
 
 
 class _Run:

@@ -218,8 +218,8 @@ def _value_numbers(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Any
 
     Of an LSTM: `LSTMCarry(h=41, c=38)` and `41`, since y is h.
     """
-    program, _, result = trace(cell.step, params, carry, x)
-    return jax.tree.unflatten(jax.tree.structure(result), program.outputs)
+    program, _, result_types = trace(cell.step, params, carry, x)
+    return jax.tree.unflatten(jax.tree.structure(result_types), program.outputs)
 
 
 def _entries(spec: Any, carry: Any) -> list[Any]:

@@ -27,7 +27,7 @@ from jrnn.decoding._prompting import (
 )
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
-from jrnn.unrolling._hoisting import hoisted
+from jrnn.unrolling._other_loops import hoisted
 from jrnn.unrolling._rounding import can_round, shortened
 
 

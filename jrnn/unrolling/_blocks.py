@@ -17,9 +17,9 @@ import jax
 from jax import lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Program, element_count, is_inexact, outputs_of, size_in_bytes
+from jrnn._jaxprs.programs import Program, element_count, is_inexact, outputs_of, size_in_bytes
 from jrnn.unrolling._engine import trace_loop
-from jrnn.unrolling._fallbacks import has_rule
+from jrnn.unrolling._fallbacks import rule_applies
 from jrnn.unrolling._linearizing import linearize_step
 from jrnn.unrolling._loops import plain_scan
 from jrnn.unrolling._sites import active_inputs, primal_ys
@@ -31,22 +31,23 @@ from jrnn.unrolling.methods import Body, Loop, Run
 class MemoryEstimate:
     """Bytes that the gradient of a loop needs, by purpose."""
 
-    carry: int  # per block
-    step: int  # per step of the innermost block: residuals and adjoints
-    xs: int  # the inputs of a step
-    ys: int  # the outputs of a step
-    consts: int  # once
+    carry_bytes: int  # per block
+    step_bytes: int  # per step of the innermost block: residuals and adjoints
+    xs_bytes: int  # the inputs of a step
+    ys_bytes: int  # the outputs of a step
+    consts_bytes: int  # once
 
     def bytes(self, blocks: tuple[int, ...], length: int) -> int:
         """Temporaries of the gradient, with blocks of these lengths, outermost first."""
-        total, steps = 7 * self.consts // 5, length  # their gradient, and room to accumulate it
+        io_bytes = self.xs_bytes + self.ys_bytes
+        total, steps = 7 * self.consts_bytes // 5, length  # their gradient, and room to accumulate it
         for block in blocks:
             count, rest = divmod(steps, block)
-            total += count * self.carry + block * (self.xs + self.ys)
+            total += count * self.carry_bytes + block * io_bytes
             if rest:  # all inputs but those of the remaining steps, which run separately, are copied
-                total += self.consts + count * block * self.xs + rest * (self.xs + self.ys)
+                total += self.consts_bytes + count * block * self.xs_bytes + rest * io_bytes
             steps = block
-        return total + steps * self.step
+        return total + steps * self.step_bytes
 
 
 def choose_blocks(memory: int | str, estimate: MemoryEstimate, length: int) -> tuple[int, ...]:
@@ -127,17 +128,22 @@ def memory_estimate(loop: Loop[Any, Any, Any], precompute: bool | None = None) -
     def tree_bytes(tree: Any) -> int:
         return sum(element_count(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
-    carry, consts = tree_bytes(loop.carry), tree_bytes(loop.consts)
-    return MemoryEstimate(carry=carry, step=step_bytes, xs=0, ys=0, consts=consts)
+    return MemoryEstimate(
+        carry_bytes=tree_bytes(loop.carry),
+        step_bytes=step_bytes,
+        xs_bytes=0,
+        ys_bytes=0,
+        consts_bytes=tree_bytes(loop.consts),
+    )
 
 
 @cached
 def _estimate(
-    program: Program, signature: StepSignature, staged: StagedStep, closed_over: int
+    program: Program, signature: StepSignature, staged: StagedStep, n_closed_over: int
 ) -> MemoryEstimate:
     # Values that the step closes over, and those computed from them alone, have no gradient.
-    nondifferentiated = {*signature.consts[:closed_over], *program.literals, *signature.xs}
-    for op in staged.hoisted:
+    nondifferentiated = {*signature.consts[:n_closed_over], *program.literals, *signature.xs}
+    for op in staged.hoisted_ops:
         if nondifferentiated.issuperset(op.inputs):
             nondifferentiated.update(op.outputs)
     # (in the loop, after it), for each stage
@@ -145,11 +151,11 @@ def _estimate(
     # Residuals of all loops live until the backward pass; memory needed after a loop is freed stage by stage.
     in_loops = sum(in_loop for in_loop, _ in per_step)
     return MemoryEstimate(
-        carry=size_in_bytes(staged.carry_in, program),
-        step=in_loops + max([0, *(after - in_loop for in_loop, after in per_step)]),
-        xs=size_in_bytes(signature.xs, program),
-        ys=size_in_bytes(staged.ys, program),
-        consts=size_in_bytes(staged.consts, program),
+        carry_bytes=size_in_bytes(staged.carry_in, program),
+        step_bytes=in_loops + max([0, *(after - in_loop for in_loop, after in per_step)]),
+        xs_bytes=size_in_bytes(signature.xs, program),
+        ys_bytes=size_in_bytes(staged.ys, program),
+        consts_bytes=size_in_bytes(staged.consts, program),
     )
 
 
@@ -163,23 +169,23 @@ def _gradient_bytes_per_step(
       program: the step that contains the stage.
       nondifferentiated: values without a tangent.
     """
-    if not stage.carry:
+    if not stage.carry_pairs:
         return size_in_bytes(stage.ys, program), 0
-    if not has_rule(stage, program):
+    if not rule_applies(stage, program):
         return size_in_bytes(outputs_of(stage.ops), program), 0
-    tangents: Env = {}
+    tangents: set[int] = set()
     for value in (*stage.consts, *stage.xs):
         if value not in nondifferentiated and is_inexact(program.types[value]):
-            tangents[value] = None
+            tangents.add(value)
     active = active_inputs(stage, program, tangents, tangents)
-    sites, folded = active.sites, {x for x in stage.xs if x in active.folded_tangents}
+    sites, folded = active.sites, {x for x in stage.xs if x in tangents and x not in active.xs}
     # adjoints, δ: one for each site, and one for each input whose own tangent enters the loop
-    with_adjoint = [*{site.value for site in sites}, *(stage.xs[i] for i in active.x_indices)]
+    with_adjoint = [*{site.value for site in sites}, *active.xs]
     adjoints = size_in_bytes(with_adjoint, program)
     # a matmul of an adjoint with activations reads a copy of it; the parts of one matmul are concatenated
     matmuls: dict[int, int] = {}  # result -> the site that it is part of
     for site in sites:
-        matmuls.update({op.outputs[0]: site.value for op in site.ops if op.product})
+        matmuls.update({op.outputs[0]: site.value for op in site.ops if op.matmul})
     for site in sites:
         matmuls.update(dict.fromkeys(folded.intersection(site.additive), site.value))
     copies: set[int] = set()  # one of each result that is larger than its site, otherwise one of the site
@@ -187,7 +193,7 @@ def _gradient_bytes_per_step(
         larger = size_in_bytes([result], program) > size_in_bytes([site_value], program)
         copies.add(result if larger else site_value)
     activations = primal_ys(stage, sites)[len(stage.ys) :]
-    in_loop = linearize_step(stage, program, sites, active.x_indices).stacked_bytes + adjoints
+    in_loop = linearize_step(stage, program, active).stacked_bytes + adjoints
     # folded xs count where they are computed, and are freed before the gradients of the weights
     after = size_in_bytes([*activations, *copies], program) + adjoints - size_in_bytes(folded, program)
     return in_loop, after

@@ -100,7 +100,7 @@ def promote_carry(
     """
     if reason := _params_differ(cell, params, xs):
         raise ValueError(f"{cell} cannot take its step on xs of {_describe(xs)}: {reason}")
-    check_values(cell, params, xs)
+    check_values(cell, params, xs)  # tokens lie within the table of an `Embed`
     # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second; dtypes only
     # grow, so that it ends after a few for each entry, unless the step casts them back and forth
     for _ in range(8 + len(jax.tree.leaves(carry))):

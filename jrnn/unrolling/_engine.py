@@ -13,9 +13,10 @@ carry and the xs of all steps. For an LSTM whose x @ w_ih is computed before its
 
 What cannot be taken apart, a step that prints for instance, is left to `lax.scan` (`plain_scan`).
 
-Each stage has its `consts`, `carry`, `xs` and `ys` as numbers of values; `env` maps numbers to arrays. Under
-the number of an x or y, `env` here holds all steps of it, (time, ...), and inside a loop those of one step.
-Here and in the files below, xs are all that a step reads anew: the leaves of `Loop.inputs`, x and flags.
+Here and in the files below, the fields `consts`, `carry_in`, `xs`, `carry_out` and `ys` of signatures and
+stages are numbers of values, and functions `(consts, carry, xs) -> (carry, ys)` take arrays; `env` maps the
+one to the other. Under the number of an x or y, `env` here holds all steps of it, (time, ...), and inside a
+loop that of one step. Of a step, xs are all that it reads anew: the leaves of `Loop.inputs`, x and flags.
 """
 
 from collections.abc import Callable
@@ -27,10 +28,10 @@ from jax import Array, lax
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, element_count, eval_ops, read, trace
 from jrnn._jaxprs.tables import with_tables_multiplied
-from jrnn.unrolling._fallbacks import runs_at_once
+from jrnn.unrolling._fallbacks import can_be_mapped
 from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
 from jrnn.unrolling._sites import with_transposed_adjoint
-from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, stage_step
+from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, sliced_values, stage_step
 from jrnn.unrolling.methods import Loop, Run
 
 # What makes the loop of a stage with a carry, from (stage, program, length, reverse).
@@ -62,13 +63,13 @@ def prepare(
     if traced is None or staged is None:  # no step to trace, or one that must stay as it is
         run = plain_scan(loop.body, loop.reverse)
         return Prepared(run, loop.consts, loop.carry, loop.inputs, lambda *result: result)
-    program, signature, _, closed_over, result = traced
+    program, signature, _, closed_over, result_types = traced
     # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
     # `env` has xs of all steps under the numbers of one step; harmless: hoisted ops read constants only.
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    eval_ops(staged.hoisted, env)
+    eval_ops(staged.hoisted_ops, env)
 
     def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
         """Add the parts of the carry and the outputs that do not change from step to step."""
@@ -79,8 +80,8 @@ def prepare(
         ys = []
         for y in signature.ys:
             ys.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
-        leaves = [*read(last, signature.carry), *ys]
-        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), leaves)
+        leaves = [*read(last, signature.carry_in), *ys]
+        finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result_types), leaves)
         return finished
 
     run_stages = _all_stages(program, signature.xs, staged, loop.reverse, solver)
@@ -94,7 +95,7 @@ class TracedLoop(NamedTuple):
     signature: StepSignature
     staged: StagedStep | None  # None: the step has effects (prints, callbacks), whose order matters
     closed_over: list[Any]  # arrays that the step closes over, which precede its other constants
-    result: Any  # tree of the types of (carry, y)
+    result_types: Any  # of (carry, y)
 
 
 def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> TracedLoop:
@@ -105,17 +106,18 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Tra
       precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
     first = jax.eval_shape(_first_step, loop.inputs)  # (time, ...) -> (...), types only
-    program, closed_over, result = trace(loop.body, loop.consts, loop.carry, first)
-    consts = len(closed_over) + len(jax.tree.leaves(loop.consts))
-    carry, xs = len(jax.tree.leaves(loop.carry)), len(jax.tree.leaves(loop.inputs))
-    signature = StepSignature.of(program, consts, carry, xs, len(program.outputs) - carry)
+    program, closed_over, result_types = trace(loop.body, loop.consts, loop.carry, first)
+    n_consts, n_carry, n_xs = (len(jax.tree.leaves(a)) for a in (loop.consts, loop.carry, loop.inputs))
+    n_ys = len(program.outputs) - n_carry
+    signature = StepSignature.of(program, len(closed_over) + n_consts, n_carry, n_xs, n_ys)
     if precompute is None:
         precompute = jax.default_backend() != "cpu"
-    if not precompute:  # with half as many rows as lookups it costs as much, as the gradient adds up rows
-        constant = tuple(signature.constant(program))
-        program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2)
+    if not precompute:
+        # Half of the steps, as the gradient also adds up rows. XLA would not vectorize a sliced lookup.
+        constant, sliced = tuple(signature.constant(program)), tuple(sliced_values(program.ops, program))
+        program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2, sliced)
     staged = stage_step(program, signature, precompute) if program.pure else None
-    return TracedLoop(program, signature, staged, closed_over, result)
+    return TracedLoop(program, signature, staged, closed_over, result_types)
 
 
 def _first_step(xs: Any) -> Any:
@@ -133,11 +135,11 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
         last: Env = {}  # the final carry, under the numbers of the carry before a step
         for stage in staged.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
-            if stage.carry:
+            if stage.carry_pairs:
                 run_loop = solver(stage, program, length, reverse)
                 after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
-            elif runs_at_once(stage.ops, stage.consts, program):  # nearly always: `vmap` takes its ops
+            elif can_be_mapped(stage.ops, stage.consts, program):  # nearly always: `vmap` takes its ops
                 mapped = jax.vmap(_step_without_carry(stage), in_axes=(None, 0), axis_size=length)
                 ys = mapped(stage_consts, stage_xs)
             else:
@@ -154,12 +156,12 @@ def _step_without_carry(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
     # Weights of matmuls. JAX would compute their gradient, one large matmul (n, T · rows) by (T · rows, m),
     # from transposed operands, which is slow on a CPU.
-    in_products = {i for op in stage.ops if op.product for i in op.inputs}
+    in_matmuls = {i for op in stage.ops if op.matmul for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:
         env = dict(zip((*stage.consts, *stage.xs), (*consts, *xs), strict=True))
         for c in stage.consts:
-            if c in in_products and env[c].ndim == 2:
+            if c in in_matmuls and env[c].ndim == 2:
                 env[c] = _transposed_gradient(env[c])
         eval_ops(stage.ops, env)
         return read(env, stage.ys)
@@ -182,6 +184,6 @@ def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
     return primals[0], with_transposed_adjoint(tangents[0])
 
 
-def broadcast_over_steps(value: Array, length: int) -> Array:
-    """Broadcast a value over all steps."""
-    return jax.vmap(lambda: value, axis_size=length)()
+def broadcast_over_steps(array: Array, length: int) -> Array:
+    """Broadcast an array over all steps."""
+    return jax.vmap(lambda: array, axis_size=length)()

@@ -7,36 +7,31 @@ import jax
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, Values, is_inexact, read
-from jrnn.unrolling._sites import weight_sites
+from jrnn._jaxprs.programs import Op, Program, Values, hoist, is_inexact, read
+from jrnn.unrolling._sites import made_of, weight_sites
 from jrnn.unrolling._staging import Stage
 
 
 @cached
-def has_rule(stage: Stage, program: Program) -> bool:
+def rule_applies(stage: Stage, program: Program) -> bool:
     """True if the derivative of a loop can be taken as in `loop_of_stage`.
 
     That needs ops which can be linearized, weight sites that `vmap` maps over the steps, and a carry that
     weights reach through sites: not a weight that is itself the next carry.
     """
     # A weight that is the next carry has no site: nothing perturbs it, and its gradient would be lost.
-    constant = set(stage.consts)
-    of_weights = {c for c in constant if is_inexact(program.types[c])}.difference(program.literals)
-    for op in stage.ops:
-        if constant.issuperset(op.inputs):
-            constant.update(op.outputs)
-            if not of_weights.isdisjoint(op.inputs):
-                of_weights.update(op.outputs)
+    weights = set(stage.consts).difference(program.literals)
+    of_weights = made_of(weights, hoist(stage.ops, stage.consts)[0], program)
     if not of_weights.isdisjoint(stage.carry_out):
         return False
     unknown = [op for op in stage.ops if not _is_standard(op)]
     if any(op.reverse_only or not _linearizes(op, read(program.types, op.inputs)) for op in unknown):
         return False
-    return all(runs_at_once(site.ops, stage.consts, program) for site in weight_sites(stage, program))
+    return all(can_be_mapped(site.ops, stage.consts, program) for site in weight_sites(stage, program))
 
 
 @cached
-def runs_at_once(ops: tuple[Op, ...], consts: Values, program: Program) -> bool:
+def can_be_mapped(ops: tuple[Op, ...], consts: Values, program: Program) -> bool:
     """True unless `vmap` over the steps refuses an op, its gradient or the gradient of that.
 
     It refuses a `pure_callback` without `vmap_method`, for instance, also in the rule of a `custom_vjp`. A
@@ -47,11 +42,9 @@ def runs_at_once(ops: tuple[Op, ...], consts: Values, program: Program) -> bool:
       consts: values that are the same at all steps.
       program: the step.
     """
-    constant = set(consts)
-    for op in ops:
-        if constant.issuperset(op.inputs):
-            constant.update(op.outputs)
-        elif not _is_standard(op):
+    _, varying_ops, constant = hoist(ops, consts)
+    for op in varying_ops:
+        if not _is_standard(op):
             axes = tuple(None if i in constant else 0 for i in op.inputs)
             if not _maps(op, axes, read(program.types, op.inputs)):
                 return False
@@ -69,7 +62,7 @@ def _transposed_checkpoint(number: Any) -> Any:
 
 def _is_standard(op: Op) -> bool:
     """True for an op of which all transforms are known to work."""
-    return op.product or (op.fusible and op.primitive != "custom_jvp_call")
+    return op.matmul or (op.fusible and op.primitive != "custom_jvp_call")
 
 
 def _maps(op: Op, axes: tuple[int | None, ...], types: tuple[Any, ...]) -> bool:

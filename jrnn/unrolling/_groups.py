@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Op, Program, dce, read, trace
 from jrnn.unrolling._loops import step_of
-from jrnn.unrolling._staging import Stage
+from jrnn.unrolling._staging import Stage, entries_after
 
 Labels = NDArray[np.int32]  # of the shape of a value: a label for each number, −1 for no dependence
 
@@ -37,7 +37,7 @@ def cycles(stage: Stage, program: Program) -> list[Stage]:
     reach: dict[
         int, set[int]
     ] = {}  # entry -> the entries that its next value depends on, in any number of steps
-    for before, after in stage.carry:
+    for before, after in stage.carry_pairs:
         reads = {after}.union(*(op.inputs for op in dce(stage.ops, [after])))
         reach[before] = reads.intersection(stage.carry_in)
     for middle in reach:
@@ -45,14 +45,14 @@ def cycles(stage: Stage, program: Program) -> list[Stage]:
             if middle in entries:
                 entries |= reach[middle]
     parts: list[Stage] = []
-    left, xs = list(stage.carry), stage.xs
+    left, xs = list(stage.carry_pairs), stage.xs
     while left:
         unsolved = {before for before, _ in left}
         first = next(b for b in unsolved if all(b in reach[a] for a in reach[b] & unsolved))
         cycle = {first} | (reach[first] & unsolved)
-        carry = tuple(pair for pair in left if pair[0] in cycle)
-        ends = tuple(b for _, b in carry)
-        parts.append(replace(stage, ops=tuple(dce(stage.ops, ends)), carry=carry, xs=xs, ys=ends))
+        pairs = tuple(pair for pair in left if pair[0] in cycle)
+        ends = entries_after(pairs)
+        parts.append(replace(stage, ops=tuple(dce(stage.ops, ends)), carry_pairs=pairs, xs=xs, ys=ends))
         left, xs = [pair for pair in left if pair[0] not in cycle], xs + parts[-1].carry_in
     return parts
 

@@ -12,7 +12,7 @@ transposes that into a loop over the adjoints δₜ, followed by one matmul Σ�
 `loop_of_stage` makes the loop, as a function `(consts, carry, xs) -> (carry, ys)` with a derivative rule of
 its own. The rule calls, in this order:
 
-    _sites         active_inputs     which weight sites and xs have tangents
+    _sites         active_inputs     the weight sites and xs where tangents enter
     _linearizing   linearize_step    the step as two: primal, with residuals, and tangent
     here           _squeezed_scan    the primal loop
     _sites         site_tangents     ε̇ of all steps
@@ -30,56 +30,70 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, is_inexact, read
-from jrnn.unrolling._fallbacks import checkpoints_transpose, has_rule
+from jrnn.unrolling._fallbacks import checkpoints_transpose, rule_applies
 from jrnn.unrolling._linearizing import LinearizedStep, linearize_step
-from jrnn.unrolling._sites import active_inputs, site_tangents
+from jrnn.unrolling._sites import active_inputs, read_activations, site_tangents
 from jrnn.unrolling._staging import Stage
 
 
 @cached
 def loop_of_stage(stage: Stage, program: Program, length: int, reverse: bool) -> Callable[..., Any]:
     """The loop of a stage with a carry: `(consts, carry, xs) -> (carry, ys)`."""
-    if not has_rule(stage, program):  # an op that cannot be linearized or mapped, a `custom_vjp` for instance
+    # False for a step with a `custom_vjp`, say, which has no forward derivative
+    if not rule_applies(stage, program):
         return plain_scan(step_of(stage), reverse, length)
-    direction = _Direction(length, reverse)
-    y_types = read(program.types, stage.ys)  # of one step
+    steps, y_types = _Steps(length, reverse), read(program.types, stage.ys)
 
     # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
     def loop(consts: Any, carry: Any, xs: Any) -> Any:
-        return _squeezed_scan(step_of(stage), consts, carry, xs, y_types, direction)
+        return _squeezed_scan(step_of(stage), consts, carry, xs, y_types, steps)
 
     def jvp(primals: Any, tangents: Any) -> Any:
-        consts, carry, xs = primals
-        # 1. Which inputs have tangents, and where they enter.
-        weight_tangents = _nonzero_tangents(stage.consts, consts, tangents[0])
-        active = active_inputs(stage, program, weight_tangents, _nonzero_tangents(stage.xs, xs, tangents[2]))
-        # 2. The primal loop, which also stacks activations of sites, and residuals.
-        linearized = linearize_step(stage, program, active.sites, active.x_indices)
-        primal, stacked_types = linearized.primal, linearized.stacked_types
-        after, stacked = _squeezed_scan(primal, consts, carry, xs, stacked_types, direction)
-        # 3. The tangents of the sites due to weights, outside of the loop.
-        epsilon_tangents = site_tangents(stage, program, active, length, (consts, xs, stacked))
-        # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
-        outputs = (after, stacked[: len(stage.ys)])
-        carry_tangents, x_tangents = tangents[1], [tangents[2][i] for i in active.x_indices]
-        # in the order that `LinearizedStep.tangent` takes them
-        read_each_step = (*linearized.primals_read(xs, stacked), *x_tangents, *epsilon_tangents)
-        both = carry, carry_tangents
-        flat_tangents = _tangent_scan(linearized, consts, both, read_each_step, y_types, direction)
-        return outputs, _with_zero_tangents(outputs, flat_tangents, linearized.nonzero)
+        return _derivative(stage, program, steps, primals, tangents)
 
     loop.defjvp(jvp, symbolic_zeros=True)  # so that inputs without a tangent are known
     if any(_is_key(program.types[value]) for value in (*stage.ys, *stage.carry_out)):
-        return lambda *args: jax.tree.map(_unused, loop(*args))
+        return lambda *args: jax.tree.map(_cloned_if_key, loop(*args))
     return loop
 
 
-class _Direction(NamedTuple):
+class _Steps(NamedTuple):
     """The number of steps of a loop, and whether it runs in reverse."""
 
     length: int
     reverse: bool
+
+
+def _derivative(stage: Stage, program: Program, steps: _Steps, primals: Any, tangents: Any) -> Any:
+    """The derivative rule of a loop: `((carry, ys), their tangents)`, for the tangents of its arguments."""
+    consts, carry, xs = primals
+    const_tangents, carry_tangents, all_x_tangents = tangents  # symbolic zeros among them
+    # 1. Where tangents enter: at the sites of weights, and at xs.
+    weight_tangents = _nonzero_tangents(stage.consts, consts, const_tangents)
+    x_tangents = _nonzero_tangents(stage.xs, xs, all_x_tangents)
+    active = active_inputs(stage, program, weight_tangents, x_tangents)
+    # 2. The primal loop, which also stacks activations of sites, and residuals.
+    linearized = linearize_step(stage, program, active)
+    after, stacked = _squeezed_scan(linearized.primal, consts, carry, xs, linearized.stacked_types, steps)
+    # 3. The tangents of the sites due to weights, outside of the loop.
+    epsilon_tangents = site_tangents(
+        program,
+        active.sites,
+        steps.length,
+        consts=dict(zip(stage.consts, consts, strict=True)),
+        activations=read_activations(stage, active.sites, xs, stacked),
+        weight_tangents=weight_tangents,
+        folded_tangents={x: tangent for x, tangent in x_tangents.items() if x not in active.xs},
+    )
+    # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
+    primals_read = linearized.read_primals(xs, stacked)
+    read_each_step = (*primals_read, *read(x_tangents, active.xs), *epsilon_tangents)
+    start = tuple(_instantiate(t, c) for c, t in zip(carry, carry_tangents, strict=True) if is_inexact(c))
+    y_types = read(program.types, stage.ys)
+    flat_tangents = _tangent_scan(linearized, consts, start, read_each_step, y_types, steps)
+    outputs = (after, stacked[: len(stage.ys)])
+    return outputs, _with_zero_tangents(outputs, flat_tangents, linearized.nonzero)
 
 
 @cached
@@ -105,7 +119,7 @@ def _nonzero_tangents(values: Values, arrays: Any, tangents: Any) -> Env:
 
 
 def _squeezed_scan(
-    step: Any, consts: Any, carry: Any, xs: Any, y_types: Iterable[Any], direction: _Direction
+    step: Any, consts: Any, carry: Any, xs: Any, y_types: Iterable[Any], steps: _Steps
 ) -> tuple[Any, tuple[Array, ...]]:
     """`lax.scan` over stacked arrays without axes of length 1, which only `step` sees.
 
@@ -114,13 +128,13 @@ def _squeezed_scan(
         x of one row, (T, 1, n)   the loop reads (T, n)   `step` gets (1, n)
     """
     unit_axes = tuple(_unit_axes(x.shape[1:]) for x in xs)  # of one step
-    squeezed = [lax.squeeze(x, [a + 1 for a in axes]) for x, axes in zip(xs, unit_axes, strict=True)]
-    length = None if squeezed else direction.length  # a symbolic length is rejected together with xs
+    squeezed = [lax.squeeze(x, [n + 1 for n in axes]) for x, axes in zip(xs, unit_axes, strict=True)]
+    length = None if squeezed else steps.length  # a symbolic length is rejected together with xs
     # The body closes over no arrays, so that it can be cached. So constants ride in the carry, and `lax.scan`
     # moves them out, as they are returned unchanged.
     init = (consts, carry)
     body = _squeezed_body(step, unit_axes)
-    (_, carry), squeezed_ys = lax.scan(body, init, squeezed, length=length, reverse=direction.reverse)
+    (_, carry), squeezed_ys = lax.scan(body, init, squeezed, length=length, reverse=steps.reverse)
     ys = []
     for y, type_ in zip(squeezed_ys, y_types, strict=True):
         ys.append(lax.expand_dims(y, [axis + 1 for axis in _unit_axes(type_.shape)]))
@@ -147,6 +161,7 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
+        # False only under an experimental flag of JAX
         carry, ys = (rematerialized if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
@@ -158,43 +173,44 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _tangent_scan(
-    linearized: LinearizedStep, consts: Any, carry: Any, xs: Any, y_types: Any, direction: _Direction
+    linearized: LinearizedStep, consts: Any, start: Any, xs: Any, y_types: Any, steps: _Steps
 ) -> tuple[Array, ...]:
     """The loop over tangents: returns those of the inexact carry and ys.
 
         ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)       reads hₜ, stacked by the primal loop, and ε̇ₜ
 
-    JAX transposes it into the loop over the adjoints. `carry` is a pair: the carry, and its tangents.
+    JAX transposes it into the loop over the adjoints. `consts` are those of the primal loop, `start` the
+    tangents of the inexact carry, and `xs` in the order that `LinearizedStep.tangent` takes them.
     """
-    init = tuple(_instantiate(t, c) for c, t in zip(*carry, strict=True) if is_inexact(c))
     inexact_types = filter(is_inexact, y_types)
-    constants = linearized.constants_read(consts)
-    after, ys = _squeezed_scan(linearized.tangent, constants, init, xs, inexact_types, direction)
+    constants = linearized.read_consts(consts)
+    after, ys = _squeezed_scan(linearized.tangent, constants, start, xs, inexact_types, steps)
     return (*after, *ys)
 
 
-def _instantiate(tangent: Any, value: Array) -> Array:
-    return jnp.zeros_like(value) if isinstance(tangent, SymbolicZero) else tangent
+def _instantiate(tangent: Any, array: Array) -> Array:
+    return jnp.zeros_like(array) if isinstance(tangent, SymbolicZero) else tangent
 
 
-def _with_zero_tangents(values: Any, tangents: Iterable[Array], nonzero: Iterable[bool]) -> Any:
-    """The tangents of all values, given those of the inexact ones; zeros are symbolic."""
+def _with_zero_tangents(arrays: Any, tangents: Iterable[Array], nonzero: Iterable[bool]) -> Any:
+    """The tangents of all arrays, given those of the inexact ones; zeros are symbolic."""
     remaining = iter(zip(tangents, nonzero, strict=True))
 
-    def tangent(value: Array) -> Any:
-        found, is_nonzero = next(remaining) if is_inexact(value) else (None, False)
-        return found if is_nonzero else zero_from_primal(value, True)
+    def tangent(array: Array) -> Any:
+        found, is_nonzero = next(remaining) if is_inexact(array) else (None, False)
+        return found if is_nonzero else zero_from_primal(array, True)
 
-    return jax.tree.map(tangent, values)
-
-
-def _is_key(value: Any) -> bool:
-    return bool(jnp.issubdtype(value.dtype, jax.dtypes.prng_key))
+    return jax.tree.map(tangent, arrays)
 
 
-def _unused(value: Array) -> Array:
+def _is_key(array: Any) -> bool:
+    """True if an array or type is of PRNG keys."""
+    return bool(jnp.issubdtype(array.dtype, jax.dtypes.prng_key))
+
+
+def _cloned_if_key(array: Array) -> Array:
     # `jax_debug_key_reuse` counts keys returned by a custom derivative as consumed
-    return jax.random.clone(value) if _is_key(value) else value
+    return jax.random.clone(array) if _is_key(array) else array
 
 
 @cached

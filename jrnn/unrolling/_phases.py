@@ -40,7 +40,7 @@ class Phase:
 
     body: Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, xs) -> (carry, ys)
     consts: Values
-    carry: Pairs
+    carry_pairs: Pairs
     xs: tuple[Any, ...]  # numbers of values, and names
     ys: tuple[Any, ...]
     matrices: tuple[Matrix, ...]
@@ -52,7 +52,7 @@ class DividedStep(NamedTuple):
     program: Program
     ops: list[Op]  # those that change
     constant: frozenset[int]
-    carry: Pairs
+    carry_pairs: Pairs
     xs: Values
     ys: Values
 
@@ -61,7 +61,7 @@ class DividedStep(NamedTuple):
 class Plan:
     """A step whose state has matrices: ops that run once, then phases."""
 
-    hoisted: tuple[Op, ...]  # ops that depend on constants alone
+    hoisted_ops: tuple[Op, ...]  # depend on constants alone
     consts: Values  # that phases read, the same at every step
     step: DividedStep
     phases: tuple[Phase, ...]
@@ -85,10 +85,9 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
 @cached  # an equal call must return the same plan: the functions that run it are cached by it
 def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
     """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
-    carry, constant = signature.changing(), signature.constant(program)
-    hoisted, ops = hoist(program.ops, constant)
+    hoisted, varying, constant = hoist(program.ops, signature.constant(program))
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
-    step = DividedStep(program, ops, frozenset(constant), carry, signature.xs, ys)
+    step = DividedStep(program, varying, frozenset(constant), signature.changing_pairs(), signature.xs, ys)
     matrices, refusals = _find_matrices(step)
     # A matrix that cannot be solved for is left to the scans, until all that remain can be.
     while matrices:
@@ -100,14 +99,14 @@ def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, 
             return Plan(tuple(hoisted), tuple(consts), step, phases), ()
         matrices.remove(planner.stuck)
         refusals[planner.stuck.before] = "it depends on what is read of it"
-    return None, tuple((signature.carry.index(entry), why) for entry, why in refusals.items())
+    return None, tuple((signature.carry_in.index(entry), why) for entry, why in refusals.items())
 
 
 def _find_matrices(step: DividedStep) -> tuple[list[Matrix], dict[int, str]]:
     """The entries of the carry that are matrices, and why others are none."""
     matrices: list[Matrix] = []
     refusals: dict[int, str] = {}
-    for entry, after in step.carry if step.program.pure else ():
+    for entry, after in step.carry_pairs if step.program.pure else ():
         if jnp.issubdtype(step.program.types[entry].dtype, jnp.floating):
             try:
                 matrices.append(find_matrix(step.program, (entry, after), step.constant))
@@ -126,7 +125,7 @@ class _Planner:
     def __init__(self, step: DividedStep, matrices: tuple[Matrix, ...]) -> None:
         self.step, self.all, self.unsolved = step, matrices, matrices
         self.whole = {matrix.before for matrix in matrices}  # the matrices themselves, which no op may read
-        self.left = [pair for pair in step.carry if pair[0] not in self.whole]
+        self.left = [pair for pair in step.carry_pairs if pair[0] not in self.whole]
         self.done: set[Any] = set(step.xs)
         # The ops of the step, with those that read a matrix replaced by nodes that read its products.
         reads: dict[int, Node] = {}
@@ -194,9 +193,9 @@ class _Planner:
         known = late | self.done | self.step.constant
         return [value for value in needed + wanted if value not in known]
 
-    def _phase(self, carry: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
+    def _phase(self, carry_pairs: Pairs, ys: tuple[Any, ...], matrices: tuple[Matrix, ...]) -> Phase:
         constant = self.step.constant
-        carry_in, carry_out = entries_before(carry), entries_after(carry)
+        carry_in, carry_out = entries_before(carry_pairs), entries_after(carry_pairs)
         ops = dce(self.ops, [*ys, *carry_out], known={*self.done, *constant, *carry_in})
         free = free_values(ops, [*ys, *carry_out], carry_in)
         consts = tuple(value for value in free if value in constant)
@@ -209,7 +208,7 @@ class _Planner:
             eval_ops(ops, env)
             return read(env, carry_out), read(env, ys)
 
-        return Phase(body, consts, carry, xs, ys, matrices)
+        return Phase(body, consts, carry_pairs, xs, ys, matrices)
 
 
 def _vectors_node(program: Program, matrix: Matrix) -> Node:

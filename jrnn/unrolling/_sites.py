@@ -3,7 +3,7 @@
 A *weight* is an inexact constant of a loop. In an LSTM, w_ih, w_hh and b act through one value, a site:
 
     z = x w_ih + h w_hh + b        activations: x and h, which multiply weights
-    z = a + h w_hh                 the same, with a = x w_ih + b computed before the loop: a is additive
+    z = s + h w_hh                 the same, with s = x w_ih + b computed before the loop: s is additive
     ε̇ = x ẇ_ih + h ẇ_hh + ḃ        the tangent of z due to weights, at one step
 
 `weight_sites` finds the sites of a loop, `active_inputs` those whose weights have tangents, and
@@ -12,7 +12,7 @@ the loop over the adjoints yields, to the gradients of the weights, Σₜ xₜ�
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,18 @@ from jax import Array, lax
 
 from jrnn._alignment import zeros_like_type
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Op, Program, Values, dce, is_inexact, outputs_of, read, size_in_bytes
+from jrnn._jaxprs.programs import (
+    Env,
+    Op,
+    Program,
+    Values,
+    dce,
+    hoist,
+    is_inexact,
+    outputs_of,
+    read,
+    size_in_bytes,
+)
 from jrnn.unrolling._staging import Stage
 
 
@@ -48,42 +59,46 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
 
     Slices of a value become sites instead of it if together they are no larger.
     """
+    # What is the same at every step is no site itself.
+    constant_ops, varying_ops, constant = hoist(stage.ops, stage.consts)
+    of_weights = made_of(stage.consts, constant_ops, program)
     readers: dict[int, list[Op]] = {}  # value -> the ops that read it
-    for op in stage.ops:
+    for op in varying_ops:
         for i in op.inputs:
             readers.setdefault(i, []).append(op)
     outputs = {*stage.ys, *stage.carry_out}
 
-    # One pass over the ops, in order. `constant` and `of_weights` grow by what is computed only from them,
-    # such as a broadcast bias; `pending` carries each chain of ops from its weights to the site at its end:
-    #   p = x @ w_ih    pending {p: [dot]}
-    #   z = a + p       p passes on, as the sum is its only reader:   pending {p: [dot], z: [dot, add]}
+    # One pass over the ops that change, in order. `pending` takes each chain of ops from its weights to the
+    # site at its end:
+    #   p = h @ w_hh    pending {p: [dot]}
+    #   z = s + p       p passes on, as the sum is its only reader:   pending {p: [dot], z: [dot, add]}
     #   t = tanh(z)     z does not, as tanh is not linear: a site, z, with the ops [dot, add]
-    constant = set(stage.consts)
-    of_weights = {c for c in constant if is_inexact(program.types[c])}
     pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
     sites: list[WeightSite] = []
-    for op in stage.ops:
-        inexact_outputs = [o for o in op.outputs if is_inexact(program.types[o])]
-        if constant.issuperset(op.inputs):  # the same at every step, so not a site itself
-            constant.update(op.outputs)
-            if of_weights.intersection(op.inputs):
-                of_weights.update(inexact_outputs)
-            continue
+    for op in varying_ops:
         # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
         brought: list[Op] = []
         for i in op.inputs:
             if i in pending and i not in outputs and _passes_on(i, readers[i], program):
                 brought += pending[i]
             elif i in pending:
-                sites.append(_site(i, pending.pop(i), stage.ops, constant))
+                sites.append(_site(i, pending.pop(i), constant_ops, constant))
         if brought or of_weights.intersection(op.inputs):
-            pending.update({o: [*brought, op] for o in inexact_outputs})
+            pending.update({o: [*brought, op] for o in op.outputs if is_inexact(program.types[o])})
     # What is left in `pending` was passed on, is an output of the loop, or is read by nothing.
-    for value, inner in pending.items():
+    for value, chain in pending.items():
         if value in outputs:
-            sites.append(_site(value, inner, stage.ops, constant))
+            sites.append(_site(value, chain, constant_ops, constant))
     return tuple(sites)
+
+
+def made_of(weights: Iterable[int], constant_ops: Iterable[Op], program: Program) -> set[int]:
+    """Weights, and what ops on constants make of them: a norm, a broadcast bias; not integers."""
+    found = {weight for weight in weights if is_inexact(program.types[weight])}
+    for op in constant_ops:
+        if found.intersection(op.inputs):
+            found.update(o for o in op.outputs if is_inexact(program.types[o]))
+    return found
 
 
 def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
@@ -96,22 +111,21 @@ def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
     return len(readers) == 1 or size_in_bytes(parts, program) <= size_in_bytes([value], program)
 
 
-def _site(value: int, inner: list[Op], ops: Iterable[Op], constant: set[int]) -> WeightSite:
+def _site(value: int, chain: list[Op], constant_ops: list[Op], constant: set[int]) -> WeightSite:
     # All ops from weights to the value, including those on weights alone: a weight's norm, its transpose.
-    of_constants = [op for op in ops if constant.issuperset(op.outputs)]
-    chain = dce(dict.fromkeys([*of_constants, *inner]), [value])
-    made = set(outputs_of(chain))
-    # In x @ w + a the gradient of w needs the value of x, an activation; a is only added, so it needs none.
-    # In x @ (w * g) the weights are w and g: the chain begins with the product of the two.
+    ops = dce(dict.fromkeys([*constant_ops, *chain]), [value])
+    made = set(outputs_of(ops))
+    # In s + x @ w the gradient of w needs the value of x, an activation; s is only added, so it needs none.
+    # In x @ (w * g) the weights are w and g: the ops begin with the product of the two.
     weights: set[int] = set()
     activations: set[int] = set()
     additive: set[int] = set()
-    for op in chain:
+    for op in ops:
         outer = set(op.inputs) - made
         weights |= outer & constant
         (additive if op.linear else activations).update(outer - constant)
     additive -= activations
-    return WeightSite(value, tuple(chain), *(tuple(sorted(v)) for v in (weights, activations, additive)))
+    return WeightSite(value, tuple(ops), *(tuple(sorted(v)) for v in (weights, activations, additive)))
 
 
 def activations_of(sites: Iterable[WeightSite]) -> Values:
@@ -128,30 +142,37 @@ def primal_ys(stage: Stage, sites: Iterable[WeightSite]) -> Values:
     return (*stage.ys, *(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys)))
 
 
-class ActiveInputs(NamedTuple):
-    """The inputs of a loop that have tangents, and where these enter."""
+def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stacked: Any) -> Env:
+    """The activations of sites at all steps, from the xs of a loop and what it stacked."""
+    # not strict: residuals follow `primal_ys`, and no site reads them
+    found = dict(zip((*stage.xs, *primal_ys(stage, sites)), (*xs, *stacked), strict=False))
+    return {a: found[a] for a in activations_of(sites)}
+
+
+class Active(NamedTuple):
+    """Where the tangents of a loop's inputs enter it."""
 
     sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
-    x_indices: tuple[int, ...]  # of xs whose own tangents enter the loop
-    weight_tangents: Env
-    folded_tangents: Env  # tangents of xs that are only added at sites: added to those of the sites
+    xs: Values  # those whose tangents the tangent step reads; those of other xs are folded
 
 
-def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangents: Env) -> ActiveInputs:
-    """Classify the inputs that have tangents.
+def active_inputs(
+    stage: Stage, program: Program, weights: Container[int], xs_with_tangents: Container[int]
+) -> Active:
+    """Find the sites and xs where tangents enter a loop.
 
-    With a = x w_ih computed before the loop, z = a + h w_hh is a site, and a an input that is read nowhere
+    With s = x w_ih computed before the loop, z = s + h w_hh is a site, and s an input that is read nowhere
     else: its tangent is folded into that of z, and the loop reads one array less.
 
     Args:
       stage: the loop.
       program: the step that contains the stage.
-      weight_tangents: tangents of constants, without zeros.
-      x_tangents: tangents of xs, without zeros.
+      weights: the constants that have tangents.
+      xs_with_tangents: the xs that have tangents.
     """
     # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
-    every = weight_sites(stage, program)
-    sites = tuple(site for site in every if any(w in weight_tangents for w in site.weights))
+    all_sites = weight_sites(stage, program)
+    sites = tuple(site for site in all_sites if any(w in weights for w in site.weights))
     # An input is folded if only the sums at active sites read it.
     at_sites = {op for site in sites for op in site.ops}
     read_elsewhere = {*stage.carry_out, *activations_of(sites)}
@@ -159,49 +180,48 @@ def active_inputs(stage: Stage, program: Program, weight_tangents: Env, x_tangen
         if op not in at_sites:
             read_elsewhere.update(op.inputs)
     only_added = {value for site in sites for value in site.additive} - read_elsewhere
-    x_indices = [i for i, x in enumerate(stage.xs) if x in x_tangents and x not in only_added]
-    folded = {x: tangent for x, tangent in x_tangents.items() if x in only_added}
-    return ActiveInputs(sites, tuple(x_indices), weight_tangents, folded)
+    return Active(sites, tuple(x for x in stage.xs if x in xs_with_tangents and x not in only_added))
 
 
 def site_tangents(
-    stage: Stage, program: Program, active: ActiveInputs, length: int, arrays: tuple[Any, Any, Any]
+    program: Program,
+    sites: tuple[WeightSite, ...],
+    length: int,
+    *,
+    consts: Env,
+    activations: Env,
+    weight_tangents: Env,
+    folded_tangents: Env,
 ) -> tuple[Array, ...]:
-    """ε̇ of all active sites at all steps, from the tangents of weights and the folded tangents of xs.
+    """ε̇ of active sites at all steps, from the tangents of weights and the folded tangents of xs.
 
     This is the jvp of a vmap, not a vmap of jvps: vmap makes a `cond` in a linear function impossible to
     transpose (with its predicate mapped it becomes a select between values and their `stop_gradient`).
 
     Args:
-      stage: the loop.
-      program: the step that contains the stage.
-      active: its sites and tangents.
+      program: the step that contains the loop.
+      sites: the active sites.
       length: number of steps.
-      arrays: the constants and the xs of the loop, and what the primal loop stacked, which begins with
-        `primal_ys`.
+      consts: the constants of the loop, (n, m) for a weight.
+      activations: those of the sites, at all steps, (T, B, n).
+      weight_tangents: of the constants that have one, (n, m).
+      folded_tangents: of the xs that are only added at sites, (T, B, m).
     """
-    consts, xs, stacked = arrays
-    sites = active.sites
-    # Weights are the same at every step, (n, m); activations and folded tangents are stacked, (T, B, n).
-    const_env = dict(zip(stage.consts, consts, strict=True))
-    # not strict: residuals follow `primal_ys`, and no site reads them
-    step_env = dict(zip((*stage.xs, *primal_ys(stage, sites)), (*xs, *stacked), strict=False))
-    activations = {a: step_env[a] for a in activations_of(sites)}
 
     def at_one_step(activations: Env, weights: Env, folded: Env) -> tuple[Array, ...]:
         # The derivative does not read additive inputs, so zeros can replace them.
         zeros = {s: zeros_like_type(program.types[s]) for site in sites for s in site.additive}
-        return _eval_sites(sites, const_env | activations | weights, zeros | folded)
+        return _eval_sites(sites, consts | activations | weights, zeros | folded)
 
     def at_all_steps(weights: Env, folded: Env) -> tuple[Array, ...]:
         mapped = jax.vmap(at_one_step, in_axes=(0, None, 0), axis_size=length)
         return mapped(activations, weights, folded)
 
-    weight_tangents = {w: with_transposed_adjoint(t) for w, t in active.weight_tangents.items()}
-    weights = {w: const_env[w] for w in weight_tangents}
-    primals = weights, jax.tree.map(jnp.zeros_like, active.folded_tangents)
+    weight_tangents = {w: with_transposed_adjoint(t) for w, t in weight_tangents.items()}
+    weights = {w: consts[w] for w in weight_tangents}
+    primals = weights, jax.tree.map(jnp.zeros_like, folded_tangents)
     # The primal output is dead code; jit removes it.
-    return jax.jvp(at_all_steps, primals, (weight_tangents, active.folded_tangents))[1]
+    return jax.jvp(at_all_steps, primals, (weight_tangents, folded_tangents))[1]
 
 
 def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple[Array, ...]:

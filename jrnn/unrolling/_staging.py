@@ -3,15 +3,15 @@
 An LSTM layer and a read-out, y = h @ v, as one step:
 
     w_ih * 2             reads constants alone           once: hoisted
-    a = x @ w_ih         reads no carry                  all steps at once, before the loop
-    z = a + h @ w_hh     on a cycle through the carry    the loop
+    s = x @ w_ih         reads no carry                  all steps at once, before the loop
+    z = s + h @ w_hh     on a cycle through the carry    the loop
     y = h @ v            reads the loop, feeds no carry  all steps at once, after the loop
 
 `stage_step` takes the program of a step and says which op goes where; nothing runs here.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -27,67 +27,67 @@ from jrnn._jaxprs.programs import (
     count_elements,
     dce,
     element_count,
+    enlarges,
     free_values,
     hoist,
-    only_broadcasts,
     outputs_of,
 )
 
-Pairs = tuple[tuple[int, int], ...]  # entries of the carry: (before a step, after it)
+Pairs = tuple[tuple[int, int], ...]  # for each entry of a carry: (its value before a step, that after it)
 
 
-def entries_before(carry: Iterable[tuple[int, int]]) -> Values:
+def entries_before(carry_pairs: Iterable[tuple[int, int]]) -> Values:
     """The carry before a step."""
-    return tuple(before for before, _ in carry)
+    return tuple(before for before, _ in carry_pairs)
 
 
-def entries_after(carry: Iterable[tuple[int, int]]) -> Values:
+def entries_after(carry_pairs: Iterable[tuple[int, int]]) -> Values:
     """The carry after a step."""
-    return tuple(after for _, after in carry)
+    return tuple(after for _, after in carry_pairs)
 
 
 class StepSignature(NamedTuple):
     """The flat inputs and outputs of a traced step, as numbers of values."""
 
     consts: Values
-    carry: Values
+    carry_in: Values
     xs: Values
-    tangents: Values  # () unless the step computes its own derivative: of the carry, of xs, of weight sites
+    tangents_in: Values  # of the carry, of xs and of sites, if the step computes its derivative; else ()
     carry_out: Values
     ys: Values
     tangents_out: Values
 
     @classmethod
-    def of(cls, program: Program, consts: int, carry: int, xs: int, ys: int) -> "StepSignature":
+    def of(cls, program: Program, n_consts: int, n_carry: int, n_xs: int, n_ys: int) -> "StepSignature":
         """Divide the inputs (consts, carry, xs, tangents) and outputs (carry, ys, tangents) of a program.
 
         Args:
           program: the traced step.
-          consts: number of constants among the inputs, including those that the step closes over.
-          carry: number of entries of the carry.
-          xs: number of inputs of each step; the rest are tangents.
-          ys: number of outputs after the carry; the rest are tangents.
+          n_consts: number of constants among the inputs, including those that the step closes over.
+          n_carry: number of entries of the carry.
+          n_xs: number of inputs of each step; the rest are tangents.
+          n_ys: number of outputs after the carry; the rest are tangents.
         """
         inputs, outputs = program.inputs, program.outputs
-        xs_from, xs_to, ys_to = consts + carry, consts + carry + xs, carry + ys
+        xs_from, xs_to, ys_to = n_consts + n_carry, n_consts + n_carry + n_xs, n_carry + n_ys
         return cls(
-            consts=inputs[:consts],
-            carry=inputs[consts:xs_from],
+            consts=inputs[:n_consts],
+            carry_in=inputs[n_consts:xs_from],
             xs=inputs[xs_from:xs_to],
-            tangents=inputs[xs_to:],
-            carry_out=outputs[:carry],
-            ys=outputs[carry:ys_to],
+            tangents_in=inputs[xs_to:],
+            carry_out=outputs[:n_carry],
+            ys=outputs[n_carry:ys_to],
             tangents_out=outputs[ys_to:],
         )
 
-    def changing(self) -> Pairs:
+    def changing_pairs(self) -> Pairs:
         """The entries of the carry that a step changes; it returns the rest as they are."""
-        pairs = zip(self.carry, self.carry_out, strict=True)
+        pairs = zip(self.carry_in, self.carry_out, strict=True)
         return tuple((before, after) for before, after in pairs if before != after)
 
     def constant(self, program: Program) -> set[int]:
         """The values that are the same at every step, unchanged entries of the carry among them."""
-        unchanged = set(self.carry).difference(entries_before(self.changing()))
+        unchanged = set(self.carry_in).difference(entries_before(self.changing_pairs()))
         return {*self.consts, *unchanged, *program.literals}
 
 
@@ -98,43 +98,44 @@ class Stage:
     ops: tuple[Op, ...]
     consts: Values
     xs: Values  # read at each step, from the inputs or from earlier stages
-    carry: Pairs
+    carry_pairs: Pairs  # () unless the stage is a loop
     ys: Values  # outputs of each step
 
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return entries_before(self.carry)
+        return entries_before(self.carry_pairs)
 
     @property
     def carry_out(self) -> Values:
         """The carry after a step."""
-        return entries_after(self.carry)
+        return entries_after(self.carry_pairs)
 
 
 @dataclass(frozen=True, eq=False)
 class StagedStep:
     """A step in order of execution: hoisted ops once, then stage by stage."""
 
-    hoisted: tuple[Op, ...]  # depend on constants alone
+    hoisted_ops: tuple[Op, ...]  # depend on constants alone
     stages: tuple[Stage, ...]
-    consts: Values  # those that the stages read
-    carry: Pairs  # entries that change
+    consts: Values  # those that the stages read, results of hoisted ops among them
+    carry_pairs: Pairs  # entries that change
     ys: Values  # outputs that change from step to step
 
     @property
     def carry_in(self) -> Values:
         """The carry before a step."""
-        return entries_before(self.carry)
+        return entries_before(self.carry_pairs)
 
 
 @cached  # an equal call must return the same stages: the functions that run them are cached by them
 def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
     """Split a step into stages.
 
-    Ops on a cycle through the carry need a loop, one for each cycle; this splits a `Stack` into its layers.
-    Of the others, those that do not fuse (matmuls, but for `precompute`, and gathers) run for all steps at
-    once, before, between or after the loops; those that fuse mostly run in a loop, where they cost nothing.
+    Ops on a cycle through the carry need a loop. Cycles with an op between them that does not fuse, as the
+    matmul between two layers of a `Stack`, get a loop each; others share one. Of the other ops, those that do
+    not fuse (matmuls, but for `precompute`, and gathers) run for all steps at once, before, between or after
+    the loops; those that fuse mostly run in a loop, where they cost nothing.
 
     Args:
       program: the step.
@@ -142,44 +143,44 @@ def stage_step(program: Program, signature: StepSignature, precompute: bool) -> 
       precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
     """
     # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
-    carry, constant = signature.changing(), signature.constant(program)
-    needed = dce(program.ops, [*entries_after(carry), *signature.ys])
-    hoisted, varying = hoist(needed, constant)  # adds the results of hoisted ops to `constant`
+    carry_pairs = signature.changing_pairs()
+    needed = dce(program.ops, [*entries_after(carry_pairs), *signature.ys])
+    hoisted, varying, constant = hoist(needed, signature.constant(program))
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
     # 2. Levels: the order of the stages, a number for each op and each entry of the carry.
-    levels = _levels(varying, carry, constant)
-    _sink_into_loops(program, varying, _Context(carry, constant, ys, precompute), levels)
+    levels = _levels(varying, carry_pairs, constant)
+    levels = _sunk_into_loops(program, varying, levels, carry_pairs, constant, ys=ys, precompute=precompute)
 
     # 3. One stage for each level. A constant broadcast to a larger array is not stored: each stage that reads
     # it repeats the broadcast.
-    broadcasts = [op for op in hoisted if only_broadcasts(op, program)]
+    broadcasts = [op for op in hoisted if enlarges(op, program)]
     stages = []
-    for level in sorted({levels[node] for node in (*varying, *entries_before(carry))}):
+    for level in sorted({levels[node] for node in (*varying, *entries_before(carry_pairs))}):
         inside = [op for op in varying if levels[op] == level]
-        carried = tuple(pair for pair in carry if levels[pair[0]] == level)
+        own_pairs = tuple(pair for pair in carry_pairs if levels[pair[0]] == level)
         # The outputs of a stage are the values read by other stages, their carries and the caller.
-        read_later = set(ys)
+        read_elsewhere = set(ys)
         for op in varying:
             if levels[op] != level:
-                read_later.update(op.inputs)
-        read_later.update(entries_after(pair for pair in carry if levels[pair[0]] != level))
-        stages.append(_stage(program, broadcasts, inside, carried, read_later, constant))
+                read_elsewhere.update(op.inputs)
+        read_elsewhere.update(entries_after(pair for pair in carry_pairs if levels[pair[0]] != level))
+        stages.append(_stage(program, broadcasts, inside, own_pairs, read_elsewhere, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
     # Of the hoisted ops those remain whose results a stage or the caller reads.
     hoisted = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
-    return StagedStep(tuple(_merge_slices(hoisted, program)), tuple(stages), consts, carry, ys)
+    return StagedStep(tuple(_merge_slices(hoisted, program)), tuple(stages), consts, carry_pairs, ys)
 
 
 def _stage(
     program: Program,
     broadcasts: list[Op],
     inside: list[Op],
-    carry: Pairs,
-    read_later: set[int],
+    carry_pairs: Pairs,
+    read_elsewhere: set[int],
     constant: set[int],
 ) -> Stage:
-    carry_in, carry_out = entries_before(carry), entries_after(carry)
+    carry_in, carry_out = entries_before(carry_pairs), entries_after(carry_pairs)
     # Keep only the broadcasts that something inside reads.
     needed = dce([*broadcasts, *inside], [*outputs_of(inside), *carry_out])
     ops = _merge_slices(needed, program)
@@ -189,12 +190,12 @@ def _stage(
         tuple(ops),
         consts=tuple(value for value in free if value in constant),
         xs=tuple(value for value in free if value not in constant),
-        carry=carry,
-        ys=tuple(sorted((made & read_later) - constant)),
+        carry_pairs=carry_pairs,
+        ys=tuple(sorted((made & read_elsewhere) - constant)),
     )
 
 
-def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
+def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Any, int]:
     """Level of each op and each value: stages run in this order; odd levels are loops, even ones are not.
 
         x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
@@ -203,13 +204,13 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
     op has the level of its inputs, or the next even one if it does not fuse into that loop.
     """
     # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step:
-    #   h = tanh(z), z = a + p, p = h @ w_hh     nodes tanh -> h -> dot -> add -> tanh: a cycle
-    producer: dict[int, Any] = {entry: entry for entry in entries_before(carry)}
+    #   h = tanh(z), z = s + p, p = h @ w_hh     nodes tanh -> h -> dot -> add -> tanh: a cycle
+    producer: dict[int, Any] = {entry: entry for entry in entries_before(carry_pairs)}
     reads: dict[Any, tuple[int, ...]] = {}
     for op in ops:
         reads[op] = op.inputs
         producer.update(dict.fromkeys(op.outputs, op))
-    for before, after in carry:
+    for before, after in carry_pairs:
         reads[before] = (after,)
     depends: dict[Any, set[Any]] = {}  # node -> the nodes whose values it reads
     for node, values in reads.items():
@@ -217,7 +218,7 @@ def _levels(ops: list[Op], carry: Pairs, constant: set[int]) -> dict[Any, int]:
 
     # Within a step the ops are acyclic, so every cycle passes through the carry.
     component = _components(depends)
-    loops = {component[entry] for entry in entries_before(carry)}
+    loops = {component[entry] for entry in entries_before(carry_pairs)}
     members: dict[int, list[Any]] = {}
     earlier: dict[int, set[int]] = {}  # component -> those that it reads
     for node, c in component.items():
@@ -253,40 +254,41 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     return dict(zip(depends, labels.tolist(), strict=True))
 
 
-class _Context(NamedTuple):
-    """The surroundings of the ops of a step, and whether to precompute their matmuls."""
-
-    carry: Pairs
-    constant: set[int]
-    ys: Values
-    precompute: bool
-
-
-def _sink_into_loops(program: Program, ops: list[Op], context: _Context, levels: dict[Any, int]) -> None:
-    """Move ops before a loop into it if they fuse, or if computing them before is not faster.
+def _sunk_into_loops(
+    program: Program,
+    ops: list[Op],
+    levels: dict[Any, int],
+    carry_pairs: Pairs,
+    constant: set[int],
+    *,
+    ys: Values,
+    precompute: bool,
+) -> dict[Any, int]:
+    """The levels, after moving ops before a loop into it if they fuse, or if they are no faster before it.
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
     """
     # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
     # inside the loop a matmul of few rows is slow. An op that fuses costs nothing in a loop.
-    sliced = _sliced(ops, program)
+    levels, sliced = dict(levels), sliced_values(ops, program)
     # The levels that read each value. What the caller reads is entered as read at its own level, so that its
     # op is not moved.
-    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in context.ys}
-    for before, after in context.carry:
+    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in ys}
+    for before, after in carry_pairs:
         readers.setdefault(after, []).append(levels[before])
     for op in reversed(ops):
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
-        if op.product and not context.precompute:
-            sinks = not _faster_before_loop(op, program, context.constant, sliced)
+        if op.matmul and not precompute:
+            sinks = not _faster_before_loop(op, program, constant, sliced)
         else:
             sinks = op.fusible
-        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - context.constant) == 1:
+        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - constant) == 1:
             levels.update(dict.fromkeys((*op.outputs, op), first_reader))
         for i in op.inputs:
             readers.setdefault(i, []).append(levels[op])
+    return levels
 
 
 def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
@@ -303,10 +305,10 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
     return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight_size > 2**19)
 
 
-def _sliced(ops: list[Op], program: Program) -> set[int]:
+def sliced_values(ops: Sequence[Op], program: Program) -> set[int]:
     """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
-    # Backwards, as the terms of a sliced sum are sliced too: in z = a + b, z[:, :4] slices a and b. A linear
+    # Backwards, as the terms of a sliced sum are sliced too: in z = s + p, z[:, :4] slices s and p. A linear
     # op with a result smaller than an input takes a part of it.
     for op in reversed(ops):
         smallest = min((count_elements([o], program) for o in op.outputs), default=0)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,17 @@ from jrnn.unrolling._recurrences import (
 from jrnn.unrolling._staging import Stage
 from jrnn.unrolling.methods import Loop, Method
 
-# (part, program, (consts, carry, xs), length, reverse) -> the states of each entry of its carry
-_SolvePart = Callable[[Stage, Program, Any, int, bool], list[Solved]]
+
+class PartArrays(NamedTuple):
+    """The arrays that a part of a loop reads."""
+
+    consts: Any
+    start: Any  # its carry before the first step
+    xs: Any  # of all steps
+
+
+# (part, program, arrays, length, reverse) -> the states of each entry of its carry
+_SolvePart = Callable[[Stage, Program, PartArrays, int, bool], list[Solved]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def solve_parts(
       reverse: run from the last step to the first.
     """
     parts = cycles(stage, program)
-    outputs = replace(stage, carry=(), xs=parts[-1].xs + parts[-1].carry_in)
+    outputs = replace(stage, carry_pairs=(), xs=parts[-1].xs + parts[-1].carry_in)
 
     def run(consts: Any, carry: Any, xs: Any) -> Any:
         initial = dict(zip(stage.carry_in, carry, strict=True))
@@ -126,12 +135,12 @@ def solve_parts(
         states: Env = {}  # after each step
         ends: Env = {}
         for part in parts:
-            arrays = consts, read(initial, part.carry_in), read(env, part.xs)
+            arrays = PartArrays(consts, read(initial, part.carry_in), read(env, part.xs))
             if all(is_inexact(program.types[value]) for value in part.carry_in):
                 found = solve_part(part, program, arrays, length, reverse)
             else:  # e.g. keys that advance
                 found = _scanned(step_of(part), arrays, length, reverse, axis)
-            for (before, after), solved in zip(part.carry, found, strict=True):
+            for (before, after), solved in zip(part.carry_pairs, found, strict=True):
                 states[after], env[before], ends[before] = solved
         # With all states known, no step depends on another: the outputs of all are computed at once.
         mapped = jax.vmap(functools.partial(step_of(outputs), consts, ()), axis_size=length)
@@ -142,13 +151,13 @@ def solve_parts(
 
 
 def _solve_affine(
-    how: How, part: Stage, program: Program, arrays: Any, length: int, reverse: bool
+    how: How, part: Stage, program: Program, arrays: PartArrays, length: int, reverse: bool
 ) -> list[Solved]:
     """The states of an entry that is affine in itself.
 
     A step s ← a s + b gives b at s = 0, and a as its derivative along ones: both for all steps at once.
     """
-    if len(part.carry) > 1:
+    if len(part.carry_pairs) > 1:
         raise ValueError(
             "method=Associative(): entries of the state depend on each other, so the cell is not linear"
         )
@@ -161,7 +170,7 @@ def _solve_affine(
     return [solve_all(a, b, start, how, reverse=reverse)]
 
 
-def _scanned(step: Any, arrays: Any, length: int, reverse: bool, axis: Any) -> list[Solved]:
+def _scanned(step: Any, arrays: PartArrays, length: int, reverse: bool, axis: Any) -> list[Solved]:
     """States of entries that are no floats, such as keys that advance: one step after the other.
 
     If the steps are split over devices, each takes all of them and keeps those of its stretch.

@@ -114,12 +114,12 @@ def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> 
 
 def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: int) -> tuple[Any, Any]:
     """Hoisted ops once, all phases chunk by chunk, and the results in the structure of the step."""
-    program, signature, _, closed_over, result = traced
+    program, signature, _, closed_over, result_types = traced
     arrays = [*closed_over, *jax.tree.leaves((loop.consts, loop.carry, loop.inputs))]
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    eval_ops(plan.hoisted, env)
+    eval_ops(plan.hoisted_ops, env)
     # Between chunks a matrix is (batch..., keys, values), in float32 or wider; other entries are as they are.
-    entries, matrices = entries_before(plan.step.carry), plan.matrices
+    entries, matrices = entries_before(plan.step.carry_pairs), plan.matrices
     init = []
     for entry in entries:
         init.append(to_matrices(matrices[entry], env[entry]) if entry in matrices else env[entry])
@@ -129,10 +129,10 @@ def _run_plan(plan: Plan, loop: Loop[Any, Any, Any], traced: TracedLoop, size: i
         like = program.types[entry]
         env[entry] = from_matrices(matrices[entry], after, like) if entry in matrices else after
     varying = dict(zip(plan.step.ys, ys, strict=True))
-    leaves = [env[entry] for entry in signature.carry]
+    leaves = [env[entry] for entry in signature.carry_in]
     for y in signature.ys:
         leaves.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
-    return jax.tree.unflatten(jax.tree.structure(result), leaves)
+    return jax.tree.unflatten(jax.tree.structure(result_types), leaves)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +153,9 @@ def _chunk_scan(plan: Plan, reverse: bool) -> Run:
 
     def scan(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         env: Env = dict(zip((*plan.consts, *plan.step.xs), (*consts, *xs), strict=True))
-        state = dict(zip(entries_before(plan.step.carry), carry, strict=True))
+        state = dict(zip(entries_before(plan.step.carry_pairs), carry, strict=True))
         for phase in plan.phases:
-            entries = entries_before(phase.carry)
+            entries = entries_before(phase.carry_pairs)
             arrays = read(env, phase.consts), read(state, entries), read(env, phase.xs)
             loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
             prepared = prepare(loop, precompute=True)

@@ -82,7 +82,7 @@ def unroll(
     """
     check_runs(cell, method, key)
     reverse = check_flag("reverse", reverse)
-    call = Call(params, xs, carry, lengths, mask, resets, key)
+    call = Call(params, xs, carry, lengths, mask, resets, key)  # a NamedTuple of these seven
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (concrete := if_concrete(call)) is None:
         return _unroll(call, cell, method, reverse)
@@ -93,6 +93,7 @@ def unroll(
 
 def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
     params, xs, carry, lengths, mask, resets, key = call
+    # the axis of a mesh over which the steps of xs are split, if they are
     if (axis := split_over(xs)) is not None:
         return _run_stretches(call, cell, method, reverse, axis)
     options = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse, "key": key}
@@ -100,7 +101,7 @@ def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any
     return result
 
 
-@cached
+@cached  # an `lru_cache` whose entries are freed with the cell, method or function that they are about
 def _compiled_calls(cell: Any, method: Any, reverse: bool) -> CompiledCalls:
     return CompiledCalls(_unroll, rounds=isinstance(method, Scan))
 
@@ -137,7 +138,7 @@ def _with_flags(
     # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
     carry = promote_carry(cell, params, carry, xs, steps, flags)
     reset_state = None if flags.reset is None else _reset_state(cell, params, batch_shape, carry)
-    return Loop(cell, params, reset_state, carry, xs, *flags, steps, reverse)
+    return Loop(cell, params, reset_state, carry, xs, flags.valid, flags.reset, length=steps, reverse=reverse)
 
 
 def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any) -> Any:
@@ -168,7 +169,11 @@ def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any)
 
 
 def _reset_state(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Any:
-    """The initial state, in the dtypes and sharding of the promoted carry."""
+    """The initial state, in the dtypes and sharding of the promoted carry.
+
+    `carry_spec` gives the types of a state, with None in place of noise and context, and `map_state` maps
+    over the leaves that are not None there. For LSTM(3) and two rows: LSTMCarry(h=float32[2,3], c=...).
+    """
     initial = cell.initial_carry(params, batch_shape)
     spec = carry_spec(cell, params, batch_shape)
     return map_state(lambda s, c: match_types(s, jax.typeof(c)), spec, initial, carry)

@@ -123,7 +123,8 @@ def body_of(cell: Any) -> Body:
         # without masks and resets, valid and reset are None, and the body is the step of the cell
         params, reset_state = consts
         x, valid, reset = inputs
-        spec = carry_spec(cell, params)  # flags affect only state, not noise and context
+        # Flags affect only state, so `map_state` leaves noise and context, None in `carry_spec`, as they are.
+        spec = carry_spec(cell, params)
         if reset is not None:
             carry = map_state(functools.partial(_where, ~reset), spec, carry, reset_state)
         after, y = cell.step(params, carry, x)
@@ -136,6 +137,7 @@ def body_of(cell: Any) -> Body:
 
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
+    """`jnp.where` with flags for the leading axes, (batch...), of arrays (batch..., ...)."""
     # An entry that the step returns unchanged is the very object that it was given. Without a select it
-    # remains that, and so a constant of the loop (`StepSignature.changing`).
+    # remains that, and so a constant of the loop: see `StepSignature.changing_pairs`.
     return chosen if chosen is other else select(flags, chosen, other)

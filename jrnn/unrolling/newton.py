@@ -17,12 +17,12 @@ from jrnn.cell import batch_shape_of
 from jrnn.unrolling._advising import Advice, advise
 from jrnn.unrolling._blocks import in_blocks, memory_estimate
 from jrnn.unrolling._engine import broadcast_over_steps, prepare, trace_loop
-from jrnn.unrolling._fallbacks import runs_at_once
+from jrnn.unrolling._fallbacks import can_be_mapped
 from jrnn.unrolling._groups import cycles
 from jrnn.unrolling._recurrences import Solved, solved
 from jrnn.unrolling._staging import Stage
 from jrnn.unrolling._systems import Settings, states_of, system_of
-from jrnn.unrolling.associative import solve_parts
+from jrnn.unrolling.associative import PartArrays, solve_parts
 from jrnn.unrolling.methods import Loop, LoopConsts, Method, Run
 from jrnn.unrolling.scan import Scan
 
@@ -186,7 +186,7 @@ class Newton:
         """Bytes per step of what is solved: Jacobians, and vectors beside them."""
         traced, found = trace_loop(loop, precompute=True), 0
         for stage in traced.staged.stages if traced.staged else ():
-            for part in cycles(stage, traced.program) if stage.carry else ():
+            for part in cycles(stage, traced.program) if stage.carry_pairs else ():
                 if all(is_inexact(traced.program.types[entry]) for entry in part.carry_in):
                     system = system_of(part, traced.program, self._settings(loop).batch_axes)
                     size = system.groups.size
@@ -226,11 +226,11 @@ def _obstacle(loop: Loop[Any, Any, Any]) -> str | None:
     if staged is None:
         return "its step has effects (prints, callbacks)"
     for stage in staged.stages:
-        if stage.carry and any(op.reverse_only for op in stage.ops):
+        if stage.carry_pairs and any(op.reverse_only for op in stage.ops):
             return "its step has no forward derivative (a custom_vjp)"
-        if stage.carry and any(op.primitive == "custom_linear_solve" for op in stage.ops):
+        if stage.carry_pairs and any(op.primitive == "custom_linear_solve" for op in stage.ops):
             return "its step has a transpose of its own (a custom_linear_solve, as of ClipGradient)"
-        if stage.carry and not runs_at_once(stage.ops, stage.consts, program):
+        if stage.carry_pairs and not can_be_mapped(stage.ops, stage.consts, program):
             return "its step cannot be mapped over time"
     return None
 
@@ -261,7 +261,7 @@ def _window(settings: Settings, cell: Any, reverse: bool) -> Run:
         length = len(jax.tree.leaves(xs)[0])
         loop = Loop(cell, consts.params, consts.reset_state, carry, xs, valid, reset, length, reverse)
         signature = trace_loop(loop, precompute=True).signature
-        guesses = {} if guess is None else dict(zip(signature.carry, jax.tree.leaves(guess), strict=True))
+        guesses = {} if guess is None else dict(zip(signature.carry_in, jax.tree.leaves(guess), strict=True))
         prepared = prepare(loop, _solver(settings), precompute=True)
         current = _Exchange(guesses, [])
         token = _EXCHANGE.set(current)
@@ -281,7 +281,7 @@ def _solver(settings: Settings) -> Callable[..., Any]:
 
 
 def _solve_part(
-    settings: Settings, part: Stage, program: Program, arrays: Any, length: int, reverse: bool
+    settings: Settings, part: Stage, program: Program, arrays: PartArrays, length: int, reverse: bool
 ) -> list[Solved]:
     """The states of a recurrence."""
     consts, start, xs = arrays

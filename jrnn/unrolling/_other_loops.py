@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import same_type
-from jrnn._jaxprs.programs import Env, dce, eval_ops, free_values, hoist, only_broadcasts, read, trace
+from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, hoist, read, trace
 from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.cell import Shape, in_ndim, structure_of
 from jrnn.unrolling._staging import StepSignature
@@ -67,32 +67,33 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any, steps: int = 0) -> Any:
         becomes a lookup in the product with the whole table.
     """
     consts, inputs = LoopConsts(params, None), StepInputs(x, None, None)
-    program, closed_over, result = trace(body_of(cell), consts, carry, inputs)
+    program, closed_over, result_types = trace(body_of(cell), consts, carry, inputs)
     if not program.pure:
         return cell
     arrays = [*closed_over, *jax.tree.leaves(consts)]
-    carry_leaves, xs = jax.tree.leaves(carry), jax.tree.leaves(x)
-    signature = StepSignature.of(program, len(arrays), len(carry_leaves), len(xs), len(program.outputs))
+    n_carry, n_xs = len(jax.tree.leaves(carry)), len(jax.tree.leaves(x))
+    signature = StepSignature.of(program, len(arrays), n_carry, n_xs, len(program.outputs) - n_carry)
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
-    constant = {*signature.consts, *program.literals}
-    program = with_tables_multiplied(program, tuple(constant), steps)
-    hoisted_ops, varying = hoist(program.ops, constant)
-    broadcasts = [op for op in hoisted_ops if only_broadcasts(op, program)]
-    ops = dce([*broadcasts, *varying], program.outputs)
+    constants = (*signature.consts, *program.literals)
+    program = with_tables_multiplied(program, constants, steps)
+    constant_ops, varying_ops, constant = hoist(program.ops, constants)
+    broadcasts = [op for op in constant_ops if enlarges(op, program)]
+    ops = dce([*broadcasts, *varying_ops], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.
     needed = constant.intersection(free_values(ops, program.outputs, bound=()))
     env: Env = program.literals | dict(zip(signature.consts, arrays, strict=True))
-    eval_ops(dce(hoisted_ops, needed), env)
+    eval_ops(dce(constant_ops, needed), env)
     consts_env = {value: env[value] for value in needed}
 
     def step(carry: Any, x: Any) -> tuple[Any, Any]:
-        varying_inputs = zip((*signature.carry, *signature.xs), jax.tree.leaves((carry, x)), strict=True)
+        varying_inputs = zip((*signature.carry_in, *signature.xs), jax.tree.leaves((carry, x)), strict=True)
         env = consts_env | dict(varying_inputs)
         eval_ops(ops, env)
-        pair: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result), read(env, program.outputs))
+        leaves = read(env, program.outputs)
+        pair: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result_types), leaves)
         return pair
 
-    types = read(program.types, (*signature.carry, *signature.xs))
+    types = read(program.types, (*signature.carry_in, *signature.xs))
     return HoistedCell(cell, params, jax.tree.unflatten(jax.tree.structure((carry, x)), types), step)
 
 
