@@ -86,7 +86,7 @@ def fresh_import(statement):
 
 
 def to_first_gradient(cell, method):
-    """Seconds of CPU for tracing with lowering, and for compiling, a gradient that was never traced before."""
+    """Seconds of CPU for tracing a gradient not traced before, and for compiling it."""
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), FEATURES))
     xs = jax.ShapeDtypeStruct((STEPS, BATCH, FEATURES), "float32")
 
