@@ -44,6 +44,7 @@ def lengths_of(layer, size):
 PRODUCTS = {  # columns, in widths of h, of the products with xs and with states
     **{"LSTM": (4, 4), "GRU": (3, 3), "Elman": (1, 1), "Peephole": (4, 4), "MUT1": (3, 2)},
     "BiLSTM": (8, 8 + 2 * 8 + 8),  # the second layer's input is two states, h of either direction
+    "Three LSTMs": (4, 4 + 2 * (4 + 4)),
 }
 
 
@@ -133,6 +134,8 @@ def jrnn_model(layer, size):
     cells = {"LSTM": jrnn.LSTM, "GRU": jrnn.GRU, "Elman": jrnn.Elman}
     if layer == "BiLSTM":
         model = jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(size.hidden)),) * 2)
+    elif layer == "Three LSTMs":
+        model = jrnn.Stack((jrnn.LSTM(size.hidden),) * 3)
     else:
         model = cells[layer](size.hidden) if layer in cells else Custom(layer, size.hidden)
     params = model.init(jax.random.key(0), size.features)
@@ -175,6 +178,8 @@ def nnx_module(layer, size):
     if layer in cells:
         return nnx.RNN(cells[layer](size.features, size.hidden, rngs=rngs))
     half = lambda features: nnx.RNN(nnx.OptimizedLSTMCell(features, size.hidden, rngs=rngs))
+    if layer == "Three LSTMs":
+        return nnx.Sequential(half(size.features), half(size.hidden), half(size.hidden))
     both = lambda features: nnx.Bidirectional(half(features), half(features))
     return nnx.List([both(size.features), both(2 * size.hidden)])
 
@@ -196,7 +201,8 @@ def flax_nnx(layer, size):
 def haiku(layer, size):
     import haiku as hk
 
-    cores = {"LSTM": hk.LSTM, "GRU": hk.GRU, "Elman": hk.VanillaRNN}
+    three = lambda hidden: hk.DeepRNN([hk.LSTM(hidden) for _ in range(3)])
+    cores = {"LSTM": hk.LSTM, "GRU": hk.GRU, "Elman": hk.VanillaRNN, "Three LSTMs": three}
     if layer not in cores:
         return None
 
@@ -238,10 +244,13 @@ def keras(layer, size):
         return None
     if layer in kinds:
         modules = [kinds[layer](size.hidden, return_sequences=True)]
+    elif layer == "Three LSTMs":
+        modules = [layers.LSTM(size.hidden, return_sequences=True) for _ in range(3)]
     else:
         lstm = lambda: layers.LSTM(size.hidden, return_sequences=True)
         modules = [layers.Bidirectional(lstm()), layers.Bidirectional(lstm())]
-    for module, features in zip(modules, (size.features, 2 * size.hidden), strict=False):
+    later = (2 if layer == "BiLSTM" else 1) * size.hidden
+    for module, features in zip(modules, (size.features, later, later), strict=False):
         module.build((size.batch, size.steps, features))
     values = lambda variables: [variable.value for variable in variables]
     rest = [values(module.non_trainable_variables) for module in modules]
@@ -315,9 +324,11 @@ def torch_packed(size):
 def pytorch(layer, size, threads=None, compiled=False):
     import torch
 
-    if (compiled and layer not in CUSTOM) or (threads and jax.default_backend() == "gpu"):
+    unfit = layer not in CUSTOM or size.steps > 100  # it compiles every step of a loop, in minutes
+    if (compiled and unfit) or (threads and jax.default_backend() == "gpu"):
         return None
-    kinds = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN}
+    three = functools.partial(torch.nn.LSTM, num_layers=3)
+    kinds = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN, "Three LSTMs": three}
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     xs, *lengths = map(torch.from_numpy, inputs_of(layer, size, 1))
     if layer in kinds:

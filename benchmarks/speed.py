@@ -2,13 +2,15 @@
 
 python benchmarks/speed.py                                     # all layers and sizes
 python benchmarks/speed.py --layers LSTM --sizes 32x100x128x128 --rounds 9
+python benchmarks/speed.py --at-most 5                         # in pieces: what speed.csv lacks
 python benchmarks/speed.py --scaling                           # train steps of LSTM over T, B and H
-python benchmarks/speed.py --from runs/speed/speed.json        # tables and chart of a stored run
+python benchmarks/speed.py --from runs/speed/speed.csv         # tables and chart of a stored run
 
 `forward` is the outputs of all steps, `train` the gradients of their sum of squares for all weights.
 """
 
 import argparse
+import csv
 import importlib.metadata
 import importlib.util
 import json
@@ -32,13 +34,18 @@ SIZES = [  # the last two are not round: nothing was ever tuned to them
     *(Size(32, 100, 128, 128), Size(32, 100, 256, 256), Size(16, 1000, 64, 64), Size(1, 200, 128, 128)),
     *(Size(20, 35, 650, 650), Size(128, 50, 256, 256), Size(7, 61, 100, 200), Size(64, 80, 40, 96)),
 ]
-FEWER = {"BiLSTM": [SIZES[0], SIZES[4]], "Peephole": SIZES[:1], "MUT1": SIZES[:1]}
+AWKWARD = [  # small batches, long sequences, widths between powers of two
+    *(Size(24, 80, 96, 192), Size(2, 300, 160, 160), Size(48, 40, 320, 320), Size(8, 400, 96, 192)),
+    Size(4, 2000, 32, 32),
+]
+FEWER = {"BiLSTM": [SIZES[0], SIZES[4]], "Peephole": SIZES[:1], "MUT1": SIZES[:1], "Three LSTMs": SIZES[:1]}
 SCALES = {
     "T": [Size(32, steps, 128, 128) for steps in (25, 50, 100, 200, 400, 800, 1600)],
     "B": [Size(batch, 100, 128, 128) for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256)],
     "H": [Size(32, 100, hidden, hidden) for hidden in (16, 32, 64, 128, 256, 512, 1024)],
 }
 KINDS = ("train", "forward")
+TEXTS = ("layer", "size", "contestant", "kind")  # the columns of a record that are no numbers
 
 
 class Work(NamedTuple):
@@ -173,16 +180,52 @@ def surroundings(options):
     }
 
 
+def drawn(seed, count=10):
+    """Sizes of a seed, each side log-uniform, of 0.2 to 20 GFLOP per LSTM train step."""
+    rng, found = np.random.default_rng(seed), []
+    bounds = np.log([(1, 128), (10, 1000), (16, 512), (16, 512)])
+    while len(found) < count:
+        size = Size(*(round(n) for n in np.exp(rng.uniform(*bounds.T))))
+        found += [size] * (2e8 < flops("LSTM", size, "train") < 2e10)
+    return found
+
+
+def stored(path):
+    """The records of a file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    read = lambda name, text: text if name in TEXTS else float(text) if text else None
+    return [
+        {name: read(name, text) for name, text in row.items()}
+        | {"size": list(map(int, row["size"].split("x")))}
+        for row in rows
+    ]
+
+
+def store(records, path):
+    """Add records to a file."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, records[0])
+        if is_new:
+            writer.writeheader()
+        writer.writerows(record | {"size": "x".join(map(str, record["size"]))} for record in records)
+
+
 def run(options, path):
-    found, told, begun = surroundings(options) | {"records": []}, set(), time.perf_counter()
-    for layer, size, kinds in contests(options):
+    path.with_suffix(".json").write_text(json.dumps(surroundings(options), indent=1))
+    told, begun, done = set(), time.perf_counter(), {(r["layer"], tuple(r["size"])) for r in stored(path)}
+    missing = [c for c in contests(options) if (c[0], tuple(c[1])) not in done]
+    print(f"{len(missing)} of {len(contests(options))} contests are not yet in {path}", flush=True)
+    for layer, size, kinds in missing[: options.at_most]:
         records = contest(layer, size, kinds, options, told)
-        found["records"] += records
-        path.write_text(json.dumps(found, indent=1))  # at once: a long run may be stopped
+        store(records, path)  # at once: a long run may be stopped
         times = [f"{r['contestant']} {number(r['median_ms'])}" for r in records if r["kind"] == kinds[0]]
         print(f"{time.perf_counter() - begun:5.0f} s  {layer} {size}: {' · '.join(times)} ms", flush=True)
         jax.clear_caches()
-    return found
+    return stored(path)
 
 
 def rows_of(records, kind):
@@ -316,8 +359,7 @@ def scaling_chart(records, path):
     figure.savefig(path, dpi=100)
 
 
-def report(found, out, scaling):
-    records = found["records"]
+def report(records, out, scaling):
     for kind in KINDS:
         if rows := rows_of(records, kind):
             print(f"\n## {kind}\n\n{times_table(rows, names_of(records))}\n\n{means_table(rows)}")
@@ -347,7 +389,9 @@ def parsed():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--layers", type=listed(PRODUCTS), default=list(PRODUCTS), help=", ".join(PRODUCTS))
-    add("--sizes", type=sizes, help="BxTxIxH,... (default: eight, fewer for the last three layers)")
+    add("--sizes", type=sizes, help="BxTxIxH,... (default: 23, fewer for the last four layers)")
+    add("--seed", type=int, default=0, help="of the ten sizes that are drawn")
+    add("--at-most", type=int, help="number of contests to measure now")
     add("--peers", type=listed(peers), default=peers, help=", ".join(peers))
     add("--rounds", type=int, default=12)
     add("--devices", type=int, default=os.cpu_count(), help="CPU devices to shard the batch over")
@@ -361,7 +405,8 @@ def contests(options):
     if options.scaling:
         every = dict.fromkeys(size for sizes in SCALES.values() for size in sizes)
         return [("LSTM", size, ("train",)) for size in every]
-    chosen = lambda layer: options.sizes or FEWER.get(layer, SIZES)
+    every = [*SIZES, *AWKWARD, *drawn(options.seed)]
+    chosen = lambda layer: options.sizes or ([*FEWER[layer], *AWKWARD] if layer in FEWER else every)
     return [(layer, size, KINDS) for layer in options.layers for size in chosen(layer)]
 
 
@@ -391,8 +436,8 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")  # the peers' own
     options.out.mkdir(parents=True, exist_ok=True)
     if options.stored:
-        found = json.loads(options.stored.read_text())
+        found = stored(options.stored)
     else:
         start(options)
-        found = run(options, options.out / ("scaling.json" if options.scaling else "speed.json"))
-    report(found, options.out, scaling=not rows_of(found["records"], "forward"))
+        found = run(options, options.out / ("scaling.csv" if options.scaling else "speed.csv"))
+    report(found, options.out, scaling=not rows_of(found, "forward"))

@@ -127,6 +127,7 @@ from jrnn.training import predict as predict
 from jrnn.training import sweep as sweep
 from jrnn.training import train_step as train_step
 from jrnn.training import use_cores as use_cores
+from jrnn.training import use_fused_loops as use_fused_loops
 from jrnn.unrolling import Associative as Associative
 from jrnn.unrolling import Chunked as Chunked
 from jrnn.unrolling import CuDNN as CuDNN

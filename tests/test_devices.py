@@ -306,6 +306,41 @@ def test_use_cores_comes_before_anything_else():
         jrnn.use_cores(0)
 
 
+def small_loops():
+    """Gradients of loops at batch 1, and whether XLA compiled one into a function of its own."""
+    found = []
+    for cell in (jrnn.LSTM(16), jrnn.SLSTM(16)):
+        params, xs = cell.init(jax.random.key(0), 16), jnp.sin(jnp.arange(320.0)).reshape(20, 1, 16)
+        loss = lambda params, cell=cell, xs=xs: (jrnn.unroll(cell, params, xs)[1] ** 2).sum()
+        gradient = jax.jit(jax.grad(loss)).lower(params).compile()
+        found += [leaf.ravel().tolist() for leaf in gradient(params)]
+    return found, "xla_cpu_small_call" in gradient.as_text()
+
+
+def test_fused_loops_compute_the_same():
+    code = "import jrnn, json; jrnn.use_fused_loops()\nfrom tests.test_devices import small_loops\n"
+    with start(code + "print(json.dumps(small_loops()))") as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    (gradients, fused), (wanted, _) = json.loads(out), small_loops()
+    assert fused
+    for gradient, expected in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_use_fused_loops_comes_before_anything_else(monkeypatch):
+    jax.devices()
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with pytest.raises(RuntimeError, match=r"^use_fused_loops: jax is already initialized: call it before"):
+        jrnn.use_fused_loops()
+    assert "XLA_FLAGS" not in os.environ
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        jrnn.use_fused_loops(0)
+    given = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=7"
+    monkeypatch.setenv("XLA_FLAGS", given)
+    assert jrnn.use_fused_loops() == 7 and os.environ["XLA_FLAGS"] == given
+
+
 LONG = """
 import jax, optax, jrnn
 from jrnn.losses import cross_entropy

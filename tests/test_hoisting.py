@@ -61,6 +61,49 @@ def test_what_would_be_computed_in_every_step_is_seen():
     assert normalizes(plain, params, NORMED.initial_carry(params))
 
 
+def test_a_long_loop_looks_rows_up_in_a_product_with_the_table():
+    params = MODEL.init(jax.random.key(0), TOKENS)
+    carry, token = MODEL.initial_carry(params, (3,)), jnp.array([5, 0, 2])
+    ready, usual = (hoisted(MODEL, params, carry, token, steps) for steps in (2, 1))  # 6 rows, or 3, of 6
+
+    def products(cell):
+        jaxpr = jax.make_jaxpr(lambda carry, x: cell.step(params, carry, x))(carry, token)
+        return sum(eqn.primitive.name == "dot_general" for eqn in jaxpr.eqns)
+
+    assert products(usual) - products(ready) == 1
+    for tokens in (token, jnp.array([-1, 9, 3])):  # NaN outside of the table
+        found, wanted = (cell.step(params, carry, tokens) for cell in (ready, MODEL))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    one = hoisted(MODEL, params, MODEL.initial_carry(params), token[0], 6)
+    found, wanted = (cell.step(params, MODEL.initial_carry(params), token[0])[1] for cell in (one, MODEL))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an accelerator multiplies before the loop")
+def test_unroll_looks_rows_up_in_a_product_with_the_table():
+    model = jrnn.Stack((jrnn.Embed(3), jrnn.LSTM(HIDDEN), jrnn.Dense(TOKENS)))
+    params = model.init(jax.random.key(0), TOKENS)
+    tokens = np.random.default_rng(0).integers(0, TOKENS, (8, 4))  # 32 lookups, at least twice 6 rows
+
+    def plain(params, tokens):
+        step = lambda carry, x: model.step(params, carry, x)
+        return (jax.lax.scan(step, model.initial_carry(params, (4,)), tokens)[1] ** 2).sum()
+
+    def ours(params, tokens):
+        return (jrnn.unroll(model, params, tokens)[1] ** 2).sum()
+
+    def multiplies(tokens):
+        jaxpr = jax.make_jaxpr(ours)(params, tokens)
+        products = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
+        return any(eqn.outvars[0].aval.shape == (TOKENS, 4 * HIDDEN) for eqn in products)
+
+    assert multiplies(tokens) and not multiplies(tokens[:2])
+    found, wanted = (jax.jit(jax.grad(loss))(params, tokens) for loss in (ours, plain))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
 def test_a_hoisted_step_is_that_of_the_cell():
     params = NORMED.init(jax.random.key(0), 3)
     h = jax.random.normal(jax.random.key(1), (2, HIDDEN))

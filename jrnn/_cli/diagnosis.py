@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
+from jrnn.training.devices import fused_loops
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Run `jrnn doctor`: print versions, devices and settings, and check a gradient."""
     del arguments
     with contextlib.suppress(RuntimeError):  # jax is already initialized
+        jrnn.use_fused_loops()
         jrnn.use_cores()
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
     packages = ("jrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -37,6 +39,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"jax finds no device: {error or 'is JAX_PLATFORMS right?'}") from error
     print(f"{'devices':16}  {', '.join(f'{d.device_kind} ({d})' for d in devices)}")
+    if devices[0].platform == "cpu":
+        print(f"{'small loops':16}  {loops()}")
     advice = gpu_advice(shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists(), devices)
     if advice:
         print(advice)
@@ -46,6 +50,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     sound = all(bool(jnp.isfinite(leaf).all() and (leaf != 0).any()) for leaf in grads)
     print(f"{'gradient':16}  of a jitted GRU: {'finite, as it should be' if sound else 'NOT finite'}")
     return 0 if sound else 1
+
+
+def loops() -> str:
+    """Describe how XLA compiles small loops on CPUs: `use_fused_loops` may be without effect."""
+    scan = jax.jit(lambda x: jax.lax.scan(lambda h, _: (jnp.sin(h), h), x, length=9))
+    if "xla_cpu_small_call" in (scan.lower(jnp.ones(1000)).compile().as_text() or ""):
+        return f"one function each, below {fused_loops():,} bytes a step"
+    return "a call per operation and step: jrnn.use_fused_loops() came too late, or this jaxlib ignores it"
 
 
 def gpu_advice(present: bool, devices: Sequence[Any]) -> str:

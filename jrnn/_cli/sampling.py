@@ -1,6 +1,7 @@
 """`jrnn sample`: a trained model writes on."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import shutil
@@ -22,6 +23,8 @@ META = ("config", "vocabulary", "files", "sha256")  # stored by `jrnn train` wit
 
 def sample(arguments: argparse.Namespace) -> int:
     """Run `jrnn sample`: generate text with the best model of a run."""
+    with contextlib.suppress(RuntimeError):  # jax is already initialized
+        jrnn.use_fused_loops()
     snapshot = load_run(Path(arguments.run_directory), best=True)
     tokenizer = tokenizer_of(snapshot.meta)
     if unknown := tokenizer.unknown(arguments.prompt):

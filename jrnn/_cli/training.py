@@ -60,6 +60,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.distributed:
         return _train_together(arguments)
     with contextlib.suppress(RuntimeError):  # jax is already initialized: use its devices
+        jrnn.use_fused_loops()
         jrnn.use_cores()
     return _train(arguments)
 
@@ -72,6 +73,7 @@ def _train_together(arguments: argparse.Namespace) -> int:
     }
     devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", 1))
     with contextlib.suppress(RuntimeError):
+        jrnn.use_fused_loops()
         jrnn.use_cores(devices)  # rather than all cores, which the processes of a machine share
     try:
         jax.distributed.initialize(**given)

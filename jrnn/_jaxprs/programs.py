@@ -150,7 +150,7 @@ class _Numbering:
 
 # Primitives by name; one that is in no list is costly, opaque and not linear, which is always correct.
 # `_SUMS` are the linear ops behind which a weight site may lie. Others end its chain of ops: behind a
-# broadcast or an upcast the site would be larger, and `_staging._sliced` would take a `reduce_sum`, whose
+# broadcast or an upcast the site would be larger, and `sliced_values` would take a `reduce_sum`, whose
 # result is smaller than what it reads, for a slice.
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
 _ARITHMETIC = """

@@ -46,6 +46,8 @@ def draw_blocks(key: Array, rows: int, columns: int, heads: int, gates: int) -> 
 
 def times_blocks(x: Array, w: Array, gates: int) -> list[Array]:
     """X W for a block-diagonal W, split by gate, each over all heads: (..., hidden)."""
+    if len(w) == 1:  # of one row and one block XLA would make no matmul, but repeated elementwise sums
+        return split(x @ w[0], gates)
     blocks = x.reshape(*x.shape[:-1], w.shape[0], w.shape[1])
     parts = split(jnp.einsum("...hi,hij->...hj", blocks, w), gates)
     return [part.reshape(*part.shape[:-2], -1) for part in parts]

@@ -20,10 +20,11 @@ from jrnn.decoding._prompting import (
     checked_prompt,
     checked_stop,
     log_softmax,
-    on_device,
+    on_host,
     open_loop,
     padded,
     read_prompt,
+    transferring,
     value_of,
 )
 from jrnn.unrolling import Scan
@@ -140,25 +141,26 @@ def beam_search(
     for name, given in (("length_penalty", length_penalty), ("coverage_penalty", coverage_penalty)):
         if not value_of(name, given, unknown=0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {given}")
-        penalties.append(on_device(given, float))
+        penalties.append(on_host(given, jax.dtypes.canonicalize_dtype(float)))
     rule = Rule(penalties[0], penalties[1], checked_stop(cell, stop))
     lengths, capacity = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     wanted: Any = length
     if eager := can_round(cell, params, carry, prompt, lengths, rule):
         prompt, lengths, wanted, capacity = padded(prompt, lengths, length, adjust)
-    found = _search(
-        cell,
-        params,
-        prompt,
-        carry,
-        rule,
-        lengths=lengths,
-        wanted=wanted,
-        capacity=capacity,
-        width=width,
-        adjust=adjust,
-        covers=value_of("coverage_penalty", coverage_penalty, unknown=1) > 0,
-    )
+    with transferring():
+        found = _search(
+            cell,
+            params,
+            prompt,
+            carry,
+            rule,
+            lengths=lengths,
+            wanted=wanted,
+            capacity=capacity,
+            width=width,
+            adjust=adjust,
+            covers=value_of("coverage_penalty", coverage_penalty, unknown=1) > 0,
+        )
     return found._replace(tokens=shortened(found.tokens, length)) if eager else found
 
 
@@ -181,7 +183,8 @@ def _search(
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
     valid = like_rows(_positions(cell, carry, batch_shape, covers), token)
     spec = carry_spec(cell, params, batch_shape)
-    tapped = hoisted(Tap(cell, ("attention",)) if covers else cell, params, carry, token)
+    tapped = Tap(cell, ("attention",)) if covers else cell
+    tapped = hoisted(tapped, params, carry, token, steps=capacity * width)
     step = _step(tapped, params, spec, len(batch_shape), covers)
     carry = map_state(lambda a: _repeat(a, len(batch_shape), width), spec, carry)
     advance_row = functools.partial(_advance_row, rule, adjust=adjust)

@@ -18,10 +18,11 @@ from jrnn.decoding._prompting import (
     checked_prompt,
     checked_stop,
     log_softmax,
-    on_device,
+    on_host,
     open_loop,
     padded,
     read_prompt,
+    transferring,
     value_of,
 )
 from jrnn.unrolling import Scan
@@ -118,25 +119,26 @@ def generate(
     choice = {
         "key": key,
         # arrays of fixed dtypes, so that a NumPy int or float does not recompile
-        "temperature": on_device(temperature, jnp.float32),
-        "top_p": None if top_p is None else on_device(top_p, jnp.float32),
+        "temperature": on_host(temperature, jnp.float32),
+        "top_p": None if top_p is None else on_host(top_p, jnp.float32),
         "stop": checked_stop(cell, stop),
     }
     wanted = None  # all of the capacity
     if can_round(cell, params, carry, prompt, lengths, choice):
         prompt, lengths, wanted, capacity = padded(prompt, lengths, capacity, adjust)
-    found: Generated = _generate(
-        cell,
-        params,
-        prompt,
-        carry,
-        **choice,
-        lengths=lengths,
-        wanted=wanted,
-        capacity=capacity,
-        top_k=None if top_k is None else int(top_k),
-        adjust=adjust,
-    )
+    with transferring():
+        found: Generated = _generate(
+            cell,
+            params,
+            prompt,
+            carry,
+            **choice,
+            lengths=lengths,
+            wanted=wanted,
+            capacity=capacity,
+            top_k=None if top_k is None else int(top_k),
+            adjust=adjust,
+        )
     if wanted is None:
         return found
     tokens, log_probs, carry = found
@@ -161,25 +163,31 @@ def _generate(
     adjust: Adjust | None,
 ) -> Generated:
     carry, token = read_prompt(cell, params, prompt, carry, lengths)
-    cell = hoisted(cell, params, carry, token)
+    cell = hoisted(cell, params, carry, token, steps=capacity)
     batch_shape = prompt.shape[1:]
     rows = jnp.arange(prompt[0].size, dtype=jnp.int32).reshape(batch_shape)
     written = jnp.zeros((*batch_shape, 0 if adjust is None else capacity), jnp.int32)
     rows, written = like_rows(rows, token), like_rows(written, token)
 
-    def choose(logits: Array, row: Array, written: Any, t: Array) -> tuple[Array, Array]:
-        own = None if key is None else jax.random.fold_in(jax.random.fold_in(key, row), t)
+    def choose(logits: Array, row: Any, written: Any, t: Array) -> tuple[Array, Array]:
+        own = None if key is None else jax.random.fold_in(row, t)
         logits = adjusted(adjust, logits, written, t)
         token = _choose(own, logits, temperature, top_k, top_p)
         return token, log_softmax(logits)[token]
 
+    def own_key(row: Array) -> Any:
+        return row if key is None else jax.random.fold_in(key, row)
+
     for _ in batch_shape:
+        own_key = jax.vmap(own_key)
         choose = jax.vmap(choose, in_axes=(0, 0, 0, None))
+
+    keys = own_key(rows)
 
     def advance(state: Any, t: Array) -> tuple[Any, Any]:
         carry, token, done, written = state
         carry, logits = cell.step(params, carry, token)
-        token, log_prob = choose(logits, rows, written, t)
+        token, log_prob = choose(logits, keys, written, t)
         if stop is not None:
             token, log_prob = jnp.where(done, stop, token), jnp.where(done, 0, log_prob)
             done = token == stop
@@ -187,22 +195,23 @@ def _generate(
         return (carry, token, done, written), (token, log_prob)
 
     start: Any = (carry, token, jnp.zeros_like(token, bool), written)
-    (carry, *_), (tokens, log_probs) = lax.scan(
-        up_to(wanted, advance), start, jnp.arange(capacity, dtype=jnp.int32)
-    )
+    (carry, *_), (tokens, log_probs) = _scan_up_to(wanted, capacity, advance, start)
     return Generated(tokens, log_probs, carry)
 
 
-def up_to(wanted: Array | None, advance: Any) -> Any:
-    """The body of a loop that does nothing after as many steps as are wanted; `None`: all are."""
-    if wanted is None:
-        return advance
+def _scan_up_to(wanted: Array | None, capacity: int, advance: Any, start: Any) -> Any:
+    """`lax.scan` over step numbers, of as many steps as are wanted, `None`: all; zeros fill the rest."""
+    if wanted is None or capacity == 0:
+        return lax.scan(advance, start, jnp.arange(capacity, dtype=jnp.int32))
+    outputs = jax.eval_shape(advance, start, jax.ShapeDtypeStruct((), jnp.int32))[1]
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), outputs)
 
-    def body(state: Any, t: Array) -> Any:
-        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(advance, state, t)[1])
-        return lax.cond(t < wanted, advance, lambda state, t: (state, nothing), state, t)
+    def body(t: Array, both: Any) -> Any:
+        (state, stacked), put = both, functools.partial(lax.dynamic_update_index_in_dim, index=t, axis=0)
+        state, ys = advance(state, t)
+        return state, jax.tree.map(put, stacked, ys)
 
-    return body
+    return lax.fori_loop(jnp.int32(0), wanted, body, (start, stacked))
 
 
 def _choose(

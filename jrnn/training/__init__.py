@@ -2,6 +2,7 @@
 
 from jrnn._exports import public_names
 from jrnn.training.devices import use_cores as use_cores
+from jrnn.training.devices import use_fused_loops as use_fused_loops
 from jrnn.training.fitting import FitResult as FitResult
 from jrnn.training.fitting import fit as fit
 from jrnn.training.objectives import AtLast as AtLast

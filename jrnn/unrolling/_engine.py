@@ -26,11 +26,12 @@ import jax
 from jax import Array, lax
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, read, trace
+from jrnn._jaxprs.programs import Env, Program, Values, element_count, eval_ops, read, trace
+from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.unrolling._fallbacks import can_be_mapped
 from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
 from jrnn.unrolling._sites import with_transposed_adjoint
-from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, stage_step
+from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, sliced_values, stage_step
 from jrnn.unrolling.methods import Loop, Run
 
 # What makes the loop of a stage with a carry, from (stage, program, length, reverse).
@@ -111,6 +112,10 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> Tra
     signature = StepSignature.of(program, len(closed_over) + n_consts, n_carry, n_xs, n_ys)
     if precompute is None:
         precompute = jax.default_backend() != "cpu"
+    if not precompute:
+        # Half of the steps, as the gradient also adds up rows. XLA would not vectorize a sliced lookup.
+        constant, sliced = tuple(signature.constant(program)), tuple(sliced_values(program.ops, program))
+        program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2, sliced)
     staged = stage_step(program, signature, precompute) if program.pure else None
     return TracedLoop(program, signature, staged, closed_over, result_types)
 

@@ -10,6 +10,7 @@ from jax import Array
 
 from jrnn._alignment import same_type
 from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, hoist, read, trace
+from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.cell import Shape, in_ndim, structure_of
 from jrnn.unrolling._staging import StepSignature
 from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
@@ -48,7 +49,7 @@ class HoistedCell:
         return result
 
 
-def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
+def hoisted(cell: Any, params: Any, carry: Any, x: Any, steps: int = 0) -> Any:
     """Run what a step computes from parameters alone, and return a cell with the results.
 
         cell = hoisted(cell, params, carry, x)               before a loop: normalizes a weight, say
@@ -62,6 +63,8 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
       params: its parameters, arrays.
       carry: the carry of a step, or its types.
       x: the input of a step, or its types.
+      steps: number of steps of the loop; with enough of them the product of a weight with looked-up rows
+        becomes a lookup in the product with the whole table.
     """
     consts, inputs = LoopConsts(params, None), StepInputs(x, None, None)
     program, closed_over, result_types = trace(body_of(cell), consts, carry, inputs)
@@ -71,7 +74,9 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     n_carry, n_xs = len(jax.tree.leaves(carry)), len(jax.tree.leaves(x))
     signature = StepSignature.of(program, len(arrays), n_carry, n_xs, len(program.outputs) - n_carry)
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
-    constant_ops, varying_ops, constant = hoist(program.ops, {*signature.consts, *program.literals})
+    constants = (*signature.consts, *program.literals)
+    program = with_tables_multiplied(program, constants, steps)
+    constant_ops, varying_ops, constant = hoist(program.ops, constants)
     broadcasts = [op for op in constant_ops if enlarges(op, program)]
     ops = dce([*broadcasts, *varying_ops], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.

@@ -11,7 +11,7 @@ An LSTM layer and a read-out, y = h @ v, as one step:
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -270,7 +270,7 @@ def _sunk_into_loops(
     """
     # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
     # inside the loop a matmul of few rows is slow. An op that fuses costs nothing in a loop.
-    levels, sliced = dict(levels), _sliced(ops, program)
+    levels, sliced = dict(levels), sliced_values(ops, program)
     # The levels that read each value. What the caller reads is entered as read at its own level, so that its
     # op is not moved.
     readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in ys}
@@ -305,7 +305,7 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
     return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight_size > 2**19)
 
 
-def _sliced(ops: list[Op], program: Program) -> set[int]:
+def sliced_values(ops: Sequence[Op], program: Program) -> set[int]:
     """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
     # Backwards, as the terms of a sliced sum are sliced too: in z = s + p, z[:, :4] slices s and p. A linear
