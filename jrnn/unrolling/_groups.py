@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, dce, read, trace
+from jrnn._jaxprs.programs import Op, Program, dce, is_inexact, read, trace
 from jrnn.unrolling._loops import step_of
 from jrnn.unrolling._staging import Stage, entries_after
 
@@ -138,8 +138,11 @@ def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     own = [labels[value] for value in derivative.inputs[-len(types[1]) :]]
     links = _Links(own, batch_axes)
     for op in derivative.ops:
-        if any(i in labels for i in op.inputs):
-            labels.update(zip(op.outputs, _follow(op, labels, derivative, links), strict=True))
+        # no counter of a loop has a tangent
+        moving = [o for o in op.outputs if is_inexact(derivative.types[o])]
+        if moving and any(i in labels for i in op.inputs):
+            shapes = [derivative.types[o].shape for o in moving]
+            labels.update(zip(moving, _follow(op, labels, derivative, shapes, links), strict=True))
     for before, after in zip(own, derivative.outputs, strict=True):
         if after in labels:
             links.join(before, labels[after])
@@ -205,11 +208,12 @@ class _Links:
         return left, right
 
 
-def _follow(op: Op, known: dict[int, Labels], program: Program, links: _Links) -> list[Labels]:
+def _follow(
+    op: Op, known: dict[int, Labels], program: Program, shapes: list[Any], links: _Links
+) -> list[Labels]:
     """The labels of the results of an op, from those of its operands."""
     given = [known.get(a) if isinstance(a, int) else None for a in op.operands]
     there = [a for a in given if a is not None]
-    shapes = [program.types[o].shape for o in op.outputs]
     p, kind, x = op.params, op.primitive, there[0] if there else None
     if x is None:  # a region of several equations
         return _mixed([known[i] for i in op.inputs if i in known], shapes, links)
@@ -249,7 +253,7 @@ def _mixed(there: Sequence[Labels], shapes: Sequence[Any], links: _Links) -> lis
     ones = [links.along(a, range(count if apart else 0, a.ndim)).reshape(-1) for a in there]
     one = links.join(*ones)
     lead = links.batch if apart else ()
-    return [np.broadcast_to(one.reshape(*lead, *[1] * (len(s) - len(lead))), s) for s in shapes]
+    return [np.broadcast_to(one.reshape((*lead, *[1] * (len(s) - len(lead)))), s) for s in shapes]
 
 
 # elementwise for XLA, but moving numbers, or of a rule that is not looked into
