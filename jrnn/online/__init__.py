@@ -1,0 +1,1 @@
+"""Gradients forward in time."""
