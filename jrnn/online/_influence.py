@@ -98,7 +98,7 @@ def evaluated(structure: Structure, derivative: Derivative, at: Any, theta_dot: 
     program = derivative.program
     arrays = [*derivative.closed_over, *jax.tree.leaves(at), *theta_dot, v_dot]
     env = program.literals | dict(zip(program.inputs, arrays, strict=True))
-    moved = {i for i, a in env.items() if a is None}
+    moved = set(program.inputs[-1 - len(theta_dot) :])
     for op in program.ops:
         zero = [i for i in op.inputs if env[i] is None]
         rest = [i for i in op.inputs if env[i] is not None]

@@ -1,7 +1,7 @@
 """One step of all rows of a batch, as the methods see it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -66,6 +66,19 @@ class Moment:
         theta, v, row = self.types()
         derivative = derivative_of(self.cell, self.shape, theta, v, row)
         return structure_at(derivative, theta, v, row, (steps, local))
+
+    def at(self, v: Array, row: Row) -> "Moment":
+        """Another step of the same rows."""
+        return replace(self, v=v, row=row)
+
+    def reaching(self) -> list[int]:
+        """The parameters that reach the state in one step."""
+        return [leaf.number for leaf in self.structure(1).leaves]
+
+    def keys(self, seed: int) -> Array:
+        """A key for each row."""
+        key = jax.random.key(seed)
+        return jax.random.split(key, len(self.v)) if self.batched else key
 
     def rows(self, tree: Any) -> Any:
         """A tree with an axis of rows, of length 1 if there is none."""

@@ -56,8 +56,7 @@ class Online:
 
         def objective(theta: list[Array], v: Array) -> Any:
             step = whole_step(self.cell, moment.shape)
-            at = Moment(**(vars(moment) | {"v": v}))
-            after, y = at.each(lambda v, row: step(theta, v, row))
+            after, y = moment.at(v, moment.row).each(lambda v, row: step(theta, v, row))
             return moment.loss(y), after
 
         derivative = jax.value_and_grad(objective, (0, 1), has_aux=True)
