@@ -1,4 +1,4 @@
-"""The influence of parameters on the state of one row: started at zero, moved by a step, read by an adjoint."""
+"""The influence of parameters on the state: started at zero, moved by a step, read by an adjoint."""
 
 import functools
 import string
@@ -18,7 +18,7 @@ from jrnn.online._rows import Row, state_step, tangent_step
 from jrnn.online._structure import LINEAR, Leaf, Structure, dense_structure, structure_of
 
 UNROLLED = 4  # slots up to which J P is written out, and fused; above, it is a matmul
-TERMS = 64  # up to which a gradient is written out as a sum
+TERMS = 32  # rows up to which a gradient is written out as a sum
 
 
 # of one parameter: (slots, *shape), or for few slots a list of arrays of its shape
@@ -29,7 +29,7 @@ class Factors(NamedTuple):
     """The probes of a step."""
 
     jacobian: Array  # (colors, D): J times the indicator of each color
-    immediate: list[Array]  # (colors, *shape) for each parameter that learns: indicators times I
+    immediate: list[Memory]  # (colors, *shape) for each parameter that learns: indicators times I
 
 
 class Derivative(NamedTuple):
@@ -63,7 +63,9 @@ def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
         like = theta[leaf.number]
         zero = jnp.zeros(like.shape, promoted(like.dtype, v.dtype, jnp.float32))
         few = len(leaf.slots) <= UNROLLED
-        memory.append([zero] * len(leaf.slots) if few else jnp.broadcast_to(zero, (len(leaf.slots), *zero.shape)))
+        memory.append(
+            [zero] * len(leaf.slots) if few else jnp.broadcast_to(zero, (len(leaf.slots), *zero.shape))
+        )
     return memory
 
 
@@ -86,6 +88,9 @@ def probed(
         pull = jax.vjp(lambda theta_dot: push(theta_dot, None), jax.tree.map(jnp.zeros_like, theta))[1]
     else:
         pull = jax.vjp(lambda a: step(a, v, row), theta)[1]
+    if len(back) <= UNROLLED:  # one by one, as XLA fuses the outer products of a single vector alone
+        each = [pull(unit)[0] for unit in back]
+        return Factors(jacobian, [list(leaves) for leaves in zip(*each, strict=True)])
     return Factors(jacobian, jax.vmap(pull)(back)[0])
 
 
@@ -93,7 +98,9 @@ def _indicators(colors: Any, dtype: Any) -> Array:
     return jnp.asarray(colors[None] == np.arange(int(colors.max(initial=-1)) + 1)[:, None], dtype)
 
 
-def evaluated(structure: Structure, derivative: Derivative, at: Any, theta_dot: list[Any], v_dot: Any) -> Array:
+def evaluated(
+    structure: Structure, derivative: Derivative, at: Any, theta_dot: list[Any], v_dot: Any
+) -> Array:
     """The tangent of the state after a step, with some products left out; a tangent of None is zero."""
     program = derivative.program
     arrays = [*derivative.closed_over, *jax.tree.leaves(at), *theta_dot, v_dot]
@@ -136,55 +143,64 @@ def _few(op: Op, kept: Kept | None, env: Any, program: Program) -> Array:
     return terms.sum(1).reshape(like.shape).astype(like.dtype)
 
 
-def moved(structure: Structure, memory: list[Memory], factors: Factors, direct: bool = True) -> list[Memory]:
-    """P ← J P + I; without `direct`, J P."""
+def moved(structure: Structure, memory: list[Memory], factors: Factors) -> list[Memory]:
+    """J P."""
     found = []
     for leaf, p in zip(structure.leaves, memory, strict=True):
-        dtype = jax.tree.leaves(p)[0].dtype
-        after = _times(_block(structure, leaf, factors.jacobian.astype(dtype)), p)
-        if direct:
-            added = _immediate(leaf, factors.immediate[leaf.number].astype(dtype))
-            after = jax.tree.map(jnp.add, after, added)
-        found.append(after)
+        probes = factors.jacobian.astype(jax.tree.leaves(p)[0].dtype)
+        found.append(_times(structure, leaf.slots, probes, p))
     return found
 
 
-def _block(structure: Structure, leaf: Leaf, probes: Array) -> Array:
-    """J between the slots of a parameter: (slots after, slots before, ...)."""
-    after, before = leaf.slots[:, None], leaf.slots[None]
+def joined(structure: Structure, memory: list[Memory], factors: Factors) -> list[Memory]:
+    """The influence with that of the step itself: P + I."""
+    found = []
+    for leaf, p in zip(structure.leaves, memory, strict=True):
+        added = _immediate(leaf, factors.immediate[leaf.number])
+        found.append(jax.tree.map(lambda a, b: a + b.astype(a.dtype), p, added))
+    return found
+
+
+def _block(structure: Structure, after: Places, before: Places, probes: Array) -> Array:
+    """J at pairs of numbers of the state."""
+    after, before = np.broadcast_arrays(after, before)
     there = (after >= 0) & (before >= 0) & structure.jacobian[after, before]
     return jnp.where(there, probes[structure.before[before], after], jnp.zeros((), probes.dtype))
 
 
-def _times(block: Array, p: Memory) -> Memory:
-    if isinstance(p, list):
-        return [functools.reduce(jnp.add, map(jnp.multiply, row, p)) for row in block]
+def _times(structure: Structure, slots: Places, probes: Array, p: Memory) -> Memory:
+    """J P of one parameter."""
+    if isinstance(p, list):  # pair by pair: of one gather, XLA would make an array with the pairs innermost
+        pairs = [[_block(structure, a, b, probes) for b in slots] for a in slots]
+        return [functools.reduce(jnp.add, map(jnp.multiply, row, p)) for row in pairs]
+    block = _block(structure, slots[:, None], slots[None], probes)
     letters = string.ascii_lowercase[: p.ndim - 1]
     varying, squeezed = _varying(block, letters, 2)
     return jnp.einsum(f"MK{varying},K{letters}->M{letters}", squeezed, p)
 
 
 def _varying(a: Array, letters: str, lead: int) -> tuple[str, Array]:
-    """The letters of the axes of an array that are longer than 1, behind the leading ones, and the array without the others."""
+    """The letters of the axes behind the leading ones that are longer than 1; the array without others."""
     sizes = a.shape[lead:]
     kept = "".join(c for c, n in zip(letters, sizes, strict=True) if n > 1)
     return kept, a.reshape(*a.shape[:lead], *(n for n in sizes if n > 1))
 
 
-def _immediate(leaf: Leaf, probes: Array) -> Memory:
+def _immediate(leaf: Leaf, probes: Memory) -> Memory:
     """I in the slots of a parameter, from its probes (colors, *shape)."""
     place = leaf.immediate
     if len(place) <= UNROLLED:
         return [_chosen(slot, probes) for slot in place]
     if len(probes) == 1:
-        return jnp.where(place >= 0, probes, 0)
+        return jnp.where(place >= 0, probes[0], 0)
+    probes = jnp.stack(probes) if isinstance(probes, list) else probes
     if place.size == len(place) and np.array_equal(place.ravel(), np.arange(len(probes))):
         return probes
     index = np.broadcast_to(np.maximum(place, 0), (len(place), *probes.shape[1:]))
     return jnp.where(place >= 0, jnp.take_along_axis(probes, index, 0), 0)
 
 
-def _chosen(place: Places, probes: Array) -> Array:
+def _chosen(place: Places, probes: Memory) -> Array:
     """Of each number, the probe of its color; 0 for the color −1."""
     colors = np.unique(place).tolist()
     if len(colors) == 1 and colors[0] >= 0:
@@ -197,19 +213,26 @@ def read_by(structure: Structure, memory: list[Memory], adjoint: Array, theta: l
     """The gradient adjoint · P for each parameter that learns, summed over rows, the first axis of both."""
     found = [jnp.zeros_like(leaf) for leaf in theta]
     for leaf, p in zip(structure.leaves, memory, strict=True):
-        weights = jnp.where(leaf.slots >= 0, adjoint[:, leaf.slots], 0).astype(jax.tree.leaves(p)[0].dtype)
-        found[leaf.number] = _summed(weights, p).astype(found[leaf.number].dtype)
+        given = adjoint.astype(jax.tree.leaves(p)[0].dtype)
+        if isinstance(p, list):
+            slots = [jnp.where(slot >= 0, given[:, slot], 0) for slot in leaf.slots]
+            total = functools.reduce(jnp.add, map(_over_rows, slots, p))
+        else:
+            total = _summed(jnp.where(leaf.slots >= 0, given[:, leaf.slots], 0), p)
+        found[leaf.number] = total.astype(found[leaf.number].dtype)
     return found
 
 
-def _summed(weights: Array, p: Memory) -> Array:
-    """Σ over rows and slots of weights (rows, slots, ...) and an influence."""
-    if isinstance(p, list) and weights.shape[0] * len(p) <= TERMS:
-        # XLA sums over leading axes twenty times slower on a CPU
-        terms = [w * q[row] for row, ws in enumerate(weights) for w, q in zip(ws, p, strict=True)]
-        return functools.reduce(jnp.add, terms)
-    if isinstance(p, list):
-        return functools.reduce(jnp.add, (_summed(weights[:, k : k + 1], q[:, None]) for k, q in enumerate(p)))
+def _over_rows(weights: Array, p: Array) -> Array:
+    """Σ over rows of weights (rows, ...) and an influence in one slot."""
+    if len(p) > TERMS:
+        return _summed(weights[:, None], p[:, None])
+    # XLA sums over a leading axis twenty times slower on a CPU
+    return functools.reduce(jnp.add, [w * q for w, q in zip(weights, p, strict=True)])
+
+
+def _summed(weights: Array, p: Array) -> Array:
+    """Σ over rows and slots of weights and an influence, (rows, slots, ...)."""
     letters = string.ascii_lowercase[: p.ndim - 2]
     varying, squeezed = _varying(weights, letters, 2)
     return jnp.einsum(f"RK{varying},RK{letters}->{letters}", squeezed, p)

@@ -70,7 +70,9 @@ def sinks(program: Program, moved: set[int], size: int, cut: Iterable[Op]) -> di
         if inputs and op not in cut and any(o in known for o in op.outputs):
             inner, outer = followed(op, inputs, program)
             there = zip(op.outputs, outer, strict=True)
-            table = _gathered([(rows, known[o]) for o, rows in there if o in known], _count(inner.values()), size)
+            table = _gathered(
+                [(rows, known[o]) for o, rows in there if o in known], _count(inner.values()), size
+            )
             for i in inputs:
                 reached = _compact(inner[i], table)
                 known[i] = _joined(known[i], reached) if i in known else reached
@@ -150,7 +152,9 @@ def _joined(a: Sets, b: Sets) -> Sets:
     return Sets(rows.reshape(a.rows.shape), a.table[pairs // len(b.table)] | b.table[pairs % len(b.table)])
 
 
-def kept_products(op: Op, side: int, sets: tuple[Sets, Sets], wanted: Booleans, program: Program) -> Kept | None:
+def kept_products(
+    op: Op, side: int, sets: tuple[Sets, Sets], wanted: Booleans, program: Program
+) -> Kept | None:
     """The products of a matmul through which a wanted pair passes; None: all, or too many to list.
 
     Args:
@@ -171,7 +175,8 @@ def kept_products(op: Op, side: int, sets: tuple[Sets, Sets], wanted: Booleans, 
     if most > MOST_TERMS or most == needed.shape[1]:
         return None
     order = np.argsort(~needed, axis=1, kind="stable")[:, :most]
-    return Kept(side, *(np.take_along_axis(a, order, 1) for a in (inner, other, needed)))
+    inner, other = (np.take_along_axis(a, order, 1) for a in (inner, other))
+    return Kept(side, inner, other, np.take_along_axis(needed, order, 1))
 
 
 def _terms(places: list[Places], numbers: Any) -> tuple[Places, Places]:
@@ -187,5 +192,3 @@ def _terms(places: list[Places], numbers: Any) -> tuple[Places, Places]:
     b = b.transpose([*batch_b, *free_b, *contract_b]).reshape(*batch, 1, int(np.prod(sizes_b)), terms)
     a, b = np.broadcast_arrays(a, b)
     return a.reshape(-1, terms), b.reshape(-1, terms)
-
-

@@ -58,7 +58,7 @@ def row_step(cell: Any, batch_shape: Shape) -> Callable[[Row], tuple[Any, Any]]:
             start = map_state(lambda own, given: match_type(own, jax.typeof(given)), spec, start, carry)
         if valid is not None:
             x = jax.tree.map(lambda leaf: select(valid, leaf, jnp.zeros_like(leaf)), x)
-            reset = None if reset is None else reset & valid
+            reset, first = (None if flag is None else flag & valid for flag in (reset, first))
         if first is not None:  # the carry as it stands, with the derivative of the initial one
             carry = map_state(lambda a, own: select(first, _with_derivative(a, own), a), spec, carry, start)
         return body_of(cell)(LoopConsts(params, start), carry, StepInputs(x, valid, reset))
@@ -102,7 +102,7 @@ def state_step(cell: Any, batch_shape: Shape) -> Callable[[list[Array], Array, R
 
 @cached
 def whole_step(cell: Any, batch_shape: Shape) -> Callable[[list[Array], Array, Row], tuple[Any, Any]]:
-    """One step, `(theta, v, row) -> (carry, y)`: what learns and the state take the place of those in `row`."""
+    """One step, `(theta, v, row) -> (carry, y)`, in which theta and v take the place of those in `row`."""
 
     def step(theta: list[Array], v: Array, row: Row) -> tuple[Any, Any]:
         spec = carry_spec(cell, row.params, batch_shape)

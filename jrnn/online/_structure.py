@@ -1,4 +1,4 @@
-"""What an online method stores of the influence of parameters on the state, and how little it takes to move it.
+"""What is stored of the influence of parameters on the state, and how little it takes to move it.
 
     P[d, θ] = ∂ s_d / ∂θ          kept where the step lets it be other than 0 (within some steps)
     P ← J P + I                   J = ∂ s'/∂ s, I = ∂ s'/∂θ
@@ -35,7 +35,13 @@ from jrnn.online._patterns import (
     sources,
 )
 
-LINEAR = "reduce_sum", "cumsum", "conv_general_dilated", "gather", "dynamic_slice"  # neither fused nor matmuls
+LINEAR = (
+    "reduce_sum",
+    "cumsum",
+    "conv_general_dilated",
+    "gather",
+    "dynamic_slice",
+)  # neither fused nor matmuls
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,5 +184,3 @@ def _few_products(
                 few = kept_products(op, sides[0], pair, wanted, program)
                 found |= {} if few is None else {op: few}
     return found
-
-

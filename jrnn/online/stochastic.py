@@ -1,5 +1,6 @@
 """The influence in a random form of low rank, whose mean is exact."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,12 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import select
-from jrnn._checks import brief
-from jrnn._fields import check_whole
+from jrnn._checks import check_whole
 from jrnn._jaxprs.programs import Op, dce, read
 from jrnn.online._influence import Derivative
-from jrnn.online._moments import Moment
 from jrnn.online._rows import Row
+from jrnn.online.moments import Moment, require_forward
 
 TINY = 1e-7  # added to norms
 
@@ -35,7 +35,28 @@ class RankOne(NamedTuple):
 
 @dataclass(frozen=True)
 class UORO:
-    """x"""
+    """Unbiased online recurrent optimization: the influence as the product of two vectors, for any cell.
+
+        s̃ ← ρ₀ J s̃ + ρ₁ ν,   θ̃ ← θ̃ / ρ₀ + νᵀ I / ρ₁,   E[s̃ θ̃ᵀ] = P,   ν = ±1 at random
+        ρ₀ = √(‖θ̃‖ / ‖J s̃‖),   ρ₁ = √(‖νᵀ I‖ / ‖ν‖)
+
+    A gradient is a random one, with the mean of `RTRL`, and takes one forward and one backward derivative
+    more. Memory is one number for each parameter and row. The variance grows with the state and with how
+    long it remembers; average it over rows, or learn slowly. The gradient of the step itself is exact, where
+    the paper has it within the random product.
+
+    Args:
+      seed: of the signs ν, for which the influence carries keys.
+
+    Raises:
+      ValueError: in `Online.init`, a cell whose step has no forward derivative (a custom_vjp).
+
+    Reference: Tallec, Ollivier, Unbiased online recurrent optimization, 2017, arXiv:1702.05043.
+
+    >>> import jrnn
+    >>> jrnn.Online(jrnn.GRU(8), jrnn.losses.mean_squared_error, jrnn.UORO()).method
+    UORO(seed=0)
+    """
 
     seed: int = 0
 
@@ -47,8 +68,8 @@ class UORO:
         theta, v, row = moment.types()
         require_forward(self, moment, moment.derivative(v, row))
         params = [jnp.zeros(theta[n].shape, theta[n].dtype) for n in moment.reaching()]
-        zeros = jax.tree.map(moment.started, (jnp.zeros(v.shape, v.dtype), params))
-        return RankOne(*zeros, moment.keys(self.seed))
+        zero = moment.started(jnp.zeros(v.shape, v.dtype))
+        return RankOne(zero, jax.tree.map(moment.started, params), moment.keys(self.seed))
 
     def learn(
         self, moment: Moment, influence: RankOne, direct: list[Array], adjoint: Array
@@ -69,9 +90,11 @@ class UORO:
             pulled = jax.vjp(lambda a: moment.state_step(a, v, row), moment.theta)[1](signs)[0]
             added = [pulled[n] for n in numbers]
             old, new = _ratio(params, pushed), _ratio(added, signs)
-            params = [a / old.astype(a.dtype) + b / new.astype(a.dtype) for a, b in zip(params, added, strict=True)]
+            params = [
+                a / old.astype(a.dtype) + b / new.astype(a.dtype) for a, b in zip(params, added, strict=True)
+            ]
             found = RankOne(old * pushed + new * signs, params, key)
-            return kept_if_invalid(row, found, influence)
+            return _kept_if_invalid(row, found, influence)
 
         return moment.each(after, influence), gradient
 
@@ -82,29 +105,21 @@ def _ratio(a: Any, b: Any) -> Array:
 
 
 def _norm(tree: Any) -> Array:
-    return jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)) + jnp.zeros(()))
+    return jnp.sqrt(functools.reduce(jnp.add, [(leaf**2).sum() for leaf in jax.tree.leaves(tree)]))
 
 
-def kept_if_invalid(row: Row, found: Any, before: Any) -> Any:
+def _kept_if_invalid(row: Row, found: Any, before: Any) -> Any:
     """The influence before an invalid step, in which nothing happens."""
     valid = row.flags.valid
     if valid is None:
         return found
-    return found._replace(**{
-        name: jax.tree.map(lambda a, b: select(valid, a, b), getattr(found, name), getattr(before, name))
-        for name in found._fields
-        if name != "key"
-    })
-
-
-def require_forward(method: Any, moment: Moment, derivative: Derivative | None) -> Derivative:
-    """Return a derivative, or raise a ValueError."""
-    if derivative is None:
-        raise ValueError(
-            f"method={method} cannot run {brief(moment.cell)}: its step has no forward derivative "
-            "(a custom_vjp); RTRL, SnAp and Truncated can"
-        )
-    return derivative
+    return found._replace(
+        **{
+            name: jax.tree.map(lambda a, b: select(valid, a, b), getattr(found, name), getattr(before, name))
+            for name in found._fields
+            if name != "key"
+        }
+    )
 
 
 class Kronecker(NamedTuple):
@@ -123,7 +138,7 @@ class Kronecker(NamedTuple):
     key: Array
 
 
-class Product(NamedTuple):
+class _Product(NamedTuple):
     """The only op that reads the tangent of a weight matrix: its product with a vector."""
 
     number: int  # of the parameter
@@ -134,7 +149,30 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class KroneckerRTRL:
-    """x"""
+    """Kronecker-factored real-time recurrent learning (KF-RTRL): random, with the mean of `RTRL`.
+
+        P ≈ u ⊗ A for each weight matrix, I = a ⊗ D:   u ← s p u + r q a,   A ← s J A / p + r D / q
+        p = √(‖J A‖ / ‖u‖),   q = √(‖D‖ / ‖a‖),   s, r = ±1 at random
+
+    a is what the matrix is multiplied with in the step, and D the derivative of the state by that product;
+    both are found in the traced step. What acts in another way, as biases do, or a matrix behind a norm, has
+    its influence stored in full. With D numbers in the state it takes D backward derivatives and a product of
+    D × D matrices a step, and less variance than `UORO`. The paper has one u for all matrices, here each has
+    one of its own.
+
+    Args:
+      seed: of the signs, for which the influence carries keys.
+
+    Raises:
+      ValueError: in `Online.init`, a cell whose step has no forward derivative (a custom_vjp).
+
+    Reference: Mujika, Meier, Steger, Approximating real-time recurrent learning with random Kronecker
+    factors, 2018, arXiv:1805.10842.
+
+    >>> import jrnn
+    >>> jrnn.Online(jrnn.GRU(8), jrnn.losses.mean_squared_error, jrnn.KroneckerRTRL()).method
+    KroneckerRTRL(seed=0)
+    """
 
     seed: int = 0
 
@@ -145,13 +183,14 @@ class KroneckerRTRL:
         """The influence before the first step: zero."""
         theta, v, row = moment.types()
         derivative = require_forward(self, moment, moment.derivative(v, row))
-        products = products_of(derivative, len(theta))
+        products = _products_of(derivative, len(theta))
         others = _others(moment, products)
         dtype, size = v.dtype, v.shape[0]
         vectors = [jnp.zeros(theta[p.number].shape[p.axis], dtype) for p in products]
         matrices = [jnp.zeros((size, theta[p.number].shape[1 - p.axis]), dtype) for p in products]
         exact = [jnp.zeros((size, *theta[n].shape), dtype) for n in others]
-        return Kronecker(*jax.tree.map(moment.started, (vectors, matrices, exact)), moment.keys(self.seed))
+        vectors, matrices, exact = jax.tree.map(moment.started, (vectors, matrices, exact))
+        return Kronecker(vectors, matrices, exact, moment.keys(self.seed))
 
     def learn(
         self, moment: Moment, influence: Kronecker, direct: list[Array], adjoint: Array
@@ -159,10 +198,10 @@ class KroneckerRTRL:
         """The influence after a step, and the gradient."""
         _, v, row = moment.types()
         derivative = require_forward(self, moment, moment.derivative(v, row))
-        products = products_of(derivative, len(moment.theta))
+        products = _products_of(derivative, len(moment.theta))
         others = _others(moment, products)
         gradient = list(direct)
-        rows, delta = moment.rows(influence._replace(key=None)), moment.rows(adjoint)
+        rows, delta = moment.rows(influence), moment.rows(adjoint)
         for product, u, a in zip(products, rows.vectors, rows.matrices, strict=True):
             read_out = jnp.einsum("rd,rdn->rn", delta, a)
             pair = jnp.einsum("rm,rn->mn" if product.axis == 0 else "rm,rn->nm", u, read_out)
@@ -172,17 +211,17 @@ class KroneckerRTRL:
 
         def after(v: Array, row: Row, influence: Kronecker) -> Kronecker:
             found = _moved(moment, influence, others, v, row)
-            return kept_if_invalid(row, found, influence)
+            return _kept_if_invalid(row, found, influence)
 
         return moment.each(after, influence), gradient
 
 
-def _others(moment: Moment, products: list[Product]) -> list[int]:
+def _others(moment: Moment, products: list[_Product]) -> list[int]:
     known = {product.number for product in products}
     return [n for n in moment.reaching() if n not in known]
 
 
-def products_of(derivative: Derivative, learned: int) -> list[Product]:
+def _products_of(derivative: Derivative, learned: int) -> list[_Product]:
     """The weight matrices that act through a single product with a vector."""
     program = derivative.program
     ops = dce(program.ops, program.outputs)
@@ -201,16 +240,16 @@ def products_of(derivative: Derivative, learned: int) -> list[Product]:
     return found
 
 
-def _product(number: int, value: int, op: Op) -> Product:
+def _product(number: int, value: int, op: Op) -> _Product:
     side = op.operands.index(value)
     (axis,) = op.params["dimension_numbers"][0][side]
-    return Product(number, op, op.operands[1 - side], axis)
+    return _Product(number, op, op.operands[1 - side], axis)
 
 
 def _moved(moment: Moment, influence: Kronecker, others: list[int], v: Array, row: Row) -> Kronecker:
     """The influence after a step."""
     derivative = require_forward(None, moment, moment.derivative(v, row))
-    products = products_of(derivative, len(moment.theta))
+    products = _products_of(derivative, len(moment.theta))
     jacobian, sites, exact, vectors = _factors(moment, derivative, (products, others), v, row)
     key, draw = jax.random.split(influence.key)
     signs = jax.random.rademacher(draw, (len(products), 2), v.dtype)
@@ -227,7 +266,7 @@ def _moved(moment: Moment, influence: Kronecker, others: list[int], v: Array, ro
 
 
 def _factors(
-    moment: Moment, derivative: Derivative, which: tuple[list[Product], list[int]], v: Array, row: Row
+    moment: Moment, derivative: Derivative, which: tuple[list[_Product], list[int]], v: Array, row: Row
 ) -> tuple[Array, list[Array], list[Array], list[Array]]:
     """J, the derivatives by the products and by other parameters, and the vectors of the products."""
     products, others = which

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn._fields import check_width
-from jrnn.online._moments import Moment
+from jrnn._checks import check_width
 from jrnn.online._rows import Flags, Row
+from jrnn.online.moments import Moment
 
 
 class Window(NamedTuple):
@@ -32,7 +32,24 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Truncated:
-    """x"""
+    """Truncated backpropagation through time, at every step: the gradient of this loss through k steps.
+
+        gₜ = Σⱼ ∂Lₜ/∂sⱼ ∂f(θ, sⱼ₋₁, xⱼ)/∂θ,   j = t − k + 1 … t
+
+    The states and inputs of the last k − 1 steps are stored. Each is differentiated at the state that it had,
+    with the parameters of now. A step costs k backward steps; k of at least the length of a sequence gives
+    the exact gradient.
+
+    Args:
+      k: steps through which a loss is differentiated; 1: the step itself.
+
+    Reference: Williams, Peng, An efficient gradient-based algorithm for on-line training of recurrent network
+    trajectories, 1990, Neural Computation 2:490.
+
+    >>> import jrnn
+    >>> jrnn.Online(jrnn.GRU(8), jrnn.losses.mean_squared_error, jrnn.Truncated(20)).method
+    Truncated(k=20)
+    """
 
     k: int
 
@@ -45,7 +62,8 @@ class Truncated:
         def repeated(leaf: Array) -> Array:
             return jnp.broadcast_to(leaf, (self.k - 1, *leaf.shape))
 
-        return Window(*jax.tree.map(repeated, _current(moment)), jnp.zeros(self.k - 1, bool))
+        v, carry, x, flags = jax.tree.map(repeated, _current(moment))
+        return Window(v, carry, x, flags, jnp.zeros(self.k - 1, bool))
 
     def learn(
         self, moment: Moment, influence: Window, direct: list[Array], adjoint: Array
@@ -74,7 +92,7 @@ class Truncated:
 
 
 def _current(moment: Moment) -> tuple[Array, Any, Any, Flags]:
-    """This step, with flags where there are none."""
+    """The step now, with flags where there are none."""
     shape = moment.v.shape[:-1]
     valid, reset, first = moment.row.flags
     flags = Flags(

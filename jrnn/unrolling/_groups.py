@@ -318,6 +318,7 @@ _MOVES: dict[str, Callable[[Labels, Any, Any], Any]] = {
     "squeeze": lambda x, p, shape: x.reshape(shape),
     "expand_dims": lambda x, p, shape: x.reshape(shape),
     "broadcast_in_dim": _broadcast,
+    "tile": lambda x, p, shape: np.tile(x, p["reps"]),
     "transpose": lambda x, p, shape: x.transpose(p["permutation"]),
     "rev": lambda x, p, shape: np.flip(x, p["dimensions"]),
     "slice": _slice,

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._checks import brief
 from jrnn.cell import Shape
 from jrnn.online._influence import Derivative, derivative_of, structure_at
 from jrnn.online._rows import Row, state_step
@@ -40,7 +41,7 @@ class Moment:
         """`function(v, row, *args)` for each row."""
         if not self.batched:
             return function(self.v, self.row, *args)
-        axes = (0, Row(None, 0, 0, 0), *[0] * len(args))
+        axes: Any = (0, Row(None, 0, 0, jax.tree.map(lambda _: 0, self.row.flags)), *[0] * len(args))
         return jax.vmap(function, in_axes=axes)(self.v, self.row, *args)
 
     def state_step(self, theta: list[Array], v: Array, row: Row) -> Array:
@@ -87,3 +88,34 @@ class Moment:
     def started(self, leaf: Array) -> Array:
         """The same for every row."""
         return jnp.broadcast_to(leaf, (len(self.v), *leaf.shape)) if self.batched else leaf
+
+
+class OnlineMethod(Protocol):
+    """What an `Online` does with the past: a frozen dataclass with two methods."""
+
+    def start(self, moment: Moment) -> Any:
+        """What is remembered before the first step."""
+        ...
+
+    def learn(
+        self, moment: Moment, influence: Any, direct: list[Array], adjoint: Array
+    ) -> tuple[Any, list[Array]]:
+        """What is remembered after a step, and the gradient.
+
+        Args:
+          moment: the step.
+          influence: what is remembered before it.
+          direct: the gradient of the loss with the state before the step held constant.
+          adjoint: (rows..., D), the derivative of the loss by that state.
+        """
+        ...
+
+
+def require_forward(method: Any, moment: Moment, derivative: Derivative | None) -> Derivative:
+    """Return a derivative, or raise a ValueError."""
+    if derivative is None:
+        raise ValueError(
+            f"method={method} cannot run {brief(moment.cell)}: its step has no forward derivative "
+            "(a custom_vjp); RTRL, SnAp and Truncated run it"
+        )
+    return derivative
