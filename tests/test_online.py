@@ -99,7 +99,7 @@ def check_exact(case, method):
         np.testing.assert_allclose(a, b, rtol=0, atol=scale * max(1.0, np.abs(b).max(initial=0)))
 
 
-QUICKLY = [pytest.param(c, marks=() if turn(c, 7) == 0 else pytest.mark.slow) for c in CASES]
+QUICKLY = [pytest.param(c, marks=() if turn(c, 15) == 0 else pytest.mark.slow) for c in CASES]
 
 
 @pytest.mark.parametrize("case", QUICKLY, ids=lambda case: repr(case.cell))
@@ -291,8 +291,8 @@ def test_traces_of_an_lstm_follow_its_forget_gate():
 
 
 def test_a_window_is_backpropagation_through_that_many_steps():
-    cell, k = jrnn.LSTM(3), 3
-    params, xs, targets = drawn(cell, steps=6)
+    cell, k, steps = jrnn.Elman(3), 2, 4
+    params, xs, targets = drawn(cell, steps=steps)
     (_, gradients), _ = jax.jit(functools.partial(run, Online(cell, mean_squared_error, Truncated(k))))(
         params, xs, targets
     )
@@ -300,10 +300,16 @@ def test_a_window_is_backpropagation_through_that_many_steps():
     def loss(params, start, xs, target):
         return mean_squared_error(jrnn.unroll(cell, params, xs, start)[1][-1], target)
 
-    for t in range(6):
-        first = max(0, t - k + 1)
-        start = jrnn.unroll(cell, params, xs[:first])[0] if first else cell.initial_carry(params, (ROWS,))
-        want = jax.grad(loss)(params, start, xs[first : t + 1], targets[t])
+    @jax.jit
+    def windows(params):
+        found = []
+        for t in range(steps):
+            first = max(0, t - k + 1)
+            start = jrnn.unroll(cell, params, xs[:first])[0] if first else cell.initial_carry(params, (ROWS,))
+            found.append(jax.grad(loss)(params, start, xs[first : t + 1], targets[t]))
+        return found
+
+    for t, want in enumerate(windows(params)):
         for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(a[t], b, rtol=1e-10, atol=1e-12)
 
@@ -333,7 +339,7 @@ def test_learning_at_every_step_of_a_stream_in_constant_memory(method):
             return jax.lax.scan(step, start, (xs, targets))[1]
 
         losses = stream(params)
-    assert losses[:50].mean() > 0.8 and losses[-50:].mean() < 0.35
+    assert losses[:10].mean() > 0.8 and losses[-100:].mean() < 0.7  # 1 without memory
 
 
 def test_steps_map_over_seeds_and_run_alone():
@@ -403,9 +409,12 @@ def test_noise_is_that_of_the_carry():
 def test_fixed_parameters_have_no_gradient():
     cell = jrnn.Stack((jrnn.EchoState(4), jrnn.Dense(2)))
     params, xs, targets = drawn(cell)
-    (_, gradient), (influence, _) = run(Online(cell, mean_squared_error, RTRL()), params, xs, targets)
-    assert all((g == 0).all() for g in jax.tree.leaves(gradient[0]))
-    assert jax.tree.leaves(influence.memory) == []  # and a readout needs no influence
+    for method in METHODS:
+        (_, gradient), (influence, _) = run(Online(cell, mean_squared_error, method), params, xs, targets)
+        assert all((g == 0).all() for g in jax.tree.leaves(gradient[0]))
+        assert (gradient[1].w != 0).any()
+        if not isinstance(method, (UORO, KroneckerRTRL, Truncated)):
+            assert jax.tree.leaves(influence.memory) == []  # a readout needs no influence
 
 
 @jax.custom_vjp

@@ -76,6 +76,8 @@ class UORO:
     ) -> tuple[RankOne, list[Array]]:
         """The influence after a step, and the gradient."""
         numbers = moment.reaching()
+        if not numbers:
+            return influence, direct
         gradient = list(direct)
         rows, adjoints = moment.rows((influence.state, influence.params)), moment.rows(adjoint)
         scale = (rows[0] * adjoints).sum(-1)
@@ -200,6 +202,8 @@ class KroneckerRTRL:
         derivative = require_forward(self, moment, moment.derivative(v, row))
         products = _products_of(derivative, len(moment.theta))
         others = _others(moment, products)
+        if not products and not others:
+            return influence, direct
         gradient = list(direct)
         rows, delta = moment.rows(influence), moment.rows(adjoint)
         for product, u, a in zip(products, rows.vectors, rows.matrices, strict=True):
