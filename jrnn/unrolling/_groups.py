@@ -126,9 +126,6 @@ def _in_order(rows: int, row: Labels, entries: Sequence[tuple[int, Any]]) -> Gro
 
 def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     """The label of the group of every number of every entry."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     types = [read(program.types, values) for values in (part.consts, part.carry_in, part.xs)]
     derivative = trace(_derivative(part), *types, types[1])[0]
     ends = np.cumsum([0, *(math.prod(t.shape) for t in types[1])])
@@ -146,9 +143,7 @@ def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     for before, after in zip(own, derivative.outputs, strict=True):
         if after in labels:
             links.join(before, labels[after])
-    pairs = links.pairs()
-    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(int(ends[-1]),) * 2)
-    found = connected_components(graph, directed=False)[1].astype(np.int32)
+    found = _components(links, int(ends[-1]))
     return [found[a] for a in own]
 
 
@@ -237,13 +232,41 @@ def _follow(
         rows = links.along(x, spec.lhs_spec[1:]).reshape(-1)
         return [np.broadcast_to(_on_axis(rows, spec.out_spec[0], len(shapes[0])), shapes[0])]
     if (
-        op.fusible
+        (op.fusible or kind == "complex")
         and kind not in _MIXING
         and len(shapes) == 1
         and all(_broadcasts(a.shape, shapes[0]) for a in there)
     ):
         return [links.join(*(np.broadcast_to(a, shapes[0]) for a in there))]
     return _mixed(there, shapes, links)
+
+
+def followed(op: Op, moved: Sequence[int], program: Program) -> tuple[dict[int, Labels], list[Labels]]:
+    """Labels of the numbers of some inputs of an op and of its results: a result depends on equal ones.
+
+    Returns:
+      `({input: labels}, labels of each result)`, with −1 for no dependence.
+    """
+    shapes = [program.types[i].shape for i in moved]
+    ends = np.cumsum([0, *map(math.prod, shapes)])
+    own = {
+        i: begin + np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        for i, shape, begin in zip(moved, shapes, ends, strict=False)
+    }
+    links = _Links(list(own.values()), 0)
+    results = _follow(op, own, program, links)
+    found = np.append(_components(links, int(ends[-1])), np.int32(-1))  # the last for the label −1
+    return {i: found[a] for i, a in own.items()}, [found[a] for a in results]
+
+
+def _components(links: _Links, count: int) -> Labels:
+    """The group of each label."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = links.pairs()
+    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int32)
 
 
 def _mixed(there: Sequence[Labels], shapes: Sequence[Any], links: _Links) -> list[Labels]:
@@ -299,6 +322,7 @@ _MOVES: dict[str, Callable[[Labels, Any, Any], Any]] = {
     "squeeze": lambda x, p, shape: x.reshape(shape),
     "expand_dims": lambda x, p, shape: x.reshape(shape),
     "broadcast_in_dim": _broadcast,
+    "tile": lambda x, p, shape: np.tile(x, p["reps"]),
     "transpose": lambda x, p, shape: x.transpose(p["permutation"]),
     "rev": lambda x, p, shape: np.flip(x, p["dimensions"]),
     "slice": _slice,
