@@ -236,7 +236,7 @@ def _products_of(derivative: Derivative, learned: int) -> list[_Product]:
     found = []
     for number, value in enumerate(program.inputs[-1 - learned : -1]):
         readers = [op for op in ops if value in op.inputs]
-        if len(readers) == 1 and readers[0].product and len(program.types[value].shape) == 2:
+        if len(readers) == 1 and readers[0].matmul and len(program.types[value].shape) == 2:
             product = _product(number, value, readers[0])
             shape = program.types[product.vector].shape if product.vector not in moved else ()
             if len(shape) == 1:

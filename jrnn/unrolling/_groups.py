@@ -254,7 +254,7 @@ def followed(op: Op, moved: Sequence[int], program: Program) -> tuple[dict[int, 
         for i, shape, begin in zip(moved, shapes, ends, strict=False)
     }
     links = _Links(list(own.values()), 0)
-    results = _follow(op, own, program, links)
+    results = _follow(op, own, program, [program.types[o].shape for o in op.outputs], links)
     found = np.append(_components(links, int(ends[-1])), np.int32(-1))  # the last for the label −1
     return {i: found[a] for i, a in own.items()}, [found[a] for a in results]
 
