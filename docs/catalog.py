@@ -33,6 +33,7 @@ ROOMS = {
     "decoding": Room("Decoding", ("jrnn.decoding",), ("jrnn.decoding",)),
     "crf": Room("Conditional random fields", ("jrnn.crf",), ("jrnn.crf",)),
     "training": Room("Training", ("jrnn.training",)),
+    "online": Room("Online learning", ("jrnn.online",), ("jrnn.online",)),
     "losses": Room("Losses and metrics", ("jrnn.losses", "jrnn.metrics"), ("jrnn.losses", "jrnn.metrics")),
     "data": Room("Data", ("jrnn.data",), ("jrnn.data", "jrnn.data.synthetic")),
     "checkpoint": Room("Checkpoints", ("jrnn.checkpoint",), ("jrnn.checkpoint",)),

@@ -17,6 +17,7 @@ from jrnn import linen as linen
 from jrnn import losses as losses
 from jrnn import metrics as metrics
 from jrnn import modules as modules
+from jrnn import online as online
 from jrnn import paradigms as paradigms
 from jrnn import plots as plots
 from jrnn import seq2seq as seq2seq
@@ -104,6 +105,15 @@ from jrnn.layers import Sequential as Sequential
 from jrnn.layers import apply as apply
 from jrnn.modules import RNN as RNN
 from jrnn.modules import summary as summary
+from jrnn.online import RFLO as RFLO
+from jrnn.online import RTRL as RTRL
+from jrnn.online import UORO as UORO
+from jrnn.online import EProp as EProp
+from jrnn.online import Influence as Influence
+from jrnn.online import KroneckerRTRL as KroneckerRTRL
+from jrnn.online import Online as Online
+from jrnn.online import SnAp as SnAp
+from jrnn.online import Truncated as Truncated
 from jrnn.paradigms import ManyToOne as ManyToOne
 from jrnn.paradigms import autoregressive as autoregressive
 from jrnn.paradigms import delayed as delayed

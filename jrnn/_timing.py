@@ -1,4 +1,7 @@
-"""Time between inputs: x = `(values, dt)` of cells for irregular series, and of models with one inside."""
+"""Time between inputs: x = `(values, dt)` of cells for irregular series, and of models with one inside.
+
+`TreeLSTM` has the number of children in the place of dt.
+"""
 
 from typing import Any
 

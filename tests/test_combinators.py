@@ -73,6 +73,17 @@ ONES = jrnn.from_functions(
 )
 
 
+def test_the_layers_of_a_stack_read_the_same_tree():
+    lower, upper = jrnn.TreeLSTM(4, stack=3), jrnn.TreeLSTM(5, stack=3)
+    model = jrnn.Stack((jrnn.Dense(2), lower, jax.nn.tanh, upper))
+    params = model.init(jax.random.key(0), 3)
+    values, children = jax.random.normal(jax.random.key(1), (5, 3)), jnp.array([0, 0, 2, 0, 2])
+    ys = values @ params[0].w + params[0].b
+    ys = jnp.tanh(jrnn.unroll(lower, params[1], (ys, children))[1])
+    want = jrnn.unroll(upper, params[3], (ys, children))[1]
+    np.testing.assert_allclose(jrnn.unroll(model, params, (values, children))[1], want, rtol=1e-5)
+
+
 def test_dropout_between_the_cells_of_a_stack_is_anew_at_every_step():
     stack = wide_stack(0.25)
     params = (jnp.zeros(()), ElmanParams(jnp.eye(1000), jnp.zeros((1000, 1000)), jnp.zeros(1000)))

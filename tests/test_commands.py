@@ -42,7 +42,7 @@ def test_cells_lists_what_there_is(capsys):
 
 def test_help_states_the_defaults_and_has_examples_that_parse(capsys):
     shown = {}
-    for command in ("train", "sample", "cells", "doctor"):
+    for command in ("train", "sample", "evaluate", "cells", "doctor"):
         with pytest.raises(SystemExit, match=r"^0$"):
             main([command, "--help"])
         shown[command] = capsys.readouterr().out
@@ -50,7 +50,8 @@ def test_help_states_the_defaults_and_has_examples_that_parse(capsys):
         assert examples and all(shlex.split(line)[1] == command for line in examples)
         assert all(callable(parser().parse_args(shlex.split(line)[1:]).run) for line in examples)
     text = " ".join(shown["train"].split())
-    for name, default in vars(TrainConfig()).items():
+    for field, default in vars(TrainConfig()).items():
+        name = field.replace("_", "-")
         assert re.search(rf"--{name} [A-Z]+ [^()]*\(default: {re.escape(str(default))}\)", text), name
 
 

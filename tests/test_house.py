@@ -37,7 +37,7 @@ ORDER = [
     {"seq2seq", "crf"},
     {"testing"},
     {"modules", "linen"},
-    {"losses"},
+    {"losses", "online"},
     {"checkpoint"},
     {"_processes", "training"},
     {"decoding"},

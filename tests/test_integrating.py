@@ -200,6 +200,23 @@ def test_a_cell_without_such_a_sum_is_refused(cell):
         jrnn.MultiplicativeIntegration(cell).init(jax.random.key(0), 4)
 
 
+@pytest.mark.parametrize(
+    "cell", [jrnn.GRUD(4), jrnn.NARX(4, outputs=3), jrnn.TreeLSTM(4), jrnn.Feedback(jrnn.GRU(3))], ids=repr
+)
+def test_a_cell_whose_input_is_no_array_is_refused(cell):
+    message = f"cell must take features or tokens, got {type(cell).__name__}.*xs must be .*wrap a cell inside"
+    with pytest.raises(ValueError, match=message):
+        jrnn.MultiplicativeIntegration(cell).init(jax.random.key(0), 3)
+
+
+def test_a_cell_inside_of_a_loop_is_integrated():
+    cell = jrnn.Feedback(jrnn.MultiplicativeIntegration(jrnn.GRU(3), alpha=0.0))
+    params, first = cell.init(jax.random.key(0), 3), jnp.zeros((5, 2), bool).at[0].set(True)
+    given = jnp.asarray(XS), first
+    want = jrnn.unroll(jrnn.Feedback(jrnn.GRU(3)), params.cell, given)[1]
+    np.testing.assert_allclose(jrnn.unroll(cell, params, given)[1], want, rtol=1e-12)
+
+
 def test_sums_are_computed_in_the_dtype_of_the_step():
     cell = jrnn.MultiplicativeIntegration(jrnn.Cast(jrnn.GRU(4)))
     params = cell.init(jax.random.key(0), 3)

@@ -8,6 +8,8 @@ from jax import lax
 
 import jrnn
 from jrnn import Newton, Scan
+from jrnn.unrolling.driver import make_loop
+from tests.cases import COMBINATORS, FIRST, subject_of
 
 KEY = jax.random.key(0)
 
@@ -112,6 +114,81 @@ def test_a_factor_of_zero_has_a_derivative_with_resets_too(method):
     np.testing.assert_allclose(found, needed, rtol=1e-5)
 
 
+def test_a_product_that_overflows_where_no_state_does_is_found_by_the_loop():
+    """Factors of 1e30 act on states that are 0; under `vmap`, beside a row that needs no loop."""
+    cell = jrnn.IndRNN(2, activation="identity")
+    params = cell.init(KEY, 1)
+    params = params._replace(w_hh=jnp.full(2, 1e30), w_ih=jnp.ones((1, 2)))
+    xs = jnp.zeros((2, 200, 1)).at[0, -1].set(1.0)
+
+    def run(xs, method):
+        return jax.value_and_grad(lambda xs: jrnn.unroll(cell, params, xs, method=method)[1].sum())(xs)
+
+    found, needed = (
+        jax.jit(jax.vmap(lambda x, m=m: run(x[-1:] if m is None else x, m or Scan())))(xs)
+        for m in (jrnn.Associative(tree=True), None)
+    )
+    np.testing.assert_array_equal(found[0], needed[0])
+    np.testing.assert_array_equal(found[1][:, -1:], needed[1])
+
+
+def test_a_loop_within_the_step_has_forward_derivatives():
+    def step(p, h, x):
+        def once(now):
+            return now[0] + 1, jnp.tanh(now[1] @ p + x)
+
+        h = jax.lax.while_loop(lambda now: now[0] < 2, once, (0, h))[1]
+        return h, h
+
+    cell = jrnn.from_functions(
+        lambda key, width: jnp.eye(3), lambda p, batch=(), *, key=None: jnp.zeros((*batch, 3)), step, 3
+    )
+    xs = jax.random.normal(KEY, (9, 2, 3))
+
+    def run(xs, method):
+        return jrnn.unroll(cell, 0.5 * jnp.eye(3) + 0.1, xs, method=method)[1]
+
+    methods = Scan(), Newton(), Newton("diagonal")
+    needed, *found = jax.jit(lambda x: [jax.jvp(lambda x, m=m: run(x, m), (x,), (x,)) for m in methods])(xs)
+    for pair in found:
+        for a, b in zip(pair, needed, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_resets_of_all_rows_do_not_count_as_forgetting():
+    cell = jrnn.Elman(6)
+    params = cell.init(KEY, 3)
+    xs, resets = jax.random.normal(KEY, (64, 2, 3)), jnp.zeros((64, 2), bool).at[5].set(True)
+    loops = [make_loop(cell, params, xs, resets=r) for r in (None, resets)]
+    free, reset = jax.jit(lambda: [Newton().advise(loop).exponent for loop in loops])()
+    assert abs(free - reset) < 0.2
+
+
 def test_no_rows_are_no_fault():
     cell = jrnn.GRU(2)
     assert jrnn.unroll(cell, cell.init(KEY, 3), jnp.zeros((5, 0, 3)), method=Newton())[1].shape == (5, 0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FIRST + COMBINATORS, ids=lambda case: repr(case.cell))
+def test_every_cell_and_combinator_is_a_scan(case):
+    """With lengths, resets, noise and a given carry; values, and gradients of everything."""
+    rtol = 1e-6 if isinstance(case.cell, jrnn.Cast) else 1e-9
+    method = Newton(otherwise=Scan()) if isinstance(case.cell, jrnn.ClipGradient) else Newton()
+    with jax.enable_x64(True):
+        subject, options = subject_of(case), {"lengths": np.array([5, 3]), "key": jax.random.key(7)}
+        resets = jnp.zeros((5, 2), bool).at[2, 0].set(True).at[3, 1].set(True)
+        given = subject.params("float64"), subject.carry(subject.params("float64"), 2, dtype="float64")
+        xs = subject.xs(5, 2, dtype="float64")
+
+        def loss(params, start, xs, method):
+            out = jrnn.unroll(case.cell, params, xs, start, resets=resets, method=method, **options)
+            return sum(jnp.sum(jnp.abs(a - 0.1) ** 2) for a in jax.tree.leaves(out))
+
+        def run(*given):
+            gradient = jax.value_and_grad(loss, (0, 1, 2), allow_int=True)
+            found = [gradient(*given, m) for m in (Scan(), method)]
+            return [[a for a in jax.tree.leaves(f) if a.dtype != jax.dtypes.float0] for f in found]
+
+        for needed, found in zip(*subject.run(run, *given, xs), strict=True):
+            np.testing.assert_allclose(found, needed, rtol=0, atol=rtol * np.abs(needed).max(initial=1e-9))

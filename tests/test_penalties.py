@@ -10,6 +10,7 @@ import pytest
 
 import jrnn
 from jrnn.analysis import (
+    ActivationPenalty,
     GradientFlossing,
     OrthogonalPenalty,
     VanishingGradientPenalty,
@@ -29,6 +30,25 @@ LAST = jrnn.AtLast(jrnn.losses.mean_squared_error)
 def _x64():
     with jax.enable_x64(True):
         yield
+
+
+def test_activations_and_their_changes_are_penalized_where_they_are_valid(_x64):
+    xs = np.random.default_rng(1).normal(size=(T, B, IN))
+    lengths, resets = np.array([6, 2, 1]), np.zeros((T, B), bool)
+    resets[3, 0] = True
+    batch = jrnn.Batch(jnp.asarray(xs), None, jnp.asarray(lengths), None, jnp.asarray(resets))
+    rows = [xs[:n, row] for row, n in enumerate(lengths)]
+    changes = [
+        row[t] - row[t - 1] for n, row in enumerate(rows) for t in range(1, len(row)) if (t, n) != (3, 0)
+    ]
+    assert len(changes) == 5
+    by_hand = 2.0 * np.mean(np.concatenate(rows) ** 2) + 0.5 * np.mean(np.square(changes))
+    penalty = ActivationPenalty(jrnn.Map("identity", IN), size=2.0, change=0.5)
+    np.testing.assert_allclose(penalty((), batch), by_hand, rtol=1e-12)
+    whole = ActivationPenalty(jrnn.Map("identity", IN), 0.0, 1.0)((), jrnn.Batch(jnp.asarray(xs), None))
+    np.testing.assert_allclose(whole, np.mean(np.diff(xs, axis=0) ** 2), rtol=1e-12)
+    with pytest.raises(TypeError, match="ActivationPenalty: cell"):
+        ActivationPenalty("LSTM", 1.0, 1.0)
 
 
 def test_recurrent_matrices_are_square_blocks():

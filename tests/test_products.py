@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from jrnn.analysis import growth, lyapunov
+from jrnn.analysis import growth, lyapunov, sensitivity
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,29 @@ def test_a_product_of_zero_stays_zero():
     found = growth(cell, params, jnp.ones((5, 1)), method=jrnn.Newton())
     assert np.isneginf(found).all()
     assert np.isneginf(lyapunov(cell, params, jnp.ones((5, 1)), method=jrnn.Newton()).exponents).all()
+
+
+def test_what_is_discarded_may_map_everything_to_zero():
+    cell = jrnn.Elman(3, activation="relu")
+    params = cell.init(jax.random.key(0), 1)
+    params = params._replace(w_hh=0.9 * jnp.eye(3) + 0.1, w_ih=jnp.ones((1, 3)))
+    xs = jnp.where(jnp.arange(40) == 7, -1e3, 1.0)[:, None]
+    needed, found = (
+        lyapunov(cell, params, xs, discard=15, every=2, method=m) for m in (jrnn.Scan(), jrnn.Newton())
+    )
+    assert np.isfinite(needed.exponents).all()
+    for a, b in zip(found, needed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{"norm": "spectral"}, {"probes": 2}], ids=str)
+def test_sensitivities_of_all_steps_at_once(options):
+    cell = jrnn.LSTM(3)
+    params, xs = cell.init(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (50, 2))
+    params = params._replace(w_hh=4 * params.w_hh)
+    needed, found = (sensitivity(cell, params, xs, method=m, **options) for m in (jrnn.Scan(), jrnn.Newton()))
+    for a, b in zip(found, needed, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_further_exponents_need_a_scan():

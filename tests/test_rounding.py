@@ -255,6 +255,57 @@ def test_a_step_that_calls_back_is_called_once_a_step():
     assert len(called) == 17
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_decoding_reads_bytes_of_either_order(name, params):
+    call, p, given = of(name, 5, params)
+    foreign = lambda tree: jax.tree.map(lambda a: np.asarray(a).astype(a.dtype.newbyteorder(">")), tree)
+    needed, found = call(p, given), call(foreign(jax.device_get(p)), foreign(given))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(needed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_carry_and_lengths_of_foreign_bytes_are_read_after_others(params):
+    """Once a program is compiled, JAX does not look at the order of bytes again."""
+    carry, lengths = np.full((2, 4), 0.5, np.float32), np.array([3, 5], np.int32)
+    calls = {
+        "forecast": lambda h, n: jrnn.forecast(LOOP, params[LOOP], XS[:5], 3, h, lengths=n, key=KEY),
+        "one_to_many": lambda h, n: jrnn.one_to_many(LOOP, params[LOOP], XS[0], 3, h),
+    }
+    start = LOOP.initial_carry(params[LOOP], (2,))
+    start = start._replace(cells=(carry, *start.cells[1:]))
+    foreign = start._replace(cells=(carry.astype(">f4"), *start.cells[1:]))
+    for call in calls.values():
+        np.testing.assert_array_equal(call(foreign, lengths.astype(">i4"))[1], call(start, lengths)[1])
+
+
+def test_decoding_calls_back_once_a_step():
+    called = []
+
+    def step(params, h, x):
+        jax.debug.callback(lambda: called.append(1))
+        return h + 1, jnp.zeros((*x.shape[: h.ndim - 1], 3)) + h
+
+    def counted(call):
+        called.clear()
+        jax.block_until_ready(call())
+        jax.effects_barrier()
+        return len(called)
+
+    start = lambda p, batch=(), *, key=None: jnp.zeros((*batch, 3))
+    cell = jrnn.from_functions(lambda key, n: (), start, step, 3)
+    reader = jrnn.Stack((jrnn.Embed(3), cell))
+    table = reader.init(jax.random.key(0), 3)
+    assert counted(lambda: jrnn.one_to_many(cell, (), XS[0], 5)) == 5
+    assert counted(lambda: jrnn.forecast(cell, (), XS[:5], 5)) == 5 + 4
+    assert counted(lambda: jrnn.generate(reader, table, TOKENS[:6] % 3, 5, temperature=0)) == 5 + 5
+
+
+def test_weak_types_stay_weak_in_forecasts(params):
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[LOOP])
+    assert jrnn.forecast(LOOP, low, jnp.full((5, 2, IN), 0.5), 3)[1].dtype == jnp.bfloat16
+    assert jrnn.one_to_many(LOOP, low, jnp.full((2, IN), 0.5), 3)[1].dtype == jnp.bfloat16
+
+
 def test_types_and_bytes_are_those_of_the_very_length(params):
     cell = jrnn.GRU(2)
     low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), drawn(cell, 2))

@@ -107,13 +107,52 @@ def derivatives():
     print("equal")
 
 
+def otherwise():
+    """Cells that are not linear, by another method on each device."""
+    xs, flags = drawn()
+    cell = jrnn.Stack((jrnn.GRU(2), jrnn.MinGRU(2)))
+    params = cell.init(jax.random.key(0), 3)
+    carry = jax.tree.map(lambda leaf: leaf + 0.3, cell.initial_carry(params, (ROWS,)))
+    needed = gradient(cell, jrnn.Scan(), False)(params, xs, carry, flags)
+    with jax.set_mesh(jax.make_mesh((2, 2), ("time", "data"), devices=jax.devices()[:4])):
+        split, start = sharded(xs, carry)
+        run = gradient(cell, jrnn.Associative(otherwise=jrnn.Scan()), False)
+        close(run(params, split, start, flags), needed)
+        with pytest.raises(ValueError, match="needs a cell with linear = True, got Stack"):
+            jrnn.unroll(cell, params, split, method=jrnn.Associative())
+    print("equal")
+
+
+def filled():
+    """A stretch of padding, before a step whose derivative is not finite at zero."""
+    log = jrnn.from_functions(
+        lambda key, width: jnp.ones(width),
+        lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, 3)),
+        lambda params, s, x: (s + jnp.log(params * x), s),
+        3,
+    )
+    linear = type("Log", (type(log),), {"linear": True})(*vars(log).values())
+    xs, _ = drawn()
+    flags = {"mask": jnp.asarray(np.random.default_rng(1).random((STEPS, ROWS)) < 0.2).at[0].set(True)}
+    args = jnp.ones(3), jnp.where(flags["mask"][..., None], jnp.exp(xs), jnp.nan), None
+    assert not flags["mask"].reshape(8, -1, ROWS)[:, 0].all(), "no stretch begins with padding"
+    needed = gradient(linear, jrnn.Scan(), False)(*args, flags)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(needed))
+    with jax.set_mesh(jax.make_mesh((8,), ("time",), devices=jax.devices())):
+        split = args[0], jax.reshard(args[1], jax.P("time")), None
+        close(gradient(linear, jrnn.Associative(), False)(*split, flags), needed)
+        empty = jax.reshard(jnp.ones((0, ROWS, 3)), jax.P("time"))
+        assert jrnn.unroll(linear, args[0], empty, method=jrnn.Associative())[1].shape == (0, ROWS, 3)
+    print("equal")
+
+
 def exchanged():
     xs, flags = drawn()
     cell = jrnn.MinGRU(4)
     params = cell.init(jax.random.key(0), 3)
-    del flags["mask"]
+    flags = {"resets": flags["resets"]}, {"lengths": flags["lengths"]}
 
-    def run(xs, params):
+    def run(xs, params, flags=flags[0]):
         return jrnn.unroll(cell, params, xs, **flags, method=jrnn.Associative())[1]
 
     def loss(xs, params):
@@ -126,7 +165,8 @@ def exchanged():
         both = exchanges(jax.jit(backward).lower(split, params).compile())
         tangent = jax.jit(lambda x, p: jax.jvp(lambda x: run(x, p), (x,), (x,)))
         forth = exchanges(tangent.lower(split, params).compile())
-    print(forward, both, forth)
+        ragged = exchanges(jax.jit(run).lower(split, params, flags[1]).compile())
+    print(forward, both, forth, ragged)
 
 
 WIDE = jrnn.Stack((jrnn.LSTM(8), jrnn.GRU(8), jrnn.Dense(3)))
@@ -199,9 +239,17 @@ def test_steps_split_over_devices_have_derivatives_of_second_order():
     assert in_a_process("derivatives") == "equal"
 
 
+def test_cells_that_are_not_linear_run_otherwise_where_steps_are_split():
+    assert in_a_process("otherwise") == "equal"
+
+
+def test_a_stretch_that_begins_with_padding_is_filled_by_valid_inputs_of_others():
+    assert in_a_process("filled") == "equal"
+
+
 def test_each_pass_takes_one_all_gather():
-    once, twice = {"all-gather": 1}, {"all-gather": 2}
-    assert in_a_process("exchanged") == f"{once} {twice} {twice}"
+    once, twice, filled = ({"all-gather": times} for times in (1, 2, 1 + 2))  # an input, and if it is valid
+    assert in_a_process("exchanged") == f"{once} {twice} {twice} {filled}"
 
 
 def test_hidden_units_split_over_devices_change_nothing():

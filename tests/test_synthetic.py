@@ -23,6 +23,11 @@ GENERATORS = {
     "reversals": lambda seed: synthetic.reversals(5, 6, 2, 7, seed),
     "dates": lambda seed: synthetic.dates(5, seed),
     "additions": lambda seed: synthetic.additions(5, 3, seed),
+    "distracted_sums": lambda seed: synthetic.distracted_sums(5, 3, seed),
+    "nested_tags": lambda seed: synthetic.nested_tags(5, seed),
+    "equal_counts": lambda seed: synthetic.equal_counts(5, 9, seed),
+    "brackets": lambda seed: synthetic.brackets(5, 9, seed),
+    "chorales": lambda seed: synthetic.chorales(2, seed),
     "ar_process": lambda seed: synthetic.ar_process([0.5], 9, seed),
     "lorenz": lambda seed: synthetic.lorenz(9, seed),
 }
@@ -310,3 +315,84 @@ def test_everything_goes_into_batches():
     for sequences, targets in made:
         for batch in padded_batches(sequences, targets, 2):
             assert batch.xs.shape[1] == 2 and batch.target_mask.any()
+
+
+def test_distracted_sums():
+    texts = synthetic.distracted_sums(3000, 8, 0)
+    form = r"[a-z]*".join(("(-?)", r"((?:\d[a-z]*)+)", r"([+-])", r"((?:\d[a-z]*)+)=(-?\d+)\."))
+    signs = collections.Counter()
+    letters = characters = 0
+    for text in texts:
+        minus, first, sign, second, result = re.fullmatch(form, text).groups()
+        a, b = (int(re.sub("[a-z]", "", number)) for number in (minus + first, second))
+        assert abs(a) < 10**8 and 0 <= b < 10**8 and eval(f"{a} {sign} {b}") == int(result)
+        signs[minus, sign] += 1
+        given = text.partition("=")[0]
+        letters += len(re.findall("[a-z]", given))
+        characters += len(re.findall("[^a-z]", given))
+    assert min(signs.values()) > 650 and len(signs) == 4  # 750 on average
+    assert letters / characters == pytest.approx(0.3 / 0.7, abs=0.02)  # geometric
+    assert not re.search("[a-z]", "".join(synthetic.distracted_sums(20, 2, 0, rate=0.0)))
+
+
+def test_nested_tags():
+    documents = synthetic.nested_tags(4000, 0)
+    closed_at_once = tags = 0
+    for text in documents:
+        stack, found = [], re.findall(r"<(/?)([a-z]{2,10})>", text)
+        assert "".join(f"<{slash}{name}>" for slash, name in found) == text
+        for number, (slash, name) in enumerate(found):
+            if slash:
+                assert stack.pop() == name
+            else:
+                assert number < 50
+                stack.append(name)
+            if 0 < number < 50 and (stack or slash):
+                tags += 1
+                closed_at_once += bool(slash)
+        assert not stack and found[0][0] == ""
+    assert closed_at_once / tags == pytest.approx(0.5, abs=0.05)
+    lengths = [len(text) for text in documents]
+    assert np.median(lengths) == pytest.approx(75, abs=8) and max(lengths) < 800
+    assert np.mean(lengths) == pytest.approx(176, abs=10)
+
+
+@pytest.mark.parametrize("letters", [2, 3])
+def test_equal_counts(letters):
+    xs, targets = synthetic.equal_counts(300, 7, 0, letters)
+    for x, target in zip(xs, targets, strict=True):
+        n = len(x) // letters
+        text = "".join("abc"[token - 1] for token in x)
+        assert text == "".join(letter * n for letter in "abc"[:letters])
+        assert target.tolist() == [*x[1:], 0]
+    assert {len(x) // letters for x in xs} == set(range(1, 8))
+
+
+def test_brackets():
+    xs, targets = synthetic.brackets(200, 30, 0, kinds=3)
+    closed, could = 0, 0
+    for x, target in zip(xs, targets, strict=True):
+        text = "".join("([{)]}"[token - 1] for token in x)
+        for t in range(len(text)):
+            left, before = text[: t + 1], ""
+            while left != before:  # what is closed goes away
+                before, left = left, re.sub(r"\(\)|\[\]|\{\}", "", left)
+            assert not re.search(r"[)\]}]", left) and target[t] == (" ([{".index(left[-1]) if left else 0)
+        could += (target[:-1] > 0).sum()
+        closed += (x[1:] > 3).sum()
+    assert closed / could == pytest.approx(0.5, abs=0.03)
+    assert set(np.concatenate(targets)) == {0, 1, 2, 3}
+
+
+def test_chorales():
+    for piece in synthetic.chorales(20, 0):
+        assert piece.shape[1] == 88 and set(np.unique(piece)) == {0, 1} and (piece.sum(1) == 4).all()
+        notes = [np.flatnonzero(step) + 21 for step in piece]
+        assert all(len({*(chord % 12)}) == 3 and 40 <= chord[0] <= 59 for chord in notes)
+        changes = [i for i in range(1, len(notes)) if (notes[i] != notes[i - 1]).any()]
+        runs = np.diff([0, *changes, len(notes)])
+        assert set(runs) <= {1, 2, 3, 4, 5, 6, 8} and len(changes) >= 6
+        tonic, last = notes[0][0] % 12, notes[-1][0] % 12
+        assert tonic == last and (notes[-runs[-1] - 1][0] - last) % 12 == 7  # a cadence: dominant, tonic
+        scale = {(tonic + step) % 12 for step in (0, 2, 4, 5, 7, 9, 11)}
+        assert {note % 12 for chord in notes for note in chord} <= scale

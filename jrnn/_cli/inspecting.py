@@ -12,25 +12,26 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn._cli.sampling import load_run
+from jrnn._cli.sampling import load_run, tokenizer_of
 from jrnn._cli.training import _sha256, read
 
 ROWS = 8  # sequences in the batch
-LEAST = 10  # characters of a sequence
+LEAST = 10  # characters or words of a sequence
 
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Run `jrnn inspect`: measure the best model of a run on its held-out text, print, draw and write."""
     run = Path(arguments.run_directory)
     snapshot = load_run(run, best=True)
-    vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
+    tokenizer = tokenizer_of(snapshot.meta)
     if arguments.steps < LEAST:
         raise ValueError(f"--steps must be at least {LEAST}, got {arguments.steps}")
-    text = _text(run, snapshot.meta, arguments.text)
-    steps = min(arguments.steps, (len(text) - 1) // ROWS)
+    tokens = tokenizer.encode(_text(run, snapshot.meta, arguments.text))
+    steps = min(arguments.steps, (len(tokens) - 1) // ROWS)
     if steps < LEAST:
-        raise ValueError(f"the text is too short: it has {len(text)} characters, needs {LEAST * ROWS + 1}")
-    batch = jrnn.Stream(vocabulary.encode(text), ROWS, steps)[0]
+        needed = f"{len(tokens)} {tokenizer.units}, needs {LEAST * ROWS + 1}"
+        raise ValueError(f"the text is too short: it has {needed}")
+    batch = jrnn.Stream(tokens, ROWS, steps)[0]
     loss = jrnn.PerStep(jrnn.losses.cross_entropy)
     report = jrnn.analysis.inspect(snapshot.cell, snapshot.params, jax.tree.map(jnp.asarray, batch), loss)
     for name, verdict in report.verdicts.items():

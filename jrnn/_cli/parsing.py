@@ -10,12 +10,15 @@ from typing import NoReturn
 
 from jrnn._cli.converting import convert
 from jrnn._cli.diagnosis import doctor
+from jrnn._cli.evaluating import evaluate
 from jrnn._cli.exporting import export
 from jrnn._cli.inspecting import inspect
 from jrnn._cli.options import SEED, SHARE, SIZE, TEMPERATURE, TrainConfig
 from jrnn._cli.sampling import one_line, sample
 from jrnn._cli.tables import cells
 from jrnn._cli.training import train
+
+METAVARS = {str: "NAME", int: "N", float: "X"}  # of options, by the type of their value
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,11 +41,14 @@ def parser() -> Parser:
         added.set_defaults(run=run)
         return added
 
-    line = "train a language model on text, character by character"
+    line = "train a language model on text, by characters or words"
     example = "jrnn train book.txt --cell GRU --hidden 128"
     _add_train(command("train", train, line, "jrnn train", example, "jrnn train --resume runs/1"))
     example = "jrnn sample runs/1 --prompt 'The ' --temperature 0.5 --length 1000"
     _add_sample(command("sample", sample, "let a trained model write", "jrnn sample runs/1", example))
+    line = "measure the loss of a trained model on a text"
+    example = "jrnn evaluate runs/1 --text book.txt"
+    _add_evaluate(command("evaluate", evaluate, line, example))
     line = "look inside a trained model: gradients, dynamics, gates, memory"
     example = "jrnn inspect runs/1 --text book.txt --steps 200"
     _add_inspect(command("inspect", inspect, line, "jrnn inspect runs/1 --text book.txt", example))
@@ -61,9 +67,9 @@ def _add_train(added: Parser) -> None:
     what = "UTF-8 text; defaults to the Python language reference that comes with Python"
     added.add_argument("files", nargs="*", metavar="FILE", help=what)
     for f in dataclasses.fields(TrainConfig):
-        kind, line = f.metadata["type"], f"{f.metadata['help']} (default: {f.default})"
-        metavar = "NAME" if kind is str else "N" if kind in (SIZE, SEED) else "X"
-        added.add_argument(f"--{f.name}", type=kind, metavar=metavar, help=line)
+        line, metavar = f"{f.metadata['help']} (default: {f.default})", METAVARS[type(f.default)]
+        name = f.name.replace("_", "-")
+        added.add_argument(f"--{name}", type=f.metadata["type"], metavar=metavar, help=line)
     added.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/1, runs/2, ...)")
     line = "continue a stopped run, with its original settings and files"
     added.add_argument("--resume", metavar="RUN", help=line)
@@ -76,18 +82,25 @@ def _add_sample(added: Parser) -> None:
     added.add_argument("--prompt", metavar="TEXT", default="", help="text to continue")
     line = "below 1: safer, above: bolder, 0: always the most likely (default: 0.8)"
     added.add_argument("--temperature", type=TEMPERATURE, metavar="X", default=0.8, help=line)
-    added.add_argument("--length", type=SIZE, metavar="N", default=500, help="characters (default: 500)")
+    added.add_argument(
+        "--length", type=SIZE, metavar="N", default=500, help="characters or words (default: 500)"
+    )
     added.add_argument("--seed", type=SEED, metavar="N", default=0, help="random seed (default: 0)")
-    added.add_argument("--top-k", type=SIZE, metavar="N", help="sample from the N most likely characters")
-    line = "sample from the most likely characters that make up this probability"
+    added.add_argument("--top-k", type=SIZE, metavar="N", help="sample from the N most likely ones")
+    line = "sample from the most likely ones that make up this probability"
     added.add_argument("--top-p", type=SHARE, metavar="X", help=line)
+
+
+def _add_evaluate(added: Parser) -> None:
+    added.add_argument("run_directory", metavar="RUN", help="directory of the run")
+    added.add_argument("--text", nargs="+", metavar="FILE", required=True, help="UTF-8 text to read")
 
 
 def _add_inspect(added: Parser) -> None:
     added.add_argument("run_directory", metavar="RUN", help="directory of the run; the page is written there")
     line = "UTF-8 text to inspect with; of the training text, the held-out part is used"
     added.add_argument("--text", nargs="+", metavar="FILE", default=(), help=line)
-    line = "characters per sequence (default: 500)"
+    line = "characters or words per sequence (default: 500)"
     added.add_argument("--steps", type=SIZE, metavar="N", default=500, help=line)
 
 

@@ -16,6 +16,7 @@ import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
 from jrnn._cli.tables import recurrent_cells
+from jrnn._cli.texts import Tokenizer
 
 META = ("config", "vocabulary", "files", "sha256")  # stored by `jrnn train` with the parameters
 
@@ -25,23 +26,26 @@ def sample(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(RuntimeError):  # jax is already initialized
         jrnn.use_fused_loops()
     snapshot = load_run(Path(arguments.run_directory), best=True)
-    vocabulary = jrnn.CharVocabulary(**snapshot.meta["vocabulary"])
-    unknown = [c for c in dict.fromkeys(arguments.prompt) if c not in vocabulary.symbols]
-    if unknown:
+    tokenizer = tokenizer_of(snapshot.meta)
+    if unknown := tokenizer.unknown(arguments.prompt):
         listed = ", ".join(map(repr, unknown))
-        print(f"jrnn: not in the vocabulary, read as unknown characters: {listed}", file=sys.stderr)
+        print(f"jrnn: not in the vocabulary, read as unknown {tokenizer.units}: {listed}", file=sys.stderr)
     choice = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
-    model, key = (snapshot.cell, snapshot.params, vocabulary), jax.random.key(arguments.seed)
+    model, key = (snapshot.cell, snapshot.params, tokenizer), jax.random.key(arguments.seed)
     written = write_on(*model, arguments.prompt, arguments.length, key=key, **choice)
     print(printable(arguments.prompt) + written)
     return 0
 
 
-def write_on(model: Any, params: Any, vocabulary: Any, prompt: str, length: int, **choice: Any) -> str:
+def write_on(model: Any, params: Any, tokenizer: Tokenizer, prompt: str, length: int, **choice: Any) -> str:
     """Generate text after a prompt, for a terminal; an empty prompt becomes a newline or the first symbol."""
-    start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[:1])
-    written = jrnn.generate(model, params, vocabulary.encode(start), length, **choice)
-    return printable(str(vocabulary.decode(written.tokens)))
+    written = jrnn.generate(model, params, tokenizer.encode(prompt or tokenizer.start), length, **choice)
+    return printable(tokenizer.decode(written.tokens, after=prompt))
+
+
+def tokenizer_of(meta: dict[str, Any]) -> Tokenizer:
+    """The vocabulary of a run; a ValueError or TypeError if it is wrong."""
+    return Tokenizer.restored(meta["config"].get("level", TrainConfig.level), meta["vocabulary"])
 
 
 def printable(text: str) -> str:
@@ -83,8 +87,7 @@ def _fault(meta: dict[str, Any], in_features: int) -> str:
     if fault := config_fault(meta["config"]):
         return fault
     try:
-        vocabulary = jrnn.CharVocabulary(**meta["vocabulary"])
-        size = len(vocabulary) if vocabulary.symbols + vocabulary.unknown else 0
+        size = len(tokenizer_of(meta))
     except (TypeError, ValueError) as error:
         return f"vocabulary is {brief(meta['vocabulary'])}: {brief(str(error))}"
     return "" if size == in_features else f"vocabulary has {size} entries, the model takes {in_features}"

@@ -1,4 +1,4 @@
-"""`jrnn train`: train a character language model, or resume its training."""
+"""`jrnn train`: train a language model of characters or words, or resume its training."""
 
 import argparse
 import contextlib
@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import jrnn
 from jrnn._checks import brief
 from jrnn._cli.options import TrainConfig
-from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, write_on
+from jrnn._cli.sampling import META, config_fault, load_run, one_line, program, tokenizer_of, write_on
 from jrnn._cli.tables import count_parameters, has_heads, recurrent_cells
+from jrnn._cli.texts import Tokenizer, described
 from jrnn._processes import RESTART, LostProcess, from_first, is_first, leave, several
 
 SETTINGS = "run.json"  # settings that a run was started with
@@ -41,15 +42,16 @@ class Job:
     out: Path
     config: TrainConfig
     files: tuple[str, ...]  # empty for the Python language reference
-    text: str
-    vocabulary: Any  # a CharVocabulary
+    texts: tuple[str, str]  # to train on, and held out
+    tokenizer: Tokenizer
+    parts: tuple[Any, Any]  # their tokens
     resume: bool
 
     @property
     def meta(self) -> dict[str, Any]:
         """Metadata stored with the parameters."""
-        config, vocabulary = dataclasses.asdict(self.config), dataclasses.asdict(self.vocabulary)
-        values = (config, vocabulary, [os.path.abspath(f) for f in self.files], _sha256(self.text))
+        config, files = dataclasses.asdict(self.config), [os.path.abspath(f) for f in self.files]
+        values = (config, self.tokenizer.fields(), files, _sha256("".join(self.texts)))
         return dict(zip(META, values, strict=True))
 
 
@@ -96,7 +98,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.resume is None:
         job = _new_job(given, tuple(arguments.files), arguments.out)
     elif given or arguments.out is not None:
-        option = next(iter(given), "out")
+        option = next(iter(given), "out").replace("_", "-")
         raise ValueError(
             f"--{option} cannot be combined with --resume: a run keeps its settings and directory"
         )
@@ -130,19 +132,47 @@ def _new_job(given: dict[str, Any], files: tuple[str, ...], out: str | None) -> 
         raise ValueError(f"unknown cell {config.cell!r}, did you mean {names[nearest]}? jrnn cells lists all")
     if "heads" in given and not has_heads(recurrent_cells()[config.cell]):
         raise ValueError(f"--heads: {config.cell} has none; MLSTM and GatedDeltaNet, for instance, have")
-    text = read(files)
-    held_out, needed = round(len(text) / 10), config.batch * config.steps + 1
-    if held_out < needed:
-        rows = (held_out - 1) // config.steps
-        hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
+    if config.valid:
+        config = dataclasses.replace(config, valid=os.path.abspath(config.valid))
+    if config.readout == "tied" and config.embed != config.recurrent.out_features:
+        hint = f"try --embed {config.recurrent.out_features}"
         raise ValueError(
-            f"the text is too short: it has {len(text):,} characters, and --batch {config.batch} --steps "
-            f"{config.steps} need {10 * needed:,}, so that the held-out tenth fills a batch; {hint}"
+            f"--readout tied needs an embedding as wide as the cells, got {config.embed}; {hint}"
         )
-    vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
+    texts = _texts(files, config)
+    tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
+    parts = tokenizer.encode(texts[0]), tokenizer.encode(texts[1])
+    _check_length(len(parts[0]), len(parts[1]), tokenizer.units, config)
     _check_model(config)
     directory = Path(from_first(lambda: str(_new_directory(out, config, files))))
-    return Job(directory, config, files, text, vocabulary, resume=False)
+    return Job(directory, config, files, texts, tokenizer, parts, resume=False)
+
+
+def _texts(files: Sequence[str], config: TrainConfig) -> tuple[str, str]:
+    """The text to train on, and the text that is held out: a file, or the last tenth."""
+    text = read(files)
+    if config.valid:
+        return text, read([config.valid])
+    return jrnn.data.split(text) if round(len(text) / 10) else (text, "")
+
+
+def _check_length(training: int, held_out: int, units: str, config: TrainConfig) -> None:
+    """Raise unless both parts of the text, so many units long, fill a batch."""
+    needed = config.batch * config.steps + 1
+    if min(training, held_out) >= needed:
+        return
+    rows = (min(training, held_out) - 1) // config.steps
+    hint = f"try --batch {rows}" if rows > 0 else "try a smaller --batch and --steps"
+    asked = f"--batch {config.batch} --steps {config.steps}"
+    if config.valid:
+        raise ValueError(
+            f"a text is too short: {training:,} and {held_out:,} {units} to train and to validate on, and "
+            f"{asked} need {needed:,} of each; {hint}"
+        )
+    raise ValueError(
+        f"the text is too short: it has {training + held_out:,} {units}, and {asked} need {10 * needed:,}, "
+        f"so that the held-out tenth fills a batch; {hint}"
+    )
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -160,16 +190,17 @@ def _check_model(config: TrainConfig) -> None:
 
 def _resumed_job(run: Path, files: tuple[str, ...]) -> Job:
     meta = from_first(lambda: _settings(run))
-    files = files or tuple(meta["files"])
-    text = read(files)
+    config, files = TrainConfig(**meta["config"]), files or tuple(meta["files"])
+    texts = _texts(files, config)
     if "vocabulary" not in meta:  # nothing is saved yet
-        vocabulary = jrnn.CharVocabulary.from_text(jrnn.data.split(text)[0])
-        return Job(run, TrainConfig(**meta["config"]), files, text, vocabulary, resume=True)
-    if _sha256(text) != meta["sha256"]:
+        tokenizer = Tokenizer.learned(texts[0], config.level, config.least)
+    elif _sha256("".join(texts)) == meta["sha256"]:
+        tokenizer = tokenizer_of(meta)
+    else:
         hint = "" if files else " (Python's language reference differs between versions)"
         raise ValueError(f"{run}: the text has changed since the run was started{hint}: start a new run")
-    config, vocabulary = TrainConfig(**meta["config"]), jrnn.CharVocabulary(**meta["vocabulary"])
-    return Job(run, config, files, text, vocabulary, resume=True)
+    parts = tokenizer.encode(texts[0]), tokenizer.encode(texts[1])
+    return Job(run, config, files, texts, tokenizer, parts, resume=True)
 
 
 def _settings(run: Path) -> dict[str, Any]:
@@ -243,13 +274,15 @@ def _made(path: Path, config: TrainConfig, files: tuple[str, ...]) -> Path:
 
 def _fit(job: Job) -> Any:
     """Print a summary of the job, and train."""
-    config, vocabulary = job.config, job.vocabulary
-    parts = [vocabulary.encode(part) for part in jrnn.data.split(job.text)]
+    from jrnn._cli.optimizing import activation_penalty, averaged, uniform_params
+
+    config, parts, size = job.config, job.parts, len(job.tokenizer)
     training, held_out = (jrnn.Stream(part, config.batch, config.steps) for part in parts)
-    model = config.model(len(vocabulary))
-    name = ", ".join(job.files) or "the Python language reference"
-    say(f"text   {name}: {len(parts[0]):,} characters to train on, {len(parts[1]):,} held out")
-    say(f"model  {_chain(model)}: {count_parameters(model, len(vocabulary)):,} parameters")
+    model = config.model(size)
+    name, units = ", ".join(job.files) or "the Python language reference", job.tokenizer.units
+    known = "" if config.level == "character" else f"; {size:,} known"
+    say(f"text   {name}: {len(parts[0]):,} {units} to train on, {len(parts[1]):,} held out{known}")
+    say(f"model  {_chain(model)}: {count_parameters(model, size):,} parameters")
     say(f"on     {_devices(model, config.batch)}")
     say(f"run    {job.out}: checkpoints, metrics.jsonl, loss.png; Ctrl-C stops and saves")
     warnings.filterwarnings("ignore", "fit: training diverged", RuntimeWarning)  # reported at the end
@@ -259,16 +292,19 @@ def _fit(job: Job) -> Any:
         jrnn.PerStep(jrnn.losses.cross_entropy),
         optimizer=config.optimizer(len(training) * config.epochs),
         key=jax.random.key(config.seed),
-        in_features=len(vocabulary),
+        in_features=size,
+        params=uniform_params(model, size, config.seed, config.uniform) if config.uniform else None,
         epochs=config.epochs,
         validation=held_out,
         stateful=True,
+        eval_params=averaged if config.average else None,
+        penalties=(activation_penalty(model, config.ar, config.tar),) if config.ar or config.tar else (),
         method=METHOD,
-        monitors=_monitors(job.out) if is_first() else (),
+        monitors=_monitors(job) if is_first() else (),
         out=job.out,
         resume=job.resume,
         meta=job.meta,
-        progress=jrnn.Progress(bits=True, unit="char"),
+        progress=jrnn.Progress(bits=config.level == "character", unit=units[:4]),
     )
 
 
@@ -276,8 +312,10 @@ def _chain(cell: Any) -> str:
     """The cells of a model and their widths, in words."""
     if isinstance(cell, jrnn.Stack):
         return " → ".join(map(_chain, cell.cells))
-    inner = _chain(cell.cell) if isinstance(cell, jrnn.Block) else cell.out_features
-    return f"{type(cell).__name__}({inner})"
+    if isinstance(cell, jrnn.Tie):
+        return f"{_chain(cell.cell)}, tied"
+    wraps = isinstance(cell, (jrnn.Block, jrnn.Dropout, jrnn.Reparametrize))
+    return f"{type(cell).__name__}({_chain(cell.cell) if wraps else cell.out_features})"
 
 
 def _devices(model: Any, rows: int) -> str:
@@ -291,24 +329,32 @@ def _devices(model: Any, rows: int) -> str:
     return f"{found}, {rows // used} rows of a batch on each"
 
 
-def _monitors(out: Path) -> tuple[Any, ...]:
-    """The monitor that draws the loss curve, if matplotlib is installed."""
+def _monitors(job: Job) -> tuple[Any, ...]:
+    """The perplexity of words, and the loss curve, if matplotlib is installed."""
+    characters = job.config.level == "character"
+    found: tuple[Any, ...] = () if characters else (_perplexity,)
     if importlib.util.find_spec("matplotlib") is None:
         print("no loss.png: matplotlib is not installed, pip install 'jrnn[plots]'")
-        return ()
+        return found
     from jrnn.plots import LossCurve
 
-    return (LossCurve(out, bits=True),)
+    return (*found, LossCurve(job.out, bits=characters))
+
+
+def _perplexity(record: dict[str, Any], state: Any) -> dict[str, float]:
+    """The perplexity of an epoch on what is held out."""
+    del state
+    return {"perplexity": math.exp(min(record["validation"], 700.0))} if "validation" in record else {}
 
 
 def _report(job: Job, result: Any, seconds: float) -> None:
     """Print the loss of the best epoch, a text sample, and the command for more."""
     losses = [(entry["validation"], entry["epoch"]) for entry in result.history]
     nats, epoch = min(losses, key=lambda entry: (math.isnan(entry[0]), entry))
-    bits = f"{nats / math.log(2):.3f} bits per character"
-    model, key = job.config.model(len(job.vocabulary)), jax.random.key(job.config.seed)
-    text = write_on(model, result.params, job.vocabulary, "", 300, key=key, temperature=0.8)
-    word = next(iter(job.text.split()), "")[:20]
-    print(f"\nheld out: {bits} after epoch {epoch}; {seconds:.0f} s in all")
+    model, key = job.config.model(len(job.tokenizer)), jax.random.key(job.config.seed)
+    length = 300 if job.config.level == "character" else 60
+    text = write_on(model, result.params, job.tokenizer, "", length, key=key, temperature=0.8)
+    word = next(iter(job.texts[0].split()), "")[:20]
+    print(f"\nheld out: {described(nats, job.config.level)} after epoch {epoch}; {seconds:.0f} s in all")
     print(f"loss curve: {job.out / 'loss.png'}\n\n{text}\n\nmore of this:")
     print(f"  {program()} sample {shlex.quote(str(job.out))} --prompt {shlex.quote(word)}")

@@ -33,6 +33,7 @@ from jrnn.analysis.memory import pulse_response as pulse_response
 from jrnn.analysis.memory import retention as retention
 from jrnn.analysis.memory import time_scale as time_scale
 from jrnn.analysis.monitoring import Watch as Watch
+from jrnn.analysis.penalties import ActivationPenalty as ActivationPenalty
 from jrnn.analysis.penalties import GradientFlossing as GradientFlossing
 from jrnn.analysis.penalties import OrthogonalPenalty as OrthogonalPenalty
 from jrnn.analysis.penalties import VanishingGradientPenalty as VanishingGradientPenalty

@@ -165,13 +165,31 @@ def lyapunov(
     if not isinstance(method, Scan):
         if count > 1:
             raise ValueError(f"exponents must be 1 with method={method!r}, got {count}")
-        over = steps % every  # as in `_measure`
-        carry = unroll(cell, params, _part(xs, 0, over), carry, method=method)[0] if over else carry
-        rows, xs = start_rows(cell, params, carry, 1), _part(xs, over, steps)
-        grown = growth_at_once(cell, params, carry, xs, rows, method)
-        ends = jnp.append(jnp.zeros_like(grown, shape=1), grown)[::every]
-        return _summary(_local(ends, every)[-(-max(discard - over, 0) // every) :])
+        return _at_once(cell, discard, every, method)(params, carry, xs)
     return _measure(cell, count, discard, every)(params, carry, xs)
+
+
+@cached
+def _at_once(cell: Any, discard: int, every: int, method: Method) -> Callable[..., Lyapunov]:
+    """`(params, carry, xs) -> Lyapunov` of the largest exponent, from a tree of products.
+
+    Once a product is zero, all that follow are, while step by step another direction takes the place of the
+    one mapped to zero: so that is run then.
+    """
+    step_by_step = _measure(cell, 1, discard, every)
+
+    @jax.jit
+    def measure(params: Any, carry: Any, xs: Any) -> Lyapunov:
+        over = (steps := len(jax.tree.leaves(xs)[0])) % every  # as in `_measure`
+        start = unroll(cell, params, _part(xs, 0, over), carry, method=method)[0] if over else carry
+        rows = start_rows(cell, params, start, 1)
+        grown = growth_at_once(cell, params, start, _part(xs, over, steps), rows, method)
+        ends = jnp.append(jnp.zeros_like(grown, shape=1), grown)[::every]
+        found = _summary(_local(ends, every)[-(-max(discard - over, 0) // every) :])
+        died = jnp.isneginf(grown).any()
+        return Lyapunov(*lax.cond(died, lambda: step_by_step(params, carry, xs), lambda: found))
+
+    return measure
 
 
 def predictability(exponent: Any, steps: int, precision: float = FLOAT32) -> Predictability:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from jrnn._caching import cached
 from jrnn._checks import check_choice, check_width, require_cell
-from jrnn._states import ravel
 from jrnn.analysis._probing import loop_names, norms_of_states
-from jrnn.analysis.states import begin, fixed_normal, from_vector, to_vector
+from jrnn.analysis._products import log_norm, products_after, pull_rows, states_before
+from jrnn.analysis.states import begin, fixed_normal, to_vector
 from jrnn.cell import is_layer
 from jrnn.data import Batch
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss
-from jrnn.unrolling import Scan
+from jrnn.unrolling import Method, Scan
 from jrnn.unrolling._other_loops import hoisted, types_of_step
 
 STEADY = math.log(10) / 100  # less than a factor of 10 in 100 steps
@@ -209,6 +209,7 @@ def sensitivity(
     norm: str = "frobenius",
     probes: int | None = None,
     key: Array | None = None,
+    method: Method = Scan(),
 ) -> Sensitivity:
     """Measure how much the last state depends on every earlier state and input.
 
@@ -227,6 +228,7 @@ def sensitivity(
         `log_bound` applies.
       probes: k; None for the exact value.
       key: draws the noise of the cell; without a key there is none.
+      method: as for `growth`.
 
     Returns:
       `Sensitivity(log_state, log_inputs)`; `.state` and `.inputs` are the norms themselves in float64.
@@ -249,11 +251,11 @@ def sensitivity(
         check_width("probes", probes)
         if norm == "spectral":
             raise ValueError("probes must be None for spectral norms, which need all directions")
-    return _sensitivity(cell, norm, probes)(params, xs, begin(cell, params, xs, carry, key))
+    return _sensitivity(cell, norm, probes, method)(params, xs, begin(cell, params, xs, carry, key))
 
 
 @cached
-def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sensitivity]:
+def _sensitivity(cell: Any, norm: str, probes: int | None, method: Method) -> Callable[..., Sensitivity]:
     def run(params: Any, xs: Any, carry: Any) -> Sensitivity:
         size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
         rows = jnp.eye(size, dtype=dtype)
@@ -267,39 +269,23 @@ def _sensitivity(cell: Any, norm: str, probes: int | None) -> Callable[..., Sens
 
         def backward(state: tuple[Array, Array], step: Any) -> tuple[Any, Any]:
             rows, log_scale = state
-            logs = [_log_norm(rows, norm) + log_scale]
-            rows, by_x = _pull(ready, params, step, rows)
-            logs += [] if by_x is None else [_log_norm(by_x, norm) + log_scale]
+            logs = [log_norm(rows, norm) + log_scale]
+            rows, by_x = pull_rows(ready, params, step, rows)
+            logs += [] if by_x is None else [log_norm(by_x, norm) + log_scale]
             largest = jnp.max(jnp.abs(rows))
             scale = jnp.where(largest > 0, largest, 1)
             return (rows / scale, log_scale + jnp.log(scale)), logs
 
-        before = jax.lax.scan(forward, carry, xs)[1]
-        _, logs = jax.lax.scan(backward, (rows, jnp.zeros((), dtype)), (before, xs), reverse=True)
+        if isinstance(method, Scan):
+            before = jax.lax.scan(forward, carry, xs)[1]
+            _, logs = jax.lax.scan(backward, (rows, jnp.zeros((), dtype)), (before, xs), reverse=True)
+        else:
+            before = states_before(cell, params, carry, xs, method)
+            later, scales = products_after(cell, params, before, xs)
+            _, logs = jax.vmap(backward)(((rows @ later).astype(dtype), scales), (before, xs))
         return Sensitivity(*logs, *[None] * (2 - len(logs)))
 
     return jax.jit(run)
-
-
-def _pull(cell: Any, params: Any, at: tuple[Any, Any], rows: Array) -> tuple[Array, Array | None]:
-    """Map rows v to v ∂hₜ/∂hₜ₋₁ and v ∂hₜ/∂xₜ; None for the latter if no entry of x is real."""
-    carry, x = at
-    leaves, structure = jax.tree.flatten(x)
-    real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-    def advance(h: Array, moved: list[Array]) -> Array:
-        given = dict(zip(real, moved, strict=True))
-        moved_x = jax.tree.unflatten(structure, [given.get(i, leaf) for i, leaf in enumerate(leaves)])
-        after, _ = cell.step(params, from_vector(cell, params, h, carry), moved_x)
-        return to_vector(cell, params, after)
-
-    _, pull = jax.vjp(advance, to_vector(cell, params, carry), [leaves[i] for i in real])
-    rows, by_x = jax.vmap(pull)(rows)
-    return rows, ravel(by_x, batch_ndim=1) if real else None
-
-
-def _log_norm(matrix: Array, norm: str) -> Array:
-    return jnp.log(jnp.linalg.norm(matrix, "fro" if norm == "frobenius" else 2))
 
 
 def log_bound(recurrent: Any, steps: int, slope: float = 1.0) -> NDArray[np.float64]:

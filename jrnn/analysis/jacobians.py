@@ -211,9 +211,7 @@ def growth(
     carry = begin(cell, params, xs, carry, key)
     size = to_vector(cell, params, carry).size
     count = checked_directions("directions", directions, size)
-    if not isinstance(method, Scan):
-        return growth_at_once(cell, params, carry, xs, start_rows(cell, params, carry, count), method)
-    return _growth(cell, count)(params, carry, xs)
+    return _growth(cell, count, method)(params, carry, xs)
 
 
 def transient_growth(matrix: Any, steps: int) -> Array:
@@ -351,7 +349,7 @@ def _along(cell: Any) -> Callable[..., Any]:
 
 
 @cached
-def _growth(cell: Any, directions: int) -> Callable[..., Array]:
+def _growth(cell: Any, directions: int, method: Method) -> Callable[..., Array]:
     @jax.jit
     def run(params: Any, carry: Any, xs: Any) -> Array:
         def body(state: Any, x: Any) -> Any:
@@ -360,8 +358,10 @@ def _growth(cell: Any, directions: int) -> Callable[..., Array]:
             rows, grown = _normalized(rows)
             return (carry, rows, log + grown), log + grown
 
-        ready = hoisted(cell, params, carry, types_of_step(xs))
         rows = start_rows(cell, params, carry, directions)
+        if not isinstance(method, Scan):
+            return growth_at_once(cell, params, carry, xs, rows, method)
+        ready = hoisted(cell, params, carry, types_of_step(xs))
         return lax.scan(body, (carry, rows, jnp.zeros((), rows.dtype)), xs)[1]
 
     return run

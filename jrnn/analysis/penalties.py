@@ -1,4 +1,4 @@
-"""Penalties for `fit(penalties=...)` that keep gradients from vanishing and exploding."""
+"""Penalties for `fit(penalties=...)`: on gradients that vanish or explode, and on activations."""
 
 import functools
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from jrnn.analysis.exponents import lyapunov
 from jrnn.analysis.states import state_leaves, state_places
 from jrnn.cell import in_ndim
 from jrnn.data import Batch
+from jrnn.losses import length_mask
 from jrnn.training import steps as training
 from jrnn.training.objectives import Loss
 from jrnn.unrolling import Scan, unroll
@@ -75,6 +76,57 @@ class OrthogonalPenalty:
             raise ValueError("OrthogonalPenalty: params have no recurrent matrix named w_hh")
         grams = [jnp.swapaxes(u, 1, 2) @ u - jnp.eye(u.shape[1], dtype=u.dtype) for u in blocks.values()]
         return self.weight * jnp.stack([jnp.square(gram).sum() for gram in grams]).sum()
+
+
+@dataclass(frozen=True)
+class ActivationPenalty:
+    """Penalty on the outputs of a cell, and on how much they change from step to step (AR and TAR).
+
+        penalty = size · mean hₜ² + change · mean (hₜ − hₜ₋₁)²   over the valid steps of all sequences
+
+    h is the output of the cell, such as all of a language model but its read-out, which is run once more for
+    it: from its initial state, and without noise, where the paper takes h from the training step itself, in
+    the first term after dropout.
+
+    Args:
+      cell: any cell.
+      size: weight of the squares; 2 in the paper.
+      change: weight of the squared changes; 1 in the paper.
+
+    Raises:
+      TypeError: not a cell.
+
+    Reference: Merity, McCann, Socher, Revisiting activation regularization for language RNNs, 2017,
+    arXiv:1708.01009.
+
+    >>> import jax.numpy as jnp, jrnn
+    >>> penalty = jrnn.analysis.ActivationPenalty(jrnn.Map("identity", 1), size=2.0, change=1.0)
+    >>> float(penalty((), jrnn.Batch(jnp.array([[[1.0]], [[3.0]]]), None)))  # 2 · (1 + 9) / 2 + 2²
+    14.0
+    """
+
+    cell: Any
+    size: float
+    change: float
+
+    def __post_init__(self) -> None:
+        require_cell("ActivationPenalty: cell", self.cell)
+
+    def __call__(self, params: Any, batch: Batch) -> Array:
+        """The penalty of parameters on a batch."""
+        ys = unroll(self.cell, params, batch.xs, lengths=batch.lengths, resets=batch.resets)[1]
+        steps, rows = ys.shape[:2]
+        valid = jnp.ones((steps, rows), bool)
+        valid = valid if batch.lengths is None else length_mask(batch.lengths, steps)
+        follows = valid[1:] if batch.resets is None else valid[1:] & ~jnp.asarray(batch.resets)[1:]
+        size, change = _mean_square(ys, valid), _mean_square(jnp.diff(ys, axis=0), follows)
+        return self.size * size + self.change * change
+
+
+def _mean_square(values: Array, counts: Array) -> Array:
+    """Mean over the steps that count, and over features; 0 if none counts."""
+    squares = jnp.square(values).mean(tuple(range(2, values.ndim)))
+    return jnp.where(counts, squares, 0).sum() / jnp.maximum(counts.sum(), 1)
 
 
 @dataclass(frozen=True)

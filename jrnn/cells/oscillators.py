@@ -231,6 +231,7 @@ class HeterogeneousCoRNN:
 
     γ and ε are drawn uniformly from their ranges and not trained. With no trained weights, this is the
     paper's random oscillators network, a reservoir. x is values or `(values, dt)`, whose dt multiplies Δt.
+    The step is that of `hcoRNN` in the authors' code, whose γ and ε may also be trained or full matrices.
 
     Args:
       hidden: number of oscillators.
@@ -242,7 +243,7 @@ class HeterogeneousCoRNN:
       ValueError: a range that is not two numbers in ascending order.
 
     Reference: Ceni, Cossu, Stölzle, Liu, Della Santina, Bacciu, Gallicchio, Random oscillators network for
-    time series processing, 2024, AISTATS (PMLR 238).
+    time series processing, 2024, AISTATS, https://proceedings.mlr.press/v238/ceni24a.html.
 
     >>> import jax, jrnn
     >>> jrnn.HeterogeneousCoRNN(8).init(jax.random.key(0), in_features=3).fixed.shape

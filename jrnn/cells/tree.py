@@ -1,7 +1,7 @@
 """Long short-term memory: trees as sequences of nodes, whose states wait on a stack."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -33,6 +33,7 @@ class TreeLSTM:
     integer without a feature axis; 0 at a leaf. y of the last node is that of the root. The order of children
     does not matter to the cell; where the child with most to remember comes first, a binary tree of m leaves
     needs log₂ m + 1 places, and a tree that is a chain needs one. A list of trees is a sequence with resets.
+    In a `Stack`, n goes to every cell that takes it, so that layers read the same tree.
 
     Args:
       hidden: width of h and c.
@@ -56,6 +57,7 @@ class TreeLSTM:
     _: KW_ONLY
     stack: Width = 16
     forget_bias: float = 1.0
+    timed: ClassVar[bool] = True  # combinators hand on n as they do dt
 
     @property
     def out_features(self) -> int:

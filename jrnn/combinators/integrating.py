@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._checks import brief
 from jrnn._fields import AnyCell, checked
 from jrnn._jaxprs.programs import Op, Program, trace
 from jrnn._timing import timed_inside
@@ -45,7 +46,9 @@ class MultiplicativeIntegration:
     a matrix, a kernel, or a vector, as in `IndRNN`. Products may be sliced and scaled before they meet, as by
     r in r · (h u + b) of a `GRU`. Several products of one kind are added first, and everything else in the
     sum is b. An `LSTM` has one such sum, for all its gates, a `GRU` two. Of a `Stack`, these are the sums of
-    the first cell: wrap its cells instead.
+    the first cell: wrap its cells instead. `init` traces the step for x of features or tokens, so a cell
+    whose x is always a tuple is refused: `GRUD`, `NARX`, `TreeLSTM` and `Feedback`, which takes
+    `Feedback(MultiplicativeIntegration(cell))`.
 
     In params, α, β₁ and β₂ are `alpha`, `beta_h` and `beta_x` of each sum. With α = 1, and with β₁ and β₂ the
     biases of x w and h u, it is `integration_mode=:multiplicative_integration` of RecurrentLayers.jl,
@@ -57,7 +60,7 @@ class MultiplicativeIntegration:
       beta: start of β₁ and β₂.
 
     Raises:
-      ValueError: at `init`, a cell without such a sum.
+      ValueError: at `init`, a cell without such a sum, or one that takes neither features nor tokens.
 
     Reference: Wu, Zhang, Zhang, Bengio, Salakhutdinov, On multiplicative integration with recurrent neural
     networks, 2016, arXiv:1606.06630.
@@ -95,7 +98,13 @@ class MultiplicativeIntegration:
 
         start = carry_spec(self.cell, params, field)
         step = functools.partial(_with_sums, self.cell, record)
-        jax.eval_shape(step, params, start, features if self.in_ndim else token)
+        try:
+            jax.eval_shape(step, params, start, features if self.in_ndim else token)
+        except ValueError as error:
+            raise ValueError(
+                f"MultiplicativeIntegration: cell must take features or tokens, got {brief(self.cell)} "
+                f"({error}): wrap a cell inside of it, if there is one"
+            ) from error
         if not widths:
             raise ValueError(
                 f"MultiplicativeIntegration: the step of {self.cell} adds no product of weights and input to "

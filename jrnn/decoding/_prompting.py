@@ -15,7 +15,7 @@ from jrnn.cell import in_ndim
 from jrnn.combinators import Feedback, FeedbackCarry
 from jrnn.paradigms import last
 from jrnn.unrolling import unroll
-from jrnn.unrolling._rounding import is_eager, rounded
+from jrnn.unrolling._rounding import is_eager, native, rounded
 
 Adjust = Callable[[Array, Array, Array], Array]  # (logits, tokens, t) -> logits
 
@@ -107,7 +107,7 @@ def checked_lengths(given: Any, steps: int, of: str = "prompt", least: int = 1) 
     """Lengths of the sequences `of` an argument, on the host unless they are traced or sharded."""
     if given is None:
         return None
-    lengths = given if isinstance(given, Array) else np.asarray(given)
+    lengths = given if isinstance(given, Array) else native(np.asarray(given))
     if is_eager(lengths):
         lengths = jax.device_get(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):

@@ -30,7 +30,7 @@ from jrnn.decoding._prompting import (
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
 from jrnn.unrolling._other_loops import hoisted
-from jrnn.unrolling._rounding import can_round, shortened
+from jrnn.unrolling._rounding import can_pad, native, shortened
 
 TINY = 1e-30  # least coverage of a position, so that its logarithm is finite
 
@@ -134,6 +134,7 @@ def beam_search(
     ([[2, 3, 3], [1, 3, 3]], ['0.36', '0.18'])
     """
     check_runs(cell, Scan(), None)
+    params, carry = native((params, carry))
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     check_width("width", width)
@@ -145,7 +146,7 @@ def beam_search(
     rule = Rule(penalties[0], penalties[1], checked_stop(cell, stop))
     lengths, capacity = checked_lengths(lengths, prompt.shape[0]), checked_length(length)
     wanted: Any = length
-    if eager := can_round(cell, params, carry, prompt, lengths, rule):
+    if eager := can_pad(cell, params, carry, prompt, lengths, rule):
         prompt, lengths, wanted, capacity = padded(prompt, lengths, length, adjust)
     with transferring():
         found = _search(

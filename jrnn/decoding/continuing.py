@@ -17,7 +17,7 @@ from jrnn.decoding._prompting import checked_lengths, on_device
 from jrnn.paradigms import last
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling._boundary import check_inputs, check_runs
-from jrnn.unrolling._rounding import can_round, lengthened, rounded, shortened
+from jrnn.unrolling._rounding import can_pad, lengthened, native, rounded, shortened
 from jrnn.unrolling.methods import Method
 
 
@@ -65,8 +65,9 @@ def one_to_many(
     steps = check_lag("steps", steps)
     check_choice("then", then, ("zeros", "repeat", "output"))
     check_runs(cell, method, key)
+    params, x, carry = native((params, x, carry))
     x, wanted, capacity = jnp.asarray(x), None, steps
-    if key is None and can_round(cell, params, carry, x):
+    if key is None and can_pad(cell, params, carry, x, lead=0):
         wanted, capacity = on_device(steps), rounded(steps)
     end, ys = _one_to_many(
         cell, params, x, carry, wanted=wanted, capacity=capacity, then=then, key=key, method=method
@@ -142,10 +143,11 @@ def forecast(
     """
     steps = check_width("steps", steps)
     check_runs(cell, method, key)
+    params, xs, carry = native((params, xs, carry))
     check_inputs(cell, xs)
     lengths = checked_lengths(lengths, np.shape(xs)[0], "xs", least=0)
     options: dict[str, Any] = {"key": key, "method": method}
-    if key is None and can_round(cell, params, carry, xs, lengths):
+    if key is None and can_pad(cell, params, carry, xs, lengths):
         with contextlib.suppress(TypeError, ValueError):  # raised below, with the shapes before rounding
             valid = on_device(len(xs) if lengths is None else lengths)
             past, wanted = lengthened(xs, rounded(len(xs))), on_device(steps - 1)

@@ -16,7 +16,7 @@ from jrnn.cell import broadcasting
 from jrnn.data import Batch
 from jrnn.decoding._prompting import checked_lengths, on_device
 from jrnn.losses import length_mask
-from jrnn.unrolling._rounding import is_eager, lengthened, rounded, shortened
+from jrnn.unrolling._rounding import is_eager, lengthened, native, rounded, shortened
 
 # optax adds it to log-probabilities: far below any of them, but −inf would come back as NaN
 LOG_ZERO = -1e30
@@ -102,7 +102,7 @@ def ctc_loss(logits: Any, labels: Any, lengths: Any = None, *, blank: int = 0) -
     """
     shape = np.shape(logits)
     logits, lengths = _checked(logits, lengths, blank)
-    labels = labels if isinstance(labels, np.ndarray) else jnp.asarray(labels)
+    labels = native(labels) if isinstance(labels, np.ndarray) else jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if labels.ndim == 0 or labels.shape[:-1] != shape[1:-1]:
@@ -302,7 +302,7 @@ def _extended(beam: _Beam, now: Array, blank: int) -> _Beam:
 
 def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
     """Logits, padded to a rounded number of steps in eager calls, and the lengths of the sequences."""
-    logits = logits if isinstance(logits, np.ndarray) else jnp.asarray(logits)
+    logits = native(logits) if isinstance(logits, np.ndarray) else jnp.asarray(logits)
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits must be floats, got {logits.dtype}")
     if logits.ndim < 2:

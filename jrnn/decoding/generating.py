@@ -28,7 +28,7 @@ from jrnn.decoding._prompting import (
 from jrnn.unrolling import Scan
 from jrnn.unrolling._boundary import check_runs
 from jrnn.unrolling._other_loops import hoisted
-from jrnn.unrolling._rounding import can_round, shortened
+from jrnn.unrolling._rounding import can_pad, native, shortened
 
 
 class Generated(NamedTuple):
@@ -112,6 +112,7 @@ def generate(
     [1, 2, 0, 1, 2]
     """
     check_runs(cell, Scan(), key)
+    params, carry = native((params, carry))
     cell, carry = open_loop(cell, carry)
     prompt = checked_prompt(cell, prompt)
     _check_choice(key, temperature, top_k, top_p)
@@ -124,7 +125,7 @@ def generate(
         "stop": checked_stop(cell, stop),
     }
     wanted = None  # all of the capacity
-    if can_round(cell, params, carry, prompt, lengths, choice):
+    if can_pad(cell, params, carry, prompt, lengths, choice):
         prompt, lengths, wanted, capacity = padded(prompt, lengths, capacity, adjust)
     with transferring():
         found: Generated = _generate(

@@ -56,7 +56,10 @@ def _head(loop: Loop[Any, Any, Any], steps: int) -> Loop[Any, Any, Any]:
 
 
 def _exponent(loop: Loop[Any, Any, Any]) -> Array:
-    """λ₁: the mean growth of a tangent of the state per step, in nats, the first eighth left out."""
+    """λ₁: the mean growth of a tangent of the state per step, in nats, the first eighth left out.
+
+    Steps that leave nothing of it do not count, unless all do.
+    """
     leaves, structure = jax.tree.flatten(loop.carry)
     places = [i for i, leaf in enumerate(leaves) if is_inexact(leaf)]
     if not places:
@@ -80,8 +83,12 @@ def _exponent(loop: Loop[Any, Any, Any]) -> Array:
 
         _, tangents, after = jax.jvp(advance, ([leaves[i] for i in places],), (tangents,), has_aux=True)
         tangents = [t if i in state else jnp.zeros_like(t) for i, t in zip(places, tangents, strict=True)]
-        norm = jnp.maximum(length(tangents), np.finfo(dtype).tiny)
-        return (after, [t / norm.astype(t.real.dtype) for t in tangents]), jnp.log(norm)
+        norm = length(tangents)
+        alive = ~(norm <= np.finfo(dtype).tiny)  # or NaN
+        scaled = [t / jnp.where(alive, norm, 1).astype(t.real.dtype) for t in tangents]
+        # where nothing is left, as after a reset of all rows, another tangent starts
+        tangents = [jnp.where(alive, t, fresh) for t, fresh in zip(scaled, moved, strict=True)]
+        return (after, tangents), (jnp.where(alive, jnp.log(norm), 0), alive)
 
     moved = []
     for i in places:
@@ -89,6 +96,7 @@ def _exponent(loop: Loop[Any, Any, Any]) -> Array:
             jnp.cos(jnp.arange(leaves[i].size, dtype=dtype)).reshape(leaves[i].shape).astype(leaves[i].dtype)
         )
         moved.append(wave if i in state else jnp.zeros_like(wave))
-    _, grown = lax.scan(step, (leaves, moved), loop.inputs, loop.length, loop.reverse)
-    grown = jnp.flip(grown) if loop.reverse else grown
-    return grown[loop.length // 8 :].mean()
+    _, found = lax.scan(step, (leaves, moved), loop.inputs, loop.length, loop.reverse)
+    grown, alive = (jnp.flip(a) if loop.reverse else a for a in found)
+    counted = alive[loop.length // 8 :].sum()
+    return jnp.where(counted == 0, -jnp.inf, grown[loop.length // 8 :].sum() / jnp.maximum(counted, 1))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, dce, read, trace
+from jrnn._jaxprs.programs import Op, Program, dce, is_inexact, read, trace
 from jrnn.unrolling._loops import step_of
 from jrnn.unrolling._staging import Stage, entries_after
 
@@ -126,9 +126,6 @@ def _in_order(rows: int, row: Labels, entries: Sequence[tuple[int, Any]]) -> Gro
 
 def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     """The label of the group of every number of every entry."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     types = [read(program.types, values) for values in (part.consts, part.carry_in, part.xs)]
     derivative = trace(_derivative(part), *types, types[1])[0]
     ends = np.cumsum([0, *(math.prod(t.shape) for t in types[1])])
@@ -138,14 +135,15 @@ def _linked(part: Stage, program: Program, batch_axes: int) -> list[Labels]:
     own = [labels[value] for value in derivative.inputs[-len(types[1]) :]]
     links = _Links(own, batch_axes)
     for op in derivative.ops:
-        if any(i in labels for i in op.inputs):
-            labels.update(zip(op.outputs, _follow(op, labels, derivative, links), strict=True))
+        # no counter of a loop has a tangent
+        moving = [o for o in op.outputs if is_inexact(derivative.types[o])]
+        if moving and any(i in labels for i in op.inputs):
+            shapes = [derivative.types[o].shape for o in moving]
+            labels.update(zip(moving, _follow(op, labels, derivative, shapes, links), strict=True))
     for before, after in zip(own, derivative.outputs, strict=True):
         if after in labels:
             links.join(before, labels[after])
-    pairs = links.pairs()
-    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(int(ends[-1]),) * 2)
-    found = connected_components(graph, directed=False)[1].astype(np.int32)
+    found = _components(links, int(ends[-1]))
     return [found[a] for a in own]
 
 
@@ -205,11 +203,12 @@ class _Links:
         return left, right
 
 
-def _follow(op: Op, known: dict[int, Labels], program: Program, links: _Links) -> list[Labels]:
+def _follow(
+    op: Op, known: dict[int, Labels], program: Program, shapes: list[Any], links: _Links
+) -> list[Labels]:
     """The labels of the results of an op, from those of its operands."""
     given = [known.get(a) if isinstance(a, int) else None for a in op.operands]
     there = [a for a in given if a is not None]
-    shapes = [program.types[o].shape for o in op.outputs]
     p, kind, x = op.params, op.primitive, there[0] if there else None
     if x is None:  # a region of several equations
         return _mixed([known[i] for i in op.inputs if i in known], shapes, links)
@@ -233,13 +232,41 @@ def _follow(op: Op, known: dict[int, Labels], program: Program, links: _Links) -
         rows = links.along(x, spec.lhs_spec[1:]).reshape(-1)
         return [np.broadcast_to(_on_axis(rows, spec.out_spec[0], len(shapes[0])), shapes[0])]
     if (
-        op.fusible
+        (op.fusible or kind == "complex")
         and kind not in _MIXING
         and len(shapes) == 1
         and all(_broadcasts(a.shape, shapes[0]) for a in there)
     ):
         return [links.join(*(np.broadcast_to(a, shapes[0]) for a in there))]
     return _mixed(there, shapes, links)
+
+
+def followed(op: Op, moved: Sequence[int], program: Program) -> tuple[dict[int, Labels], list[Labels]]:
+    """Labels of the numbers of some inputs of an op and of its results: a result depends on equal ones.
+
+    Returns:
+      `({input: labels}, labels of each result)`, with −1 for no dependence.
+    """
+    shapes = [program.types[i].shape for i in moved]
+    ends = np.cumsum([0, *map(math.prod, shapes)])
+    own = {
+        i: begin + np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        for i, shape, begin in zip(moved, shapes, ends, strict=False)
+    }
+    links = _Links(list(own.values()), 0)
+    results = _follow(op, own, program, [program.types[o].shape for o in op.outputs], links)
+    found = np.append(_components(links, int(ends[-1])), np.int32(-1))  # the last for the label −1
+    return {i: found[a] for i, a in own.items()}, [found[a] for a in results]
+
+
+def _components(links: _Links, count: int) -> Labels:
+    """The group of each label."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = links.pairs()
+    graph = coo_array((np.ones(len(pairs[0]), np.int8), pairs), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int32)
 
 
 def _mixed(there: Sequence[Labels], shapes: Sequence[Any], links: _Links) -> list[Labels]:
@@ -249,7 +276,7 @@ def _mixed(there: Sequence[Labels], shapes: Sequence[Any], links: _Links) -> lis
     ones = [links.along(a, range(count if apart else 0, a.ndim)).reshape(-1) for a in there]
     one = links.join(*ones)
     lead = links.batch if apart else ()
-    return [np.broadcast_to(one.reshape(*lead, *[1] * (len(s) - len(lead))), s) for s in shapes]
+    return [np.broadcast_to(one.reshape((*lead, *[1] * (len(s) - len(lead)))), s) for s in shapes]
 
 
 # elementwise for XLA, but moving numbers, or of a rule that is not looked into
@@ -295,6 +322,7 @@ _MOVES: dict[str, Callable[[Labels, Any, Any], Any]] = {
     "squeeze": lambda x, p, shape: x.reshape(shape),
     "expand_dims": lambda x, p, shape: x.reshape(shape),
     "broadcast_in_dim": _broadcast,
+    "tile": lambda x, p, shape: np.tile(x, p["reps"]),
     "transpose": lambda x, p, shape: x.transpose(p["permutation"]),
     "rev": lambda x, p, shape: np.flip(x, p["dimensions"]),
     "slice": _slice,

@@ -64,18 +64,28 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
     return jnp.take_along_axis(padded, following, axis=0) & valid
 
 
-def fill_padding(xs: Any, valid: Array) -> Any:
+def fill_padding(xs: Any, valid: Array, axis: Any = None) -> Any:
     """Replace each invalid input by the previous valid one of its row, or by zeros if there is none.
 
     Thus padding, even NaN, affects neither values nor gradients: masking after the step would leave NaN · 0
-    in the gradient.
+    in the gradient. If the steps are split over an axis of a mesh, a stretch that begins with padding takes
+    the input from the stretches before it.
     """
     times = expand(_times(valid.shape[0]), valid.ndim)
     source = lax.cummax(jnp.where(valid, times, -1), axis=0)
 
     def fill(x: Array) -> Array:
         index = expand(source, x.ndim)
-        return select(index >= 0, jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0), jnp.zeros_like(x))
+        found = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0)
+        return select(index >= 0, found, jnp.zeros_like(x) if axis is None else handed_on(found))
+
+    def handed_on(found: Array) -> Array:
+        # nothing valid reads it, so its derivative is zero, and is not exchanged
+        last = lax.stop_gradient(found[-1:]), source[-1:] >= 0
+        ends = fill_padding(*(lax.all_gather(leaf, axis, tiled=True) for leaf in last))
+        before = jnp.concatenate([jnp.zeros_like(ends[:1]), ends])
+        before = lax.dynamic_index_in_dim(before, lax.axis_index(axis), keepdims=False)
+        return jnp.broadcast_to(before, found.shape)
 
     return jax.tree.map(fill, xs)
 

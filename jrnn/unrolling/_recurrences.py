@@ -22,6 +22,7 @@ class How(NamedTuple):
     tree: bool | None = None  # by a tree, by a loop, or None: a loop on CPUs
     resets: bool = False  # some factors are 0 because a sequence starts there
     axis: Any = None  # the mesh axis over which the steps are split, inside `shard_map`
+    mend: bool = True  # what a tree finds that is not finite is found again, by a loop
 
 
 class Solved(NamedTuple):
@@ -45,7 +46,14 @@ def solved(after: Array, start: Array, reverse: bool) -> Solved:
 
 
 def solve(
-    a: Array, b: Array, start: Array, tree: bool | None = None, resets: bool = False, *, reverse: bool = False
+    a: Array,
+    b: Array,
+    start: Array,
+    tree: bool | None = None,
+    resets: bool = False,
+    *,
+    reverse: bool = False,
+    mend: bool = True,
 ) -> Array:
     """Solve a linear recurrence for all states.
 
@@ -58,11 +66,12 @@ def solve(
       tree: as for `Associative`.
       resets: whether some factors are 0 because a sequence starts there.
       reverse: run from the last step to the first.
+      mend: find what a tree finds that is not finite again, by a loop.
 
     Returns:
       (time, ...), the states.
     """
-    how, matrices = How(tree, resets), a.ndim > b.ndim
+    how, matrices = How(tree, resets, mend=mend), a.ndim > b.ndim
     times: _Product = _matmul if matrices else operator.mul  # not cut, so that a factor of 0 has a derivative
     # With a · start added to b at the first step, the recurrence starts from zero.
     first = -1 if reverse else 0
@@ -206,10 +215,23 @@ def _scan(a: Array, b: Array, how: How, reverse: bool) -> Array:
     """The states from zero."""
     times = _times(how, a.ndim > b.ndim)
     loop, tree = _loop(reverse, times), _tree(reverse, times)
+    if how.mend:
+        tree = functools.partial(_mended, tree, loop)
     if not isinstance(a.shape[0], int):  # a symbolic axis of jax.export, which a tree cannot divide
         return loop(a, b)
     found: Array = _by(how, loop, tree, a, b)
     return found
+
+
+def _mended(tree: _Product, loop: _Product, a: Array, b: Array) -> Array:
+    """What a tree finds, or if that is not finite, what a loop finds.
+
+    A product of factors overflows where the states do not: inf · 0 is NaN. A `while` of at most one turn, as
+    `vmap` would run both branches of a `cond`.
+    """
+    found = tree(a, b)
+    first = ~jnp.isfinite(found).all(), found
+    return lax.while_loop(lambda now: now[0], lambda now: (now[0] & False, loop(a, b)), first)[1]
 
 
 def _by(how: How, loop: Any, tree: Any, *arrays: Array) -> Any:

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 from jax import Array
 
-from jrnn.cell import quiet, structure_of
+from jrnn._caching import cached
+from jrnn._jaxprs.programs import trace
+from jrnn.cell import batch_shape_of, quiet, structure_of
 
 
 def rounded(steps: int) -> int:
@@ -39,6 +41,51 @@ def can_round(cell: Any, params: Any, carry: Any, *more: Any) -> bool:
         return bool(structure_of(quiet(cell, params, carry)) == structure_of(carry))
     except (TypeError, ValueError):  # not a carry of this cell: `unroll` will raise
         return False
+
+
+def can_pad(cell: Any, params: Any, carry: Any, xs: Any, *more: Any, lead: int = 1) -> bool:
+    """True if `can_round`, and a loop of this step may also take more steps than are asked for.
+
+    A step that prints or calls back would do so once more, and padding makes weak types strong. `lead` says
+    whether xs has an axis of time.
+    """
+    if not can_round(cell, params, carry, xs, *more):
+        return False
+    if any(getattr(leaf, "weak_type", False) for leaf in jax.tree.leaves((params, carry, xs, more))):
+        return False
+    known = _purity(cell)
+    if not known:
+        try:
+            x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), xs)
+            known.append(_is_pure(cell, params, x))
+        except (TypeError, ValueError):  # as for a carry
+            return False
+    return known[0]
+
+
+@cached
+def _purity(cell: Any) -> list[bool]:
+    """Whether the step of a cell has no effects, once that is known."""
+    return []
+
+
+def _is_pure(cell: Any, params: Any, x: Any) -> bool:
+    """True if a step neither prints nor calls back."""
+
+    def step(params: Any, x: Any) -> Any:
+        return cell.step(params, cell.initial_carry(params, batch_shape_of(cell, x)), x)
+
+    return trace(step, params, x)[0].pure
+
+
+def native(tree: Any) -> Any:
+    """Arrays of NumPy in the order of bytes of this machine: JAX takes others for other numbers."""
+
+    def visit(leaf: Any) -> Any:
+        foreign = isinstance(leaf, np.ndarray) and not leaf.dtype.isnative
+        return leaf.astype(leaf.dtype.newbyteorder("=")) if foreign else leaf
+
+    return jax.tree.map(visit, tree)
 
 
 def lengthened(x: Any, size: int, axis: int = 0, fill: int = 0) -> Array:

@@ -189,9 +189,8 @@ def _iterate(system: System, settings: Settings, recurrence: _Recurrence, guess:
         if settings.damping:
             change = damped(factors, residual, settings.damping, reverse)
         else:
-            change = solve(
-                factors, residual, jnp.zeros_like(start), settings.tree, settings.resets, reverse=reverse
-            )
+            zero, how = jnp.zeros_like(start), (settings.tree, settings.resets)
+            change = solve(factors, residual, zero, *how, reverse=reverse, mend=False)  # the next may do
         moved = states + change
         moved = jnp.where(jnp.isfinite(moved), moved, guess)
         states = jnp.where(done[None, ..., None], states, moved)
@@ -345,8 +344,7 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
 
     def transposed(_: Any, direct: Array) -> Array:
         # λₜ = directₜ + Jₜ₊₁ᵀ λₜ₊₁: the state before step t of the adjoint is λₜ₊₁
-        pull = jax.linear_transpose(push, before)
-        length = len(before)
+        pull, length = jax.linear_transpose(push, before), len(before)
 
         def steps(later: Array) -> Array:
             (back,) = pull(shift(later, zero, reverse))
@@ -360,4 +358,14 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
         linear = _Recurrence(steps, step, lambda _: diagonal, zero, not reverse)
         return _iterate(system, settings, linear, jnp.zeros_like(direct)).states
 
-    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, transposed)
+    back = transposed if _transposes(push, before) else None
+    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, back)
+
+
+def _transposes(push: Callable[[Array], Array], like: Array) -> bool:
+    """False if a step has forward derivatives alone, as one with a `while` in it."""
+    try:
+        jax.eval_shape(jax.linear_transpose(push, like), like)
+    except ValueError:
+        return False
+    return True

@@ -67,7 +67,8 @@ class Associative:
 
     Args:
       tree: combine pairs by a tree (True) or a loop (False); None: a loop on CPUs, else a tree.
-      otherwise: the method for cells that are not linear; None: raise.
+      otherwise: the method for cells that are not linear; None: raise. If time is sharded, each device runs
+        all steps by it.
 
     Raises:
       ValueError: in `unroll`, a cell that is not linear, if `otherwise` is None.
@@ -90,6 +91,10 @@ class Associative:
         if not is_linear(loop.cell) and self.otherwise is not None:
             return self.otherwise.run(loop)
         return self.run_stretch(loop, None)
+
+    def splits(self, cell: Any) -> bool:
+        """True if the steps of this cell may be split over devices, False if `otherwise` runs it."""
+        return is_linear(cell) or self.otherwise is None
 
     def run_stretch(self, loop: Loop[Any, Any, Any], axis: Any) -> tuple[Any, Any]:
         """Run the stretch that this device has of a loop whose steps are split over an axis of a mesh."""

@@ -127,13 +127,13 @@ def make_loop(
 
 
 def _with_flags(
-    cell: Any, params: Any, xs: Any, carry: Any, flags: Schedule, *, reverse: bool, key: Any
+    cell: Any, params: Any, xs: Any, carry: Any, flags: Schedule, *, reverse: bool, key: Any, axis: Any = None
 ) -> Loop[Any, Any, Any]:
     # Order matters: padding is replaced before the step sees xs, and the state of a reset has the types of
     # the promoted carry.
     steps, batch_shape = check_inputs(cell, xs)
     if flags.valid is not None:
-        xs = fill_padding(xs, flags.valid)
+        xs = fill_padding(xs, flags.valid, axis)
     carry = starting_carry(cell, params, carry, batch_shape, key)
     # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
     carry = promote_carry(cell, params, carry, xs, steps, flags)
@@ -144,8 +144,8 @@ def _with_flags(
 def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any) -> Any:
     """`unroll` where the steps of `xs` are split over an axis of a mesh: a stretch on each device.
 
-    Padding is replaced within a stretch. Only flags look beyond a stretch: in reverse, whether a step is a
-    reset depends on the next one in time. So they are made before the split.
+    Flags look beyond a stretch: in reverse, whether a step is a reset depends on the next one in time. So
+    they are made before the split.
     """
     params, xs, carry, lengths, mask, resets, key = call
     if not hasattr(method, "run_stretch"):
@@ -154,13 +154,18 @@ def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any)
             f"{brief(method)}: jax.reshard(xs, PartitionSpec(None, ...)) puts whole sequences on a device"
         )
     steps, batch_shape = check_inputs(cell, xs)
+    if steps == 0 or not method.splits(cell):  # each device runs all steps
+        xs, mask, resets = jax.tree.map(lambda leaf: sharded_along_time(leaf, None), (xs, mask, resets))
+        end, ys = _unroll(call._replace(xs=xs, mask=mask, resets=resets), cell, method, reverse)
+        return end, jax.tree.map(lambda leaf: sharded_along_time(leaf, axis), ys)
     if reverse and resets is not None:
         mask, resets = (None if flag is None else sharded_along_time(flag, None) for flag in (mask, resets))
     flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
     flags = jax.tree.map(lambda flag: sharded_along_time(flag, axis), flags)
 
     def run(params: Any, xs: Any, carry: Any, flags: Schedule, key: Any) -> Any:
-        return method.run_stretch(_with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key), axis)
+        loop = _with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key, axis=axis)
+        return method.run_stretch(loop, axis)
 
     everywhere, split = PartitionSpec(), PartitionSpec(axis)
     specs = everywhere, split, everywhere, split, everywhere

@@ -103,7 +103,8 @@ LEM = Entry(
 def heterogeneous_cornn(p, carry, x, *, dt):
     """Ceni et al. 2024: γ and ε are vectors, and no velocity enters the force.
 
-    As `RandomizedOscillatorsNetwork.cell` in the authors' library, whose `diffusive_gamma` is 0 unless given.
+    As `cell` of `hcoRNN`, for the experiments of the paper, and of `RandomizedOscillatorsNetwork` in the
+    authors' library, whose `diffusive_gamma` is 0 unless given.
     """
     h, z = carry
     force = tanh(times(p["V"], x) + times(p["W"], h) + p["b"])

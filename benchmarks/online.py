@@ -1,0 +1,213 @@
+"""Gradients forward in time: what a step costs, and what is learned at each step of a stream.
+
+    python -m benchmarks.online            # cost of a step, by cell, width and method
+    python -m benchmarks.online tasks      # copy and adding, beside backpropagation through time
+    python -m benchmarks.online stream     # a rule that changes
+
+Times are microseconds of this machine's CPU for one step of one row in float32, forward, gradient and sum of
+gradients, the median of runs that take turns; bytes are those of the influence, and what XLA allocates.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jrnn
+from jrnn import RFLO, RTRL, UORO, EProp, KroneckerRTRL, Online, SnAp, Truncated
+from jrnn.losses import cross_entropy, mean_squared_error
+
+WIDTH, STEPS = 32, 50
+
+
+def backpropagation(model, xs, targets):
+    """The gradient by a plain `lax.scan`, and by `unroll`."""
+
+    def plain(params):
+        def loss(params):
+            start = model.initial_carry(params, xs.shape[1:2])
+            ys = jax.lax.scan(lambda carry, x: model.step(params, carry, x), start, xs)[1]
+            return len(xs) * mean_squared_error(ys, targets)
+
+        return jax.grad(loss)(params)
+
+    def hoisted(params):
+        loss = lambda params: len(xs) * mean_squared_error(jrnn.unroll(model, params, xs)[1], targets)
+        return jax.grad(loss)(params)
+
+    return {"BPTT, lax.scan": plain, "BPTT, unroll": hoisted}
+
+
+def forward(online, xs, targets):
+    """The sum of the gradients of all steps."""
+
+    def gradient(params):
+        def step(state, inputs):
+            *state, total = state
+            *state, _, found = online.step(*state, params, *inputs)
+            return (*state, jax.tree.map(jnp.add, total, found)), None
+
+        start = (*online.init(params, xs[0]), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(step, start, (xs, targets))[0][-1]
+
+    return gradient
+
+
+def cost(rounds=9):
+    """Print what a step costs."""
+    diagonal = (RTRL(), SnAp(1), UORO(), EProp())
+    dense = (SnAp(1), UORO(), EProp(), RFLO(), Truncated(10))
+    sizes = [(kind(128), dense) for kind in (jrnn.Elman, jrnn.GRU, jrnn.LSTM)]
+    sizes += [(jrnn.IndRNN(128), diagonal), (jrnn.LRU(128), diagonal)]
+    sizes += [(jrnn.GRU(32), (RTRL(), KroneckerRTRL(), *dense))]
+    for cell, methods in sizes:
+        model = jrnn.Stack((cell, jrnn.Dense(4)))
+        params = model.init(jax.random.key(0), WIDTH)
+        xs = jax.random.normal(jax.random.key(1), (STEPS, 1, WIDTH))
+        targets = jax.random.normal(jax.random.key(2), (STEPS, 1, 4))
+        onlines = {str(m): Online(model, mean_squared_error, m) for m in methods}
+        runs = backpropagation(model, xs, targets)
+        runs |= {name: forward(online, xs, targets) for name, online in onlines.items()}
+        programs = {name: jax.jit(run).lower(params).compile() for name, run in runs.items()}
+        spent = {name: [] for name in programs}
+        for _ in range(rounds):
+            for name, program in programs.items():
+                begin = time.process_time()
+                jax.block_until_ready(program(params))
+                spent[name].append((time.process_time() - begin) / STEPS)
+        base = np.median(spent["BPTT, lax.scan"])
+        for name, seconds in spent.items():
+            stored = onlines[name].influence_bytes(params, xs[0]) if name in onlines else 0
+            temporary = programs[name].memory_analysis().temp_size_in_bytes
+            print(
+                f"{cell!s:20} {name:22} {1e6 * np.median(seconds):9.1f} us x {np.median(seconds) / base:6.1f}"
+                f"  influence {stored / 1e3:9.1f} kB  temporary {temporary / 1e3:9.1f} kB",
+                flush=True,
+            )
+
+
+def copies(key, rows, symbols=4, kinds=4):
+    """Copy: symbols, a signal, then the symbols again are the targets; −1: no target."""
+    said = jax.random.randint(key, (symbols, rows), 0, kinds)
+    blank = jnp.full((symbols + 1, rows), kinds).at[0].set(kinds + 1)
+    xs = jax.nn.one_hot(jnp.concatenate([said, blank[: symbols + 1]]), kinds + 2)
+    return xs, jnp.concatenate([jnp.full((symbols + 1, rows), -1), said])
+
+
+def additions(key, rows, steps=12):
+    """Adding: the sum of the two numbers that are marked, at the last step; NaN: no target."""
+    values = jax.random.uniform(key, (steps, rows))
+    half = steps // 2
+    first, second = jax.random.randint(jax.random.fold_in(key, 1), (2, rows), 0, half)
+    steps_ = jnp.arange(steps)[:, None]
+    marks = (steps_ == first) | (steps_ == half + second)
+    total = (values * marks).sum(0)
+    targets = jnp.full((steps, rows), jnp.nan).at[-1].set(total)
+    return jnp.stack([values, marks.astype(float)], -1), targets[..., None]
+
+
+def copy_loss(y, target, _):
+    """Cross-entropy where there is a target."""
+    return cross_entropy(y, jnp.maximum(target, 0), target >= 0)
+
+
+def adding_loss(y, target, _):
+    """Squared error where there is a target."""
+    there = ~jnp.isnan(target)
+    return mean_squared_error(y, jnp.where(there, target, 0), there)
+
+
+def learn(task, loss, model, method, sequences, rate=3e-3, rows=16):
+    """Losses of sequences; parameters change after each, by the sum of the gradients of its steps."""
+    optimizer = optax.adam(rate)
+    width = task(jax.random.key(0), 1)[0].shape[-1]
+
+    def through_time(params, xs, targets):
+        ys = jrnn.unroll(model, params, xs)[1]
+        return jnp.sum(jax.vmap(lambda y, target: loss(y, target, None))(ys, targets))
+
+    def online(params, xs, targets):
+        way = Online(model, loss, method)
+
+        def step(state, inputs):
+            *state, total = state
+            *state, value, found = way.step(*state, params, *inputs)
+            return (*state, jax.tree.map(jnp.add, total, found)), value
+
+        start = (*way.init(params, xs[0]), jax.tree.map(jnp.zeros_like, params))
+        state, losses = jax.lax.scan(step, start, (xs, targets))
+        return losses.sum(), state[-1]
+
+    gradient = jax.value_and_grad(through_time) if method is None else online
+
+    @jax.jit
+    def train(key):
+        def step(state, key):
+            params, moments = state
+            value, found = gradient(params, *task(key, rows))
+            updates, moments = optimizer.update(found, moments, params)
+            return (optax.apply_updates(params, updates), moments), value
+
+        params = model.init(key, width)
+        keys = jax.random.split(key, sequences)
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[1]
+
+    return np.asarray(train(jax.random.key(0)))
+
+
+def tasks():
+    """Print losses as they fall."""
+    methods = (None, RTRL(), SnAp(1), UORO(), KroneckerRTRL(), EProp(), Truncated(3))
+    for name, task, loss, model, sequences in (
+        ("copy", copies, copy_loss, jrnn.Stack((jrnn.GRU(24), jrnn.Dense(4))), 3000),
+        ("adding", additions, adding_loss, jrnn.Stack((jrnn.GRU(16), jrnn.Dense(1))), 3000),
+    ):
+        for method in methods:
+            losses = learn(task, loss, model, method, sequences)
+            if name == "copy":
+                losses = losses / 4  # nats a symbol; ln 4 = 1.386 without memory
+            parts = np.array_split(losses, 6)
+            print(f"{name:8} {method or 'BPTT'!s:22}", *(f"{part.mean():7.3f}" for part in parts), flush=True)
+
+
+def changing(key, steps, period):
+    """Numbers ±1; the target is that of two steps ago, with a sign that flips every `period` steps."""
+    xs = jnp.sign(jax.random.normal(key, (steps, 1, 1)))
+    sign = jnp.where((jnp.arange(steps) // period) % 2, -1.0, 1.0)
+    return xs, sign[:, None, None] * jnp.roll(xs, 2, 0)
+
+
+def stream(steps=12_000, period=3_000, rate=3e-3):
+    """Print losses on a stream whose rule changes; parameters change at every step, or are frozen."""
+    model = jrnn.Stack((jrnn.GRU(16), jrnn.Dense(1)))
+    optimizer, (xs, targets) = optax.adam(rate), changing(jax.random.key(1), steps, period)
+    for method in (RTRL(), SnAp(1), UORO(), EProp(), Truncated(1), Truncated(3)):
+        online = Online(model, mean_squared_error, method)
+
+        @jax.jit
+        def run(params, frozen, online=online):
+            def step(state, inputs):
+                influence, carry, params, moments = state
+                x, target, learns = inputs
+                influence, carry, loss, found = online.step(influence, carry, params, x, target)
+                updates, moments = optimizer.update(found, moments, params)
+                moved = optax.apply_updates(params, updates)
+                params = jax.tree.map(lambda new, old: jnp.where(learns, new, old), moved, params)
+                return (influence, carry, params, moments), loss
+
+            start = (*online.init(params, xs[0]), params, optimizer.init(params))
+            learns = (jnp.arange(steps) < period) | ~frozen
+            return jax.lax.scan(step, start, (xs, targets, learns))[1]
+
+        params = model.init(jax.random.key(0), 1)
+        for frozen in (False, True) if method == RTRL() else (False,):
+            losses = np.asarray(run(params, frozen)).reshape(-1, period // 3)
+            name = f"{method}{', frozen' if frozen else ''}"
+            print(f"{name:22}", *(f"{part.mean():6.2f}" for part in losses), flush=True)
+
+
+if __name__ == "__main__":
+    {"tasks": tasks, "stream": stream, "cost": cost}[sys.argv[1] if len(sys.argv) > 1 else "cost"]()

@@ -1,0 +1,283 @@
+"""Ten architectures on sums among letters, nested tags and language: who learns most from the same budget.
+
+python -m benchmarks.tables.jozefowicz benchmarks/tables/jozefowicz.csv [--tasks sums3 tags] [--minutes 60]
+
+Tanh, the LSTM without a gate or with a forget bias of 1, GRU, and the three mutants, between an embedding as
+wide as they are and a read-out, with at most 60,000 parameters in all (500,000 where tokens are words). The
+model reads 1,000 batches of 20 rows by 50 tokens, the state carried on, with Adam, where the paper has SGD.
+
+    sums8       sums of numbers of up to 8 digits among letters, as published; accuracy of the result
+    sums3       the same with 3 digits, which is about what can be learned within the budget
+    tags        nested tags; accuracy of all characters
+    characters  the Python language reference, which comes with Python; bits per character
+    words       the same by words, of which those that occur less than five times are unknown; perplexity
+    ptb         words of ptb.train.txt, ptb.valid.txt and ptb.test.txt in the directory given by --ptb
+
+A random search draws learning rate, scale of the initial weights and clipping, the same ones for all;
+then the setting with the lowest loss on validation is trained with other seeds, and tested. Of the
+reference, eight tenths are trained on, one validates, one is tested.
+"""
+
+import functools
+import math
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jrnn
+from benchmarks.tables.running import (
+    SEARCH_HEADER,
+    Budget,
+    Runs,
+    finals,
+    markdown,
+    options,
+    scaled,
+    search,
+    setting_of,
+    spread,
+    welch,
+    width_of,
+)
+from jrnn._cli.tables import count_parameters
+from jrnn._cli.texts import split_words
+from jrnn.data.synthetic import distracted_sums, nested_tags
+
+ROWS, STEPS, EPOCHS, UPDATES, HELD_OUT, COUNT = 20, 50, 5, 1000, 40, 3
+RATES, CLIPS = (2e-3, 5e-2), (0.1, 10.0)
+GATED = "LSTM", "LSTM-f", "LSTM-i", "LSTM-o", "LSTM-b"
+NAMES = "Tanh", *GATED, "GRU", "MUT1", "MUT2", "MUT3"
+TASKS = "sums3", "tags", "characters", "words", "sums8"
+PUBLISHED = {  # accuracy; of words, perplexity on PTB with 20 million parameters and dropout
+    "sums8": (0.29493, 0.89228, 0.29292, 0.75109, 0.86747, 0.90163, 0.89565, 0.92135, 0.89735, 0.90728),
+    "tags": (0.32050, 0.42470, 0.23356, 0.41371, 0.42117, 0.44434, 0.45963, 0.47483, 0.47324, 0.46478),
+    "ptb": (97.7, 81.4, 100.8, "", 82.3, 79.8, 91.7, "", "", 89.5),
+}
+PUBLISHED |= {"sums3": PUBLISHED["sums8"], "words": PUBLISHED["ptb"]}
+ACCURACY = "sums3", "sums8", "tags"
+
+
+def cell_of(name, width):
+    if name in GATED:
+        return jrnn.ablations.jozefowicz(width)[name]
+    if name == "Tanh":
+        return jrnn.Elman(width)
+    return jrnn.GRU(width, reset_after=False) if name == "GRU" else getattr(jrnn, name)(width)
+
+
+@functools.cache
+def model_of(name, vocabulary):
+    """The model, and its width."""
+
+    def model(width):
+        return jrnn.Stack((jrnn.Embed(width), cell_of(name, width), jrnn.Dense(vocabulary)))
+
+    return model(width_of(model, vocabulary, 60_000 if vocabulary < 500 else 500_000, multiple=1))
+
+
+def answers(text):
+    """1 for the characters of results: those after "=" up to "."."""
+    codes = np.frombuffer(text.encode(), np.uint8)
+    begun, ended = (np.cumsum(codes == ord(mark)) for mark in "=.")
+    inside = begun > ended - (codes == ord("."))  # the final point is part of the result
+    return (inside & (codes != ord("="))).astype(np.int32)
+
+
+def batches(tokens, flags=None, most=UPDATES):
+    """Batches of a stream, of which the flagged targets count."""
+    stream = jrnn.Stream(tokens, ROWS, STEPS)
+    found = [stream[index] for index in range(min(most, len(stream)))]
+    if flags is None:
+        return found
+    counted = jrnn.Stream(flags, ROWS, STEPS)
+    return [batch._replace(target_mask=counted[index].targets == 1) for index, batch in enumerate(found)]
+
+
+def generated(make, average):
+    """Texts to train on, to validate on and to test on, a little longer than needed."""
+    sizes = UPDATES, HELD_OUT, HELD_OUT
+    return [
+        "".join(make(int(1.1 * ROWS * STEPS * size / average) + 50, seed)) for seed, size in enumerate(sizes)
+    ]
+
+
+@functools.cache
+def parts(task, ptb=None):
+    """The size of the vocabulary, and batches to train on, to validate on and to test on."""
+    if task in ("words", "ptb"):
+        if task == "ptb":
+            files = [Path(ptb) / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
+            texts = [split_words(file.read_text(encoding="utf-8"), "space") for file in files]
+        else:
+            texts = tenths(split_words(jrnn.data.python_reference(), "word"))
+        vocabulary = jrnn.Vocabulary.from_tokens(texts[:1], 1 if task == "ptb" else 5, specials=("<unk>",))
+    else:
+        if task == "tags":
+            texts = generated(nested_tags, 170)
+        elif task == "characters":
+            texts = tenths(jrnn.data.python_reference())
+        else:
+            digits = int(task.removeprefix("sums"))
+            texts = generated(lambda count, seed: distracted_sums(count, digits, seed), 13 + 2.7 * digits)
+        vocabulary = jrnn.CharVocabulary.from_text(texts[0])
+    found = []
+    for text, most in zip(texts, (UPDATES, HELD_OUT, HELD_OUT), strict=True):
+        flags = answers(text) if task.startswith("sums") else None
+        found.append(batches(vocabulary.encode(text), flags, most))
+    return len(vocabulary), found
+
+
+def tenths(text):
+    """Eight tenths, one and one."""
+    tenth = len(text) // 10
+    return text[: -2 * tenth], text[-2 * tenth : -tenth], text[-tenth:]
+
+
+def wrong(ys, targets, mask):
+    """The share of targets that are not the most likely symbol."""
+    return jnp.mean((ys.argmax(-1) != targets).astype(jnp.float32), where=mask)
+
+
+LOSS, ERRORS = jrnn.PerStep(jrnn.losses.cross_entropy), jrnn.PerStep(wrong)
+
+
+def optimizer(setting):
+    """Adam whose learning rate decays to zero."""
+    return optax.chain(
+        optax.clip_by_global_norm(setting["clip"]),
+        optax.scale_by_adam(),
+        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, UPDATES)),
+        optax.scale(-setting["rate"]),
+    )
+
+
+def trainer(ptb, task, name, settings, seeds, tests):
+    vocabulary, (train, valid, test) = parts(task, ptb)
+    model, each = model_of(name, vocabulary), UPDATES // EPOCHS
+    begun = time.process_time()
+    result = jrnn.sweep(
+        model,
+        lambda epoch: [train[i % len(train)] for i in range(each * epoch, each * (epoch + 1))],
+        LOSS,
+        optimizer=optimizer,
+        settings=[setting_of(number, RATES, CLIPS) for number in settings],
+        seeds=seeds,
+        adjust=scaled,
+        in_features=vocabulary,
+        epochs=EPOCHS,
+        validation=valid,
+        stateful=True,
+        progress=jrnn.Progress(bar=False),
+    )
+    used = (time.process_time() - begun) / len(result.members)
+    numbers = [number for number in settings for _ in seeds]
+    for number, member in zip(numbers, result.members, strict=True):
+        measure = functools.partial(jrnn.evaluate, model, member.params, test, stateful=True)
+        yield {
+            "setting": number,
+            "seed": member.seed,
+            **member.setting,
+            "parameters": count_parameters(model, vocabulary),
+            "valid": member.score,
+            "test": (1 - measure(ERRORS) if task in ACCURACY else measure(LOSS)) if tests else "",
+            "cpu_seconds": round(used, 1),
+        }
+
+
+def guesses(task, ptb=None):
+    """Accuracy of the most frequent symbol after the last k, k = 0, 1, 2, where the targets count."""
+    train, _, test = parts(task, ptb)[1]
+    found = []
+    for order in range(3):
+        seen = defaultdict(Counter)
+        for batch in train:
+            for context, target in contexts(batch, order):
+                seen[context][target] += 1
+        most = {context: counts.most_common(1)[0][0] for context, counts in seen.items()}
+        hits = [most.get(context) == target for batch in test for context, target in contexts(batch, order)]
+        found.append(np.mean(hits))
+    return found
+
+
+def contexts(batch, order):
+    """The last symbols and the target, where it counts, of a batch."""
+    for t, row in np.ndindex(*batch.xs.shape):
+        if t >= order - 1 and (batch.target_mask is None or batch.target_mask[t, row]):
+            yield tuple(batch.xs[t + 1 - order : t + 1, row].tolist()), int(batch.targets[t, row])
+
+
+def unit(task, values):
+    """Results as they are published: accuracy, bits per character, perplexity."""
+    if task in ACCURACY:
+        return values
+    return np.exp(values) if task in ("words", "ptb") else np.asarray(values) / math.log(2)
+
+
+def report(runs, task):
+    """The table of a task: each architecture beside the published figure and the LSTM."""
+    rows = []
+    lstm, digits = unit(task, finals(runs, task, "LSTM")), 3 if task in ACCURACY else 2
+    for place, name in enumerate(NAMES):
+        found = unit(task, finals(runs, task, name))
+        compared = len(found) > 1 and len(lstm) > 1 and name != "LSTM"
+        rows.append(
+            (
+                name,
+                PUBLISHED[task][place] if task in PUBLISHED else "",
+                spread(found, digits),
+                f"{np.mean(found) - np.mean(lstm):+.{digits}f}" if compared else "",
+                f"{welch(found, lstm):.2g}" if compared else "",
+                len({row["setting"] for row in runs.find(task=task, name=name, part="search")}),
+            )
+        )
+    return markdown(("", "published", "here, test", "less LSTM", "p (Welch)", "settings"), rows)
+
+
+def draw(runs, path):
+    """The seeds of the best setting, a panel for each task."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tasks = [task for task in (*TASKS, "ptb") if runs.find(task=task, part="best")]
+    if not tasks:
+        return
+    figure = Figure(figsize=(3.6 * len(tasks), 3.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for place, name in enumerate(NAMES):
+            found = unit(task, finals(runs, task, name))
+            ax.plot([place] * len(found), found, "o", color=f"C{place}", markersize=4)
+        lstm = unit(task, finals(runs, task, "LSTM"))
+        if len(lstm):
+            ax.axhline(np.mean(lstm), linestyle="--", color="C1", linewidth=1)
+        label = (
+            "accuracy" if task in ACCURACY else "bits per character" if task == "characters" else "perplexity"
+        )
+        ax.set(title=task, ylabel=label)
+        ax.set_xticks(range(len(NAMES)), NAMES, rotation=60)
+    figure.savefig(path)
+
+
+def main():
+    parser = options(__doc__, rounds=4, tasks=TASKS)
+    parser.add_argument("--ptb", help="directory of the Penn treebank in Mikolov's format")
+    given = parser.parse_args()
+    runs = Runs(given.file, SEARCH_HEADER)
+    tasks = (*given.tasks, *(("ptb",) if given.ptb else ()))
+    plan = [(turn, task, NAMES) for turn in range(given.rounds) for task in tasks]
+    trains = functools.partial(trainer, given.ptb)
+    search(runs, Budget(given.minutes, given.cpu_minutes), trains, plan, COUNT)
+    for task in (*TASKS, "ptb"):
+        if runs.find(task=task):
+            shares = ", ".join(f"{share:.3f}" for share in guesses(task, given.ptb))
+            print(f"\n{task}: the most frequent symbol, after the last, and after the last two: {shares}\n")
+            print(report(runs, task), flush=True)
+    draw(runs, given.file.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

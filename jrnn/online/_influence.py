@@ -1,0 +1,238 @@
+"""The influence of parameters on the state: started at zero, moved by a step, read by an adjoint."""
+
+import functools
+import string
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jrnn._alignment import promoted, zeros_like_type
+from jrnn._jaxprs.programs import Op, Program, read, trace
+from jrnn.cell import Shape
+from jrnn.online._patterns import Kept, Places
+from jrnn.online._rows import Row, state_step, tangent_step
+from jrnn.online._structure import LINEAR, Leaf, Structure, dense_structure, structure_of
+
+UNROLLED = 4  # slots up to which J P is written out, and fused; above, it is a matmul
+TERMS = 32  # rows up to which a gradient is written out as a sum
+
+
+# of one parameter: (slots, *shape), or for few slots a list of arrays of its shape
+Memory = Array | list[Array]
+
+
+class Factors(NamedTuple):
+    """The probes of a step."""
+
+    jacobian: Array  # (colors, D): J times the indicator of each color
+    immediate: list[Memory]  # (colors, *shape) for each parameter that learns: indicators times I
+
+
+class Derivative(NamedTuple):
+    """The traced derivative of a step of one row; None: it has only a backward one."""
+
+    program: Program
+    closed_over: list[Any]
+
+
+def derivative_of(cell: Any, shape: Shape, theta: list[Any], v: Any, row: Row) -> Derivative | None:
+    """Trace the forward derivative of a step; arrays or types will do."""
+    primal = trace(state_step(cell, shape), theta, v, row)[0]
+    if any(op.reverse_only for op in primal.ops):
+        return None
+    program, closed_over, _ = trace(tangent_step(cell, shape), theta, v, row, theta, v)
+    return Derivative(program, closed_over)
+
+
+def structure_at(derivative: Derivative | None, theta: list[Any], v: Any, row: Row, how: Any) -> Structure:
+    """The structure of a step; `how` is (steps, local), see `structure_of`."""
+    if derivative is None:
+        return dense_structure([leaf.shape for leaf in theta], v.shape[0])
+    fixed = len(derivative.closed_over) + len(theta)
+    return structure_of(derivative.program, len(theta), fixed, *how)
+
+
+def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
+    """No influence."""
+    memory = []
+    for leaf in structure.leaves:
+        like = theta[leaf.number]
+        zero = jnp.zeros(like.shape, promoted(like.dtype, v.dtype, jnp.float32))
+        few = len(leaf.slots) <= UNROLLED
+        memory.append(
+            [zero] * len(leaf.slots) if few else jnp.broadcast_to(zero, (len(leaf.slots), *zero.shape))
+        )
+    return memory
+
+
+def probed(
+    structure: Structure, derivative: Derivative | None, step: Any, at: tuple[list[Array], Array, Row]
+) -> Factors:
+    """Probe J and I; `step` is the `state_step`."""
+    theta, v, row = at
+    back = _indicators(structure.after, v.dtype)
+    front = _indicators(structure.before, v.dtype)
+    if derivative is None or (len(back) == structure.size and not structure.kept):
+        immediate, jacobian = jax.vmap(jax.vjp(lambda a, b: step(a, b, row), theta, v)[1])(back)
+        return Factors(front @ jacobian.T, immediate)
+
+    def push(theta_dot: list[Any], v_dot: Array | None) -> Array:
+        return evaluated(structure, derivative, at, theta_dot, v_dot)
+
+    jacobian = jax.vmap(lambda unit: push([None] * len(theta), unit))(front)
+    if None in structure.kept.values():  # a local step: what it leaves out, I does too
+        pull = jax.vjp(lambda theta_dot: push(theta_dot, None), jax.tree.map(jnp.zeros_like, theta))[1]
+    else:
+        pull = jax.vjp(lambda a: step(a, v, row), theta)[1]
+    if len(back) <= UNROLLED:  # one by one, as XLA fuses the outer products of a single vector alone
+        each = [pull(unit)[0] for unit in back]
+        return Factors(jacobian, [list(leaves) for leaves in zip(*each, strict=True)])
+    return Factors(jacobian, jax.vmap(pull)(back)[0])
+
+
+def _indicators(colors: Any, dtype: Any) -> Array:
+    return jnp.asarray(colors[None] == np.arange(int(colors.max(initial=-1)) + 1)[:, None], dtype)
+
+
+def evaluated(
+    structure: Structure, derivative: Derivative, at: Any, theta_dot: list[Any], v_dot: Any
+) -> Array:
+    """The tangent of the state after a step, with some products left out; a tangent of None is zero."""
+    program = derivative.program
+    arrays = [*derivative.closed_over, *jax.tree.leaves(at), *theta_dot, v_dot]
+    env = program.literals | dict(zip(program.inputs, arrays, strict=True))
+    moved = set(program.inputs[-1 - len(theta_dot) :])
+    for op in program.ops:
+        zero = [i for i in op.inputs if env[i] is None]
+        rest = [i for i in op.inputs if env[i] is not None]
+        if zero and op.primitive in ("add", "add_any") and moved.issuperset(op.inputs):
+            env[op.outputs[0]] = env[rest[0]] if rest else None
+        elif zero and _is_linear(op) and moved.isdisjoint(rest):
+            env.update(dict.fromkeys(op.outputs))
+        else:
+            given = env | {i: zeros_like_type(program.types[i]) for i in zero}
+            given.update(_results(op, structure.kept, given, program))
+            env.update({o: given[o] for o in op.outputs})
+        if moved.intersection(op.inputs):
+            moved.update(op.outputs)
+    found = env[program.outputs[0]]
+    return zeros_like_type(program.types[program.outputs[0]]) if found is None else found
+
+
+def _is_linear(op: Op) -> bool:
+    """True for an op that is linear in its tangents, and returns nothing else."""
+    return op.fusible or op.matmul or op.primitive in LINEAR
+
+
+def _results(op: Op, kept: Mapping[Op, Kept | None], env: Any, program: Program) -> dict[int, Any]:
+    if op in kept:
+        return {op.outputs[0]: _few(op, kept[op], env, program)}
+    return dict(zip(op.outputs, op.fun(*read(env, op.inputs)), strict=True))
+
+
+def _few(op: Op, kept: Kept | None, env: Any, program: Program) -> Array:
+    like = program.types[op.outputs[0]]
+    if kept is None or kept.moved.shape[1] == 0:
+        return jnp.zeros(like.shape, like.dtype)
+    moved, other = (env[op.operands[side]].reshape(-1) for side in (kept.side, 1 - kept.side))
+    terms = moved[kept.moved] * jnp.where(kept.there, other[kept.other], jnp.zeros((), other.dtype))
+    return terms.sum(1).reshape(like.shape).astype(like.dtype)
+
+
+def moved(structure: Structure, memory: list[Memory], factors: Factors) -> list[Memory]:
+    """J P."""
+    found = []
+    for leaf, p in zip(structure.leaves, memory, strict=True):
+        probes = factors.jacobian.astype(jax.tree.leaves(p)[0].dtype)
+        found.append(_times(structure, leaf.slots, probes, p))
+    return found
+
+
+def joined(structure: Structure, memory: list[Memory], factors: Factors) -> list[Memory]:
+    """The influence with that of the step itself: P + I."""
+    found = []
+    for leaf, p in zip(structure.leaves, memory, strict=True):
+        added = _immediate(leaf, factors.immediate[leaf.number])
+        found.append(jax.tree.map(lambda a, b: a + b.astype(a.dtype), p, added))
+    return found
+
+
+def _block(structure: Structure, after: Places, before: Places, probes: Array) -> Array:
+    """J at pairs of numbers of the state."""
+    after, before = np.broadcast_arrays(after, before)
+    there = (after >= 0) & (before >= 0) & structure.jacobian[after, before]
+    return jnp.where(there, probes[structure.before[before], after], jnp.zeros((), probes.dtype))
+
+
+def _times(structure: Structure, slots: Places, probes: Array, p: Memory) -> Memory:
+    """J P of one parameter."""
+    if isinstance(p, list):  # pair by pair: of one gather, XLA would make an array with the pairs innermost
+        pairs = [[_block(structure, a, b, probes) for b in slots] for a in slots]
+        return [functools.reduce(jnp.add, map(jnp.multiply, row, p)) for row in pairs]
+    block = _block(structure, slots[:, None], slots[None], probes)
+    letters = string.ascii_lowercase[: p.ndim - 1]
+    varying, squeezed = _varying(block, letters, 2)
+    return jnp.einsum(f"MK{varying},K{letters}->M{letters}", squeezed, p)
+
+
+def _varying(a: Array, letters: str, lead: int) -> tuple[str, Array]:
+    """The letters of the axes behind the leading ones that are longer than 1; the array without others."""
+    sizes = a.shape[lead:]
+    kept = "".join(c for c, n in zip(letters, sizes, strict=True) if n > 1)
+    return kept, a.reshape(*a.shape[:lead], *(n for n in sizes if n > 1))
+
+
+def _immediate(leaf: Leaf, probes: Memory) -> Memory:
+    """I in the slots of a parameter, from its probes (colors, *shape)."""
+    place = leaf.immediate
+    if len(place) <= UNROLLED:
+        return [_chosen(slot, probes) for slot in place]
+    if len(probes) == 1:
+        return jnp.where(place >= 0, probes[0], 0)
+    probes = jnp.stack(probes) if isinstance(probes, list) else probes
+    if place.size == len(place) and np.array_equal(place.ravel(), np.arange(len(probes))):
+        return probes
+    index = np.broadcast_to(np.maximum(place, 0), (len(place), *probes.shape[1:]))
+    return jnp.where(place >= 0, jnp.take_along_axis(probes, index, 0), 0)
+
+
+def _chosen(place: Places, probes: Memory) -> Array:
+    """Of each number, the probe of its color; 0 for the color −1."""
+    colors = np.unique(place).tolist()
+    if len(colors) == 1 and colors[0] >= 0:
+        return probes[colors[0]]
+    chosen = (jnp.where(place == color, probes[color], 0) for color in colors if color >= 0)
+    return functools.reduce(jnp.add, chosen, jnp.zeros_like(probes[0]))
+
+
+def read_by(structure: Structure, memory: list[Memory], adjoint: Array, theta: list[Array]) -> list[Array]:
+    """The gradient adjoint · P for each parameter that learns, summed over rows, the first axis of both."""
+    found = [jnp.zeros_like(leaf) for leaf in theta]
+    for leaf, p in zip(structure.leaves, memory, strict=True):
+        given = adjoint.astype(jax.tree.leaves(p)[0].dtype)
+        if isinstance(p, list):
+            slots = [jnp.where(slot >= 0, given[:, slot], 0) for slot in leaf.slots]
+            total = functools.reduce(jnp.add, map(_over_rows, slots, p))
+        else:
+            total = _summed(jnp.where(leaf.slots >= 0, given[:, leaf.slots], 0), p)
+        found[leaf.number] = total.astype(found[leaf.number].dtype)
+    return found
+
+
+def _over_rows(weights: Array, p: Array) -> Array:
+    """Σ over rows of weights (rows, ...) and an influence in one slot."""
+    if len(p) > TERMS:
+        return _summed(weights[:, None], p[:, None])
+    # XLA sums over a leading axis twenty times slower on a CPU
+    return functools.reduce(jnp.add, [w * q for w, q in zip(weights, p, strict=True)])
+
+
+def _summed(weights: Array, p: Array) -> Array:
+    """Σ over rows and slots of weights and an influence, (rows, slots, ...)."""
+    letters = string.ascii_lowercase[: p.ndim - 2]
+    varying, squeezed = _varying(weights, letters, 2)
+    return jnp.einsum(f"RK{varying},RK{letters}->{letters}", squeezed, p)

@@ -1,0 +1,186 @@
+"""What is stored of the influence of parameters on the state, and how little it takes to move it.
+
+    P[d, θ] = ∂ s_d / ∂θ          kept where the step lets it be other than 0 (within some steps)
+    P ← J P + I                   J = ∂ s'/∂ s, I = ∂ s'/∂θ
+
+`slots` are, for each number of a parameter, the numbers of the state that it has an influence on. Those of
+a weight depend on its column alone, so they have the shape (slots, 1, n) for one of (m, n).
+
+J is needed at pairs of numbers that share a parameter. It is probed with tangents, each 1 at all numbers of
+one color: no two of a color meet in one number after the step. In a dense network all meet all, at a matmul;
+but of its products only those are needed through which a wanted pair passes. For pairs of a unit with itself
+these are h_i w_ii: with the others left out, one probe yields the diagonal. I is probed the same way with
+adjoints: no parameter reaches two numbers of a color.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jrnn._caching import cached
+from jrnn._jaxprs.programs import Op, Program
+from jrnn.online._patterns import (
+    Booleans,
+    Kept,
+    Places,
+    Sets,
+    by_axes,
+    closure,
+    colors,
+    kept_products,
+    product,
+    sinks,
+    sources,
+)
+
+LINEAR = (
+    "reduce_sum",
+    "cumsum",
+    "conv_general_dilated",
+    "gather",
+    "dynamic_slice",
+)  # neither fused nor matmuls
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """The influence of a parameter: (slots, *shape)."""
+
+    number: int  # place among the parameters that learn
+    slots: Places  # (slots, ...), axes as those of the parameter or 1: numbers of the state, or −1
+    immediate: Places  # (slots, ...): colors of the numbers that it reaches in one step, or −1
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The structure of a step of D numbers."""
+
+    size: int
+    leaves: tuple[Leaf, ...]
+    jacobian: Booleans  # (D, D), [after, before]: what the probes may find
+    before: Places  # (D,), colors of the numbers before the step
+    after: Places  # (D,), colors of the numbers after it
+    kept: Mapping[Op, Kept | None]  # ops of which only some products are kept; None: none of them
+
+    def colors(self, which: Places) -> int:
+        """Number of colors."""
+        return int(which.max(initial=-1)) + 1
+
+
+@cached
+def structure_of(program: Program, learned: int, constant: int, steps: int | None, local: bool) -> Structure:
+    """Find the structure of a step from its derivative, `tangent_step`.
+
+    Args:
+      program: the derivative; its last inputs are the tangents of what learns and of the state.
+      learned: number of parameters that learn.
+      constant: number of inputs that are the same at every step: the first, besides those tangents.
+      steps: within how many steps a number is reached; None: ever.
+      local: leave out what passes through a product with weights.
+    """
+    moving, size = program.inputs[-1], program.types[program.inputs[-1]].shape[0]
+    weights = program.inputs[len(program.inputs) - 1 - learned : -1]
+    moved = _computed_from(program, {moving, *weights})
+    fixed = _constants(program, {*program.inputs[:constant], *weights})
+    kept: dict[Op, Kept | None] = {}
+    if local:
+        kept = {op: None for op in program.ops if _mixes(op, moved - fixed, fixed)}
+    reached = sinks(program, moved, size, kept)
+    known = sources(program, moving, size, kept)
+    jacobian = _matrix(known.get(program.outputs[0]), size)
+    immediate = {n: reached[w] for n, w in enumerate(weights) if w in reached and reached[w].table.any()}
+    stored = {n: closure(sets.table, jacobian, steps) for n, sets in immediate.items()}
+    wanted = np.zeros((size, size), bool)
+    for table in stored.values():
+        wanted |= product(table.T, table)
+    if not wanted.all():
+        kept |= _few_products(program, moved - fixed, (known, reached), wanted, kept)
+        found = sources(program, moving, size, kept).get(program.outputs[0])
+        jacobian = _matrix(found, size)
+    after = np.zeros((size, size), bool)
+    for sets in immediate.values():
+        after |= product(sets.table.T, sets.table)
+    at_once = colors(after)
+    leaves = tuple(_leaf(n, sets, stored[n], at_once) for n, sets in immediate.items())
+    return Structure(size, leaves, jacobian, colors(product(jacobian.T, jacobian)), at_once, kept)
+
+
+def dense_structure(shapes: list[Any], size: int) -> Structure:
+    """The structure of a step without a forward derivative: everything may depend on everything."""
+    every, order = np.ones((size, size), bool), np.arange(size)
+    slots = [order.reshape(-1, *[1] * len(shape)) for shape in shapes]
+    leaves = tuple(Leaf(number, own, own) for number, own in enumerate(slots)) if size else ()
+    return Structure(size, leaves, every, order, order, {})
+
+
+def _leaf(number: int, sets: Sets, stored: Booleans, at_once: Places) -> Leaf:
+    """The slots of a parameter: the numbers of the state in order, for each of its sets."""
+    count = int(stored.sum(1).max())
+    order = np.argsort(~stored, axis=1, kind="stable")[:, :count]  # (sets, slots)
+    order = np.where(np.take_along_axis(stored, order, 1), order, -1)
+    reached = np.take_along_axis(sets.table, order, 1) & (order >= 0)
+    colored = np.where(reached, at_once[order], -1)
+    slots, immediate = (_placed(table, sets.rows) for table in (order, colored))
+    return Leaf(number, slots, immediate)
+
+
+def _placed(table: Places, rows: Places) -> Places:
+    """A row of a table for each number of an array, slots first, without the axes along which they agree."""
+    _, same = np.unique(table, axis=0, return_inverse=True)
+    representative = np.unique(same, return_index=True)[1]
+    small = by_axes(same.reshape(-1)[rows])
+    found = table[representative][small]
+    return np.moveaxis(found, -1, 0)
+
+
+def _computed_from(program: Program, values: set[int]) -> set[int]:
+    found = set(values)
+    for op in program.ops:
+        if found.intersection(op.inputs):
+            found.update(op.outputs)
+    return found
+
+
+def _constants(program: Program, values: set[int]) -> set[int]:
+    """The values that are computed from these alone, and from nothing."""
+    found = {*values, *program.literals}
+    for op in program.ops:
+        if found.issuperset(op.inputs):
+            found.update(op.outputs)
+    return found
+
+
+def _mixes(op: Op, moved: set[int], fixed: set[int]) -> bool:
+    """True for the product of something that moves with weights."""
+    if op.primitive not in ("dot_general", "conv_general_dilated"):
+        return False
+    return any(i in moved for i in op.inputs) and any(i in fixed for i in op.inputs)
+
+
+def _matrix(sets: Sets | None, size: int) -> Booleans:
+    return np.zeros((size, size), bool) if sets is None else sets.table[sets.rows]
+
+
+def _few_products(
+    program: Program,
+    moved: set[int],
+    sets: tuple[dict[int, Sets], dict[int, Sets]],
+    wanted: Booleans,
+    cut: Mapping[Op, Any],
+) -> dict[Op, Kept | None]:
+    """The matmuls of which few products are needed."""
+    known, reached = sets
+    found: dict[Op, Kept | None] = {}
+    mixed: set[int] = set()  # results of loops and branches, which hold more than tangents
+    for op in program.ops:
+        if mixed.intersection(op.inputs) or not (op.fusible or op.matmul or op.primitive in LINEAR):
+            mixed.update(op.outputs)
+        elif op.matmul and op not in cut and op.outputs[0] in reached:
+            sides = [side for side, a in enumerate(op.operands) if isinstance(a, int) and a in moved]
+            if len(sides) == 1 and op.operands[sides[0]] in known:
+                pair = known[op.operands[sides[0]]], reached[op.outputs[0]]
+                few = kept_products(op, sides[0], pair, wanted, program)
+                found |= {} if few is None else {op: few}
+    return found

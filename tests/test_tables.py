@@ -1,0 +1,198 @@
+"""The tables of the lectures: what is run, what is run again, and how it is counted."""
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+import jrnn
+from benchmarks.tables import greff, jozefowicz, memory
+from benchmarks.tables.running import (
+    SEARCH_HEADER,
+    Budget,
+    Runs,
+    finals,
+    search,
+    setting_of,
+    spread,
+    welch,
+    width_of,
+)
+from jrnn._cli.tables import count_parameters
+
+
+def test_what_is_in_the_file_is_read_again(tmp_path):
+    runs = Runs(tmp_path / "new" / "runs.csv", ("name", "score"))
+    runs.add(name="LSTM", score=1 / 3)
+    runs.add(name="GRU", score=float("nan"))
+    again = Runs(runs.path, ("name", "score"))
+    assert again.rows == runs.rows == [{"name": "LSTM", "score": "0.333333"}, {"name": "GRU", "score": "nan"}]
+    assert again.find(name="GRU") == [again.rows[1]] and again.find(name="GRU", score=1) == []
+    with pytest.raises(ValueError, match=r"has the columns name, score, needs name$"):
+        Runs(runs.path, ("name",))
+
+
+def test_a_budget_ends_by_the_clock_or_by_the_processor():
+    assert Budget(minutes=0).spent() and Budget(cpu_minutes=0).spent() and not Budget(1, 1).spent()
+
+
+def test_welch_is_the_test_of_unequal_variances():
+    one, other = np.array([1.0, 2.0, 4.0]), np.array([3.0, 3.5, 4.0, 9.0, 7.0])
+    a, b = one.var(ddof=1) / 3, other.var(ddof=1) / 5
+    freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 4)
+    p = 2 * student.sf(abs(one.mean() - other.mean()) / np.sqrt(a + b), freedom)
+    assert welch(one, other) == pytest.approx(p) and np.isnan(welch(one, other[:1]))
+    assert spread([1.0, 2.0, 4.0], 1) == "2.3 (1.0–4.0, n=3)" and spread([]) == "–"
+
+
+def test_the_width_is_the_greatest_with_no_more_parameters():
+    width = width_of(lambda n: jrnn.GRU(n), 5, 2000, multiple=2)
+    assert width % 2 == 0
+    assert count_parameters(jrnn.GRU(width), 5) <= 2000 < count_parameters(jrnn.GRU(width + 2), 5)
+
+
+class Stopping:
+    """A budget for a number of calls."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def spent(self):
+        self.calls -= 1
+        return self.calls < 0
+
+
+def test_a_search_goes_on_where_it_was_stopped(tmp_path):
+    called = []
+
+    def trainer(task, name, numbers, seeds, tests):
+        called.append((task, name, tuple(numbers), tuple(seeds), tests))
+        for number in numbers:
+            for seed in seeds:
+                valid = {"A": 1.0, "B": 2.0}[name] + (number != 3) + 0.01 * seed
+                tested = 10 * valid if tests else ""
+                drawn = setting_of(number, (1e-3, 1), (1, 2))
+                found = {"parameters": 7, "valid": valid, "test": tested, "cpu_seconds": 0}
+                yield {"setting": number, "seed": seed, **drawn, **found}
+
+    plan = [(turn, "task", ("A", "B")) for turn in range(2)]
+    whole = Runs(tmp_path / "whole.csv", SEARCH_HEADER)
+    search(whole, Stopping(99), trainer, plan, 2)
+    expected, called = called, []
+    assert expected == [
+        *(("task", name, (0, 1), (0,), False) for name in "AB"),
+        *(("task", name, (0,), (1, 2), True) for name in "AB"),
+        *(("task", name, (2, 3), (0,), False) for name in "AB"),
+        *(("task", name, (3,), (1, 2), True) for name in "AB"),
+    ]
+    for _ in range(8):  # one at a time, each from the file alone
+        search(Runs(tmp_path / "parts.csv", SEARCH_HEADER), Stopping(1), trainer, plan, 2)
+    assert called == expected
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert finals(whole, "task", "B") == pytest.approx([20.1, 20.2])
+
+
+def test_answers_are_what_follows_the_sign_of_equality():
+    text = "3e+1h2=15.-4-2=-6.7"
+    marked = "".join("x" if flag else "." for flag in jozefowicz.answers(text))
+    assert marked == "......." + "xxx" + "....." + "xxx" + "."
+    (batch,) = jozefowicz.batches(np.arange(1001) % 7, np.ones(1001, np.int32), most=1)
+    assert batch.target_mask.all() and batch.xs.shape == (50, 20)
+
+
+def test_guesses_know_the_last_symbols(monkeypatch):
+    xs = np.array([[0, 1, 2, 0, 1, 2]]).T
+    batch = jrnn.Batch(xs, np.array([[1, 2, 0, 1, 2, 1]]).T, target_mask=np.arange(6)[:, None] > 0)
+    monkeypatch.setattr(jozefowicz, "parts", lambda task, ptb: (3, ([batch], [], [batch])))
+    # five targets 2 0 1 2 1; after 2 comes 0 or 1, after 0 a 1, after 1 a 2
+    assert jozefowicz.guesses("task") == pytest.approx([2 / 5, 4 / 5, 4 / 5])
+
+
+def test_the_architectures_have_equal_parameters_and_their_published_figures():
+    for name in jozefowicz.NAMES:
+        count = count_parameters(jozefowicz.model_of(name, 41), 41)
+        assert 0.97 * 60_000 < count <= 60_000, name
+    assert all(len(figures) == len(jozefowicz.NAMES) for figures in jozefowicz.PUBLISHED.values())
+    assert len(greff.VARIANTS) == 9
+
+
+@pytest.mark.parametrize("task", memory.TASKS)
+def test_every_task_asks_what_its_inputs_answer(task):
+    batch = memory.TASKS[task](6, 32, 5)
+    assert batch.xs.shape == (32, 6, 12) and batch.targets.shape == (32, 6, 11)
+    assert (batch.targets.any(-1) <= batch.target_mask).all() and batch.target_mask.any(0).all()
+    tokens = np.where(batch.xs[..., :10].any(-1), batch.xs[..., :10].argmax(-1), -1)
+    for row in range(6):
+        (asked,) = np.nonzero(batch.target_mask[:, row])
+        answers, seen = batch.targets[asked, row, :10].argmax(-1), tokens[:, row]
+        if task == "adding":
+            total = (batch.xs[:, row, 10] * batch.xs[:, row, 11]).sum()
+            assert asked.tolist() == [31] and batch.targets[31, row, 10] == pytest.approx(total)
+        elif task == "copying":
+            assert asked.tolist() == list(range(22, 32)) and (answers == seen[:10]).all()
+        elif task == "order":
+            shown = [{4: 0, 5: 1}[s] for s in seen if s in (4, 5)]
+            assert seen[asked[0]] == 7 and answers.tolist() == [2 * shown[0] + shown[1]]
+        elif task == "counting":
+            n = int((seen == 1).sum())
+            assert 8 < n <= 16 and asked.tolist() == list(range(n, 2 * n)) and answers[-1] == 0
+            assert (answers[:-1] == 2).all()
+        elif task == "parity":
+            assert len(asked) == 32 and (answers == np.cumsum(seen) % 2).all()
+        else:
+            assert len(asked) == 32 and (memory.TASKS[task](1, 32, 0).target_mask.sum(0) == 16).all()
+
+
+def test_scores_count_right_answers():
+    targets = np.zeros((2, 3, 11), np.float32)
+    targets[0, :, 4] = targets[1, :2, 5] = 1  # symbols, and one number, 0.5
+    targets[1, 2, 10] = 0.5
+    ys = np.zeros((2, 3, 11))
+    ys[0, :, 4] = ys[1, 0, 5] = ys[1, 1, 4] = 1
+    ys[1, 2, 10] = 0.53
+    batch = jrnn.Batch(None, targets, target_mask=np.ones((2, 3), bool))
+    assert memory.score_of("order", ys, batch) == pytest.approx(5 / 6)
+    assert memory.score_of("counting", ys, batch) == pytest.approx(2 / 3)
+    ys[1, 2, 10] = 0.55
+    assert memory.score_of("order", ys, batch) == pytest.approx(4 / 6)
+    logits = np.log(np.full((2, 3, 11), 0.1))
+    logits[1, 2, 10] = 1.5
+    expected = (5 * np.log(10) + 1.0) / 6
+    assert float(memory.nats(logits, targets, batch.target_mask)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_table_runs_only_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "UPDATES", 2)
+    monkeypatch.setattr(memory, "TESTED", 8)
+    for cached in (memory.training, memory.testing):
+        cached.cache_clear()
+    path = tmp_path / "memory.csv"
+    calls = ["memory", str(path), "--cells", "Elman", "IndRNN"]
+    monkeypatch.setattr(memory, "plan", lambda given: [(0, 32, name, "parity") for name in given.cells])
+    monkeypatch.setattr("sys.argv", [*calls, "--cpu-minutes", "0"])
+    memory.main()
+    assert len(path.read_text().splitlines()) == 1
+    monkeypatch.setattr("sys.argv", calls[:-1])
+    memory.main()
+    first = path.read_text().splitlines()
+    assert [line.split(",")[:4] for line in first[1:]] == [
+        ["Elman", "parity", n, "32"] for n in ("32", "128")
+    ]
+    monkeypatch.setattr("sys.argv", calls)
+    memory.main()
+    second = path.read_text().splitlines()
+    assert second[:3] == first and len(second) == 5 and second[3].startswith("IndRNN,parity,32,32,0,")
+    for cached in (memory.training, memory.testing):
+        cached.cache_clear()
+
+
+@pytest.mark.slow
+def test_the_other_tables_run(tmp_path, monkeypatch):
+    for module, size in ((jozefowicz, {"UPDATES": 10, "HELD_OUT": 2}), (greff, {"EPOCHS": 1})):
+        for name, value in size.items():
+            monkeypatch.setattr(module, name, value)
+        path = tmp_path / f"{module.__name__}.csv"
+        monkeypatch.setattr("sys.argv", ["table", str(path), "--rounds", "1", "--cpu-minutes", "0.2"])
+        module.main()
+        rows = Runs(path, SEARCH_HEADER).rows
+        assert rows and all(float(row["valid"]) > 0 for row in rows)
+        assert list(tmp_path.glob(f"{module.__name__}*.png")) or module is jozefowicz
