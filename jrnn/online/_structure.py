@@ -95,7 +95,7 @@ def structure_of(program: Program, learned: int, constant: int, steps: int | Non
     wanted = np.zeros((size, size), bool)
     for table in stored.values():
         wanted |= product(table.T, table)
-    if not wanted.all():
+    if not (local or wanted.all()):  # a local step has no such products left
         kept |= _few_products(program, moved - fixed, (known, reached), wanted, kept)
         found = sources(program, moving, size, kept).get(program.outputs[0])
         jacobian = _matrix(found, size)
