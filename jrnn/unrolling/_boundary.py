@@ -125,9 +125,9 @@ def _abstract_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]
 
     def step(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
         x, (valid, reset) = jax.tree.map(first, (xs, flags))
-        # Not `body_of`: the state of a reset is made later, in the types found here, and what a wrong step
-        # returns must get to `_check_returned`. Only types matter: a select between a value and itself has
-        # its own, joined with that of the flags.
+        # Not `body_of`, for two reasons: the state of a reset is made later, in the types found here; and a
+        # wrong return must reach `_check_returned`. `select(flag, a, a)` stands for a masked a: its type is
+        # that of a, joined with that of the flag.
         spec = carry_spec(cell, params)
         before = carry if reset is None else map_state(lambda a: select(reset, a, a), spec, carry)
         returned = cell.step(params, before, x)

@@ -139,7 +139,8 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
                 ys = mapped(stage_consts, stage_xs)
             else:
                 _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
-            # The outputs of a stage, (time, ...), are inputs of later ones.
+            # The outputs of a stage, (time, ...), are inputs of later ones. If these read a carry before its
+            # step, its number, which held the initial carry, now holds that of all steps.
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 

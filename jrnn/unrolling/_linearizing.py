@@ -83,7 +83,7 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
     def tangent(consts: Any, carry_tangents: Any, xs: Any) -> Any:
         # `signature.tangents_in`: those of the inexact carry, then of the active xs, then of the sites.
         values = (*parts.consts, *parts.primals, *signature.tangents_in)
-        # `lax.scan` takes one tuple of xs: primal values first, then the tangents but those of the carry.
+        # `_squeezed_scan` takes a flat tuple: primals, then tangents of xs, then ε̇.
         primals, tangents = xs[: len(parts.primals)], xs[len(parts.primals) :]
         env = whole.literals | dict(zip(values, (*consts, *primals, *carry_tangents, *tangents), strict=True))
         # The ops read W, so it is swapped back here; XLA folds that into the product. Transposed, the product

@@ -145,10 +145,9 @@ def _squeezed_scan(
 def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
     """The body of `_squeezed_scan`: `((consts, carry), xs) -> ((consts, carry), ys)`.
 
-    When JAX transposes the tangent loop, it would compute what depends on no tangent, such as 1 − hₜ², in a
-    loop of its own, and stack it. A checkpoint that saves only its arguments keeps it in the loop over the
-    adjoints. Every loop has it: in the primal one it matters only where that is differentiated in turn, for
-    second derivatives, which then store its carry and xs, and not every value in between.
+    A checkpoint that saves nothing but its arguments. Without it JAX, transposing the tangent loop, would
+    compute what depends on no tangent, such as 1 − hₜ², in a loop of its own, and stack it. In the primal
+    loop it matters for second derivatives only: these then store carry and xs, not every value in between.
     """
 
     def expanded(consts: Any, carry: Any, xs: Any) -> Any:
@@ -161,7 +160,7 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
-        # False only under an experimental flag of JAX
+        # JAX cannot transpose a checkpoint under its experimental flag `jax_remat3`: then without one
         carry, ys = (rematerialized if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 

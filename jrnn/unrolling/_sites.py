@@ -73,7 +73,7 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     #   p = h @ w_hh    pending {p: [dot]}
     #   z = s + p       p passes on, as the sum is its only reader:   pending {p: [dot], z: [dot, add]}
     #   t = tanh(z)     z does not, as tanh is not linear: a site, z, with the ops [dot, add]
-    pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
+    pending: dict[int, list[Op]] = {}  # value -> the ops from weights to it; sites are taken out, others stay
     sites: list[WeightSite] = []
     for op in varying_ops:
         # Either this op continues the chain of ops that leads to a site, or the chain ends before it.

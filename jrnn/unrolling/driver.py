@@ -86,8 +86,8 @@ def unroll(
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
     if (concrete := if_concrete(call)) is None:
         return _unroll(call, cell, method, reverse)
-    # These three are given twice: as the key of the cache, and per call, since a compiled function that held
-    # the cell would keep it alive.
+    # `_compiled_calls` gets these three as the key of its cache. The call gets them too, because the compiled
+    # function does not hold the cell: it would keep it alive.
     return _compiled_calls(cell, method, reverse)(concrete, cell, method, reverse)
 
 
