@@ -111,16 +111,16 @@ def _divisors(length: int) -> tuple[int, ...]:
     return tuple(divisors)
 
 
-def memory_estimate(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> MemoryEstimate:
+def memory_estimate(loop: Loop[Any, Any, Any], precompute_all: bool | None = None) -> MemoryEstimate:
     """Predict the memory of a loop's gradient with respect to its constants, from arrays or types.
 
     Args:
       loop: the loop.
-      precompute: as for `trace_loop`.
+      precompute_all: as for `trace_loop`.
     """
     step_bytes = 0
     if loop.length != 0:
-        program, signature, staged, closed_over, _ = trace_loop(loop, precompute)
+        program, signature, staged, closed_over, _ = trace_loop(loop, precompute_all)
         if staged is not None:
             return _estimate(program, signature, staged, len(closed_over))
         step_bytes = size_in_bytes(outputs_of(program.ops), program)

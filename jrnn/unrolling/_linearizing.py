@@ -32,12 +32,12 @@ from jrnn._jaxprs.programs import (
     enlarges,
     eval_ops,
     free_values,
-    hoist,
     inputs_of,
     is_inexact,
     outputs_of,
     read,
     size_in_bytes,
+    split_constant,
     trace,
 )
 from jrnn.unrolling._sites import Active, primal_ys
@@ -51,8 +51,8 @@ class LinearizedStep:
     primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, (*primal_ys, *residuals))
     # (its consts, tangents of the carry, (*its primals, *tangents of xs, *ε̇)) -> tangents of (carry, ys)
     tangent: Callable[..., Any]
-    read_consts: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
-    read_primals: Callable[[Any, Any], Any]  # (xs, what the primal loop stacked) -> its primals
+    tangent_consts: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
+    tangent_primals: Callable[[Any, Any], Any]  # (xs, what the primal loop stacked) -> its primals
     nonzero: tuple[bool, ...]  # for the tangents of the inexact carry and ys: False where always zero
     stacked_types: tuple[Any, ...]  # of `primal_ys` and residuals
     stacked_bytes: int
@@ -71,20 +71,20 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
     # numbers: `stage`, `program` and `active` have the old ones, `whole`, `signature` and `parts` the new.
     whole, signature, closed_over = _trace_with_tangents(stage, program, active)
     parts = partition(whole, signature)
-    stacked = (*signature.ys, *parts.residuals)  # here `signature.ys` are the `primal_ys` of the stage
+    stacked_values = (*signature.ys, *parts.residuals)  # here `signature.ys` are the `primal_ys` of the stage
 
     # The two steps, each of which evaluates its part of the ops, and what the tangent one is given.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
         values = (*signature.consts, *signature.carry_in, *signature.xs)
         env = whole.literals | dict(zip(values, (*closed_over, *consts, *carry, *xs), strict=True))
         eval_ops(parts.primal_ops, env)
-        return read(env, signature.carry_out), read(env, stacked)
+        return read(env, signature.carry_out), read(env, stacked_values)
 
     def tangent(consts: Any, carry_tangents: Any, xs: Any) -> Any:
         # `signature.tangents_in`: those of the inexact carry, then of the active xs, then of the sites.
-        values = (*parts.consts, *parts.primals, *signature.tangents_in)
+        values = (*parts.consts, *parts.primals_read, *signature.tangents_in)
         # `_squeezed_scan` takes a flat tuple: primals, then tangents of xs, then ε̇.
-        primals, tangents = xs[: len(parts.primals)], xs[len(parts.primals) :]
+        primals, tangents = xs[: len(parts.primals_read)], xs[len(parts.primals_read) :]
         env = whole.literals | dict(zip(values, (*consts, *primals, *carry_tangents, *tangents), strict=True))
         # The ops read W, so it is swapped back here; XLA folds that into the product. Transposed, the product
         # then reads Wᵀ as it is passed.
@@ -93,18 +93,21 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
         out = read(env, signature.tangents_out)
         return out[: len(carry_tangents)], out[len(carry_tangents) :]
 
-    def read_consts(consts: Any) -> Any:
+    def tangent_consts(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted_ops, env)
         # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so Wᵀ is made once, here.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
-    def read_primals(xs: Any, stacked_arrays: Any) -> Any:
-        return read(dict(zip((*signature.xs, *stacked), (*xs, *stacked_arrays), strict=True)), parts.primals)
+    def tangent_primals(xs: Any, stacked_arrays: Any) -> Any:
+        return read(
+            dict(zip((*signature.xs, *stacked_values), (*xs, *stacked_arrays), strict=True)),
+            parts.primals_read,
+        )
 
-    stacked_types, stacked_bytes = read(whole.types, stacked), size_in_bytes(stacked, whole)
+    stacked_types, stacked_bytes = read(whole.types, stacked_values), size_in_bytes(stacked_values, whole)
     return LinearizedStep(
-        primal, tangent, read_consts, read_primals, parts.nonzero, stacked_types, stacked_bytes
+        primal, tangent, tangent_consts, tangent_primals, parts.nonzero, stacked_types, stacked_bytes
     )
 
 
@@ -183,7 +186,7 @@ class Partition:
     hoisted_ops: tuple[Op, ...]  # of the tangent step, on constants alone: they run before the tangent loop
     tangent_ops: tuple[Op, ...]
     consts: Values  # of the tangent step
-    primals: Values  # of the tangent step, read at each step: xs, ys and residuals
+    primals_read: Values  # by the tangent step, anew at each step: xs, ys and residuals
     transposed: Values  # matrices among `consts` that multiply more than one row
     nonzero: tuple[bool, ...]  # for the tangents that the tangent step returns: False where always zero
 
@@ -210,7 +213,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         else:
             on_primals.append(op)
     on_tangents = dce(on_tangents, signature.tangents_out)
-    constant_ops, varying_ops, constant = hoist(on_primals, {*signature.consts, *program.literals})
+    constant_ops, varying_ops, constant = split_constant(on_primals, {*signature.consts, *program.literals})
 
     # The primal values that ops on tangents read are stacked by the primal loop, or recomputed from such.
     reads = {*inputs_of(on_tangents), *signature.tangents_out}
@@ -225,18 +228,18 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     free = free_values(tangent_ops, signature.tangents_out, {*program.literals, *signature.tangents_in})
     consts = tuple(value for value in free if value in constant)
     # Of one row, a product with W or Wᵀ costs the same; of more, W is better passed transposed.
-    multiply: set[int] = set()  # what multiplies more than one row of tangents
+    multiplied: set[int] = set()  # what multiplies more than one row of tangents
     for op in on_tangents:
         if op.matmul and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
-            multiply.update(op.inputs)
+            multiplied.update(op.inputs)
     return Partition(
         primal_ops=tuple(dce([*constant_ops, *varying_ops], [*signature.carry_out, *signature.ys, *cut])),
         residuals=tuple(sorted(cut.difference(signature.ys))),
         hoisted_ops=tuple(dce(constant_ops, consts)),
         tangent_ops=tuple(tangent_ops),
         consts=consts,
-        primals=tuple(value for value in free if value not in constant),
-        transposed=tuple(sorted(c for c in consts if c in multiply and len(program.types[c].shape) == 2)),
+        primals_read=tuple(value for value in free if value not in constant),
+        transposed=tuple(sorted(c for c in consts if c in multiplied and len(program.types[c].shape) == 2)),
         nonzero=tuple(t in tangents for t in signature.tangents_out),
     )
 

@@ -87,7 +87,7 @@ def _derivative(stage: Stage, program: Program, steps: _Steps, primals: Any, tan
         folded_tangents={x: tangent for x, tangent in x_tangents.items() if x not in active.xs},
     )
     # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
-    primals_read = linearized.read_primals(xs, stacked)
+    primals_read = linearized.tangent_primals(xs, stacked)
     read_each_step = (*primals_read, *read(x_tangents, active.xs), *epsilon_tangents)
     start = tuple(_instantiate(t, c) for c, t in zip(carry, carry_tangents, strict=True) if is_inexact(c))
     y_types = read(program.types, stage.ys)
@@ -182,7 +182,7 @@ def _tangent_scan(
     tangents of the inexact carry, and `xs` in the order that `LinearizedStep.tangent` takes them.
     """
     inexact_types = filter(is_inexact, y_types)
-    constants = linearized.read_consts(consts)
+    constants = linearized.tangent_consts(consts)
     after, ys = _squeezed_scan(linearized.tangent, constants, start, xs, inexact_types, steps)
     return (*after, *ys)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import same_type
-from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, hoist, read, trace
+from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, read, split_constant, trace
 from jrnn.cell import Shape, in_ndim, structure_of
 from jrnn.unrolling._staging import StepSignature
 from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of
@@ -71,7 +71,7 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any) -> Any:
     n_carry, n_xs = len(jax.tree.leaves(carry)), len(jax.tree.leaves(x))
     signature = StepSignature.of(program, len(arrays), n_carry, n_xs, len(program.outputs) - n_carry)
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
-    constant_ops, varying_ops, constant = hoist(program.ops, {*signature.consts, *program.literals})
+    constant_ops, varying_ops, constant = split_constant(program.ops, {*signature.consts, *program.literals})
     broadcasts = [op for op in constant_ops if enlarges(op, program)]
     ops = dce([*broadcasts, *varying_ops], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.
