@@ -57,12 +57,12 @@ def prepare(
       make_stage_loop: makes the loop of each stage with a carry.
       precompute_all: as for `trace_loop`.
     """
-    traced = trace_loop(loop, precompute_all) if loop.length != 0 else None
-    staged = traced.staged if traced else None
-    if traced is None or staged is None:  # no step to trace, or one that must stay as it is
+    traced = None if loop.length == 0 else trace_loop(loop, precompute_all)
+    if traced is None or traced.staged is None:  # no step to trace, or one that must stay as it is
         run = plain_scan(loop.body, loop.reverse)
         return Prepared(run, loop.consts, loop.carry, loop.inputs, lambda *result: result)
     program, signature, _, closed_over, result_types = traced
+    staged = traced.staged
     # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]

@@ -119,7 +119,7 @@ def _trace_with_tangents(
         (consts, carry, xs, tangents)  ->  (carry, primal_ys, tangents)
 
     Tangents go in for the inexact carry, the active xs and the sites (ε̇), and come out for the inexact carry
-    and the inexact ys of the stage.
+    and the inexact ys of the stage. The arrays are those of derivative rules.
     """
     step_types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
     tangent_types = [read(program.types, values) for values in _active_values(stage, program, active)]

@@ -101,7 +101,7 @@ def step_of(stage: Stage) -> Callable[..., Any]:
     """One step of a stage: `(consts, carry, xs) -> (carry, ys)`."""
 
     def step(consts: Any, carry: Any, xs: Any) -> Any:
-        inputs = (*stage.consts, *stage.carry_in, *stage.xs)  # literals are among the constants
+        inputs = (*stage.consts, *stage.carry_in, *stage.xs)  # `stage_step` counts literals as constants
         env = dict(zip(inputs, (*consts, *carry, *xs), strict=True))
         eval_ops(stage.ops, env)
         return read(env, stage.carry_out), read(env, stage.ys)

@@ -342,7 +342,14 @@ def _merge_slices(ops: Iterable[Op], program: Program) -> list[Op]:
         # They cover the axis if each starts where the one before stops: (0, 4, 8, 12) == (0, 4, 8, 12).
         if (*starts, program.types[value].shape[axis]) == (0, *stops):
             sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-            fun = functools.partial(lax.split, sizes=sizes, axis=axis)
-            split = replace(slices[0], fun=fun, outputs=tuple(op.outputs[0] for op in parts), bounds=None)
+            params: dict[str, Any] = {"sizes": tuple(sizes), "axis": axis}
+            split = replace(
+                slices[0],
+                fun=functools.partial(lax.split, **params),
+                outputs=tuple(op.outputs[0] for op in parts),
+                bounds=None,
+                primitive="split",
+                params=params,
+            )
             splits.update(dict.fromkeys(slices, split))
     return list(dict.fromkeys(splits.get(op, op) for op in ops))
