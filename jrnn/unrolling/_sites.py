@@ -133,19 +133,26 @@ def activations_of(sites: Iterable[WeightSite]) -> Values:
     return tuple(dict.fromkeys(activation for site in sites for activation in site.activations))
 
 
-def primal_ys(stage: Stage, sites: Iterable[WeightSite]) -> Values:
-    """The ys of a loop that is differentiated: those of the stage, and activations that are not among its xs.
+class Stacked(NamedTuple):
+    """What a loop stacks that is differentiated: the values, their types, or arrays of one step or of all."""
 
-    For an LSTM these are h after a step and h before it; x, an input of the loop, is stacked already. The
-    loop stacks them in this order, and then the residuals.
+    ys: tuple[Any, ...]  # those of the stage
+    activations: tuple[Any, ...]  # of its sites, as far as they are not among its xs or ys
+    residuals: tuple[Any, ...]
+
+
+def stacked_activations(stage: Stage, sites: Iterable[WeightSite]) -> Values:
+    """The activations that a loop stacks, besides its ys.
+
+    For an LSTM this is h before a step; h after it is its y, and x, an input of the loop, is stacked already.
     """
-    return (*stage.ys, *(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys)))
+    return tuple(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys))
 
 
-def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stacked: Any) -> Env:
+def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stacked: Stacked) -> Env:
     """The activations of sites at all steps, from the xs of a loop and what it stacked."""
-    # not strict: residuals follow `primal_ys`, and no site reads them
-    found = dict(zip((*stage.xs, *primal_ys(stage, sites)), (*xs, *stacked), strict=False))
+    values = (*stage.xs, *stage.ys, *stacked_activations(stage, sites))
+    found = dict(zip(values, (*xs, *stacked.ys, *stacked.activations), strict=True))
     return {a: found[a] for a in activations_of(sites)}
 
 
