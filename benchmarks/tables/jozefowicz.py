@@ -35,6 +35,7 @@ from benchmarks.tables.running import (
     Runs,
     finals,
     markdown,
+    numbers,
     options,
     scaled,
     search,
@@ -157,11 +158,11 @@ def optimizer(setting):
 
 def trainer(ptb, task, name, settings, seeds, tests):
     vocabulary, (train, valid, test) = parts(task, ptb)
-    model, each = model_of(name, vocabulary), UPDATES // EPOCHS
+    model, length = model_of(name, vocabulary), UPDATES // EPOCHS
     begun = time.process_time()
     result = jrnn.sweep(
         model,
-        lambda epoch: [train[i % len(train)] for i in range(each * epoch, each * (epoch + 1))],
+        lambda epoch: [train[i % len(train)] for i in range(length * epoch, length * (epoch + 1))],
         LOSS,
         optimizer=optimizer,
         settings=[setting_of(number, RATES, CLIPS) for number in settings],
@@ -174,8 +175,8 @@ def trainer(ptb, task, name, settings, seeds, tests):
         progress=jrnn.Progress(bar=False),
     )
     used = (time.process_time() - begun) / len(result.members)
-    numbers = [number for number in settings for _ in seeds]
-    for number, member in zip(numbers, result.members, strict=True):
+    each = [number for number in settings for _ in seeds]
+    for number, member in zip(each, result.members, strict=True):
         measure = functools.partial(jrnn.evaluate, model, member.params, test, stateful=True)
         yield {
             "setting": number,
@@ -224,17 +225,19 @@ def report(runs, task):
     for place, name in enumerate(NAMES):
         found = unit(task, finals(runs, task, name))
         compared = len(found) > 1 and len(lstm) > 1 and name != "LSTM"
+        tried = numbers(runs.find(task=task, name=name, part="search"), "valid")
         rows.append(
             (
                 name,
                 PUBLISHED[task][place] if task in PUBLISHED else "",
+                spread(tried),
                 spread(found, digits),
                 f"{np.mean(found) - np.mean(lstm):+.{digits}f}" if compared else "",
                 f"{welch(found, lstm):.2g}" if compared else "",
-                len({row["setting"] for row in runs.find(task=task, name=name, part="search")}),
             )
         )
-    return markdown(("", "published", "here, test", "less LSTM", "p (Welch)", "settings"), rows)
+    header = "", "published", "validation, nats, all settings", "test, best setting", "less LSTM", "p (Welch)"
+    return markdown(header, rows)
 
 
 def draw(runs, path):
