@@ -238,8 +238,8 @@ def choices(results, until):
     from jrnn.unrolling._engine import prepare
     from jrnn.unrolling.driver import make_loop
 
-    def by_choice(cell, precompute, params, xs):
-        prepared = prepare(make_loop(cell, params, xs), precompute=precompute)
+    def by_choice(cell, precompute_all, params, xs):
+        prepared = prepare(make_loop(cell, params, xs), precompute_all=precompute_all)
         return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))[1]
 
     def by_scan(cell, factor, params, xs):
@@ -255,9 +255,9 @@ def choices(results, until):
     linear, matrix = jrnn.LRU(256), jrnn.GatedDeltaNet(256, heads=4)
     for size in (SMALL, Size(32, 100, 128, 128), LARGE):
         for cell in (jrnn.LSTM(size.hidden), jrnn.GRU(size.hidden)):
-            for precompute in (True, False):
-                run = functools.partial(by_choice, cell, precompute)
-                measured("products before the loop", precompute, cell, size, run)
+            for precompute_all in (True, False):
+                run = functools.partial(by_choice, cell, precompute_all)
+                measured("products before the loop", precompute_all, cell, size, run)
         cell = jrnn.LSTM(size.hidden)
         for factor in (1, 2, 4, 8, 16):
             measured("unroll of lax.scan", factor, cell, size, functools.partial(by_scan, cell, factor))

@@ -15,6 +15,8 @@ import pytest
 import jrnn
 from jrnn._caching import cached, owner_of
 
+pytestmark = pytest.mark.engine
+
 XS = jnp.ones((4, 2, 3))
 BATCHES = [jrnn.Batch(XS, jnp.zeros((4, 2, 5)))]
 LOSS = jrnn.PerStep(jrnn.losses.mean_squared_error)

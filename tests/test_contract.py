@@ -8,6 +8,8 @@ import pytest
 import jrnn
 from jrnn.cells.lstm import LSTMCarry
 
+pytestmark = pytest.mark.engine
+
 IN, HIDDEN, STEPS = 2, 3, 7
 
 

@@ -16,6 +16,8 @@ from docs.executing import NOTEBOOKS, ROOT
 from docs.reference import documented, value_of
 from jrnn._cli.tables import recurrent_cells
 
+pytestmark = pytest.mark.engine
+
 PAGES = sorted((ROOT / "docs/pages").rglob("*.md"))
 TEXTS = {str(page.relative_to(ROOT / "docs/pages").with_suffix("")): page.read_text() for page in PAGES}
 GENERATED = {f"cells/{name}" for name in cells()} | {f"reference/{room}" for room in ROOMS}

@@ -13,6 +13,8 @@ from jrnn.testing.subject import dot
 from tests.cases import CASES, subject_of
 from tests.plain import Plain
 
+pytestmark = pytest.mark.engine
+
 T, B = 9, 5
 
 

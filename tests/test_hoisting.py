@@ -14,6 +14,8 @@ from jrnn.unrolling._other_loops import hoisted
 from jrnn.unrolling.driver import make_loop
 from tests.test_engine import in_loops
 
+pytestmark = pytest.mark.engine
+
 HIDDEN, TOKENS = 4, 6
 NORMED = jrnn.Reparametrize(jrnn.GRU(HIDDEN), "w_hh", jrnn.WeightNorm())
 MODEL = jrnn.Stack((jrnn.Embed(3), NORMED, jrnn.Dense(TOKENS)))

@@ -8,6 +8,8 @@ import pytest
 import jrnn
 from tests.plain import Plain
 
+pytestmark = pytest.mark.engine
+
 MIB = 2**20
 SIZES = {"batch": (8, 1000, 24, 64), "one row": (1, 40_000, 16, 32), "prime": (3, 997, 20, 50)}  # B T I H
 MODELS = {

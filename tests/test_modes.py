@@ -22,6 +22,8 @@ from tests import tour
 from tests.cases import CASES, one_in, turn
 from tests.entries import Case
 
+pytestmark = pytest.mark.engine
+
 STRICT = {  # what raises, and changes no value
     "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
     "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),

@@ -183,7 +183,8 @@ def test_every_cell_and_combinator_is_a_scan(case):
 
         def loss(params, start, xs, method):
             out = jrnn.unroll(case.cell, params, xs, start, resets=resets, method=method, **options)
-            return sum(jnp.sum(jnp.abs(a - 0.1) ** 2) for a in jax.tree.leaves(out))
+            floats = [a for a in jax.tree.leaves(out) if jnp.issubdtype(a.dtype, jnp.inexact)]  # no keys
+            return sum(jnp.sum(jnp.abs(a - 0.1) ** 2) for a in floats)
 
         def run(*given):
             gradient = jax.value_and_grad(loss, (0, 1, 2), allow_int=True)
@@ -191,4 +192,4 @@ def test_every_cell_and_combinator_is_a_scan(case):
             return [[a for a in jax.tree.leaves(f) if a.dtype != jax.dtypes.float0] for f in found]
 
         for needed, found in zip(*subject.run(run, *given, xs), strict=True):
-            np.testing.assert_allclose(found, needed, rtol=0, atol=rtol * np.abs(needed).max(initial=1e-9))
+            np.testing.assert_allclose(found, needed, rtol=0, atol=rtol * np.abs(needed).max(initial=1e-6))

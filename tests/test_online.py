@@ -437,6 +437,10 @@ def own(f):
 def test_a_step_with_a_backward_derivative_alone():
     cells = [own(f) for f in (squashed, jnp.tanh)]
     params, xs, targets = drawn(cells[1])
+    with_readout = jrnn.Stack((cells[0], jrnn.Dense(2)))
+    moved = Online(with_readout, mean_squared_error, RTRL())
+    influence, _ = moved.init(with_readout.init(jax.random.key(0), 3), xs[0])
+    assert len(influence.memory) == 2
     for method in (RTRL(), Truncated(4)):
         found = [total(Online(cell, mean_squared_error, method), params, xs, targets) for cell in cells]
         np.testing.assert_allclose(found[0], found[1], rtol=1e-10)

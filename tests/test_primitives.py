@@ -18,6 +18,8 @@ import jrnn
 from jrnn.testing.subject import Subject, default_inputs
 from tests.plain import Plain
 
+pytestmark = pytest.mark.engine
+
 H, T, B = 3, 5, 2
 
 

@@ -14,6 +14,8 @@ from jrnn.unrolling._eager import EXACT, OFTEN
 from jrnn.unrolling._rounding import rounded
 from jrnn.unrolling.driver import _compiled_calls
 
+pytestmark = pytest.mark.engine
+
 WORDS, IN, KEY = 7, 3, jax.random.key(0)
 WRITER = jrnn.Stack((jrnn.Embed(4), jrnn.LSTM(5), jrnn.Dense(WORDS)))
 LOOP = jrnn.Stack((jrnn.GRU(4), jrnn.Dense(IN)))

@@ -12,6 +12,8 @@ import pytest
 
 import jrnn
 
+pytestmark = pytest.mark.engine
+
 IN, HIDDEN, STEPS = 2, 3, 7
 PLAIN, BLOCKS = jrnn.Scan(), jrnn.Scan(memory="sqrt")
 

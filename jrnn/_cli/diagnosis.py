@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn.training.devices import fused_loops
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -54,6 +53,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def loops() -> str:
     """Describe how XLA compiles small loops on CPUs: `use_fused_loops` may be without effect."""
+    from jrnn.training.devices import fused_loops  # which loads optax
+
     scan = jax.jit(lambda x: jax.lax.scan(lambda h, _: (jnp.sin(h), h), x, length=9))
     if "xla_cpu_small_call" in (scan.lower(jnp.ones(1000)).compile().as_text() or ""):
         return f"one function each, below {fused_loops():,} bytes a step"

@@ -32,7 +32,7 @@ class Op:
     fun: Callable[..., Any]  # the arrays of `inputs` -> a list, the arrays of `outputs`
     inputs: Values  # distinct
     outputs: Values
-    linear: bool  # a sum or a reshape (`_SUMS`): the tangent of its result is the op applied to the tangents
+    additive: bool  # adds or rearranges its inputs (`_SUMS`); other linear ops, matmul and reduce_sum, do not
     fusible: bool  # XLA fuses it into its neighbors; not a matmul, a gather or anything unknown
     recomputable: bool  # fusible, and cheaper to recompute than to load; not a tanh
     matmul: bool  # a product of matrices or vectors (`dot_general`)
@@ -148,8 +148,8 @@ class _Numbering:
             self.ops.append(_op(self.jaxpr, eqns, in_vars, out_vars, numbers, traceback))
 
 
-# Primitives by name; one that is in no list is costly, opaque and not linear, which is always correct.
-# `_SUMS` are the linear ops behind which a weight site may lie. Others end its chain of ops: behind a
+# Primitives by name; one that is in no list is costly, opaque and not additive, which is always correct.
+# Behind `_SUMS`, the additive ops, a weight site may lie. Other linear ops end its chain of ops: behind a
 # broadcast or an upcast the site would be larger, and `sliced_values` would take a `reduce_sum`, whose
 # result is smaller than what it reads, for a slice.
 _SUMS = "add add_any concatenate expand_dims neg reshape slice split squeeze stack sub tile transpose unstack"
@@ -163,8 +163,8 @@ _TRANSCENDENTAL = """
     acos acosh asin asinh atan atan2 atanh cbrt cos cosh custom_jvp_call digamma erf erf_inv erfc exp
     exp2 expm1 lgamma log log1p log2 logistic polynomial pow sin sinh tan tanh
 """
-_LINEAR = frozenset(_SUMS.split())
-_RECOMPUTABLE = _LINEAR | frozenset(_ARITHMETIC.split())
+_ADDITIVE = frozenset(_SUMS.split())
+_RECOMPUTABLE = _ADDITIVE | frozenset(_ARITHMETIC.split())
 _FUSIBLE = _RECOMPUTABLE | frozenset(_TRANSCENDENTAL.split())
 
 
@@ -183,7 +183,7 @@ def _op(
         as_function(jaxpr, eqns, in_vars, out_vars),
         inputs=tuple(numbers[v] for v in in_vars),
         outputs=tuple(numbers[v] for v in out_vars),
-        linear=kind in _LINEAR and inexact,
+        additive=kind in _ADDITIVE and inexact,
         fusible=kind in _FUSIBLE,
         recomputable=kind in _RECOMPUTABLE,
         matmul=kind == "dot_general",
@@ -275,7 +275,7 @@ def free_values(ops: Iterable[Op], outputs: Iterable[int], bound: Iterable[int])
     return [value for value in read_by_any if value not in made]
 
 
-def hoist(ops: Iterable[Op], constants: Iterable[int]) -> tuple[list[Op], list[Op], set[int]]:
+def split_constant(ops: Iterable[Op], constants: Iterable[int]) -> tuple[list[Op], list[Op], set[int]]:
     """Divide ops into those on constants alone, and the rest.
 
     Returns:

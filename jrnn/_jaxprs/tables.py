@@ -9,7 +9,7 @@ from jax.core import ShapedArray
 
 from jrnn._alignment import sharded_axes
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, Values, element_count, hoist
+from jrnn._jaxprs.programs import Op, Program, Values, element_count, split_constant
 
 
 @cached  # all that follows is cached by the program
@@ -33,7 +33,7 @@ def with_tables_multiplied(program: Program, constant: Values, steps: int, exclu
     if not gathers:
         return program
     types, ops = dict(program.types), list[Op]()
-    _, _, known = hoist(program.ops, constant)
+    _, _, known = split_constant(program.ops, constant)
     for op in program.ops:
         gather = gathers.get(op.inputs[0]) if op.matmul and op.outputs[0] not in excluded else None
         if gather is None or not _pays(gather, op, program, known, steps):

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jrnn._alignment import promoted, zeros_like_type
-from jrnn._jaxprs.programs import Op, Program, read, trace
+from jrnn._jaxprs.programs import Op, Program, dce, inputs_of, read, trace
 from jrnn.cell import Shape
 from jrnn.online._patterns import Kept, Places
 from jrnn.online._rows import Row, state_step, tangent_step
@@ -33,25 +33,36 @@ class Factors(NamedTuple):
 
 
 class Derivative(NamedTuple):
-    """The traced derivative of a step of one row; None: it has only a backward one."""
+    """The traced derivative of a step of one row."""
 
     program: Program
     closed_over: list[Any]
 
 
-def derivative_of(cell: Any, shape: Shape, theta: list[Any], v: Any, row: Row) -> Derivative | None:
+class BackwardOnly(NamedTuple):
+    """A step without a forward derivative: the parameters that reach the state."""
+
+    reaching: tuple[int, ...]
+
+
+def derivative_of(cell: Any, shape: Shape, theta: list[Any], v: Any, row: Row) -> Derivative | BackwardOnly:
     """Trace the forward derivative of a step; arrays or types will do."""
-    primal = trace(state_step(cell, shape), theta, v, row)[0]
-    if any(op.reverse_only for op in primal.ops):
-        return None
+    primal, closed_over, _ = trace(state_step(cell, shape), theta, v, row)
+    needed = dce(primal.ops, primal.outputs)
+    if any(op.reverse_only for op in needed):
+        seen, first = {*inputs_of(needed), *primal.outputs}, len(closed_over)
+        learned = primal.inputs[first : first + len(theta)]
+        return BackwardOnly(tuple(n for n, value in enumerate(learned) if value in seen))
     program, closed_over, _ = trace(tangent_step(cell, shape), theta, v, row, theta, v)
     return Derivative(program, closed_over)
 
 
-def structure_at(derivative: Derivative | None, theta: list[Any], v: Any, row: Row, how: Any) -> Structure:
+def structure_at(
+    derivative: Derivative | BackwardOnly, theta: list[Any], v: Any, row: Row, how: Any
+) -> Structure:
     """The structure of a step; `how` is (steps, local), see `structure_of`."""
-    if derivative is None:
-        return dense_structure([leaf.shape for leaf in theta], v.shape[0])
+    if isinstance(derivative, BackwardOnly):
+        return dense_structure({n: theta[n].shape for n in derivative.reaching}, v.shape[0])
     fixed = len(derivative.closed_over) + len(theta)
     return structure_of(derivative.program, len(theta), fixed, *how)
 
@@ -70,13 +81,13 @@ def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
 
 
 def probed(
-    structure: Structure, derivative: Derivative | None, step: Any, at: tuple[list[Array], Array, Row]
+    structure: Structure, derivative: Derivative | BackwardOnly, step: Any, at: tuple[list[Array], Array, Row]
 ) -> Factors:
     """Probe J and I; `step` is the `state_step`."""
     theta, v, row = at
     back = _indicators(structure.after, v.dtype)
     front = _indicators(structure.before, v.dtype)
-    if derivative is None or (len(back) == structure.size and not structure.kept):
+    if isinstance(derivative, BackwardOnly) or (len(back) == structure.size and not structure.kept):
         immediate, jacobian = jax.vmap(jax.vjp(lambda a, b: step(a, b, row), theta, v)[1])(back)
         return Factors(front @ jacobian.T, immediate)
 

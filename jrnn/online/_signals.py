@@ -17,7 +17,7 @@ from jrnn._states import float_state, state_of, unravel
 from jrnn.cell import carry_spec
 from jrnn.online._patterns import sources
 from jrnn.online._rows import Flags, Row, whole_step
-from jrnn.online.moments import Moment
+from jrnn.online.moments import Moment, require_forward
 
 
 class Outputs(NamedTuple):
@@ -56,9 +56,7 @@ def recurrences(moment: Moment, outputs: Outputs) -> list[list[int]]:
     from scipy.sparse.csgraph import connected_components
 
     _, v, row = moment.types()
-    derivative = moment.derivative(v, unmasked(row))
-    if derivative is None:
-        return [list(range(len(outputs.values)))]
+    derivative = require_forward("EProp", moment, moment.derivative(v, unmasked(row)))
     size = v.shape[0]
     found = sources(derivative.program, derivative.program.inputs[-1], size, {}).get(
         derivative.program.outputs[0]

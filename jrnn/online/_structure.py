@@ -95,7 +95,7 @@ def structure_of(program: Program, learned: int, constant: int, steps: int | Non
     wanted = np.zeros((size, size), bool)
     for table in stored.values():
         wanted |= product(table.T, table)
-    if not wanted.all():
+    if not (local or wanted.all()):  # a local step has no such products left
         kept |= _few_products(program, moved - fixed, (known, reached), wanted, kept)
         found = sources(program, moving, size, kept).get(program.outputs[0])
         jacobian = _matrix(found, size)
@@ -107,11 +107,11 @@ def structure_of(program: Program, learned: int, constant: int, steps: int | Non
     return Structure(size, leaves, jacobian, colors(product(jacobian.T, jacobian)), at_once, kept)
 
 
-def dense_structure(shapes: list[Any], size: int) -> Structure:
-    """The structure of a step without a forward derivative: everything may depend on everything."""
+def dense_structure(shapes: Mapping[int, Any], size: int) -> Structure:
+    """The structure of a step that is not looked into: all depends on all, and on these parameters."""
     every, order = np.ones((size, size), bool), np.arange(size)
-    slots = [order.reshape(-1, *[1] * len(shape)) for shape in shapes]
-    leaves = tuple(Leaf(number, own, own) for number, own in enumerate(slots)) if size else ()
+    slots = {number: order.reshape(-1, *[1] * len(shape)) for number, shape in shapes.items()}
+    leaves = tuple(Leaf(number, own, own) for number, own in slots.items())
     return Structure(size, leaves, every, order, order, {})
 
 

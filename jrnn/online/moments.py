@@ -10,7 +10,7 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn.cell import Shape
-from jrnn.online._influence import Derivative, derivative_of, structure_at
+from jrnn.online._influence import BackwardOnly, Derivative, derivative_of, structure_at
 from jrnn.online._rows import Row, state_step
 from jrnn.online._structure import Structure
 
@@ -58,7 +58,7 @@ class Moment:
         rows = jax.tree.map(of_row, self.row._replace(params=None))
         return whole[0], of_row(self.v), rows._replace(params=whole[1])
 
-    def derivative(self, v: Any, row: Row) -> Derivative | None:
+    def derivative(self, v: Any, row: Row) -> Derivative | BackwardOnly:
         """The derivative of the step of a row."""
         return derivative_of(self.cell, self.shape, self.theta, v, row)
 
@@ -111,9 +111,9 @@ class OnlineMethod(Protocol):
         ...
 
 
-def require_forward(method: Any, moment: Moment, derivative: Derivative | None) -> Derivative:
+def require_forward(method: Any, moment: Moment, derivative: Derivative | BackwardOnly) -> Derivative:
     """Return a derivative, or raise a ValueError."""
-    if derivative is None:
+    if isinstance(derivative, BackwardOnly):
         raise ValueError(
             f"method={method} cannot run {brief(moment.cell)}: its step has no forward derivative "
             "(a custom_vjp); RTRL, SnAp and Truncated run it"

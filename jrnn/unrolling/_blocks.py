@@ -22,7 +22,7 @@ from jrnn.unrolling._engine import trace_loop
 from jrnn.unrolling._fallbacks import rule_applies
 from jrnn.unrolling._linearizing import linearize_step
 from jrnn.unrolling._loops import plain_scan
-from jrnn.unrolling._sites import active_inputs, primal_ys
+from jrnn.unrolling._sites import active_inputs, stacked_activations
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature
 from jrnn.unrolling.methods import Body, Loop, Run
 
@@ -111,16 +111,16 @@ def _divisors(length: int) -> tuple[int, ...]:
     return tuple(divisors)
 
 
-def memory_estimate(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> MemoryEstimate:
+def memory_estimate(loop: Loop[Any, Any, Any], precompute_all: bool | None = None) -> MemoryEstimate:
     """Predict the memory of a loop's gradient with respect to its constants, from arrays or types.
 
     Args:
       loop: the loop.
-      precompute: as for `trace_loop`.
+      precompute_all: as for `trace_loop`.
     """
     step_bytes = 0
     if loop.length != 0:
-        program, signature, staged, closed_over, _ = trace_loop(loop, precompute)
+        program, signature, staged, closed_over, _ = trace_loop(loop, precompute_all)
         if staged is not None:
             return _estimate(program, signature, staged, len(closed_over))
         step_bytes = size_in_bytes(outputs_of(program.ops), program)
@@ -192,7 +192,7 @@ def _gradient_bytes_per_step(
     for result, site_value in matmuls.items():
         larger = size_in_bytes([result], program) > size_in_bytes([site_value], program)
         copies.add(result if larger else site_value)
-    activations = primal_ys(stage, sites)[len(stage.ys) :]
+    activations = stacked_activations(stage, sites)
     in_loop = linearize_step(stage, program, active).stacked_bytes + adjoints
     # folded xs count where they are computed, and are freed before the gradients of the weights
     after = size_in_bytes([*activations, *copies], program) + adjoints - size_in_bytes(folded, program)

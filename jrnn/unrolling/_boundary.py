@@ -74,8 +74,8 @@ def check_inputs(cell: Any, xs: Any) -> tuple[int, Shape]:
 def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: Array | None) -> Any:
     """The initial carry: the cell's, the given one, or the given one with new noise."""
     if carry is None:
-        return _call("initial_carry", cell, cell.initial_carry, params, batch_shape, key=key)
-    plain = _call("initial_carry", cell, carry_spec, cell, params, batch_shape)
+        return _call("initial_carry", cell, cell.initial_carry, params, batch_shape, params=params, key=key)
+    plain = _call("initial_carry", cell, carry_spec, cell, params, batch_shape, params=params)
     _check_carry(cell, plain, carry)
     if key is None:
         return carry
@@ -105,7 +105,8 @@ def promote_carry(
     # grow, so that it ends after a few for each entry, unless the step casts them back and forth
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
-        returned = _call("step", cell, jax.eval_shape, _abstract_step(cell, steps), params, carry, xs, flags)
+        args = _abstract_step(cell, steps), params, carry, xs, flags
+        returned = _call("step", cell, jax.eval_shape, *args, params=params, xs=xs)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
             return carry
@@ -125,9 +126,9 @@ def _abstract_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]
 
     def step(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
         x, (valid, reset) = jax.tree.map(first, (xs, flags))
-        # Not `body_of`: the state of a reset is made later, in the types found here, and what a wrong step
-        # returns must get to `_check_returned`. Only types matter: a select between a value and itself has
-        # its own, joined with that of the flags.
+        # Not `body_of`, for two reasons: the state of a reset is made later, in the types found here; and a
+        # wrong return must reach `_check_returned`. `select(flag, a, a)` stands for a masked a: its type is
+        # that of a, joined with that of the flag.
         spec = carry_spec(cell, params)
         before = carry if reset is None else map_state(lambda a: select(reset, a, a), spec, carry)
         returned = cell.step(params, before, x)
@@ -175,13 +176,23 @@ def _is_step(given: Any, returned: Any) -> bool:
     return same and all(a.shape == b.shape for a, b in pairs)
 
 
-def _call(what: str, cell: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a cell's method; raise failures as a ValueError that names the cell and the likely cause."""
+def _call(
+    what: str, cell: Any, function: Callable[..., Any], *args: Any, params: Any, xs: Any = None, **kwargs: Any
+) -> Any:
+    """Call a cell's method; raise failures as a ValueError that names the cell and the likely cause.
+
+    Args:
+      what: the name of the method.
+      cell: the cell.
+      function: calls the method, as `function(*args, **kwargs)`.
+      *args: its arguments.
+      params: those given to the cell, for the message.
+      xs: the inputs given to it, for the message; None: there are none.
+      **kwargs: further arguments of `function`.
+    """
     try:
         return function(*args, **kwargs)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        # the arguments of `eval_shape(step, params, carry, xs, flags)`, or (..., params, batch_shape)
-        params, xs = (args[1], args[3]) if what == "step" else (args[-2], None)
         cause = _params_differ(cell, params, xs)
         if cause is None and not isinstance(error, (TypeError, ValueError)):
             raise

@@ -111,7 +111,7 @@ class CompiledCalls:
         return self.pure
 
 
-def if_concrete(call: Call) -> Call | None:
+def concrete_or_none(call: Call) -> Call | None:
     """A call if all its leaves are arrays with known values; None if some are no arrays, or are traced.
 
     Lists of flags are converted.

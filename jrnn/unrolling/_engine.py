@@ -34,8 +34,8 @@ from jrnn.unrolling._sites import with_transposed_adjoint
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, sliced_values, stage_step
 from jrnn.unrolling.methods import Loop, Run
 
-# What makes the loop of a stage with a carry, from (stage, program, length, reverse).
-Solver = Callable[[Stage, Program, int, bool], Run]
+# Makes the loop of a stage with a carry, from (stage, program, length, reverse).
+LoopMaker = Callable[[Stage, Program, int, bool], Run]
 
 
 class Prepared(NamedTuple):
@@ -49,21 +49,21 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    loop: Loop[Any, Any, Any], solver: Solver = loop_of_stage, precompute: bool | None = None
+    loop: Loop[Any, Any, Any], make_stage_loop: LoopMaker = loop_of_stage, precompute_all: bool | None = None
 ) -> Prepared:
     """Split the step of a loop into stages, and run the hoisted ops.
 
     Args:
       loop: the loop.
-      solver: runs the stages with a carry.
-      precompute: as for `trace_loop`.
+      make_stage_loop: makes the loop of each stage with a carry.
+      precompute_all: as for `trace_loop`.
     """
-    traced = trace_loop(loop, precompute) if loop.length != 0 else None
-    staged = traced.staged if traced else None
-    if traced is None or staged is None:  # no step to trace, or one that must stay as it is
+    traced = None if loop.length == 0 else trace_loop(loop, precompute_all)
+    if traced is None or traced.staged is None:  # no step to trace, or one that must stay as it is
         run = plain_scan(loop.body, loop.reverse)
         return Prepared(run, loop.consts, loop.carry, loop.inputs, lambda *result: result)
     program, signature, _, closed_over, result_types = traced
+    staged = traced.staged
     # From here on trees are flat tuples, in the order of their leaves, until `finish` restores them.
     xs = tuple(jax.tree.leaves(loop.inputs))
     arrays = [*closed_over, *jax.tree.leaves(loop.consts), *jax.tree.leaves(loop.carry), *xs]
@@ -84,7 +84,7 @@ def prepare(
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result_types), leaves)
         return finished
 
-    run_stages = _all_stages(program, signature.xs, staged, loop.reverse, solver)
+    run_stages = _all_stages(program, signature.xs, staged, loop.reverse, make_stage_loop)
     return Prepared(run_stages, read(env, staged.consts), read(env, staged.carry_in), xs, finish)
 
 
@@ -98,25 +98,25 @@ class TracedLoop(NamedTuple):
     result_types: Any  # of (carry, y)
 
 
-def trace_loop(loop: Loop[Any, Any, Any], precompute: bool | None = None) -> TracedLoop:
+def trace_loop(loop: Loop[Any, Any, Any], precompute_all: bool | None = None) -> TracedLoop:
     """Trace the step of a loop and split it into stages; cached by body and types.
 
     Args:
       loop: the loop, of one step or more; may hold types instead of arrays.
-      precompute: compute every possible matmul before its loop; None: if that is faster on this backend.
+      precompute_all: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
     first = jax.eval_shape(_first_step, loop.inputs)  # (time, ...) -> (...), types only
     program, closed_over, result_types = trace(loop.body, loop.consts, loop.carry, first)
     n_consts, n_carry, n_xs = (len(jax.tree.leaves(a)) for a in (loop.consts, loop.carry, loop.inputs))
     n_ys = len(program.outputs) - n_carry
     signature = StepSignature.of(program, len(closed_over) + n_consts, n_carry, n_xs, n_ys)
-    if precompute is None:
-        precompute = jax.default_backend() != "cpu"
-    if not precompute:
+    if precompute_all is None:
+        precompute_all = jax.default_backend() != "cpu"
+    if not precompute_all:
         # Half of the steps, as the gradient also adds up rows. XLA would not vectorize a sliced lookup.
         constant, sliced = tuple(signature.constant(program)), tuple(sliced_values(program.ops, program))
         program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2, sliced)
-    staged = stage_step(program, signature, precompute) if program.pure else None
+    staged = stage_step(program, signature, precompute_all) if program.pure else None
     return TracedLoop(program, signature, staged, closed_over, result_types)
 
 
@@ -125,7 +125,9 @@ def _first_step(xs: Any) -> Any:
 
 
 @cached  # `lax.scan` and `checkpoint` compile again for a new function, so an equal call returns the same one
-def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: bool, solver: Solver) -> Run:
+def _all_stages(
+    program: Program, xs_read: Values, staged: StagedStep, reverse: bool, make_stage_loop: LoopMaker
+) -> Run:
     """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`; `xs_read`: the numbers of xs."""
 
     def run_stages(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
@@ -136,7 +138,7 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
         for stage in staged.stages:
             stage_consts, stage_xs = read(env, stage.consts), read(env, stage.xs)
             if stage.carry_pairs:
-                run_loop = solver(stage, program, length, reverse)
+                run_loop = make_stage_loop(stage, program, length, reverse)
                 after, ys = run_loop(stage_consts, read(env, stage.carry_in), stage_xs)
                 last.update(zip(stage.carry_in, after, strict=True))
             elif can_be_mapped(stage.ops, stage.consts, program):  # nearly always: `vmap` takes its ops
@@ -144,7 +146,8 @@ def _all_stages(program: Program, xs_read: Values, staged: StagedStep, reverse: 
                 ys = mapped(stage_consts, stage_xs)
             else:
                 _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
-            # The outputs of a stage, (time, ...), are inputs of later ones.
+            # The outputs of a stage, (time, ...), are inputs of later ones. If these read a carry before its
+            # step, its number, which held the initial carry, now holds that of all steps.
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 

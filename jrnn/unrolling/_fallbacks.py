@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, Values, hoist, is_inexact, read
+from jrnn._jaxprs.programs import Op, Program, Values, is_inexact, read, split_constant
 from jrnn.unrolling._sites import made_of, weight_sites
 from jrnn.unrolling._staging import Stage
 
@@ -21,7 +21,7 @@ def rule_applies(stage: Stage, program: Program) -> bool:
     """
     # A weight that is the next carry has no site: nothing perturbs it, and its gradient would be lost.
     weights = set(stage.consts).difference(program.literals)
-    of_weights = made_of(weights, hoist(stage.ops, stage.consts)[0], program)
+    of_weights = made_of(weights, split_constant(stage.ops, stage.consts)[0], program)
     if not of_weights.isdisjoint(stage.carry_out):
         return False
     unknown = [op for op in stage.ops if not _is_standard(op)]
@@ -42,7 +42,7 @@ def can_be_mapped(ops: tuple[Op, ...], consts: Values, program: Program) -> bool
       consts: values that are the same at all steps.
       program: the step.
     """
-    _, varying_ops, constant = hoist(ops, consts)
+    _, varying_ops, constant = split_constant(ops, consts)
     for op in varying_ops:
         if not _is_standard(op):
             axes = tuple(None if i in constant else 0 for i in op.inputs)

@@ -12,9 +12,10 @@ Transposed, the tangent step takes the adjoint of hₜ to that of hₜ₋₁ and
 of all steps follow the gradients of the weights, after the loop (`_sites.site_tangents`, transposed).
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,29 +33,36 @@ from jrnn._jaxprs.programs import (
     enlarges,
     eval_ops,
     free_values,
-    hoist,
     inputs_of,
     is_inexact,
     outputs_of,
     read,
     size_in_bytes,
+    split_constant,
     trace,
 )
-from jrnn.unrolling._sites import Active, primal_ys
+from jrnn.unrolling._sites import Active, Stacked, stacked_activations
 from jrnn.unrolling._staging import Stage, StepSignature
+
+
+class TangentInputs(NamedTuple):
+    """The xs of a tangent step: arrays of one step, or of all."""
+
+    primals: tuple[Any, ...]  # those of `Partition.primals_read`
+    xs: tuple[Any, ...]  # the tangents of the active xs
+    epsilons: tuple[Any, ...]  # ε̇ of the active sites
 
 
 @dataclass(frozen=True, eq=False)
 class LinearizedStep:
     """A step of a loop and its derivative as two steps: one runs forward, the other is transposed."""
 
-    primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, (*primal_ys, *residuals))
-    # (its consts, tangents of the carry, (*its primals, *tangents of xs, *ε̇)) -> tangents of (carry, ys)
-    tangent: Callable[..., Any]
-    read_consts: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
-    read_primals: Callable[[Any, Any], Any]  # (xs, what the primal loop stacked) -> its primals
+    primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, Stacked)
+    tangent: Callable[..., Any]  # (its consts, tangents of carry, TangentInputs) -> tangents of (carry, ys)
+    tangent_consts: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
+    tangent_primals: Callable[[Any, Stacked], Any]  # (xs, what the primal loop stacked) -> its primals
     nonzero: tuple[bool, ...]  # for the tangents of the inexact carry and ys: False where always zero
-    stacked_types: tuple[Any, ...]  # of `primal_ys` and residuals
+    stacked_types: Stacked
     stacked_bytes: int
 
 
@@ -71,21 +79,21 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
     # numbers: `stage`, `program` and `active` have the old ones, `whole`, `signature` and `parts` the new.
     whole, signature, closed_over = _trace_with_tangents(stage, program, active)
     parts = partition(whole, signature)
-    stacked = (*signature.ys, *parts.residuals)  # here `signature.ys` are the `primal_ys` of the stage
+    n_ys = len(stage.ys)  # `signature.ys` are these, and then the activations that are stacked
+    stacked_values = Stacked(signature.ys[:n_ys], signature.ys[n_ys:], parts.residuals)
 
     # The two steps, each of which evaluates its part of the ops, and what the tangent one is given.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
         values = (*signature.consts, *signature.carry_in, *signature.xs)
         env = whole.literals | dict(zip(values, (*closed_over, *consts, *carry, *xs), strict=True))
         eval_ops(parts.primal_ops, env)
-        return read(env, signature.carry_out), read(env, stacked)
+        return read(env, signature.carry_out), Stacked(*(read(env, values) for values in stacked_values))
 
-    def tangent(consts: Any, carry_tangents: Any, xs: Any) -> Any:
+    def tangent(consts: Any, carry_tangents: Any, inputs: TangentInputs) -> Any:
         # `signature.tangents_in`: those of the inexact carry, then of the active xs, then of the sites.
-        values = (*parts.consts, *parts.primals, *signature.tangents_in)
-        # `lax.scan` takes one tuple of xs: primal values first, then the tangents but those of the carry.
-        primals, tangents = xs[: len(parts.primals)], xs[len(parts.primals) :]
-        env = whole.literals | dict(zip(values, (*consts, *primals, *carry_tangents, *tangents), strict=True))
+        values = (*parts.consts, *parts.primals_read, *signature.tangents_in)
+        arrays = (*consts, *inputs.primals, *carry_tangents, *inputs.xs, *inputs.epsilons)
+        env = whole.literals | dict(zip(values, arrays, strict=True))
         # The ops read W, so it is swapped back here; XLA folds that into the product. Transposed, the product
         # then reads Wᵀ as it is passed.
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
@@ -93,18 +101,20 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
         out = read(env, signature.tangents_out)
         return out[: len(carry_tangents)], out[len(carry_tangents) :]
 
-    def read_consts(consts: Any) -> Any:
+    def tangent_consts(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted_ops, env)
         # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so Wᵀ is made once, here.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
-    def read_primals(xs: Any, stacked_arrays: Any) -> Any:
-        return read(dict(zip((*signature.xs, *stacked), (*xs, *stacked_arrays), strict=True)), parts.primals)
+    def tangent_primals(xs: Any, stacked: Stacked) -> Any:
+        values, arrays = (*signature.xs, *itertools.chain(*stacked_values)), (*xs, *itertools.chain(*stacked))
+        return read(dict(zip(values, arrays, strict=True)), parts.primals_read)
 
-    stacked_types, stacked_bytes = read(whole.types, stacked), size_in_bytes(stacked, whole)
+    stacked_types = Stacked(*(read(whole.types, values) for values in stacked_values))
+    stacked_bytes = size_in_bytes(itertools.chain(*stacked_values), whole)
     return LinearizedStep(
-        primal, tangent, read_consts, read_primals, parts.nonzero, stacked_types, stacked_bytes
+        primal, tangent, tangent_consts, tangent_primals, parts.nonzero, stacked_types, stacked_bytes
     )
 
 
@@ -113,15 +123,16 @@ def _trace_with_tangents(
 ) -> tuple[Program, StepSignature, list[Any]]:
     """A step and its tangents as a program, its signature, and the arrays that it closes over.
 
-        (consts, carry, xs, tangents)  ->  (carry, primal_ys, tangents)
+        (consts, carry, xs, tangents)  ->  (carry, ys, stacked activations, tangents)
 
     Tangents go in for the inexact carry, the active xs and the sites (ε̇), and come out for the inexact carry
-    and the inexact ys of the stage.
+    and the inexact ys of the stage. The arrays are those of derivative rules.
     """
     step_types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
     tangent_types = [read(program.types, values) for values in _active_values(stage, program, active)]
     whole, closed_over, _ = trace(_step_with_tangents(stage, program, active), *step_types, *tangent_types)
-    n_consts, n_ys = len(closed_over) + len(stage.consts), len(primal_ys(stage, active.sites))
+    n_consts = len(closed_over) + len(stage.consts)
+    n_ys = len(stage.ys) + len(stacked_activations(stage, active.sites))
     signature = StepSignature.of(whole, n_consts, len(stage.carry_in), len(stage.xs), n_ys)
     return whole, signature, closed_over
 
@@ -135,7 +146,7 @@ def _active_values(stage: Stage, program: Program, active: Active) -> tuple[Valu
 
 @cached
 def _step_with_tangents(stage: Stage, program: Program, active: Active) -> Callable[..., Any]:
-    """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, primal_ys), tangents)`."""
+    """A step and its tangents: `(consts, carry, xs, *tangents) -> ((carry, ys, activations), tangents)`."""
     inexact_carry, active_xs, site_values = _active_values(stage, program, active)
 
     def step(consts: Any, carry: Any, xs: Any, *tangents: Any) -> Any:
@@ -149,9 +160,10 @@ def _step_with_tangents(stage: Stage, program: Program, active: Active) -> Calla
             for op in stage.ops:
                 eval_ops([op], env)
                 env.update({o: _perturb(env[o], epsilon[o]) for o in op.outputs if o in epsilon})
-            after, ys = read(env, stage.carry_out), read(env, primal_ys(stage, active.sites))
-            # `primal_ys` begin with the ys of the stage; the activations after them need no tangents.
-            return [v for v in (*after, *ys[: len(stage.ys)]) if is_inexact(v)], (after, ys)
+            after, ys = read(env, stage.carry_out), read(env, stage.ys)
+            # The activations need no tangents.
+            result = after, ys, read(env, stacked_activations(stage, active.sites))
+            return [v for v in (*after, *ys) if is_inexact(v)], result
 
         zeros = tuple(zeros_like_type(program.types[value]) for value in site_values)
         primals = read(given, inexact_carry), read(given, active_xs), zeros
@@ -183,7 +195,7 @@ class Partition:
     hoisted_ops: tuple[Op, ...]  # of the tangent step, on constants alone: they run before the tangent loop
     tangent_ops: tuple[Op, ...]
     consts: Values  # of the tangent step
-    primals: Values  # of the tangent step, read at each step: xs, ys and residuals
+    primals_read: Values  # by the tangent step, anew at each step: xs, ys and residuals
     transposed: Values  # matrices among `consts` that multiply more than one row
     nonzero: tuple[bool, ...]  # for the tangents that the tangent step returns: False where always zero
 
@@ -210,7 +222,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         else:
             on_primals.append(op)
     on_tangents = dce(on_tangents, signature.tangents_out)
-    constant_ops, varying_ops, constant = hoist(on_primals, {*signature.consts, *program.literals})
+    constant_ops, varying_ops, constant = split_constant(on_primals, {*signature.consts, *program.literals})
 
     # The primal values that ops on tangents read are stacked by the primal loop, or recomputed from such.
     reads = {*inputs_of(on_tangents), *signature.tangents_out}
@@ -225,18 +237,18 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     free = free_values(tangent_ops, signature.tangents_out, {*program.literals, *signature.tangents_in})
     consts = tuple(value for value in free if value in constant)
     # Of one row, a product with W or Wᵀ costs the same; of more, W is better passed transposed.
-    multiply: set[int] = set()  # what multiplies more than one row of tangents
+    multiplied: set[int] = set()  # what multiplies more than one row of tangents
     for op in on_tangents:
         if op.matmul and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
-            multiply.update(op.inputs)
+            multiplied.update(op.inputs)
     return Partition(
         primal_ops=tuple(dce([*constant_ops, *varying_ops], [*signature.carry_out, *signature.ys, *cut])),
         residuals=tuple(sorted(cut.difference(signature.ys))),
         hoisted_ops=tuple(dce(constant_ops, consts)),
         tangent_ops=tuple(tangent_ops),
         consts=consts,
-        primals=tuple(value for value in free if value not in constant),
-        transposed=tuple(sorted(c for c in consts if c in multiply and len(program.types[c].shape) == 2)),
+        primals_read=tuple(value for value in free if value not in constant),
+        transposed=tuple(sorted(c for c in consts if c in multiplied and len(program.types[c].shape) == 2)),
         nonzero=tuple(t in tangents for t in signature.tangents_out),
     )
 

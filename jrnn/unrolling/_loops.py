@@ -31,7 +31,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, is_inexact, read
 from jrnn.unrolling._fallbacks import checkpoints_transpose, rule_applies
-from jrnn.unrolling._linearizing import LinearizedStep, linearize_step
+from jrnn.unrolling._linearizing import LinearizedStep, TangentInputs, linearize_step
 from jrnn.unrolling._sites import active_inputs, read_activations, site_tangents
 from jrnn.unrolling._staging import Stage
 
@@ -87,12 +87,12 @@ def _derivative(stage: Stage, program: Program, steps: _Steps, primals: Any, tan
         folded_tangents={x: tangent for x, tangent in x_tangents.items() if x not in active.xs},
     )
     # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
-    primals_read = linearized.read_primals(xs, stacked)
-    read_each_step = (*primals_read, *read(x_tangents, active.xs), *epsilon_tangents)
+    primals_read = linearized.tangent_primals(xs, stacked)
+    inputs = TangentInputs(primals_read, read(x_tangents, active.xs), epsilon_tangents)
     start = tuple(_instantiate(t, c) for c, t in zip(carry, carry_tangents, strict=True) if is_inexact(c))
     y_types = read(program.types, stage.ys)
-    flat_tangents = _tangent_scan(linearized, consts, start, read_each_step, y_types, steps)
-    outputs = (after, stacked[: len(stage.ys)])
+    flat_tangents = _tangent_scan(linearized, consts, start, inputs, y_types, steps)
+    outputs = (after, stacked.ys)
     return outputs, _with_zero_tangents(outputs, flat_tangents, linearized.nonzero)
 
 
@@ -101,7 +101,7 @@ def step_of(stage: Stage) -> Callable[..., Any]:
     """One step of a stage: `(consts, carry, xs) -> (carry, ys)`."""
 
     def step(consts: Any, carry: Any, xs: Any) -> Any:
-        inputs = (*stage.consts, *stage.carry_in, *stage.xs)  # literals are among the constants
+        inputs = (*stage.consts, *stage.carry_in, *stage.xs)  # `stage_step` counts literals as constants
         env = dict(zip(inputs, (*consts, *carry, *xs), strict=True))
         eval_ops(stage.ops, env)
         return read(env, stage.carry_out), read(env, stage.ys)
@@ -119,49 +119,50 @@ def _nonzero_tangents(values: Values, arrays: Any, tangents: Any) -> Env:
 
 
 def _squeezed_scan(
-    step: Any, consts: Any, carry: Any, xs: Any, y_types: Iterable[Any], steps: _Steps
-) -> tuple[Any, tuple[Array, ...]]:
-    """`lax.scan` over stacked arrays without axes of length 1, which only `step` sees.
+    step: Any, consts: Any, carry: Any, xs: Any, y_types: Any, steps: _Steps
+) -> tuple[Any, Any]:
+    """`lax.scan` over trees of stacked arrays without axes of length 1, which only `step` sees.
 
     With such axes XLA may copy whole arrays into another layout.
 
         x of one row, (T, 1, n)   the loop reads (T, n)   `step` gets (1, n)
     """
-    unit_axes = tuple(_unit_axes(x.shape[1:]) for x in xs)  # of one step
-    squeezed = [lax.squeeze(x, [n + 1 for n in axes]) for x, axes in zip(xs, unit_axes, strict=True)]
-    length = None if squeezed else steps.length  # a symbolic length is rejected together with xs
+    unit_axes = tuple(_unit_axes(x.shape[1:]) for x in jax.tree.leaves(xs))  # of one step
+    squeezed = jax.tree.map(lambda x: lax.squeeze(x, [n + 1 for n in _unit_axes(x.shape[1:])]), xs)
+    length = None if unit_axes else steps.length  # a symbolic length is rejected together with xs
     # The body closes over no arrays, so that it can be cached. So constants ride in the carry, and `lax.scan`
     # moves them out, as they are returned unchanged.
     init = (consts, carry)
     body = _squeezed_body(step, unit_axes)
     (_, carry), squeezed_ys = lax.scan(body, init, squeezed, length=length, reverse=steps.reverse)
-    ys = []
-    for y, type_ in zip(squeezed_ys, y_types, strict=True):
-        ys.append(lax.expand_dims(y, [axis + 1 for axis in _unit_axes(type_.shape)]))
-    return carry, tuple(ys)
+
+    def expand(y: Array, type_: Any) -> Array:
+        return lax.expand_dims(y, [axis + 1 for axis in _unit_axes(type_.shape)])
+
+    return carry, jax.tree.map(expand, squeezed_ys, y_types)
 
 
 @cached
 def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], ...]) -> Callable[..., Any]:
     """The body of `_squeezed_scan`: `((consts, carry), xs) -> ((consts, carry), ys)`.
 
-    When JAX transposes the tangent loop, it would compute what depends on no tangent, such as 1 − hₜ², in a
-    loop of its own, and stack it. A checkpoint that saves only its arguments keeps it in the loop over the
-    adjoints. Every loop has it: in the primal one it matters only where that is differentiated in turn, for
-    second derivatives, which then store its carry and xs, and not every value in between.
+    A checkpoint that saves nothing but its arguments. Without it JAX, transposing the tangent loop, would
+    compute what depends on no tangent, such as 1 − hₜ², in a loop of its own, and stack it. In the primal
+    loop it matters for second derivatives only: these then store carry and xs, not every value in between.
     """
 
     def expanded(consts: Any, carry: Any, xs: Any) -> Any:
-        xs = [lax.expand_dims(x, axes) for x, axes in zip(xs, unit_axes, strict=True)]
-        carry, ys = step(consts, carry, xs)
-        return carry, tuple(lax.squeeze(y, _unit_axes(y.shape)) for y in ys)
+        leaves, structure = jax.tree.flatten(xs)
+        whole = [lax.expand_dims(x, axes) for x, axes in zip(leaves, unit_axes, strict=True)]
+        carry, ys = step(consts, carry, jax.tree.unflatten(structure, whole))
+        return carry, jax.tree.map(lambda y: lax.squeeze(y, _unit_axes(y.shape)), ys)
 
     nothing = jax.checkpoint_policies.nothing_saveable
     rematerialized = jax.checkpoint(expanded, policy=nothing, prevent_cse=False)
 
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
-        # False only under an experimental flag of JAX
+        # JAX cannot transpose a checkpoint under its experimental flag `jax_remat3`: then without one
         carry, ys = (rematerialized if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
@@ -173,18 +174,18 @@ def _unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _tangent_scan(
-    linearized: LinearizedStep, consts: Any, start: Any, xs: Any, y_types: Any, steps: _Steps
+    linearized: LinearizedStep, consts: Any, start: Any, inputs: TangentInputs, y_types: Any, steps: _Steps
 ) -> tuple[Array, ...]:
     """The loop over tangents: returns those of the inexact carry and ys.
 
         ḣₜ = (1 − hₜ²) ⊙ (ε̇ₜ + ḣₜ₋₁ w_hh)       reads hₜ, stacked by the primal loop, and ε̇ₜ
 
-    JAX transposes it into the loop over the adjoints. `consts` are those of the primal loop, `start` the
-    tangents of the inexact carry, and `xs` in the order that `LinearizedStep.tangent` takes them.
+    JAX transposes it into the loop over the adjoints. `consts` are those of the primal loop, and `start` the
+    tangents of the inexact carry.
     """
-    inexact_types = filter(is_inexact, y_types)
-    constants = linearized.read_consts(consts)
-    after, ys = _squeezed_scan(linearized.tangent, constants, start, xs, inexact_types, steps)
+    inexact_types = tuple(filter(is_inexact, y_types))
+    constants = linearized.tangent_consts(consts)
+    after, ys = _squeezed_scan(linearized.tangent, constants, start, inputs, inexact_types, steps)
     return (*after, *ys)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import same_type
-from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, hoist, read, trace
+from jrnn._jaxprs.programs import Env, dce, enlarges, eval_ops, free_values, read, split_constant, trace
 from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.cell import Shape, in_ndim, structure_of
 from jrnn.unrolling._staging import StepSignature
@@ -76,7 +76,7 @@ def hoisted(cell: Any, params: Any, carry: Any, x: Any, steps: int = 0) -> Any:
     # The carry and x are not constant, even if the step returns them unchanged: a loop may change them.
     constants = (*signature.consts, *program.literals)
     program = with_tables_multiplied(program, constants, steps)
-    constant_ops, varying_ops, constant = hoist(program.ops, constants)
+    constant_ops, varying_ops, constant = split_constant(program.ops, constants)
     broadcasts = [op for op in constant_ops if enlarges(op, program)]
     ops = dce([*broadcasts, *varying_ops], program.outputs)
     # The constants that the remaining ops read; those not computed in the step must be computed now.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jrnn._caching import cached
-from jrnn._jaxprs.programs import Op, Program, Values, dce, eval_ops, free_values, hoist, read
+from jrnn._jaxprs.programs import Op, Program, Values, dce, eval_ops, free_values, read, split_constant
 from jrnn.unrolling._matrices import Matrix, Read, Refusal, find_matrix
 from jrnn.unrolling._staging import Pairs, StepSignature, entries_after, entries_before
 from jrnn.unrolling._vectors import compute, compute_read, values_of, vectors_of
@@ -85,7 +85,7 @@ def product_names(matrix: Matrix) -> tuple[Any, ...]:
 @cached  # an equal call must return the same plan: the functions that run it are cached by it
 def plan_step(program: Program, signature: StepSignature) -> tuple[Plan | None, tuple[tuple[int, str], ...]]:
     """A step in phases, None if it has no matrix; and why entries of its carry, by place, are none."""
-    hoisted, varying, constant = hoist(program.ops, signature.constant(program))
+    hoisted, varying, constant = split_constant(program.ops, signature.constant(program))
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
     step = DividedStep(program, varying, frozenset(constant), signature.changing_pairs(), signature.xs, ys)
     matrices, refusals = _find_matrices(step)

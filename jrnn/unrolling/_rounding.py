@@ -57,7 +57,7 @@ def can_pad(cell: Any, params: Any, carry: Any, xs: Any, *more: Any, lead: int =
     if not known:
         try:
             x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), xs)
-            known.append(_is_pure(cell, params, x))
+            known.append(_is_pure(cell, params, carry, x))
         except (TypeError, ValueError):  # as for a carry
             return False
     return known[0]
@@ -69,13 +69,14 @@ def _purity(cell: Any) -> list[bool]:
     return []
 
 
-def _is_pure(cell: Any, params: Any, x: Any) -> bool:
+def _is_pure(cell: Any, params: Any, carry: Any, x: Any) -> bool:
     """True if a step neither prints nor calls back."""
 
-    def step(params: Any, x: Any) -> Any:
-        return cell.step(params, cell.initial_carry(params, batch_shape_of(cell, x)), x)
+    def step(params: Any, carry: Any, x: Any) -> Any:
+        carry = cell.initial_carry(params, batch_shape_of(cell, x)) if carry is None else carry
+        return cell.step(params, carry, x)
 
-    return trace(step, params, x)[0].pure
+    return trace(step, params, carry, x)[0].pure
 
 
 def native(tree: Any) -> Any:

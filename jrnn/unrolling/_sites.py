@@ -28,11 +28,11 @@ from jrnn._jaxprs.programs import (
     Program,
     Values,
     dce,
-    hoist,
     is_inexact,
     outputs_of,
     read,
     size_in_bytes,
+    split_constant,
 )
 from jrnn.unrolling._staging import Stage
 
@@ -52,15 +52,15 @@ class WeightSite:
 def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     """Find the values through which weights act on what changes from step to step.
 
-    A site is the result of an op on weights. Sums and reshapes that follow are linear, so they are part of
-    it, and several such ops share one site:
+    A site is the result of an op on weights. Sums and reshapes that follow are additive, so they are part
+    of it, and several such ops share one site:
 
         z = x @ w_ih + h @ w_hh + b      one site, z, not one per product
 
     Slices of a value become sites instead of it if together they are no larger.
     """
     # What is the same at every step is no site itself.
-    constant_ops, varying_ops, constant = hoist(stage.ops, stage.consts)
+    constant_ops, varying_ops, constant = split_constant(stage.ops, stage.consts)
     of_weights = made_of(stage.consts, constant_ops, program)
     readers: dict[int, list[Op]] = {}  # value -> the ops that read it
     for op in varying_ops:
@@ -72,8 +72,8 @@ def weight_sites(stage: Stage, program: Program) -> tuple[WeightSite, ...]:
     # site at its end:
     #   p = h @ w_hh    pending {p: [dot]}
     #   z = s + p       p passes on, as the sum is its only reader:   pending {p: [dot], z: [dot, add]}
-    #   t = tanh(z)     z does not, as tanh is not linear: a site, z, with the ops [dot, add]
-    pending: dict[int, list[Op]] = {}  # value -> its ops on weights that have no site yet
+    #   t = tanh(z)     z does not, as tanh is not additive: a site, z, with the ops [dot, add]
+    pending: dict[int, list[Op]] = {}  # value -> the ops from weights to it; sites are taken out, others stay
     sites: list[WeightSite] = []
     for op in varying_ops:
         # Either this op continues the chain of ops that leads to a site, or the chain ends before it.
@@ -102,8 +102,8 @@ def made_of(weights: Iterable[int], constant_ops: Iterable[Op], program: Program
 
 
 def _passes_on(value: int, readers: list[Op], program: Program) -> bool:
-    """True if a site may come after a value: all its readers are linear, and do not copy it."""
-    if not all(op.linear for op in readers):
+    """True if a site may come after a value: all its readers are additive, and do not copy it."""
+    if not all(op.additive for op in readers):
         return False
     # Each site costs an array of its size, and a matmul after the loop. Two sums that read z whole would be
     # two sites as large as z; slices i, f, g, o of z are together no larger than z.
@@ -123,7 +123,7 @@ def _site(value: int, chain: list[Op], constant_ops: list[Op], constant: set[int
     for op in ops:
         outer = set(op.inputs) - made
         weights |= outer & constant
-        (additive if op.linear else activations).update(outer - constant)
+        (additive if op.additive else activations).update(outer - constant)
     additive -= activations
     return WeightSite(value, tuple(ops), *(tuple(sorted(v)) for v in (weights, activations, additive)))
 
@@ -133,19 +133,26 @@ def activations_of(sites: Iterable[WeightSite]) -> Values:
     return tuple(dict.fromkeys(activation for site in sites for activation in site.activations))
 
 
-def primal_ys(stage: Stage, sites: Iterable[WeightSite]) -> Values:
-    """The ys of a loop that is differentiated: those of the stage, and activations that are not among its xs.
+class Stacked(NamedTuple):
+    """What a loop stacks that is differentiated: the values, their types, or arrays of one step or of all."""
 
-    For an LSTM these are h after a step and h before it; x, an input of the loop, is stacked already. The
-    loop stacks them in this order, and then the residuals.
+    ys: tuple[Any, ...]  # those of the stage
+    activations: tuple[Any, ...]  # of its sites, as far as they are not among its xs or ys
+    residuals: tuple[Any, ...]
+
+
+def stacked_activations(stage: Stage, sites: Iterable[WeightSite]) -> Values:
+    """The activations that a loop stacks, besides its ys.
+
+    For an LSTM this is h before a step; h after it is its y, and x, an input of the loop, is stacked already.
     """
-    return (*stage.ys, *(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys)))
+    return tuple(a for a in activations_of(sites) if a not in (*stage.xs, *stage.ys))
 
 
-def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stacked: Any) -> Env:
+def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stacked: Stacked) -> Env:
     """The activations of sites at all steps, from the xs of a loop and what it stacked."""
-    # not strict: residuals follow `primal_ys`, and no site reads them
-    found = dict(zip((*stage.xs, *primal_ys(stage, sites)), (*xs, *stacked), strict=False))
+    values = (*stage.xs, *stage.ys, *stacked_activations(stage, sites))
+    found = dict(zip(values, (*xs, *stacked.ys, *stacked.activations), strict=True))
     return {a: found[a] for a in activations_of(sites)}
 
 
@@ -157,7 +164,7 @@ class Active(NamedTuple):
 
 
 def active_inputs(
-    stage: Stage, program: Program, weights: Container[int], xs_with_tangents: Container[int]
+    stage: Stage, program: Program, weights_with_tangents: Container[int], xs_with_tangents: Container[int]
 ) -> Active:
     """Find the sites and xs where tangents enter a loop.
 
@@ -167,12 +174,12 @@ def active_inputs(
     Args:
       stage: the loop.
       program: the step that contains the stage.
-      weights: the constants that have tangents.
+      weights_with_tangents: the constants that have tangents.
       xs_with_tangents: the xs that have tangents.
     """
     # A site is inactive if none of its weights has a tangent: frozen weights cost nothing.
     all_sites = weight_sites(stage, program)
-    sites = tuple(site for site in all_sites if any(w in weights for w in site.weights))
+    sites = tuple(site for site in all_sites if any(w in weights_with_tangents for w in site.weights))
     # An input is folded if only the sums at active sites read it.
     at_sites = {op for site in sites for op in site.ops}
     read_elsewhere = {*stage.carry_out, *activations_of(sites)}

@@ -29,10 +29,11 @@ from jrnn._jaxprs.programs import (
     element_count,
     enlarges,
     free_values,
-    hoist,
     outputs_of,
+    split_constant,
 )
 
+Node = Op | int  # of the graph of a step: an op, or the number of a value
 Pairs = tuple[tuple[int, int], ...]  # for each entry of a carry: (its value before a step, that after it)
 
 
@@ -129,34 +130,37 @@ class StagedStep:
 
 
 @cached  # an equal call must return the same stages: the functions that run them are cached by them
-def stage_step(program: Program, signature: StepSignature, precompute: bool) -> StagedStep:
+def stage_step(program: Program, signature: StepSignature, precompute_all: bool) -> StagedStep:
     """Split a step into stages.
 
     Ops on a cycle through the carry need a loop. Cycles with an op between them that does not fuse, as the
     matmul between two layers of a `Stack`, get a loop each; others share one. Of the other ops, those that do
-    not fuse (matmuls, but for `precompute`, and gathers) run for all steps at once, before, between or after
+    not fuse (gathers, and matmuls: see `precompute_all`) run for all steps at once, before, between or after
     the loops; those that fuse mostly run in a loop, where they cost nothing.
 
     Args:
       program: the step.
       signature: its inputs and outputs.
-      precompute: compute every possible matmul before its loop; False: only if that is faster on a CPU.
+      precompute_all: compute every possible matmul before its loop; False: those that are faster so on a CPU.
     """
     # 1. Constants. An entry that every step returns unchanged, such as an attention memory, is one too.
     carry_pairs = signature.changing_pairs()
     needed = dce(program.ops, [*entries_after(carry_pairs), *signature.ys])
-    hoisted, varying, constant = hoist(needed, signature.constant(program))
+    hoisted, varying, constant = split_constant(needed, signature.constant(program))
     ys = tuple(dict.fromkeys(y for y in signature.ys if y not in constant))
 
     # 2. Levels: the order of the stages, a number for each op and each entry of the carry.
     levels = _levels(varying, carry_pairs, constant)
-    levels = _sunk_into_loops(program, varying, levels, carry_pairs, constant, ys=ys, precompute=precompute)
+    levels = _levels_after_sinking(
+        program, varying, levels, carry_pairs, constant, ys=ys, precompute_all=precompute_all
+    )
 
     # 3. One stage for each level. A constant broadcast to a larger array is not stored: each stage that reads
     # it repeats the broadcast.
     broadcasts = [op for op in hoisted if enlarges(op, program)]
     stages = []
-    for level in sorted({levels[node] for node in (*varying, *entries_before(carry_pairs))}):
+    nodes: list[Node] = [*varying, *entries_before(carry_pairs)]
+    for level in sorted({levels[node] for node in nodes}):
         inside = [op for op in varying if levels[op] == level]
         own_pairs = tuple(pair for pair in carry_pairs if levels[pair[0]] == level)
         # The outputs of a stage are the values read by other stages, their carries and the caller.
@@ -195,7 +199,7 @@ def _stage(
     )
 
 
-def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Any, int]:
+def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Node, int]:
     """Level of each op and each value: stages run in this order; odd levels are loops, even ones are not.
 
         x @ w_ih  0      the first layer's loop  1      h @ v  2      the second layer's loop  3
@@ -205,14 +209,14 @@ def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Any, 
     """
     # The graph: a node for each op, and one for each entry of the carry, which reads its value after a step:
     #   h = tanh(z), z = s + p, p = h @ w_hh     nodes tanh -> h -> dot -> add -> tanh: a cycle
-    producer: dict[int, Any] = {entry: entry for entry in entries_before(carry_pairs)}
-    reads: dict[Any, tuple[int, ...]] = {}
+    producer: dict[int, Node] = {entry: entry for entry in entries_before(carry_pairs)}
+    reads: dict[Node, Values] = {}
     for op in ops:
         reads[op] = op.inputs
         producer.update(dict.fromkeys(op.outputs, op))
     for before, after in carry_pairs:
         reads[before] = (after,)
-    depends: dict[Any, set[Any]] = {}  # node -> the nodes whose values it reads
+    depends: dict[Node, set[Node]] = {}  # node -> the nodes whose values it reads
     for node, values in reads.items():
         depends[node] = {producer[v] for v in values if v in producer and v not in constant}
 
@@ -235,13 +239,13 @@ def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Any, 
         elif not members[c][0].fusible:
             level += level % 2  # a matmul after a loop need not be in it: the next even level
         level_of[c] = level
-    levels: dict[Any, int] = {node: level_of[c] for node, c in component.items()}
+    levels: dict[Node, int] = {node: level_of[c] for node, c in component.items()}
     for op in ops:
         levels.update(dict.fromkeys(op.outputs, levels[op]))
     return levels
 
 
-def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
+def _components(depends: dict[Node, set[Node]]) -> dict[Node, int]:
     """Strongly connected components: the same number for nodes that depend on each other."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
@@ -254,16 +258,16 @@ def _components(depends: dict[Any, set[Any]]) -> dict[Any, int]:
     return dict(zip(depends, labels.tolist(), strict=True))
 
 
-def _sunk_into_loops(
+def _levels_after_sinking(
     program: Program,
     ops: list[Op],
-    levels: dict[Any, int],
+    levels: dict[Node, int],
     carry_pairs: Pairs,
     constant: set[int],
     *,
     ys: Values,
-    precompute: bool,
-) -> dict[Any, int]:
+    precompute_all: bool,
+) -> dict[Node, int]:
     """The levels, after moving ops before a loop into it if they fuse, or if they are no faster before it.
 
     Only ops that read a single varying value, so that the loop reads no more arrays than before.
@@ -280,7 +284,7 @@ def _sunk_into_loops(
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
         first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
-        if op.matmul and not precompute:
+        if op.matmul and not precompute_all:
             sinks = not _faster_before_loop(op, program, constant, sliced)
         else:
             sinks = op.fusible
@@ -308,12 +312,12 @@ def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: se
 def sliced_values(ops: Sequence[Op], program: Program) -> set[int]:
     """Values that are read in slices, directly or after sums; any other function reads them whole."""
     sliced: set[int] = set()
-    # Backwards, as the terms of a sliced sum are sliced too: in z = s + p, z[:, :4] slices s and p. A linear
-    # op with a result smaller than an input takes a part of it.
+    # Backwards, as the terms of a sliced sum are sliced too: in z = s + p, z[:, :4] slices s and p. An
+    # additive op with a result smaller than an input takes a part of it.
     for op in reversed(ops):
         smallest = min((count_elements([o], program) for o in op.outputs), default=0)
         takes_part = any(smallest < count_elements([i], program) for i in op.inputs)
-        if op.linear and (takes_part or not sliced.isdisjoint(op.outputs)):
+        if op.additive and (takes_part or not sliced.isdisjoint(op.outputs)):
             sliced.update(op.inputs)
     return sliced
 
@@ -338,7 +342,14 @@ def _merge_slices(ops: Iterable[Op], program: Program) -> list[Op]:
         # They cover the axis if each starts where the one before stops: (0, 4, 8, 12) == (0, 4, 8, 12).
         if (*starts, program.types[value].shape[axis]) == (0, *stops):
             sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-            fun = functools.partial(lax.split, sizes=sizes, axis=axis)
-            split = replace(slices[0], fun=fun, outputs=tuple(op.outputs[0] for op in parts), bounds=None)
+            params: dict[str, Any] = {"sizes": tuple(sizes), "axis": axis}
+            split = replace(
+                slices[0],
+                fun=functools.partial(lax.split, **params),
+                outputs=tuple(op.outputs[0] for op in parts),
+                bounds=None,
+                primitive="split",
+                params=params,
+            )
             splits.update(dict.fromkeys(slices, split))
     return list(dict.fromkeys(splits.get(op, op) for op in ops))

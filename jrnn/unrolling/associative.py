@@ -103,11 +103,11 @@ class Associative:
                 f"method=Associative() needs a cell with linear = True, got {brief(loop.cell)}; "
                 "Associative(otherwise=Scan()) runs other cells by Scan"
             )
-        if axis is not None and trace_loop(loop, precompute=True).staged is None:
+        if axis is not None and trace_loop(loop, precompute_all=True).staged is None:
             raise ValueError(
                 f"{brief(loop.cell)} prints or calls back, so its steps cannot be split over devices"
             )
-        prepared = prepare(loop, _solver(How(self.tree, loop.reset is not None, axis)), precompute=True)
+        prepared = prepare(loop, _solver(How(self.tree, loop.reset is not None, axis)), precompute_all=True)
         return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))
 
 

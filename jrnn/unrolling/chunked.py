@@ -158,7 +158,7 @@ def _chunk_scan(plan: Plan, reverse: bool) -> Run:
             entries = entries_before(phase.carry_pairs)
             arrays = read(env, phase.consts), read(state, entries), read(env, phase.xs)
             loop: Any = _Scanned(phase.body, *arrays, xs[0].shape[0], reverse)
-            prepared = prepare(loop, precompute=True)
+            prepared = prepare(loop, precompute_all=True)
             after, ys = prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))
             state.update(zip(entries, after, strict=True))
             env.update(zip(phase.ys, ys, strict=True))

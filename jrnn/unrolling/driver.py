@@ -16,7 +16,7 @@ from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._eager import Call, CompiledCalls, if_concrete
+from jrnn.unrolling._eager import Call, CompiledCalls, concrete_or_none
 from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.newton import Newton
@@ -84,10 +84,10 @@ def unroll(
     reverse = check_flag("reverse", reverse)
     call = Call(params, xs, carry, lengths, mask, resets, key)  # a NamedTuple of these seven
     # Under jit or grad some arrays are traced. Else the same function is called, compiled.
-    if (concrete := if_concrete(call)) is None:
+    if (concrete := concrete_or_none(call)) is None:
         return _unroll(call, cell, method, reverse)
-    # These three are given twice: as the key of the cache, and per call, since a compiled function that held
-    # the cell would keep it alive.
+    # `_compiled_calls` gets these three as the key of its cache. The call gets them too, because the compiled
+    # function does not hold the cell: it would keep it alive.
     return _compiled_calls(cell, method, reverse)(concrete, cell, method, reverse)
 
 
@@ -123,10 +123,10 @@ def make_loop(
     reverse = check_flag("reverse", reverse)
     # each (time, leading batch axes); None, None without lengths, mask and resets
     flags = schedule(steps, batch_shape, lengths, mask, resets, reverse)
-    return _with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key)
+    return _loop_with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key)
 
 
-def _with_flags(
+def _loop_with_flags(
     cell: Any, params: Any, xs: Any, carry: Any, flags: Schedule, *, reverse: bool, key: Any, axis: Any = None
 ) -> Loop[Any, Any, Any]:
     # Order matters: padding is replaced before the step sees xs, and the state of a reset has the types of
@@ -164,7 +164,7 @@ def _run_stretches(call: Call, cell: Any, method: Any, reverse: bool, axis: Any)
     flags = jax.tree.map(lambda flag: sharded_along_time(flag, axis), flags)
 
     def run(params: Any, xs: Any, carry: Any, flags: Schedule, key: Any) -> Any:
-        loop = _with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key, axis=axis)
+        loop = _loop_with_flags(cell, params, xs, carry, flags, reverse=reverse, key=key, axis=axis)
         return method.run_stretch(loop, axis)
 
     everywhere, split = PartitionSpec(), PartitionSpec(axis)

@@ -178,13 +178,13 @@ class Newton:
         if _obstacle(loop) is not None:
             return memory_estimate(loop).bytes((), loop.length)
         blocks = self._blocks(loop)
-        estimate = memory_estimate(loop, precompute=True)
+        estimate = memory_estimate(loop, precompute_all=True)
         steps = blocks[0] if blocks else loop.length
         return estimate.bytes(blocks, loop.length) + steps * self._solver_bytes(loop)
 
     def _solver_bytes(self, loop: Loop[Any, Any, Any]) -> int:
         """Bytes per step of what is solved: Jacobians, and vectors beside them."""
-        traced, found = trace_loop(loop, precompute=True), 0
+        traced, found = trace_loop(loop, precompute_all=True), 0
         for stage in traced.staged.stages if traced.staged else ():
             for part in cycles(stage, traced.program) if stage.carry_pairs else ():
                 if all(is_inexact(traced.program.types[entry]) for entry in part.carry_in):
@@ -222,7 +222,7 @@ def _obstacle(loop: Loop[Any, Any, Any]) -> str | None:
         map(_is_narrow, jax.tree.leaves(loop.carry))
     ):
         return ""  # no rows, or states of so few bits that a step may be within rounding of none
-    program, _, staged, *_ = trace_loop(loop, precompute=True)
+    program, _, staged, *_ = trace_loop(loop, precompute_all=True)
     if staged is None:
         return "its step has effects (prints, callbacks)"
     for stage in staged.stages:
@@ -260,9 +260,9 @@ def _window(settings: Settings, cell: Any, reverse: bool) -> Run:
         (xs, valid, reset), guess = given
         length = len(jax.tree.leaves(xs)[0])
         loop = Loop(cell, consts.params, consts.reset_state, carry, xs, valid, reset, length, reverse)
-        signature = trace_loop(loop, precompute=True).signature
+        signature = trace_loop(loop, precompute_all=True).signature
         guesses = {} if guess is None else dict(zip(signature.carry_in, jax.tree.leaves(guess), strict=True))
-        prepared = prepare(loop, _solver(settings), precompute=True)
+        prepared = prepare(loop, _solver(settings), precompute_all=True)
         current = _Exchange(guesses, [])
         token = _EXCHANGE.set(current)
         try:
