@@ -28,9 +28,9 @@ DECODING = {
 }
 STATES = {
     "exponents": lambda p, h: exponents._measure(NORMED, HIDDEN, 1, 2)(p, h, XS),
-    "growth": lambda p, h: jacobians._growth(NORMED, 2)(p, h, XS),
+    "growth": lambda p, h: jacobians._growth(NORMED, 2, jrnn.Scan())(p, h, XS),
     "spectra": lambda p, h: jacobians._along(NORMED)(p, h, XS.reshape(3, 2, 3)),
-    "sensitivity": lambda p, h: gradients._sensitivity(NORMED, "frobenius", None)(p, XS, h),
+    "sensitivity": lambda p, h: gradients._sensitivity(NORMED, "frobenius", None, jrnn.Scan())(p, XS, h),
     "pulses": lambda p, h: memory._distances(NORMED)(p, h, XS, 0 * XS),
     "states": lambda p, h: memory._states(NORMED)(p, h, XS),
     "fixed points": lambda p, h: fixed_points._search(NORMED, 5)(p, XS[0], h, jnp.stack([h, h])),
