@@ -30,8 +30,8 @@ from jrnn._jaxprs.programs import Env, Program, Values, element_count, eval_ops,
 from jrnn._jaxprs.tables import with_tables_multiplied
 from jrnn.unrolling._fallbacks import can_be_mapped
 from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
-from jrnn.unrolling._sites import with_transposed_adjoint
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, sliced_values, stage_step
+from jrnn.unrolling._transposing import with_transposed_gradient
 from jrnn.unrolling.methods import Loop, Run
 
 # Makes the loop of a stage with a carry, from (stage, program, length, reverse).
@@ -157,34 +157,18 @@ def _all_stages(
 @cached
 def _step_without_carry(stage: Stage) -> Callable[..., Any]:
     """One step of a stage without a carry, `(consts, xs) -> ys`, for `vmap` over all steps."""
-    # Weights of matmuls. JAX would compute their gradient, one large matmul (n, T · rows) by (T · rows, m),
-    # from transposed operands, which is slow on a CPU.
+    # Weights of matmuls, whose gradient is one large matmul, (n, T · rows) by (T · rows, m).
     in_matmuls = {i for op in stage.ops if op.matmul for i in op.inputs}
 
     def step(consts: Any, xs: Any) -> Any:
         env = dict(zip((*stage.consts, *stage.xs), (*consts, *xs), strict=True))
         for c in stage.consts:
             if c in in_matmuls and env[c].ndim == 2:
-                env[c] = _transposed_gradient(env[c])
+                env[c] = with_transposed_gradient(env[c])
         eval_ops(stage.ops, env)
         return read(env, stage.ys)
 
     return step
-
-
-@jax.custom_jvp
-def _transposed_gradient(weight: Array) -> Array:
-    """The identity on a weight, whose gradient (δᵀ A)ᵀ remains a matmul, and then a transpose.
-
-    XLA would merge the two into a matmul of transposed operands, twice as slow on a CPU; the barrier in
-    `with_transposed_adjoint` prevents that.
-    """
-    return weight
-
-
-@_transposed_gradient.defjvp
-def _transposed_gradient_jvp(primals: Any, tangents: Any) -> Any:
-    return primals[0], with_transposed_adjoint(tangents[0])
 
 
 def broadcast_over_steps(array: Array, length: int) -> Array:

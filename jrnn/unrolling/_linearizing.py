@@ -29,7 +29,6 @@ from jrnn._jaxprs.programs import (
     Program,
     Values,
     dce,
-    element_count,
     enlarges,
     eval_ops,
     free_values,
@@ -43,6 +42,7 @@ from jrnn._jaxprs.programs import (
 )
 from jrnn.unrolling._sites import Active, Stacked, stacked_activations
 from jrnn.unrolling._staging import Stage, StepSignature
+from jrnn.unrolling._transposing import multiplying_rows
 
 
 class TangentInputs(NamedTuple):
@@ -94,8 +94,7 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
         values = (*parts.consts, *parts.primals_read, *signature.tangents_in)
         arrays = (*consts, *inputs.primals, *carry_tangents, *inputs.xs, *inputs.epsilons)
         env = whole.literals | dict(zip(values, arrays, strict=True))
-        # The ops read W, so it is swapped back here; XLA folds that into the product. Transposed, the product
-        # then reads Wᵀ as it is passed.
+        # The ops read W, so it is swapped back here; XLA folds that into the product.
         env |= {c: jnp.swapaxes(env[c], 0, 1) for c in parts.transposed}
         eval_ops(parts.tangent_ops, env)
         out = read(env, signature.tangents_out)
@@ -104,7 +103,7 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
     def tangent_consts(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted_ops, env)
-        # The transpose of ḣ W reads Wᵀ; transposing W at every step would be slow, so Wᵀ is made once, here.
+        # For the transpose of ḣ W, Wᵀ is made once, here.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
     def tangent_primals(xs: Any, stacked: Stacked) -> Any:
@@ -133,6 +132,7 @@ def _trace_with_tangents(
     whole, closed_over, _ = trace(_step_with_tangents(stage, program, active), *step_types, *tangent_types)
     n_consts = len(closed_over) + len(stage.consts)
     n_ys = len(stage.ys) + len(stacked_activations(stage, active.sites))
+    # what is left of its inputs and outputs are tangents
     signature = StepSignature.of(whole, n_consts, len(stage.carry_in), len(stage.xs), n_ys)
     return whole, signature, closed_over
 
@@ -196,7 +196,7 @@ class Partition:
     tangent_ops: tuple[Op, ...]
     consts: Values  # of the tangent step
     primals_read: Values  # by the tangent step, anew at each step: xs, ys and residuals
-    transposed: Values  # matrices among `consts` that multiply more than one row
+    transposed: Values  # matrices among `consts` that are passed transposed (`multiplying_rows`)
     nonzero: tuple[bool, ...]  # for the tangents that the tangent step returns: False where always zero
 
 
@@ -236,11 +236,6 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     # What the tangent step then reads from outside is constant, or stacked over the steps.
     free = free_values(tangent_ops, signature.tangents_out, {*program.literals, *signature.tangents_in})
     consts = tuple(value for value in free if value in constant)
-    # Of one row, a product with W or Wᵀ costs the same; of more, W is better passed transposed.
-    multiplied: set[int] = set()  # what multiplies more than one row of tangents
-    for op in on_tangents:
-        if op.matmul and element_count(program.types[op.outputs[0]].shape[:-1]) > 1:
-            multiplied.update(op.inputs)
     return Partition(
         primal_ops=tuple(dce([*constant_ops, *varying_ops], [*signature.carry_out, *signature.ys, *cut])),
         residuals=tuple(sorted(cut.difference(signature.ys))),
@@ -248,7 +243,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         tangent_ops=tuple(tangent_ops),
         consts=consts,
         primals_read=tuple(value for value in free if value not in constant),
-        transposed=tuple(sorted(c for c in consts if c in multiplied and len(program.types[c].shape) == 2)),
+        transposed=multiplying_rows(on_tangents, consts, program),
         nonzero=tuple(t in tangents for t in signature.tangents_out),
     )
 

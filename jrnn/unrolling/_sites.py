@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jrnn._alignment import zeros_like_type
 from jrnn._caching import cached
@@ -35,6 +35,7 @@ from jrnn._jaxprs.programs import (
     split_constant,
 )
 from jrnn.unrolling._staging import Stage
+from jrnn.unrolling._transposing import with_transposed_adjoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,14 +255,3 @@ def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple
             number.update(zip(op.outputs, computed[op, inputs], strict=True))
         results.append(arrays[number[site.value]])
     return tuple(results)
-
-
-def with_transposed_adjoint(tangent: Array) -> Array:
-    """The identity on a tangent, whose adjoint is computed transposed if it is a matrix.
-
-    The gradient of W in Z = A W is Aᵀ δ. JAX computes (δᵀ A)ᵀ, which XLA turns into a matmul of two
-    transposed matrices, twice as slow on a CPU; the barrier prevents that.
-    """
-    if tangent.ndim != 2:
-        return tangent
-    return jnp.swapaxes(lax.optimization_barrier(jnp.swapaxes(tangent, 0, 1)), 0, 1)
