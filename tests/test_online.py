@@ -99,7 +99,10 @@ def check_exact(case, method):
         np.testing.assert_allclose(a, b, rtol=0, atol=scale * max(1.0, np.abs(b).max(initial=0)))
 
 
-QUICKLY = [pytest.param(c, marks=() if turn(c, 15) == 0 else pytest.mark.slow) for c in CASES]
+QUICKLY = [
+    pytest.param(c, marks=() if turn(c, 15) == 0 or isinstance(c.cell, jrnn.Stack) else pytest.mark.slow)
+    for c in CASES
+]
 
 
 @pytest.mark.parametrize("case", QUICKLY, ids=lambda case: repr(case.cell))
