@@ -71,16 +71,16 @@ def prepare(
     env: Env = program.literals | dict(zip(program.inputs, arrays, strict=True))
     eval_ops(staged.hoisted_ops, env)
 
-    def finish(after: Any, stacked: Any) -> tuple[Any, Any]:
+    def finish(after: Any, ys: Any) -> tuple[Any, Any]:
         """Add the parts of the carry and the outputs that do not change from step to step."""
         # The final carry, under the numbers of the carry before a step: `after` has the entries that change,
         # `env` the others.
         last = env | dict(zip(staged.carry_in, after, strict=True))
-        varying = dict(zip(staged.ys, stacked, strict=True))
-        ys = []
+        varying = dict(zip(staged.ys, ys, strict=True))
+        all_ys = []
         for y in signature.ys:
-            ys.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
-        leaves = [*read(last, signature.carry_in), *ys]
+            all_ys.append(varying[y] if y in varying else broadcast_over_steps(env[y], loop.length))
+        leaves = [*read(last, signature.carry_in), *all_ys]
         finished: tuple[Any, Any] = jax.tree.unflatten(jax.tree.structure(result_types), leaves)
         return finished
 
@@ -126,13 +126,13 @@ def _first_step(xs: Any) -> Any:
 
 @cached  # `lax.scan` and `checkpoint` compile again for a new function, so an equal call returns the same one
 def _all_stages(
-    program: Program, xs_read: Values, staged: StagedStep, reverse: bool, make_stage_loop: LoopMaker
+    program: Program, x_values: Values, staged: StagedStep, reverse: bool, make_stage_loop: LoopMaker
 ) -> Run:
-    """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`; `xs_read`: the numbers of xs."""
+    """All stages, one after the other: `(consts, carry, xs) -> (carry, ys)`; `x_values` are xs."""
 
     def run_stages(consts: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         length = xs[0].shape[0]  # of a block, if this runs in blocks: `in_blocks`
-        values = (*staged.consts, *staged.carry_in, *xs_read)
+        values = (*staged.consts, *staged.carry_in, *x_values)
         env: Env = dict(zip(values, (*consts, *carry, *xs), strict=True))
         last: Env = {}  # the final carry, under the numbers of the carry before a step
         for stage in staged.stages:
@@ -146,8 +146,9 @@ def _all_stages(
                 ys = mapped(stage_consts, stage_xs)
             else:
                 _, ys = plain_scan(step_of(stage), reverse, length)(stage_consts, (), stage_xs)
-            # The outputs of a stage, (time, ...), are inputs of later ones. If these read a carry before its
-            # step, its number, which held the initial carry, now holds that of all steps.
+            # Outputs of a stage, (time, ...), are inputs of later ones. A later stage may read the carry
+            # before each step, hₜ₋₁: then it is among `stage.ys`, and its number, until here the initial
+            # carry, means that of all steps.
             env.update(zip(stage.ys, ys, strict=True))
         return read(last, staged.carry_in), read(env, staged.ys)
 
@@ -164,6 +165,7 @@ def _step_without_carry(stage: Stage) -> Callable[..., Any]:
         env = dict(zip((*stage.consts, *stage.xs), (*consts, *xs), strict=True))
         for c in stage.consts:
             if c in in_matmuls and env[c].ndim == 2:
+                # the identity; its gradient is a matmul, then a transpose
                 env[c] = with_transposed_gradient(env[c])
         eval_ops(stage.ops, env)
         return read(env, stage.ys)

@@ -59,8 +59,8 @@ class LinearizedStep:
 
     primal: Callable[..., Any]  # (consts, carry, xs) -> (carry, Stacked)
     tangent: Callable[..., Any]  # (its consts, tangents of carry, TangentInputs) -> tangents of (carry, ys)
-    tangent_consts: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
-    tangent_primals: Callable[[Any, Stacked], Any]  # (xs, what the primal loop stacked) -> its primals
+    consts_for_tangent: Callable[[Any], Any]  # consts of the loop -> consts of the tangent step
+    primals_for_tangent: Callable[[Any, Stacked], Any]  # (xs, what the primal loop stacked) -> its primals
     nonzero: tuple[bool, ...]  # for the tangents of the inexact carry and ys: False where always zero
     stacked_types: Stacked
     stacked_bytes: int
@@ -84,10 +84,10 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
 
     # The two steps, each of which evaluates its part of the ops, and what the tangent one is given.
     def primal(consts: Any, carry: Any, xs: Any) -> Any:
-        values = (*signature.consts, *signature.carry_in, *signature.xs)
-        env = whole.literals | dict(zip(values, (*closed_over, *consts, *carry, *xs), strict=True))
+        inputs = (*signature.consts, *signature.carry_in, *signature.xs)
+        env = whole.literals | dict(zip(inputs, (*closed_over, *consts, *carry, *xs), strict=True))
         eval_ops(parts.primal_ops, env)
-        return read(env, signature.carry_out), Stacked(*(read(env, values) for values in stacked_values))
+        return read(env, signature.carry_out), Stacked(*(read(env, part) for part in stacked_values))
 
     def tangent(consts: Any, carry_tangents: Any, inputs: TangentInputs) -> Any:
         # `signature.tangents_in`: those of the inexact carry, then of the active xs, then of the sites.
@@ -100,20 +100,20 @@ def linearize_step(stage: Stage, program: Program, active: Active) -> Linearized
         out = read(env, signature.tangents_out)
         return out[: len(carry_tangents)], out[len(carry_tangents) :]
 
-    def tangent_consts(consts: Any) -> Any:
+    def consts_for_tangent(consts: Any) -> Any:
         env = whole.literals | dict(zip(signature.consts, (*closed_over, *consts), strict=True))
         eval_ops(parts.hoisted_ops, env)
         # For the transpose of ḣ W, Wᵀ is made once, here.
         return tuple(jnp.swapaxes(env[c], 0, 1) if c in parts.transposed else env[c] for c in parts.consts)
 
-    def tangent_primals(xs: Any, stacked: Stacked) -> Any:
+    def primals_for_tangent(xs: Any, stacked: Stacked) -> Any:
         values, arrays = (*signature.xs, *itertools.chain(*stacked_values)), (*xs, *itertools.chain(*stacked))
         return read(dict(zip(values, arrays, strict=True)), parts.primals_read)
 
-    stacked_types = Stacked(*(read(whole.types, values) for values in stacked_values))
+    stacked_types = Stacked(*(read(whole.types, part) for part in stacked_values))
     stacked_bytes = size_in_bytes(itertools.chain(*stacked_values), whole)
     return LinearizedStep(
-        primal, tangent, tangent_consts, tangent_primals, parts.nonzero, stacked_types, stacked_bytes
+        primal, tangent, consts_for_tangent, primals_for_tangent, parts.nonzero, stacked_types, stacked_bytes
     )
 
 
@@ -125,7 +125,7 @@ def _trace_with_tangents(
         (consts, carry, xs, tangents)  ->  (carry, ys, stacked activations, tangents)
 
     Tangents go in for the inexact carry, the active xs and the sites (ε̇), and come out for the inexact carry
-    and the inexact ys of the stage. The arrays are those of derivative rules.
+    and the inexact ys of the stage. The step closes over arrays only where a derivative rule does.
     """
     step_types = [read(program.types, values) for values in (stage.consts, stage.carry_in, stage.xs)]
     tangent_types = [read(program.types, values) for values in _active_values(stage, program, active)]
@@ -243,6 +243,7 @@ def partition(program: Program, signature: StepSignature) -> Partition:
         tangent_ops=tuple(tangent_ops),
         consts=consts,
         primals_read=tuple(value for value in free if value not in constant),
+        # of an LSTM with several rows: w_hh
         transposed=multiplying_rows(on_tangents, consts, program),
         nonzero=tuple(t in tangents for t in signature.tangents_out),
     )

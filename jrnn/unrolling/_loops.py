@@ -87,7 +87,7 @@ def _derivative(stage: Stage, program: Program, steps: _Steps, primals: Any, tan
         folded_tangents={x: tangent for x, tangent in x_tangents.items() if x not in active.xs},
     )
     # 4. The tangent loop. Transposed by JAX, 4 is the loop over the adjoints, 3 the matmuls after it.
-    primals_read = linearized.tangent_primals(xs, stacked)
+    primals_read = linearized.primals_for_tangent(xs, stacked)
     inputs = TangentInputs(primals_read, read(x_tangents, active.xs), epsilon_tangents)
     start = tuple(_instantiate(t, c) for c, t in zip(carry, carry_tangents, strict=True) if is_inexact(c))
     y_types = read(program.types, stage.ys)
@@ -129,7 +129,8 @@ def _squeezed_scan(
     """
     unit_axes = tuple(_unit_axes(x.shape[1:]) for x in jax.tree.leaves(xs))  # of one step
     squeezed = jax.tree.map(lambda x: lax.squeeze(x, [n + 1 for n in _unit_axes(x.shape[1:])]), xs)
-    length = None if unit_axes else steps.length  # a symbolic length is rejected together with xs
+    has_xs = bool(unit_axes)
+    length = None if has_xs else steps.length  # `lax.scan` rejects a symbolic length together with xs
     # The body closes over no arrays, so that it can be cached. So constants ride in the carry, and `lax.scan`
     # moves them out, as they are returned unchanged.
     init = (consts, carry)
@@ -184,7 +185,7 @@ def _tangent_scan(
     tangents of the inexact carry.
     """
     inexact_types = tuple(filter(is_inexact, y_types))
-    constants = linearized.tangent_consts(consts)
+    constants = linearized.consts_for_tangent(consts)
     after, ys = _squeezed_scan(linearized.tangent, constants, start, inputs, inexact_types, steps)
     return (*after, *ys)
 
@@ -199,7 +200,7 @@ def _with_zero_tangents(arrays: Any, tangents: Iterable[Array], nonzero: Iterabl
 
     def tangent(array: Array) -> Any:
         found, is_nonzero = next(remaining) if is_inexact(array) else (None, False)
-        return found if is_nonzero else zero_from_primal(array, True)
+        return found if is_nonzero else zero_from_primal(array, symbolic_zeros=True)
 
     return jax.tree.map(tangent, arrays)
 

@@ -30,7 +30,6 @@ from jrnn._jaxprs.programs import (
     dce,
     is_inexact,
     outputs_of,
-    read,
     size_in_bytes,
     split_constant,
 )
@@ -225,6 +224,7 @@ def site_tangents(
         mapped = jax.vmap(at_one_step, in_axes=(0, None, 0), axis_size=length)
         return mapped(activations, weights, folded)
 
+    # the identity on each tangent, for the matmul after the loop
     weight_tangents = {w: with_transposed_adjoint(t) for w, t in weight_tangents.items()}
     weights = {w: consts[w] for w in weight_tangents}
     primals = weights, jax.tree.map(jnp.zeros_like, folded_tangents)
@@ -236,22 +236,22 @@ def _eval_sites(sites: tuple[WeightSite, ...], env: Env, additive: Env) -> tuple
     """The values of weight sites; ops that several sites share are run once.
 
     One value may be read at one site as an activation, by its array, and at another as an additive input, as
-    zeros, which have a tangent if it is folded. These are two arrays, so the second is numbered ~value, and
-    ops are shared only if they read the same arrays:
+    zeros, which have a tangent if it is folded. These are two arrays, so the second has the key ("added",
+    value), here written s⁺; ops are shared only if they read the same arrays:
 
-        z = h w + s,  u = s v + h      env {h, w, s, v}, additive {~s, ~h}:   z = h w + ~s,  u = s v + ~h
+        z = h w + s,  u = s v + h      env {h, w, s, v}, additive {s, h}:   z = h w + s⁺,  u = s v + h⁺
     """
-    arrays = env | {~value: array for value, array in additive.items()}
-    unused = itertools.count(max(arrays, default=0) + 1)
-    computed: dict[Any, Values] = {}  # (op, numbers of its inputs) -> numbers of its outputs
+    arrays: dict[Any, Any] = env | {("added", value): array for value, array in additive.items()}
+    unused = itertools.count(max(env, default=0) + 1)
+    computed: dict[Any, Values] = {}  # (op, keys of its inputs) -> keys of its outputs
     results = []
     for site in sites:
-        number = {value: ~value for value in site.additive}
+        key: dict[int, Any] = {value: ("added", value) for value in site.additive}
         for op in site.ops:
-            inputs = tuple(number.get(i, i) for i in op.inputs)
+            inputs = tuple(key.get(i, i) for i in op.inputs)
             if (op, inputs) not in computed:
                 computed[op, inputs] = tuple(itertools.islice(unused, len(op.outputs)))
-                arrays.update(zip(computed[op, inputs], op.fun(*read(arrays, inputs)), strict=True))
-            number.update(zip(op.outputs, computed[op, inputs], strict=True))
-        results.append(arrays[number[site.value]])
+                arrays.update(zip(computed[op, inputs], op.fun(*(arrays[i] for i in inputs)), strict=True))
+            key.update(zip(op.outputs, computed[op, inputs], strict=True))
+        results.append(arrays[key[site.value]])
     return tuple(results)

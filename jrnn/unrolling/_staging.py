@@ -275,23 +275,23 @@ def _levels_after_sinking(
     # Before the loop the result of a matmul, (T, rows, n), is written and read again, inside it is not; but
     # inside the loop a matmul of few rows is slow. An op that fuses costs nothing in a loop.
     levels, sliced = dict(levels), sliced_values(ops, program)
-    # The levels that read each value. What the caller reads is entered as read at its own level, so that its
-    # op is not moved.
-    readers: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in ys}
+    # value -> the levels at which it is read. What the caller reads counts as read where it is made, so that
+    # its op stays.
+    read_at: dict[int, list[int]] = {y: [levels.get(y, 0)] for y in ys}
     for before, after in carry_pairs:
-        readers.setdefault(after, []).append(levels[before])
+        read_at.setdefault(after, []).append(levels[before])
     for op in reversed(ops):
         own = levels[op]
         # All readers of an op come before it here, so their levels are final.
-        first_reader = min((level for o in op.outputs for level in readers.get(o, [])), default=own)
+        first_level = min((level for o in op.outputs for level in read_at.get(o, [])), default=own)
         if op.matmul and not precompute_all:
             sinks = not _faster_before_loop(op, program, constant, sliced)
         else:
             sinks = op.fusible
-        if sinks and own % 2 == 0 and first_reader > own and len(set(op.inputs) - constant) == 1:
-            levels.update(dict.fromkeys((*op.outputs, op), first_reader))
+        if sinks and own % 2 == 0 and first_level > own and len(set(op.inputs) - constant) == 1:
+            levels.update(dict.fromkeys((*op.outputs, op), first_level))
         for i in op.inputs:
-            readers.setdefault(i, []).append(levels[op])
+            read_at.setdefault(i, []).append(levels[op])
     return levels
 
 

@@ -131,7 +131,7 @@ def _loop_with_flags(
 ) -> Loop[Any, Any, Any]:
     # Order matters: padding is replaced before the step sees xs, and the state of a reset has the types of
     # the promoted carry.
-    steps, batch_shape = check_inputs(cell, xs)
+    steps, batch_shape = check_inputs(cell, xs)  # again: of a stretch, which has fewer steps than the call
     if flags.valid is not None:
         xs = fill_padding(xs, flags.valid, axis)
     carry = starting_carry(cell, params, carry, batch_shape, key)
