@@ -16,7 +16,7 @@ from jrnn._jaxprs.programs import Program, dce, eval_ops, inputs_of, is_inexact,
 from jrnn._states import float_state, state_of, unravel
 from jrnn.cell import carry_spec
 from jrnn.online._patterns import sources
-from jrnn.online._rows import Flags, Row, whole_step
+from jrnn.online._rows import Row, unmasked, where_valid, whole_step
 from jrnn.online.moments import Moment, require_forward
 
 
@@ -44,11 +44,6 @@ def outputs_of(moment: Moment, theta: Any, v: Any, row: Row) -> Outputs:
     state = float_state(spec, carry)
     ys = program.outputs[len(leaves) :]
     return Outputs(program, closed_over, jax.tree.structure(y), state, values, ys)
-
-
-def unmasked(row: Row) -> Row:
-    """A row whose step is taken."""
-    return row._replace(flags=Flags(None, row.flags.reset, row.flags.first))
 
 
 def recurrences(moment: Moment, outputs: Outputs) -> list[list[int]]:

@@ -12,7 +12,17 @@ from jax import Array
 from jrnn._checks import brief, require_cell, require_key
 from jrnn._jaxprs.programs import is_inexact
 from jrnn.cell import Shape, batch_shape_of, is_layer
-from jrnn.online._rows import Flags, Row, learned, start_learns, vector_of, whole_step, with_learned
+from jrnn.online._rows import (
+    Flags,
+    Row,
+    filled,
+    learned,
+    start_learns,
+    vector_of,
+    where_valid,
+    whole_step,
+    with_learned,
+)
 from jrnn.online.exact import RTRL
 from jrnn.online.moments import Moment, OnlineMethod
 from jrnn.unrolling._boundary import promote_carry, starting_carry
@@ -140,7 +150,7 @@ class Online:
         """
         rows = batch_shape_of(self.cell, x)[:1]
         flags = Flags(_checked("valid", valid, rows), _checked("reset", reset, rows), influence.first)
-        moment = self._moment(params, carry, x, flags, target)
+        moment = self._moment(params, carry, filled(flags.valid, x), flags, target)
 
         def objective(theta: list[Array], v: Array) -> tuple[Array, Any]:
             step = whole_step(self.cell, moment.shape)
@@ -148,7 +158,9 @@ class Online:
             return moment.loss(y), after
 
         derivative = jax.value_and_grad(objective, (0, 1), has_aux=True)
-        (loss, after), (direct, adjoint) = derivative(moment.theta, moment.v)
+        (loss, after), slopes = derivative(moment.theta, moment.v)
+        happens = None if flags.valid is None else flags.valid.any()
+        direct, adjoint = where_valid(happens, slopes, jax.tree.map(jnp.zeros_like, slopes))
         memory, theta = self.method.learn(moment, influence.memory, direct, adjoint)
         first = influence.first
         if first is not None:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._alignment import select
 from jrnn._checks import check_whole
 from jrnn._jaxprs.programs import Op, dce, read
 from jrnn.online._influence import Derivative
@@ -95,10 +94,9 @@ class UORO:
             params = [
                 a / old.astype(a.dtype) + b / new.astype(a.dtype) for a, b in zip(params, added, strict=True)
             ]
-            found = RankOne(old * pushed + new * signs, params, key)
-            return _kept_if_invalid(row, found, influence)
+            return RankOne(old * pushed + new * signs, params, key)
 
-        return moment.each(after, influence), gradient
+        return moment.moved(after, influence), gradient
 
 
 def _ratio(a: Any, b: Any) -> Array:
@@ -108,20 +106,6 @@ def _ratio(a: Any, b: Any) -> Array:
 
 def _norm(tree: Any) -> Array:
     return jnp.sqrt(functools.reduce(jnp.add, [(leaf**2).sum() for leaf in jax.tree.leaves(tree)]))
-
-
-def _kept_if_invalid(row: Row, found: Any, before: Any) -> Any:
-    """The influence before an invalid step, in which nothing happens."""
-    valid = row.flags.valid
-    if valid is None:
-        return found
-    return found._replace(
-        **{
-            name: jax.tree.map(lambda a, b: select(valid, a, b), getattr(found, name), getattr(before, name))
-            for name in found._fields
-            if name != "key"
-        }
-    )
 
 
 class Kronecker(NamedTuple):
@@ -214,10 +198,9 @@ class KroneckerRTRL:
             gradient[n] = gradient[n] + jnp.tensordot(delta, p, 2).astype(direct[n].dtype)
 
         def after(v: Array, row: Row, influence: Kronecker) -> Kronecker:
-            found = _moved(moment, influence, others, v, row)
-            return _kept_if_invalid(row, found, influence)
+            return _moved(moment, influence, others, v, row)
 
-        return moment.each(after, influence), gradient
+        return moment.moved(after, influence), gradient
 
 
 def _others(moment: Moment, products: list[_Product]) -> list[int]:
