@@ -63,8 +63,9 @@ def structure_at(
     """The structure of a step; `how` is (steps, local), see `structure_of`."""
     if isinstance(derivative, BackwardOnly):
         return dense_structure({n: theta[n].shape for n in derivative.reaching}, v.shape[0])
-    fixed = len(derivative.closed_over) + len(theta)
-    return structure_of(derivative.program, len(theta), fixed, *how)
+    inputs, known = derivative.program.inputs, len(derivative.closed_over) + len(theta)
+    params = inputs[known + 1 : known + 1 + len(jax.tree.leaves(row.params))]  # behind v; some are fixed
+    return structure_of(derivative.program, len(theta), frozenset(inputs[:known] + params), *how)
 
 
 def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
