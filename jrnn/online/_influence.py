@@ -73,10 +73,12 @@ def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
     memory = []
     for leaf in structure.leaves:
         like = theta[leaf.number]
-        zero = jnp.zeros(like.shape, promoted(like.dtype, v.dtype, jnp.float32))
-        few = len(leaf.slots) <= UNROLLED
+        count, dtype = len(leaf.slots), promoted(like.dtype, v.dtype, jnp.float32)
+        few = count <= UNROLLED  # each a buffer of its own, as it may be donated
         memory.append(
-            [zero] * len(leaf.slots) if few else jnp.broadcast_to(zero, (len(leaf.slots), *zero.shape))
+            [jnp.zeros(like.shape, dtype) for _ in range(count)]
+            if few
+            else jnp.zeros((count, *like.shape), dtype)
         )
     return memory
 
