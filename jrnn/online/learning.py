@@ -54,7 +54,8 @@ class Online:
     A batch has its rows along the first axis, and each row is a stream with an influence of its own. Each
     leaf of the carry has that axis first, its noise too: what `init` returns, or the state of `unroll`.
     Parameters under `fixed`, and those that are not floats, have a gradient of zeros. An influence is that
-    under the parameters of each step: if they change slowly, the gradient is nearly exact.
+    under the parameters of each step: if they change slowly, the gradient is nearly exact. A step with a
+    `lax.while_loop` has no backward derivative: `step` raises JAX's error.
 
     Args:
       cell: the cell, with its readout, such as a `Stack` that ends in `Dense`.

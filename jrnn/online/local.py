@@ -24,8 +24,10 @@ class EProp:
     Jᵤ and Iᵤ are the derivatives of the step with every product of weights with something that moves held
     constant, which leaves what passes within a unit: the leak of a neuron, the forget gate of an LSTM, the
     whole of a diagonal recurrence. So weights (m, n) have traces (m, n) for each number of the state of a
-    unit. λ is the derivative of this step's loss alone, by its own readout ("symmetric" e-prop), with the
-    other numbers of the same recurrence held constant. Both are found in the traced step, for any cell.
+    unit. Weights under `fixed` count as weights. λ is the derivative of this step's loss alone, by its own
+    readout ("symmetric" e-prop), with the other numbers of the same recurrence held constant. Both are found
+    in the traced step, for any cell. What outputs read of sₜ₋₁ past sₜ, as in y = o m, s = (1 − o) m, adds
+    its derivative times εₜ₋₁.
 
     In a `Stack`, λ of a lower layer is differentiated through the layers above at the same step. Parameters
     that do not reach the state, such as those of the readout, have their exact gradient, and so has the part
