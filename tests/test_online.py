@@ -13,8 +13,8 @@ import jrnn
 from jrnn import RFLO, RTRL, UORO, EProp, KroneckerRTRL, Online, SnAp, Truncated
 from jrnn.losses import mean_squared_error
 from tests.cases import CASES, one_in, subject_of, turn
+from tests.online import METHODS, ROWS, drawn, free, run, total
 
-ROWS = 2
 ADAPTED = jrnn.Cast  # computes in float32
 
 
@@ -24,45 +24,10 @@ def x64():
         yield
 
 
-def free(tree):
-    """The floats of parameters that learn."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(jrnn.trainable(tree)), strict=True)
-    return [leaf for leaf, learns in pairs if learns and jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-
 def weighed(y, *_):
     """A loss of all floats of the outputs."""
     leaves = [a for a in jax.tree.leaves(y) if jnp.issubdtype(a.dtype, jnp.floating)]
     return sum(jnp.sum(jnp.cos(1.0 + jnp.arange(a.size)).reshape(a.shape) * (a + a**2)) for a in leaves)
-
-
-def run(online, params, xs, targets=None, valid=None, reset=None, key=None):
-    """The loss and the gradient of every step, with fixed parameters, and the last influence and carry."""
-    started = online.init(params, jax.tree.map(lambda a: a[0], xs), key=key)
-
-    def step(state, inputs):
-        x, target, valid, reset = inputs
-        *state, loss, gradient = online.step(*state, params, x, target, valid=valid, reset=reset)
-        return tuple(state), (loss, gradient)
-
-    state, found = jax.lax.scan(step, started, (xs, targets, valid, reset))
-    return found, state
-
-
-def total(*args, **kwargs):
-    """The gradient summed over steps, as a vector."""
-    (_, gradients), _ = run(*args, **kwargs)
-    return jnp.concatenate([g.sum(0).ravel() for g in free(gradients)])
-
-
-def drawn(cell, width=3, steps=4, rows=(ROWS,), seed=0):
-    """Parameters away from their start, inputs, and targets."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = cell.init(keys[0], width)
-    params = jax.tree.map(lambda a: a + 0.3 * jnp.cos(jnp.arange(a.size).reshape(a.shape)), params)
-    xs = jax.random.normal(keys[1], (steps, *rows, width))
-    y = jax.eval_shape(lambda p: jrnn.unroll(cell, p, xs)[1], params)
-    return params, xs, jax.random.normal(keys[2], y.shape)
 
 
 def check_exact(case, method):
@@ -315,9 +280,6 @@ def test_a_window_is_backpropagation_through_that_many_steps():
     for t, want in enumerate(windows(params)):
         for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(a[t], b, rtol=1e-10, atol=1e-12)
-
-
-METHODS = RTRL(), SnAp(1), UORO(), KroneckerRTRL(), EProp(), RFLO(), Truncated(3)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

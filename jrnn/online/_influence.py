@@ -63,8 +63,9 @@ def structure_at(
     """The structure of a step; `how` is (steps, local), see `structure_of`."""
     if isinstance(derivative, BackwardOnly):
         return dense_structure({n: theta[n].shape for n in derivative.reaching}, v.shape[0])
-    fixed = len(derivative.closed_over) + len(theta)
-    return structure_of(derivative.program, len(theta), fixed, *how)
+    inputs, known = derivative.program.inputs, len(derivative.closed_over) + len(theta)
+    params = inputs[known + 1 : known + 1 + len(jax.tree.leaves(row.params))]  # behind v; some are fixed
+    return structure_of(derivative.program, len(theta), frozenset(inputs[:known] + params), *how)
 
 
 def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
@@ -72,10 +73,12 @@ def started(structure: Structure, theta: list[Any], v: Any) -> list[Memory]:
     memory = []
     for leaf in structure.leaves:
         like = theta[leaf.number]
-        zero = jnp.zeros(like.shape, promoted(like.dtype, v.dtype, jnp.float32))
-        few = len(leaf.slots) <= UNROLLED
+        count, dtype = len(leaf.slots), promoted(like.dtype, v.dtype, jnp.float32)
+        few = count <= UNROLLED  # each a buffer of its own, as it may be donated
         memory.append(
-            [zero] * len(leaf.slots) if few else jnp.broadcast_to(zero, (len(leaf.slots), *zero.shape))
+            [jnp.zeros(like.shape, dtype) for _ in range(count)]
+            if few
+            else jnp.zeros((count, *like.shape), dtype)
         )
     return memory
 

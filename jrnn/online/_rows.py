@@ -57,7 +57,6 @@ def row_step(cell: Any, batch_shape: Shape) -> Callable[[Row], tuple[Any, Any]]:
             start = cell.initial_carry(params, batch_shape)
             start = map_state(lambda own, given: match_type(own, jax.typeof(given)), spec, start, carry)
         if valid is not None:
-            x = jax.tree.map(lambda leaf: select(valid, leaf, jnp.zeros_like(leaf)), x)
             reset, first = (None if flag is None else flag & valid for flag in (reset, first))
         if first is not None:  # the carry as it stands, with the derivative of the initial one
             carry = map_state(lambda a, own: select(first, _with_derivative(a, own), a), spec, carry, start)
@@ -70,6 +69,32 @@ def _with_derivative(value: Array, of: Array) -> Array:
     if not is_inexact(value):
         return value
     return lax.stop_gradient(value) + (of - lax.stop_gradient(of)).astype(value.dtype)
+
+
+def filled(valid: Array | None, x: Any) -> Any:
+    """Inputs of all rows, those of invalid ones replaced: by the first that is valid, or zero if none is.
+
+    A derivative where nothing happens is multiplied by zero, so that it must be finite.
+    """
+    if valid is None or not valid.size:
+        return x
+
+    def fill(leaf: Array) -> Array:
+        first = leaf[jnp.argmax(valid)] if valid.ndim else leaf
+        other = jnp.where(valid.any(), first, jnp.zeros_like(first))
+        return select(valid, leaf, jnp.broadcast_to(other, leaf.shape))
+
+    return jax.tree.map(fill, x)
+
+
+def unmasked(row: Row) -> Row:
+    """A row whose step is taken."""
+    return row._replace(flags=Flags(None, row.flags.reset, row.flags.first))
+
+
+def where_valid(valid: Array | None, found: Any, other: Any) -> Any:
+    """What was found at a step of one row; at an invalid one `other`."""
+    return found if valid is None else jax.tree.map(lambda a, b: jnp.where(valid, a, b), found, other)
 
 
 def learned(params: Any) -> list[Array]:

@@ -70,20 +70,22 @@ class Structure:
 
 
 @cached
-def structure_of(program: Program, learned: int, constant: int, steps: int | None, local: bool) -> Structure:
+def structure_of(
+    program: Program, learned: int, constant: frozenset[int], steps: int | None, local: bool
+) -> Structure:
     """Find the structure of a step from its derivative, `tangent_step`.
 
     Args:
       program: the derivative; its last inputs are the tangents of what learns and of the state.
       learned: number of parameters that learn.
-      constant: number of inputs that are the same at every step: the first, besides those tangents.
+      constant: inputs that are the same at every step.
       steps: within how many steps a number is reached; None: ever.
       local: leave out what passes through a product with weights.
     """
     moving, size = program.inputs[-1], program.types[program.inputs[-1]].shape[0]
     weights = program.inputs[len(program.inputs) - 1 - learned : -1]
     moved = _computed_from(program, {moving, *weights})
-    fixed = _constants(program, {*program.inputs[:constant], *weights})
+    fixed = _constants(program, {*constant, *weights})
     kept: dict[Op, Kept | None] = {}
     if local:
         kept = {op: None for op in program.ops if _mixes(op, moved - fixed, fixed)}

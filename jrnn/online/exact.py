@@ -107,4 +107,4 @@ def _learn(moment: Moment, steps: int | None, influence: Any, direct: list[Array
         return joined(structure, moved(structure, influence, factors), factors)
 
     earlier = read_by(moment.structure(steps), moment.rows(influence), moment.rows(adjoint), moment.theta)
-    return moment.each(after, influence), jax.tree.map(lambda a, b: a + b, direct, earlier)
+    return moment.moved(after, influence), jax.tree.map(lambda a, b: a + b, direct, earlier)

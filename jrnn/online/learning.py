@@ -12,7 +12,17 @@ from jax import Array
 from jrnn._checks import brief, require_cell, require_key
 from jrnn._jaxprs.programs import is_inexact
 from jrnn.cell import Shape, batch_shape_of, is_layer
-from jrnn.online._rows import Flags, Row, learned, start_learns, vector_of, whole_step, with_learned
+from jrnn.online._rows import (
+    Flags,
+    Row,
+    filled,
+    learned,
+    start_learns,
+    vector_of,
+    where_valid,
+    whole_step,
+    with_learned,
+)
 from jrnn.online.exact import RTRL
 from jrnn.online.moments import Moment, OnlineMethod
 from jrnn.unrolling._boundary import promote_carry, starting_carry
@@ -22,7 +32,7 @@ class Influence(NamedTuple):
     """The past, as an online method remembers it: a pytree of constant size.
 
     Fields:
-      first: (rows,), True while a row has its initial carry; None if no parameter enters that.
+      first: (rows,), True while a row has the initial carry of the cell; None if no parameter enters that.
       memory: of the method.
     """
 
@@ -44,7 +54,8 @@ class Online:
     A batch has its rows along the first axis, and each row is a stream with an influence of its own. Each
     leaf of the carry has that axis first, its noise too: what `init` returns, or the state of `unroll`.
     Parameters under `fixed`, and those that are not floats, have a gradient of zeros. An influence is that
-    under the parameters of each step: if they change slowly, the gradient is nearly exact.
+    under the parameters of each step: if they change slowly, the gradient is nearly exact. A step with a
+    `lax.while_loop` has no backward derivative: `step` raises JAX's error.
 
     Args:
       cell: the cell, with its readout, such as a `Stack` that ends in `Dense`.
@@ -90,22 +101,23 @@ class Online:
         Args:
           params: the parameters.
           x: the input of a step, of which only shapes and dtypes count.
-          carry: the carry before the first step, which is held constant; None: that of the cell, which is
-            differentiated if it is learned.
+          carry: the carry before the first step, which is held constant, but for the noise that a key draws
+            anew; None: that of the cell, which is differentiated if it is learned.
           key: for the noise of the cell, drawn for each row; None: no noise.
 
         Returns:
           `(influence, carry)` before the first step.
 
         Raises:
-          ValueError: params or x do not fit the cell.
+          ValueError: params, x or carry do not fit the cell.
         """
         require_key(key)
-        shape, first = batch_shape_of(self.cell, x), None
-        if carry is None:
-            carry = self._carry(params, x, key)
-            if start_learns(self.cell, params, shape[1:]):
-                first = jnp.ones(shape[:1], bool)
+        shape = batch_shape_of(self.cell, x)
+        x = jax.tree.map(_array, x)
+        first = None
+        if start_learns(self.cell, params, shape[1:]):  # a given carry may be reset to such a one
+            first = jnp.full(shape[:1], carry is None)
+        carry = self._carry(params, x, carry, key)
         moment = self._moment(params, carry, x, Flags(None, None, first), None)
         return Influence(first, self.method.start(moment)), carry
 
@@ -140,7 +152,7 @@ class Online:
         """
         rows = batch_shape_of(self.cell, x)[:1]
         flags = Flags(_checked("valid", valid, rows), _checked("reset", reset, rows), influence.first)
-        moment = self._moment(params, carry, x, flags, target)
+        moment = self._moment(params, carry, filled(flags.valid, x), flags, target)
 
         def objective(theta: list[Array], v: Array) -> tuple[Array, Any]:
             step = whole_step(self.cell, moment.shape)
@@ -148,7 +160,9 @@ class Online:
             return moment.loss(y), after
 
         derivative = jax.value_and_grad(objective, (0, 1), has_aux=True)
-        (loss, after), (direct, adjoint) = derivative(moment.theta, moment.v)
+        (loss, after), slopes = derivative(moment.theta, moment.v)
+        happens = None if flags.valid is None else flags.valid.any()
+        direct, adjoint = where_valid(happens, slopes, jax.tree.map(jnp.zeros_like, slopes))
         memory, theta = self.method.learn(moment, influence.memory, direct, adjoint)
         first = influence.first
         if first is not None:
@@ -160,20 +174,22 @@ class Online:
         influence, _ = jax.eval_shape(self.init, params, x)
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(influence))
 
-    def _carry(self, params: Any, x: Any, key: Array | None) -> Any:
+    def _carry(self, params: Any, x: Any, given: Any, key: Array | None) -> Any:
         """The initial carry, in the dtypes that a step returns, with an axis of rows."""
         shape = batch_shape_of(self.cell, x)
+        _check_rows(self.cell, given, x, shape[:1])
         xs = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[len(shape[:1]) :]), a.dtype), x)
 
-        def start(key: Array | None) -> Any:
-            carry = starting_carry(self.cell, params, None, shape[1:], key)
+        def start(given: Any, key: Array | None) -> Any:
+            carry = starting_carry(self.cell, params, given, shape[1:], key)
             return promote_carry(self.cell, params, carry, xs, 1)
 
         if not shape:
-            return start(key)
-        if key is not None:
-            return jax.vmap(start)(jax.random.split(key, shape[0]))
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (*shape[:1], *a.shape)), start(None))
+            return start(given, key)
+        if key is not None or given is not None:
+            keys = None if key is None else jax.random.split(key, shape[0])
+            return jax.vmap(start, axis_size=shape[0])(given, keys)
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (*shape[:1], *a.shape)), start(None, None))
 
     def _moment(self, params: Any, carry: Any, x: Any, flags: Flags, target: Any) -> Moment:
         shape = batch_shape_of(self.cell, x)
@@ -196,6 +212,10 @@ class Online:
         return Moment(self.cell, shape[1:], bool(shape), theta, v, Row(params, carry, x, flags), loss)
 
 
+def _array(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+
+
 def _checked(name: str, flags: Any, rows: Shape) -> Array | None:
     if flags is None:
         return None
@@ -211,7 +231,6 @@ def _check_rows(cell: Any, carry: Any, x: Any, rows: Shape) -> None:
     """Raise unless all leaves of the carry and of x have the axis of rows."""
     for name, tree in (("x", x), ("carry", carry)):
         for leaf in jax.tree.leaves(tree):
-            if leaf.shape[: len(rows)] != rows:
-                raise ValueError(
-                    f"{name} of {brief(cell)} has a leaf of {leaf.shape}, needs the {rows[0]} rows of x first"
-                )
+            if jnp.shape(leaf)[: len(rows)] != rows:
+                given = f"a leaf of {jnp.shape(leaf)}"
+                raise ValueError(f"{name} of {brief(cell)} has {given}, needs the {rows[0]} rows of x first")

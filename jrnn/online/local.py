@@ -11,7 +11,7 @@ from jax import Array
 from jrnn._checks import check_whole
 from jrnn.online._influence import joined, moved, probed, read_by, started, structure_at
 from jrnn.online._rows import Row
-from jrnn.online._signals import errors, outputs_of, owners, read_leaves, recurrences, signals, unmasked
+from jrnn.online._signals import errors, owners, readings, signals
 from jrnn.online.moments import Moment, require_forward
 
 
@@ -24,8 +24,10 @@ class EProp:
     Jᵤ and Iᵤ are the derivatives of the step with every product of weights with something that moves held
     constant, which leaves what passes within a unit: the leak of a neuron, the forget gate of an LSTM, the
     whole of a diagonal recurrence. So weights (m, n) have traces (m, n) for each number of the state of a
-    unit. λ is the derivative of this step's loss alone, by its own readout ("symmetric" e-prop), with the
-    other numbers of the same recurrence held constant. Both are found in the traced step, for any cell.
+    unit. Weights under `fixed` count as weights. λ is the derivative of this step's loss alone, by its own
+    readout ("symmetric" e-prop), with the other numbers of the same recurrence held constant. Both are found
+    in the traced step, for any cell. What outputs read of sₜ₋₁ past sₜ, as in y = o m, s = (1 − o) m, adds
+    its derivative times εₜ₋₁.
 
     In a `Stack`, λ of a lower layer is differentiated through the layers above at the same step. Parameters
     that do not reach the state, such as those of the readout, have their exact gradient, and so has the part
@@ -52,10 +54,12 @@ class EProp:
         if not influence:
             return influence, direct
         brought, traces = _moved(moment, influence)
-        earlier = read_by(
-            _structure(moment), moment.rows(brought), moment.rows(signals(moment)), moment.theta
-        )
-        return traces, jax.tree.map(jnp.add, direct, earlier)
+        structure, (after, before) = _structure(moment), signals(moment)
+        read = [(brought, after)] if before is None else [(brought, after), (influence, before)]
+        for memory, signal in read:
+            earlier = read_by(structure, moment.rows(memory), moment.rows(signal), moment.theta)
+            direct = jax.tree.map(jnp.add, direct, earlier)
+        return traces, direct
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ class RFLO:
 
     def _feedback(self, moment: Moment) -> Array:
         """Errors of the outputs, fed back by a random matrix to the numbers that outputs read."""
-        theta, v, row = moment.types()
-        outputs = outputs_of(moment, theta, v, unmasked(row))
-        seen = {n for group in recurrences(moment, outputs) for n in read_leaves(outputs, group)}
-        error = errors(moment)
-        size = v.shape[0]
-        shape = error.shape[-1], size
-        matrix = jax.random.normal(jax.random.key(self.seed), shape, error.dtype) / np.sqrt(size)
-        return error @ jnp.where(np.isin(owners(outputs), list(seen)), matrix, 0)
+        outputs, found = readings(moment)
+        owner, error = owners(outputs), errors(moment)
+        seen = np.isin(owner, [leaf for reading in found for leaf in reading.after])
+        for reading in found:
+            seen |= reading.before
+        shape = error.shape[-1], len(owner)
+        matrix = jax.random.normal(jax.random.key(self.seed), shape, error.dtype) / np.sqrt(len(owner))
+        return error @ jnp.where(seen, matrix, 0)
 
 
 def _start(method: Any, moment: Moment) -> Any:
@@ -127,12 +131,12 @@ def _structure(moment: Moment) -> Any:
 def _moved(moment: Moment, influence: Any) -> tuple[Any, Any]:
     """J P and J P + I, of the step whose products with weights are held constant."""
 
-    def after(v: Array, row: Row, influence: Any) -> tuple[Any, Any]:
+    def after(v: Array, row: Row, before: tuple[Any, Any]) -> tuple[Any, Any]:
         derivative = moment.derivative(v, row)
         structure = structure_at(derivative, moment.theta, v, row, (None, True))
         factors = probed(structure, derivative, moment.state_step, (moment.theta, v, row))
-        brought = moved(structure, influence, factors)
+        brought = moved(structure, before[0], factors)
         return brought, joined(structure, brought, factors)
 
-    found: tuple[Any, Any] = moment.each(after, influence)
+    found: tuple[Any, Any] = moment.moved(after, (influence, influence))
     return found

@@ -11,7 +11,7 @@ from jax import Array
 from jrnn._checks import brief
 from jrnn.cell import Shape
 from jrnn.online._influence import BackwardOnly, Derivative, derivative_of, structure_at
-from jrnn.online._rows import Row, state_step
+from jrnn.online._rows import Row, state_step, unmasked, where_valid
 from jrnn.online._structure import Structure
 
 
@@ -44,18 +44,26 @@ class Moment:
         axes: Any = (0, Row(None, 0, 0, jax.tree.map(lambda _: 0, self.row.flags)), *[0] * len(args))
         return jax.vmap(function, in_axes=axes)(self.v, self.row, *args)
 
+    def moved(self, function: Callable[..., Any], influence: Any) -> Any:
+        """`function(v, row, influence)` for each row, without masks; of invalid rows the given influence."""
+
+        def one(v: Array, row: Row, influence: Any) -> Any:
+            return where_valid(row.flags.valid, function(v, unmasked(row), influence), influence)
+
+        return self.each(one, influence)
+
     def state_step(self, theta: list[Array], v: Array, row: Row) -> Array:
         """The state of a row after the step."""
         return state_step(self.cell, self.shape)(theta, v, row)
 
     def types(self) -> tuple[list[Any], Any, Row]:
-        """Types of the arguments of `state_step`."""
+        """Types of the arguments of `state_step`, without masks."""
 
         def of_row(leaf: Any) -> Any:
             return jax.ShapeDtypeStruct(leaf.shape[1:] if self.batched else leaf.shape, leaf.dtype)
 
         whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (self.theta, self.row.params))
-        rows = jax.tree.map(of_row, self.row._replace(params=None))
+        rows = jax.tree.map(of_row, unmasked(self.row)._replace(params=None))
         return whole[0], of_row(self.v), rows._replace(params=whole[1])
 
     def derivative(self, v: Any, row: Row) -> Derivative | BackwardOnly:

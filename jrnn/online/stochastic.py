@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jrnn._alignment import select
+from jrnn._alignment import promoted, zeros_like_type
 from jrnn._checks import check_whole
 from jrnn._jaxprs.programs import Op, dce, read
 from jrnn.online._influence import Derivative
@@ -67,8 +67,8 @@ class UORO:
         """The influence before the first step: zero."""
         theta, v, row = moment.types()
         require_forward(self, moment, moment.derivative(v, row))
-        params = [jnp.zeros(theta[n].shape, theta[n].dtype) for n in moment.reaching()]
-        zero = moment.started(jnp.zeros(v.shape, v.dtype))
+        params = [jnp.zeros(theta[n].shape, _wide(theta[n])) for n in moment.reaching()]
+        zero = moment.started(jnp.zeros(v.shape, _wide(v)))
         return RankOne(zero, jax.tree.map(moment.started, params), moment.keys(self.seed))
 
     def learn(
@@ -88,17 +88,23 @@ class UORO:
             state, params, key = influence
             key, draw = jax.random.split(key)
             signs = jax.random.rademacher(draw, v.shape, v.dtype)
-            pushed = jax.jvp(lambda b: moment.state_step(moment.theta, b, row), (v,), (state,))[1]
+            forward = functools.partial(jax.jvp, lambda b: moment.state_step(moment.theta, b, row), (v,))
+            pushed = forward((state.astype(v.dtype),))[1].astype(state.dtype)
             pulled = jax.vjp(lambda a: moment.state_step(a, v, row), moment.theta)[1](signs)[0]
-            added = [pulled[n] for n in numbers]
+            added = [pulled[n].astype(p.dtype) for n, p in zip(numbers, params, strict=True)]
             old, new = _ratio(params, pushed), _ratio(added, signs)
             params = [
                 a / old.astype(a.dtype) + b / new.astype(a.dtype) for a, b in zip(params, added, strict=True)
             ]
-            found = RankOne(old * pushed + new * signs, params, key)
-            return _kept_if_invalid(row, found, influence)
+            found = old * pushed + new * signs
+            return RankOne(found.astype(state.dtype), params, key)
 
-        return moment.each(after, influence), gradient
+        return moment.moved(after, influence), gradient
+
+
+def _wide(leaf: Any) -> Any:
+    """The dtype in which a sum over many steps of numbers like these is kept."""
+    return promoted(leaf.dtype, jnp.float32)
 
 
 def _ratio(a: Any, b: Any) -> Array:
@@ -108,20 +114,6 @@ def _ratio(a: Any, b: Any) -> Array:
 
 def _norm(tree: Any) -> Array:
     return jnp.sqrt(functools.reduce(jnp.add, [(leaf**2).sum() for leaf in jax.tree.leaves(tree)]))
-
-
-def _kept_if_invalid(row: Row, found: Any, before: Any) -> Any:
-    """The influence before an invalid step, in which nothing happens."""
-    valid = row.flags.valid
-    if valid is None:
-        return found
-    return found._replace(
-        **{
-            name: jax.tree.map(lambda a, b: select(valid, a, b), getattr(found, name), getattr(before, name))
-            for name in found._fields
-            if name != "key"
-        }
-    )
 
 
 class Kronecker(NamedTuple):
@@ -187,7 +179,7 @@ class KroneckerRTRL:
         derivative = require_forward(self, moment, moment.derivative(v, row))
         products = _products_of(derivative, len(theta))
         others = _others(moment, products)
-        dtype, size = v.dtype, v.shape[0]
+        dtype, size = promoted(v.dtype, jnp.float32, *(leaf.dtype for leaf in theta)), v.shape[0]
         vectors = [jnp.zeros(theta[p.number].shape[p.axis], dtype) for p in products]
         matrices = [jnp.zeros((size, theta[p.number].shape[1 - p.axis]), dtype) for p in products]
         exact = [jnp.zeros((size, *theta[n].shape), dtype) for n in others]
@@ -214,10 +206,9 @@ class KroneckerRTRL:
             gradient[n] = gradient[n] + jnp.tensordot(delta, p, 2).astype(direct[n].dtype)
 
         def after(v: Array, row: Row, influence: Kronecker) -> Kronecker:
-            found = _moved(moment, influence, others, v, row)
-            return _kept_if_invalid(row, found, influence)
+            return _moved(moment, influence, others, v, row)
 
-        return moment.each(after, influence), gradient
+        return moment.moved(after, influence), gradient
 
 
 def _others(moment: Moment, products: list[_Product]) -> list[int]:
@@ -236,12 +227,19 @@ def _products_of(derivative: Derivative, learned: int) -> list[_Product]:
     found = []
     for number, value in enumerate(program.inputs[-1 - learned : -1]):
         readers = [op for op in ops if value in op.inputs]
-        if len(readers) == 1 and readers[0].matmul and len(program.types[value].shape) == 2:
+        if len(readers) == 1 and _contracts_once(readers[0]) and len(program.types[value].shape) == 2:
             product = _product(number, value, readers[0])
             shape = program.types[product.vector].shape if product.vector not in moved else ()
             if len(shape) == 1:
                 found.append(product)
     return found
+
+
+def _contracts_once(op: Op) -> bool:
+    if not op.matmul:
+        return False
+    (contracted, _), (batch, _) = op.params["dimension_numbers"]
+    return len(contracted) == 1 and not batch
 
 
 def _product(number: int, value: int, op: Op) -> _Product:
@@ -254,9 +252,11 @@ def _moved(moment: Moment, influence: Kronecker, others: list[int], v: Array, ro
     """The influence after a step."""
     derivative = require_forward(None, moment, moment.derivative(v, row))
     products = _products_of(derivative, len(moment.theta))
-    jacobian, sites, exact, vectors = _factors(moment, derivative, (products, others), v, row)
+    dtype = jax.tree.leaves(influence[:-1])[0].dtype
+    factors = _factors(moment, derivative, (products, others), v, row)
+    jacobian, sites, exact, vectors = jax.tree.map(lambda a: a.astype(dtype), factors)
     key, draw = jax.random.split(influence.key)
-    signs = jax.random.rademacher(draw, (len(products), 2), v.dtype)
+    signs = jax.random.rademacher(draw, (len(products), 2), jacobian.dtype)
     us, matrices = [], []
     for u, a, site, vector, (s, r) in zip(
         influence.vectors, influence.matrices, sites, vectors, signs, strict=True
@@ -288,7 +288,7 @@ def _factors(
             env.update(zip(op.outputs, found, strict=True))
         return env[program.outputs[0]], [env[p.vector] for p in products]
 
-    sites = [jnp.zeros(program.types[p.op.outputs[0]].shape, v.dtype) for p in products]
+    sites = [zeros_like_type(program.types[p.op.outputs[0]]) for p in products]
     zeros = [jnp.zeros_like(moment.theta[n]) for n in others]
     _, pull, vectors = jax.vjp(linear, jnp.zeros_like(v), sites, zeros, has_aux=True)
     return *jax.vmap(pull)(jnp.eye(len(v), dtype=v.dtype)), vectors

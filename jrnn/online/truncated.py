@@ -78,8 +78,9 @@ class Truncated:
                 return moment.at(v, at.row).each(lambda v, row: moment.state_step(theta, v, row))
 
             theta, earlier = jax.vjp(after, moment.theta, step.v)[1](adjoint)
-            adjoint = jnp.where(step.there, earlier, 0)
-            gradient = [a + jnp.where(step.there, b, 0) for a, b in zip(gradient, theta, strict=True)]
+            taken = step.there & jnp.any(jnp.asarray(step.flags.valid))
+            adjoint = jnp.where(taken, earlier, jnp.where(step.there, adjoint, 0))
+            gradient = [a + jnp.where(taken, b, 0) for a, b in zip(gradient, theta, strict=True)]
             return (adjoint, gradient), None
 
         (_, gradient), _ = lax.scan(back, (adjoint, direct), influence, reverse=True)
