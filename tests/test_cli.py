@@ -22,6 +22,7 @@ from jrnn._cli import TrainConfig, main
 from jrnn._cli.tables import recurrent_cells
 from jrnn._cli.training import METHOD
 from jrnn.checkpoint import checkpoints
+from jrnn.training.devices import FUSED_LOOPS
 
 WORDS = ["gate", "carry", "state", "input", "output", "cell", "forget", "learn", "the", "past", "let", "go"]
 TINY = ["--hidden", "8", "--embed", "4", "--batch", "2", "--steps", "16", "--epochs", "3"]
@@ -203,7 +204,10 @@ def test_sample_reports_unknown_characters(finished, capsys):
 
 def start(*argv, stdout=subprocess.PIPE):
     command = [sys.executable, "-W", "error", "-m", "jrnn", *argv]
-    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    # XLA's own limit, so that it compiles the loops of the command as those of this process
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_extra_options={FUSED_LOOPS}=1024"
+    env = os.environ | {"XLA_FLAGS": flags}
+    return subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, corpus, capsys):

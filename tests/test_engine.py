@@ -261,7 +261,7 @@ def loops(function, *args):
 
 def test_what_only_feeds_the_outputs_is_computed_behind_the_loop():
     cell = jrnn.Stack((jrnn.Embed(4), jrnn.Elman(7), jrnn.Dense(6)))
-    params = cell.init(jax.random.key(0), 8)
+    params = cell.init(jax.random.key(0), 100)  # more rows than tokens: looked up, then multiplied
     ((length, inside),) = loops(lambda p: jrnn.unroll(cell, p, jnp.zeros((T, B), int)), params)
     assert length == T
     assert "gather" not in inside
