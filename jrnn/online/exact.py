@@ -60,8 +60,8 @@ class SnAp:
     number count as one.
 
     In a `Stack` the weights of a layer reach all units above it in one step. In a GRU with
-    `reset_after=False` those of the reset gate reach all units. The gradient of the last step is exact, where
-    the paper masks that too.
+    `reset_after=False` those of the reset gate reach all units. The loss is differentiated
+    through the whole of the last J; the paper multiplies ∂Lₜ/∂sₜ by the masked Pₜ.
 
     Args:
       n: number of steps.

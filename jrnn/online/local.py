@@ -1,4 +1,4 @@
-"""Eligibility traces: influence within a unit alone, and signals that tell it whether that was good."""
+"""Eligibility traces: influence within a unit, and signals that say which way its output should move."""
 
 from dataclasses import dataclass
 from typing import Any
