@@ -343,6 +343,10 @@ def test_modules_and_their_public_parts_have_docstrings(path):
     for node in TREES[path].body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            opening = (ast.get_docstring(node) or "").partition(" ")[0]
+            assert opening not in {"What", "Where", "How", "Whether", "Which"}, "a noun or a verb opens it"
 
 
 # sizes

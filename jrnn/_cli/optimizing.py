@@ -1,4 +1,4 @@
-"""What `jrnn train` offers beyond optax: halved rates, averaged weights, penalties on activations."""
+"""Parts of `jrnn train` that optax lacks: halved rates, averaged weights, penalties on activations."""
 
 from typing import Any, NamedTuple
 

@@ -86,7 +86,7 @@ class TrainConfig:
 
     @property
     def least(self) -> int:
-        """How often an entry of the vocabulary occurs at least."""
+        """The least number of times that an entry of the vocabulary occurs."""
         return self.min_count or (1 if self.level == "character" else 2)
 
     @property

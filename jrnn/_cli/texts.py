@@ -47,7 +47,7 @@ class Tokenizer:
         return cls(level, vocabulary)
 
     def fields(self) -> dict[str, Any]:
-        """What a run stores, as JSON."""
+        """The entries that a run stores, as JSON."""
         found = dataclasses.asdict(self.vocabulary).items()
         return {name: value if isinstance(value, str) else list(value) for name, value in found}
 

@@ -1,4 +1,4 @@
-"""Which numbers of a state depend on which numbers before, and on which parameters: the structure of a step.
+"""The structure of a step: the numbers before, and the parameters, on which each number of a state depends.
 
 The forward derivative of a step is traced, and its tangents are followed both ways:
 

@@ -93,7 +93,7 @@ def unmasked(row: Row) -> Row:
 
 
 def where_valid(valid: Array | None, found: Any, other: Any) -> Any:
-    """What was found at a step of one row; at an invalid one `other`."""
+    """The arrays found at a step of one row; at an invalid one `other`."""
     return found if valid is None else jax.tree.map(lambda a, b: jnp.where(valid, a, b), found, other)
 
 

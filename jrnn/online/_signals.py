@@ -60,7 +60,7 @@ class Outputs(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What outputs read of one recurrence."""
+    """The part of one recurrence that outputs read."""
 
     group: list[int]  # its leaves of the state
     after: set[int]  # those that y depends on after the step, directly or through other recurrences

@@ -1,4 +1,4 @@
-"""What is stored of the influence of parameters on the state, and how little it takes to move it.
+"""The stored part of the influence of parameters on the state, and how little it takes to move it.
 
     P[d, θ] = ∂ s_d / ∂θ          kept where the step lets it be other than 0 (within some steps)
     P ← J P + I                   J = ∂ s'/∂ s, I = ∂ s'/∂θ

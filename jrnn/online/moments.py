@@ -99,16 +99,16 @@ class Moment:
 
 
 class OnlineMethod(Protocol):
-    """What an `Online` does with the past: a frozen dataclass with two methods."""
+    """The way in which an `Online` remembers the past: a frozen dataclass with two methods."""
 
     def start(self, moment: Moment) -> Any:
-        """What is remembered before the first step."""
+        """The memory before the first step."""
         ...
 
     def learn(
         self, moment: Moment, influence: Any, direct: list[Array], adjoint: Array
     ) -> tuple[Any, list[Array]]:
-        """What is remembered after a step, and the gradient.
+        """The memory after a step, and the gradient.
 
         Args:
           moment: the step.

@@ -224,7 +224,7 @@ def _scan(a: Array, b: Array, how: How, reverse: bool) -> Array:
 
 
 def _mended(tree: _Product, loop: _Product, a: Array, b: Array) -> Array:
-    """What a tree finds, or if that is not finite, what a loop finds.
+    """The result of a tree, or if that is not finite, of a loop.
 
     A product of factors overflows where the states do not: inf · 0 is NaN. A `while` of at most one turn, as
     `vmap` would run both branches of a `cond`.

@@ -65,7 +65,7 @@ def can_pad(cell: Any, params: Any, carry: Any, xs: Any, *more: Any, lead: int =
 
 @cached
 def _purity(cell: Any) -> list[bool]:
-    """Whether the step of a cell has no effects, once that is known."""
+    """A list of one, once it is known: True if the step of a cell has no effects."""
     return []
 
 

@@ -134,7 +134,7 @@ def activations_of(sites: Iterable[WeightSite]) -> Values:
 
 
 class Stacked(NamedTuple):
-    """What a loop stacks that is differentiated: the values, their types, or arrays of one step or of all."""
+    """The outputs that a differentiated loop stacks: values, their types, or arrays of one step or of all."""
 
     ys: tuple[Any, ...]  # those of the stage
     activations: tuple[Any, ...]  # of its sites, as far as they are not among its xs or ys
@@ -157,7 +157,7 @@ def read_activations(stage: Stage, sites: tuple[WeightSite, ...], xs: Any, stack
 
 
 class Active(NamedTuple):
-    """Where the tangents of a loop's inputs enter it."""
+    """The places at which the tangents of a loop's inputs enter it."""
 
     sites: tuple[WeightSite, ...]  # those with a weight that has a tangent
     xs: Values  # those whose tangents the tangent step reads; those of other xs are folded
