@@ -47,11 +47,11 @@ def join_matmuls(stage: Stage, program: Program, length: int) -> JoinedStage:
     consts, places, ops = list(stage.consts), list[tuple[int, int]](), list[Op]()
     for op in stage.ops:
         terms = [matmuls[v] for v in op.inputs if v in matmuls and uses[v] == 1]
-        if op.primitive in ("add", "add_any") and len(terms) == 2 and _pays(*terms, program):
+        if op.primitive in ("add", "add_any") and len(terms) == 2 and _pays(program, *terms):
             weight = len(program.types) + len(places)  # a new number
             places.append((consts.index(terms[0].operands[1]), consts.index(terms[1].operands[1])))
             consts.append(weight)
-            op = _joined(*terms, weight, op)
+            op = _joined(weight, op, *terms)
         ops.append(op)
     alive = dce(ops, [*stage.ys, *stage.carry_out], [*consts, *stage.carry_in, *stage.xs])
     return JoinedStage(dataclasses.replace(stage, ops=tuple(alive), consts=tuple(consts)), tuple(places))
@@ -67,7 +67,7 @@ def _multiplies_rows(op: Op, stage: Stage, program: Program) -> bool:
     return weight.ndim == 2 and op.params["dimension_numbers"] == numbers and not sharded
 
 
-def _pays(one: Op, other: Op, program: Program) -> bool:
+def _pays(program: Program, one: Op, other: Op) -> bool:
     """True for two matmuls of the same kind that are large together."""
     (a, w), (b, u) = ([program.types[value] for value in op.operands] for op in (one, other))
     alike = a.shape[:-1] == b.shape[:-1] and len({a.dtype, b.dtype, w.dtype, u.dtype}) == 1
@@ -75,7 +75,7 @@ def _pays(one: Op, other: Op, program: Program) -> bool:
     return alike and one.params == other.params and size >= _LEAST
 
 
-def _joined(one: Op, other: Op, weight: int, total: Op) -> Op:
+def _joined(weight: int, total: Op, one: Op, other: Op) -> Op:
     """The op that computes the sum of two matmuls as one."""
     inputs = one.operands[0], other.operands[0], weight
 
