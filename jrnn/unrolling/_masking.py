@@ -82,7 +82,7 @@ def fill_padding(xs: Any, valid: Array, axis: Any = None) -> Any:
         of_none = jnp.ones_like if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros_like
         return select(valid, x, jnp.broadcast_to(select(known, example, of_none(example)), x.shape))
 
-    return jax.tree.map(fill, xs)
+    return xs if valid.shape[0] == 0 else jax.tree.map(fill, xs)
 
 
 def _first_valid(x: Array, valid: Array) -> tuple[Array, Array]:
