@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jrnn._checks import check_width
-from jrnn.online._influence import joined, moved, probed, read_by, started, structure_at
+from jrnn.online._influence import probed, read_by, renewed, started
+from jrnn.online._signals import held_slopes
 from jrnn.online.moments import Moment
 
 
@@ -97,14 +99,19 @@ def _start(moment: Moment, steps: int | None) -> Any:
 
 
 def _learn(moment: Moment, steps: int | None, influence: Any, direct: list[Array], adjoint: Array) -> Any:
+    del adjoint
     if not influence:
         return influence, direct
 
     def after(v: Array, row: Any, influence: Any) -> Any:
-        derivative = moment.derivative(v, row)
-        structure = structure_at(derivative, moment.theta, v, row, (steps, False))
+        derivative, structure = moment.derived(v, row, steps)
         factors = probed(structure, derivative, moment.state_step, (moment.theta, v, row))
-        return joined(structure, moved(structure, influence, factors), factors)
+        return renewed(structure, influence, factors)
 
-    earlier = read_by(moment.structure(steps), moment.rows(influence), moment.rows(adjoint), moment.theta)
-    return moment.moved(after, influence), jax.tree.map(lambda a, b: a + b, direct, earlier)
+    structure, slopes = moment.structure(steps), held_slopes(moment)
+    new, gradient = moment.moved(after, influence), slopes.direct
+    for memory, signal, seen in ((new, slopes.after, slopes.seen), (influence, slopes.before, None)):
+        if signal is not None:
+            earlier = read_by(structure, moment.rows(memory), moment.rows(signal), moment.theta, seen)
+            gradient = jax.tree.map(jnp.add, gradient, earlier)
+    return new, gradient
