@@ -71,7 +71,7 @@ class Moment:
         return derivative_of(self.cell, self.shape, self.theta, v, row)
 
     def derived(self, v: Any, row: Row, steps: int | None) -> tuple[Derivative | BackwardOnly, Structure]:
-        """The derivative of a row's step and its structure; in terms of its new state if that takes few slots."""
+        """The derivative of a row's step and its structure; in terms of its new state if few slots do."""
         for held in (True, False) if steps == 1 else (False,):
             derivative = derivative_of(self.cell, self.shape, self.theta, v, row, held)
             structure = structure_at(derivative, self.theta, v, row, (steps, False))

@@ -359,7 +359,11 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
         return _iterate(system, settings, linear, jnp.zeros_like(direct)).states
 
     back = transposed if _transposes(push, before) else None
-    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, back)
+    found = lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, back)
+    if back is None:  # a `while` of no turns, for its error in reverse mode, which names that of the step
+        never = jnp.zeros((), bool), found
+        found = lax.while_loop(lambda now: now[0], lambda now: (now[0], -now[1]), never)[1]
+    return found
 
 
 def _transposes(push: Callable[[Array], Array], like: Array) -> bool:
