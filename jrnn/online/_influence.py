@@ -320,7 +320,7 @@ def read_by(
 
 def _over_rows(weights: Array, p: Array) -> Array:
     """Σ over rows of weights (rows, ...) and an influence in one slot."""
-    if len(p) > TERMS:
+    if not 0 < len(p) <= TERMS:
         return _summed(weights[:, None], p[:, None])
     # XLA sums over a leading axis twenty times slower on a CPU
     return functools.reduce(jnp.add, [w * q for w, q in zip(weights, p, strict=True)])

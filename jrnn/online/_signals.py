@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jrnn._jaxprs.programs import dce, inputs_of, is_inexact
+from jrnn._states import ravel
 from jrnn.online._holding import Outputs, held_step, outputs_of
 from jrnn.online._patterns import Booleans, sources
 from jrnn.online._rows import Row, unmasked, where_valid, whole_step
@@ -151,6 +152,5 @@ def errors(moment: Moment) -> Array:
             changed[n] = leaf
         return moment.loss(jax.tree.unflatten(tree, changed))
 
-    lead = moment.v.shape[:-1]
-    found = jax.grad(loss)([leaves[n] for n in places])
-    return _of_valid(moment, jnp.concatenate([leaf.reshape(*lead, -1) for leaf in found], -1))
+    found, lead = jax.grad(loss)([leaves[n] for n in places]), moment.v.ndim - 1
+    return _of_valid(moment, ravel(found, lead))
