@@ -203,6 +203,13 @@ def renewed(structure: Structure, memory: list[Memory], factors: Factors) -> lis
     return found
 
 
+class _Block(NamedTuple):
+    """J at pairs of numbers of the state; where nothing is there it is 0, and nothing is read for it."""
+
+    there: Booleans
+    values: Array
+
+
 def _held_blocks(structure: Structure, leaf: Leaf, probes: Array) -> list[list[Array | None]]:
     """J of each new slot by all old ones and by the new ones before it; None: zero.
 
@@ -211,33 +218,38 @@ def _held_blocks(structure: Structure, leaf: Leaf, probes: Array) -> list[list[A
     slots, between = np.broadcast_arrays(leaf.slots, leaf.between)
     numbers = np.where(slots >= 0, slots, between)
     after = np.where(numbers >= 0, numbers + structure.size, -1)
-    whole: list[list[Array | None]] = []  # by old slots, of all numbers
+    block = functools.partial(_held_block, structure, probes)
+    whole: list[list[_Block]] = []  # by old slots, of all numbers
     found: list[list[Array | None]] = []
     for n, number in enumerate(numbers):
-        old = [_block_or_none(structure, number, slot, probes) for slot in slots]
-        new = [_block_or_none(structure, number, other, probes) for other in after[:n]]
-        for block, slot, row in zip(new, slots, whole, strict=False):
-            passed = _masked(block, slot < 0)
-            old = [_plus(a, _product(passed, b)) for a, b in zip(old, row, strict=True)]
+        old = [block(number, slot) for slot in slots]
+        new = [block(number, other) for other in after[:n]]
+        for passed, slot, row in zip(new, slots, whole, strict=False):
+            old = [_plus(a, _product(_masked(passed, slot < 0), b)) for a, b in zip(old, row, strict=True)]
         whole.append(old)
-        found.append([_masked(block, slots[n] >= 0) for block in (*old, *new)])
+        own = [_masked(a, slots[n] >= 0) for a in (*old, *new)]
+        found.append([a.values if a.there.any() else None for a in own])
     return found
 
 
-def _block_or_none(structure: Structure, after: Places, before: Places, probes: Array) -> Array | None:
-    return _block(structure, after, before, probes) if _meets(structure, after, before).any() else None
+def _held_block(structure: Structure, probes: Array, after: Places, before: Places) -> _Block:
+    return _Block(_meets(structure, after, before), _block(structure, after, before, probes))
 
 
-def _masked(block: Array | None, there: Booleans) -> Array | None:
-    return None if block is None or not there.any() else block if there.all() else jnp.where(there, block, 0)
+def _masked(block: _Block, where: Booleans) -> _Block:
+    kept = block.there & where
+    same = (kept == block.there).all()
+    return block if same else _Block(kept, jnp.where(where, block.values, 0))
 
 
-def _product(a: Array | None, b: Array | None) -> Array | None:
-    return None if a is None or b is None else a * b
+def _product(a: _Block, b: _Block) -> _Block:
+    return _Block(a.there & b.there, a.values * b.values)
 
 
-def _plus(a: Array | None, b: Array | None) -> Array | None:
-    return a if b is None else b if a is None else a + b
+def _plus(a: _Block, b: _Block) -> _Block:
+    if not (a.there.any() and b.there.any()):
+        return a if a.there.any() else b
+    return _Block(a.there | b.there, a.values + b.values)
 
 
 def _meets(structure: Structure, after: Places, before: Places) -> Booleans:

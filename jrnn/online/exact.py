@@ -53,7 +53,10 @@ class RTRL:
 class SnAp:
     """Sparse n-step approximation: the influence on what a parameter reaches within n steps.
 
-        Pₜ = mask ⊙ (Jₜ Pₜ₋₁ + Iₜ),   gₜ = ∂Lₜ/∂θ + ∂Lₜ/∂sₜ₋₁ Pₜ₋₁
+        Pₜ = mask ⊙ (Jₜ Pₜ₋₁ + Iₜ),   gₜ = ∂Lₜ/∂θ + ∂Lₜ/∂sₜ Pₜ
+
+    Here ∂Lₜ/∂θ is that with sₜ held constant, as of a readout, and what outputs read of sₜ₋₁ past sₜ adds its
+    derivative times Pₜ₋₁.
 
     With n = 1 a weight influences its own unit: one number for each weight of a `GRU` or `Elman`, two for
     those of an `LSTM`, and P is moved by the part of J from each unit to itself. That part is computed
@@ -62,8 +65,7 @@ class SnAp:
     number count as one.
 
     In a `Stack` the weights of a layer reach all units above it in one step. In a GRU with
-    `reset_after=False` those of the reset gate reach all units. The loss is differentiated
-    through the whole of the last J; the paper multiplies ∂Lₜ/∂sₜ by the masked Pₜ.
+    `reset_after=False` those of the reset gate reach all units.
 
     Args:
       n: number of steps.
