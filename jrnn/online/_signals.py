@@ -86,8 +86,8 @@ def signals(moment: Moment) -> tuple[Array, Array | None]:
     owner, after, before = owners(outputs), jnp.zeros_like(moment.v), jnp.zeros_like(moment.v)
     for reading in found:
         if reading.after or reading.before.any():
-            slopes, own = _slopes(moment, reading.group), np.isin(owner, reading.group)
-            after, before = (jnp.where(own, a, b) for a, b in zip(slopes, (after, before), strict=False))
+            (new, old, _), own = _slopes(moment, reading.group), np.isin(owner, reading.group)
+            after, before = jnp.where(own, new, after), jnp.where(own, old, before)
     return after, before if any(reading.before.any() for reading in found) else None
 
 
