@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jrnn
+from jrnn.unrolling import Scan
 
 
 class Size(NamedTuple):
@@ -130,7 +131,7 @@ class Custom:
         return CUSTOM[self.layer](params, carry, x, jax.nn.sigmoid, jnp.tanh)
 
 
-def jrnn_model(layer, size):
+def jrnn_model(layer, size, method=Scan()):
     cells = {"LSTM": jrnn.LSTM, "GRU": jrnn.GRU, "Elman": jrnn.Elman}
     if layer == "BiLSTM":
         model = jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(size.hidden)),) * 2)
@@ -139,8 +140,14 @@ def jrnn_model(layer, size):
     else:
         model = cells[layer](size.hidden) if layer in cells else Custom(layer, size.hidden)
     params = model.init(jax.random.key(0), size.features)
-    apply = lambda params, xs, lengths=None: jrnn.apply(model, params, xs, lengths=lengths)[1]
+    apply = lambda params, xs, lengths=None: jrnn.apply(model, params, xs, lengths=lengths, method=method)[1]
     return Model(apply, params, jax_inputs(layer, size, 1), 1)
+
+
+def jrnn_cudnn(layer, size):
+    if layer != "LSTM" or jax.default_backend() != "gpu":
+        return None
+    return jrnn_model(layer, size, jrnn.CuDNN())
 
 
 # Libraries on JAX
@@ -321,7 +328,7 @@ def torch_packed(size):
     return Packed()
 
 
-def pytorch(layer, size, threads=None, compiled=False):
+def pytorch(layer, size, threads=None, compiled=False, dtype="float32"):
     import torch
 
     unfit = layer not in CUSTOM or size.steps > 100  # it compiles every step of a loop, in minutes
@@ -329,12 +336,12 @@ def pytorch(layer, size, threads=None, compiled=False):
         return None
     three = functools.partial(torch.nn.LSTM, num_layers=3)
     kinds = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN, "Three LSTMs": three}
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    place = {"device": "cuda" if jax.default_backend() == "gpu" else "cpu", "dtype": getattr(torch, dtype)}
     xs, *lengths = map(torch.from_numpy, inputs_of(layer, size, 1))
     if layer in kinds:
-        module = kinds[layer](size.features, size.hidden).to(device)
+        module = kinds[layer](size.features, size.hidden).to(**place)
     else:
-        module = (torch_custom(layer, size) if layer in CUSTOM else torch_packed(size)).to(device)
+        module = (torch_custom(layer, size) if layer in CUSTOM else torch_packed(size)).to(**place)
     # the whole loop, not its step: compiling the step alone was three times slower to run
     run = torch.compile(module) if compiled else module
 
@@ -343,11 +350,12 @@ def pytorch(layer, size, threads=None, compiled=False):
         ys = run(*inputs)
         return ys[0] if layer in kinds else ys
 
-    return Model(apply, list(module.parameters()), (xs.to(device), *lengths), 1)  # lengths stay on the host
+    return Model(apply, list(module.parameters()), (xs.to(**place), *lengths), 1)  # lengths stay on the host
 
 
 ON_JAX = {
     "jrnn": jrnn_model,
+    "jrnn, CuDNN": jrnn_cudnn,
     "flax.nnx": flax_nnx,
     "haiku": haiku,
     "equinox": equinox,
@@ -376,4 +384,4 @@ def library(name):
 
 
 def present(name):
-    return importlib.util.find_spec(PACKAGES[name][0]) is not None
+    return importlib.util.find_spec(PACKAGES[library(name)][0]) is not None
