@@ -64,8 +64,9 @@ def inputs_of(layer, size, batch_axis):
     return (xs, lengths_of(layer, size)) if layer == "BiLSTM" else (xs,)
 
 
-def jax_inputs(layer, size, batch_axis):
-    return tuple(map(jnp.asarray, inputs_of(layer, size, batch_axis)))
+def jax_inputs(layer, size, batch_axis, dtype="float32"):
+    xs, *lengths = inputs_of(layer, size, batch_axis)
+    return jnp.asarray(xs, dtype), *map(jnp.asarray, lengths)
 
 
 # Cells that no kernel knows. The equations are the same text for every library: `w` holds its arrays.
@@ -131,7 +132,7 @@ class Custom:
         return CUSTOM[self.layer](params, carry, x, jax.nn.sigmoid, jnp.tanh)
 
 
-def jrnn_model(layer, size, method=Scan()):
+def jrnn_model(layer, size, method=Scan(), dtype="float32"):
     cells = {"LSTM": jrnn.LSTM, "GRU": jrnn.GRU, "Elman": jrnn.Elman}
     if layer == "BiLSTM":
         model = jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(size.hidden)),) * 2)
@@ -139,9 +140,9 @@ def jrnn_model(layer, size, method=Scan()):
         model = jrnn.Stack((jrnn.LSTM(size.hidden),) * 3)
     else:
         model = cells[layer](size.hidden) if layer in cells else Custom(layer, size.hidden)
-    params = model.init(jax.random.key(0), size.features)
+    params = jax.tree.map(lambda a: a.astype(dtype), model.init(jax.random.key(0), size.features))
     apply = lambda params, xs, lengths=None: jrnn.apply(model, params, xs, lengths=lengths, method=method)[1]
-    return Model(apply, params, jax_inputs(layer, size, 1), 1)
+    return Model(apply, params, jax_inputs(layer, size, 1, dtype), 1)
 
 
 def jrnn_cudnn(layer, size):
@@ -175,26 +176,26 @@ def nnx_custom(layer, size):
     return Cell()
 
 
-def nnx_module(layer, size):
+def nnx_module(layer, size, dtype):
     from flax import nnx
 
     cells = {"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell, "Elman": nnx.SimpleCell}
     if layer in CUSTOM:
         return nnx.RNN(nnx_custom(layer, size))
-    rngs = nnx.Rngs(0)
+    options = {"rngs": nnx.Rngs(0), "param_dtype": jnp.dtype(dtype)}  # the second is that of the carry, too
     if layer in cells:
-        return nnx.RNN(cells[layer](size.features, size.hidden, rngs=rngs))
-    half = lambda features: nnx.RNN(nnx.OptimizedLSTMCell(features, size.hidden, rngs=rngs))
+        return nnx.RNN(cells[layer](size.features, size.hidden, **options))
+    half = lambda features: nnx.RNN(nnx.OptimizedLSTMCell(features, size.hidden, **options))
     if layer == "Three LSTMs":
         return nnx.Sequential(half(size.features), half(size.hidden), half(size.hidden))
     both = lambda features: nnx.Bidirectional(half(features), half(features))
     return nnx.List([both(size.features), both(2 * size.hidden)])
 
 
-def flax_nnx(layer, size):
+def flax_nnx(layer, size, dtype="float32"):
     from flax import nnx
 
-    graph, params, rest = nnx.split(nnx_module(layer, size), nnx.Param, ...)
+    graph, params, rest = nnx.split(nnx_module(layer, size, dtype), nnx.Param, ...)
 
     def apply(params, xs, lengths=None):
         module = nnx.merge(graph, params, rest, copy=True)
@@ -202,7 +203,7 @@ def flax_nnx(layer, size):
             xs = bidirectional(xs, seq_lengths=lengths)
         return xs if layer == "BiLSTM" else module(xs)
 
-    return Model(apply, params, jax_inputs(layer, size, 0), 0)
+    return Model(apply, params, jax_inputs(layer, size, 0, dtype), 0)
 
 
 def haiku(layer, size):

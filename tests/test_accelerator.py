@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,31 @@ def test_x_w_before_the_loop_and_in_it_are_two_programs(kind, size):
     loop = jax.eval_shape(functools.partial(make_loop, cell), params, xs)
     stages = [len(trace_loop(loop, precompute_all).staged.stages) for precompute_all in (True, False)]
     assert stages == [2, 1]
+
+
+@pytest.mark.parametrize("label", ["float32", "bfloat16"])
+@pytest.mark.parametrize("who", ["jrnn", "flax.nnx", "PyTorch"])
+def test_a_contestant_takes_two_times(who, label):
+    if not accelerator.present(who):
+        pytest.skip(f"{who} is not installed")
+    times = accelerator.race(who, "LSTM", accelerator.Size(2, 5, 3, 4), *accelerator.PRECISIONS[label])
+    assert list(times) == ["train ms", "forward ms"] and min(times.values()) > 0
+
+
+@pytest.mark.parametrize("who", ["jrnn", "flax.nnx"])
+def test_a_contestant_in_bfloat16_multiplies_in_nothing_wider(who):
+    model = accelerator.ON_JAX[who]("LSTM", accelerator.Size(2, 5, 3, 4), dtype="bfloat16")
+    text = str(jax.make_jaxpr(model.apply)(model.params, *model.inputs))
+    assert set(re.findall(r":(\w+)\[[\d,]+\] = dot_general", text)) == {"bf16"}
+
+
+def test_a_gradient_takes_time_and_memory():
+    cell, size = jrnn.LSTM(8), accelerator.Size(2, 60, 4, 8)
+    for choice in (True, False, jrnn.Scan()):
+        assert accelerator.time_of(choice, cell, size)["ms"] > 0
+    whole, blocks = (accelerator.bytes_of(jrnn.Scan(memory), cell, size) for memory in (None, "sqrt"))
+    for name in ("temporaries MiB", "predicted MiB"):
+        assert 0 < 2 * blocks[name] < whole[name]
 
 
 def test_every_part_has_jobs_that_other_processes_can_read():
