@@ -176,16 +176,16 @@ def nnx_custom(layer, size):
     return Cell()
 
 
-def nnx_module(layer, size, dtype):
+def nnx_module(layer, size):
     from flax import nnx
 
     cells = {"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell, "Elman": nnx.SimpleCell}
     if layer in CUSTOM:
         return nnx.RNN(nnx_custom(layer, size))
-    options = {"rngs": nnx.Rngs(0), "param_dtype": jnp.dtype(dtype)}  # the second is that of the carry, too
+    rngs = nnx.Rngs(0)
     if layer in cells:
-        return nnx.RNN(cells[layer](size.features, size.hidden, **options))
-    half = lambda features: nnx.RNN(nnx.OptimizedLSTMCell(features, size.hidden, **options))
+        return nnx.RNN(cells[layer](size.features, size.hidden, rngs=rngs))
+    half = lambda features: nnx.RNN(nnx.OptimizedLSTMCell(features, size.hidden, rngs=rngs))
     if layer == "Three LSTMs":
         return nnx.Sequential(half(size.features), half(size.hidden), half(size.hidden))
     both = lambda features: nnx.Bidirectional(half(features), half(features))
@@ -195,7 +195,11 @@ def nnx_module(layer, size, dtype):
 def flax_nnx(layer, size, dtype="float32"):
     from flax import nnx
 
-    graph, params, rest = nnx.split(nnx_module(layer, size, dtype), nnx.Param, ...)
+    module = nnx_module(layer, size)
+    if dtype != "float32":  # of a single layer: no LSTM is drawn in bfloat16, and its carry has this dtype
+        module.cell.param_dtype = jnp.dtype(dtype)
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    params = jax.tree.map(lambda a: a.astype(dtype), params)
 
     def apply(params, xs, lengths=None):
         module = nnx.merge(graph, params, rest, copy=True)
