@@ -59,7 +59,7 @@ FUSED = """
 import os
 from jrnn._cli import main
 from jrnn.training.devices import fused_loops
-for command in ("train --resume none", "sample none", "evaluate none --text none"):
+for command in ("sample none", "evaluate none --text none", "train --resume none"):
     os.environ.pop("XLA_FLAGS", None)
     print(main(command.split()), fused_loops())
 """
