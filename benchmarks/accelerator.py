@@ -270,7 +270,7 @@ def choices():
 
 
 def bytes_of(method, cell, size):
-    """MiB of a gradient: predicted, of compiled temporaries, and the peak where the device tells."""
+    """MiB of a gradient: temporaries, their prediction without the loss, a peak if the device tells."""
     work, params, xs = work_of(method, cell, size)
     found, device = {"temporaries": work.temp_bytes}, jax.devices()[0]
     if hasattr(method, "gradient_bytes"):
