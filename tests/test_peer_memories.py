@@ -1,8 +1,8 @@
 """Recurrences of peers in PyTorch, on the same vectors: the same memory, the same outputs and gradients.
 
-Layers of peers differ in what stands around a recurrence, so the vectors of a step, as the cell's docstring has
-them, are computed here by PyTorch from jrnn's params, and handed to the peer. Every parameter is random, biases
-included. flash-linear-attention, mambapy and popgym compute in float32, the others in float64.
+Layers of peers differ in what stands around a recurrence, so the vectors of a step, as the cell's docstring
+has them, are computed here by PyTorch from jrnn's params, and handed to the peer. Every parameter is random,
+biases included. flash-linear-attention and mambapy compute in float32, the others in float64.
 """
 
 import math
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import jrnn
+from tests.cells.addressing import shares
 from tests.packages import plain
-from tests.test_peers import BATCH, IN, STEPS, answer, draw, energy
+from tests.test_peers import IN, answer, draw, energy
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 HIDDEN, HEADS = 6, 2
@@ -251,22 +252,22 @@ def mamba(p, h, x):
     weights = {"A_log": p.a_log, "D": p.skip, "x_proj.weight": p.w_v.T}
     weights |= {"dt_proj.weight": p.w_dt.T, "dt_proj.bias": p.b_dt}
     weights = {f"inner.{name}": w.float() for name, w in weights.items()}
-    ssm, ys = Called(block, "ssm_step"), []
+    run, ys = Called(block, type(block).ssm_step), []
     for u in affine(p.values, x).float():
-        y, h = torch.func.functional_call(ssm, weights, (u, h.float()))
+        y, h = torch.func.functional_call(run, weights, (u, h.float()))
         ys.append(y)
     return h, torch.stack(ys)
 
 
 class Called(torch.nn.Module):
-    """A method of a module in the place of its `forward`."""
+    """A function of a module in the place of its `forward`."""
 
-    def __init__(self, inner, name):
+    def __init__(self, inner, function):
         super().__init__()
-        self.inner, self.name = inner, name
+        self.inner, self.function = inner, function
 
     def forward(self, *arguments):
-        return getattr(self.inner, self.name)(*arguments)
+        return self.function(self.inner, *arguments)
 
 
 FLOAT32 = {  # a cell, a peer's recurrence, its start if not random
@@ -330,105 +331,69 @@ def slstm(p, carry, x):
     return type(carry)(*last), ys[0, 1:]
 
 
-def ltc(p, carry, x, outputs=HIDDEN):
-    """Its units are motor units first, of which ours are the last."""
-    ncps = pytest.importorskip("ncps.torch", reason="ncps is not installed")
-    order = [*range(HIDDEN - outputs, HIDDEN), *range(HIDDEN - outputs)]
-    wiring = plain("ncps.wirings").FullyConnected(HIDDEN, outputs)
-    options = {"input_mapping": None, "output_mapping": None, "epsilon": 0}
-    cell = ncps.LTCCell(wiring, IN, **options, implicit_param_constraints=True)
-    own = {"cm": p.c, "gleak": p.leak, "vleak": p.v_leak}
-    masks = p.fixed or (torch.ones(IN, HIDDEN), torch.ones(HIDDEN, HIDDEN))
-    masks = [mask.detach() for mask in masks]
-    for prefix, synapses, mask in zip(("sensory_", ""), (p.inputs, p.units), masks, strict=True):
-        named = dict(zip(("w", "mu", "sigma", "erev"), synapses, strict=True)) | {"sparsity_mask": mask}
-        own |= {prefix + name: w if prefix else w[order] for name, w in named.items()}
-    cell._params |= {name: w[..., order] for name, w in own.items()}
-    values, dt = x
-    v, ys = carry[:, order], []
-    for value, time in zip(values, dt, strict=True):
-        y, v = cell(value, v, time[:, None])
-        ys.append(y)
-    return v[:, np.argsort(order)], torch.stack(ys)
+def s4d(p, state, x):
+    """The kernel of popgym, which is that of the authors, a step at a time."""
+    pytest.importorskip("einops", reason="einops is not installed")
+    module = plain("popgym.baselines.models.s4d")
+    given = torch.ones(IN, 5, dtype=torch.complex128)
+    kernel = module.SSKernelDiag(-given, given, given[None], p.log_dt.detach(), disc="zoh").double()
+    c = torch.stack(p.w_ho.chunk(2, -1), -1)[None]
+    weights = {"log_dt": p.log_dt, "inv_A_real": p.rate, "A_imag": p.frequency, "C": c}
+    weights = {f"inner.{name}": w for name, w in weights.items()}
+
+    def steps(kernel, x):
+        kernel._setup_step()
+        state, ys = kernel.default_state(x.shape[1]), []
+        for u in x:
+            y, state = kernel.step(u, state)
+            ys.append(y[:, 0] + p.d * u)
+        return torch.stack(ys)
+
+    return None, torch.func.functional_call(Called(kernel, steps), weights, x)
 
 
-def cfc_weights(layer, mode, prefix=""):
-    """A `CfCLayer` under the names of ncps, whose matrices read x and h side by side."""
-    first = torch.cat([layer.w_ih, layer.w_hh]), layer.b
-    *backbone, last = [first, *layer.maps]
-    named = {f"backbone.{2 * place}": map_ for place, map_ in enumerate(backbone)}
-    names = ("ff1",) if mode == "pure" else ("ff1", "ff2", "time_a", "time_b")
-    named |= dict(zip(names, zip(*(part.chunk(len(names), -1) for part in last), strict=True), strict=True))
-    weights = {f"{prefix}{name}.weight": w.T for name, (w, _) in named.items()}
-    weights |= {f"{prefix}{name}.bias": b for name, (_, b) in named.items()}
-    return weights | ({"w_tau": layer.rate[None], "A": layer.limit[None]} if mode == "pure" else {})
+def computer(p, carry, x):
+    """The memory of dnc, whose keys, vectors and strengths have other activations; δ = 1e-6 in the use."""
+    memory = plain("dnc.memory").Memory(33, mem_size=7, cell_size=4, read_heads=2, independent_linears=False)
+    interface = {"interface_weights.weight": torch.eye(33), "interface_weights.bias": torch.zeros(33)}
+    short = lambda k: torch.atanh(k / (2 * k.norm(dim=-1, keepdim=True))).flatten(1)
+    strength = lambda b: torch.log(torch.expm1(1 + softplus(b)))
+    state = {"memory": carry.memory, "usage_vector": carry.usage, "read_weights": carry.read}
+    state |= {"link_matrix": carry.link[:, None], "precedence": carry.last[:, None]}
+    state |= {"write_weights": carry.write[:, None]}
+    h, c, ys, read = carry.h, carry.c, [], carry.read @ carry.memory
+    for u in x:
+        lstm = p.lstm.w_ih.T, p.lstm.w_hh.T, p.lstm.b, torch.zeros(4 * HIDDEN).double()
+        h, c = torch.lstm_cell(torch.cat([u, read.flatten(1)], -1), (h, c), *lstm)
+        q, k, e, v, beta, f, pi, b, a, g = affine(p.interface, h).split((8, 4, 4, 4, 2, 2, 6, 1, 1, 1), -1)
+        modes = pi.unflatten(-1, (2, 3))[..., [0, 2, 1]].flatten(1)
+        z = [short(q.unflatten(-1, (2, 4))), strength(beta), short(k), strength(b), e, torch.atanh(v)]
+        given = torch.cat([*z, f, a, g, modes], -1), state
+        read, state = torch.func.functional_call(memory, {n: w.double() for n, w in interface.items()}, given)
+        ys.append(affine(p.out, torch.cat([h, read.flatten(1)], -1)))
+    last = {"memory": state["memory"], "usage": state["usage_vector"], "read": state["read_weights"]}
+    last |= {"link": state["link_matrix"][:, 0], "last": state["precedence"][:, 0]}
+    return carry._replace(h=h, c=c, write=state["write_weights"][:, 0], **last), torch.stack(ys)
 
 
-def cfc(p, h, x, mode, backbone=()):
-    ncps = pytest.importorskip("ncps.torch", reason="ncps is not installed")
-    sizes = {"backbone_units": backbone[0] if backbone else 0, "backbone_layers": len(backbone)}
-    mode_there = {"gated": "default"}.get(mode, mode)
-    cell = ncps.CfCCell(IN, HIDDEN, mode_there, backbone_activation="tanh", **sizes).double()
-    return stepped(cell, cfc_weights(p.layers[0], mode), h, x)
-
-
-def wired_cfc(p, h, x):
-    ncps = pytest.importorskip("ncps.torch", reason="ncps is not installed")
-    cell = ncps.WiredCfCCell(IN, plain("ncps.wirings").AutoNCP(HIDDEN, 2)).double()
-    weights = {}
-    for place, (layer, mask) in enumerate(zip(p.layers, p.fixed, strict=True)):
-        both_masks = torch.cat([mask.detach(), torch.ones(len(layer.w_hh), mask.shape[1])])
-        weights |= cfc_weights(layer, "gated", f"layer_{place}.") | {
-            f"layer_{place}.sparsity_mask": both_masks.T
-        }
-    return stepped(cell, weights, h, x)
-
-
-def stepped(cell, weights, h, x):
-    ys = []
-    for value, time in zip(*x, strict=True):
-        y, h = torch.func.functional_call(cell, weights, (value, h, time[:, None]))
-        ys.append(y)
-    return h, torch.stack(ys)
-
-
-def mixed(p, carry, x):
-    """The LSTM of ncps has the gates g i f o, and adds 1 to f."""
-    lstm = plain("ncps.torch.lstm").LSTMCell(IN, HIDDEN).double()
-    order = lambda w: torch.cat([w.chunk(4, -1)[place] for place in (2, 0, 1, 3)], -1)
-    one = torch.cat([torch.zeros(2 * HIDDEN), torch.ones(HIDDEN), torch.zeros(HIDDEN)])
-    weights = {"input_map.weight": order(p.lstm.w_ih).T, "input_map.bias": order(p.lstm.b) - one}
-    weights |= {"recurrent_map.weight": order(p.lstm.w_hh).T}
-    (h, c), ys = carry, []
-    for value, time in zip(*x, strict=True):
-        h, c = torch.func.functional_call(lstm, weights, (value, (h, c)))
-        h, y = cfc(p.cell, h, (value[None], time[None]), "gated")
-        ys.append(y[0])
-    return carry._replace(h=h, c=c), torch.stack(ys)
-
-
-WIRED = jrnn.NCP(2)
-TIMES = np.random.default_rng(1).uniform(0.2, 2, (STEPS, BATCH))
-FLOAT64 = {  # a cell, a peer's recurrence, times
-    "MLSTM": (jrnn.MLSTM(HIDDEN, heads=HEADS), xlstm_step, None),
-    "SLSTM": (jrnn.SLSTM(HIDDEN, heads=HEADS), slstm, None),
-    "LTC": (jrnn.LTC(HIDDEN), ltc, TIMES),
-    "LTC-wired": (jrnn.LTC(HIDDEN, wiring=WIRED), partial(ltc, outputs=2), TIMES),
-    "CfC": (jrnn.CfC(HIDDEN), partial(cfc, mode="gated"), TIMES),
-    "CfC-no_gate": (jrnn.CfC(HIDDEN, mode="no_gate"), partial(cfc, mode="no_gate"), TIMES),
-    "CfC-pure": (jrnn.CfC(HIDDEN, mode="pure"), partial(cfc, mode="pure"), TIMES),
-    "CfC-backbone": (
-        jrnn.CfC(HIDDEN, backbone=(4, 4), activation="tanh"),
-        partial(cfc, mode="gated", backbone=(4, 4)),
-        TIMES,
-    ),
-    "CfC-wired": (jrnn.CfC(HIDDEN, wiring=WIRED), wired_cfc, TIMES),
-    "MixedMemory": (jrnn.MixedMemory(jrnn.CfC(HIDDEN)), mixed, TIMES),
+FLOAT64 = {
+    "MLSTM": (jrnn.MLSTM(HIDDEN, heads=HEADS), xlstm_step),
+    "SLSTM": (jrnn.SLSTM(HIDDEN, heads=HEADS), slstm),
+    "S4D": (jrnn.S4D(IN, state=5), s4d, "none"),
 }
 
 
 @pytest.mark.parametrize("name", FLOAT64)
 def test_in_float64(name):
-    cell, peer, times = FLOAT64[name]
-    got, want = both(cell, peer, times=times)
+    got, want = both(*FLOAT64[name])
     assert_near(got, want, 1e-12)
+
+
+def test_differentiable_neural_computer():
+    """Equal but for the 1e-6 that both add, each in places of its own."""
+    cell = jrnn.DNC(HIDDEN, rows=7, width=4, reads=2)
+    params, carry, xs = draw(cell)
+    params, carry = shares(params, carry)
+    params = params._replace(interface=jax.tree.map(lambda w: w / 10, params.interface))  # |v| < 1
+    got = answer(lambda params, carry, xs: jrnn.unroll(cell, params, xs, carry), (params, carry, xs))
+    assert_near(got, by_torch(computer, (params, carry, xs)), 1e-4)

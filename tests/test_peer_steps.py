@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrnn
-from benchmarks.peers_cells import PEERS, missing
+from benchmarks.peers_cells import PEERS, missing, steps
 from tests.values import random
 
 XS = np.random.default_rng(1).normal(size=(6, 2, 3))
@@ -27,6 +27,25 @@ def drawn(cell, in_features=3):
 @pytest.mark.parametrize("library", PEERS)
 def test_no_peer_has_a_recurrent_cell_that_jrnn_lacks(library):
     assert len(PEERS[library]) > 1 and missing(PEERS[library]) == []
+
+
+WRONG = {
+    "no such class": "GRUSomething(4)",
+    "no such option": "GRU(4, reset_behind=True)",
+    "no such value": 'MGU(4, gate="xh")',
+    "too few units": "CfC(4, wiring=NCP(4))",  # found when it is initialized
+}
+
+
+def test_what_cannot_be_built_is_missing():
+    """The name of a class that there is does not make a cell."""
+    assert missing(WRONG | {"there": "GRU(4)"}) == list(WRONG)
+
+
+def test_lines_of_steps():
+    """Of every cell, without decorators; a step is no longer than a function of ours may be."""
+    lines = steps()
+    assert lines["GRU"] < 20 and max(lines.values()) <= 40 and {"LSTM", "DNC", "Stack"} < set(lines)
 
 
 def test_tau_gru():
