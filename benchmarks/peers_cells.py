@@ -249,7 +249,7 @@ NAMES = {name: getattr(jrnn, name) for name in jrnn.__all__}
 
 
 def missing(names):
-    """The names of a peer's cells for which jrnn has none: what they are here cannot be built and initialized."""
+    """The names of a peer's cells for which jrnn has none: what they are here cannot be initialized."""
     return [theirs for theirs, ours in names.items() if not built(ours)]
 
 
