@@ -242,9 +242,42 @@ PEERS = {
         "Frameconv": "ShortConv(4)",
     },
 }
-BEFORE = (
-    78  # cells and combinators before matrix states, liquid and irregular cells, and cells of these libraries
-)
+COMPARED = {  # the numbers of cells with those of another library, by the file of tests
+    "test_peers": "Elman LSTM GRU",
+    "test_peer_cells": "LSTMVariant ConvLSTM MiRU WMCLSTM SGU ResidualLSTM UGRNN",
+    "test_peer_steps": "TauGRU NMax DLSE",
+    "test_peer_units": """AntisymmetricRNN ATR BRC NBRC CFN CoRNN FastRNN FastGRNN IndRNN JANET LightRU LiGRU MGU
+        MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM IntersectionRNN
+        LSTM1997 MemoryControllerLSTM""",
+    "test_peer_memories": """LinearAttention RetNet GLA HGRN2 Mamba2 DeltaNet GatedDeltaNet DeltaProduct KDA GDN2
+        Comba RWKV6 RWKV7 MesaNet TTTLinear HGRN S6 MLSTM SLSTM S4D DNC""",
+    "test_peer_liquid": "LTC CfC",
+    "test_peer_modules": "FFM SHM LRU S5 RGLRU",
+}
+ALONE = {  # why the others are not
+    "no recurrence": "Dense Embed Map Norm ShortConv Window",
+    "in no library that is known to us": """FastWeights FullUnitaryRNN GRUD GRUODE GridLSTM HyperLSTM Jordan
+        LeakyRNN MinLSTM MogrifierLSTM ODERNN ONLSTM OrthogonalRNN PhasedLSTM QRNN TreeLSTM""",
+    "in torchrecurrent's repository, not in its wheel": "ELSTM PLRNN SelectiveUpdateRNN ShufflingRNN",
+    "in memorax' repository, not in its wheel": "RTU",
+    "in XMA, the library of its authors, which is not on PyPI": "M2RNN",
+    "in torchrecurrent h reads the last z, not the new one": "LEM",
+    "in torchrecurrent the fourth relu is of a sum, in the paper of a product": "NASCell",
+    "in torchrecurrent a read-out stands within the recurrence": "SCRN",
+    "in memorax in log space, which makes the candidate positive": "MinGRU",
+    "in rnn-jax a reflection of h has 1 in the place of h": "UnitaryRNN",
+    "in rnn-jax γ is a number that is subtracted, not a multiple of I": "LipschitzRNN",
+    "in rnn-jax, which needs torchvision and reservoirpy": "ClockworkRNN HeterogeneousCoRNN",
+    "in RecurrentLayers.jl, for Julia": "RHN",
+    "in TensorFlow Addons, Gluon or haste, all abandoned": """LayerNormElman LayerNormGRU LayerNormLSTM ConvGRU
+        ConvRNN""",
+    "not yet, in memax": "SphericalRNN",
+    "not yet, in keras-lmu, which needs TensorFlow": "LMU",
+    "not yet, in reservoirpy": "EchoState",
+    "not yet, in sru, which is compiled for CUDA": "SRU",
+    "not yet, in neuralhydrology": "MassConservingLSTM",
+}
+BEFORE = 78  # cells and combinators before there were matrix states and liquid cells
 NAMES = {name: getattr(jrnn, name) for name in jrnn.__all__}
 
 

@@ -244,6 +244,16 @@ def ttt_linear(p, carry, x):
     return carry._replace(w=w - p.w, b=b[:, :, 0] - p.b), torch.stack(ys).flatten(-2)
 
 
+def hgrn(p, _, x):
+    """Without the rotation, which fla's does not have: real and imaginary part are alike."""
+    a_p, a_q, f, *o = affine(p, x).transpose(0, 1).chunk(5, -1)
+    low = torch.sigmoid(p.low)
+    f = low + (1 - low) * torch.sigmoid(f)
+    run = fla("hgrn.naive").naive_recurrent_hgrn
+    parts = [run((1 - f) * silu(part), torch.log(f))[0] for part in (a_p, a_q)]
+    return None, (torch.sigmoid(torch.cat(o, -1)) * torch.cat(parts, -1)).transpose(0, 1)
+
+
 def mamba(p, h, x):
     """Its mixer between the convolution and the gate."""
     module = plain("mambapy.mamba")
@@ -286,8 +296,14 @@ FLOAT32 = {  # a cell, a peer's recurrence, its start if not random
     "RWKV7": (jrnn.RWKV7(HIDDEN, heads=HEADS), rwkv7),
     "MesaNet": (jrnn.MesaNet(HIDDEN, heads=HEADS), mesa, "zero"),
     "TTTLinear": (jrnn.TTTLinear(HIDDEN, heads=HEADS), ttt_linear),
+    "HGRN": (jrnn.HGRN(HIDDEN), hgrn, "none"),
     "S6": (jrnn.S6(HIDDEN, state=5, rank=2), mamba),
 }
+
+
+def straight(params):
+    """An `HGRN` that does not rotate."""
+    return params._replace(theta=0 * params.theta) if hasattr(params, "theta") else params
 
 
 def both(cell, peer, start="random", times=None):
@@ -297,7 +313,7 @@ def both(cell, peer, start="random", times=None):
     xs = xs if times is None else (xs, times)
 
     def ours(params, carry, xs):
-        last, ys = jrnn.unroll(cell, params, xs, None if start == "none" else carry)
+        last, ys = jrnn.unroll(cell, straight(params), xs, None if start == "none" else carry)
         return None if start == "none" else last, ys
 
     return answer(ours, (params, carry, xs)), by_torch(peer, (params, carry, xs))

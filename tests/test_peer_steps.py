@@ -1,12 +1,14 @@
 """Cells of peers: one for each, and values, in float64, of those whose steps are driven by hand."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jrnn
-from benchmarks.peers_cells import PEERS, missing, steps
+from benchmarks.peers_cells import ALONE, COMPARED, PEERS, missing, steps
 from tests.values import random
 
 XS = np.random.default_rng(1).normal(size=(6, 2, 3))
@@ -40,6 +42,15 @@ WRONG = {
 def test_what_cannot_be_built_is_missing():
     """The name of a class that there is does not make a cell."""
     assert missing(WRONG | {"there": "GRU(4)"}) == list(WRONG)
+
+
+def test_every_cell_is_compared_or_it_is_said_why_not():
+    named = [name for names in (*COMPARED.values(), *ALONE.values()) for name in names.split()]
+    cells = [name for name in steps() if getattr(jrnn, name).__module__.startswith("jrnn.cells")]
+    assert sorted(named) == sorted(cells)
+    for file, names in COMPARED.items():
+        text = Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8")
+        assert [name for name in names.split() if f"jrnn.{name}(" not in text] == []
 
 
 def test_lines_of_steps():

@@ -120,7 +120,7 @@ def accuracy(name, params, batch):
 
 
 def missing(done, cells, tasks):
-    """Pairs of a task and a cell that are not done; cells, and tasks, of which there is something come first."""
+    """Pairs of a task and a cell that are not done; those of which there is something come first."""
     tasks_begun, begun = {task for task, _ in done}, {name for _, name in done}
     pairs = [(task, name) for name in cells for task in tasks if (task, name) not in done]
     return sorted(pairs, key=lambda pair: (pair[1] not in begun, pair[0] not in tasks_begun))

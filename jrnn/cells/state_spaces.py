@@ -97,7 +97,7 @@ class S4D:
         rate, frequency, log_dt = (p.astype(wide) for p in (params.rate, params.frequency, params.log_dt))
         delta = (jnp.exp(log_dt) * jnp.asarray(dt, wide))[..., None]
         less, scale = _sampled(jax.lax.complex(-jnp.exp(rate), frequency), delta)
-        h = (1 + less) * carry + scale * x[..., None].astype(wide)
+        h = (1 + less) * carry + scale * x[..., None].astype(carry.dtype)
         parts = jnp.concatenate([h.real, -h.imag], -1).astype(x.dtype)
         return h, 2 * jnp.sum(params.w_ho * parts, -1) + params.d * x
 
