@@ -246,11 +246,11 @@ COMPARED = {  # the numbers of cells with those of another library, by the file 
     "test_peers": "Elman LSTM GRU",
     "test_peer_cells": "LSTMVariant ConvLSTM MiRU WMCLSTM SGU ResidualLSTM UGRNN",
     "test_peer_steps": "TauGRU NMax DLSE",
-    "test_peer_units": """AntisymmetricRNN ATR BRC NBRC CFN CoRNN FastRNN FastGRNN IndRNN JANET LightRU LiGRU MGU
-        MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM IntersectionRNN
+    "test_peer_units": """AntisymmetricRNN ATR BRC NBRC CFN CoRNN FastRNN FastGRNN IndRNN JANET LightRU LiGRU
+        MGU MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM IntersectionRNN
         LSTM1997 MemoryControllerLSTM""",
-    "test_peer_memories": """LinearAttention RetNet GLA HGRN2 Mamba2 DeltaNet GatedDeltaNet DeltaProduct KDA GDN2
-        Comba RWKV6 RWKV7 MesaNet TTTLinear HGRN S6 MLSTM SLSTM S4D DNC""",
+    "test_peer_memories": """LinearAttention RetNet GLA HGRN2 Mamba2 DeltaNet GatedDeltaNet DeltaProduct KDA
+        GDN2 Comba RWKV6 RWKV7 MesaNet TTTLinear HGRN S6 MLSTM SLSTM S4D DNC""",
     "test_peer_liquid": "LTC CfC",
     "test_peer_modules": "FFM SHM LRU S5 RGLRU",
 }
@@ -269,8 +269,8 @@ ALONE = {  # why the others are not
     "in rnn-jax γ is a number that is subtracted, not a multiple of I": "LipschitzRNN",
     "in rnn-jax, which needs torchvision and reservoirpy": "ClockworkRNN HeterogeneousCoRNN",
     "in RecurrentLayers.jl, for Julia": "RHN",
-    "in TensorFlow Addons, Gluon or haste, all abandoned": """LayerNormElman LayerNormGRU LayerNormLSTM ConvGRU
-        ConvRNN""",
+    "in TensorFlow Addons, Gluon or haste, all abandoned": """LayerNormElman LayerNormGRU LayerNormLSTM
+        ConvGRU ConvRNN""",
     "not yet, in memax": "SphericalRNN",
     "not yet, in keras-lmu, which needs TensorFlow": "LMU",
     "not yet, in reservoirpy": "EchoState",
