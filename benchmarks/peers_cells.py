@@ -247,8 +247,8 @@ COMPARED = {  # the numbers of cells with those of another library, by the file 
     "test_peer_cells": "LSTMVariant ConvLSTM MiRU WMCLSTM SGU ResidualLSTM UGRNN",
     "test_peer_steps": "TauGRU NMax DLSE",
     "test_peer_units": """AntisymmetricRNN ATR BRC NBRC CFN CoRNN FastRNN FastGRNN IndRNN JANET LightRU LiGRU
-        MGU MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM IntersectionRNN
-        LSTM1997 MemoryControllerLSTM""",
+        MGU MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM
+        IntersectionRNN LSTM1997 MemoryControllerLSTM""",
     "test_peer_memories": """LinearAttention RetNet GLA HGRN2 Mamba2 DeltaNet GatedDeltaNet DeltaProduct KDA
         GDN2 Comba RWKV6 RWKV7 MesaNet TTTLinear HGRN S6 MLSTM SLSTM S4D DNC""",
     "test_peer_liquid": "LTC CfC",
