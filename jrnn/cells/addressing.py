@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
 from jrnn.cells._gating import sigmoid
@@ -88,6 +89,7 @@ class DNC:
         return n * w, w, w, w, n, n, 3 * n, 1, 1, 1
 
     def init(self, key: Array, in_features: int) -> DNCParams:
+        check_in_features(in_features)
         k_lstm, k_interface, k_out = jax.random.split(key, 3)
         read = self.reads * self.width
         return DNCParams(
@@ -114,7 +116,7 @@ class DNC:
         ends = np.cumsum(self._sizes)[:-1]
         q, k, e, v, beta, f, pi, b, a, g = jnp.split(z, ends, axis=-1)
         e, f, a, g = sigmoid(e, "e"), sigmoid(f, "f"), sigmoid(a, "a"), sigmoid(g, "g")
-        kept = jnp.prod(1 - f[..., None] * carry.read, -2)
+        kept = product((1 - f[..., None] * carry.read).swapaxes(-1, -2))
         usage = (carry.usage + carry.write - carry.usage * carry.write) * kept
         found = by_content(carry.memory, k[..., None, :], b)[..., 0, :]
         write = g * (a * free(usage) + (1 - a) * found)
@@ -140,4 +142,12 @@ def free(usage: Array) -> Array:
     """Attention to the row that is used least: in the order of use, what those before it leave."""
     place, mine, others = jnp.arange(usage.shape[-1]), usage[..., :, None], usage[..., None, :]
     before = (others < mine) | ((others == mine) & (place < place[:, None]))
-    return (1 - usage) * jnp.prod(jnp.where(before, others, 1), -1)
+    return (1 - usage) * product(jnp.where(before, others, 1))
+
+
+def product(a: Array) -> Array:
+    """The product over the last axis: the gradient of `jnp.prod` reshapes, which a mesh refuses."""
+    while a.shape[-1] > 1:
+        half = a.shape[-1] // 2
+        a = jnp.concatenate([a[..., :half] * a[..., half : 2 * half], a[..., 2 * half :]], -1)
+    return a[..., 0]

@@ -209,7 +209,7 @@ class RGLRU:
         kept = [(a * turn).astype(wide) for turn in (jnp.cos(angle), jnp.sin(angle))]
         new = [scale.astype(wide) * (i * part).astype(wide) for part in split(x, 2)]
         h = jax.lax.complex(*kept) * carry + jax.lax.complex(*new)
-        return h, jnp.concatenate([h.real, h.imag], -1).astype(x.dtype)
+        return h, jnp.concatenate([h.real, h.imag], -1).astype(r.dtype)
 
 
 class RTUParams(NamedTuple):
