@@ -242,19 +242,7 @@ PEERS = {
         "Frameconv": "ShortConv(4)",
     },
 }
-COMPARED = {  # the numbers of cells with those of another library, by the file of tests
-    "test_peers": "Elman LSTM GRU",
-    "test_peer_cells": "LSTMVariant ConvLSTM MiRU WMCLSTM SGU ResidualLSTM UGRNN",
-    "test_peer_steps": "TauGRU NMax DLSE",
-    "test_peer_units": """AntisymmetricRNN ATR BRC NBRC CFN CoRNN FastRNN FastGRNN IndRNN JANET LightRU LiGRU
-        MGU MinimalRNN RAN STAR UnICORNN SGRN TRNN TGRU TLSTM MUT1 MUT2 MUT3 MultiplicativeLSTM
-        IntersectionRNN LSTM1997 MemoryControllerLSTM""",
-    "test_peer_memories": """LinearAttention RetNet GLA HGRN2 Mamba2 DeltaNet GatedDeltaNet DeltaProduct KDA
-        GDN2 Comba RWKV6 RWKV7 MesaNet TTTLinear HGRN S6 MLSTM SLSTM S4D DNC""",
-    "test_peer_liquid": "LTC CfC",
-    "test_peer_modules": "FFM SHM LRU S5 RGLRU",
-}
-ALONE = {  # why the others are not
+ALONE = {  # cells that no test of `tests/test_peer*.py` compares with those of another library, and why
     "no recurrence": "Dense Embed Map Norm ShortConv Window",
     "in no library that is known to us": """FastWeights FullUnitaryRNN GRUD GRUODE GridLSTM HyperLSTM Jordan
         LeakyRNN MinLSTM MogrifierLSTM ODERNN ONLSTM OrthogonalRNN PhasedLSTM QRNN TreeLSTM""",
