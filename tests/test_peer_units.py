@@ -24,8 +24,7 @@ def x64():
 
 def plain(p):
     """All gates in one order, a bias with the input."""
-    found = {"weight_ih": p.w_ih.T, "weight_hh": p.w_hh.T, "bias_ih": p.b}
-    return {name: w for name, w in found.items() if w is not None}
+    return {"weight_ih": p.w_ih.T, "weight_hh": p.w_hh.T if p.w_hh.ndim > 1 else p.w_hh, "bias_ih": p.b}
 
 
 def late(p):
@@ -98,7 +97,7 @@ CELLS = {
         "GatedAntisymmetricRNNCell", options={"gamma": 0.1, "epsilon": 0.5}
     ),
     jrnn.ATR(HIDDEN): Peer("ATRCell"),
-    jrnn.BRC(HIDDEN): Peer("BRCell", lambda p: {"weight_ih": p.w_ih.T, "weight_hh": p.w_hh, "bias_ih": p.b}),
+    jrnn.BRC(HIDDEN): Peer("BRCell"),
     jrnn.NBRC(HIDDEN): Peer("NBRCell"),
     jrnn.CFN(HIDDEN): Peer("CFNCell", lambda p: plain(p) | {"bias_ih": torch.cat([p.b, zeros(1)])}),
     jrnn.CoRNN(HIDDEN, dt=0.3, gamma=0.8, epsilon=1.2): Peer(
