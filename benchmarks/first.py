@@ -4,6 +4,7 @@ python -m benchmarks.first                          # all cases, some twenty min
 python -m benchmarks.first --at-most 20             # in pieces: what first.csv lacks
 python -m benchmarks.first --only LSTM --at-most 5  # the cases whose names contain this
 python -m benchmarks.first --at-most 0              # the table of the stored run
+python -m benchmarks.first --fresh                  # in new processes, imports included
 
 Each gradient is new to the process. Times are minima of rounds that take turns.
 """
@@ -11,6 +12,8 @@ Each gradient is new to the process. Times are minima of rounds that take turns.
 import argparse
 import csv
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +31,35 @@ RATIOS = {  # of the seconds in the order of TIMES
     "compiling": lambda t: t[3] / t[1],
     "together": lambda t: (t[2] + t[3]) / (t[0] + t[1]),
 }
+
+
+PROCESS = """
+import time
+import jax, jax.numpy as jnp
+imported = time.process_time()
+import jrnn
+cell, xs = jrnn.LSTM(256), jax.ShapeDtypeStruct((64, 32, 128), "float32")
+params = jax.eval_shape(lambda: cell.init(jax.random.key(0), 128))
+plain = lambda params, xs: jax.lax.scan(
+    lambda carry, x: cell.step(params, carry, x), cell.initial_carry(params, (32,)), xs
+)
+ours = lambda params, xs: jrnn.unroll(cell, params, xs)
+jax.jit(jax.grad(lambda *given: jnp.sum({run}(*given)[1]))).lower(params, xs).compile()
+print(imported, time.process_time() - imported)
+"""
+
+
+def fresh(rounds):
+    """Print seconds of CPU of new processes, from `import jrnn` to the compiled gradient of an LSTM(256)."""
+    taken = {"plain": [], "ours": []}
+    for _ in range(rounds):
+        for name, seconds in taken.items():
+            code = [sys.executable, "-c", PROCESS.format(run=name)]
+            found = subprocess.run(code, capture_output=True, text=True, check=True).stdout.split()
+            seconds.append(list(map(float, found)))
+    for name, seconds in taken.items():
+        imported, rest = map(min, zip(*seconds, strict=True))
+        print(f"{name}: import jax {imported:.2f} s, the rest {rest:.2f} s")
 
 
 def cases():
@@ -112,8 +144,11 @@ if __name__ == "__main__":
     parser.add_argument("--at-most", type=int, help="cases in this call")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--worst", type=int, default=12, help="lines of the table")
+    parser.add_argument("--fresh", action="store_true", help="new processes instead, for one cell")
     parser.add_argument("--out", type=Path, default=Path("first.csv"))
     options = parser.parse_args()
+    if options.fresh:
+        sys.exit(fresh(options.rounds))
     run(options)
     if found := stored(options.out):
         table(found, options.worst)
