@@ -103,7 +103,7 @@ def promote_carry(cell: Any, params: Any, carry: Any, xs: Any, flags: tuple[Any,
     check_values(cell, params, xs)  # tokens lie within the table of an `Embed`
     # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second; dtypes only
     # grow, so that it ends after a few for each entry, unless the step casts them back and forth
-    inputs = types_of_step(StepInputs(xs, *flags))
+    inputs = _call("step", cell, types_of_step, StepInputs(xs, *flags), params=params, xs=xs)
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
         # the state of a reset is made later, in the types found here
