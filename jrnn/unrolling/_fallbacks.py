@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Op, Program, Values, is_inexact, read, split_constant
@@ -48,6 +49,15 @@ def can_be_mapped(ops: tuple[Op, ...], consts: Values, program: Program) -> bool
             if not _maps(op, axes, read(program.types, op.inputs)):
                 return False
     return True
+
+
+def checkpoints_transpose() -> bool:
+    """True unless `jax_remat3` is set, an experiment of JAX whose checkpoints have no transpose."""
+    return _traces(_transposed_checkpoint, (jax.ShapeDtypeStruct((), jnp.float32),))
+
+
+def _transposed_checkpoint(number: Any) -> Any:
+    return jax.linear_transpose(jax.checkpoint(jnp.negative), number)(number)
 
 
 def _is_standard(op: Op) -> bool:

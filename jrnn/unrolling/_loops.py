@@ -30,7 +30,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, is_inexact, read
-from jrnn.unrolling._fallbacks import rule_applies
+from jrnn.unrolling._fallbacks import checkpoints_transpose, rule_applies
 from jrnn.unrolling._linearizing import LinearizedStep, TangentInputs, linearize_step
 from jrnn.unrolling._sites import active_inputs, read_activations, site_tangents
 from jrnn.unrolling._staging import Stage
@@ -164,8 +164,7 @@ def _squeezed_body(step: Callable[..., Any], unit_axes: tuple[tuple[int, ...], .
     def body(consts_and_carry: Any, xs: Any) -> Any:
         consts, carry = consts_and_carry
         # JAX cannot transpose a checkpoint under its experimental flag `jax_remat3`: then without one
-        as_it_is = getattr(jax.config, "jax_remat3", False)
-        carry, ys = (expanded if as_it_is else rematerialized)(consts, carry, xs)
+        carry, ys = (rematerialized if checkpoints_transpose() else expanded)(consts, carry, xs)
         return (consts, carry), ys
 
     return body

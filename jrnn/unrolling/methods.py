@@ -128,13 +128,13 @@ def body_of(cell: Any) -> Body:
         if reset is not None:
             carry = map_state(functools.partial(_where, ~reset), spec, carry, reset_state)
         returned: tuple[Any, Any] = cell.step(params, carry, x)
-        if valid is None or not is_step(
-            carry, returned
-        ):  # of a wrong return `promote_carry` says what is wrong
+        # `promote_carry` says what is wrong with a return that is no step
+        if valid is None or not is_step(carry, returned):
             return returned
         after, y = returned
         after = map_state(functools.partial(_where, valid), spec, after, carry)
-        return after, jax.tree.map(lambda leaf: _where(valid, jnp.asarray(leaf), jnp.zeros_like(leaf)), y)
+        y = jax.tree.map(lambda leaf: _where(valid, jnp.asarray(leaf), jnp.zeros_like(leaf)), y)
+        return after, y
 
     return body
 
