@@ -1,16 +1,17 @@
 """Cells whose state is a matrix, by `Scan` and by `Chunked`: a training step, its memory, its error.
 
-    python -m benchmarks.chunked                       # every cell: time and memory against `Scan`
-    python -m benchmarks.chunked error                 # float32 against float64, over 16,384 steps
-    python -m benchmarks.chunked curves > curves.txt   # by steps of a chunk, and by steps of a sequence
-    python -m benchmarks.chunked draw curves.txt chunked.png
-    python -m benchmarks.chunked curves GLA MLSTM      # these cells alone
+    python -m benchmarks.chunked                # every cell: time and memory against `Scan`
+    python -m benchmarks.chunked error          # float32 against float64, over 16,384 steps
+    python -m benchmarks.chunked curves         # by steps of a chunk, and by steps of a sequence
+    python -m benchmarks.chunked draw           # these curves from their file, and lines of a table
+    python -m benchmarks.chunked GLA MLSTM      # these cells alone, for any of these
 
 Times are seconds of CPU of the whole process, the smallest of a few turns, in which all methods run one after
-the other: on a busy machine they are steadier than those of the clock.
+the other: on a busy machine they are steadier than those of the clock. `MesaNet` solves a system of equations
+at every step, so it has fewer steps and rows. Curves are stored in tables/chunked.csv; those there do not run
+again.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -19,10 +20,18 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
+from benchmarks.tables.running import Runs
+from jrnn.unrolling.chunked import USUAL
+
+HERE = Path(__file__).parent
+CURVES, FIGURE = HERE / "tables/chunked.csv", HERE.parent / "docs/static/chunked.png"
+COLUMNS = "cell", "by", "steps", "microseconds"
 
 BATCH, STEPS, HIDDEN, HEADS = 8, 1024, 256, 4  # four memories of 64 x 64 for each row
-SIZES = (8, 16, 32, 64, 128)
+SHAPES = {"MesaNet": (128, 2)}  # other numbers of steps and rows
+SIZES = (16, 32, 64, 128)
 LENGTHS = (1024, 4096, 16384, 65536)
+LONG = ("MLSTM", "GLA", "GatedDeltaNet", "GDN2")  # cells that run on all lengths
 KINDS = (
     jrnn.MLSTM,
     jrnn.LinearAttention,
@@ -75,7 +84,7 @@ def least_times(programs, turns=3):
     return best
 
 
-def compare(cell, steps=STEPS, batch=BATCH):
+def compare(cell, steps, batch):
     """Print time and temporaries of a training step by both methods."""
     methods = jrnn.Scan(), jrnn.Chunked()
     programs = [training_step(cell, method, steps, batch) for method in methods]
@@ -103,56 +112,71 @@ def error(cell, steps=16384):
     print(f"{cell!r:38}", "  ".join(f"{name} {far:.1e}" for name, far in found.items()), flush=True)
 
 
-def curves(name):
-    """Print a training step's microseconds of CPU for each step of a row.
-
-    By the size of a chunk, for the shapes above; and by the number of steps, for one row and small memories.
-    """
-    cell, times = cells(HIDDEN, HEADS)[name], {}
-    programs = [training_step(cell, jrnn.Chunked(size), STEPS, BATCH) for size in SIZES]
+def by_size(runs, name):
+    """A training step's microseconds of CPU for each step of a row, by the size of a chunk."""
+    cell, (steps, batch) = cells(HIDDEN, HEADS)[name], SHAPES.get(name, (STEPS, BATCH))
+    programs = [training_step(cell, jrnn.Chunked(size), steps, batch) for size in SIZES]
     for size, seconds in zip(SIZES, least_times(programs), strict=True):
-        times[size] = round(1e6 * seconds / (STEPS * BATCH), 2)
-    print(json.dumps({"cell": name, "by": "steps of a chunk", "times": times}), flush=True)
-    cell, times = cells(64, 2)[name], {}
-    for steps in LENGTHS:
-        (seconds,) = least_times([training_step(cell, jrnn.Chunked(), steps, 1)])
-        times[steps] = round(1e6 * seconds / steps, 2)
-    print(json.dumps({"cell": name, "by": "steps of a sequence", "times": times}), flush=True)
+        runs.add(cell=name, by="chunk", steps=size, microseconds=1e6 * seconds / (steps * batch))
 
 
-def draw(path, png):
-    """Draw what `curves` printed."""
+def by_length(runs, name):
+    """The same by the number of steps, for one row and two memories of 32 x 32."""
+    cell = cells(64, 2)[name]
+    programs = [training_step(cell, jrnn.Chunked(), steps, 1) for steps in LENGTHS]
+    for steps, seconds in zip(LENGTHS, least_times(programs), strict=True):
+        runs.add(cell=name, by="sequence", steps=steps, microseconds=1e6 * seconds / steps)
+
+
+def curves(names):
+    """Run what the file lacks."""
+    runs = Runs(CURVES, COLUMNS)
+    for measure, by, kinds in ((by_size, "chunk", names), (by_length, "sequence", LONG)):
+        for name in names:
+            if name in kinds and not runs.find(cell=name, by=by):
+                measure(runs, name)
+
+
+def curve_of(runs, name, by):
+    """Steps and microseconds."""
+    rows = runs.find(cell=name, by=by)
+    return [int(row["steps"]) for row in rows], [float(row["microseconds"]) for row in rows]
+
+
+def draw(names):
+    """Draw the curves by the size of a chunk, the default marked, and print those by steps as a table."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = dict(zip(("steps of a chunk", "steps of a sequence"), figure.subplots(1, 2), strict=True))
-    for line in Path(path).read_text().splitlines():
-        curve = json.loads(line)
-        steps = [int(n) for n in curve["times"]]
-        panels[curve["by"]].plot(steps, list(curve["times"].values()), marker=".", label=curve["cell"])
-    for label, panel in panels.items():
-        panel.set(xscale="log", xlabel=label, ylabel="CPU per step of a row (µs)", ylim=(0, None))
-    first, _ = panels.values()
-    first.set_xticks(SIZES, map(str, SIZES))
-    first.minorticks_off()
-    first.legend(frameon=False, ncols=2)
-    figure.savefig(png, dpi=100)
+    runs, figure = Runs(CURVES, COLUMNS), Figure(figsize=(10, 6), layout="constrained")
+    names = [name for name in names if runs.find(cell=name, by="chunk")]
+    for panel, name in zip(figure.subplots(3, 5, sharex=True).flat, names, strict=False):
+        sizes, times = curve_of(runs, name, "chunk")
+        panel.plot(sizes, times, color="C0", marker=".")
+        panel.plot(USUAL, times[sizes.index(USUAL)], color="C1", marker="o")
+        panel.set(xscale="log", title=name, ylim=(0, 1.1 * max(times)))
+        panel.set_xticks(SIZES, map(str, SIZES))
+        panel.minorticks_off()
+    figure.supxlabel("steps of a chunk (orange: the default)")
+    figure.supylabel("CPU per step of a row (µs)")
+    figure.savefig(FIGURE, dpi=100)
+    for name in (name for name in LONG if runs.find(cell=name, by="sequence")):
+        print(f"| `{name}` |", " | ".join(f"{each:.2f}" for each in curve_of(runs, name, "sequence")[1]), "|")
 
 
 def main():
     """Run what is asked for."""
     asked = sys.argv[1:]
-    if "draw" in asked:
-        draw(*asked[1:])
-        return
     names = [name for name in cells(HIDDEN, HEADS) if name in asked] or list(cells(HIDDEN, HEADS))
-    for name in names:
-        if "curves" in asked:
-            curves(name)
-        if "error" in asked:
+    if "curves" in asked:
+        curves(names)
+    elif "draw" in asked:
+        draw(names)
+    elif "error" in asked:
+        for name in names:
             error(cells(64, 2)[name])
-        elif "curves" not in asked:
-            compare(cells(HIDDEN, HEADS)[name])
+    else:
+        for name in names:
+            compare(cells(HIDDEN, HEADS)[name], *SHAPES.get(name, (STEPS, BATCH)))
     if not asked:
         compare(jrnn.MLSTM(128), steps=100, batch=32)
 
