@@ -1,20 +1,20 @@
-"""What a machine with an accelerator can say in nine minutes: right, fast, which defaults, how much memory.
+"""Results, times and memory on an accelerator, in nine minutes.
 
-    pip install -e '.[peers]' 'jax[cuda12]' pytest && python -m benchmarks.accelerator
-    python -m benchmarks.accelerator --limit 60 --only correct,memory     # on a CPU, to try it
+    python -m benchmarks.accelerator
+    python -m benchmarks.accelerator --limit 60 --only correct,memory --out page    # on a CPU, to try it
 
-    correct   every case of the tests by every method on the device, beside a CPU: outputs and gradients
-    speed     flax.nnx, cuDNN by jax.experimental.rnn, PyTorch; small and large; float32, TF32, bfloat16
-    choices   products before the loop or in it, unrolled loops, a tree or a loop, steps of a chunk
+    correct   cases of the tests by every method on the device, beside `Scan` on a CPU: outputs and gradients
+    speed     flax.nnx, cuDNN by jax.experimental.rnn, PyTorch; small and large; TF32, float32, bfloat16
+    choices   a tree or a loop, steps of a chunk, x W before the loop or in it, Newton or Scan
     memory    bytes of a gradient by each method, beside what `gradient_memory` predicts
 
-Each line of the result is written as soon as it is known, to `runs/accelerator/results.json`; at the limit or
-at the end, `results.txt` is the page of text that the site shows. What fails is a line, too.
+It runs from a checkout and needs jax, numpy and scipy; flax and torch are measured where they are. After each
+measurement it writes `results.json`, and `results.txt`, a page of text. What fails is a line of that page.
 """
 
 import argparse
-import contextlib
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,338 +22,334 @@ import statistics
 import sys
 import threading
 import time
-import traceback
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch some memory of a GPU
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves other processes memory of a GPU
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import speed
-from jax import lax
-from peers import ON_JAX, ON_TORCH, Size, present
+from peers import ON_JAX, ON_TORCH, PACKAGES, Size, present
 
 import jrnn
+from jrnn.unrolling._engine import prepare
+from jrnn.unrolling.driver import make_loop
 
-OUT = Path("runs/accelerator")
+LAYERS, ROUNDS, TOLERANCE = ("LSTM", "GRU", "Elman", "BiLSTM"), 7, 1e-4
 SMALL, LARGE = Size(1, 200, 128, 128), Size(128, 200, 1024, 1024)
-SPEED = [SMALL, Size(32, 100, 128, 128), Size(20, 35, 650, 650), Size(8, 400, 96, 192), LARGE]
-PRECISIONS = {
-    "float32": ("highest", "float32"),
-    "TF32": ("default", "float32"),
-    "bfloat16": ("default", "bfloat16"),
-}
-SHARES = {"correct": 0.38, "speed": 0.32, "choices": 0.2, "memory": 0.1}  # of the time
+IN_LOOP = (Size(8, 400, 256, 256), Size(32, 100, 128, 128), LARGE)  # where a CPU leaves x W in the loop
+# matmuls in JAX, None: as it is; weights and inputs
+PRECISIONS = {"TF32": (None, "float32"), "float32": ("highest", "float32"), "bfloat16": (None, "bfloat16")}
+SCAN, LINEAR, MATRIX = jrnn.Scan(), jrnn.LRU(256), jrnn.GatedDeltaNet(256, heads=4)
+TREE_OR_LOOP = {"tree": jrnn.Associative(tree=True), "loop": jrnn.Associative(tree=False)}
 
 
 class Results:
-    """Records, written at once; the page of text at the end or at the limit, whichever comes first."""
+    """Records and their page, which are written after each measurement."""
 
-    def __init__(self, limit):
-        self.begun, self.limit, self.records = time.monotonic(), limit, []
-        self.lock = threading.RLock()
-        timer = threading.Timer(limit, self.finish, args=("stopped at the limit",))
-        timer.daemon = True
-        timer.start()
-
-    def add(self, part, **record):
-        with self.lock:
-            self.records.append({"part": part, "after_s": round(time.monotonic() - self.begun, 1)} | record)
-            found = {"surroundings": surroundings(), "records": self.records}
-            scratch = OUT / "results.json.new"
-            scratch.write_text(json.dumps(found, indent=1, default=str))
-            scratch.replace(OUT / "results.json")
-            print(json.dumps(self.records[-1], default=str), flush=True)
+    def __init__(self, out, limit):
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.limit, self.begun = out, limit, time.monotonic()
+        self.records, self.planned, self.lock = [], {}, threading.RLock()
 
     def left(self, until):
         """Seconds until a share of the limit is used up."""
-        return until * self.limit - (time.monotonic() - self.begun)
+        return max(until * self.limit - (time.monotonic() - self.begun), 0)
 
-    def finish(self, why="complete"):
+    def add(self, part, row, who, **values):
         with self.lock:
-            (OUT / "results.txt").write_text(page(self.records, why))
-            print((OUT / "results.txt").read_text(), flush=True)
-            os._exit(0)  # other threads may be compiling
+            record = {"part": part, "row": row, "who": who, "after_s": time.monotonic() - self.begun}
+            self.records.append(record | values)
+            print(json.dumps(self.records[-1]), flush=True)
+            self.write("so far")
+
+    def write(self, state):
+        text = page(self.records, self.planned, state)
+        found = {"surroundings": surroundings(), "planned": self.planned, "records": self.records}
+        for name, content in {"results.json": json.dumps(found, indent=1), "results.txt": text}.items():
+            (self.out / name).write_text(content)
+        return text
+
+    def finish(self, state):
+        """Write, and end this process and all others, whatever they compile."""
+        with self.lock:
+            print(self.write(state), flush=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+            os._exit(0)
+
+
+def attempt(measure):
+    """The values that a measurement gives, or the reason why it failed: the others go on."""
+    try:
+        return measure()
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def measure_all(results, part, jobs, until, workers, fresh=False):
+    """Measure jobs, (row, who, function), in processes, fresh ones or not; one that dies costs its job."""
+    results.planned[part], waiting = len(jobs), iter(jobs)
+    hire = functools.partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
+
+    def work(_):
+        process = hire()
+        for row, who, measure in waiting:
+            try:
+                values = process.submit(attempt, measure).result(results.left(until))
+            except TimeoutError:
+                return
+            except BrokenExecutor as error:
+                values, process = {"failed": str(error)}, hire()
+            results.add(part, row, who, **values)
+            process = hire() if fresh else process
+
+    with ThreadPool(workers) as threads:
+        threads.map(work, range(workers), chunksize=1)
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+def methods_of(case):
+    """Methods that run a case."""
+    from benchmarks.chunked import cells
+    from tests.cases import FIRST
+
+    cell, methods, gated = case.cell, {}, isinstance(case.cell, jrnn.LSTM | jrnn.GRU)
+    if isinstance(cell, jrnn.LSTM) and cell.activation == "tanh" and jax.default_backend() == "gpu":
+        methods["CuDNN"] = jrnn.CuDNN()
+    if type(cell).__name__ in cells(8, 2):
+        methods["Chunked"] = jrnn.Chunked(4)
+    if jrnn.cell.is_linear(cell):
+        methods |= TREE_OR_LOOP
+    if gated and case in FIRST:
+        methods |= {"Newton": jrnn.Newton(), "RTRL": jrnn.RTRL()}
+    if gated or isinstance(cell, jrnn.Elman | jrnn.SLSTM | jrnn.Stack):
+        methods["sqrt"] = jrnn.Scan("sqrt")
+    return methods | {"Scan": SCAN}
+
+
+def inexact(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def by_unroll(cell, method, params, xs, lengths):
+    """A loss, its gradient, and all that the method returns."""
+
+    def loss(params):
+        carry, ys = jrnn.unroll(cell, params, xs, lengths=lengths, method=method)
+        return sum(jnp.sum(jnp.sin(leaf.real)) for leaf in jax.tree.leaves(ys)), inexact((carry, ys))
+
+    (value, found), gradient = jax.value_and_grad(loss, has_aux=True, allow_int=True)(params)
+    return value, inexact(gradient), found
+
+
+def by_online(cell, method, params, xs, lengths):
+    """The same loss and its gradient, forward in time."""
+    online = jrnn.Online(cell, lambda y, _, valid: jnp.sum(jnp.where(valid[:, None], jnp.sin(y), 0)), method)
+
+    def step(before, given):
+        *after, loss, gradient = online.step(*before, params, given[0], None, valid=given[1])
+        return after, (loss, inexact(gradient))
+
+    valid = jnp.arange(len(xs))[:, None] < lengths
+    found = jax.lax.scan(step, list(online.init(params, xs[0])), (xs, valid))[1]
+    return jax.tree.map(lambda a: a.sum(0), found)
+
+
+def difference(given, needed):
+    """The largest difference, relative to the largest number of each array above 1; NaN if there is one."""
+    found = [0.0]
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True):
+        if a.size:
+            found.append(np.abs(np.asarray(a, b.dtype) - b).max() / np.maximum(np.abs(b).max(), 1.0))
+    return float(np.max(found))  # `max` would pass over NaN
+
+
+def check(place, name):
+    """A case by a method on the device, beside `Scan` on a CPU."""
+    from tests.cases import CASES, subject_of
+
+    case, subject = CASES[place], subject_of(CASES[place])
+    with jax.default_matmul_precision("highest"):
+        with jax.default_device(jax.devices("cpu")[0]):
+            lengths = None if name == "CuDNN" else np.array([9, 4, 0], np.int32)
+            arguments = subject.params(), subject.xs(9, 3), lengths
+            needed = subject.run(functools.partial(by_unroll, case.cell, SCAN), *arguments)
+        run = by_online if name == "RTRL" else by_unroll
+        program = jax.jit(functools.partial(run, case.cell, methods_of(case)[name]))
+        given = jax.device_get(program(*arguments))
+    if not (found := difference(given, needed[: len(given)])) <= TOLERANCE:
+        raise ValueError(f"differs by {found:.1e}")
+    return {"difference": found}
+
+
+def correct():
+    from tests.cases import CASES
+
+    order = "CuDNN", "Newton", "RTRL", "tree", "loop", "Chunked", "sqrt", "Scan"  # new to a GPU come first
+    pairs = [(place, name) for name in order for place, case in enumerate(CASES) if name in methods_of(case)]
+    return [(name, str(CASES[place].cell), functools.partial(check, place, name)) for place, name in pairs]
+
+
+def race(who, layer, size, precision, dtype):
+    """Milliseconds of a training step and of outputs alone."""
+    options = {} if dtype == "float32" else {"dtype": dtype}
+    with jax.default_matmul_precision(precision):
+        model = (ON_JAX | ON_TORCH)[who](layer, size, **options)
+        if who in ON_TORCH:
+            speed.allow_tf32(precision is None)
+        works = (speed.torch_works if who in ON_TORCH else speed.jax_works)(model, speed.KINDS)
+    works = {f"{kind} ms": speed.checked(who, kind, work, model, size) for kind, work in works.items()}
+    return {name: statistics.median(times) for name, times in speed.measure(works, ROUNDS).items()}
+
+
+def races():
+    middle = Size(32, 100, 128, 128), Size(8, 400, 96, 192), Size(20, 35, 650, 650)
+    contests = [
+        *((layer, size, "TF32") for size in (SMALL, LARGE) for layer in LAYERS),
+        *(("LSTM", size, label) for label in ("float32", "bfloat16") for size in (SMALL, LARGE)),
+        *((layer, size, "float32") for layer in LAYERS[1:] for size in (SMALL, LARGE)),
+        *((layer, size, "TF32") for size in middle for layer in LAYERS),
+    ]
+    kernels = {"jrnn, CuDNN": ("LSTM",), "jax.experimental.rnn": ("LSTM", "BiLSTM")}  # of float32
+    layers_of = dict.fromkeys(("jrnn", "flax.nnx", "PyTorch"), LAYERS)
+    layers_of |= kernels if jax.default_backend() == "gpu" else {}
+    absent = [who for who in layers_of if not present(who)]  # the import says so
+    jobs = [(who, "", functools.partial(importlib.import_module, PACKAGES[who][0])) for who in absent]
+    for layer, size, label in contests:
+        for who in filter(present, layers_of):
+            if layer in layers_of[who] and not (label == "bfloat16" and who in kernels):
+                measure = functools.partial(race, who, layer, size, *PRECISIONS[label])
+                jobs.append((f"{layer} {size} {label}", who, measure))
+    return jobs
+
+
+def by_choice(choice, cell, params, xs):
+    """Outputs by a method, or by the engine with or without all matmuls before the loop."""
+    if not isinstance(choice, bool):
+        return jrnn.unroll(cell, params, xs, method=choice)[1]
+    prepared = prepare(make_loop(cell, params, xs), precompute_all=choice)
+    return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))[1]
+
+
+def work_of(choice, cell, size):
+    """A compiled gradient of all weights, and its arguments."""
+    params = cell.init(jax.random.key(0), size.features)
+    xs = np.random.default_rng(0).standard_normal((size.steps, size.batch, size.features), np.float32)
+    loss = lambda params, xs: jnp.sum(by_choice(choice, cell, params, xs) ** 2)
+    return speed.jax_work(jax.grad(loss), (params, jnp.asarray(xs))), params, xs
+
+
+def time_of(choice, cell, size):
+    work, *_ = work_of(choice, cell, size)
+    return {"ms": statistics.median(speed.measure({"": work}, ROUNDS)[""]), "compile_s": work.compile_s}
+
+
+def compare(measure, what, cell, size, choices):
+    row = f"{what}, {cell} {size}"
+    return [(row, who, functools.partial(measure, choice, cell, size)) for who, choice in choices.items()]
+
+
+def choices():
+    jobs, chunks = [], {f"{n}": jrnn.Chunked(n) for n in (16, 32, 64, 128, 256)} | {"Scan": SCAN}
+    for steps in (256, 2048, 8192):
+        jobs += compare(time_of, "tree or loop", LINEAR, Size(4, steps, 64, 256), TREE_OR_LOOP)
+    for cell in (MATRIX, jrnn.MLSTM(256, heads=4)):
+        jobs += compare(time_of, "steps of a chunk", cell, Size(8, 2048, 64, 256), chunks)
+    newton = {"Newton": jrnn.Newton(), "Scan": SCAN}
+    jobs += compare(time_of, "Newton or Scan", jrnn.GRU(16), Size(4, 4096, 16, 16), newton)
+    for size in IN_LOOP:
+        for cell in (jrnn.LSTM(size.hidden), jrnn.GRU(size.hidden)):
+            jobs += compare(time_of, "x W", cell, size, {"before the loop": True, "in it": False})
+    return jobs
+
+
+def bytes_of(method, cell, size):
+    """MiB of a gradient: temporaries, their prediction without the loss, a peak if the device tells."""
+    work, params, xs = work_of(method, cell, size)
+    found, device = {"temporaries": work.temp_bytes}, jax.devices()[0]
+    if hasattr(method, "gradient_bytes"):
+        found["predicted"] = jrnn.gradient_memory(cell, params, xs, method=method)
+    if before := device.memory_stats():
+        work.run()
+        peak = device.memory_stats()["peak_bytes_in_use"]
+        grown = peak > before["peak_bytes_in_use"]  # else compilation, which tries kernels out, needed more
+        found["peak" if grown else "peak at most"] = peak - before["bytes_in_use"]
+    return {f"{name} MiB": count / 2**20 for name, count in found.items() if count is not None}
+
+
+def memory():
+    lstm = {"Scan": SCAN, "sqrt": jrnn.Scan("sqrt"), "64 MiB": jrnn.Scan(64 << 20)}
+    lstm |= {"CuDNN": jrnn.CuDNN()} if jax.default_backend() == "gpu" else {}
+    return [
+        *compare(bytes_of, "memory", jrnn.LSTM(512), Size(32, 1000, 512, 512), lstm),
+        *compare(bytes_of, "memory", LINEAR, Size(16, 4096, 256, 256), {"Scan": SCAN} | TREE_OR_LOOP),
+        *compare(
+            bytes_of, "memory", MATRIX, Size(8, 2048, 64, 256), {"Scan": SCAN, "Chunked": jrnn.Chunked()}
+        ),
+    ]
 
 
 @functools.cache
 def surroundings():
-    device = jax.devices()[0]
-    memory = device.memory_stats() or {}
-    return {
-        "device": device.device_kind,
-        "devices": len(jax.devices()),
-        "bytes": memory.get("bytes_limit"),
-        "jax": jax.__version__,
-        "jrnn": jrnn.__version__,
-        "cores": os.cpu_count(),
-    }
+    peers = filter(present, ("jax.experimental.rnn", "flax.nnx", "PyTorch"))
+    return speed.surroundings(argparse.Namespace(peers=list(peers), rounds=ROUNDS))
 
 
-# correct
+def told(records):
+    """The values of a row, one record after the other; of results the largest difference alone."""
+    if records[0]["part"] == "correct":
+        worst = max(r["difference"] for r in records)
+        return f"{len(records)} cases as on a CPU, the largest difference {worst:.1e}"
+    values = lambda r: ", ".join(f"{name} {r[name]:.4g}" for name in list(r)[4:])
+    return "; ".join(f"{r['who']}: {values(r)}" for r in records)
 
 
-def methods_of(case):
-    """Methods that run a case by themselves, and `Scan`; first those that never ran on an accelerator."""
-    methods = {}
-    if jrnn.cell.is_linear(case.cell):
-        methods |= {"tree": jrnn.Associative(tree=True), "loop": jrnn.Associative(tree=False)}
-    if type(case.cell).__name__ in chunked_cells():
-        methods["Chunked"] = jrnn.Chunked(4)
-    if isinstance(case.cell, jrnn.LSTM) and jax.default_backend() == "gpu":
-        methods["CuDNN"] = jrnn.CuDNN(otherwise=jrnn.Scan())
-    if isinstance(case.cell, jrnn.LSTM | jrnn.Stack):
-        methods["sqrt"] = jrnn.Scan("sqrt")
-    return methods | {"Scan": jrnn.Scan()}
-
-
-@functools.cache
-def chunked_cells():
-    from benchmarks.chunked import cells
-
-    return frozenset(cells(8, 2))
-
-
-def difference(case, method):
-    """The largest relative difference of outputs and gradients between the device and a CPU."""
-    from tests.cases import subject_of
-
-    subject = subject_of(case)
-    arguments = subject.params(), subject.xs(9, 3), np.array([9, 4, 0], np.int32)
-
-    def loss(params, xs, lengths):
-        ys = jrnn.unroll(case.cell, params, xs, lengths=lengths, method=method)[1]
-        return sum(jnp.sum(jnp.sin(leaf.real)) for leaf in jax.tree.leaves(ys)), ys
-
-    def run(device):
-        on_device = jax.device_put(arguments, device)
-        with jax.default_matmul_precision("highest"):
-            return jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))(*on_device))
-
-    worst = 0.0
-    pairs = zip(*(jax.tree.leaves(run(d)) for d in (jax.devices()[0], jax.devices("cpu")[0])), strict=True)
-    for a, b in pairs:
-        if a.size and jnp.issubdtype(a.dtype, jnp.inexact):
-            scale = max(float(np.abs(b).max()), 1.0)
-            worst = max(worst, float(np.abs(np.asarray(a, b.dtype) - b).max()) / scale)
-    return worst
-
-
-def check(job):
-    """A record of one case by one method; run in a process of its own, as tracing holds Python's lock."""
-    from tests.cases import CASES
-
-    place, name = job
-    case, found = CASES[place], {"cell": str(CASES[place].cell), "method": name}
-    try:
-        return found | {"difference": difference(case, methods_of(case)[name])}
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        return found | {"error": f"{type(error).__name__}: {reason}"}
-
-
-def correct(results, until):
-    from tests.cases import CASES
-
-    jobs = [(place, name) for place, case in enumerate(CASES) for name in methods_of(case)]
-    jobs.sort(key=lambda job: job[1] == "Scan")
-    workers = max(2, (os.cpu_count() or 2) // 2)
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        done = pool.imap_unordered(check, jobs)
-        with contextlib.suppress(StopIteration, multiprocessing.TimeoutError):
-            while True:
-                results.add("correct", **done.next(timeout=max(results.left(until), 0.1)))
-
-
-# speed
-
-
-def timed(run, least_s=0.2):
-    """The median of several runs, in milliseconds."""
-    jax.block_until_ready(run())
-    times = []
-    while sum(times) < least_s or len(times) < 5:
-        begun = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - begun)
-    return 1e3 * statistics.median(times)
-
-
-def contestants(layer, size, dtype):
-    """Training step and outputs of each library that has the layer, by name."""
-    for name in ("jrnn", "flax.nnx", "jax.experimental.rnn", "PyTorch"):
-        if not present(name) or (dtype != "float32" and name in ("jax.experimental.rnn", "PyTorch")):
-            continue
-        model = (ON_JAX | ON_TORCH)[name](layer, size)
-        if model is None:
-            continue
-        if name in ON_JAX:
-            cast = lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-            params, inputs = jax.tree.map(cast, (model.params, model.inputs))
-            model = model._replace(params=params, inputs=inputs)
-            works = speed.jax_works(model, speed.KINDS)
-        else:
-            works = speed.torch_works(model, speed.KINDS)
-        for kind, work in works.items():
-            yield name, kind, work.run
-
-
-def set_precision(precision):
-    jax.config.update("jax_default_matmul_precision", precision)
-    if present("PyTorch"):
-        import torch
-
-        torch.set_float32_matmul_precision("high" if precision == "default" else "highest")
-
-
-def races(results, until):
-    for layer in ("LSTM", "GRU", "Elman", "BiLSTM"):
-        for size in SPEED:
-            for label, (precision, dtype) in PRECISIONS.items():
-                set_precision(precision)
-                try:
-                    for name, kind, run in contestants(layer, size, dtype):
-                        if results.left(until) < 0:
-                            return
-                        ms = timed(run)
-                        results.add(
-                            "speed", layer=layer, size=str(size), precision=label, kind=kind, who=name, ms=ms
-                        )
-                finally:
-                    set_precision(None if precision == "default" else "default")
-
-
-# choices
-
-
-def gradient(cell, size, unroll):
-    params = cell.init(jax.random.key(0), size.features)
-    xs = jax.random.normal(jax.random.key(1), (size.steps, size.batch, size.features))
-    return jax.jit(jax.grad(lambda p, x: jnp.sum(unroll(p, x) ** 2))), (params, xs)
-
-
-def choices(results, until):
-    from jrnn.unrolling._engine import prepare
-    from jrnn.unrolling.driver import make_loop
-
-    def by_choice(cell, precompute_all, params, xs):
-        prepared = prepare(make_loop(cell, params, xs), precompute_all=precompute_all)
-        return prepared.finish(*prepared.run_stages(prepared.consts, prepared.carry, prepared.xs))[1]
-
-    def by_scan(cell, factor, params, xs):
-        start = cell.initial_carry(params, xs.shape[1:-1])
-        return lax.scan(lambda carry, x: cell.step(params, carry, x), start, xs, unroll=factor)[1]
-
-    def measured(what, choice, cell, size, run):
-        if results.left(until) > 0:
-            function, arguments = gradient(cell, size, run)
-            ms = timed(lambda: function(*arguments))
-            results.add("choices", what=what, choice=choice, cell=str(cell), size=str(size), ms=ms)
-
-    linear, matrix = jrnn.LRU(256), jrnn.GatedDeltaNet(256, heads=4)
-    for size in (SMALL, Size(32, 100, 128, 128), LARGE):
-        for cell in (jrnn.LSTM(size.hidden), jrnn.GRU(size.hidden)):
-            for precompute_all in (True, False):
-                run = functools.partial(by_choice, cell, precompute_all)
-                measured("products before the loop", precompute_all, cell, size, run)
-        cell = jrnn.LSTM(size.hidden)
-        for factor in (1, 2, 4, 8, 16):
-            measured("unroll of lax.scan", factor, cell, size, functools.partial(by_scan, cell, factor))
-    for steps in (256, 4096, 65536):
-        for tree in (True, False):
-            run = functools.partial(unrolled, linear, jrnn.Associative(tree=tree))
-            measured("tree", tree, linear, Size(4, steps, 64, 256), run)
-    for chunk in (16, 32, 64, 128, 256):
-        run = functools.partial(unrolled, matrix, jrnn.Chunked(chunk))
-        measured("steps of a chunk", chunk, matrix, Size(8, 2048, 64, 256), run)
-    measured(
-        "steps of a chunk",
-        "Scan",
-        matrix,
-        Size(8, 256, 64, 256),
-        functools.partial(unrolled, matrix, jrnn.Scan()),
-    )
-
-
-def unrolled(cell, method, params, xs):
-    return jrnn.unroll(cell, params, xs, method=method)[1]
-
-
-# memory
-
-
-def memory(results, until):
-    cell, size = jrnn.LSTM(512), Size(32, 1000, 512, 512)
-    for name, method in {
-        "Scan": jrnn.Scan(),
-        "sqrt": jrnn.Scan("sqrt"),
-        "64 MiB": jrnn.Scan(64 << 20),
-    }.items():
-        if results.left(until) < 0:
-            return
-        function, arguments = gradient(cell, size, functools.partial(unrolled, cell, method))
-        used = function.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
-        predicted = jrnn.gradient_memory(cell, *arguments, method=method)
-        ms = timed(functools.partial(function, *arguments))
-        results.add("memory", method=name, predicted=predicted, temporaries=used, ms=ms)
-
-
-# the page
-
-
-def page(records, why):
-    """The results as text."""
-    facts = surroundings()
-    lines = [f"{facts['device']}, jax {facts['jax']}, jrnn {facts['jrnn']}: {why}", ""]
-    found = {part: [r for r in records if r["part"] == part] for part in (*SHARES, "failed")}
-    tried = [r for r in found["correct"] if "difference" in r]
-    wrong = [r for r in tried if not r["difference"] < 1e-4]
-    refused = [r for r in found["correct"] if "error" in r]
-    worst = max((r["difference"] for r in tried), default=0.0)
-    lines.append(
-        f"correct: {len(tried)} runs, {len(wrong)} beyond 1e-4, {len(refused)} failed; largest {worst:.1e}"
-    )
-    lines += [
-        f"  {r['cell']}, {r['method']}: {r.get('error', r.get('difference'))}" for r in (*wrong, *refused)
-    ]
-    lines += ["", "speed: milliseconds, and the time of each over that of jrnn"]
-    rows = {}
-    for r in found["speed"]:
-        rows.setdefault((r["layer"], r["size"], r["precision"], r["kind"]), {})[r["who"]] = r["ms"]
-    for row, times in rows.items():
-        ours = times.get("jrnn", float("nan"))
-        others = [f"{who} {ms / ours:.2f}" for who, ms in times.items() if who != "jrnn"]
-        lines.append(f"  {' '.join(row)}: jrnn {ours:.3g} ms; {', '.join(others)}")
-    lines += ["", "choices: milliseconds of a gradient"]
-    rows = {}
-    for r in found["choices"]:
-        rows.setdefault((r["what"], r["cell"], r["size"]), []).append(f"{r['choice']} {r['ms']:.3g}")
-    lines += [f"  {what}, {cell} {size}: {', '.join(times)}" for (what, cell, size), times in rows.items()]
-    lines += ["", "memory: predicted and measured MiB of temporaries, milliseconds of a gradient"]
-    for r in found["memory"]:
-        lines.append(f"  {r['method']}: {r['predicted'] >> 20}, {r['temporaries'] >> 20}, {r['ms']:.3g} ms")
-    lines += ["", *(f"failed: {r['what']}\n{r['error']}" for r in found["failed"])]
+def page(records, planned, state):
+    """The records as text."""
+    lines = [*(f"{name}: {value}" for name, value in surroundings().items()), f"state: {state}"]
+    for part, count in planned.items():
+        found = [r for r in records if r["part"] == part]
+        good, failed = [r for r in found if "failed" not in r], [r for r in found if "failed" in r]
+        lines += ["", f"{part}: {len(good)} of {count}, {len(failed)} failed"]
+        for row in dict.fromkeys(r["row"] for r in good):
+            lines.append(f"  {row}: {told([r for r in good if r['row'] == row])}")
+        lines += [f"  failed: {r['row']} {r['who']}: {r['failed']}" for r in failed]
     return "\n".join(lines) + "\n"
+
+
+MANY = max(2, (os.cpu_count() or 2) * 3 // 4)  # processes, as tracing holds Python's lock
+PARTS = {  # share of the time, jobs, processes, whether fresh ones: a peak is that of a process
+    "correct": (0.35, correct, MANY, False),
+    "speed": (0.35, races, 1, False),
+    "choices": (0.2, choices, 1, False),
+    "memory": (0.1, memory, MANY, True),
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=float, default=530, help="seconds (default: 530)")
-    parser.add_argument("--only", default=",".join(SHARES), help=f"some of {', '.join(SHARES)}")
+    parser.add_argument("--limit", type=float, default=500, help="seconds (default: 500)")
+    parser.add_argument("--only", type=speed.listed(PARTS), default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     options = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
-    results = Results(options.limit)
-    wanted, until = options.only.split(","), 0.0
-    total = sum(SHARES[part] for part in wanted)
-    for part in wanted:
-        until += SHARES[part] / total
+    results, until = Results(options.out, options.limit), 0.0
+    timer = threading.Timer(options.limit, results.finish, args=("stopped at the limit",))
+    timer.daemon = True
+    timer.start()
+    for part in options.only:
+        share, jobs_of, *how = PARTS[part]
+        until, results.planned[part] = until + share / sum(PARTS[name][0] for name in options.only), 0
         try:
-            {"correct": correct, "speed": races, "choices": choices, "memory": memory}[part](results, until)
-        except Exception:  # the other parts go on
-            results.add("failed", what=part, error=traceback.format_exc())
-    results.finish()
+            measure_all(results, part, jobs_of(), until, *how)
+        except Exception as error:  # the other parts go on
+            results.add(part, "jobs", "", failed=f"{type(error).__name__}: {error}")
+    results.finish("at the end")
 
 
 if __name__ == "__main__":

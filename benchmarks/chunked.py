@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from matplotlib.figure import Figure
 
 import jrnn
 
@@ -123,6 +122,8 @@ def curves(name):
 
 def draw(path, png):
     """Draw what `curves` printed."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = dict(zip(("steps of a chunk", "steps of a sequence"), figure.subplots(1, 2), strict=True))
     for line in Path(path).read_text().splitlines():

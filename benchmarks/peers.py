@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jrnn
+from jrnn.unrolling import Scan
 
 
 class Size(NamedTuple):
@@ -63,8 +64,9 @@ def inputs_of(layer, size, batch_axis):
     return (xs, lengths_of(layer, size)) if layer == "BiLSTM" else (xs,)
 
 
-def jax_inputs(layer, size, batch_axis):
-    return tuple(map(jnp.asarray, inputs_of(layer, size, batch_axis)))
+def jax_inputs(layer, size, batch_axis, dtype="float32"):
+    xs, *lengths = inputs_of(layer, size, batch_axis)
+    return jnp.asarray(xs, dtype), *map(jnp.asarray, lengths)
 
 
 # Cells that no kernel knows. The equations are the same text for every library: `w` holds its arrays.
@@ -130,7 +132,7 @@ class Custom:
         return CUSTOM[self.layer](params, carry, x, jax.nn.sigmoid, jnp.tanh)
 
 
-def jrnn_model(layer, size):
+def jrnn_model(layer, size, method=Scan(), dtype="float32"):
     cells = {"LSTM": jrnn.LSTM, "GRU": jrnn.GRU, "Elman": jrnn.Elman}
     if layer == "BiLSTM":
         model = jrnn.Sequential((jrnn.Bidirectional(jrnn.LSTM(size.hidden)),) * 2)
@@ -138,9 +140,15 @@ def jrnn_model(layer, size):
         model = jrnn.Stack((jrnn.LSTM(size.hidden),) * 3)
     else:
         model = cells[layer](size.hidden) if layer in cells else Custom(layer, size.hidden)
-    params = model.init(jax.random.key(0), size.features)
-    apply = lambda params, xs, lengths=None: jrnn.apply(model, params, xs, lengths=lengths)[1]
-    return Model(apply, params, jax_inputs(layer, size, 1), 1)
+    params = jax.tree.map(lambda a: a.astype(dtype), model.init(jax.random.key(0), size.features))
+    apply = lambda params, xs, lengths=None: jrnn.apply(model, params, xs, lengths=lengths, method=method)[1]
+    return Model(apply, params, jax_inputs(layer, size, 1, dtype), 1)
+
+
+def jrnn_cudnn(layer, size):
+    if layer != "LSTM" or jax.default_backend() != "gpu":
+        return None
+    return jrnn_model(layer, size, jrnn.CuDNN())
 
 
 # Libraries on JAX
@@ -184,10 +192,14 @@ def nnx_module(layer, size):
     return nnx.List([both(size.features), both(2 * size.hidden)])
 
 
-def flax_nnx(layer, size):
+def flax_nnx(layer, size, dtype="float32"):
     from flax import nnx
 
-    graph, params, rest = nnx.split(nnx_module(layer, size), nnx.Param, ...)
+    module = nnx_module(layer, size)
+    if dtype != "float32":  # of a single layer: no LSTM is drawn in bfloat16, and its carry has this dtype
+        module.cell.param_dtype = jnp.dtype(dtype)
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    params = jax.tree.map(lambda a: a.astype(dtype), params)
 
     def apply(params, xs, lengths=None):
         module = nnx.merge(graph, params, rest, copy=True)
@@ -195,7 +207,7 @@ def flax_nnx(layer, size):
             xs = bidirectional(xs, seq_lengths=lengths)
         return xs if layer == "BiLSTM" else module(xs)
 
-    return Model(apply, params, jax_inputs(layer, size, 0), 0)
+    return Model(apply, params, jax_inputs(layer, size, 0, dtype), 0)
 
 
 def haiku(layer, size):
@@ -321,7 +333,7 @@ def torch_packed(size):
     return Packed()
 
 
-def pytorch(layer, size, threads=None, compiled=False):
+def pytorch(layer, size, threads=None, compiled=False, dtype="float32"):
     import torch
 
     unfit = layer not in CUSTOM or size.steps > 100  # it compiles every step of a loop, in minutes
@@ -329,12 +341,12 @@ def pytorch(layer, size, threads=None, compiled=False):
         return None
     three = functools.partial(torch.nn.LSTM, num_layers=3)
     kinds = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN, "Three LSTMs": three}
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    place = {"device": "cuda" if jax.default_backend() == "gpu" else "cpu", "dtype": getattr(torch, dtype)}
     xs, *lengths = map(torch.from_numpy, inputs_of(layer, size, 1))
     if layer in kinds:
-        module = kinds[layer](size.features, size.hidden).to(device)
+        module = kinds[layer](size.features, size.hidden).to(**place)
     else:
-        module = (torch_custom(layer, size) if layer in CUSTOM else torch_packed(size)).to(device)
+        module = (torch_custom(layer, size) if layer in CUSTOM else torch_packed(size)).to(**place)
     # the whole loop, not its step: compiling the step alone was three times slower to run
     run = torch.compile(module) if compiled else module
 
@@ -343,11 +355,12 @@ def pytorch(layer, size, threads=None, compiled=False):
         ys = run(*inputs)
         return ys[0] if layer in kinds else ys
 
-    return Model(apply, list(module.parameters()), (xs.to(device), *lengths), 1)  # lengths stay on the host
+    return Model(apply, list(module.parameters()), (xs.to(**place), *lengths), 1)  # lengths stay on the host
 
 
 ON_JAX = {
     "jrnn": jrnn_model,
+    "jrnn, CuDNN": jrnn_cudnn,
     "flax.nnx": flax_nnx,
     "haiku": haiku,
     "equinox": equinox,
@@ -376,4 +389,4 @@ def library(name):
 
 
 def present(name):
-    return importlib.util.find_spec(PACKAGES[name][0]) is not None
+    return importlib.util.find_spec(PACKAGES[library(name)][0]) is not None

@@ -88,7 +88,7 @@ def torch_works(model, kinds):
 def checked(name, kind, work, model, size):
     """The work after a first run, whose results must be finite and of the right shape."""
     begun = time.perf_counter()
-    results = [np.asarray(r.cpu() if hasattr(r, "cpu") else r) for r in jax.tree.leaves(work.run())]
+    results = [np.asarray(r.float().cpu() if hasattr(r, "cpu") else r) for r in jax.tree.leaves(work.run())]
     first_s = time.perf_counter() - begun
     if not all(np.isfinite(r).all() for r in results):
         raise ValueError(f"{name}: {kind} is not finite")
@@ -110,6 +110,13 @@ def works_of(name, layer, size, kinds, sharded):
         found[f"{name}, {count} devices"] = jax_works(model, kinds, mesh)
     pairs = [(who, kind, work) for who, works in found.items() for kind, work in works.items()]
     return {(who, kind): checked(who, kind, work, model, size) for who, kind, work in pairs}
+
+
+def allow_tf32(allowed):
+    """Let PyTorch multiply float32 in TF32 on a GPU, in cuDNN too, or not."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def products(width):
@@ -250,8 +257,9 @@ def ratios(row):
         return min((r["median_ms"] for name, r in row.items() if wanted(name)), default=math.nan)
 
     ours = fastest(lambda name: name.startswith("jrnn"))
-    peer = fastest(lambda name: name in ON_JAX and name != "jrnn")  # as documented: on one device
-    both = [fastest(lambda name, n=n: name.startswith(f"{n}, ")) for n in ("flax.nnx", "jrnn")]
+    peer = fastest(lambda name: name in ON_JAX and library(name) != "jrnn")  # as documented: on one device
+    spread = lambda name: name.endswith("devices")
+    both = [fastest(lambda name, n=n: library(name) == n and spread(name)) for n in ("flax.nnx", "jrnn")]
     return {
         "best JAX peer / jrnn": peer / fastest(lambda name: name == "jrnn"),
         "best JAX peer / best jrnn": peer / ours,
@@ -422,10 +430,10 @@ def start(options):
         print(f"{name} left out: pip install {PACKAGES[name][1]}")
     if os.getloadavg()[0] > 0.5:
         print("this machine is busy: times of PyTorch's threads, which wait for each other, will be far off")
-    if present("PyTorch") and jax.default_backend() == "gpu":
+    if "PyTorch" in options.peers and jax.default_backend() == "gpu":
         import torch
 
-        torch.set_float32_matmul_precision("high")  # TF32, as in JAX
+        allow_tf32(True)  # as JAX does
         if not torch.cuda.is_available():
             print("PyTorch left out: it does not see the GPU")
             options.peers.remove("PyTorch")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 import jrnn
+from benchmarks.peers_cells import steps
 from docs.catalog import cells, example
 from docs.diagrams import draw, step_graph
 
@@ -140,8 +141,11 @@ def _use(name: str, small: Any) -> str:
 
 def overview() -> str:
     """The list of cells, with their first sentences and sizes."""
+    lines = sorted(steps().values())
     parts = [
         "# Cells",
+        f"There are {len(lines)} cells and combinators. Half of their steps have at most "
+        f"{lines[len(lines) // 2]} lines, the longest {lines[-1]}.",
         "The first argument of nearly all, `hidden`, is the number of units: the width of the state and of "
         "the output, where the page of a cell says nothing else. "
         "Numbers of learned parameters are for 128 units and 64 inputs (128 where the width must be equal). "

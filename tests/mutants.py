@@ -115,6 +115,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/data/synthetic": "synthetic",
     "jrnn/data": "reports data pairing vocabulary language training",
     "docs": "docs",
+    "benchmarks/accelerator": "accelerator",
 }
 
 

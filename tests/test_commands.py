@@ -55,6 +55,21 @@ def test_help_states_the_defaults_and_has_examples_that_parse(capsys):
         assert re.search(rf"--{name} [A-Z]+ [^()]*\(default: {re.escape(str(default))}\)", text), name
 
 
+FUSED = """
+import os
+from jrnn._cli import main
+from jrnn.training.devices import fused_loops
+for command in ("sample none", "evaluate none --text none", "train --resume none"):
+    os.environ.pop("XLA_FLAGS", None)
+    print(main(command.split()), fused_loops())
+"""
+
+
+def test_commands_that_run_models_fuse_small_loops():
+    run = subprocess.run([sys.executable, "-c", FUSED], text=True, capture_output=True, check=True)
+    assert run.stdout.splitlines() == ["2 1000000"] * 3, run.stderr
+
+
 def test_doctor(capsys):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out

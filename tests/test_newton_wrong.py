@@ -153,6 +153,9 @@ def test_a_loop_within_the_step_has_forward_derivatives():
     for pair in found:
         for a, b in zip(pair, needed, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for method in methods:
+        with pytest.raises(ValueError, match=r"lax.while_loop"):
+            jax.eval_shape(jax.grad(lambda x, m=method: run(x, m).sum()), xs)
 
 
 def test_resets_of_all_rows_do_not_count_as_forgetting():

@@ -227,3 +227,79 @@ def test_a_stream_starts_from_the_type_of_its_inputs(method):
     types = functools.partial(jax.tree.map, lambda a: (a.shape, a.dtype))
     found = [online.init(params, x) for x in (jnp.ones((2, 3)), jax.ShapeDtypeStruct((2, 3), float))]
     assert types(found[0]) == types(found[1])
+
+
+def test_a_step_without_a_backward_derivative_is_named_at_the_start():
+    def step(params, h, x):
+        after = jax.lax.while_loop(lambda h: (h > 0.5).any(), jnp.tanh, new(params, h, x))
+        return after, after
+
+    cell, params, xs, _ = made(step)
+    for method in METHODS:
+        with pytest.raises(ValueError, match=r"^Online cannot run .*derivative: .*lax.while_loop"):
+            Online(cell, mean_squared_error, method).init(params, xs[0])
+
+
+@pytest.mark.parametrize("method", [UORO(), KroneckerRTRL()], ids=str)
+def test_random_signs_do_not_depend_on_x64(method):
+    cell, found = jrnn.Elman(3), []
+    params = jax.tree.map(lambda a: a.astype("float32"), cell.init(jax.random.key(0), 3))
+    online, x = Online(cell, mean_squared_error, method), np.ones((2, 3), "f4")
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            state = online.init(params, x)
+            for _ in range(3):
+                *state, _, gradient = jax.jit(online.step)(*state, params, x, -x)
+        found.append(gradient.w_hh)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_batch_of_no_rows_has_a_gradient_of_zeros(method):
+    cell = jrnn.Stack((jrnn.GRU(2), jrnn.Dense(4)))
+    params, x = cell.init(jax.random.key(0), 3), jnp.ones((0, 3))
+    online = Online(cell, mean_squared_error, method)
+    *_, loss, gradient = jax.jit(online.step)(*online.init(params, x), params, x, jnp.ones((0, 4)))
+    assert loss == 0 and all((g == 0).all() for g in jax.tree.leaves(gradient))
+
+
+NOISY = jrnn.Stack(
+    (
+        jrnn.Embed(3),
+        jrnn.Zoneout(jrnn.Elman(2), rates=0.5),
+        jrnn.Dropout(jrnn.GRU(2), input=0.5, state=0.5, output=0.5),
+        jrnn.Dense(4),
+    )
+)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_tokens_and_noise(method):
+    """Each row has noise of its own."""
+    params, key = NOISY.init(jax.random.key(0), 5), jax.random.key(3)
+    tokens = jax.random.randint(jax.random.key(1), (STEPS, ROWS), 0, 5)
+    targets = jax.random.normal(jax.random.key(2), (STEPS, ROWS, 4))
+    online = Online(NOISY, mean_squared_error, method)
+    found = jax.jit(functools.partial(total, online))(params, tokens, targets, key=key)
+    assert jnp.isfinite(found).all() and (found != 0).any()
+    if method not in (RTRL(), Truncated(3)):
+        return
+
+    def whole(params):
+        _, carry = online.init(params, tokens[0], key=key)
+        rows = jax.vmap(lambda carry, x: jrnn.unroll(NOISY, params, x, carry)[1], (0, 1), 1)(carry, tokens)
+        return sum(mean_squared_error(rows[t], targets[t]) for t in range(STEPS))
+
+    close(found, jnp.concatenate([g.ravel() for g in free(jax.jit(jax.grad(whole))(params))]))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_axes_inside_of_a_row(method):
+    """A row is a line of places, with channels."""
+    cell = jrnn.ConvLSTM(2, spatial=1)
+    params, keys = cell.init(jax.random.key(0), 1), jax.random.split(jax.random.key(1), 2)
+    xs, targets = (jax.random.normal(k, (STEPS, ROWS, 4, n)) for k, n in zip(keys, (1, 2), strict=True))
+    found = forward(cell, method, params, xs, targets)
+    assert jnp.isfinite(found).all() and (found != 0).any()
+    if method in (RTRL(), Truncated(3)):
+        close(found, backpropagated(cell, params, xs, targets))

@@ -1,12 +1,15 @@
 """Cells of peers: one for each, and values, in float64, of those whose steps are driven by hand."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jrnn
-from benchmarks.peers_cells import PEERS, missing
+from benchmarks.peers_cells import ALONE, PEERS, missing, steps
 from tests.values import random
 
 XS = np.random.default_rng(1).normal(size=(6, 2, 3))
@@ -27,6 +30,32 @@ def drawn(cell, in_features=3):
 @pytest.mark.parametrize("library", PEERS)
 def test_no_peer_has_a_recurrent_cell_that_jrnn_lacks(library):
     assert len(PEERS[library]) > 1 and missing(PEERS[library]) == []
+
+
+WRONG = {
+    "no such class": "GRUSomething(4)",
+    "no such option": "GRU(4, reset_behind=True)",
+    "no such value": 'MGU(4, gate="xh")',
+    "too few units": "CfC(4, wiring=NCP(4))",  # found when it is initialized
+}
+
+
+def test_what_cannot_be_built_is_missing():
+    """The name of a class that there is does not make a cell."""
+    assert missing(WRONG | {"there": "GRU(4)"}) == list(WRONG)
+
+
+def test_every_cell_is_compared_or_it_is_said_why_not():
+    files = Path(__file__).parent.glob("test_peer*.py")
+    made = {name for file in files for name in re.findall(r"jrnn\.(\w+)\(", file.read_text(encoding="utf-8"))}
+    cells = {name for name in steps() if getattr(jrnn, name).__module__.startswith("jrnn.cells")}
+    assert made & cells == cells - {name for names in ALONE.values() for name in names.split()}
+
+
+def test_lines_of_steps():
+    """Of every cell, without decorators; a step is no longer than a function of ours may be."""
+    lines = steps()
+    assert lines["GRU"] < 20 and max(lines.values()) <= 40 and {"LSTM", "DNC", "Stack"} < set(lines)
 
 
 def test_tau_gru():

@@ -234,6 +234,18 @@ def test_lmu_holds_a_window_of_its_input():
     np.testing.assert_allclose(carries.m[100:] @ middle, then, atol=0.005)
 
 
+def test_a_new_memory_is_filled_row_by_row():
+    """With gates of allocation and writing open, none of whose rows is freed."""
+    cell = jrnn.DNC(4, rows=3, width=2)
+    params = cell.init(KEY, 2)
+    b = params.interface.b.at[-2:].set(50.0).at[9].set(-50.0)  # a and g; f
+    params = params._replace(interface=params.interface._replace(b=b))
+    carry = cell.initial_carry(params)
+    for place in range(3):
+        carry, _ = cell.step(params, carry, jnp.ones(2))
+        np.testing.assert_allclose(carry.write, np.eye(3)[place], atol=1e-6)
+
+
 def test_leaky_noise_has_the_deviation_asked_for():
     cell = jrnn.LeakyRNN(500, tau=100.0, dt=5.0, noise=0.3, activation="identity")
     params = jax.tree.map(jnp.zeros_like, cell.init(KEY, 1))

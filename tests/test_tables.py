@@ -1,5 +1,7 @@
 """The tables of the lectures: what is run, what is run again, and how it is counted."""
 
+import argparse
+
 import numpy as np
 import pytest
 from scipy.stats import t as student
@@ -13,6 +15,7 @@ from benchmarks.tables.running import (
     finals,
     search,
     setting_of,
+    share,
     spread,
     welch,
     width_of,
@@ -33,6 +36,14 @@ def test_what_is_in_the_file_is_read_again(tmp_path):
 
 def test_a_budget_ends_by_the_clock_or_by_the_processor():
     assert Budget(minutes=0).spent() and Budget(cpu_minutes=0).spent() and not Budget(1, 1).spent()
+
+
+def test_shares_are_disjoint_and_whole():
+    names = "a", "b", "c", "d", "e"
+    assert [names[share(f"{n}/3")] for n in (1, 2, 3)] == [("a", "d"), ("b", "e"), ("c",)]
+    for text in ("0/2", "3/2", "half", "1/2/3"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no share, such as 1/2"):
+            share(text)
 
 
 def test_welch_is_the_test_of_unequal_variances():
@@ -175,12 +186,12 @@ def test_a_table_runs_only_what_is_missing(tmp_path, monkeypatch, capsys):
     memory.main()
     first = path.read_text().splitlines()
     assert [line.split(",")[:4] for line in first[1:]] == [
-        ["Elman", "parity", n, "32"] for n in ("32", "128")
+        ["Elman", "parity", n, "32"] for n in ("32", "128", "512")
     ]
     monkeypatch.setattr("sys.argv", calls)
     memory.main()
     second = path.read_text().splitlines()
-    assert second[:3] == first and len(second) == 5 and second[3].startswith("IndRNN,parity,32,32,0,")
+    assert second[:4] == first and len(second) == 7 and second[4].startswith("IndRNN,parity,32,32,0,")
     for cached in (memory.training, memory.testing):
         cached.cache_clear()
 

@@ -277,3 +277,35 @@ def test_nothing_in_padding_reaches_a_value_or_a_gradient():
         for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(clean), strict=True):
             np.testing.assert_array_equal(a, b)
         assert not np.any(np.asarray(given[0][1])[~valid]) and np.any(given[0][1])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_of_any_form_leaves_steps_that_are_undefined_at_zero(reverse):
+    def step(w, h, x):
+        values, token = x
+        scaled = values / jnp.linalg.norm(values, axis=-1, keepdims=True) + jnp.log(jnp.square(values))
+        h = jnp.tanh(w * h + scaled + jnp.eye(3)[token])
+        return h, h
+
+    rule = lambda w, batch, key=None: jnp.zeros((*batch, 3))
+    cell = jrnn.from_functions(lambda key, features: jnp.full(3, 0.5), rule, step, 3)
+    values = jax.random.normal(jax.random.key(1), (5, 4, 3))
+    tokens = jax.random.randint(jax.random.key(2), (5, 4), 0, 3)
+    # padding before, between, after, and nothing else
+    mask = jnp.asarray([[0, 1, 1, 0], [0, 0, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0]], bool)
+
+    def loss(w, values, mask, tokens=tokens):
+        xs = values, tokens
+        return jnp.sum(jnp.sin(jrnn.unroll(cell, w, xs, mask=mask, reverse=reverse)[1]))
+
+    dirty = jnp.where(mask[..., None], values, 0)
+    of_w, of_values = jax.grad(loss, (0, 1))(cell.init(jax.random.key(0), 3), dirty, mask)
+    alone = []
+    for row in range(3):
+        kept = np.flatnonzero(mask[:, row])
+        part = values[kept, row][:, None], jnp.ones((len(kept), 1), bool), tokens[kept, row][:, None]
+        of_row, of_part = jax.grad(loss, (0, 1))(jnp.full(3, 0.5), *part)
+        np.testing.assert_allclose(of_values[kept, row], of_part[:, 0], rtol=2e-5, atol=2e-5)
+        alone.append(of_row)
+    np.testing.assert_allclose(of_w, sum(alone), rtol=2e-5, atol=2e-5)
+    assert not of_values[~mask].any()

@@ -174,7 +174,7 @@ def main():
     given = parser.parse_args()
     task = "generated" if given.jsb is None else "Bach"
     runs = Runs(given.file, SEARCH_HEADER)
-    plan = [(turn, task, list(VARIANTS)) for turn in range(given.rounds)]
+    plan = [(turn, task, list(VARIANTS)[given.share]) for turn in range(given.rounds)]
     search(
         runs,
         Budget(given.minutes, given.cpu_minutes),
@@ -182,6 +182,7 @@ def main():
         plan,
         COUNT,
     )
+    runs = Runs(given.file, SEARCH_HEADER)  # with what other shares have added
     for kind in ("Bach", "generated"):
         if runs.find(task=kind):
             print(f"\n{kind}\n\n{report(runs, kind)}")

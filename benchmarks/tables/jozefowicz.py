@@ -271,9 +271,10 @@ def main():
     given = parser.parse_args()
     runs = Runs(given.file, SEARCH_HEADER)
     tasks = (*given.tasks, *(("ptb",) if given.ptb else ()))
-    plan = [(turn, task, NAMES) for turn in range(given.rounds) for task in tasks]
+    plan = [(turn, task, NAMES[given.share]) for turn in range(given.rounds) for task in tasks]
     trains = functools.partial(trainer, given.ptb)
     search(runs, Budget(given.minutes, given.cpu_minutes), trains, plan, COUNT)
+    runs = Runs(given.file, SEARCH_HEADER)  # with what other shares have added
     for task in (*TASKS, "ptb"):
         if runs.find(task=task):
             shares = ", ".join(f"{share:.3f}" for share in guesses(task, given.ptb))

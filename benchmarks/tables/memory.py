@@ -1,12 +1,13 @@
 """Six memory tasks by all cells, at default settings and equal parameters: what is solved at which length.
 
-python -m benchmarks.tables.memory benchmarks/tables/memory.csv [--minutes 60] [--cells LSTM ...]
+python -m benchmarks.tables.memory benchmarks/tables/memory.csv [--minutes 60] [--cells ...] [--share 1/2]
 
 All data are generated. Every cell, in a block if it has heads or is linear, and a read-out, with the greatest
 width, a multiple of 4, that has at most 10,000 parameters. Adding, copying and order are trained and tested
 at each length; counting (aⁿbⁿ), brackets (Dyck, two kinds) and parity are trained at the shortest and tested
 at all. A thousand updates of 32 sequences, Adam, for all the same. A line is appended for each cell, task and
 length tested; what is in the file already is not run again. All cells come first at the shortest length.
+Two processes, `--share 1/2` and `--share 2/2`, run cells side by side.
 """
 
 import functools
@@ -33,7 +34,7 @@ from jrnn.data.synthetic import (
 from jrnn.plots import heat_map
 
 PARAMETERS, BATCH, UPDATES, RATE, TESTED = 10_000, 32, 1000, 1e-2, 512
-LENGTHS, SOLVED = (32, 128), 0.95
+LENGTHS, LONGER, SOLVED = (32, 128), (32, 128, 512), 0.95  # of those trained at each, and at the first only
 SYMBOLS, INPUTS = 10, 12  # one-hot and two numbers: one code for all tasks, so that a cell compiles once
 HEADER = "cell", "task", "length", "trained", "seed", "hidden", "parameters", "score", "loss", "cpu_seconds"
 KNOWN = (
@@ -148,7 +149,7 @@ def training(task, length, seed):
     return [TASKS[task](BATCH, length, 10_000 * (seed + 1) + i) for i in range(UPDATES)]
 
 
-@functools.lru_cache(maxsize=12)
+@functools.lru_cache(maxsize=15)
 def testing(task, length):
     return TASKS[task](TESTED, length, 0)
 
@@ -200,7 +201,7 @@ def plan(given):
     """What to run, in order: every cell at the shortest length, then at the next, then other seeds."""
     for seed in given.seeds:
         for length in LENGTHS:
-            for name in given.cells:
+            for name in given.cells[given.share]:
                 for task in TASKS if length == LENGTHS[0] else MEMORY:
                     yield seed, length, name, task
 
@@ -214,7 +215,7 @@ def run(runs, budget, given):
         width, model = sized(name)
         begun = time.process_time()
         params, loss = train(model, task, length, seed)
-        lengths = LENGTHS if task in FORMAL else (length,)
+        lengths = LONGER if task in FORMAL else (length,)
         batches = [testing(task, tested) for tested in lengths]
         found = [score_of(task, np.asarray(outputs(model, params, batch.xs)), batch) for batch in batches]
         for tested, score in zip(lengths, found, strict=True):
@@ -249,11 +250,14 @@ def ranked(found):
     return sorted(whole, key=rank)
 
 
+def columns_of():
+    return [(task, length) for task in TASKS for length in (LONGER if task in FORMAL else LENGTHS)]
+
+
 def report(runs):
     """Cells by what they solve: the share of right answers less that of a guess, in percent."""
     found = scores(runs)
-    columns = [(task, length) for task in TASKS for length in LENGTHS]
-    rows = []
+    rows, columns = [], columns_of()
     for name in ranked(found):
         values = [found.get((name, *column)) for column in columns]
         texts = [
@@ -271,9 +275,7 @@ def draw(runs, path):
 
     found = scores(runs)
     names = ranked(found)
-    columns = [
-        (task, n) for task in TASKS for n in LENGTHS if all((name, task, n) in found for name in names)
-    ]
+    columns = [column for column in columns_of() if all((name, *column) in found for name in names)]
     half = -(-len(names) // 2)
     figure = Figure(figsize=(11, 1.8 + 0.22 * half), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -291,6 +293,7 @@ def main():
     warnings.filterwarnings("ignore", "fit: ", RuntimeWarning)  # a run that diverges has its row
     runs = Runs(given.file, HEADER)
     run(runs, Budget(given.minutes, given.cpu_minutes), given)
+    runs = Runs(given.file, HEADER)  # with what other shares have added
     if len(ranked(scores(runs))) > 1:
         print(f"\n{report(runs)}")
         draw(runs, given.file.with_suffix(".png"))

@@ -70,11 +70,24 @@ def options(doc, **more):
     parser.add_argument("file", type=Path, help="CSV to write or to go on with; the figure stands beside it")
     parser.add_argument("--minutes", type=float, default=np.inf, help="stop after as many on the clock")
     parser.add_argument("--cpu-minutes", type=float, default=np.inf, help="stop after as many of CPU")
+    part = "run only these names, 1/2 every second one: several processes may write to one file"
+    parser.add_argument("--share", type=share, default=slice(None), metavar="1/2", help=part)
     for name, default in more.items():
         several = {"nargs": "*"} if isinstance(default, tuple) else {}
         kind = type(default[0] if several else default)
         parser.add_argument(f"--{name}", type=kind, default=default, **several)
     return parser
+
+
+def share(text):
+    """The slice that `1/2` stands for, the first of two shares."""
+    try:
+        first, count = map(int, text.split("/"))
+    except ValueError:
+        first, count = 0, 0
+    if not 1 <= first <= count:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, such as 1/2 or 2/2")
+    return slice(first - 1, None, count)
 
 
 def in_block(cell):

@@ -1,10 +1,12 @@
 """Recall and state tracking: cells whose memories are matrices beside LSTM and sLSTM, at growing lengths.
 
 python benchmarks/tasks/recall.py benchmarks/tasks/recall.csv [--cells LSTM ...] [--tasks parity ...]
+    [--cpu-minutes 30]
 
 All data are generated. One layer of each cell, 32 units, with heads of 16; all but LSTM in a block. Every
 task is trained alone, on sequences of 32 steps, and tested on others of 128. A line is appended for each
 cell, task and size; what is in the file already is not run again, so the script can be stopped and started.
+Cells and tasks that have lines already come first. After the minutes of CPU no other training is started.
 """
 
 import argparse
@@ -34,6 +36,8 @@ CELLS = {
     "RWKV7": jrnn.RWKV7(WIDTH, heads=2),
     "GatedDeltaNet β<2": jrnn.DeltaProduct(WIDTH, heads=2, products=1),
     "DeltaProduct": jrnn.DeltaProduct(WIDTH, heads=2, products=2),
+    "mLSTM": jrnn.MLSTM(WIDTH, heads=2),
+    "M2RNN": jrnn.M2RNN(WIDTH, heads=2),
 }
 
 
@@ -115,34 +119,41 @@ def accuracy(name, params, batch):
     return right.sum() / jnp.sum(batch.target_mask)
 
 
+def missing(done, cells, tasks):
+    """Pairs of a task and a cell that are not done; those of which there is something come first."""
+    tasks_begun, begun = {task for task, _ in done}, {name for _, name in done}
+    pairs = [(task, name) for name in cells for task in tasks if (task, name) not in done]
+    return sorted(pairs, key=lambda pair: (pair[1] not in begun, pair[0] not in tasks_begun))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--cells", nargs="*", default=list(CELLS))
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu-minutes", type=float, default=float("inf"))
     given = parser.parse_args()
     if not given.file.exists():
         given.file.write_text(",".join(HEADER) + "\n", encoding="utf-8")
     with given.file.open(encoding="utf-8", newline="") as file:
-        done = {(row["task"], row["cell"], row["seed"]) for row in csv.DictReader(file)}
-    for task in given.tasks:
-        for name in given.cells:
-            if (task, name, str(given.seed)) in done:
-                continue
-            begun = time.process_time()
-            params, losses = train(name, task, given.seed)
-            used = time.process_time() - begun
-            make, _, sizes, _ = TASKS[task]
-            tests = {size: float(accuracy(name, params, make(TESTED, size, 0))) for size in sizes}
-            with given.file.open("a", encoding="utf-8", newline="") as file:
-                for size, right in tests.items():
-                    row = task, name, given.seed, size, f"{right:.4f}"
-                    csv.writer(file, lineterminator="\n").writerow(
-                        (*row, f"{np.mean(losses[-50:]):.4f}", f"{used:.0f}")
-                    )
-            shown = ", ".join(f"{size}: {right:.1%}" for size, right in tests.items())
-            print(f"{name:22} {task:15} {shown}; {used:.0f} s of CPU", flush=True)
+        done = {(row["task"], row["cell"]) for row in csv.DictReader(file) if row["seed"] == str(given.seed)}
+    for task, name in missing(done, given.cells, given.tasks):
+        if time.process_time() > 60 * given.cpu_minutes:
+            break
+        begun = time.process_time()
+        params, losses = train(name, task, given.seed)
+        used = time.process_time() - begun
+        make, _, sizes, _ = TASKS[task]
+        tests = {size: float(accuracy(name, params, make(TESTED, size, 0))) for size in sizes}
+        with given.file.open("a", encoding="utf-8", newline="") as file:
+            for size, right in tests.items():
+                row = task, name, given.seed, size, f"{right:.4f}"
+                csv.writer(file, lineterminator="\n").writerow(
+                    (*row, f"{np.mean(losses[-50:]):.4f}", f"{used:.0f}")
+                )
+        shown = ", ".join(f"{size}: {right:.1%}" for size, right in tests.items())
+        print(f"{name:22} {task:15} {shown}; {used:.0f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ STEPS = 512  # that are read at once; the state is carried on
 def evaluate(arguments: argparse.Namespace) -> int:
     """Run `jrnn evaluate`: read a text from its beginning to its end with the best model of a run."""
     with contextlib.suppress(RuntimeError):  # jax is already initialized: use its devices
+        jrnn.use_fused_loops()
         jrnn.use_cores()
     snapshot = load_run(Path(arguments.run_directory), best=True)
     tokenizer = tokenizer_of(snapshot.meta)

@@ -6,6 +6,7 @@ from jrnn.cells.additive import CFN as CFN
 from jrnn.cells.additive import RAN as RAN
 from jrnn.cells.additive import STAR as STAR
 from jrnn.cells.additive import MinimalRNN as MinimalRNN
+from jrnn.cells.addressing import DNC as DNC
 from jrnn.cells.bistable import BRC as BRC
 from jrnn.cells.bistable import NBRC as NBRC
 from jrnn.cells.conserving import MassConservingLSTM as MassConservingLSTM
@@ -102,6 +103,7 @@ from jrnn.cells.single_gate import LightRU as LightRU
 from jrnn.cells.single_gate import LiGRU as LiGRU
 from jrnn.cells.single_gate import MiRU as MiRU
 from jrnn.cells.solvers import Diffrax as Diffrax
+from jrnn.cells.state_spaces import S4D as S4D
 from jrnn.cells.state_spaces import S5 as S5
 from jrnn.cells.state_spaces import S6 as S6
 from jrnn.cells.strongly_typed import TGRU as TGRU

@@ -11,6 +11,7 @@ from jrnn._fields import Width, checked
 from jrnn.cell import broadcasting, zero_carry
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import sigmoid, split, tanh, zeros
+from jrnn.cells.normalized import normalize
 from jrnn.initializers import default_float, glorot
 
 
@@ -20,6 +21,7 @@ class IndRNNParams(NamedTuple):
     w_ih: Array  # (in, hidden)
     w_hh: Array  # (hidden,)
     b: Array  # (hidden,)
+    gain: Any = None  # (hidden,), γ; None without a norm
 
 
 @checked
@@ -28,13 +30,17 @@ class IndRNN:
     """Independently recurrent network: each unit sees only the input and its own past.
 
         hₜ = f(xₜ w_ih + w_hh · hₜ₋₁ + b),   yₜ = hₜ
+        hₜ = f(γ · LN(xₜ w_ih) + w_hh · hₜ₋₁ + b)                              with norm=True
 
     Units are mixed by the next layer of a `Stack`. With activation="identity" the recurrence is linear. w_hh
-    starts as U(0, 2^(1/T)) with T = `max_lag`; the paper clips |w_hh| to that bound after every update.
+    starts as U(0, 2^(1/T)) with T = `max_lag`; the paper clips |w_hh| to that bound after every update. The
+    norm is that of haste: LN(z) = (z − mean z) / √(var z + 1e-6) of what comes from the input alone, so that
+    units stay independent.
 
     Args:
       activation: f, by name.
       max_lag: T, longest expected dependency, in steps.
+      norm: layer normalization of the input's part.
 
     Reference: Li, Li, Cook, Zhu, Gao, Independently recurrent neural network (IndRNN), 2018,
     arXiv:1803.04831.
@@ -49,6 +55,7 @@ class IndRNN:
     _: KW_ONLY
     activation: Activation = "relu"
     max_lag: Width = 100
+    norm: bool = False
     diagonal: ClassVar[bool] = True
 
     @property
@@ -66,14 +73,17 @@ class IndRNN:
             w_ih=glorot(k_ih, (in_features, self.hidden)),
             w_hh=jax.random.uniform(k_hh, (self.hidden,), default_float(), 0, bound),
             b=zeros(self.hidden),
+            gain=zeros(self.hidden) + 1 if self.norm else None,
         )
 
     initial_carry = zero_carry
 
     @broadcasting
     def step(self, params: IndRNNParams, carry: Array, x: Any) -> tuple[Array, Array]:
-        f = activation(self.activation)
-        h = checkpoint_name(f(x @ params.w_ih + params.w_hh * carry + params.b), "h")
+        f, u = activation(self.activation), x @ params.w_ih
+        if params.gain is not None:
+            u = params.gain * normalize(u, 1e-6)
+        h = checkpoint_name(f(u + params.w_hh * carry + params.b), "h")
         return h, h
 
 

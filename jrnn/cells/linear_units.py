@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Width, checked
-from jrnn.cell import Shape, broadcasting, zero_carry, zero_complex_carry, zero_state
+from jrnn.cell import Shape, broadcasting, complex_state, zero_complex_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import before_softplus, draw_blocks, sigmoid, split, times_blocks, widened, zeros
 from jrnn.initializers import default_float, glorot
@@ -118,9 +118,10 @@ def _draw_rotation(k_modulus: Array, k_phase: Array, cell: Any) -> tuple[Array, 
 class RGLRUParams(NamedTuple):
     """Parameters of `RGLRU`."""
 
-    w: Array  # (heads, hidden / heads, 2 · hidden / heads), order r i within a head
-    b: Array  # (2·hidden,), order r i
-    decay: Array  # (hidden,), Λ
+    w: Array  # (heads, hidden / heads, 2 · units / heads), order r i within a head
+    b: Array  # (2·units,), order r i; of hidden units, or half of them, complex
+    decay: Array  # (units,), Λ
+    phase: Any = None  # (units,), θ; None if h is real
 
 
 @checked
@@ -132,16 +133,22 @@ class RGLRU:
         log aₜ = −8 · softplus(Λ) · rₜ
         hₜ = aₜ · hₜ₋₁ + √(1 − aₜ²) · (iₜ · xₜ),   yₜ = hₜ
 
+    with complex=True, of the halves p and q of x
+
+        hₜ = aₜ · exp(i θ rₜ) · hₜ₋₁ + √(1 − aₜ²) · iₜ · (pₜ + i qₜ),   yₜ = [Re hₜ, Im hₜ]
+
     w is block-diagonal, one block per head. √(1 − aₜ²) is computed from log aₜ, in float32 at least, so that
-    it is accurate near a = 1, and is at least 1e-6. x must be as wide as h: put a `Dense` before it. Λ starts
-    so that aₜ² at rₜ = 1 is uniform between 0.9² and 0.999².
+    it is accurate near a = 1, and is at least 1e-6. x must be as wide as y: put a `Dense` before it. Λ starts
+    so that aₜ² at rₜ = 1 is uniform between 0.9² and 0.999², θ uniform in (0, π/10), as in recurrentgemma;
+    there a first step has no √(1 − aₜ²).
 
     Args:
-      hidden: width of x, h and y.
+      hidden: width of x and y, and of h; a complex h is half as wide.
       heads: number of blocks of the gates' matrices.
+      complex: rotation of the state.
 
     Raises:
-      ValueError: a width not divisible by heads, or an input of a different width.
+      ValueError: a width of h not divisible by heads, or an input of a different width.
 
     Reference: De et al., Griffin: mixing gated linear recurrences with local attention for efficient language
     models, 2024, arXiv:2402.19427.
@@ -154,26 +161,39 @@ class RGLRU:
     hidden: Width
     _: KW_ONLY
     heads: Width = 1
+    complex: bool = False
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if self.complex:
+            check_multiple("hidden", self.hidden, "twice the heads", 2 * self.heads)
         check_multiple("hidden", self.hidden, "heads", self.heads)
 
     @property
     def out_features(self) -> int:
         return self.hidden
 
+    @property
+    def _units(self) -> int:
+        return self.hidden // 2 if self.complex else self.hidden
+
     def init(self, key: Array, in_features: int) -> RGLRUParams:
         check_equal_widths(self, in_features)
         k_w, k_a = jax.random.split(key)
-        squared = jax.random.uniform(k_a, (self.hidden,), default_float(), 0.9**2, 0.999**2)
+        squared = jax.random.uniform(k_a, (self._units,), default_float(), 0.9**2, 0.999**2)
+        phase = jax.random.uniform(jax.random.fold_in(k_a, 1), squared.shape, squared.dtype, 0, 0.1 * math.pi)
         return RGLRUParams(
-            w=draw_blocks(k_w, self.hidden, 2 * self.hidden, self.heads, gates=2),
-            b=zeros(2 * self.hidden),
+            w=draw_blocks(k_w, self.hidden, 2 * self._units, self.heads, gates=2),
+            b=zeros(2 * self._units),
             decay=before_softplus(-0.5 * jnp.log(squared) / 8),
+            phase=phase if self.complex else None,
         )
 
-    initial_carry = zero_carry
+    def initial_carry(
+        self, params: RGLRUParams, batch_shape: Shape = (), *, key: Array | None = None
+    ) -> Array:
+        zero = complex_state if self.complex else zero_state
+        return zero(params, batch_shape, self._units)
 
     @broadcasting
     def step(self, params: RGLRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
@@ -182,8 +202,14 @@ class RGLRU:
         log_a = widened(-8 * jax.nn.softplus(params.decay) * r)
         scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))  # √ has no derivative at 0
         a = checkpoint_name(jnp.exp(log_a).astype(r.dtype), "a")
-        h = a * carry + scale.astype(r.dtype) * (i * x)
-        return h, h
+        if params.phase is None:
+            h = a * carry + scale.astype(r.dtype) * (i * x)
+            return h, h
+        wide, angle = carry.real.dtype, params.phase * r
+        kept = [(a * turn).astype(wide) for turn in (jnp.cos(angle), jnp.sin(angle))]
+        new = [scale.astype(wide) * (i * part).astype(wide) for part in split(x, 2)]
+        h = jax.lax.complex(*kept) * carry + jax.lax.complex(*new)
+        return h, jnp.concatenate([h.real, h.imag], -1).astype(r.dtype)
 
 
 class RTUParams(NamedTuple):

@@ -1,4 +1,4 @@
-"""Linear recurrences: structured state spaces with diagonal matrices, S5 and S6."""
+"""Linear recurrences: structured state spaces with diagonal matrices, S4D, S5 and S6."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -10,13 +10,113 @@ import numpy as np
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from jrnn._checks import check_in_features, check_multiple
+from jrnn._checks import check_equal_widths, check_in_features, check_multiple
 from jrnn._fields import Positive, Width, checked
 from jrnn._timing import values_and_time
-from jrnn.cell import Shape, broadcasting, zero_complex_carry, zero_state
+from jrnn.cell import Shape, broadcasting, complex_state, zero_complex_carry, zero_state
 from jrnn.cells._gating import before_softplus, split, zeros
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.initializers import default_float, glorot
+
+
+class S4DParams(NamedTuple):
+    """Parameters of `S4D`; real parts before imaginary parts."""
+
+    rate: Array  # (hidden, state), log of −Re λ
+    frequency: Array  # (hidden, state), Im λ
+    log_dt: Array  # (hidden,), δ
+    w_ho: Array  # (hidden, 2·state), c
+    d: Array  # (hidden,)
+
+
+@checked
+@dataclass(frozen=True)
+class S4D:
+    """Diagonal state space of every channel alone, sampled; x is values or `(values, dt)`.
+
+        λ = −exp(rate) + i · frequency,   a = exp(λ · Δ),   Δ = exp(δ) · dt,   for every channel and state
+        hₜ = a · hₜ₋₁ + (a − 1) / λ · xₜ
+        yₜ = 2 Re(Σ c · hₜ) + d · xₜ,   the sum over the states of a channel
+
+    The state is complex, and stands for twice as many units in conjugate pairs. Channels are not mixed: x
+    must be as wide as y, put a `Dense` before it and one with an activation behind it. The vector B of the
+    paper is 1, since only its product with c matters. λ starts at −½ + i π n for n = 0, 1, … (S4D-Lin),
+    exp(δ) between `dt_min` and `dt_max`, with a uniform logarithm.
+
+    Args:
+      hidden: number of channels, width of x and y.
+      state: number of complex states of a channel.
+      dt_min: smallest Δ at the start.
+      dt_max: largest Δ at the start.
+
+    Raises:
+      ValueError: an input of a different width, or dt_min ≥ dt_max.
+
+    Reference: Gu, Gupta, Goel, Ré, On the parameterization and initialization of diagonal state space models,
+    2022, arXiv:2206.11893.
+
+    >>> import jrnn
+    >>> jrnn.Stack((jrnn.Dense(8), jrnn.S4D(8, state=16))).out_features
+    8
+    """
+
+    hidden: Width
+    _: KW_ONLY
+    state: Width = 32
+    dt_min: Positive = 0.001
+    dt_max: Positive = 0.1
+    linear: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_rising(self)
+
+    @property
+    def out_features(self) -> int:
+        return self.hidden
+
+    def init(self, key: Array, in_features: int) -> S4DParams:
+        check_equal_widths(self, in_features)
+        k_c, k_d, k_dt = jax.random.split(key, 3)
+        c = jax.random.normal(k_c, (self.hidden, 2 * self.state), default_float()) / math.sqrt(2)
+        frequency = math.pi * jnp.arange(self.state, dtype=c.dtype)
+        return S4DParams(
+            rate=jnp.full((self.hidden, self.state), math.log(0.5), c.dtype),
+            frequency=jnp.tile(frequency, (self.hidden, 1)),
+            log_dt=_draw_log_dt(k_dt, self),
+            w_ho=c,
+            d=jax.random.normal(k_d, (self.hidden,), c.dtype),
+        )
+
+    def initial_carry(self, params: S4DParams, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
+        return complex_state(params, (*batch_shape, self.hidden), self.state)
+
+    @broadcasting
+    def step(self, params: S4DParams, carry: Array, x: Any) -> tuple[Array, Array]:
+        (x, dt), wide = values_and_time(self, x), carry.real.dtype  # complex: float32 and float64 only
+        rate, frequency, log_dt = (p.astype(wide) for p in (params.rate, params.frequency, params.log_dt))
+        delta = (jnp.exp(log_dt) * jnp.asarray(dt, wide))[..., None]
+        less, scale = _sampled(jax.lax.complex(-jnp.exp(rate), frequency), delta)
+        h = (1 + less) * carry + scale * x[..., None].astype(carry.dtype)
+        parts = jnp.concatenate([h.real, -h.imag], -1).astype(x.dtype)
+        return h, 2 * jnp.sum(params.w_ho * parts, -1) + params.d * x
+
+
+def _check_rising(cell: Any) -> None:
+    if cell.dt_min >= cell.dt_max:
+        raise ValueError(f"dt_min must be below dt_max, got {cell.dt_min} and {cell.dt_max}")
+
+
+def _draw_log_dt(key: Array, cell: Any) -> Array:
+    low, high = math.log(cell.dt_min), math.log(cell.dt_max)
+    return jax.random.uniform(key, (cell.hidden,), default_float(), low, high)
+
+
+def _sampled(lam: Array, delta: Array) -> tuple[Array, Array]:
+    """A − 1, without cancellation, and (a − 1) / λ, for a = exp(λ · Δ)."""
+    r, t = lam.real * delta, lam.imag * delta
+    less = jax.lax.complex(jnp.expm1(r) * jnp.cos(t) - 2 * jnp.sin(t / 2) ** 2, jnp.exp(r) * jnp.sin(t))
+    return less, less / lam
 
 
 class S5Params(NamedTuple):
@@ -76,8 +176,7 @@ class S5:
 
     def __post_init__(self) -> None:
         check_multiple("hidden", self.hidden, "blocks", self.blocks)
-        if self.dt_min >= self.dt_max:
-            raise ValueError(f"dt_min must be below dt_max, got {self.dt_min} and {self.dt_max}")
+        _check_rising(self)
 
     @property
     def out_features(self) -> int:
@@ -91,12 +190,11 @@ class S5:
             jax.random.normal(k, (n, 2 * self.hidden), default_float()) / math.sqrt(2 * self.hidden)
             for k, n in ((k_b, in_features), (k_c, self.out_features))
         )
-        low, high = math.log(self.dt_min), math.log(self.dt_max)
         d = jax.random.normal(k_d, (self.out_features,), default_float())
         return S5Params(
             rate=jnp.tile(jnp.asarray(np.log(-lam.real), d.dtype), self.blocks),
             frequency=jnp.tile(jnp.asarray(lam.imag, d.dtype), self.blocks),
-            log_dt=jax.random.uniform(k_dt, (self.hidden,), d.dtype, low, high),
+            log_dt=_draw_log_dt(k_dt, self),
             w_ih=_in_basis(b, basis.conj()),
             w_ho=_in_basis(c, basis).T,
             d=d if in_features == self.out_features else None,
@@ -108,12 +206,10 @@ class S5:
     def step(self, params: S5Params, carry: Array, x: Any) -> tuple[Array, Array]:
         (x, dt), wide = values_and_time(self, x), carry.real.dtype  # complex: float32 and float64 only
         rate, frequency, log_dt = (p.astype(wide) for p in (params.rate, params.frequency, params.log_dt))
-        lam, delta = jax.lax.complex(-jnp.exp(rate), frequency), jnp.exp(log_dt) * jnp.asarray(dt, wide)
-        r, t = lam.real * delta, lam.imag * delta
-        less = jnp.expm1(r) * jnp.cos(t) - 2 * jnp.sin(t / 2) ** 2  # Re a − 1, without cancellation
-        less = jax.lax.complex(less, jnp.exp(r) * jnp.sin(t))
+        delta = jnp.exp(log_dt) * jnp.asarray(dt, wide)
+        less, scale = _sampled(jax.lax.complex(-jnp.exp(rate), frequency), delta)
         u = x @ params.w_ih
-        h = (1 + less) * carry + less / lam * jax.lax.complex(*split(u.astype(wide), 2))
+        h = (1 + less) * carry + scale * jax.lax.complex(*split(u.astype(wide), 2))
         y = 2 * (jnp.concatenate([h.real, -h.imag], -1).astype(u.dtype) @ params.w_ho)
         return h, y if params.d is None else y + params.d * x
 

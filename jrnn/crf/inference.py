@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jrnn._alignment import expand, looked_up, promoted
 from jrnn._checks import brief
 from jrnn.cell import Shape, broadcasting
 from jrnn.crf.layer import Potentials
 from jrnn.unrolling import unroll
-from jrnn.unrolling._masking import fill_padding, schedule
+from jrnn.unrolling._masking import schedule
 
 
 class Constraint(NamedTuple):
@@ -295,10 +295,17 @@ def _scores(potentials: Potentials, tags: Any, valid: Array) -> tuple[Array, Arr
     tags = jnp.where(valid, tags, 0)
     own = jnp.take_along_axis(unaries, tags[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
     # 1 + tag of the last valid step before each step, and after the last one; 0 if there is none
-    before = jnp.pad(fill_padding(tags + 1, valid), [(1, 0)] + [(0, 0)] * (tags.ndim - 1))
+    before = jnp.pad(_last_valid(tags + 1, valid), [(1, 0)] + [(0, 0)] * (tags.ndim - 1))
     entered = looked_up(jnp.concatenate([start[None], transitions]), before[:-1], tags)
     left = looked_up(jnp.append(0, end), before[-1])
     return jnp.where(valid, own, 0), jnp.where(valid, entered, 0), left
+
+
+def _last_valid(tags: Array, valid: Array) -> Array:
+    """The tag of the last valid step up to each, or 0."""
+    times = expand(jnp.arange(len(tags), dtype=jnp.int32), tags.ndim)
+    source = lax.cummax(jnp.where(valid, times, -1), axis=0)
+    return jnp.where(source >= 0, jnp.take_along_axis(tags, jnp.maximum(source, 0), axis=0), 0)
 
 
 def _checked(potentials: Any, lengths: Any, mask: Any) -> tuple[Potentials, Array]:

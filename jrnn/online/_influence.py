@@ -13,7 +13,8 @@ from jax import Array
 from jrnn._alignment import promoted, zeros_like_type
 from jrnn._jaxprs.programs import Op, Program, dce, inputs_of, read, trace
 from jrnn.cell import Shape
-from jrnn.online._patterns import Kept, Places
+from jrnn.online._holding import held_tangent
+from jrnn.online._patterns import Booleans, Kept, Places
 from jrnn.online._rows import Row, state_step, tangent_step
 from jrnn.online._structure import LINEAR, Leaf, Structure, dense_structure, structure_of
 
@@ -45,15 +46,22 @@ class BackwardOnly(NamedTuple):
     reaching: tuple[int, ...]
 
 
-def derivative_of(cell: Any, shape: Shape, theta: list[Any], v: Any, row: Row) -> Derivative | BackwardOnly:
-    """Trace the forward derivative of a step; arrays or types will do."""
+def derivative_of(
+    cell: Any, shape: Shape, theta: list[Any], v: Any, row: Row, held: bool = False
+) -> Derivative | BackwardOnly:
+    """Trace the forward derivative of a step; arrays or types will do.
+
+    `held`: of the step in terms of its new state, by the state before and after it, a vector of 2 D numbers.
+    """
     primal, closed_over, _ = trace(state_step(cell, shape), theta, v, row)
     needed = dce(primal.ops, primal.outputs)
     if any(op.reverse_only for op in needed):
         seen, first = {*inputs_of(needed), *primal.outputs}, len(closed_over)
         learned = primal.inputs[first : first + len(theta)]
         return BackwardOnly(tuple(n for n, value in enumerate(learned) if value in seen))
-    program, closed_over, _ = trace(tangent_step(cell, shape), theta, v, row, theta, v)
+    v_dot = jax.ShapeDtypeStruct((2 * v.shape[0],), v.dtype) if held else v
+    tangent = held_tangent(cell, shape) if held else tangent_step(cell, shape)
+    program, closed_over, _ = trace(tangent, theta, v, row, theta, v_dot)
     return Derivative(program, closed_over)
 
 
@@ -90,7 +98,8 @@ def probed(
     theta, v, row = at
     back = _indicators(structure.after, v.dtype)
     front = _indicators(structure.before, v.dtype)
-    if isinstance(derivative, BackwardOnly) or (len(back) == structure.size and not structure.kept):
+    plain = len(back) == structure.size and not structure.kept and not structure.held
+    if isinstance(derivative, BackwardOnly) or plain:
         immediate, jacobian = jax.vmap(jax.vjp(lambda a, b: step(a, b, row), theta, v)[1])(back)
         return Factors(front @ jacobian.T, immediate)
 
@@ -98,7 +107,7 @@ def probed(
         return evaluated(structure, derivative, at, theta_dot, v_dot)
 
     jacobian = jax.vmap(lambda unit: push([None] * len(theta), unit))(front)
-    if None in structure.kept.values():  # a local step: what it leaves out, I does too
+    if None in structure.kept.values() or structure.held:  # what J leaves out, I does too
         pull = jax.vjp(lambda theta_dot: push(theta_dot, None), jax.tree.map(jnp.zeros_like, theta))[1]
     else:
         pull = jax.vjp(lambda a: step(a, v, row), theta)[1]
@@ -175,10 +184,84 @@ def joined(structure: Structure, memory: list[Memory], factors: Factors) -> list
     return found
 
 
+def renewed(structure: Structure, memory: list[Memory], factors: Factors) -> list[Memory]:
+    """J P + I; of a held step slot after slot.
+
+    Each slot reads old slots and new ones before it; the last that reads an old one is the new one in its
+    place, so that XLA need not copy it.
+    """
+    if not structure.held:
+        return joined(structure, moved(structure, memory, factors), factors)
+    found: list[Memory] = []
+    for leaf, p in zip(structure.leaves, memory, strict=True):
+        blocks = _held_blocks(structure, leaf, factors.jacobian.astype(p[0].dtype))
+        new: list[Array] = []
+        for row, added in zip(blocks, _immediate(leaf, factors.immediate[leaf.number]), strict=True):
+            terms = [a * q for a, q in zip(row, [*p, *new], strict=True) if a is not None]
+            new.append(functools.reduce(jnp.add, terms, added.astype(p[0].dtype)))
+        found.append(new)
+    return found
+
+
+class _Block(NamedTuple):
+    """J at pairs of numbers of the state; where nothing is there it is 0, and nothing is read for it."""
+
+    there: Booleans
+    values: Array
+
+
+def _held_blocks(structure: Structure, leaf: Leaf, probes: Array) -> list[list[Array | None]]:
+    """J of each new slot by all old ones and by the new ones before it; None: zero.
+
+    Of h' = o tanh(c') the weights of o have no slot for c': what h' reads of it is J of c' by the old slots.
+    """
+    slots, between = np.broadcast_arrays(leaf.slots, leaf.between)
+    numbers = np.where(slots >= 0, slots, between)
+    after = np.where(numbers >= 0, numbers + structure.size, -1)
+    block = functools.partial(_held_block, structure, probes)
+    whole: list[list[_Block]] = []  # by old slots, of all numbers
+    found: list[list[Array | None]] = []
+    for n, number in enumerate(numbers):
+        old = [block(number, slot) for slot in slots]
+        new = [block(number, other) for other in after[:n]]
+        for passed, slot, row in zip(new, slots, whole, strict=False):
+            old = [_plus(a, _product(_masked(passed, slot < 0), b)) for a, b in zip(old, row, strict=True)]
+        whole.append(old)
+        own = [_masked(a, slots[n] >= 0) for a in (*old, *new)]
+        found.append([a.values if a.there.any() else None for a in own])
+    return found
+
+
+def _held_block(structure: Structure, probes: Array, after: Places, before: Places) -> _Block:
+    return _Block(_meets(structure, after, before), _block(structure, after, before, probes))
+
+
+def _masked(block: _Block, where: Booleans) -> _Block:
+    kept = block.there & where
+    same = (kept == block.there).all()
+    return block if same else _Block(kept, jnp.where(where, block.values, 0))
+
+
+def _product(a: _Block, b: _Block) -> _Block:
+    return _Block(a.there & b.there, a.values * b.values)
+
+
+def _plus(a: _Block, b: _Block) -> _Block:
+    if not (a.there.any() and b.there.any()):
+        return a if a.there.any() else b
+    return _Block(a.there | b.there, a.values + b.values)
+
+
+def _meets(structure: Structure, after: Places, before: Places) -> Booleans:
+    """Pairs of numbers of the state at which J may be other than 0."""
+    after, before = np.broadcast_arrays(after, before)
+    there: Booleans = (after >= 0) & (before >= 0) & structure.jacobian[after, before]
+    return there
+
+
 def _block(structure: Structure, after: Places, before: Places, probes: Array) -> Array:
     """J at pairs of numbers of the state."""
-    after, before = np.broadcast_arrays(after, before)
-    there = (after >= 0) & (before >= 0) & structure.jacobian[after, before]
+    there = _meets(structure, after, before)
     return jnp.where(there, probes[structure.before[before], after], jnp.zeros((), probes.dtype))
 
 
@@ -223,14 +306,24 @@ def _chosen(place: Places, probes: Memory) -> Array:
     return functools.reduce(jnp.add, chosen, jnp.zeros_like(probes[0]))
 
 
-def read_by(structure: Structure, memory: list[Memory], adjoint: Array, theta: list[Array]) -> list[Array]:
-    """The gradient adjoint · P for each parameter that learns, summed over rows, the first axis of both."""
+def read_by(
+    structure: Structure,
+    memory: list[Memory],
+    adjoint: Array,
+    theta: list[Array],
+    seen: Booleans | None = None,
+) -> list[Array]:
+    """The gradient adjoint · P for each parameter that learns, summed over rows, the first axis of both.
+
+    `seen`: (D,), numbers of the state at which the adjoint may be other than 0.
+    """
     found = [jnp.zeros_like(leaf) for leaf in theta]
     for leaf, p in zip(structure.leaves, memory, strict=True):
         given = adjoint.astype(jax.tree.leaves(p)[0].dtype)
         if isinstance(p, list):
-            slots = [jnp.where(slot >= 0, given[:, slot], 0) for slot in leaf.slots]
-            total = functools.reduce(jnp.add, map(_over_rows, slots, p))
+            read = [n for n, s in enumerate(leaf.slots) if seen is None or seen[s[s >= 0]].any()]
+            slots = [(jnp.where(leaf.slots[n] >= 0, given[:, leaf.slots[n]], 0), p[n]) for n in read]
+            total = functools.reduce(jnp.add, [_over_rows(*pair) for pair in slots], found[leaf.number])
         else:
             total = _summed(jnp.where(leaf.slots >= 0, given[:, leaf.slots], 0), p)
         found[leaf.number] = total.astype(found[leaf.number].dtype)
@@ -239,7 +332,7 @@ def read_by(structure: Structure, memory: list[Memory], adjoint: Array, theta: l
 
 def _over_rows(weights: Array, p: Array) -> Array:
     """Σ over rows of weights (rows, ...) and an influence in one slot."""
-    if len(p) > TERMS:
+    if not 0 < len(p) <= TERMS:
         return _summed(weights[:, None], p[:, None])
     # XLA sums over a leading axis twenty times slower on a CPU
     return functools.reduce(jnp.add, [w * q for w, q in zip(weights, p, strict=True)])

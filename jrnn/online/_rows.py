@@ -151,6 +151,21 @@ def tangent_step(cell: Any, batch_shape: Shape) -> Callable[..., Array]:
     return tangent
 
 
+@cached
+def pulled_step(cell: Any, batch_shape: Shape) -> Callable[[list[Array], Array, Row], Any]:
+    """The backward derivative of one step, of itself, for its types alone."""
+
+    def pulled(theta: list[Array], v: Array, row: Row) -> Any:
+        def step(theta: list[Array], v: Array) -> Any:
+            after, y = whole_step(cell, batch_shape)(theta, v, row)
+            return vector_of(cell, row.params, batch_shape, after), [*filter(is_inexact, jax.tree.leaves(y))]
+
+        found, pull = jax.vjp(step, theta, v)
+        return pull(found)
+
+    return pulled
+
+
 def vector_of(cell: Any, params: Any, batch_shape: Shape, carry: Any) -> Array:
     """The floats of the state of a row as a vector of real numbers, (D,)."""
     state = float_state(carry_spec(cell, params, batch_shape), carry)

@@ -51,6 +51,7 @@ class Leaf:
     number: int  # place among the parameters that learn
     slots: Places  # (slots, ...), axes as those of the parameter or 1: numbers of the state, or −1
     immediate: Places  # (slots, ...): colors of the numbers that it reaches in one step, or −1
+    between: Places  # (slots, ...): in slots that are −1, numbers through which a held step passes, or −1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +60,16 @@ class Structure:
 
     size: int
     leaves: tuple[Leaf, ...]
-    jacobian: Booleans  # (D, D), [after, before]: what the probes may find
-    before: Places  # (D,), colors of the numbers before the step
+    jacobian: Booleans  # (D, D), [after, before]: what the probes may find; held: (D, 2 D)
+    before: Places  # colors of the numbers before the step, and after it if it is held
     after: Places  # (D,), colors of the numbers after it
     kept: Mapping[Op, Kept | None]  # ops of which only some products are kept; None: none of them
+    ordered: bool = True  # a number reads only those of the new state that are in earlier slots
+
+    @property
+    def held(self) -> bool:
+        """True for a step in terms of its new state; J is by the state before and after it."""
+        return len(self.before) > self.size
 
     def colors(self, which: Places) -> int:
         """Number of colors."""
@@ -76,13 +83,15 @@ def structure_of(
     """Find the structure of a step from its derivative, `tangent_step`.
 
     Args:
-      program: the derivative; its last inputs are the tangents of what learns and of the state.
+      program: the derivative; its last inputs are the tangents of what learns and of the state, with the new
+        state behind if the step is held.
       learned: number of parameters that learn.
       constant: inputs that are the same at every step.
       steps: within how many steps a number is reached; None: ever.
       local: leave out what passes through a product with weights.
     """
-    moving, size = program.inputs[-1], program.types[program.inputs[-1]].shape[0]
+    moving, (size,) = program.inputs[-1], program.types[program.outputs[0]].shape
+    width = program.types[moving].shape[0]
     weights = program.inputs[len(program.inputs) - 1 - learned : -1]
     moved = _computed_from(program, {moving, *weights})
     fixed = _constants(program, {*constant, *weights})
@@ -90,42 +99,62 @@ def structure_of(
     if local:
         kept = {op: None for op in program.ops if _mixes(op, moved - fixed, fixed)}
     reached = sinks(program, moved, size, kept)
-    known = sources(program, moving, size, kept)
-    jacobian = _matrix(known.get(program.outputs[0]), size)
+    known = sources(program, moving, width, kept)
+    jacobian = _matrix(known.get(program.outputs[0]), size, width)
+    within = jacobian[:, size:] if width > size else np.zeros((size, size), bool)
+    through = closure(np.eye(size, dtype=bool), within, None)  # what a number reaches in the same step
+    whole = product(through.T, jacobian[:, :size])
     immediate = {n: reached[w] for n, w in enumerate(weights) if w in reached and reached[w].table.any()}
-    stored = {n: closure(sets.table, jacobian, steps) for n, sets in immediate.items()}
-    wanted = np.zeros((size, size), bool)
+    stored = {n: closure(product(sets.table, through), whole, steps) for n, sets in immediate.items()}
+    wanted = np.zeros((size, width), bool)
     for table in stored.values():
-        wanted |= product(table.T, table)
+        wanted |= np.tile(product(table.T, table), width // max(size, 1))
     if not (local or wanted.all()):  # a local step has no such products left
         kept |= _few_products(program, moved - fixed, (known, reached), wanted, kept)
-        found = sources(program, moving, size, kept).get(program.outputs[0])
-        jacobian = _matrix(found, size)
+        found = sources(program, moving, width, kept).get(program.outputs[0])
+        jacobian = _matrix(found, size, width)
     after = np.zeros((size, size), bool)
     for sets in immediate.values():
         after |= product(sets.table.T, sets.table)
-    at_once = colors(after)
-    leaves = tuple(_leaf(n, sets, stored[n], at_once) for n, sets in immediate.items())
-    return Structure(size, leaves, jacobian, colors(product(jacobian.T, jacobian)), at_once, kept)
+    at_once, rank = colors(after), through.sum(0)
+    ordered = not (within & (rank[:, None] <= rank)).any()
+    order = np.argsort(rank, kind="stable")
+    leaves = tuple(
+        _leaf(n, sets, stored[n], _between(stored[n], jacobian, through), at_once, order)
+        for n, sets in immediate.items()
+    )
+    return Structure(size, leaves, jacobian, colors(product(jacobian.T, jacobian)), at_once, kept, ordered)
 
 
 def dense_structure(shapes: Mapping[int, Any], size: int) -> Structure:
     """The structure of a step that is not looked into: all depends on all, and on these parameters."""
     every, order = np.ones((size, size), bool), np.arange(size)
     slots = {number: order.reshape(-1, *[1] * len(shape)) for number, shape in shapes.items()}
-    leaves = tuple(Leaf(number, own, own) for number, own in slots.items())
+    leaves = tuple(Leaf(number, own, own, np.full_like(own, -1)) for number, own in slots.items())
     return Structure(size, leaves, every, order, order, {})
 
 
-def _leaf(number: int, sets: Sets, stored: Booleans, at_once: Places) -> Leaf:
-    """The slots of a parameter: the numbers of the state in order, for each of its sets."""
-    count = int(stored.sum(1).max())
-    order = np.argsort(~stored, axis=1, kind="stable")[:, :count]  # (sets, slots)
-    order = np.where(np.take_along_axis(stored, order, 1), order, -1)
-    reached = np.take_along_axis(sets.table, order, 1) & (order >= 0)
-    colored = np.where(reached, at_once[order], -1)
-    slots, immediate = (_placed(table, sets.rows) for table in (order, colored))
-    return Leaf(number, slots, immediate)
+def _between(stored: Booleans, jacobian: Booleans, through: Booleans) -> Booleans:
+    """The numbers of the new state through which a held step leads from stored numbers to such."""
+    size, found = len(through), stored
+    while jacobian.shape[1] > size:
+        more = found | product(found, jacobian[:, :size].T) & product(found, through.T)
+        if (more == found).all():
+            break
+        found = more
+    return found & ~stored
+
+
+def _leaf(
+    number: int, sets: Sets, stored: Booleans, between: Booleans, at_once: Places, order: Places
+) -> Leaf:
+    """The slots of a parameter: the numbers of the state in order, for each of its sets; fewer come last."""
+    there = stored | between
+    count = int(there.sum(1).max())
+    order = order[np.argsort(there[:, order], axis=1, kind="stable")[:, -count:]]  # (sets, slots)
+    own, passed, reached = (np.take_along_axis(a, order, 1) for a in (stored, between, sets.table))
+    found = ((own, order), (reached, at_once[order]), (passed, order))
+    return Leaf(number, *(_placed(np.where(where, a, -1), sets.rows) for where, a in found))
 
 
 def _placed(table: Places, rows: Places) -> Places:
@@ -161,8 +190,8 @@ def _mixes(op: Op, moved: set[int], fixed: set[int]) -> bool:
     return any(i in moved for i in op.inputs) and any(i in fixed for i in op.inputs)
 
 
-def _matrix(sets: Sets | None, size: int) -> Booleans:
-    return np.zeros((size, size), bool) if sets is None else sets.table[sets.rows]
+def _matrix(sets: Sets | None, *shape: int) -> Booleans:
+    return np.zeros(shape, bool) if sets is None else sets.table[sets.rows]
 
 
 def _few_products(

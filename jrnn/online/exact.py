@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from jrnn._checks import check_width
-from jrnn.online._influence import joined, moved, probed, read_by, started, structure_at
+from jrnn.online._influence import probed, read_by, renewed, started
+from jrnn.online._signals import held_slopes
 from jrnn.online.moments import Moment
 
 
@@ -51,7 +53,10 @@ class RTRL:
 class SnAp:
     """Sparse n-step approximation: the influence on what a parameter reaches within n steps.
 
-        Pₜ = mask ⊙ (Jₜ Pₜ₋₁ + Iₜ),   gₜ = ∂Lₜ/∂θ + ∂Lₜ/∂sₜ₋₁ Pₜ₋₁
+        Pₜ = mask ⊙ (Jₜ Pₜ₋₁ + Iₜ),   gₜ = ∂Lₜ/∂θ + ∂Lₜ/∂sₜ Pₜ
+
+    Here ∂Lₜ/∂θ is that with sₜ held constant, as of a readout, and what outputs read of sₜ₋₁ past sₜ adds its
+    derivative times Pₜ₋₁.
 
     With n = 1 a weight influences its own unit: one number for each weight of a `GRU` or `Elman`, two for
     those of an `LSTM`, and P is moved by the part of J from each unit to itself. That part is computed
@@ -60,8 +65,7 @@ class SnAp:
     number count as one.
 
     In a `Stack` the weights of a layer reach all units above it in one step. In a GRU with
-    `reset_after=False` those of the reset gate reach all units. The loss is differentiated
-    through the whole of the last J; the paper multiplies ∂Lₜ/∂sₜ by the masked Pₜ.
+    `reset_after=False` those of the reset gate reach all units.
 
     Args:
       n: number of steps.
@@ -97,14 +101,19 @@ def _start(moment: Moment, steps: int | None) -> Any:
 
 
 def _learn(moment: Moment, steps: int | None, influence: Any, direct: list[Array], adjoint: Array) -> Any:
+    del adjoint
     if not influence:
         return influence, direct
 
     def after(v: Array, row: Any, influence: Any) -> Any:
-        derivative = moment.derivative(v, row)
-        structure = structure_at(derivative, moment.theta, v, row, (steps, False))
+        derivative, structure = moment.derived(v, row, steps)
         factors = probed(structure, derivative, moment.state_step, (moment.theta, v, row))
-        return joined(structure, moved(structure, influence, factors), factors)
+        return renewed(structure, influence, factors)
 
-    earlier = read_by(moment.structure(steps), moment.rows(influence), moment.rows(adjoint), moment.theta)
-    return moment.moved(after, influence), jax.tree.map(lambda a, b: a + b, direct, earlier)
+    structure, slopes = moment.structure(steps), held_slopes(moment)
+    new, gradient = moment.moved(after, influence), slopes.direct
+    for memory, signal, seen in ((new, slopes.after, slopes.seen), (influence, slopes.before, None)):
+        if signal is not None:
+            earlier = read_by(structure, moment.rows(memory), moment.rows(signal), moment.theta, seen)
+            gradient = jax.tree.map(jnp.add, gradient, earlier)
+    return new, gradient

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._checks import brief, require_cell, require_key
-from jrnn._jaxprs.programs import is_inexact
+from jrnn._jaxprs.programs import is_inexact, trace
 from jrnn.cell import Shape, batch_shape_of, is_layer
 from jrnn.online._rows import (
     Flags,
     Row,
     filled,
     learned,
+    pulled_step,
     start_learns,
     vector_of,
     where_valid,
@@ -54,8 +55,7 @@ class Online:
     A batch has its rows along the first axis, and each row is a stream with an influence of its own. Each
     leaf of the carry has that axis first, its noise too: what `init` returns, or the state of `unroll`.
     Parameters under `fixed`, and those that are not floats, have a gradient of zeros. An influence is that
-    under the parameters of each step: if they change slowly, the gradient is nearly exact. A step with a
-    `lax.while_loop` has no backward derivative: `step` raises JAX's error.
+    under the parameters of each step: if they change slowly, the gradient is nearly exact.
 
     Args:
       cell: the cell, with its readout, such as a `Stack` that ends in `Dense`.
@@ -109,7 +109,8 @@ class Online:
           `(influence, carry)` before the first step.
 
         Raises:
-          ValueError: params, x or carry do not fit the cell.
+          ValueError: params, x or carry do not fit the cell, or its step has no backward derivative, as one
+            with a `lax.while_loop`.
         """
         require_key(key)
         shape = batch_shape_of(self.cell, x)
@@ -119,6 +120,12 @@ class Online:
             first = jnp.full(shape[:1], carry is None)
         carry = self._carry(params, x, carry, key)
         moment = self._moment(params, carry, x, Flags(None, None, first), None)
+        try:
+            trace(pulled_step(self.cell, moment.shape), *moment.types())
+        except ValueError as error:
+            raise ValueError(
+                f"Online cannot run {brief(self.cell)}: its step has no backward derivative: {error}"
+            ) from error
         return Influence(first, self.method.start(moment)), carry
 
     def step(

@@ -10,7 +10,7 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn.cell import Shape
-from jrnn.online._influence import BackwardOnly, Derivative, derivative_of, structure_at
+from jrnn.online._influence import UNROLLED, BackwardOnly, Derivative, derivative_of, structure_at
 from jrnn.online._rows import Row, state_step, unmasked, where_valid
 from jrnn.online._structure import Structure
 
@@ -70,11 +70,22 @@ class Moment:
         """The derivative of the step of a row."""
         return derivative_of(self.cell, self.shape, self.theta, v, row)
 
+    def derived(self, v: Any, row: Row, steps: int | None) -> tuple[Derivative | BackwardOnly, Structure]:
+        """The derivative of a row's step and its structure; in terms of its new state if few slots do."""
+        for held in (True, False) if steps == 1 else (False,):
+            derivative = derivative_of(self.cell, self.shape, self.theta, v, row, held)
+            structure = structure_at(derivative, self.theta, v, row, (steps, False))
+            few = all(len(leaf.slots) <= UNROLLED for leaf in structure.leaves)
+            if few and structure.ordered:
+                break
+        return derivative, structure
+
     def structure(self, steps: int | None, local: bool = False) -> Structure:
         """The structure of the step of a row; see `structure_of`."""
         theta, v, row = self.types()
-        derivative = derivative_of(self.cell, self.shape, theta, v, row)
-        return structure_at(derivative, theta, v, row, (steps, local))
+        if not local:
+            return self.derived(v, row, steps)[1]
+        return structure_at(self.derivative(v, row), theta, v, row, (steps, True))
 
     def at(self, v: Array, row: Row) -> "Moment":
         """Another step of the same rows."""

@@ -12,6 +12,7 @@ from jax import Array
 from jrnn._alignment import promoted, zeros_like_type
 from jrnn._checks import check_whole
 from jrnn._jaxprs.programs import Op, dce, read
+from jrnn.cell import Shape
 from jrnn.online._influence import Derivative
 from jrnn.online._rows import Row
 from jrnn.online.moments import Moment, require_forward
@@ -87,7 +88,7 @@ class UORO:
         def after(v: Array, row: Row, influence: RankOne) -> RankOne:
             state, params, key = influence
             key, draw = jax.random.split(key)
-            signs = jax.random.rademacher(draw, v.shape, v.dtype)
+            signs = _signs(draw, v.shape, v.dtype)
             forward = functools.partial(jax.jvp, lambda b: moment.state_step(moment.theta, b, row), (v,))
             pushed = forward((state.astype(v.dtype),))[1].astype(state.dtype)
             pulled = jax.vjp(lambda a: moment.state_step(a, v, row), moment.theta)[1](signs)[0]
@@ -100,6 +101,11 @@ class UORO:
             return RankOne(found.astype(state.dtype), params, key)
 
         return moment.moved(after, influence), gradient
+
+
+def _signs(key: Array, shape: Shape, dtype: Any) -> Array:
+    """±1 at random, from bits: `rademacher` draws others under x64."""
+    return 1 - 2 * (jax.random.bits(key, shape, "uint8") & 1).astype(dtype)
 
 
 def _wide(leaf: Any) -> Any:
@@ -256,7 +262,7 @@ def _moved(moment: Moment, influence: Kronecker, others: list[int], v: Array, ro
     factors = _factors(moment, derivative, (products, others), v, row)
     jacobian, sites, exact, vectors = jax.tree.map(lambda a: a.astype(dtype), factors)
     key, draw = jax.random.split(influence.key)
-    signs = jax.random.rademacher(draw, (len(products), 2), jacobian.dtype)
+    signs = _signs(draw, (len(products), 2), jacobian.dtype)
     us, matrices = [], []
     for u, a, site, vector, (s, r) in zip(
         influence.vectors, influence.matrices, sites, vectors, signs, strict=True

@@ -73,7 +73,7 @@ def use_fused_loops(limit: int = 1_000_000) -> int:
     That is faster at batch 1, where a loop's matmuls are products with a vector: LSTM(32) trains 2.2 times
     as fast, and `generate` writes 1.7 times as fast. Loops with library calls, which are most with more
     rows, stay as they are; results are equal up to rounding. Call it before JAX initializes its backends, as
-    `use_cores`. `jrnn train` and `jrnn sample` call it for you.
+    `use_cores`. `jrnn train`, `sample` and `evaluate` call it for you.
 
     It adds to the environment variable XLA_FLAGS; a limit that stands there already is kept.
 

@@ -65,29 +65,30 @@ def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
 
 
 def fill_padding(xs: Any, valid: Array, axis: Any = None) -> Any:
-    """Replace each invalid input by the previous valid one of its row, or by zeros if there is none.
+    """Replace each invalid input by the first valid one of its row, or by ones if there is none.
 
     Thus padding, even NaN, affects neither values nor gradients: masking after the step would leave NaN · 0
-    in the gradient. If the steps are split over an axis of a mesh, a stretch that begins with padding takes
-    the input from the stretches before it.
+    in the gradient, and so would zeros in a step with a logarithm or a norm. If the steps are split over an
+    axis of a mesh, a row that is all padding in a stretch takes its input from another one.
     """
-    times = expand(_times(valid.shape[0]), valid.ndim)
-    source = lax.cummax(jnp.where(valid, times, -1), axis=0)
 
     def fill(x: Array) -> Array:
-        index = expand(source, x.ndim)
-        found = jnp.take_along_axis(x, jnp.maximum(index, 0), axis=0)
-        return select(index >= 0, found, jnp.zeros_like(x) if axis is None else handed_on(found))
+        example, known = _first_valid(x, valid)
+        example = lax.stop_gradient(example)  # nothing valid reads it, so its derivative is zero
+        if axis is not None:
+            example, known = _first_valid(
+                *(lax.all_gather(leaf, axis, tiled=True) for leaf in (example, known))
+            )
+        of_none = jnp.ones_like if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros_like
+        return select(valid, x, jnp.broadcast_to(select(known, example, of_none(example)), x.shape))
 
-    def handed_on(found: Array) -> Array:
-        # nothing valid reads it, so its derivative is zero, and is not exchanged
-        last = lax.stop_gradient(found[-1:]), source[-1:] >= 0
-        ends = fill_padding(*(lax.all_gather(leaf, axis, tiled=True) for leaf in last))
-        before = jnp.concatenate([jnp.zeros_like(ends[:1]), ends])
-        before = lax.dynamic_index_in_dim(before, lax.axis_index(axis), keepdims=False)
-        return jnp.broadcast_to(before, found.shape)
+    return xs if valid.shape[0] == 0 else jax.tree.map(fill, xs)
 
-    return jax.tree.map(fill, xs)
+
+def _first_valid(x: Array, valid: Array) -> tuple[Array, Array]:
+    """The first valid input of each row, (1, ...), and whether there is one."""
+    first = lax.expand_dims(lax.argmax(valid, 0, jnp.int32), [0])
+    return jnp.take_along_axis(x, expand(first, x.ndim), axis=0), valid.any(axis=0, keepdims=True)
 
 
 def _times(steps: int) -> Array:

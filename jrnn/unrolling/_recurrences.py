@@ -106,8 +106,7 @@ def _solve_stretch(a: Array, b: Array, start: Array, how: How, reverse: bool) ->
     opens, closes = (lax.axis_index(axis) == at % count for at in (first, last))
 
     def matvec(u: Array) -> Array:
-        onward = [(at - 1, at) if not reverse else (at, at - 1) for at in range(1, count)]
-        handed = lax.ppermute(u[last], axis, onward)
+        handed = lax.ppermute(u[last], axis, _onward(count, reverse))
         return _joined(u[first] - handed, _after(u, reverse) - a * _before(u, reverse), reverse)
 
     a, b = (varied(leaf, (axis,)) for leaf in (a, b))
@@ -133,9 +132,29 @@ def _across(a: Array, b: Array, how: How, reverse: bool) -> Array:
         return times(pair[0], state) + pair[1], state
 
     _, starts = lax.scan(hand_on, jnp.zeros_like(ends[0]), (factors, ends), reverse=reverse)
-    opening = opening + lax.dynamic_index_in_dim(starts, lax.axis_index(how.axis), keepdims=False)
+    found = opening + lax.dynamic_index_in_dim(starts, lax.axis_index(how.axis), keepdims=False)
+    # A product of factors overflows where the states do not, as in `_mended`.
+    wrong = ~jnp.isfinite(starts).all(), found
+    in_turn = functools.partial(_in_turn, a, b, opening, how, reverse)
+    opening = lax.while_loop(lambda now: now[0], lambda now: (now[0] & False, in_turn()), wrong)[1]
     states = _scan(a, b.at[first].add(times(a[first], opening)), how, reverse)
     return _joined(opening, states, reverse)
+
+
+def _in_turn(a: Array, b: Array, opening: Array, how: How, reverse: bool) -> Array:
+    """The state before this stretch, from one stretch after the other, by loops."""
+    times, count = _times(how), lax.axis_size(how.axis)
+
+    def handed(_: Any, state: Array) -> Array:
+        end = lax.scan(lambda s, at: (times(at[0], s) + at[1], None), state, (a, b), reverse=reverse)[0]
+        return opening + lax.ppermute(end, how.axis, _onward(count, reverse))
+
+    return lax.fori_loop(1, count, handed, opening)
+
+
+def _onward(count: int, reverse: bool) -> list[tuple[int, int]]:
+    """From each stretch to the one visited after it."""
+    return [(at, at - 1) if reverse else (at - 1, at) for at in range(1, count)]
 
 
 def _total(a: Array, b: Array, start: Array, how: How, reverse: bool) -> tuple[Array, Array]:

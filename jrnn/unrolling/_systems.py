@@ -359,7 +359,15 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
         return _iterate(system, settings, linear, jnp.zeros_like(direct)).states
 
     back = transposed if _transposes(push, before) else None
-    return lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, back)
+    found = lax.custom_linear_solve(lambda s: s - push(shift(s, zero, reverse)), direct, forward, back)
+    return found if back is not None else _forward_only(found)
+
+
+def _forward_only(found: Array) -> Array:
+    """The same by a `while` of no turns, for its error in reverse mode, which names that of the step."""
+    never = jnp.zeros((), bool), found
+    result: Array = lax.while_loop(lambda now: now[0], lambda now: (now[0], -now[1]), never)[1]
+    return result
 
 
 def _transposes(push: Callable[[Array], Array], like: Array) -> bool:

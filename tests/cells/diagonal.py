@@ -4,7 +4,7 @@ from functools import partial
 
 import jrnn
 from tests.entries import HIDDEN, Case, Comparison, Entry, read, split
-from tests.references import relu, sigmoid, tanh, times
+from tests.references import layer_norm, relu, sigmoid, tanh, times
 
 
 def indrnn(p, h, x, f=relu):
@@ -13,19 +13,30 @@ def indrnn(p, h, x, f=relu):
     return h, h
 
 
+def layer_norm_indrnn(p, h, x):
+    """As haste has it (`lib/layer_norm_indrnn_forward_gpu.cu.cc`), with relu: a norm of W x alone."""
+    h = relu(layer_norm(times(p["W"], x), p["gamma"]) + p["u"] * h + p["b"])
+    return h, h
+
+
 def unpack_indrnn(p):
-    return {"W": p.w_ih.T, "u": p.w_hh, "b": p.b}
+    return {"W": p.w_ih.T, "u": p.w_hh, "b": p.b, "gamma": p.gain}
 
 
 IndRNN = Entry(
-    laws=[Case(jrnn.IndRNN(4), 2), Case(jrnn.IndRNN(4, activation="identity"), 2)],  # linear
+    laws=[
+        Case(jrnn.IndRNN(4), 2),
+        Case(jrnn.IndRNN(4, activation="identity"), 2),  # linear
+        Case(jrnn.IndRNN(4, norm=True), 2),
+    ],
     values={
         "IndRNN": Comparison(jrnn.IndRNN(HIDDEN), indrnn, unpack_indrnn),
         "IndRNN-tanh": Comparison(
             jrnn.IndRNN(HIDDEN, activation="tanh"), partial(indrnn, f=tanh), unpack_indrnn
         ),
+        "IndRNN-norm": Comparison(jrnn.IndRNN(HIDDEN, norm=True), layer_norm_indrnn, unpack_indrnn),
     },
-    counts=lambda i, h: {jrnn.IndRNN(h): i * h + 2 * h},
+    counts=lambda i, h: {jrnn.IndRNN(h): i * h + 2 * h, jrnn.IndRNN(h, norm=True): i * h + 3 * h},
 )
 
 

@@ -58,22 +58,39 @@ def rg_lru(p, h, x, heads=1):
     return h, h
 
 
+def complex_rg_lru(p, carry, x, heads=1):
+    """The `RGLRU(only_real=False)` of recurrentgemma: the gate r also turns the state, by θ r.
+
+    Gates are half as wide as x, whose halves are real and imaginary part, as two real arrays.
+    """
+    re, im = carry
+    r = sigmoid(times_heads(p["Wr"], x, heads) + p["br"])
+    i = sigmoid(times_heads(p["Wi"], x, heads) + p["bi"])
+    a = np.exp(-8 * softplus(p["Lambda"]) * r)
+    a_re, a_im, scale = a * np.cos(p["theta"] * r), a * np.sin(p["theta"] * r), np.sqrt(1 - a * a)
+    x_re, x_im = np.split(x, 2, axis=-1)
+    re, im = a_re * re - a_im * im + scale * i * x_re, a_re * im + a_im * re + scale * i * x_im
+    return (re, im), np.concatenate([re, im], axis=-1)
+
+
 def unpack_rg_lru(p):
-    return in_blocks(p.w, "W", "ri") | split(p.b, "b", "ri") | {"Lambda": p.decay}
+    return in_blocks(p.w, "W", "ri") | split(p.b, "b", "ri") | {"Lambda": p.decay, "theta": p.phase}
+
+
+def rg_lru_comparison(heads, step=rg_lru, **options):
+    cell = jrnn.RGLRU(WIDE, heads=heads, **options)
+    return Comparison(cell, partial(step, heads=heads), unpack_rg_lru, width=WIDE)
 
 
 RGLRU = Entry(
-    laws=[Case(jrnn.RGLRU(4, heads=2), 4)],
-    values={
-        f"RGLRU-{heads}": Comparison(
-            jrnn.RGLRU(WIDE, heads=heads), partial(rg_lru, heads=heads), unpack_rg_lru, width=WIDE
-        )
-        for heads in (1, 2)
-    },
+    laws=[Case(jrnn.RGLRU(4, heads=2), 4), Case(jrnn.RGLRU(4, heads=2, complex=True), 4)],
+    values={f"RGLRU-{heads}": rg_lru_comparison(heads) for heads in (1, 2)}
+    | {f"RGLRU-complex-{heads}": rg_lru_comparison(heads, complex_rg_lru, complex=True) for heads in (1, 3)},
     counts=lambda i, h: (
         {
             jrnn.RGLRU(h): 2 * (h**2 + h) + h,
             jrnn.RGLRU(h, heads=2): 2 * (h**2 // 2 + h) + h,
+            jrnn.RGLRU(h, complex=True): 2 * (h // 2) * (h + 1) + 2 * (h // 2),
         }
         if i == h
         else {}

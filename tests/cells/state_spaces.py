@@ -1,10 +1,45 @@
-"""Structured state spaces: S5, S6."""
+"""Structured state spaces: S4D, S5, S6."""
 
 import numpy as np
 
 import jrnn
 from tests.entries import HIDDEN, IN, Case, Comparison, Entry, irregular, read, split
 from tests.references import softplus, times
+
+
+def held(p, step):
+    """Zero-order hold: exp(λ Δ), and (exp(λ Δ) - 1) / λ, as two real arrays each."""
+    l_re, l_im = -np.exp(p["rate"]), p["omega"]
+    a_re, a_im = np.exp(l_re * step) * np.cos(l_im * step), np.exp(l_re * step) * np.sin(l_im * step)
+    norm = l_re * l_re + l_im * l_im  # (a - 1) / λ = (a - 1) λ* / |λ|²
+    b_re = ((a_re - 1) * l_re + a_im * l_im) / norm
+    b_im = (a_im * l_re - (a_re - 1) * l_im) / norm
+    return a_re, a_im, b_re, b_im
+
+
+def s4d(p, carry, x):
+    """Gu et al. 2022, eqs. 1-3 and section 3.3 with B = 1: one system of N states for every channel."""
+    re, im = carry
+    x, dt = x if isinstance(x, tuple) else (x, np.ones(x.shape[:-1]))
+    a_re, a_im, b_re, b_im = held(p, (np.exp(p["delta"]) * dt[..., None])[..., None])
+    u = x[..., None]
+    re, im = a_re * re - a_im * im + b_re * u, a_re * im + a_im * re + b_im * u
+    return (re, im), 2 * (p["Cr"] * re - p["Ci"] * im).sum(axis=-1) + p["D"] * x
+
+
+def unpack_s4d(p):
+    found = dict(zip(("Cr", "Ci"), np.split(p.w_ho, 2, axis=-1), strict=True))
+    return found | {"rate": p.rate, "omega": p.frequency, "delta": p.log_dt, "D": p.d}
+
+
+S4D = Entry(
+    laws=[Case(jrnn.S4D(4, state=3), 4), Case(jrnn.S4D(3, state=2), 3, irregular)],
+    values={
+        "S4D": Comparison(jrnn.S4D(HIDDEN, state=4), s4d, unpack_s4d, width=HIDDEN),
+        "S4D-irregular": Comparison(jrnn.S4D(IN, state=4), s4d, unpack_s4d, inputs=irregular),
+    },
+    counts=lambda i, h: {jrnn.S4D(h, state=7): 2 * 7 * h + 2 * 7 * h + 2 * h} if i == h else {},
+)
 
 
 def s5(p, carry, x):
@@ -14,12 +49,7 @@ def s5(p, carry, x):
     """
     re, im = carry
     x, dt = x if isinstance(x, tuple) else (x, np.ones(x.shape[:-1]))
-    step = np.exp(p["delta"]) * dt[..., None]
-    l_re, l_im = -np.exp(p["rate"]), p["omega"]
-    a_re, a_im = np.exp(l_re * step) * np.cos(l_im * step), np.exp(l_re * step) * np.sin(l_im * step)
-    norm = l_re * l_re + l_im * l_im  # (a - 1) / λ = (a - 1) λ* / |λ|²
-    b_re = ((a_re - 1) * l_re + a_im * l_im) / norm
-    b_im = (a_im * l_re - (a_re - 1) * l_im) / norm
+    a_re, a_im, b_re, b_im = held(p, np.exp(p["delta"]) * dt[..., None])
     u_re, u_im = times(p["Br"], x), times(p["Bi"], x)
     re, im = (
         a_re * re - a_im * im + b_re * u_re - b_im * u_im,
