@@ -1,8 +1,6 @@
 """What jrnn costs besides the arithmetic: an eager `unroll` called again, a step of a stream, `import jrnn`.
 
 python benchmarks/overhead.py
-python benchmarks/overhead.py --first             # seconds of CPU to a first gradient, beside plain lax.scan
-python benchmarks/overhead.py --first LSTM GRU
 """
 
 import importlib.util
@@ -12,9 +10,9 @@ import sys
 import time
 
 import jax
+import numpy as np
 
 import jrnn
-from jrnn._cli.tables import recurrent_cells
 
 BATCH, STEPS, FEATURES, HIDDEN = 4, 20, 8, 16
 
@@ -28,11 +26,11 @@ def milliseconds(function, rounds):
     return f"median {statistics.median(times):.3f} ms, minimum {min(times):.3f} ms"
 
 
-def eager_unroll(kind):
+def eager_unroll(kind, lengths=None):
     """A second eager call, with an equal cell built anew."""
     params = kind(HIDDEN).init(jax.random.key(0), FEATURES)
     xs = jax.random.normal(jax.random.key(1), (STEPS, BATCH, FEATURES))
-    call = lambda: jax.block_until_ready(jrnn.unroll(kind(HIDDEN), params, xs))
+    call = lambda: jax.block_until_ready(jrnn.unroll(kind(HIDDEN), params, xs, lengths=lengths))
     call()
     return milliseconds(call, 200)
 
@@ -85,58 +83,11 @@ def fresh_import(statement):
     return statistics.median(float(run.stdout) for run in runs)
 
 
-def to_first_gradient(cell, method):
-    """Seconds of CPU for tracing a gradient not traced before, and for compiling it."""
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), FEATURES))
-    xs = jax.ShapeDtypeStruct((STEPS, BATCH, FEATURES), "float32")
-
-    def loss(params, xs):
-        if method is None:
-            step = lambda carry, x: cell.step(params, carry, x)
-            ys = jax.lax.scan(step, cell.initial_carry(params, (BATCH,)), xs)[1]
-        else:
-            ys = jrnn.unroll(cell, params, xs, method=method)[1]
-        return (abs(ys) ** 2).sum()
-
-    begun = time.process_time()
-    lowered = jax.jit(jax.grad(loss, allow_int=True)).lower(params, xs)
-    traced = time.process_time()
-    lowered.compile()
-    return traced - begun, time.process_time() - traced
-
-
-def first_steps(names):
-    """Print the ratios of all cells that take FEATURES, and of a stack of 32 layers."""
-    cells = {name: kind(HIDDEN) for name, kind in recurrent_cells().items() if not names or name in names}
-    cells |= {"32 layers": jrnn.Stack((jrnn.LSTM(HIDDEN),) * 32)} if not names or "32" in names else {}
-    found = {}
-    for name, cell in cells.items():
-        try:
-            times = {method: [] for method in (None, jrnn.Scan())}
-            for _ in range(2):
-                for method, taken in times.items():
-                    jax.clear_caches()
-                    taken.append(to_first_gradient(cell, method))
-        except (ValueError, TypeError):  # its x is of another kind
-            continue
-        plain, ours = (tuple(map(min, zip(*taken, strict=True))) for taken in times.values())
-        found[name] = ours[0] / plain[0], ours[1] / plain[1], sum(ours) / sum(plain)
-        cost = f"{sum(ours):.2f} s: tracing {found[name][0]:.2f}, compiling {found[name][1]:.2f}"
-        print(f"  {name:22} {cost}, together {found[name][2]:.2f} of plain lax.scan", flush=True)
-    for what, ratios in zip(
-        ("tracing", "compiling", "together"), zip(*found.values(), strict=True), strict=True
-    ):
-        worst = max(found, key=lambda name: found[name][("tracing", "compiling", "together").index(what)])
-        print(f"{what:10} mean {statistics.geometric_mean(ratios):.2f}, largest {max(ratios):.2f} ({worst})")
-
-
 if __name__ == "__main__":
-    if "--first" in sys.argv:
-        first_steps(sys.argv[sys.argv.index("--first") + 1 :])
-        sys.exit()
     print(f"eager unroll, second call, {BATCH}×{STEPS}×{FEATURES}×{HIDDEN}")
     for kind in (jrnn.Elman, jrnn.GRU, jrnn.LSTM):
         print(f"  {kind.__name__:6} {eager_unroll(kind)}")
+        print(f"  {kind.__name__:6} {eager_unroll(kind, np.arange(BATCH))}, with lengths")
     bare, step = dispatch()
     print(
         f"dispatch: a bare jax.jit call {bare:.1f} µs, jax.jit(LSTM(128).step) {step - bare:+.1f} µs on top"

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jrnn._alignment import expand, promoted, select
-from jrnn.unrolling._masking import schedule
+from jrnn.unrolling._masking import valid_steps
 
 # optax is imported where it is used, since it would double the cost of `import jrnn`
 
@@ -205,7 +205,7 @@ def length_mask(lengths: Any, steps: int) -> Array:
     >>> length_mask(jnp.array([1, 0, 2]), 2).tolist()
     [[True, False, True], [False, False, True]]
     """
-    return jnp.asarray(schedule(steps, jnp.shape(lengths), lengths, None, None, reverse=False).valid)
+    return jnp.asarray(valid_steps(lengths, steps, jnp.shape(lengths)))
 
 
 def _floats(name: str, given: Any) -> Array:

@@ -50,8 +50,8 @@ def stepping(step):
     )
 
 
-def run_step(step, xs=XS):
-    return jrnn.unroll(stepping(step), jnp.ones((3, 3)), xs)
+def run_step(step, xs=XS, **options):
+    return jrnn.unroll(stepping(step), jnp.ones((3, 3)), xs, **options)
 
 
 def run(xs=XS, carry=None, *, cell=LSTM, params=PARAMS, **options):
@@ -324,6 +324,11 @@ MISTAKES = {
         lambda: run_step(lambda p, h, x: (h.astype(jnp.bfloat16), h)),
         ValueError,
         "changes the dtype of the carry at every call: given float32(2, 3), returned bfloat16(2, 3)",
+    ),
+    "masked step changes the structure": (
+        lambda: run_step(lambda p, h, x: ((h, h), h), mask=FLAGS),
+        ValueError,
+        "given float32(2, 3), returned (float32(2, 3), float32(2, 3))",
     ),
     "step returns nothing": (
         lambda: run_step(lambda p, h, x: None),

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import jrnn
+from jrnn.training.objectives import check_targets
+from jrnn.training.steps import counted
 from tests.test_runs import BATCH, BATCHES, CELL, LOSS, PARAMS, SGD, XS, fit
 
 MSE = jrnn.losses.mean_squared_error
@@ -131,6 +133,21 @@ def test_labels_that_do_not_count_may_be_any_number():
     assert np.isfinite(losses).all() and losses[0] == losses[1]
     own = jrnn.PerStep(lambda ys, labels, mask: jrnn.losses.cross_entropy(ys, labels, labels < 4))
     assert float(jrnn.evaluate(CELL, PARAMS, ignored[:1], own)) == pytest.approx(losses[0])
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_labels_of_a_new_number_of_steps_are_checked_and_counted_without_a_program(array, programs):
+    """A label that does not count stands in each batch, so that the mask is made."""
+    batches = [
+        jax.tree.map(array, jrnn.Batch(XS, np.full((steps, 3), -1), lengths=np.array([0, 0, 0])))
+        for steps in (3, 17, 18)
+    ]
+    before = programs()
+    for batch in batches:
+        check_targets(LABELS, CELL, batch, "batches")
+        assert counted(LABELS, batch) == 0
+    assert counted(LABELS, batches[1]._replace(lengths=np.array([17, 0, 2]))) == 19
+    assert programs() == before
 
 
 def test_a_flax_module_is_not_taken_for_a_cell():

@@ -1,6 +1,7 @@
 """What `fit` chooses, keeps and says: the best epoch, numbers that are not finite, mistakes."""
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -320,6 +321,26 @@ def test_what_monitors_return_is_recorded_and_chosen_by(tmp_path):
     assert [r["accuracy"] for r in logged(tmp_path) if "accuracy" in r] == [0.1, 0.7, 0.3, 0.2]
     assert jrnn.load(tmp_path, best=True).step == 8
     assert jrnn.plots.loss_curve(result.history).lines[0].get_xdata().tolist() == [4, 8, 12, 16]
+
+
+def test_between_steps_a_run_holds_its_state_and_the_best_parameters_alone():
+    cell, xs, targets = jrnn.Elman(32), np.ones((5, 3, 64), np.float32), np.ones((5, 3, 32), np.float32)
+    held = []
+
+    def size(arrays):
+        floats = [a for a in arrays if a.ndim and a.dtype == np.float32]  # numbers are those of records
+        return sum({a.unsafe_buffer_pointer(): a.nbytes for a in floats}.values())
+
+    def watch(record, state):
+        jax.block_until_ready(state)
+        extra = size(jax.live_arrays()) - size(jax.tree.leaves(state))
+        held.append((extra - before) // size(jax.tree.leaves(state.params)))
+
+    gc.collect()  # of what other tests left, nothing goes meanwhile
+    batches, before = [jrnn.Batch(xs, targets)] * 2, size(jax.live_arrays())
+    options = {"optimizer": optax.adam(1e-2), "in_features": 64, "epochs": 3, "monitors": (watch,)}
+    fit(cell, batches, validation=batches, **options)
+    assert held == [0, 0, 0, 1, 1, 1, 1, 1, 1]  # two steps and the end of each epoch
 
 
 def test_a_result_prints_as_a_line():

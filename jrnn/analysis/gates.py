@@ -108,8 +108,8 @@ def gate_statistics(
     if not 0 <= low <= high:
         raise ValueError(f"low and high must be in order, 0 ≤ low ≤ high, got {low} and {high}")
     check_runs(cell, _StepByStep(), key)
-    steps, batch_shape = check_inputs(cell, xs)
-    start = promote_carry(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs, steps)
+    batch_shape = check_inputs(cell, xs)[1]
+    start = promote_carry(cell, params, starting_carry(cell, params, carry, batch_shape, key), xs)
     places = _places(cell, (params, start, _first(xs)), batch_shape, names)
     measured = _Measured(cell, places, low, high)
     (_, visited, sums), _ = unroll(
@@ -128,8 +128,8 @@ def gate_statistics(
 
 def has_gates(cell: Any, params: Any, xs: Any) -> bool:
     """True if the step of a cell names values, which `gate_statistics` measures."""
-    steps, batch_shape = check_inputs(cell, xs)
-    start = promote_carry(cell, params, starting_carry(cell, params, None, batch_shape, None), xs, steps)
+    batch_shape = check_inputs(cell, xs)[1]
+    start = promote_carry(cell, params, starting_carry(cell, params, None, batch_shape, None), xs)
     return bool(named_types(cell.step, params, start, _first(xs)))
 
 

@@ -37,13 +37,13 @@ def begin(cell: Any, params: Any, xs: Any, carry: Any = None, key: Array | None 
     if is_layer(cell):
         raise TypeError(f"analysis of states takes cells, and {cell} is a layer: pass one of its cells")
     check_runs(cell, Scan(), key)
-    steps, shape = check_inputs(cell, xs)
+    shape = check_inputs(cell, xs)[1]
     if len(shape) != _spatial(cell):
         given = jax.tree.leaves(xs)[0].shape
         needed = "(time,)" if in_ndim(cell) == 0 else "(time, features)"
         raise ValueError(f"xs has shape {given}, needs one sequence, {needed}; from a batch, take xs[:, b]")
     with jax.transfer_guard_host_to_device("allow"):  # the zeros of an initial state come from the host
-        carry = promote_carry(cell, params, starting_carry(cell, params, carry, shape, key), xs, steps)
+        carry = promote_carry(cell, params, starting_carry(cell, params, carry, shape, key), xs)
     if not state_leaves(cell, params, carry):
         raise ValueError(f"{cell} has no real-valued state to analyze")
     return carry

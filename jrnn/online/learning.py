@@ -189,7 +189,7 @@ class Online:
 
         def start(given: Any, key: Array | None) -> Any:
             carry = starting_carry(self.cell, params, given, shape[1:], key)
-            return promote_carry(self.cell, params, carry, xs, 1)
+            return promote_carry(self.cell, params, carry, xs)
 
         if not shape:
             return start(given, key)

@@ -11,8 +11,9 @@ from jax import Array
 
 from jrnn._checks import brief
 from jrnn.data import Batch
-from jrnn.losses import cross_entropy, length_mask
+from jrnn.losses import cross_entropy
 from jrnn.paradigms import last
+from jrnn.unrolling._masking import valid_steps
 
 
 class Loss(Protocol):
@@ -52,7 +53,10 @@ class PerStep:
         mask = self._mask(batch)
         if mask is None:
             return np.prod(_shape(batch)[:2])
-        return jnp.sum(jnp.broadcast_to(mask, _shape(batch)[: mask.ndim]))
+        shape, host = _shape(batch)[: mask.ndim], _on_host(mask)
+        if host is not None:  # JAX would compile a program for each shape
+            return np.sum(np.broadcast_to(host, shape))
+        return jnp.sum(jnp.broadcast_to(mask, shape))
 
     def _mask(self, batch: Batch) -> Any:
         if batch.target_mask is not None and np.ndim(batch.target_mask) < 2:
@@ -61,7 +65,9 @@ class PerStep:
             )
         if batch.target_mask is not None or batch.lengths is None:
             return batch.target_mask
-        return length_mask(batch.lengths, _shape(batch)[0])
+        host = _on_host(batch.lengths)
+        lengths = batch.lengths if host is None else host
+        return valid_steps(lengths, _shape(batch)[0], jnp.shape(lengths))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from jrnn._alignment import match_types, same_type, select
+from jrnn._alignment import match_types, same_type
 from jrnn._caching import cached
 from jrnn._checks import Text, brief, reject_modules, require_cell, require_key
-from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, map_state, structure_of
+from jrnn.cell import Shape, batch_shape_of, carry_spec, in_ndim, is_layer, is_slot, structure_of
 from jrnn.unrolling._inputs import check_values
+from jrnn.unrolling.methods import LoopConsts, StepInputs, body_of, is_step, types_of_step
 
 
 def check_runs(cell: Any, method: Any, key: Any) -> None:
@@ -88,12 +89,11 @@ def starting_carry(cell: Any, params: Any, carry: Any, batch_shape: Shape, key: 
     return jax.tree.map(visit, plain, carry, fresh, is_leaf=is_slot)
 
 
-def promote_carry(
-    cell: Any, params: Any, carry: Any, xs: Any, steps: int, flags: tuple[Any, Any] = (None, None)
-) -> Any:
+def promote_carry(cell: Any, params: Any, carry: Any, xs: Any, flags: tuple[Any, Any] = (None, None)) -> Any:
     """Convert the state to the dtype, sharding and varying axes that one step returns.
 
-    `flags` are (valid, reset): masking makes the state vary over their axes too.
+    `flags` are (valid, reset): masking makes the state vary over their axes too. The step is `body_of(cell)`,
+    so that JAX traces it once, here and where the loop is planned.
 
     Raises:
       ValueError: the step fails on this input, or changes the structure, shapes or types of the carry.
@@ -103,9 +103,12 @@ def promote_carry(
     check_values(cell, params, xs)  # tokens lie within the table of an `Embed`
     # promotion may take several rounds: in (h, c) -> (c, x) a float64 x reaches h in the second; dtypes only
     # grow, so that it ends after a few for each entry, unless the step casts them back and forth
+    inputs = _call("step", cell, types_of_step, StepInputs(xs, *flags), params=params, xs=xs)
     for _ in range(8 + len(jax.tree.leaves(carry))):
         given = jax.tree.map(jax.typeof, carry)
-        args = _abstract_step(cell, steps), params, carry, xs, flags
+        # the state of a reset is made later, in the types found here
+        consts = LoopConsts(params, None if inputs.reset is None else carry)
+        args = body_of(cell), consts, carry, inputs
         returned = _call("step", cell, jax.eval_shape, *args, params=params, xs=xs)
         after = _check_returned(cell, given, returned)
         if all(map(same_type, jax.tree.leaves(given), jax.tree.leaves(after))):
@@ -115,28 +118,6 @@ def promote_carry(
         f"the step of {cell} changes the dtype of the carry at every call: given {_describe(given)}, "
         f"returned {_describe(after)}; cast the carry, or make the step keep its dtype"
     )
-
-
-@cached
-def _abstract_step(cell: Any, steps: int) -> Callable[[Any, Any, Any, Any], Any]:
-    """The first step of `(params, carry, xs, flags)`, with dtypes and axes as masks and resets leave them."""
-
-    def first(x: Any) -> Any:
-        return lax.index_in_dim(x, 0, keepdims=False) if steps else jnp.zeros(x.shape[1:], x.dtype)
-
-    def step(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
-        x, (valid, reset) = jax.tree.map(first, (xs, flags))
-        # Not `body_of`, for two reasons: the state of a reset is made later, in the types found here; and a
-        # wrong return must reach `_check_returned`. `select(flag, a, a)` stands for a masked a: its type is
-        # that of a, joined with that of the flag.
-        spec = carry_spec(cell, params)
-        before = carry if reset is None else map_state(lambda a: select(reset, a, a), spec, carry)
-        returned = cell.step(params, before, x)
-        if valid is None or not _is_step(carry, returned):
-            return returned
-        return map_state(lambda a, c: select(valid, a, c), spec, returned[0], carry), returned[1]
-
-    return step
 
 
 def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
@@ -158,22 +139,12 @@ def _check_carry(cell: Any, spec: Any, carry: Any) -> None:
 def _check_returned(cell: Any, given: Any, returned: Any) -> Any:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ValueError(f"the step of {cell} must return (carry, y), it returned {_describe(returned)}")
-    if not _is_step(given, returned):
+    if not is_step(given, returned):
         raise ValueError(
             f"the step of {cell} must return a carry like the given one: given {_describe(given)}, "
             f"returned {_describe(returned[0])}"
         )
     return returned[0]
-
-
-def _is_step(given: Any, returned: Any) -> bool:
-    """True if a step returned a pair, the first of which is like the given carry."""
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        return False
-    after = returned[0]
-    same = structure_of(given) == structure_of(after)
-    pairs = zip(jax.tree.leaves(given), jax.tree.leaves(after), strict=same)
-    return same and all(a.shape == b.shape for a, b in pairs)
 
 
 def _call(

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax import Array, lax
+from jax import Array
 
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, element_count, eval_ops, read, trace
@@ -32,7 +32,7 @@ from jrnn.unrolling._fallbacks import can_be_mapped
 from jrnn.unrolling._loops import loop_of_stage, plain_scan, step_of
 from jrnn.unrolling._staging import Stage, StagedStep, StepSignature, sliced_values, stage_step
 from jrnn.unrolling._transposing import with_transposed_gradient
-from jrnn.unrolling.methods import Loop, Run
+from jrnn.unrolling.methods import Loop, Run, types_of_step
 
 # Makes the loop of a stage with a carry, from (stage, program, length, reverse).
 LoopMaker = Callable[[Stage, Program, int, bool], Run]
@@ -105,8 +105,8 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute_all: bool | None = None) ->
       loop: the loop, of one step or more; may hold types instead of arrays.
       precompute_all: compute every possible matmul before its loop; None: if that is faster on this backend.
     """
-    first = jax.eval_shape(_first_step, loop.inputs)  # (time, ...) -> (...), types only
-    program, closed_over, result_types = trace(loop.body, loop.consts, loop.carry, first)
+    step_types = types_of_step(loop.inputs)
+    program, closed_over, result_types = trace(loop.body, loop.consts, loop.carry, step_types)
     n_consts, n_carry, n_xs = (len(jax.tree.leaves(a)) for a in (loop.consts, loop.carry, loop.inputs))
     n_ys = len(program.outputs) - n_carry
     signature = StepSignature.of(program, len(closed_over) + n_consts, n_carry, n_xs, n_ys)
@@ -118,10 +118,6 @@ def trace_loop(loop: Loop[Any, Any, Any], precompute_all: bool | None = None) ->
         program = with_tables_multiplied(program, constant, element_count((loop.length,)) // 2, sliced)
     staged = stage_step(program, signature, precompute_all) if program.pure else None
     return TracedLoop(program, signature, staged, closed_over, result_types)
-
-
-def _first_step(xs: Any) -> Any:
-    return jax.tree.map(lambda x: lax.index_in_dim(x, 0, keepdims=False), xs)
 
 
 @cached  # `lax.scan` and `checkpoint` compile again for a new function, so an equal call returns the same one

@@ -13,13 +13,13 @@ of all steps follow the gradients of the weights, after the loop (`_sites.site_t
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jrnn._alignment import zeros_like_type
@@ -40,6 +40,7 @@ from jrnn._jaxprs.programs import (
     split_constant,
     trace,
 )
+from jrnn.unrolling._graphs import sink_side
 from jrnn.unrolling._sites import Active, Stacked, stacked_activations
 from jrnn.unrolling._staging import Stage, StepSignature
 from jrnn.unrolling._transposing import multiplying_rows
@@ -249,9 +250,6 @@ def partition(program: Program, signature: StepSignature) -> Partition:
     )
 
 
-_UNBOUNDED = 2**30  # a capacity that no cut can afford
-
-
 def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: set[int]) -> set[int]:
     """Choose residuals: the fewest bytes from which recomputable ops give all of `needed`.
 
@@ -265,40 +263,24 @@ def _min_cut(program: Program, ops: list[Op], signature: StepSignature, needed: 
     The minimum cut is the edge of t: t is saved, and σ computed from it. With σ alone needed, the edge of
     either would do. A loop stacks its ys anyway, so their capacity is almost zero.
     """
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
-
-    values = [*signature.carry_in, *outputs_of(ops)]
-    source, sink = 0, 1
-    node = {value: 2 + 2 * i for i, value in enumerate(values)}  # t
-    primed = {value: 1 + n for value, n in node.items()}  # t'
-    edges = {(source, node[c]): _UNBOUNDED for c in signature.carry_in}  # (from, to) -> capacity
-    sizes = {v: size_in_bytes([v], program) for v in values}
-    unit = 1 + sum(sizes.values()) // (_UNBOUNDED // 4)  # capacities are int32, and so is their sum
+    values = {*signature.carry_in, *outputs_of(ops)}
+    # The number of a value is its t, and the complement, ~number, its t'.
+    capacity: dict[tuple[int, int], float] = {}  # (from, to) -> capacity
     for v in values:
-        edges[node[v], primed[v]] = 1 if v in signature.ys else 2 + sizes[v] // unit
+        capacity[v, ~v] = 1 if v in signature.ys else 2 + size_in_bytes([v], program)
     # The source feeds all values that must not be recomputed: the carry, and results of matmuls, of
     # transcendental functions and of anything unknown. A recomputable op, which is a sum or other arithmetic,
     # joins its inputs to its outputs, as whoever recomputes it needs all of them.
+    fed = list(signature.carry_in)
     for op in ops:
+        if not op.recomputable:
+            fed += op.outputs
+            continue
         for o in op.outputs:
-            if not op.recomputable:
-                edges[source, node[o]] = _UNBOUNDED
-                continue
-            for i in op.inputs:
-                if i in node:  # constants and xs are at hand for nothing
-                    edges[primed[i], node[o]] = _UNBOUNDED
-    edges.update({(primed[v], sink): _UNBOUNDED for v in needed})
-
-    # The graph as a sparse matrix, which has the capacity of an edge at (from, to).
-    rows, columns = np.array(list(edges)).T
-    shape = (2 + 2 * len(values),) * 2
-    capacity = csr_array((np.array(list(edges.values()), np.int32), (rows, columns)), shape)
-    # By max-flow min-cut, edges with no capacity left separate source and sink, and are a minimum cut. Of
-    # several this takes the one nearest to the sink, which leaves the least to recompute: on the sink's side
-    # are all nodes from which it can still be reached, found by a search backwards, along transposed edges.
-    left = (capacity - maximum_flow(capacity, source, sink).flow).T.tocsr()
-    left.data = (left.data > 0).astype(np.int32)
-    left.eliminate_zeros()
-    sink_side = set(breadth_first_order(left, sink, return_predecessors=False).tolist())
-    return {v for v in values if node[v] not in sink_side and primed[v] in sink_side}
+            # constants and xs are at hand for nothing
+            capacity.update({(~i, o): math.inf for i in op.inputs if i in values})
+    sink = max(program.types) + 1
+    capacity.update({(~v, sink): math.inf for v in needed})
+    # Of several minimum cuts the one nearest to the sink leaves the least to recompute.
+    side = sink_side(capacity, fed, sink)
+    return {v for v in values if v not in side and ~v in side}

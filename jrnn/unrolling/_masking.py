@@ -33,8 +33,7 @@ def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: An
     """
     valid = None
     if lengths is not None:
-        lengths = _checked_lengths(lengths, steps, batch_shape)
-        valid = expand(_times(steps), 1 + lengths.ndim) < lengths[None]
+        valid = jnp.asarray(valid_steps(lengths, steps, batch_shape))
     if mask is not None:
         mask = _checked_flags("mask", mask, steps, batch_shape)
         ndim = max(mask.ndim, 0 if valid is None else valid.ndim)
@@ -46,6 +45,17 @@ def schedule(steps: int, batch_shape: Shape, lengths: Any, mask: Any, resets: An
         ndim = max(resets.ndim, valid.ndim)
         resets, valid = expand(resets, ndim), expand(valid, ndim)
     return Schedule(valid, _effective(resets, valid, reverse))
+
+
+def valid_steps(lengths: Any, steps: int, batch_shape: Shape) -> Any:
+    """The steps before the end of each sequence, t < lengths, as (time, leading batch axes).
+
+    Of lengths on the host an array of NumPy, since JAX would compile a program for each number of steps.
+    """
+    lengths = _checked_lengths(lengths, steps, batch_shape)
+    if isinstance(lengths, np.ndarray):
+        return np.arange(steps).reshape(steps, *[1] * lengths.ndim) < lengths
+    return expand(_times(steps), 1 + lengths.ndim) < lengths[None]
 
 
 def _effective(resets: Array, valid: Array | None, reverse: bool) -> Array:
@@ -95,7 +105,7 @@ def _times(steps: int) -> Array:
     return jnp.arange(steps, dtype=jnp.int32)  # the dtype of lengths, also under x64
 
 
-def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
+def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Any:
     lengths = as_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
@@ -105,6 +115,8 @@ def _checked_lengths(lengths: Any, steps: int, batch_shape: Shape) -> Array:
             f"{_swapped(lengths.shape, steps)}"
         )
     check_range(lengths, steps)
+    if isinstance(lengths, np.ndarray) and isinstance(steps, int):
+        return lengths  # in range, in any dtype
     most = min(steps, int(np.iinfo(lengths.dtype).max)) if isinstance(steps, int) else steps
     if isinstance(lengths, np.ndarray):  # its dtype may be one that JAX lacks without x64
         return jnp.asarray(np.minimum(lengths, most).astype(np.int32))

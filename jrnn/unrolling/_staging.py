@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
-import numpy as np
 from jax import lax
 
 from jrnn._caching import cached
@@ -32,6 +31,7 @@ from jrnn._jaxprs.programs import (
     outputs_of,
     split_constant,
 )
+from jrnn.unrolling._graphs import components
 
 Node = Op | int  # of the graph of a step: an op, or the number of a value
 Pairs = tuple[tuple[int, int], ...]  # for each entry of a carry: (its value before a step, that after it)
@@ -221,7 +221,7 @@ def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Node,
         depends[node] = {producer[v] for v in values if v in producer and v not in constant}
 
     # Within a step the ops are acyclic, so every cycle passes through the carry.
-    component = _components(depends)
+    component = components(depends)
     loops = {component[entry] for entry in entries_before(carry_pairs)}
     members: dict[int, list[Any]] = {}
     earlier: dict[int, set[int]] = {}  # component -> those that it reads
@@ -243,19 +243,6 @@ def _levels(ops: list[Op], carry_pairs: Pairs, constant: set[int]) -> dict[Node,
     for op in ops:
         levels.update(dict.fromkeys(op.outputs, levels[op]))
     return levels
-
-
-def _components(depends: dict[Node, set[Node]]) -> dict[Node, int]:
-    """Strongly connected components: the same number for nodes that depend on each other."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
-
-    place = {node: i for i, node in enumerate(depends)}  # its row and column in the matrix of edges
-    edges = [(place[d], place[node]) for node in depends for d in depends[node]]
-    rows, columns = np.array(edges, np.int32).reshape(-1, 2).T
-    graph = csr_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(len(place),) * 2)
-    labels = connected_components(graph, directed=True, connection="strong")[1]
-    return dict(zip(depends, labels.tolist(), strict=True))
 
 
 def _levels_after_sinking(

@@ -136,7 +136,7 @@ def _loop_with_flags(
         xs = fill_padding(xs, flags.valid, axis)
     carry = starting_carry(cell, params, carry, batch_shape, key)
     # One abstract step: shapes are checked, and the carry gets the dtypes that the step returns.
-    carry = promote_carry(cell, params, carry, xs, steps, flags)
+    carry = promote_carry(cell, params, carry, xs, flags)
     reset_state = None if flags.reset is None else _reset_state(cell, params, batch_shape, carry)
     return Loop(cell, params, reset_state, carry, xs, flags.valid, flags.reset, length=steps, reverse=reverse)
 

@@ -7,11 +7,11 @@ from typing import Any, Generic, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jrnn._alignment import select
 from jrnn._caching import cached
-from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state
+from jrnn.cell import C, CellOf, P, Y, carry_spec, map_state, structure_of
 
 Body = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs of a step) -> (carry, y)
 Run = Callable[[Any, Any, Any], tuple[Any, Any]]  # (consts, carry, inputs of all steps) -> (carry, ys)
@@ -127,13 +127,38 @@ def body_of(cell: Any) -> Body:
         spec = carry_spec(cell, params)
         if reset is not None:
             carry = map_state(functools.partial(_where, ~reset), spec, carry, reset_state)
-        after, y = cell.step(params, carry, x)
-        if valid is not None:
-            after = map_state(functools.partial(_where, valid), spec, after, carry)
-            y = jax.tree.map(lambda leaf: _where(valid, jnp.asarray(leaf), jnp.zeros_like(leaf)), y)
+        returned: tuple[Any, Any] = cell.step(params, carry, x)
+        # `promote_carry` says what is wrong with a return that is no step
+        if valid is None or not is_step(carry, returned):
+            return returned
+        after, y = returned
+        after = map_state(functools.partial(_where, valid), spec, after, carry)
+        y = jax.tree.map(lambda leaf: _where(valid, jnp.asarray(leaf), jnp.zeros_like(leaf)), y)
         return after, y
 
     return body
+
+
+def is_step(given: Any, returned: Any) -> bool:
+    """True if a step returned a pair, the first of which is like the given carry."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        return False
+    after = returned[0]
+    same = structure_of(given) == structure_of(after)
+    pairs = zip(jax.tree.leaves(given), jax.tree.leaves(after), strict=same)
+    return same and all(a.shape == b.shape for a, b in pairs)
+
+
+def types_of_step(inputs: Any) -> Any:
+    """The types of the inputs of one step, from the arrays or types of all steps, also of none."""
+    return jax.eval_shape(_first_step, inputs)
+
+
+def _first_step(inputs: Any) -> Any:
+    def first(x: Array) -> Array:
+        return lax.index_in_dim(x, 0, keepdims=False) if x.shape[0] else jnp.zeros(x.shape[1:], x.dtype)
+
+    return jax.tree.map(first, inputs)
 
 
 def _where(flags: Array, chosen: Array, other: Array) -> Array:
