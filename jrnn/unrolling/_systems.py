@@ -326,11 +326,8 @@ def _linear_states(system: System, settings: Settings, at: Any, direct: Array, r
     def push(moved: Array) -> Array:
         return jax.jvp(lambda s: system.steps(consts, s, xs), (before,), (moved,))[1]
 
-    def indexed(t: Array) -> Any:
-        return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), (before, xs))
-
     def step_at(t: Array) -> tuple[Callable[[Array], Array], Array]:
-        state, x = indexed(t)
+        state, x = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, keepdims=False), (before, xs))
         return lambda s: system.step(consts, s, x), state
 
     def forward(_: Any, direct: Array) -> Array:
