@@ -10,6 +10,7 @@ gradients, the median of runs that take turns; bytes are those of the influence,
 
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -159,20 +160,43 @@ def learn(task, loss, model, method):
 
 
 def tasks():
-    """Print losses as they fall, by quarters of the batches: the mean of the seeds, and their range."""
+    """Print losses as they fall, by quarters of the batches, mean and range of the seeds; draw the curves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
     methods = (None, RTRL(), SnAp(1), UORO(), KroneckerRTRL(), EProp(), Truncated(3))
-    for name, task, loss, model, scale in (
-        # nats a symbol; ln 4 = 1.386 without memory
-        ("copy", copies, copy_loss, jrnn.Stack((jrnn.GRU(16), jrnn.Dense(4))), 1 / 4),
-        # hundredths; the variance of a sum of two numbers, 1/6, without memory
-        ("adding", additions, adding_loss, jrnn.Stack((jrnn.GRU(16), jrnn.Dense(1))), 100),
+    for panel, (name, task, loss, model, scale, unit) in zip(
+        figure.subplots(1, 2),
+        (
+            # ln 4 = 1.386 without memory
+            ("copy", copies, copy_loss, jrnn.Stack((jrnn.GRU(16), jrnn.Dense(4))), 1 / 4, "nats per symbol"),
+            # the variance of a sum of two numbers, 1/6, without memory
+            (
+                "adding",
+                additions,
+                adding_loss,
+                jrnn.Stack((jrnn.GRU(16), jrnn.Dense(1))),
+                100,
+                "error, 1/100",
+            ),
+        ),
+        strict=True,
     ):
-        for method in methods:
+        for color, method in enumerate(methods):
             begin = time.process_time()
-            parts = scale * learn(task, loss, model, method).reshape(SEEDS, 4, -1).mean(-1)
+            losses = scale * learn(task, loss, model, method)
+            parts = losses.reshape(SEEDS, 4, -1).mean(-1)
             columns = [f"{part.mean():6.3f} ({part.min():.3f}–{part.max():.3f})" for part in parts.T]
             spent = time.process_time() - begin
             print(f"{name:7} {method or 'BPTT'!s:20}", *columns, f"{spent:5.0f} s", flush=True)
+            curves = losses.reshape(SEEDS, 20, -1).mean(-1)
+            batches = (np.arange(20) + 0.5) * SEQUENCES / 20
+            style = {"linestyle": "--", "zorder": 3} if method is None else {}  # lies on that of RTRL
+            panel.plot(batches, curves.mean(0), color=f"C{color}", label=str(method or "BPTT"), **style)
+            panel.fill_between(batches, curves.min(0), curves.max(0), color=f"C{color}", alpha=0.15)
+        panel.set(title=name, xlabel="batches", ylabel=unit, yscale="log")
+    panel.legend(frameon=False, fontsize=8)
+    figure.savefig(Path(__file__).parent.parent / "docs/static/online.png", dpi=100)
 
 
 def changing(key, steps, period):
