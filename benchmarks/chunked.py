@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from benchmarks.tables.running import Runs
 from jrnn.unrolling.chunked import USUAL
 
 HERE = Path(__file__).parent
@@ -128,9 +127,16 @@ def by_length(runs, name):
         runs.add(cell=name, by="sequence", steps=steps, microseconds=1e6 * seconds / steps)
 
 
+def stored():
+    """The curves that have been run."""
+    from benchmarks.tables.running import Runs  # here, as accelerator.py has no optax for it
+
+    return Runs(CURVES, COLUMNS)
+
+
 def curves(names):
     """Run what the file lacks."""
-    runs = Runs(CURVES, COLUMNS)
+    runs = stored()
     for measure, by, kinds in ((by_size, "chunk", names), (by_length, "sequence", LONG)):
         for name in names:
             if name in kinds and not runs.find(cell=name, by=by):
@@ -147,7 +153,7 @@ def draw(names):
     """Draw the curves by the size of a chunk, the default marked, and print those by steps as a table."""
     from matplotlib.figure import Figure
 
-    runs, figure = Runs(CURVES, COLUMNS), Figure(figsize=(10, 6), layout="constrained")
+    runs, figure = stored(), Figure(figsize=(10, 6), layout="constrained")
     names = [name for name in names if runs.find(cell=name, by="chunk")]
     for panel, name in zip(figure.subplots(3, 5, sharex=True).flat, names, strict=False):
         sizes, times = curve_of(runs, name, "chunk")

@@ -67,8 +67,8 @@ def multiplicative(p):
 
 def controlled(p):
     parts = lambda w: [w.chunk(5, -1)[place] for place in (1, 0, 3, 4, 2)]
-    w_ih, w_hh, b = (torch.cat(parts(w), -1).T for w in (p.w_ih, p.w_hh, p.b))
-    return {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b}
+    w_ih, w_hh, b = (torch.cat(parts(w), -1) for w in (p.w_ih, p.w_hh, p.b))
+    return {"weight_ih": w_ih.T, "weight_hh": w_hh.T, "bias_ih": b}
 
 
 class Peer(NamedTuple):
