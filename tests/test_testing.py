@@ -235,10 +235,11 @@ def test_an_output_that_is_not_finite_in_half_precision():
 
 
 def test_padding_that_a_step_turns_into_nan():
-    """A step that divides by the norm of x: padding before the first valid step is filled with zeros."""
+    """A step that divides by the norm of x - 1: a row without a valid step is filled with ones."""
 
     def step(p, h, x):
-        return (h + p["rate"] * jnp.tanh((x / jnp.linalg.norm(x, axis=-1, keepdims=True)) @ p["w"]),) * 2
+        d = x - 1
+        return (h + p["rate"] * jnp.tanh((d / jnp.linalg.norm(d, axis=-1, keepdims=True)) @ p["w"]),) * 2
 
     refuses(user_cell(step), "padding", "in padding")
 
