@@ -273,7 +273,7 @@ def test_a_trajectory_of_ones_own_is_the_start():
         states = jrnn.unroll(cell, params, xs, start)[1]
         cold, warm, far = (
             Newton(guess=guess, window=window).solve(make_loop(cell, params, xs, start))
-            for guess, window in ((None, None), (states + 1e-7, 6), (jnp.full_like(states, jnp.nan), None))
+            for guess, window in (("carry", None), (states + 1e-7, 6), (jnp.full_like(states, jnp.nan), None))
         )
         return states, cold, warm, far
 
@@ -286,6 +286,24 @@ def test_a_trajectory_of_ones_own_is_the_start():
         jrnn.unroll(cell, params, xs, method=Newton(guess=states[:, 0]))
     with pytest.raises(ValueError, match=r"^guess has the structure"):
         jrnn.unroll(cell, params, xs, method=Newton(guess=(states,)))
+    with pytest.raises(ValueError, match=r"^guess must be one of carry, step, got 'zeros'"):
+        Newton(guess="zeros")
+
+
+def test_one_step_from_the_carry_is_the_start():
+    """With a tolerance so wide that what is returned is one step from the guess, corrected once."""
+    cell = jrnn.Elman(4)
+    params, start, xs = model(cell)
+    steps = jax.vmap(lambda x: cell.step(params, start, x)[0])(xs)
+
+    @jax.jit
+    def run(xs):
+        guesses = "step", steps, "carry"
+        return [Newton(guess=g, tolerance=0.99).solve(make_loop(cell, params, xs, start))[1] for g in guesses]
+
+    found, needed, other = run(xs)
+    np.testing.assert_allclose(found, needed, rtol=1e-13, atol=1e-14)
+    assert np.abs(found - other).max() > 1e-4
 
 
 def mixed_by(how):

@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     tolerance: float | None
     iterations: int
     damping: float
+    guess_a_step: bool  # where the caller gives no states
     tree: bool | None
     resets: bool
     batch_axes: int

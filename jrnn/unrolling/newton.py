@@ -96,8 +96,9 @@ class Newton:
         μ Σ‖δₜ‖² over the steps up to t. Convergence is then linear.
       window: solve this many steps at a time, one window after the other; the backward pass repeats each
         window, so memory is that of one. None: all steps.
-      guess: states after all steps to start from, in the structure of the carry, (time, batch..., ...), such
-        as those of a run with other parameters; None: the carry. Each guess is a method of its own, so call
+      guess: states after all steps to start from: "carry", the carry at all of them; "step", one step from
+        the carry, f(s₀, xₜ); or an array or tree of yours in the structure of the carry, (time, batch...,
+        ...), such as those of a run with other parameters. Each of the last is a method of its own, so call
         `unroll` inside of jit.
       tree: as for `Associative`.
       otherwise: the method for a step that has effects, no forward derivative, or a transpose of its own, as
@@ -127,12 +128,14 @@ class Newton:
     iterations: int = 32
     damping: float = 0.0
     window: int | None = None
-    guess: Any = None
+    guess: Any = "carry"
     tree: bool | None = None
     otherwise: Method | None = None
 
     def __post_init__(self) -> None:
-        if self.guess is not None and not isinstance(self.guess, Guess):
+        if isinstance(self.guess, str):
+            check_choice("guess", self.guess, ("carry", "step"))
+        elif not isinstance(self.guess, Guess):
             object.__setattr__(self, "guess", Guess(self.guess))
         check_choice("jacobian", self.jacobian, ("full", "diagonal"))
         check_width("iterations", self.iterations)
@@ -165,7 +168,7 @@ class Newton:
 
     def advise(self, loop: Loop[Any, Any, Any], probe: int = PROBE) -> Advice:
         """Predict the iterations for a loop from its first `probe` steps."""
-        method = replace(self, guess=None, window=None, otherwise=None, iterations=probe)
+        method = replace(self, guess="carry", window=None, otherwise=None, iterations=probe)
 
         def most(head: Loop[Any, Any, Any]) -> Array:
             counts = [used.max() for used in method.solve(head)[2].iterations]
@@ -200,9 +203,8 @@ class Newton:
     def _settings(self, loop: Loop[Any, Any, Any]) -> Settings:
         diagonal, resets = self.jacobian == "diagonal", loop.reset is not None
         batch_axes = len(batch_shape_of(loop.cell, loop.xs)) - 1
-        return Settings(
-            diagonal, self.tolerance, self.iterations, self.damping, self.tree, resets, batch_axes
-        )
+        iterating = self.tolerance, self.iterations, self.damping, self.guess == "step"
+        return Settings(diagonal, *iterating, self.tree, resets, batch_axes)
 
     def _instead(self, loop: Loop[Any, Any, Any], why: str) -> tuple[Any, Any]:
         if self.otherwise is None and why:
@@ -235,8 +237,9 @@ def _obstacle(loop: Loop[Any, Any, Any]) -> str | None:
     return None
 
 
-def _checked(guess: Guess | None, loop: Loop[Any, Any, Any]) -> Any:
-    if guess is None:
+def _checked(guess: Any, loop: Loop[Any, Any, Any]) -> Any:
+    """The caller's states, in the dtypes of the carry; None where there are none."""
+    if not isinstance(guess, Guess):
         return None
     given: Any = jax.tree.structure(guess.states)
     needed: Any = jax.tree.structure(loop.carry)
@@ -290,7 +293,9 @@ def _solve_part(
     guess = broadcast_over_steps(first, length)
     if all(entry in current.guesses for entry in part.carry_in):
         guess = jax.vmap(system.vectors)(read(current.guesses, part.carry_in))
-        guess = jnp.where(jnp.isfinite(guess), guess, first[None])
+    elif settings.guess_a_step:
+        guess = system.steps(consts, guess, xs)
+    guess = jnp.where(jnp.isfinite(guess), guess, first[None])
     found = states_of(system, settings, reverse)(consts, first, xs, lax.stop_gradient(guess))
     current.found.append((found.iterations, found.recomputed))
     after = jax.vmap(system.leaves)(found.states)
