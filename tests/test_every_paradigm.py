@@ -33,7 +33,7 @@ def everything(cell, params, xs, key=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", one_in(3, PLAIN), ids=lambda case: repr(case.cell))
+@pytest.mark.parametrize("case", one_in(6, PLAIN), ids=lambda case: repr(case.cell))
 def test_every_cell_is_traced_and_differentiated_in_every_paradigm(case):
     width, key = case.in_features, jax.random.key(0)
     params = jax.eval_shape(lambda: jrnn.Project(case.cell, width).init(key, width))

@@ -147,7 +147,7 @@ def test_nothing_of_the_steps_is_kept():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", one_in(3, CASES), ids=lambda case: str(case.cell))
+@pytest.mark.parametrize("case", one_in(6, CASES, 2), ids=lambda case: str(case.cell))
 def test_every_cell_that_names_something_has_statistics_and_the_others_say_so(case):
     cell, subject = case.cell, subject_of(case)
     params, xs = subject.params(), subject.xs(2, 3)

@@ -147,7 +147,7 @@ NEXT = dict(zip(PLAIN, [*PLAIN[1:], PLAIN[0]], strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", one_in(3, PLAIN), ids=lambda case: repr(case.cell))
+@pytest.mark.parametrize("case", one_in(6, PLAIN, 4), ids=lambda case: repr(case.cell))
 def test_a_dense_bridge_between_any_two_cells(case):
     """Every cell as an encoder, and as the decoder of the one before it; some are run for real below."""
     after = NEXT[case]
