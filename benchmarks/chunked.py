@@ -20,7 +20,10 @@ import jax
 import jax.numpy as jnp
 
 import jrnn
-from jrnn.unrolling.chunked import USUAL
+from jrnn.unrolling._engine import trace_loop
+from jrnn.unrolling._phases import plan_step
+from jrnn.unrolling.chunked import usual_size
+from jrnn.unrolling.driver import make_loop
 
 HERE = Path(__file__).parent
 CURVES, FIGURE = HERE / "tables/chunked.csv", HERE.parent / "docs/static/chunked.png"
@@ -149,6 +152,13 @@ def curve_of(runs, name, by):
     return [int(row["steps"]) for row in rows], [float(row["microseconds"]) for row in rows]
 
 
+def default_size(cell):
+    """Steps of a chunk where no number is given."""
+    loop = make_loop(cell, cell.init(jax.random.key(0), 64), jnp.zeros((STEPS, 1, 64)))
+    traced = trace_loop(loop)
+    return usual_size(plan_step(traced.program, traced.signature)[0])
+
+
 def draw(names):
     """Draw the curves by the size of a chunk, the default marked, and print those by steps as a table."""
     from matplotlib.figure import Figure
@@ -158,7 +168,8 @@ def draw(names):
     for panel, name in zip(figure.subplots(3, 5, sharex=True).flat, names, strict=False):
         sizes, times = curve_of(runs, name, "chunk")
         panel.plot(sizes, times, color="C0", marker=".")
-        panel.plot(USUAL, times[sizes.index(USUAL)], color="C1", marker="o")
+        usual = default_size(cells(HIDDEN, HEADS)[name])
+        panel.plot(usual, times[sizes.index(usual)], color="C1", marker="o")
         panel.set(xscale="log", title=name, ylim=(0, 1.1 * max(times)))
         panel.set_xticks(SIZES, map(str, SIZES))
         panel.minorticks_off()

@@ -78,7 +78,7 @@ def solve_chunk(
         seen = seen + within @ written
         end = end + jnp.swapaxes(_rows(_scaled(k, decays.after)), -1, -2) @ written
     seen = seen.reshape(*seen.shape[:-2], size, count, seen.shape[-1])
-    return end, tuple(seen[..., query, :] for query in range(count))
+    return end, tuple(_unstacked(seen, -2))
 
 
 def _rows(a: Array) -> Array:
@@ -86,9 +86,18 @@ def _rows(a: Array) -> Array:
     return a.reshape(*a.shape[:-3], a.shape[-3] * a.shape[-2], a.shape[-1])
 
 
+def _unstacked(a: Array, axis: int) -> list[Array]:
+    """The entries along an axis; the adjoint joins theirs, and fills up none with zeros."""
+    axis += a.ndim
+    return [lax.squeeze(one, (axis,)) for one in lax.split(a, (1,) * a.shape[axis], axis)]
+
+
 def _scaled(a: Array, factors: Array | None) -> Array:
     """(..., C, n, K) times factors of each step, (..., C, 1) or (..., C, K)."""
-    return a if factors is None else a * factors[..., None, :]
+    if factors is None:
+        return a
+    # one by one: the adjoint of a broadcast is a sum over the axis n, which XLA computes slowly on CPUs
+    return jnp.stack([one * factors for one in _unstacked(a, -2)], -2)
 
 
 def _values(structure: Structure, chunk: Chunk, state: Array) -> Array:
@@ -102,11 +111,11 @@ def _values(structure: Structure, chunk: Chunk, state: Array) -> Array:
 def _corrections(structure: Structure, chunk: Chunk, a: Array) -> Array:
     """Of rows for each query, (..., C · queries, n), those that are written: (..., C · keys, n)."""
     count = len(chunk.queries)
-    a = a.reshape(*a.shape[:-2], a.shape[-2] // count, count, a.shape[-1])
+    of_queries = _unstacked(a.reshape(*a.shape[:-2], a.shape[-2] // count, count, a.shape[-1]), -2)
     terms: list[list[Array]] = [[] for _ in structure.valued]
     for (key, query), factors in zip(structure.corrections, chunk.coefficients, strict=True):
-        terms[key].append(factors[..., None] * a[..., query, :])
-    zeros = jnp.zeros_like(a[..., 0, :])
+        terms[key].append(factors[..., None] * of_queries[query])
+    zeros = jnp.zeros_like(of_queries[0])
     parts = [functools.reduce(operator.add, of_key, zeros) if of_key else zeros for of_key in terms]
     return _rows(jnp.stack(jnp.broadcast_arrays(*parts), -2))
 
@@ -243,9 +252,10 @@ def _padded(a: Array, more: int, value: float, axis: int = -2) -> Array:
 
 def _halves(a: Array, axis: int) -> tuple[Array, Array]:
     """Every other entry along an axis: the first halves of pairs, and the second ones."""
-    axis = a.ndim + axis
-    pairs = a.reshape(*a.shape[:axis], a.shape[axis] // 2, 2, *a.shape[axis + 1 :])
-    first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+    place = a.ndim + axis
+    first, second = _unstacked(
+        a.reshape(*a.shape[:place], a.shape[place] // 2, 2, *a.shape[place + 1 :]), axis
+    )
     return first, second
 
 

@@ -30,7 +30,7 @@ from jrnn.unrolling._staging import entries_before
 from jrnn.unrolling._vectors import Env, chunk_of, from_chunk, from_matrices, structure_of, to_matrices
 from jrnn.unrolling.methods import Loop, Method, Run
 
-USUAL = 32  # steps of a chunk; measured by `benchmarks.chunked curves`
+USUAL = 32  # keys of a chunk, steps times keys at each; measured by `benchmarks.chunked curves`
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Chunked:
     inf in one sequence passes a reset within its chunk.
 
     Args:
-      size: steps of a chunk; None: about 32, a divisor of the number of steps if one is near. The time hardly
-        depends on it between 16 and 64; memory between chunks is that of steps / size states.
+      size: steps of a chunk; None: about 32, or 16 with two keys a step, a divisor of the number of steps
+        if one is near. The time hardly depends on it between 16 and 64; memory between chunks is that of
+        steps / size states.
       otherwise: the method for cells without such a state; None: that is an error.
 
     Raises:
@@ -85,21 +86,26 @@ class Chunked:
         if loop.length == 0:
             return plain_scan(loop.body, loop.reverse)(loop.consts, loop.carry, loop.inputs)
         if isinstance(loop.length, int):
-            return self._run(loop, min(self.size or near_divisor(loop.length, USUAL), loop.length))
+            return self._run(loop, self.size and min(self.size, loop.length))
         # a symbolic axis of `jax.export`
         size = self.size or USUAL
         carry, ys = self._run(_in_whole_chunks(loop, size), size)
         steps = slice(-loop.length, None) if loop.reverse else slice(loop.length)
         return carry, jax.tree.map(lambda y: y[steps], ys)
 
-    def _run(self, loop: Loop[Any, Any, Any], size: int) -> tuple[Any, Any]:
+    def _run(self, loop: Loop[Any, Any, Any], size: int | None) -> tuple[Any, Any]:
         traced = trace_loop(loop)
         plan, refusals = plan_step(traced.program, traced.signature)
         if plan is not None:
-            return _run_plan(plan, loop, traced, size)
+            return _run_plan(plan, loop, traced, size or near_divisor(loop.length, usual_size(plan)))
         if self.otherwise is not None:
             return self.otherwise.run(loop)
         raise ValueError(_refusal(loop, refusals))
+
+
+def usual_size(plan: Plan) -> int:
+    """Steps of a chunk of `USUAL` keys, of the matrix with the most of them."""
+    return max(1, USUAL // max(len(matrix.writes) for matrix in plan.matrices.values()))
 
 
 def _refusal(loop: Loop[Any, Any, Any], refusals: Iterable[tuple[int, str]]) -> str:
