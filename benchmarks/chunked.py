@@ -7,9 +7,8 @@
     python -m benchmarks.chunked GLA MLSTM      # these cells alone, for any of these
 
 Times are seconds of CPU of the whole process, the smallest of a few turns, in which all methods run one after
-the other: on a busy machine they are steadier than those of the clock. `MesaNet` solves a system of equations
-at every step, so it has fewer steps and rows. Curves are stored in tables/chunked.csv; those there do not run
-again.
+the other: on a busy machine they are steadier than those of the clock. Curves are stored in
+tables/chunked.csv; those there do not run again.
 """
 
 import sys
@@ -30,7 +29,6 @@ CURVES, FIGURE = HERE / "tables/chunked.csv", HERE.parent / "docs/static/chunked
 COLUMNS = "cell", "by", "steps", "microseconds"
 
 BATCH, STEPS, HIDDEN, HEADS = 8, 1024, 256, 4  # four memories of 64 x 64 for each row
-SHAPES = {"MesaNet": (128, 2)}  # other numbers of steps and rows
 SIZES = (16, 32, 64, 128)
 LENGTHS = (1024, 4096, 16384, 65536)
 LONG = ("MLSTM", "GLA", "GatedDeltaNet", "GDN2")  # cells that run on all lengths
@@ -116,10 +114,10 @@ def error(cell, steps=16384):
 
 def by_size(runs, name):
     """A training step's microseconds of CPU for each step of a row, by the size of a chunk."""
-    cell, (steps, batch) = cells(HIDDEN, HEADS)[name], SHAPES.get(name, (STEPS, BATCH))
-    programs = [training_step(cell, jrnn.Chunked(size), steps, batch) for size in SIZES]
+    cell = cells(HIDDEN, HEADS)[name]
+    programs = [training_step(cell, jrnn.Chunked(size), STEPS, BATCH) for size in SIZES]
     for size, seconds in zip(SIZES, least_times(programs), strict=True):
-        runs.add(cell=name, by="chunk", steps=size, microseconds=1e6 * seconds / (steps * batch))
+        runs.add(cell=name, by="chunk", steps=size, microseconds=1e6 * seconds / (STEPS * BATCH))
 
 
 def by_length(runs, name):
@@ -193,7 +191,7 @@ def main():
             error(cells(64, 2)[name])
     else:
         for name in names:
-            compare(cells(HIDDEN, HEADS)[name], *SHAPES.get(name, (STEPS, BATCH)))
+            compare(cells(HIDDEN, HEADS)[name], STEPS, BATCH)
     if not asked:
         compare(jrnn.MLSTM(128), steps=100, batch=32)
 

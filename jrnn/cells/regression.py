@@ -1,11 +1,12 @@
 """Memories that are matrices: fitted at every step to the keys and values so far."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jrnn._checks import check_multiple
 from jrnn._fields import Positive, Width, checked
@@ -44,8 +45,8 @@ class MesaNet:
         yₜ = Sₜᵀ (Hₜ + Λ)⁻¹ q
 
     Sᵀ (H + Λ)⁻¹ is the matrix that minimizes Σ γ… β |W k − v|² + tr W Λ Wᵀ. The paper solves by 30 steps of
-    conjugate gradients, here it is exact, and ONNX has no form of it. `Chunked` takes S, and runs H step by
-    step. `Block` adds the convolution and the norm of the paper's block.
+    conjugate gradients, here it is exact. `Chunked` takes S, and runs H step by step. `Block` adds the
+    convolution and the norm of the paper's block.
 
     Reference: von Oswald et al., MesaNet: sequence modeling by locally optimal test-time training, 2025,
     arXiv:2506.05233.
@@ -87,8 +88,59 @@ class MesaNet:
         beta, gamma = sigmoid(beta, "beta")[..., None], sigmoid(gamma, "gamma")[..., None, None]
         s, h = gamma * carry.s + outer(beta * k, v), gamma * carry.h + outer(beta * k, k)
         ridge = (jax.nn.softplus(params.ridge) + LEAST)[..., None] * jnp.eye(k.shape[-1], dtype=h.dtype)
-        weights = jnp.linalg.solve(widened(h + ridge), widened(q)[..., None])[..., 0].astype(q.dtype)
+        weights = _solve(widened(h + ridge), widened(q)).astype(q.dtype)
         return MesaNetCarry(s, h), joined(look_up(s, weights))
+
+
+@jax.custom_jvp
+def _solve(a: Array, b: Array) -> Array:
+    """A⁻¹ b for positive definite matrices A, (..., n, n), and vectors b, (..., n).
+
+    By elimination in products of matrices: solvers of LAPACK that run side by side, as in the backward pass
+    of a chunk, can wait for one another for ever on a CPU.
+    """
+    return (_inverse(a) @ b[..., None])[..., 0]
+
+
+@_solve.defjvp
+def _solve_jvp(primals: Any, tangents: Any) -> Any:
+    (a, b), (da, db) = primals, tangents
+    inverse = _inverse(a)
+    x = inverse @ b[..., None]
+    return x[..., 0], (inverse @ (db[..., None] - da @ x))[..., 0]
+
+
+@jax.custom_jvp
+def _inverse(a: Array) -> Array:
+    """A⁻¹ by Gauss-Jordan elimination in place, of as many rows at a time as there are such blocks."""
+    size = a.shape[-1]
+    rows = math.isqrt(size - 1) + 1 if size > 4 else 1
+    short = -size % rows
+    a = jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, short)] * 2)
+    return _eliminated(a + jnp.diag(jnp.asarray([0] * size + [1] * short, a.dtype)), rows)[..., :size, :size]
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals: Any, tangents: Any) -> Any:
+    x = _inverse(*primals)
+    return x, -x @ tangents[0] @ x
+
+
+def _eliminated(a: Array, rows: int) -> Array:
+    def eliminate(i: Array, a: Array) -> Array:
+        #  P  R    becomes    P⁻¹    P⁻¹ R          where P is block i of the diagonal, R and C are
+        #  C  D              −C P⁻¹  D − C P⁻¹ R    the rest of its rows and columns, D all others
+        above = lax.dynamic_slice_in_dim(a, i * rows, rows, -2)
+        left = lax.dynamic_slice_in_dim(a, i * rows, rows, -1)
+        block = lax.dynamic_slice_in_dim(above, i * rows, rows, -1)
+        pivot = 1 / block if rows == 1 else _eliminated(block, 1)
+        above = pivot @ above
+        a = a - left @ above
+        a = lax.dynamic_update_slice_in_dim(a, above, i * rows, -2)
+        left = lax.dynamic_update_slice_in_dim(-left @ pivot, pivot, i * rows, -2)
+        return lax.dynamic_update_slice_in_dim(a, left, i * rows, -1)
+
+    return lax.fori_loop(0, a.shape[-1] // rows, eliminate, a)
 
 
 class TTTLinearParams(NamedTuple):

@@ -257,9 +257,11 @@ def damped(factors: Array, residual: Array, damping: float, reverse: bool) -> Ar
         a1, b1, c1, e1, j1 = first
         a2, b2, c2, e2, j2 = second
         unit = jnp.broadcast_to(jnp.eye(a1.shape[-1], dtype=a1.dtype), a1.shape)
-        # (I + C₁ J₂)⁻¹ and its transpose, as C and J are symmetric
-        ahead = a2 @ jnp.linalg.inv(unit + c1 @ j2)
-        behind = jnp.swapaxes(a1, -1, -2) @ jnp.linalg.inv(unit + j2 @ c1)
+        # Its transpose is (I + J₂ C₁)⁻¹, as C and J are symmetric. To compute both is slower, and solvers of
+        # LAPACK that run side by side can wait for one another for ever on a CPU.
+        inverse = jnp.linalg.inv(unit + c1 @ j2)
+        ahead = a2 @ inverse
+        behind = jnp.swapaxes(inverse @ a1, -1, -2)
         return (
             ahead @ a1,
             ahead @ (b1 + c1 @ e2) + b2,
