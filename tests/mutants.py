@@ -30,7 +30,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/cells/convolutional": "special_cells modes",
     "jrnn/cells/solvers": "solvers cells",
     "jrnn/cells/wirings": "irregular",
-    "jrnn/cells/regression": "special_cells",
+    "jrnn/cells/regression": "special_cells cells",
     "jrnn/cells": "cells irregular equivalences special_cells initializers linear_recurrences combinators "
     "contract",
     "jrnn/initializers": "initializers cells special_cells",
