@@ -6,7 +6,7 @@
     python -m benchmarks.chunked draw           # these curves from their file, and lines of a table
     python -m benchmarks.chunked GLA MLSTM      # these cells alone, for any of these
 
-Times are seconds of CPU of the whole process, the smallest of a few turns, in which all methods run one after
+Times are seconds of CPU of the whole process, the least of a few turns, in which all methods run one after
 the other: on a busy machine they are steadier than those of the clock. Curves are stored in
 tables/chunked.csv; those there do not run again.
 """
@@ -69,18 +69,18 @@ def training_step(cell, method, steps, batch):
 
 
 def least_times(programs, turns=3):
-    """The least seconds of CPU of each program; in every turn, each runs as long as the slowest."""
+    """Seconds of CPU of each program: means of a turn, the least of them; all turns take as long."""
     best = [float("inf")] * len(programs)
     for program, arguments in programs:
         jax.block_until_ready(program(*arguments))
     for _ in range(turns):
         for place, (program, arguments) in enumerate(programs):
-            spent = 0.0
-            while spent == 0 or spent + best[place] < min(max(best), 3):
+            calls, spent = 0, 0.0
+            while calls == 0 or spent + spent / calls < min(max(best), 3):
                 begin = time.process_time()
                 jax.block_until_ready(program(*arguments))
-                seconds = time.process_time() - begin
-                best[place], spent = min(best[place], seconds), spent + seconds
+                calls, spent = calls + 1, spent + time.process_time() - begin
+            best[place] = min(best[place], spent / calls)
     return best
 
 
