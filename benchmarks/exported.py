@@ -4,7 +4,7 @@
     python -m benchmarks.exported stream    size and start of the model of `jrnn train`, sampled without JAX
     python -m benchmarks.exported cells     every case of the tests in both formats; some minutes
 
-All of the cases are run in onnxruntime, and half of the programs in JAX, by the tests marked slow.
+The tests marked slow run some of the cases in onnxruntime and in JAX, and all with EVERY_CASE=1.
 """
 
 import statistics
