@@ -45,6 +45,23 @@ def test_units_that_meet_are_solved_together_with_and_without_a_batch(name, batc
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_units_that_read_others_by_comparison_are_certified_with_them(batch):
+    """Half of the units are chaotic, so the last steps are taken one by one; the rest reads their signs."""
+
+    def step(p, h, x):
+        chaotic = jnp.sin(9 * h[..., :2] + x @ p[:, :2])
+        return jnp.concatenate([chaotic, h[..., 2:] / 2 + jnp.sign(h[..., :2])], -1)
+
+    with jax.enable_x64(True):
+        cell = of(step)
+        params, xs = cell.init(KEY, 3), jax.random.normal(jax.random.key(2), (40, *batch, 3))
+        found, needed = (
+            jrnn.unroll(cell, params, xs, method=method)[1] for method in (Newton(iterations=4), Scan())
+        )
+    np.testing.assert_allclose(found, needed, rtol=1e-9, atol=1e-9)
+
+
 def results(cell, params, xs, carry=None, **options):
     return [jrnn.unroll(cell, params, xs, carry, method=m, **options) for m in (Newton(), Scan())]
 

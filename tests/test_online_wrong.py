@@ -303,3 +303,18 @@ def test_axes_inside_of_a_row(method):
     assert jnp.isfinite(found).all() and (found != 0).any()
     if method in (RTRL(), Truncated(3)):
         close(found, backpropagated(cell, params, xs, targets))
+
+
+def test_outputs_that_read_two_recurrences_before_the_step_count_each_once():
+    """The product a b of two leaky units: without paths through weights, e-prop is exact."""
+    leaky = lambda r, s, x: r * jnp.tanh(s) + x
+    cell = jrnn.from_functions(
+        lambda key, n: (jnp.full(3, 0.9), jnp.full(3, 0.5)),
+        lambda p, batch_shape=(), *, key=None: (jnp.zeros((*batch_shape, 3)),) * 2,
+        lambda p, c, x: (tuple(map(leaky, p, c, (x, jnp.sin(x)))), c[0] * c[1]),
+        out_features=3,
+    )
+    params, xs, targets = drawn(cell, steps=6)
+    methods = EProp(), RTRL()
+    found, needed = (total(Online(cell, mean_squared_error, m), params, xs, targets) for m in methods)
+    np.testing.assert_allclose(found, needed, rtol=1e-12)
