@@ -1,11 +1,12 @@
 """Gradients forward in time: what a step costs, and what is learned at each step of a stream.
 
-    python -m benchmarks.online            # cost of a step, by cell, width and method
+    taskset -c 0 python -m benchmarks.online    # cost of a step, by cell, width and method
     python -m benchmarks.online tasks      # copy and adding, beside backpropagation through time
     python -m benchmarks.online stream     # a rule that changes
 
 Times are microseconds of this machine's CPU for one step of one row in float32, forward, gradient and sum of
-gradients, the median of runs that take turns; bytes are those of the influence, and what XLA allocates.
+gradients, the median of nine turns, each a mean over a tenth of a second; bytes are those of the influence,
+and what XLA allocates.
 """
 
 import sys
@@ -58,6 +59,15 @@ def forward(online, xs, targets):
     return gradient
 
 
+def seconds_of(program, params, least=0.1):
+    """Seconds of CPU of a call, the mean of as many as take `least`: clocks of CPU are coarse."""
+    calls, begin = 0, time.process_time()
+    while calls == 0 or time.process_time() - begin < least:
+        jax.block_until_ready(program(params))
+        calls += 1
+    return (time.process_time() - begin) / calls
+
+
 def cost(rounds=9):
     """Print what a step costs."""
     diagonal = (RTRL(), SnAp(1), UORO(), EProp())
@@ -77,9 +87,7 @@ def cost(rounds=9):
         spent = {name: [] for name in programs}
         for _ in range(rounds):
             for name, program in programs.items():
-                begin = time.process_time()
-                jax.block_until_ready(program(params))
-                spent[name].append((time.process_time() - begin) / STEPS)
+                spent[name].append(seconds_of(program, params) / STEPS)
         base = np.median(spent["BPTT, lax.scan"])
         for name, seconds in spent.items():
             stored = onlines[name].influence_bytes(params, xs[0]) if name in onlines else 0
