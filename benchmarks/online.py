@@ -1,8 +1,8 @@
 """Gradients forward in time: what a step costs, and what is learned at each step of a stream.
 
-    taskset -c 0 python -m benchmarks.online    # cost of a step, by cell, width and method
-    python -m benchmarks.online tasks      # copy and adding, beside backpropagation through time
-    python -m benchmarks.online stream     # a rule that changes
+    taskset -c 0 python -m benchmarks.online    # cost of a step, by cell, width and method, on one core
+    python -m benchmarks.online tasks           # copy and adding, beside backpropagation through time
+    python -m benchmarks.online stream          # a rule that changes
 
 Times are microseconds of this machine's CPU for one step of one row in float32, forward, gradient and sum of
 gradients, the median of nine turns, each a mean over a tenth of a second; bytes are those of the influence,
