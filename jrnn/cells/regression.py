@@ -117,7 +117,8 @@ def _inverse(a: Array) -> Array:
     rows = math.isqrt(size - 1) + 1 if size > 4 else 1
     short = -size % rows
     a = jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, short)] * 2)
-    return _eliminated(a + jnp.diag(jnp.asarray([0] * size + [1] * short, a.dtype)), rows)[..., :size, :size]
+    added = jnp.diag(jnp.asarray([0] * size + [1] * short, a.dtype))  # what is added is its own inverse
+    return _eliminated(a + jnp.broadcast_to(added, a.shape), rows)[..., :size, :size]
 
 
 @_inverse.defjvp
