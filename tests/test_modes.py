@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import subprocess
@@ -54,6 +55,8 @@ def walk(modes, data=tour.on_device, exempt=()):
     """What every stop of the tour returns under some modes, all together; all that fail are named at once."""
     found, failed = {}, {}
     jax.clear_caches()  # what was traced or compiled in another mode would not be looked at
+    gc.collect()
+    gc.freeze()  # the search for leaks goes through all objects after every trace: not those of other tests
     with contextlib.ExitStack() as stack:
         for mode in modes:
             stack.enter_context(MODES[mode]())
