@@ -92,9 +92,10 @@ class GRU:
         a = plus(x @ params.w_ih, params.b)  # (..., 3·hidden)
         if self.reset_after:
             u = h @ params.w_hh  # (..., 3·hidden)
-            z_rz = a[..., :two] + u[..., :two]
-            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
-            n = a[..., two:] + r * plus(u[..., two:], params.b_hn)
+            (a_r, a_z, a_n), (u_r, u_z, u_n) = split(a, 3), split(u, 3)
+            (r,) = gates(cut(a_r + u_r, self.clip), "r", gate=self.gate_activation)
+            (z,) = gates(cut(a_z + u_z, self.clip), "z", gate=self.gate_activation)
+            n = a_n + r * plus(u_n, params.b_hn)
         else:
             z_rz = a[..., :two] + h @ params.w_hh[:, :two]
             r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)

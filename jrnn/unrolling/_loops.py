@@ -31,7 +31,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, is_inexact, read
 from jrnn.unrolling._fallbacks import checkpoints_transpose, rule_applies
-from jrnn.unrolling._joining import join_matmuls
+from jrnn.unrolling._forward import forward_loop
 from jrnn.unrolling._linearizing import LinearizedStep, TangentInputs, linearize_step
 from jrnn.unrolling._sites import active_inputs, read_activations, site_tangents
 from jrnn.unrolling._staging import Stage
@@ -44,12 +44,13 @@ def loop_of_stage(stage: Stage, program: Program, length: int, reverse: bool) ->
     if not rule_applies(stage, program):
         return plain_scan(step_of(stage), reverse, length)
     steps, y_types = _Steps(length, reverse), read(program.types, stage.ys)
-    joined = join_matmuls(stage, program, length)  # x W + h U, if large, as [x h] [W; U]
+    forward = forward_loop(stage, program, length)
 
     # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
     def loop(consts: Any, carry: Any, xs: Any) -> Any:
-        return _squeezed_scan(step_of(joined.stage), joined.consts(consts), carry, xs, y_types, steps)
+        consts, xs = forward.inputs(stage, consts, xs, length)
+        return _squeezed_scan(step_of(forward.loop), consts, carry, xs, y_types, steps)
 
     def jvp(primals: Any, tangents: Any) -> Any:
         return _derivative(stage, program, steps, primals, tangents)

@@ -169,14 +169,14 @@ def stage_step(program: Program, signature: StepSignature, precompute_all: bool)
             if levels[op] != level:
                 read_elsewhere.update(op.inputs)
         read_elsewhere.update(entries_after(pair for pair in carry_pairs if levels[pair[0]] != level))
-        stages.append(_stage(program, broadcasts, inside, own_pairs, read_elsewhere, constant))
+        stages.append(make_stage(program, broadcasts, inside, own_pairs, read_elsewhere, constant))
     consts = tuple(dict.fromkeys(c for stage in stages for c in stage.consts))
     # Of the hoisted ops those remain whose results a stage or the caller reads.
     hoisted = dce(hoisted, [*consts, *(y for y in signature.ys if y in constant)])
     return StagedStep(tuple(_merge_slices(hoisted, program)), tuple(stages), consts, carry_pairs, ys)
 
 
-def _stage(
+def make_stage(
     program: Program,
     broadcasts: list[Op],
     inside: list[Op],
@@ -184,6 +184,7 @@ def _stage(
     read_elsewhere: set[int],
     constant: set[int],
 ) -> Stage:
+    """A stage of some ops, with what they read, and the outputs that are read elsewhere."""
     carry_in, carry_out = entries_before(carry_pairs), entries_after(carry_pairs)
     # Keep only the broadcasts that something inside reads.
     needed = dce([*broadcasts, *inside], [*outputs_of(inside), *carry_out])
@@ -285,15 +286,19 @@ def _levels_after_sinking(
 def _faster_before_loop(op: Op, program: Program, constant: set[int], sliced: set[int]) -> bool:
     """True if a matmul for all steps at once is faster on a CPU, in spite of writing and reading its result.
 
-    Measured: with one row per step; with few rows or few multiplications, unless its result is sliced (XLA
-    then reads one array at several offsets in a loop, which it does not vectorize); and with a weight of
-    more than half a million numbers, which does not fit into a core's cache.
+    Measured: with one row per step; of less than 32 rows, with a weight of more than half a million numbers,
+    which does not fit into a core's cache; and, unless its result is sliced (XLA then reads one array at
+    several offsets in a loop, which it does not vectorize), with few rows, few multiplications, or, of less
+    than 32 rows, a result at most twice as wide as the input, in place of which the loop then reads it.
     """
     weight_size = max((count_elements([i], program) for i in op.inputs if i in constant), default=0)
     varying = [program.types[i].shape for i in op.inputs if i not in constant]  # (rows..., features)
     rows = min((element_count(shape[:-1]) for shape in varying), default=0)
+    features = min((element_count(shape[-1:]) for shape in varying), default=0)
     few = rows < 8 or rows * weight_size < 2**20
-    return rows == 1 or (few and sliced.isdisjoint(op.outputs)) or (rows < 32 and weight_size > 2**19)
+    narrow = rows < 32 and weight_size <= 2 * features**2
+    large = rows < 32 and weight_size > 2**19
+    return rows == 1 or large or ((few or narrow) and sliced.isdisjoint(op.outputs))
 
 
 def sliced_values(ops: Sequence[Op], program: Program) -> set[int]:
