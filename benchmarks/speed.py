@@ -4,7 +4,8 @@ python benchmarks/speed.py                                     # all layers and 
 python benchmarks/speed.py --layers LSTM --sizes 32x100x128x128 --rounds 9
 python benchmarks/speed.py --at-most 5                         # in pieces: what speed.csv lacks
 python benchmarks/speed.py --scaling                           # train steps of LSTM over T, B and H
-python benchmarks/speed.py --from runs/speed/speed.csv         # tables and chart of a stored run
+python benchmarks/speed.py --devices 1 --out runs/one          # as with a CPU that is one device
+python benchmarks/speed.py --from runs/*/speed.csv             # tables and chart of stored runs
 
 `forward` is the outputs of all steps, `train` the gradients of their sum of squares for all weights.
 """
@@ -236,11 +237,12 @@ def run(options, path):
 
 
 def rows_of(records, kind):
-    """The table {(layer, size): {contestant: record}}."""
+    """The table {(layer, size): {contestant: record}}; of a contestant in several runs, the faster."""
     rows = {}
     for r in records:
         if r["kind"] == kind:
-            rows.setdefault((r["layer"], Size(*r["size"])), {})[r["contestant"]] = r
+            row = rows.setdefault((r["layer"], Size(*r["size"])), {})
+            row[r["contestant"]] = min(r, row.get(r["contestant"], r), key=lambda r: r["median_ms"])
     return rows
 
 
@@ -405,7 +407,7 @@ def parsed():
     add("--devices", type=int, default=os.cpu_count(), help="CPU devices to shard the batch over")
     add("--scaling", action="store_true", help="time of a train step as T, B and H grow, instead")
     add("--out", type=Path, default=Path("runs/speed"))
-    add("--from", dest="stored", type=Path, help="report a stored run again")
+    add("--from", dest="stored", type=Path, nargs="+", help="report stored runs again, in one table")
     return parser.parse_args()
 
 
@@ -444,7 +446,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")  # the peers' own
     options.out.mkdir(parents=True, exist_ok=True)
     if options.stored:
-        found = stored(options.stored)
+        found = [record for path in options.stored for record in stored(path)]
     else:
         start(options)
         found = run(options, options.out / ("scaling.csv" if options.scaling else "speed.csv"))

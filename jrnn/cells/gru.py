@@ -89,17 +89,15 @@ class GRU:
     @broadcasting
     def step(self, params: GRUParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h, two = carry, 2 * self.hidden
-        a = plus(x @ params.w_ih, params.b)  # (..., 3·hidden)
+        a_r, a_z, a_n = split(plus(x @ params.w_ih, params.b), 3)
         if self.reset_after:
-            u = h @ params.w_hh  # (..., 3·hidden)
-            (a_r, a_z, a_n), (u_r, u_z, u_n) = split(a, 3), split(u, 3)
-            (r,) = gates(cut(a_r + u_r, self.clip), "r", gate=self.gate_activation)
-            (z,) = gates(cut(a_z + u_z, self.clip), "z", gate=self.gate_activation)
-            n = a_n + r * plus(u_n, params.b_hn)
+            u_r, u_z, u_n = split(h @ params.w_hh, 3)
         else:
-            z_rz = a[..., :two] + h @ params.w_hh[:, :two]
-            r, z = gates(cut(z_rz, self.clip), "rz", gate=self.gate_activation)
-            n = a[..., two:] + (r * h) @ params.w_hh[:, two:]
+            u_r, u_z = split(h @ params.w_hh[:, :two], 2)
+        (r,) = gates(cut(a_r + u_r, self.clip), "r", gate=self.gate_activation)
+        (z,) = gates(cut(a_z + u_z, self.clip), "z", gate=self.gate_activation)
+        u_n = plus(u_n, params.b_hn) if self.reset_after else (r * h) @ params.w_hh[:, two:]
+        n = a_n + (r * u_n if self.reset_after else u_n)
         n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n
         return h, h

@@ -20,6 +20,7 @@ from jrnn._caching import cached
 from jrnn._jaxprs.programs import (
     Op,
     Program,
+    count_elements,
     dce,
     element_count,
     enlarges,
@@ -108,16 +109,23 @@ def _faster_in_parts(op: Op, stage: Stage, program: Program) -> bool:
 
 
 def _read_in_parts(ops: list[Op], program: Program, constant: set[int]) -> set[int]:
-    """Values that are read in slices, also after sums with constants, but not after other sums.
+    """Values that are read in slices that can be taken before the loop, and are then read whole.
 
-    a = x W + b, a[:n] + u       x W and a: the slice can be taken before the loop
-    z = x W + h U, z[:n]         neither x W nor z: h U varies within the loop
+    a = x W + b, f(a[:n] + u)    x W and a: also sums with constants are taken before the loop
+    z = x W + h U, f(z[:n])      neither x W nor z: h U varies within the loop
+    g = f(a[:n] + u), g[:m]      not a: the loop would still read a[:n] in parts
     """
-    sliced, mixed = sliced_values(ops, program), set[int]()
+    sliced, mixed, cut = sliced_values(ops, program), set[int](), set[int]()
     for op in reversed(ops):
+        if op.matmul:
+            continue
+        smallest = min(count_elements([o], program) for o in op.outputs)
+        parts = {i for i in op.inputs if smallest < count_elements([i], program)}
+        is_cut_again = not cut.isdisjoint(op.outputs)
         is_sum = len(set(op.inputs) - constant) > 1 and not sliced.isdisjoint(op.outputs)
-        if op.additive and (is_sum or not mixed.isdisjoint(op.outputs)):
+        if op.additive and (is_sum or (parts and is_cut_again) or not mixed.isdisjoint(op.outputs)):
             mixed.update(op.inputs)
+        cut.update(op.inputs if is_cut_again else parts)
     return sliced - mixed
 
 
