@@ -20,19 +20,21 @@ from jrnn._caching import cached
 from jrnn._jaxprs.programs import (
     Op,
     Program,
-    count_elements,
     dce,
     element_count,
     enlarges,
     eval_ops,
     inputs_of,
+    outputs_of,
     read,
+    size_in_bytes,
     split_constant,
 )
-from jrnn.unrolling._staging import Stage, make_stage, sliced_values
+from jrnn.unrolling._staging import Stage, make_stage, sliced_values, taken_apart
 
 _LEAST = 2**22  # multiplications of a joined matmul; below, the two sizes measured were slower
 _STEPS = 16  # that pay for joining the weights, a copy of them
+_MOST = 10_000_000  # bytes of parts of all steps; more is slower, as glibc gives it back after every call
 _NOTHING = Stage((), (), (), (), ())  # no ops before the loop
 
 
@@ -67,6 +69,8 @@ def forward_loop(stage: Stage, program: Program, length: int) -> ForwardLoop:
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return ForwardLoop(_NOTHING, stage, ())
     before, loop = _parts_before_loop(stage, program)
+    if element_count((length,)) * size_in_bytes(before.ys, program) > _MOST:
+        before, loop = _NOTHING, stage
     if element_count((length,)) < _STEPS:
         return ForwardLoop(before, loop, ())
     return ForwardLoop(before, *_with_joined_matmuls(loop, program))
@@ -89,7 +93,8 @@ def _parts_before_loop(stage: Stage, program: Program) -> tuple[Stage, Stage]:
             known.update(in_parts.intersection(op.outputs))
         else:
             late.append(op)
-    if not early:
+    made = set(outputs_of(early))
+    if not early or any(made & taken_apart(op, program) for op in late):  # not all parts can be taken early
         return _NOTHING, stage
     read_late = {*inputs_of(late), *stage.carry_out}
     before = make_stage(program, constant_ops, early, (), read_late, constant)
@@ -119,8 +124,7 @@ def _read_in_parts(ops: list[Op], program: Program, constant: set[int]) -> set[i
     for op in reversed(ops):
         if op.matmul:
             continue
-        smallest = min(count_elements([o], program) for o in op.outputs)
-        parts = {i for i in op.inputs if smallest < count_elements([i], program)}
+        parts = taken_apart(op, program)
         is_cut_again = not cut.isdisjoint(op.outputs)
         is_sum = len(set(op.inputs) - constant) > 1 and not sliced.isdisjoint(op.outputs)
         if op.additive and (is_sum or (parts and is_cut_again) or not mixed.isdisjoint(op.outputs)):

@@ -307,11 +307,15 @@ def sliced_values(ops: Sequence[Op], program: Program) -> set[int]:
     # Backwards, as the terms of a sliced sum are sliced too: in z = s + p, z[:, :4] slices s and p. An
     # additive op with a result smaller than an input takes a part of it.
     for op in reversed(ops):
-        smallest = min((count_elements([o], program) for o in op.outputs), default=0)
-        takes_part = any(smallest < count_elements([i], program) for i in op.inputs)
-        if op.additive and (takes_part or not sliced.isdisjoint(op.outputs)):
+        if op.additive and (taken_apart(op, program) or not sliced.isdisjoint(op.outputs)):
             sliced.update(op.inputs)
     return sliced
+
+
+def taken_apart(op: Op, program: Program) -> set[int]:
+    """The inputs of an op that are larger than its smallest output."""
+    smallest = min((count_elements([o], program) for o in op.outputs), default=0)
+    return {i for i in op.inputs if smallest < count_elements([i], program)}
 
 
 def _merge_slices(ops: Iterable[Op], program: Program) -> list[Op]:
