@@ -237,12 +237,11 @@ def run(options, path):
 
 
 def rows_of(records, kind):
-    """The table {(layer, size): {contestant: record}}; of a contestant in several runs, the faster."""
+    """The table {(layer, size): {contestant: record}}; of a contestant in several runs, the first."""
     rows = {}
     for r in records:
         if r["kind"] == kind:
-            row = rows.setdefault((r["layer"], Size(*r["size"])), {})
-            row[r["contestant"]] = min(r, row.get(r["contestant"], r), key=lambda r: r["median_ms"])
+            rows.setdefault((r["layer"], Size(*r["size"])), {}).setdefault(r["contestant"], r)
     return rows
 
 

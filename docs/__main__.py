@@ -26,6 +26,8 @@ def assemble(source: Path) -> None:
     for page in source.glob("*.md"):  # links to files of the repository, one level further up from the copy
         page.write_text(page.read_text().replace("](../../", "](../../../"))
     shutil.copytree(DOCS / "static", source / "static")
+    for picture in (ROOT / "benchmarks/tables").glob("*.png"):
+        shutil.copy(picture, source / "static")
     shutil.copy(DOCS / "conf.py", source)
     shutil.copytree(
         BUILD / "notebooks",
