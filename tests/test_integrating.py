@@ -43,18 +43,20 @@ def mi_lstm(p, carry, x):
 
 def mi_gru(p, h, x):
     """Reset before the product: both products of the candidate are of the paper's appendix A."""
-    (w_rz, w_n), (u_rz, u_n) = (np.split(w, [8], axis=-1) for w in (p.cell.w_ih, p.cell.w_hh))
-    r, z = np.split(sigmoid(integrate(p, 0, x @ w_rz, h @ u_rz) + p.cell.b[:8]), 2, axis=-1)
-    n = tanh(integrate(p, 1, x @ w_n, (r * h) @ u_n) + p.cell.b[8:])
+    (w_r, w_z, w_n), (u_r, u_z, u_n) = (np.split(w, 3, axis=-1) for w in (p.cell.w_ih, p.cell.w_hh))
+    r = sigmoid(integrate(p, 0, x @ w_r, h @ u_r) + p.cell.b[:4])
+    z = sigmoid(integrate(p, 1, x @ w_z, h @ u_z) + p.cell.b[4:8])
+    n = tanh(integrate(p, 2, x @ w_n, (r * h) @ u_n) + p.cell.b[8:])
     h = z * h + (1 - z) * n
     return h, h
 
 
 def mi_gru_after(p, h, x):
     """Reset after the product: r scales U h before it meets W x, and r b_hn is of b."""
-    (w_rz, w_n), (u_rz, u_n) = (np.split(w, [8], axis=-1) for w in (p.cell.w_ih, p.cell.w_hh))
-    r, z = np.split(sigmoid(integrate(p, 0, x @ w_rz, h @ u_rz) + p.cell.b[:8]), 2, axis=-1)
-    n = tanh(integrate(p, 1, x @ w_n, r * (h @ u_n)) + p.cell.b[8:] + r * p.cell.b_hn)
+    (w_r, w_z, w_n), (u_r, u_z, u_n) = (np.split(w, 3, axis=-1) for w in (p.cell.w_ih, p.cell.w_hh))
+    r = sigmoid(integrate(p, 0, x @ w_r, h @ u_r) + p.cell.b[:4])
+    z = sigmoid(integrate(p, 1, x @ w_z, h @ u_z) + p.cell.b[4:8])
+    n = tanh(integrate(p, 2, x @ w_n, r * (h @ u_n)) + p.cell.b[8:] + r * p.cell.b_hn)
     h = z * h + (1 - z) * n
     return h, h
 
@@ -164,7 +166,7 @@ def test_the_integration_mode_of_recurrent_layers():
         (jrnn.ATR(4), [4]),  # p + q and p − q
         (jrnn.Dropout(jrnn.LSTM(4), state=0.5), [16]),
         (jrnn.ConvLSTM(3), [12]),
-        (jrnn.Stack((jrnn.Embed(2), jrnn.GRU(4), jrnn.LSTM(5))), [8, 4]),  # those of the first recurrence
+        (jrnn.Stack((jrnn.Embed(2), jrnn.GRU(4), jrnn.LSTM(5))), [4, 4, 4]),  # those of the first recurrence
     ],
     ids=repr,
 )
