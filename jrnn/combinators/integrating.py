@@ -45,8 +45,8 @@ class MultiplicativeIntegration:
     alone, h u one of weights and values that depend on the state, such as (r · h) u. Weights are parameters:
     a matrix, a kernel, or a vector, as in `IndRNN`. Products may be sliced and scaled before they meet, as by
     r in r · (h u + b) of a `GRU`. Several products of one kind are added first, and everything else in the
-    sum is b. An `LSTM` has one such sum, for all its gates, a `GRU` three. Of a `Stack`, these are the sums of
-    the first cell: wrap its cells instead. `init` traces the step for x of features or tokens, so a cell
+    sum is b. An `LSTM` has one such sum, for all its gates, a `GRU` three. Of a `Stack`, these are the sums
+    of the first cell: wrap its cells instead. `init` traces the step for x of features or tokens, so a cell
     whose x is always a tuple is refused: `GRUD`, `NARX`, `TreeLSTM` and `Feedback`, which takes
     `Feedback(MultiplicativeIntegration(cell))`.
 
