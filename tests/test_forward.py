@@ -155,6 +155,20 @@ def test_x_w_stays_in_the_loop_where_that_was_measured_to_be_faster(features, ro
     assert matmuls(cell, features, rows) == 2
 
 
+def test_parts_of_more_than_ten_megabytes_are_not_made():
+    assert matmuls(jrnn.GRU(128), 128, rows=31, steps=200) == 1
+    assert matmuls(jrnn.GRU(128), 128, rows=31, steps=220) == 2
+
+
+def test_no_part_is_taken_before_the_loop_if_another_is_read_behind_it():
+    assert matmuls(jrnn.ELSTM(8)) == 1  # x W, which holds the output gate too
+
+
+def test_few_rows_that_a_matmul_does_not_widen_are_multiplied_before_the_loop():
+    assert matmuls(jrnn.LSTM(40), 400, rows=20) == 1
+    assert matmuls(jrnn.LSTM(192), 96, rows=24) == 2
+
+
 @pytest.mark.parametrize("cell, features, rows", [(jrnn.LSTM(128), 130, 32), (jrnn.Elman(256), 256, 33)])
 def test_a_large_sum_of_matmuls_is_one_and_has_the_same_values(cell, features, rows):
     found, run, params, xs = products(cell, rows, features)

@@ -96,9 +96,8 @@ class GRU:
             u_r, u_z = split(h @ params.w_hh[:, :two], 2)
         (r,) = gates(cut(a_r + u_r, self.clip), "r", gate=self.gate_activation)
         (z,) = gates(cut(a_z + u_z, self.clip), "z", gate=self.gate_activation)
-        u_n = plus(u_n, params.b_hn) if self.reset_after else (r * h) @ params.w_hh[:, two:]
-        n = a_n + (r * u_n if self.reset_after else u_n)
-        n = checkpoint_name(activation(self.activation)(cut(n, self.clip)), "n")
+        u_n = r * plus(u_n, params.b_hn) if self.reset_after else (r * h) @ params.w_hh[:, two:]
+        n = checkpoint_name(activation(self.activation)(cut(a_n + u_n, self.clip)), "n")
         h = z * h + (1 - z) * n if self.z_keeps else (1 - z) * h + z * n
         return h, h
 

@@ -34,7 +34,7 @@ from jrnn.unrolling._staging import Stage, make_stage, sliced_values, taken_apar
 
 _LEAST = 2**22  # multiplications of a joined matmul; below, the two sizes measured were slower
 _STEPS = 16  # that pay for joining the weights, a copy of them
-_MOST = 10_000_000  # bytes of parts of all steps; more is slower, as glibc gives it back after every call
+_MOST = 10_000_000  # bytes of parts of all steps; with more, page faults may cost more than is gained
 _NOTHING = Stage((), (), (), (), ())  # no ops before the loop
 
 
@@ -65,7 +65,7 @@ class ForwardLoop(NamedTuple):
 @cached
 def forward_loop(stage: Stage, program: Program, length: int) -> ForwardLoop:
     """A stage with a carry as it is fastest without a derivative."""
-    # Measured: with cores as devices neither is faster; no core is left over that would share a matmul.
+    # Measured: with cores as devices both are slower in the mean; none is left over to share a matmul.
     if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return ForwardLoop(_NOTHING, stage, ())
     before, loop = _parts_before_loop(stage, program)
