@@ -5,6 +5,7 @@ python benchmarks/speed.py --layers LSTM --sizes 32x100x128x128 --rounds 9
 python benchmarks/speed.py --at-most 5                         # in pieces: what speed.csv lacks
 python benchmarks/speed.py --scaling                           # train steps of LSTM over T, B and H
 python benchmarks/speed.py --devices 1 --out runs/one          # as with a CPU that is one device
+python benchmarks/speed.py --before v0.1 --peers ""            # beside jrnn as it was at a commit
 python benchmarks/speed.py --from runs/*/speed.csv             # tables and chart of stored runs
 
 `forward` is the outputs of all steps, `train` the gradients of their sum of squares for all weights.
@@ -18,7 +19,9 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -29,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from peers import ON_JAX, ON_TORCH, PACKAGES, PRODUCTS, Size, flops, library, present
+from peers import ON_JAX, ON_TORCH, PACKAGES, PRODUCTS, Size, flops, library, present, unpack
 
 SIZES = [  # the last two are not round: nothing was ever tuned to them
     *(Size(32, 100, 128, 128), Size(32, 100, 256, 256), Size(16, 1000, 64, 64), Size(1, 200, 128, 128)),
@@ -100,13 +103,13 @@ def checked(name, kind, work, model, size):
 
 
 def works_of(name, layer, size, kinds, sharded):
-    """{(contestant, kind): work} of a library; of jrnn and flax also with the batch over all devices."""
+    """{(contestant, kind): work} of a library; of some also with the batch over all devices."""
     model = (ON_JAX | ON_TORCH)[name](layer, size)
     if model is None:
         return {}
     found = {name: (torch_works if name in ON_TORCH else jax_works)(model, kinds)}
     count = len(jax.devices())
-    if sharded and name in ("jrnn", "flax.nnx") and count > 1 and size.batch % count == 0:
+    if sharded and name in ("jrnn", "before", "flax.nnx") and count > 1 and size.batch % count == 0:
         mesh = jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,))
         found[f"{name}, {count} devices"] = jax_works(model, kinds, mesh)
     pairs = [(who, kind, work) for who, works in found.items() for kind, work in works.items()]
@@ -135,10 +138,14 @@ def products(width):
 
 
 def measure(works, rounds):
-    """Milliseconds of every round; in a round each has its turn."""
-    times = {who: [] for who in works}
+    """Milliseconds of every round; in a round each has its turn.
+
+    The order is drawn: in a fixed one, equal programs differed by a twentieth, by what ran before them.
+    """
+    times, order = {who: [] for who in works}, random.Random(0)
     for _ in range(rounds):
-        for who, work in works.items():
+        for who in order.sample(list(works), len(works)):
+            work = works[who]
             work.run()  # what the one before left in caches and thread pools is not to this one's charge
             begun = time.perf_counter()
             work.run()
@@ -258,7 +265,8 @@ def ratios(row):
         return min((r["median_ms"] for name, r in row.items() if wanted(name)), default=math.nan)
 
     ours = fastest(lambda name: name.startswith("jrnn"))
-    peer = fastest(lambda name: name in ON_JAX and library(name) != "jrnn")  # as documented: on one device
+    own = ("jrnn", "before")
+    peer = fastest(lambda name: name in ON_JAX and library(name) not in own)  # as documented: on one device
     spread = lambda name: name.endswith("devices")
     both = [fastest(lambda name, n=n: library(name) == n and spread(name)) for n in ("flax.nnx", "jrnn")]
     return {
@@ -266,6 +274,7 @@ def ratios(row):
         "best JAX peer / best jrnn": peer / ours,
         "flax.nnx / jrnn, both on all devices": both[0] / both[1],
         "PyTorch / best jrnn": fastest(lambda name: name in ON_TORCH) / ours,
+        "best before / best jrnn": fastest(lambda name: library(name) == "before") / ours,
     }
 
 
@@ -381,7 +390,7 @@ def report(records, out, scaling):
 
 def listed(allowed):
     def parse(text):
-        names = [name.strip() for name in text.split(",")]
+        names = [name.strip() for name in text.split(",") if name.strip()]
         if unknown := set(names) - set(allowed):
             raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(allowed)}")
         return names
@@ -394,14 +403,15 @@ def sizes(text):
 
 
 def parsed():
-    peers = [name for name in PACKAGES if name != "jrnn"]
+    peers = [name for name in PACKAGES if name not in ("jrnn", "before")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--layers", type=listed(PRODUCTS), default=list(PRODUCTS), help=", ".join(PRODUCTS))
-    add("--sizes", type=sizes, help="BxTxIxH,... (default: 23, fewer for the last four layers)")
+    add("--sizes", type=sizes, help="BxTxIxH,... (default: 23, or 16 and 17 for the last four layers)")
     add("--seed", type=int, default=0, help="of the ten sizes that are drawn")
     add("--at-most", type=int, help="number of contests to measure now")
     add("--peers", type=listed(peers), default=peers, help=", ".join(peers))
+    add("--before", help="a commit, whose jrnn takes its turns too")
     add("--rounds", type=int, default=12)
     add("--devices", type=int, default=os.cpu_count(), help="CPU devices to shard the batch over")
     add("--scaling", action="store_true", help="time of a train step as T, B and H grow, instead")
@@ -414,8 +424,7 @@ def contests(options):
     if options.scaling:
         every = dict.fromkeys(size for sizes in SCALES.values() for size in sizes)
         return [("LSTM", size, ("train",)) for size in every]
-    every = [*SIZES, *AWKWARD, *drawn(options.seed)]
-    chosen = lambda layer: options.sizes or ([*FEWER[layer], *AWKWARD] if layer in FEWER else every)
+    chosen = lambda layer: options.sizes or [*FEWER.get(layer, SIZES), *AWKWARD, *drawn(options.seed)]
     return [(layer, size, KINDS) for layer in options.layers for size in chosen(layer)]
 
 
@@ -425,6 +434,9 @@ def start(options):
     if options.devices > 1:  # with one, JAX is left as it is
         jax.config.update("jax_num_cpu_devices", options.devices)
         os.environ["NPROC"] = str(2 * options.devices)  # threads: a collective blocks one per device
+    if options.before:
+        unpack(options.before, Path(tempfile.mkdtemp()))
+        options.peers = ["before", *options.peers]
     wanted = [n for n in options.peers if not options.scaling or n in ("flax.nnx", "PyTorch")]
     options.peers = ["jrnn", *filter(present, wanted)]
     for name in set(wanted) - set(options.peers):

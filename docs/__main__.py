@@ -23,8 +23,10 @@ def assemble(source: Path) -> None:
 
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(DOCS / "pages", source)
-    for page in source.glob("*.md"):  # links to files of the repository, one level further up from the copy
-        page.write_text(page.read_text().replace("](../../", "](../../../"))
+    for page in source.glob("*.md"):
+        text = re.sub(r"\]\(\.\./(static|\.\./benchmarks/tables)/(?=\w+\.png)", "](static/", page.read_text())
+        # links to files of the repository, one level further up from the copy
+        page.write_text(text.replace("](../../", "](../../../"))
     shutil.copytree(DOCS / "static", source / "static")
     for picture in (ROOT / "benchmarks/tables").glob("*.png"):
         shutil.copy(picture, source / "static")

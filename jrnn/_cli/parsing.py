@@ -73,7 +73,7 @@ def _add_train(added: Parser) -> None:
     added.add_argument("--out", metavar="DIR", help="directory of the run (default: runs/1, runs/2, ...)")
     line = "continue a stopped run, with its original settings and files"
     added.add_argument("--resume", metavar="RUN", help=line)
-    line = "train in several processes, each started with this command by srun or mpirun; see Scaling"
+    line = "train in several processes, each started with this command by srun or mpirun"
     added.add_argument("--distributed", action="store_true", help=line)
 
 
