@@ -49,6 +49,7 @@ SCALES = {
     "H": [Size(32, 100, hidden, hidden) for hidden in (16, 32, 64, 128, 256, 512, 1024)],
 }
 KINDS = ("train", "forward")
+OWN = ("jrnn", "before")
 TEXTS = ("layer", "size", "contestant", "kind")  # the columns of a record that are no numbers
 
 
@@ -265,8 +266,7 @@ def ratios(row):
         return min((r["median_ms"] for name, r in row.items() if wanted(name)), default=math.nan)
 
     ours = fastest(lambda name: name.startswith("jrnn"))
-    own = ("jrnn", "before")
-    peer = fastest(lambda name: name in ON_JAX and library(name) not in own)  # as documented: on one device
+    peer = fastest(lambda name: name in ON_JAX and library(name) not in OWN)  # as documented: on one device
     spread = lambda name: name.endswith("devices")
     both = [fastest(lambda name, n=n: library(name) == n and spread(name)) for n in ("flax.nnx", "jrnn")]
     return {
@@ -274,7 +274,7 @@ def ratios(row):
         "best JAX peer / best jrnn": peer / ours,
         "flax.nnx / jrnn, both on all devices": both[0] / both[1],
         "PyTorch / best jrnn": fastest(lambda name: name in ON_TORCH) / ours,
-        "best before / best jrnn": fastest(lambda name: library(name) == "before") / ours,
+        "before / jrnn": fastest(lambda name: name == "before") / fastest(lambda name: name == "jrnn"),
     }
 
 
@@ -299,6 +299,24 @@ def times_table(rows, names):
         cells = (*times, *ratios(row).values(), of_peak(row))
         lines.append([f"{layer} {size}", *map(number, cells)])
     return markdown(["median ms", *names, *ratios({}), "best jrnn, % of GEMM"], lines)
+
+
+def sizes_table(records):
+    """Both directions of every contest in a line; with the fastest peer's name."""
+    columns = ["ms", "2 devices", "JAX peer / jrnn", "/ best", "PyTorch / best", "before / jrnn", "% of GEMM"]
+    tables = [rows_of(records, kind) for kind in KINDS]
+    lines = []
+    for layer, size in dict.fromkeys(contest for rows in tables for contest in rows):
+        line = [f"{layer} {size}"]
+        for row in (rows.get((layer, size), {}) for rows in tables):
+            peers = {n: r["median_ms"] for n, r in row.items() if n in ON_JAX and library(n) not in OWN}
+            spread = [r["median_ms"] for n, r in row.items() if n.startswith("jrnn, ")]
+            found = list(ratios(row).values())
+            peer = f" ({min(peers, key=peers.get)})" if peers else ""
+            line += [number(row["jrnn"]["median_ms"]), number(min(spread, default=math.nan))]
+            line += [f"{found[0]:.2f}{peer}", *(number(found[i]) for i in (1, 3, 4)), number(of_peak(row))]
+        lines.append(line)
+    return markdown(["", *(f"{kind}, {column}" for kind in KINDS for column in columns)], lines)
 
 
 def means_table(rows):
@@ -381,6 +399,8 @@ def report(records, out, scaling):
     for kind in KINDS:
         if rows := rows_of(records, kind):
             print(f"\n## {kind}\n\n{times_table(rows, names_of(records))}\n\n{means_table(rows)}")
+    if len(rows_of(records, "forward")):
+        print(f"\n## all sizes\n\n{sizes_table(records)}")
     if importlib.util.find_spec("matplotlib") is None:
         return print("no chart: pip install matplotlib")
     chart, name = (scaling_chart, "scaling.png") if scaling else (speed_chart, "speed.png")
@@ -403,7 +423,7 @@ def sizes(text):
 
 
 def parsed():
-    peers = [name for name in PACKAGES if name not in ("jrnn", "before")]
+    peers = [name for name in PACKAGES if name not in OWN]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--layers", type=listed(PRODUCTS), default=list(PRODUCTS), help=", ".join(PRODUCTS))
