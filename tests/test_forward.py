@@ -34,15 +34,18 @@ def products(cell, rows, features, steps=20, of=lambda run: run):
     params = cell.init(jax.random.key(0), features)
     xs = jax.random.normal(jax.random.key(1), (steps, rows, features))
     run = of(lambda params, xs: jrnn.unroll(cell, params, xs)[1])
-    jaxpr = jax.make_jaxpr(run)(params, xs).jaxpr
-    found = [
+    return in_loops(run, params, xs), run, params, xs
+
+
+def in_loops(run, *args):
+    """Shapes of what each matmul in the loops of a function reads."""
+    return [
         tuple(v.aval.shape for v in inner.invars)
-        for eqn in every(jaxpr)
+        for eqn in every(jax.make_jaxpr(run)(*args).jaxpr)
         if eqn.primitive.name == "scan"
         for inner in every(eqn.params["jaxpr"].jaxpr)
         if inner.primitive.name == "dot_general"
     ]
-    return found, run, params, xs
 
 
 def every(jaxpr):
@@ -216,7 +219,112 @@ def test_a_matmul_that_is_read_elsewhere_stays():
     np.testing.assert_allclose(jax.jit(run)(params, xs), by_scan(cell, params, xs), atol=1e-5)
 
 
-def test_with_cores_as_devices_loops_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
-    assert matmuls(jrnn.LSTM(256), 256, rows=32, steps=21) == 2
-    assert matmuls(jrnn.GRU(9)) == 2
+def test_with_cores_as_devices_loops_stay_as_they_are():
+    for count, expected in ((1, 1), (2, 2), (1, 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "device_count", lambda count=count: count)
+            assert matmuls(jrnn.LSTM(256), 256, rows=32, steps=21) == expected
+            assert matmuls(jrnn.GRU(9)) == expected
+
+
+def wide(params, h, x):
+    g = x @ params[0] + h @ params[2]
+    h = jnp.tanh(h * jax.nn.sigmoid(g[..., :1]) + g.sum(-1, keepdims=True))
+    return h, h
+
+
+def shared(params, h, x):
+    h = jnp.tanh(h @ params[0] + h @ params[2] + x)
+    return h, h
+
+
+@pytest.mark.parametrize("cell", [cell_of(wide, 4, 512), cell_of(shared, 512, 512)], ids=["narrow", "of h"])
+def test_a_narrow_sum_and_one_of_the_same_rows_stay_two_matmuls(cell):
+    assert matmuls(cell, 512, rows=1024, steps=20) == 2
+
+
+def by_features(params, h, x):
+    h = jnp.tanh(sum(jnp.sin(x[..., i] * params[1][i]) for i in range(20))[..., None] + h)
+    return h, h
+
+
+def test_each_feature_by_itself_is_read_in_the_loop():
+    cell = cell_of(by_features, 20)
+    xs = jnp.zeros((T, B, 20))
+    params = cell.init(jax.random.key(0), 20)
+    jaxpr = jax.make_jaxpr(lambda params, xs: jrnn.unroll(cell, params, xs)[1])(params, xs)
+    (scan,) = (eqn for eqn in every(jaxpr.jaxpr) if eqn.primitive.name == "scan")
+    assert len(scan.invars) < 10
+
+
+MAPPED = {  # of params, xs, carry
+    "params": (0, None, None),
+    "xs": (None, 0, None),
+    "carry": (None, None, 0),
+    "all": (0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("axes", MAPPED.values(), ids=MAPPED)
+@pytest.mark.parametrize(
+    "cell",
+    [cell_of(gru), jrnn.LSTM(128), jrnn.Stack((jrnn.GRU(5), jrnn.GRU(6)))],
+    ids=["step", "LSTM", "stack"],
+)
+def test_many_loops_by_vmap_are_as_they_were_written(cell, axes):
+    with jax.enable_x64(True):
+        rows, features = (32, 130) if isinstance(cell, jrnn.LSTM) else (B, 5)
+        params = cell.init(jax.random.key(0), features)
+        xs = jax.random.normal(jax.random.key(1), (17, rows, features))
+        carry = cell.initial_carry(params, (rows,))
+        several = lambda tree, axis: (
+            tree if axis is None else jax.tree.map(lambda a: jnp.stack([a, 2 * a]), tree)
+        )
+        args = [several(tree, axis) for tree, axis in zip((params, xs, carry), axes, strict=True)]
+        run = lambda params, xs, carry: jrnn.unroll(cell, params, xs, carry)[1]
+        mapped = jax.vmap(run, axes)
+        assert len(in_loops(mapped, *args)) == 2 * (2 if isinstance(cell, jrnn.Stack) else 1)
+        part = lambda tree, axis, i: tree if axis is None else jax.tree.map(lambda a: a[i], tree)
+        for i, ys in enumerate(mapped(*args)):
+            one = [part(tree, axis, i) for tree, axis in zip(args, axes, strict=True)]
+            np.testing.assert_allclose(ys, run(*one), atol=1e-12)
+
+
+def test_of_symbolic_sizes_nothing_is_known():
+    cell = jrnn.GRU(4)
+    params = cell.init(jax.random.key(0), 5)
+    steps, rows = jax.export.symbolic_shape("t, b")
+    xs = jax.ShapeDtypeStruct((steps, rows, 5), jnp.float32)
+    assert len(in_loops(lambda params, xs: jrnn.unroll(cell, params, xs)[1], params, xs)) == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("batch", [(), (B,), (2, B)], ids=str)
+def test_batches_and_narrow_numbers(batch, dtype):
+    cell = cell_of(gru)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), cell.init(jax.random.key(0), 5))
+    xs = jax.random.normal(jax.random.key(1), (T, *batch, 5), dtype)
+    cell = jrnn.from_functions(
+        cell.init, lambda params, batch_shape=(), *, key=None: jnp.zeros((*batch_shape, H), dtype), gru, H
+    )
+    ys = jrnn.unroll(cell, params, xs)[1]
+    assert ys.dtype == dtype
+    tolerance = 0.05 if dtype == jnp.bfloat16 else 1e-6
+    np.testing.assert_allclose(
+        np.asarray(ys, float), np.asarray(by_scan(cell, params, xs), float), atol=tolerance
+    )
+
+
+def test_a_frozen_layer_below_a_trained_one_is_not_differentiated():
+    below, above = jrnn.GRU(7), jrnn.LSTM(6)
+    frozen = below.init(jax.random.key(0), 5)
+
+    def run(params, xs):
+        return jrnn.unroll(above, params, jrnn.unroll(below, frozen, xs)[1])[1]
+
+    params = above.init(jax.random.key(1), 7)
+    xs = jax.random.normal(jax.random.key(2), (T, B, 5))
+    found = jax.grad(lambda params: run(params, xs).sum())(params)
+    plain = jax.grad(lambda params: by_scan(above, params, by_scan(below, frozen, xs)).sum())(params)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)

@@ -3,8 +3,9 @@
     a = x W;  a[:n], a[n:] are read    a of all steps before the loop, whose inputs are the two parts
     x W + h U = [x h] [W; U]           one matmul in place of two, where it is large
 
-XLA reads a whole row of a at each step fast, but does not vectorize a loop that reads it in parts. In a
-gradient the first stores more than it spares, and the second costs more: there the stage stays as it is.
+XLA reads a whole row of a at each step fast, but does not vectorize a loop that reads it in parts. A loop
+that is differentiated stays as it is: there the first stores more than it spares, and the second costs more.
+So does one under `vmap`: the parts of many loops may need much memory, and [x h] repeats what they share.
 """
 
 import dataclasses
@@ -32,9 +33,11 @@ from jrnn._jaxprs.programs import (
 )
 from jrnn.unrolling._staging import Stage, make_stage, sliced_values, taken_apart
 
-_LEAST = 2**22  # multiplications of a joined matmul; below, the two sizes measured were slower
-_STEPS = 16  # that pay for joining the weights, a copy of them
+# Limits as measured on two cores.
+_LEAST = 2**22  # multiplications of a joined matmul
+_READS = 512  # rows of all steps that pay for joining the weights, a copy of them
 _MOST = 10_000_000  # bytes of parts of all steps; with more, page faults may cost more than is gained
+_PARTS = 16  # what the loop reads of them; a step that reads each feature by itself is not meant
 _NOTHING = Stage((), (), (), (), ())  # no ops before the loop
 
 
@@ -62,22 +65,30 @@ class ForwardLoop(NamedTuple):
         return read(env, self.before.ys)
 
 
+def on_one_cpu() -> bool:
+    """True if there is no other device; with cores as devices, none is left over to share a matmul."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 @cached
-def forward_loop(stage: Stage, program: Program, length: int) -> ForwardLoop:
-    """A stage with a carry as it is fastest without a derivative."""
-    # Measured: with cores as devices both are slower in the mean; none is left over to share a matmul.
-    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
-        return ForwardLoop(_NOTHING, stage, ())
+def forward_loop(stage: Stage, program: Program, length: int) -> ForwardLoop | None:
+    """A stage with a carry as it is fastest without a derivative; None: as it is."""
+    values = {*inputs_of(stage.ops), *outputs_of(stage.ops)}
+    shapes = [(length,), *(program.types[value].shape for value in values)]
+    if not all(isinstance(n, int) for shape in shapes for n in shape):
+        return None  # of unknown size, as symbolic ones are, parts may need any memory
     before, loop = _parts_before_loop(stage, program)
-    if element_count((length,)) * size_in_bytes(before.ys, program) > _MOST:
+    if len(before.ys) > _PARTS or length * size_in_bytes(before.ys, program) > _MOST:
         before, loop = _NOTHING, stage
-    if element_count((length,)) < _STEPS:
-        return ForwardLoop(before, loop, ())
-    return ForwardLoop(before, *_with_joined_matmuls(loop, program))
+    loop, weights = _with_joined_matmuls(loop, program, length)
+    return ForwardLoop(before, loop, weights) if before.ys or weights else None
 
 
 def _parts_before_loop(stage: Stage, program: Program) -> tuple[Stage, Stage]:
-    """Split a stage in two: matmuls of xs that are read in parts, with those parts; and the loop."""
+    """Split a stage in two: what comes before the loop, and the loop.
+
+    Before it: matmuls of xs that are read in parts, and these parts; those of xs themselves, too.
+    """
     constant_ops, varying_ops, constant = split_constant(stage.ops, stage.consts)
     in_parts = _read_in_parts(varying_ops, program, constant)
     known = in_parts.intersection(stage.xs)  # before the loop, and read in parts
@@ -87,8 +98,8 @@ def _parts_before_loop(stage: Stage, program: Program) -> tuple[Stage, Stage]:
         multiplies = (
             op.matmul and not in_parts.isdisjoint(op.outputs) and _faster_in_parts(op, stage, program)
         )
-        cuts = op.additive and varying <= known and not enlarges(op, program)
-        if (multiplies or cuts) and not set(stage.ys) & set(op.outputs):
+        adds = op.additive and varying <= known and not enlarges(op, program)  # a bias, or cuts
+        if (multiplies or adds) and not set(stage.ys) & set(op.outputs):
             early.append(op)
             known.update(in_parts.intersection(op.outputs))
         else:
@@ -133,18 +144,22 @@ def _read_in_parts(ops: list[Op], program: Program, constant: set[int]) -> set[i
     return sliced - mixed
 
 
-def _with_joined_matmuls(stage: Stage, program: Program) -> tuple[Stage, tuple[tuple[int, int], ...]]:
+def _with_joined_matmuls(
+    stage: Stage, program: Program, length: int
+) -> tuple[Stage, tuple[tuple[int, int], ...]]:
     """Join each two matmuls whose results are only added to one another, if that is faster."""
     uses = Counter([*inputs_of(stage.ops), *stage.ys, *stage.carry_out])
     matmuls = {op.outputs[0]: op for op in stage.ops if _multiplies_rows(op, stage, program)}
     ops, pairs, weights = list[Op](), list[tuple[int, int]](), list[int]()
     for op in stage.ops:
         terms = [matmuls[v] for v in op.inputs if v in matmuls and uses[v] == 1]
-        if op.primitive in ("add", "add_any") and len(terms) == 2 and _pays(program, *terms):
+        if op.primitive in ("add", "add_any") and len(terms) == 2 and _pays(program, length, *terms):
             weights.append(len(program.types) + len(weights))  # a new number
             pairs.append((terms[0].operands[1], terms[1].operands[1]))
             op = _joined(weights[-1], op, *terms)
         ops.append(op)
+    if not pairs:
+        return stage, ()
     consts = (*stage.consts, *weights)
     alive = dce(ops, [*stage.ys, *stage.carry_out], [*consts, *stage.carry_in, *stage.xs])
     return dataclasses.replace(stage, ops=tuple(alive), consts=consts), tuple(pairs)
@@ -160,12 +175,15 @@ def _multiplies_rows(op: Op, stage: Stage, program: Program) -> bool:
     return weight.ndim == 2 and op.params["dimension_numbers"] == numbers and not sharded
 
 
-def _pays(program: Program, one: Op, other: Op) -> bool:
-    """True for two matmuls of the same kind that are large together."""
+def _pays(program: Program, length: int, one: Op, other: Op) -> bool:
+    """True for two matmuls of the same kind that are large together, in rows, columns and steps."""
     (a, w), (b, u) = ([program.types[value] for value in op.operands] for op in (one, other))
     alike = a.shape[:-1] == b.shape[:-1] and len({a.dtype, b.dtype, w.dtype, u.dtype}) == 1
-    size = element_count(a.shape[:-1]) * element_count((w.shape[0] + u.shape[0], w.shape[1]))
-    return alike and one.params == other.params and size >= _LEAST
+    if not alike or one.params != other.params or one.operands[0] == other.operands[0]:
+        return False
+    rows, height, width = element_count(a.shape[:-1]), w.shape[0] + u.shape[0], w.shape[1]
+    # [x h] costs as much as half of a sum that is as wide as both together
+    return rows * height * width >= _LEAST and length * rows >= _READS and 2 * width >= height
 
 
 def _joined(weight: int, total: Op, one: Op, other: Op) -> Op:

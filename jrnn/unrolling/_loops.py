@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jrnn._caching import cached
 from jrnn._jaxprs.programs import Env, Program, Values, eval_ops, is_inexact, read
 from jrnn.unrolling._fallbacks import checkpoints_transpose, rule_applies
-from jrnn.unrolling._forward import forward_loop
+from jrnn.unrolling._forward import forward_loop, on_one_cpu
 from jrnn.unrolling._linearizing import LinearizedStep, TangentInputs, linearize_step
 from jrnn.unrolling._sites import active_inputs, read_activations, site_tangents
 from jrnn.unrolling._staging import Stage
@@ -43,14 +44,12 @@ def loop_of_stage(stage: Stage, program: Program, length: int, reverse: bool) ->
     # False for a step with a `custom_vjp`, say, which has no forward derivative
     if not rule_applies(stage, program):
         return plain_scan(step_of(stage), reverse, length)
-    steps, y_types = _Steps(length, reverse), read(program.types, stage.ys)
-    forward = forward_loop(stage, program, length)
+    steps = _Steps(length, reverse)
 
     # A custom jvp of ordinary operations, not a custom vjp: JAX transposes it, and differentiates it again.
     @jax.custom_jvp
     def loop(consts: Any, carry: Any, xs: Any) -> Any:
-        consts, xs = forward.inputs(stage, consts, xs, length)
-        return _squeezed_scan(step_of(forward.loop), consts, carry, xs, y_types, steps)
+        return _undifferentiated(stage, program, steps, on_one_cpu())(consts, carry, xs)
 
     def jvp(primals: Any, tangents: Any) -> Any:
         return _derivative(stage, program, steps, primals, tangents)
@@ -66,6 +65,32 @@ class _Steps(NamedTuple):
 
     length: int
     reverse: bool
+
+
+@cached
+def _undifferentiated(stage: Stage, program: Program, steps: _Steps, rewrites: bool) -> Callable[..., Any]:
+    """The loop without its derivative, rewritten where that is faster, unless `vmap` maps it."""
+    y_types = read(program.types, stage.ys)
+
+    def as_written(consts: Any, carry: Any, xs: Any) -> Any:
+        return _squeezed_scan(step_of(stage), consts, carry, xs, y_types, steps)
+
+    rewritten = forward_loop(stage, program, steps.length) if rewrites else None
+    if rewritten is None:
+        return as_written
+
+    @custom_vmap
+    def run(consts: Any, carry: Any, xs: Any) -> Any:
+        consts, xs = rewritten.inputs(stage, consts, xs, steps.length)
+        return _squeezed_scan(step_of(rewritten.loop), consts, carry, xs, y_types, steps)
+
+    @run.def_vmap
+    def mapped(axis_size: int, is_mapped: Any, *args: Any) -> Any:
+        axes = tuple(jax.tree.map(lambda leaf: 0 if leaf else None, is_mapped))
+        outputs = jax.vmap(as_written, axes, axis_size=axis_size)(*args)
+        return outputs, jax.tree.map(lambda _: True, outputs)
+
+    return run
 
 
 def _derivative(stage: Stage, program: Program, steps: _Steps, primals: Any, tangents: Any) -> Any:
