@@ -59,6 +59,7 @@ TESTS = {  # the first that a path starts with
     "jrnn/unrolling/_other_loops": "hoisting",
     "jrnn/unrolling/_graphs": "graphs",
     "jrnn/unrolling/_forward": "forward",
+    "jrnn/unrolling/_loops": f"forward {UNROLLING}",
     "jrnn/unrolling/_staging": f"forward {UNROLLING}",
     "jrnn/unrolling/_linearizing": f"caching {UNROLLING}",
     "jrnn/unrolling/_inputs": "inputs errors construction rounding",

@@ -195,7 +195,7 @@ def test_a_mask_and_layers_above_are_as_before():
 
 
 def test_small_sums_and_short_loops_stay_apart():
-    for rows, steps in ((16, 20), (32, 15)):
+    for rows, steps in ((16, 40), (32, 15)):
         found, *_ = products(jrnn.LSTM(128), rows, 130, steps)
         assert sorted(shapes[0] for shapes in found) == [(rows, 128), (rows, 130)]
 
@@ -244,7 +244,7 @@ def test_a_narrow_sum_and_one_of_the_same_rows_stay_two_matmuls(cell):
 
 
 def by_features(params, h, x):
-    h = jnp.tanh(sum(jnp.sin(x[..., i] * params[1][i]) for i in range(20))[..., None] + h)
+    h = jnp.tanh(sum(x[..., i : i + 1] * jnp.sin(h + i) for i in range(20)))
     return h, h
 
 
