@@ -86,9 +86,9 @@ def sizes_table(records):
             peers = {n: r["median_ms"] for n, r in row.items() if n in ON_JAX and library(n) not in OWN}
             spread = [r["median_ms"] for n, r in row.items() if n.startswith("jrnn, ")]
             found = list(ratios(row).values())
-            peer = f" ({min(peers, key=peers.get)})" if peers else ""
+            peer = f"{found[0]:.2f} ({min(peers, key=peers.get)})" if peers else "–"
             line += [number(row["jrnn"]["median_ms"]), number(min(spread, default=math.nan))]
-            line += [f"{found[0]:.2f}{peer}", *(number(found[i]) for i in (1, 3, 4)), number(of_peak(row))]
+            line += [peer, *(number(found[i]) for i in (1, 3, 4)), number(of_peak(row))]
         lines.append(line)
     return markdown(["", *(f"{kind}, {column}" for kind in KINDS for column in columns)], lines)
 
