@@ -5,14 +5,8 @@ inputs in the order of axes that its own documentation shows.
 """
 
 import functools
-import importlib
 import importlib.util
-import io
 import os
-import re
-import subprocess
-import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -138,37 +132,25 @@ class Custom:
         return CUSTOM[self.layer](params, carry, x, jax.nn.sigmoid, jnp.tanh)
 
 
-def jrnn_model(layer, size, method=Scan(), dtype="float32", package=jrnn):
+def jrnn_model(layer, size, method=Scan(), dtype="float32", api=jrnn):
     if layer == "BiLSTM":
-        model = package.Sequential((package.Bidirectional(package.LSTM(size.hidden)),) * 2)
+        model = api.Sequential((api.Bidirectional(api.LSTM(size.hidden)),) * 2)
     elif layer == "Three LSTMs":
-        model = package.Stack((package.LSTM(size.hidden),) * 3)
+        model = api.Stack((api.LSTM(size.hidden),) * 3)
     elif layer in CUSTOM:
         model = Custom(layer, size.hidden)
     else:
-        model = getattr(package, layer)(size.hidden)
+        model = getattr(api, layer)(size.hidden)
     params = jax.tree.map(lambda a: a.astype(dtype), model.init(jax.random.key(0), size.features))
-    options = {"method": method}
-    apply = lambda params, xs, lengths=None: package.apply(model, params, xs, lengths=lengths, **options)[1]
+    apply = lambda params, xs, lengths=None: api.apply(model, params, xs, lengths=lengths, method=method)[1]
     return Model(apply, params, jax_inputs(layer, size, 1, dtype), 1)
 
 
 def jrnn_before(layer, size):
-    """The jrnn of the commit that `unpack` was given."""
+    """The jrnn of the commit that `speed.py --before` was given."""
     package = importlib.import_module("jrnn_before")
     method = importlib.import_module("jrnn_before.unrolling").Scan()
-    return jrnn_model(layer, size, method, package=package)
-
-
-def unpack(commit, folder):
-    """Make the jrnn of a commit importable beside this one, as jrnn_before."""
-    archive = subprocess.run(["git", "archive", commit, "jrnn"], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
-    for path in (folder / "jrnn").rglob("*.py"):
-        path.write_text(re.sub(r"\bjrnn\b", "jrnn_before", path.read_text()))
-    (folder / "jrnn").rename(folder / "jrnn_before")
-    sys.path.append(str(folder))
+    return jrnn_model(layer, size, method, api=package)
 
 
 def jrnn_cudnn(layer, size):

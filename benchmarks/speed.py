@@ -15,11 +15,16 @@ import argparse
 import csv
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import platform
 import random
+import re
 import statistics
+import subprocess
+import sys
+import tarfile
 import tempfile
 import time
 import warnings
@@ -31,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from peers import ON_JAX, ON_TORCH, PACKAGES, PRODUCTS, Size, flops, library, present, unpack
+from peers import ON_JAX, ON_TORCH, PACKAGES, PRODUCTS, Size, flops, library, present
 from speed_report import KINDS, OWN, SCALES, number, report, rows_of
 
 SIZES = [  # the last two are not round: nothing was ever tuned to them
@@ -275,6 +280,17 @@ def contests(options):
         return [("LSTM", size, ("train",)) for size in every]
     chosen = lambda layer: options.sizes or [*FEWER.get(layer, SIZES), *AWKWARD, *drawn(options.seed)]
     return [(layer, size, KINDS) for layer in options.layers for size in chosen(layer)]
+
+
+def unpack(commit, folder):
+    """Make the jrnn of a commit importable beside this one, as jrnn_before."""
+    archive = subprocess.run(["git", "archive", commit, "jrnn"], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    for path in (folder / "jrnn").rglob("*.py"):
+        path.write_text(re.sub(r"\bjrnn\b", "jrnn_before", path.read_text()))
+    (folder / "jrnn").rename(folder / "jrnn_before")
+    sys.path.append(str(folder))
 
 
 def start(options):
