@@ -36,7 +36,6 @@ CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_vmap_call": "call",
 }
 RANDOM = ("random_", "threefry", "rng_")
 

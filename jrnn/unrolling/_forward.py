@@ -33,11 +33,10 @@ from jrnn._jaxprs.programs import (
 )
 from jrnn.unrolling._staging import Stage, make_stage, sliced_values, taken_apart
 
-# Limits as measured on two cores.
-_LEAST = 2**22  # multiplications of a joined matmul
-_READS = 512  # rows of all steps that pay for joining the weights, a copy of them
+_LEAST = 2**22  # multiplications of a joined matmul, from sizes on two cores
+_READS = 512  # rows of all steps; with less, joining the weights, a copy of them, was slower
 _MOST = 10_000_000  # bytes of parts of all steps; with more, page faults may cost more than is gained
-_PARTS = 16  # what the loop reads of them; a step that reads each feature by itself is not meant
+_PARTS = 16  # read by the loop; more, as if each feature is read by itself, would make large programs
 _NOTHING = Stage((), (), (), (), ())  # no ops before the loop
 
 
@@ -182,7 +181,7 @@ def _pays(program: Program, length: int, one: Op, other: Op) -> bool:
     if not alike or one.params != other.params or one.operands[0] == other.operands[0]:
         return False
     rows, height, width = element_count(a.shape[:-1]), w.shape[0] + u.shape[0], w.shape[1]
-    # [x h] costs as much as half of a sum that is as wide as both together
+    # A narrow sum costs less than writing [x h] and reading it again.
     return rows * height * width >= _LEAST and length * rows >= _READS and 2 * width >= height
 
 
