@@ -1,7 +1,9 @@
 """The tables of the lectures: what is run, what is run again, and how it is counted."""
 
 import argparse
+import itertools
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import t as student
@@ -126,6 +128,38 @@ def test_the_architectures_have_equal_parameters_and_their_published_figures():
     assert len(greff.VARIANTS) == 9
 
 
+def test_a_factor_gives_more_updates_and_the_same_tests(monkeypatch):
+    monkeypatch.setattr(jozefowicz, "UPDATES", 4)
+    monkeypatch.setattr(jozefowicz, "HELD_OUT", 2)
+    jozefowicz.parts.cache_clear()
+    once, thrice = jozefowicz.parts("tags")[1], jozefowicz.parts("tags*3")[1]
+    jozefowicz.parts.cache_clear()
+    assert [len(part) for part in once] == [4, 2, 2] and [len(part) for part in thrice] == [12, 2, 2]
+    jax.tree.map(np.testing.assert_array_equal, once[1:], thrice[1:])
+    assert jozefowicz.divided("tags*3") == ("tags", 3) and jozefowicz.divided("tags") == ("tags", 1)
+    assert jozefowicz.unit_of("tags*3")[0] == "accuracy"
+
+
+def test_what_orders_the_settings_is_found(tmp_path):
+    runs = Runs(tmp_path / "greff.csv", SEARCH_HEADER)
+    for number, name in itertools.product(range(16), greff.VARIANTS):
+        setting = setting_of(number, greff.RATES, greff.CLIPS)
+        valid = np.log(setting["rate"] / 0.01) ** 2 + len(name)  # best in the middle
+        runs.add(task="Bach", name=name, part="search", setting=number, seed=0, **setting,
+                 parameters=1, valid=valid, test="", cpu_seconds=1)  # fmt: skip
+    found = greff.explained(runs, "Bach")
+    assert found["rate"] > 0.8 > 0.5 > max(found["scale"], found["clip"])
+    assert greff.explained(Runs(tmp_path / "none.csv", SEARCH_HEADER), "Bach") == {}
+
+
+@pytest.mark.parametrize(("module", "option"), [(jozefowicz, "--tasks"), (memory, "--cells")])
+def test_unknown_names_are_refused(module, option, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["table", str(tmp_path / "table.csv"), option, "Nothing"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert f"{option} has 'Nothing', needs" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", memory.TASKS)
 def test_every_task_asks_what_its_inputs_answer(task):
     batch = memory.TASKS[task](6, 32, 5)
@@ -198,11 +232,15 @@ def test_a_table_runs_only_what_is_missing(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_other_tables_run(tmp_path, monkeypatch):
-    for module, size in ((jozefowicz, {"UPDATES": 10, "HELD_OUT": 2}), (greff, {"EPOCHS": 1})):
+    tasks = "--tasks", "tags*2", "sums3"
+    for module, size, more in (
+        (jozefowicz, {"UPDATES": 10, "HELD_OUT": 2}, tasks),
+        (greff, {"EPOCHS": 1}, ()),
+    ):
         for name, value in size.items():
             monkeypatch.setattr(module, name, value)
         path = tmp_path / f"{module.__name__}.csv"
-        monkeypatch.setattr("sys.argv", ["table", str(path), "--rounds", "1", "--cpu-minutes", "0.2"])
+        monkeypatch.setattr("sys.argv", ["table", str(path), "--rounds", "1", "--cpu-minutes", "0.2", *more])
         module.main()
         rows = Runs(path, SEARCH_HEADER).rows
         assert rows and all(float(row["valid"]) > 0 for row in rows)

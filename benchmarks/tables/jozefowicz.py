@@ -13,6 +13,9 @@ model reads 1,000 batches of 20 rows by 50 tokens, the state carried on, with Ad
     words       the same by words, of which those that occur less than five times are unknown; perplexity
     ptb         words of ptb.train.txt, ptb.valid.txt and ptb.test.txt in the directory given by --ptb
 
+A task with a factor behind it, `tags*4`, is one with as many times the updates, each on text of its own if it
+is generated.
+
 A random search draws learning rate, scale of the initial weights and clipping, the same ones for all;
 then the setting with the lowest loss on validation is trained with other seeds, and tested. Of the
 reference, eight tenths are trained on, one validates, one is tested.
@@ -48,7 +51,7 @@ from jrnn._cli.tables import count_parameters
 from jrnn._cli.texts import split_words
 from jrnn.data.synthetic import distracted_sums, nested_tags
 
-ROWS, STEPS, EPOCHS, UPDATES, HELD_OUT, COUNT = 20, 50, 5, 1000, 40, 3
+ROWS, STEPS, EPOCHS, UPDATES, HELD_OUT, COUNT, COLUMNS = 20, 50, 5, 1000, 40, 3, 3
 RATES, CLIPS = (2e-3, 5e-2), (0.1, 10.0)
 GATED = "LSTM", "LSTM-f", "LSTM-i", "LSTM-o", "LSTM-b"
 NAMES = "Tanh", *GATED, "GRU", "MUT1", "MUT2", "MUT3"
@@ -60,6 +63,12 @@ PUBLISHED = {  # accuracy; of words, perplexity on PTB with 20 million parameter
 }
 PUBLISHED |= {"sums3": PUBLISHED["sums8"], "words": PUBLISHED["ptb"]}
 ACCURACY = "sums3", "sums8", "tags"
+
+
+def divided(task):
+    """What is learned, and how many times the updates it gets."""
+    kind, _, times = task.partition("*")
+    return kind, int(times or 1)
 
 
 def cell_of(name, width):
@@ -98,36 +107,39 @@ def batches(tokens, flags=None, most=UPDATES):
     return [batch._replace(target_mask=counted[index].targets == 1) for index, batch in enumerate(found)]
 
 
-def generated(make, average):
+def generated(make, average, updates):
     """Texts to train on, to validate on and to test on, a little longer than needed."""
-    sizes = UPDATES, HELD_OUT, HELD_OUT
+    sizes = updates, HELD_OUT, HELD_OUT
     return [
-        "".join(make(int(1.1 * ROWS * STEPS * size / average) + 50, seed)) for seed, size in enumerate(sizes)
+        "".join(make(int(1.1 * ROWS * STEPS * size / average) + 50, seed=seed))
+        for seed, size in enumerate(sizes)
     ]
 
 
 @functools.cache
 def parts(task, ptb=None):
     """The size of the vocabulary, and batches to train on, to validate on and to test on."""
-    if task in ("words", "ptb"):
-        if task == "ptb":
+    kind, times = divided(task)
+    if kind in ("words", "ptb"):
+        if kind == "ptb":
             files = [Path(ptb) / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
             texts = [split_words(file.read_text(encoding="utf-8"), "space") for file in files]
         else:
             texts = tenths(split_words(jrnn.data.python_reference(), "word"))
-        vocabulary = jrnn.Vocabulary.from_tokens(texts[:1], 1 if task == "ptb" else 5, specials=("<unk>",))
+        vocabulary = jrnn.Vocabulary.from_tokens(texts[:1], 1 if kind == "ptb" else 5, specials=("<unk>",))
     else:
-        if task == "tags":
-            texts = generated(nested_tags, 170)
-        elif task == "characters":
+        if kind == "tags":
+            texts = generated(nested_tags, 170, times * UPDATES)
+        elif kind == "characters":
             texts = tenths(jrnn.data.python_reference())
         else:
-            digits = int(task.removeprefix("sums"))
-            texts = generated(lambda count, seed: distracted_sums(count, digits, seed), 13 + 2.7 * digits)
+            digits = int(kind.removeprefix("sums"))
+            sums = functools.partial(distracted_sums, digits=digits)
+            texts = generated(sums, 13 + 2.7 * digits, times * UPDATES)
         vocabulary = jrnn.CharVocabulary.from_text(texts[0])
     found = []
-    for text, most in zip(texts, (UPDATES, HELD_OUT, HELD_OUT), strict=True):
-        flags = answers(text) if task.startswith("sums") else None
+    for text, most in zip(texts, (times * UPDATES, HELD_OUT, HELD_OUT), strict=True):
+        flags = answers(text) if kind.startswith("sums") else None
         found.append(batches(vocabulary.encode(text), flags, most))
     return len(vocabulary), found
 
@@ -146,25 +158,32 @@ def wrong(ys, targets, mask):
 LOSS, ERRORS = jrnn.PerStep(jrnn.losses.cross_entropy), jrnn.PerStep(wrong)
 
 
-def optimizer(setting):
+def optimizer(setting, updates):
     """Adam whose learning rate decays to zero."""
     return optax.chain(
         optax.clip_by_global_norm(setting["clip"]),
         optax.scale_by_adam(),
-        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, UPDATES)),
+        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, updates)),
         optax.scale(-setting["rate"]),
     )
 
 
+@functools.cache
+def optimizer_of(updates):
+    """The function of the setting, one for all architectures."""
+    return functools.partial(optimizer, updates=updates)
+
+
 def trainer(ptb, task, name, settings, seeds, tests):
     vocabulary, (train, valid, test) = parts(task, ptb)
-    model, length = model_of(name, vocabulary), UPDATES // EPOCHS
+    kind, times = divided(task)
+    model, length = model_of(name, vocabulary), times * UPDATES // EPOCHS
     begun = time.process_time()
     result = jrnn.sweep(
         model,
         lambda epoch: [train[i % len(train)] for i in range(length * epoch, length * (epoch + 1))],
         LOSS,
-        optimizer=optimizer,
+        optimizer=optimizer_of(times * UPDATES),
         settings=[setting_of(number, RATES, CLIPS) for number in settings],
         seeds=seeds,
         adjust=scaled,
@@ -184,7 +203,7 @@ def trainer(ptb, task, name, settings, seeds, tests):
             **member.setting,
             "parameters": count_parameters(model, vocabulary),
             "valid": member.score,
-            "test": (1 - measure(ERRORS) if task in ACCURACY else measure(LOSS)) if tests else "",
+            "test": (1 - measure(ERRORS) if kind in ACCURACY else measure(LOSS)) if tests else "",
             "cpu_seconds": round(used, 1),
         }
 
@@ -211,25 +230,36 @@ def contexts(batch, order):
             yield tuple(batch.xs[t + 1 - order : t + 1, row].tolist()), int(batch.targets[t, row])
 
 
-def unit(task, values):
-    """Results as they are published: accuracy, bits per character, perplexity."""
-    if task in ACCURACY:
-        return values
-    return np.exp(values) if task in ("words", "ptb") else np.asarray(values) / math.log(2)
+def unit_of(task):
+    """What is measured, and the function that makes it of a result."""
+    kind, _ = divided(task)
+    if kind in ACCURACY:
+        return "accuracy", np.asarray
+    return ("perplexity", np.exp) if kind in ("words", "ptb") else ("bits per character", bits)
+
+
+def bits(nats):
+    return np.asarray(nats) / math.log(2)
+
+
+def tasks_of(runs):
+    """The tasks in a file, in the order of its lines."""
+    return tuple(dict.fromkeys(row["task"] for row in runs.rows))
 
 
 def report(runs, task):
     """The table of a task: each architecture beside the published figure and the LSTM."""
     rows = []
-    lstm, digits = unit(task, finals(runs, task, "LSTM")), 3 if task in ACCURACY else 2
+    kind, (measure, unit) = divided(task)[0], unit_of(task)
+    lstm, digits = unit(finals(runs, task, "LSTM")), 3 if measure == "accuracy" else 2
     for place, name in enumerate(NAMES):
-        found = unit(task, finals(runs, task, name))
+        found = unit(finals(runs, task, name))
         compared = len(found) > 1 and len(lstm) > 1 and name != "LSTM"
         tried = numbers(runs.find(task=task, name=name, part="search"), "valid")
         rows.append(
             (
                 name,
-                PUBLISHED[task][place] if task in PUBLISHED else "",
+                PUBLISHED[kind][place] if kind in PUBLISHED else "",
                 spread(tried),
                 spread(found, digits),
                 f"{np.mean(found) - np.mean(lstm):+.{digits}f}" if compared else "",
@@ -245,22 +275,25 @@ def draw(runs, path):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    tasks = [task for task in (*TASKS, "ptb") if runs.find(task=task, part="best")]
+    tasks = [task for task in tasks_of(runs) if runs.find(task=task, part="best")]
     if not tasks:
         return
-    figure = Figure(figsize=(3.6 * len(tasks), 3.6), dpi=120, layout="constrained")
+    across = min(COLUMNS, len(tasks))
+    down = -(-len(tasks) // across)
+    figure = Figure(figsize=(3.6 * across, 3.4 * down), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+    axes = figure.subplots(down, across, squeeze=False).flat
+    for ax in axes[len(tasks) :]:
+        ax.remove()
+    for ax, task in zip(axes, tasks, strict=False):
+        measure, unit = unit_of(task)
         for place, name in enumerate(NAMES):
-            found = unit(task, finals(runs, task, name))
+            found = unit(finals(runs, task, name))
             ax.plot([place] * len(found), found, "o", color=f"C{place}", markersize=4)
-        lstm = unit(task, finals(runs, task, "LSTM"))
+        lstm = unit(finals(runs, task, "LSTM"))
         if len(lstm):
             ax.axhline(np.mean(lstm), linestyle="--", color="C1", linewidth=1)
-        label = (
-            "accuracy" if task in ACCURACY else "bits per character" if task == "characters" else "perplexity"
-        )
-        ax.set(title=task, ylabel=label)
+        ax.set(title=task, ylabel=measure)
         ax.set_xticks(range(len(NAMES)), NAMES, rotation=60)
     figure.savefig(path)
 
@@ -269,17 +302,22 @@ def main():
     parser = options(__doc__, rounds=4, tasks=TASKS)
     parser.add_argument("--ptb", help="directory of the Penn treebank in Mikolov's format")
     given = parser.parse_args()
+    for task in given.tasks:
+        if divided(task)[0] not in TASKS:
+            parser.error(f"--tasks has {task!r}, needs some of {', '.join(TASKS)}, with a factor or without")
     runs = Runs(given.file, SEARCH_HEADER)
     tasks = (*given.tasks, *(("ptb",) if given.ptb else ()))
     plan = [(turn, task, NAMES[given.share]) for turn in range(given.rounds) for task in tasks]
     trains = functools.partial(trainer, given.ptb)
     search(runs, Budget(given.minutes, given.cpu_minutes), trains, plan, COUNT)
     runs = Runs(given.file, SEARCH_HEADER)  # with what other shares have added
-    for task in (*TASKS, "ptb"):
-        if runs.find(task=task):
-            shares = ", ".join(f"{share:.3f}" for share in guesses(task, given.ptb))
-            print(f"\n{task}: the most frequent symbol, after the last, and after the last two: {shares}\n")
-            print(report(runs, task), flush=True)
+    for task in tasks_of(runs):
+        print(f"\n{task}")
+        kind, _ = divided(task)
+        if kind != "ptb" or given.ptb:
+            shares = ", ".join(f"{share:.3f}" for share in guesses(kind, given.ptb))
+            print(f"the most frequent symbol, after the last, and after the last two: {shares}")
+        print(f"\n{report(runs, task)}", flush=True)
     draw(runs, given.file.with_suffix(".png"))
 
 

@@ -289,7 +289,10 @@ def draw(runs, path):
 
 def main():
     known = (*KNOWN, *(name for name in recurrent_cells() if name not in KNOWN))
-    given = options(__doc__, cells=known, seeds=(0,)).parse_args()
+    parser = options(__doc__, cells=known, seeds=(0,))
+    given = parser.parse_args()
+    for name in set(given.cells) - set(known):
+        parser.error(f"--cells has {name!r}, needs names of cells, such as {', '.join(KNOWN[:3])}")
     warnings.filterwarnings("ignore", "fit: ", RuntimeWarning)  # a run that diverges has its row
     runs = Runs(given.file, HEADER)
     run(runs, Budget(given.minutes, given.cpu_minutes), given)

@@ -1,4 +1,4 @@
-"""Chorales of Bach: how well an LSTM and a GRU foretell which of 88 keys sound next.
+"""Chorales of Bach: how well an LSTM and a GRU predict which of 88 keys sound next.
 
 python benchmarks/tasks/music.py JSB_Chorales.mat [--seed 0] [--runs 1]
 

@@ -21,7 +21,7 @@ def distracted_sums(count: int, digits: int, seed: int, rate: float = 0.3) -> li
         a ~ U(−10^digits, 10^digits),   b ~ U[0, 10^digits),   each sign half of the time
 
     After each character up to "=", a random letter follows with probability `rate`, after it another, and so
-    on; the paper does not state its rate. Only the characters after "=" can be foretold, the final "."
+    on; the paper does not state its rate. Only the characters after "=" can be predicted, the final "."
     included, and the accuracy of the paper is theirs. With 8 digits, a guess that ignores the numbers is
     right for a quarter of them.
 
@@ -73,7 +73,7 @@ def nested_tags(count: int, seed: int) -> list[str]:
         with probability 1/2, or after 50 tags: close the newest open tag, or end if none is open
         otherwise: open a tag whose name has 2 to 10 random letters
 
-    The names of closing tags can be foretold by remembering those that are open, in the right order. The best
+    To predict the names of closing tags is to remember those that are open, in the right order. The best
     possible accuracy over all characters is about 0.65, that of an automaton that forgets names 0.30. Half of
     the documents of the paper are empty; here none is.
 
