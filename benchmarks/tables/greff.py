@@ -147,8 +147,8 @@ def trials_of(runs, task, name):
 def explained(runs, task):
     """How much of the order of a variant's settings each part of them explains alone.
 
-    R² of ranks by validation, in the mean of all variants, on a parabola in the logarithm of the part; one that
-    explains nothing has 0.13 in the mean, of 16 settings.
+    R² of ranks by validation, in the mean of all variants, on a parabola in the logarithm of the part. Of 16
+    settings a part that explains nothing has 0.13 in the mean.
     """
     trials = [trials_of(runs, task, name) for name in VARIANTS]
     common = sorted(set.intersection(*map(set, trials)))
