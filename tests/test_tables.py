@@ -187,6 +187,17 @@ def test_every_task_asks_what_its_inputs_answer(task):
             assert len(asked) == 32 and (memory.TASKS[task](1, 32, 0).target_mask.sum(0) == 16).all()
 
 
+def test_seeds_have_a_mean_and_half_their_range(tmp_path):
+    runs = Runs(tmp_path / "memory.csv", memory.HEADER)
+    for seed, score in enumerate((1.0, 0.85, 0.7)):
+        runs.add(cell="GRU", task="order", length=32, trained=32, seed=seed, hidden=8, parameters=9,
+                 score=score, loss=0.0, cpu_seconds=1)  # fmt: skip
+    values = memory.scores(runs)["GRU", "order", 32]
+    assert memory.percent(values) == "80 ±20"  # a guess is right in a quarter
+    assert memory.percent(values[:1]) == "**100**" and memory.percent(None) == "–"
+    assert memory.percent(np.array([0.999, 1.0])) == "**100**"
+
+
 def test_scores_count_right_answers():
     targets = np.zeros((2, 3, 11), np.float32)
     targets[0, :, 4] = targets[1, :2, 5] = 1  # symbols, and one number, 0.5

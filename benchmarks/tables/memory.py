@@ -1,16 +1,17 @@
 """Six memory tasks by all cells, at default settings and equal parameters: what is solved at which length.
 
-python -m benchmarks.tables.memory benchmarks/tables/memory.csv [--minutes 60] [--cells ...] [--share 1/2]
+python -m benchmarks.tables.memory benchmarks/tables/memory.csv [--minutes 60] [--lengths 32] [--share 1/2]
 
 All data are generated. Every cell, in a block if it has heads or is linear, and a read-out, with the greatest
 width, a multiple of 4, that has at most 10,000 parameters. Adding, copying and order are trained and tested
 at each length; counting (aⁿbⁿ), brackets (Dyck, two kinds) and parity are trained at the shortest and tested
 at all. A thousand updates of 32 sequences, Adam, for all the same. A line is appended for each cell, task and
-length tested; what is in the file already is not run again. All cells come first at the shortest length.
-Two processes, `--share 1/2` and `--share 2/2`, run cells side by side.
+length tested; what is in the file already is not run again. All cells come first at the shortest length,
+with one seed. Two processes, `--share 1/2` and `--share 2/2`, run cells side by side.
 """
 
 import functools
+import itertools
 import time
 import warnings
 
@@ -198,12 +199,11 @@ def sized(name):
 
 
 def plan(given):
-    """What to run, in order: every cell at the shortest length, then at the next, then other seeds."""
-    for seed in given.seeds:
-        for length in LENGTHS:
-            for name in given.cells[given.share]:
-                for task in TASKS if length == LENGTHS[0] else MEMORY:
-                    yield seed, length, name, task
+    """What to run, in order: every cell at the shortest length, then with other seeds, then at the next."""
+    for length, seed in itertools.product(given.lengths, given.seeds):
+        for name in given.cells[given.share]:
+            for task in TASKS if length == LENGTHS[0] else MEMORY:
+                yield seed, length, name, task
 
 
 def run(runs, budget, given):
@@ -227,12 +227,13 @@ def run(runs, budget, given):
 
 
 def scores(runs):
-    """The mean over seeds of each (cell, task, length), less what a guess has, from 0 to 1."""
+    """The scores of the seeds of each (cell, task, length), less what a guess has, from 0 to 1."""
     found = {}
     for row in runs.rows:
         found.setdefault((row["cell"], row["task"], int(row["length"])), []).append(float(row["score"]))
     return {
-        key: np.clip((np.mean(v) - GUESS[key[1]]) / (1 - GUESS[key[1]]), 0, 1) for key, v in found.items()
+        key: np.clip((np.array(values) - GUESS[key[1]]) / (1 - GUESS[key[1]]), 0, 1)
+        for key, values in found.items()
     }
 
 
@@ -244,7 +245,7 @@ def ranked(found):
     ]
 
     def rank(name):
-        values = [found[name, *column] for column in columns]
+        values = [found[name, *column].mean() for column in columns]
         return -sum(value >= SOLVED for value in values), -np.mean(values), name
 
     return sorted(whole, key=rank)
@@ -254,15 +255,20 @@ def columns_of():
     return [(task, length) for task in TASKS for length in (LONGER if task in FORMAL else LENGTHS)]
 
 
+def percent(values):
+    """The mean over seeds, bold if it is solved, and half the range, if seeds differ."""
+    if values is None:
+        return "–"
+    mean, half = f"{100 * values.mean():.0f}", f"{50 * np.ptp(values):.0f}"
+    return (f"**{mean}**" if values.mean() >= SOLVED else mean) + (f" ±{half}" if half != "0" else "")
+
+
 def report(runs):
     """Cells by what they solve: the share of right answers less that of a guess, in percent."""
     found = scores(runs)
     rows, columns = [], columns_of()
     for name in ranked(found):
-        values = [found.get((name, *column)) for column in columns]
-        texts = [
-            "–" if v is None else f"**{100 * v:.0f}**" if v >= SOLVED else f"{100 * v:.0f}" for v in values
-        ]
+        texts = [percent(found.get((name, *column))) for column in columns]
         (row, *_) = runs.find(cell=name)
         rows.append((f"`{name}`", row["hidden"], row["parameters"], *texts))
     return markdown(("cell", "width", "parameters", *(f"{task} {n}" for task, n in columns)), rows)
@@ -280,16 +286,16 @@ def draw(runs, path):
     figure = Figure(figsize=(11, 1.8 + 0.22 * half), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
-        values = np.array([[found[name, *column] for column in columns] for name in part])
+        values = np.array([[found[name, *column].mean() for column in columns] for name in part])
         labels = [f"{task} {length}" for task, length in columns]
         heat_map(values, part, labels, ax, title="", row_label="", column_label="", unit="less a guess")
-    figure.suptitle("Right answers at this length, less those of a guess (white: none)")
+    figure.suptitle("Right answers at this length, less those of a guess (white: none), mean of the seeds")
     figure.savefig(path)
 
 
 def main():
     known = (*KNOWN, *(name for name in recurrent_cells() if name not in KNOWN))
-    parser = options(__doc__, cells=known, seeds=(0,))
+    parser = options(__doc__, cells=known, lengths=LENGTHS, seeds=(0, 1, 2))
     given = parser.parse_args()
     for name in set(given.cells) - set(known):
         parser.error(f"--cells has {name!r}, needs names of cells, such as {', '.join(KNOWN[:3])}")
