@@ -17,8 +17,10 @@ from benchmarks.tables.running import (
     finals,
     search,
     setting_of,
+    settled,
     share,
     spread,
+    trials,
     welch,
     width_of,
 )
@@ -122,7 +124,7 @@ def test_guesses_know_the_last_symbols(monkeypatch):
 
 def test_the_architectures_have_equal_parameters_and_their_published_figures():
     for name in jozefowicz.NAMES:
-        count = count_parameters(jozefowicz.model_of(name, 41), 41)
+        count = count_parameters(jozefowicz.model_of(name, 41, "tags"), 41)
         assert 0.97 * 60_000 < count <= 60_000, name
     assert all(len(figures) == len(jozefowicz.NAMES) for figures in jozefowicz.PUBLISHED.values())
     assert len(greff.VARIANTS) == 9
@@ -138,6 +140,52 @@ def test_a_factor_gives_more_updates_and_the_same_tests(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, once[1:], thrice[1:])
     assert jozefowicz.divided("tags*3") == ("tags", 3) and jozefowicz.divided("tags") == ("tags", 1)
     assert jozefowicz.unit_of("tags*3")[0] == "accuracy"
+
+
+@pytest.mark.parametrize("kind", ["tags", "sums3", "sums8"])
+def test_generated_texts_are_long_enough(kind):
+    needed = 30 * jozefowicz.ROWS * jozefowicz.STEPS
+    assert needed < len(jozefowicz.texts_of(kind, 30, None)[0]) < 2 * needed
+
+
+def test_the_treebank_is_read_whole(tmp_path, monkeypatch, capsys):
+    lines = " the <unk> of N sat \n" * 400
+    for part, text in {"train": lines, "valid": lines, "test": 60 * lines}.items():
+        (tmp_path / f"ptb.{part}.txt").write_text(text)
+    vocabulary, (train, _, test) = jozefowicz.parts("ptb*2", tmp_path)
+    assert vocabulary == 6 and len(train) == 2  # <eos> is the sixth; 2,400 words
+    assert len(test) == 60 * 2400 // 1000 - 1  # all of it, where other tasks have 40
+    (tmp_path / "ptb.test.txt").unlink()
+    call = ["table", str(tmp_path / "table.csv"), "--tasks", "ptb", "--ptb", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", call)
+    with pytest.raises(SystemExit):
+        jozefowicz.main()
+    assert "needs --ptb with ptb.train.txt, ptb.valid.txt, ptb.test.txt" in capsys.readouterr().err
+
+
+def test_only_rounds_that_all_have_are_compared(tmp_path):
+    runs = Runs(tmp_path / "runs.csv", SEARCH_HEADER)
+    drawn = setting_of(0, (1e-3, 1), (1, 2)) | {"parameters": 7, "cpu_seconds": 0}
+
+    def add(name, part, setting, valid, seed=0):
+        score = {"valid": valid, "test": 10 * valid if part == "best" else ""}
+        runs.add(task="task", name=name, part=part, setting=setting, seed=seed, **score, **drawn)
+
+    for name in "AB":
+        add(name, "search", 0, 2.0)
+        add(name, "search", 1, np.nan)
+    add("A", "best", 0, 2.0, seed=1)
+    assert settled(runs, "task", "AB", 2) == np.inf  # B has no tests: no round is complete
+    add("B", "best", 0, 2.0, seed=1)
+    assert settled(runs, "task", "AB", 2) == 2
+    add("A", "search", 2, 1.0)
+    add("A", "search", 3, 3.0)
+    add("A", "best", 2, 1.0, seed=1)
+    assert settled(runs, "task", "AB", 2) == 2  # B has no second round
+    assert trials(runs, "task", "A", 2) == {0: 2.0} and trials(runs, "task", "A") == {0: 2.0, 2: 1.0, 3: 3.0}
+    assert finals(runs, "task", "A", 2) == pytest.approx([20]) and finals(runs, "task", "A") == pytest.approx(
+        [10]
+    )
 
 
 def test_what_orders_the_settings_is_found(tmp_path):

@@ -14,10 +14,8 @@ The epoch is the best by validation. In the figure, the dashed line is the media
 """
 
 import functools
-import time
 
 import numpy as np
-import optax
 from scipy.io import loadmat
 from scipy.stats import rankdata
 
@@ -26,35 +24,27 @@ from benchmarks.tables.running import (
     SEARCH_HEADER,
     Budget,
     Runs,
+    adam,
     finals,
     markdown,
-    numbers,
     options,
     paired,
-    scaled,
     search,
     setting_of,
+    settled,
     spread,
+    trained,
+    trials,
     welch,
 )
-from jrnn._cli.tables import count_parameters
 from jrnn.data.synthetic import chorales
 
 HIDDEN, KEYS, BATCH, EPOCHS, COUNT = 64, 88, 16, 30, 4
 RATES, CLIPS = (3e-3, 5e-2), (0.1, 10.0)
 VARIANTS = jrnn.ablations.greff(HIDDEN)
+PUBLISHED = dict.fromkeys(("NFG", "NOAF"), "hurts") | dict.fromkeys(("CIFG", "NP"), "no clear difference")
+PUBLISHED |= {"FGR": "no gain"}
 LOSS = jrnn.PerStep(jrnn.losses.bernoulli)
-
-
-def optimizer(setting, steps):
-    """Adam whose learning rate decays to a tenth."""
-    rate = optax.cosine_decay_schedule(1.0, steps, alpha=0.1)
-    return optax.chain(
-        optax.clip_by_global_norm(setting["clip"]),
-        optax.scale_by_adam(),
-        optax.scale_by_schedule(rate),
-        optax.scale(-setting["rate"]),
-    )
 
 
 def batches(pieces, seed=None):
@@ -76,90 +66,64 @@ def parts(path):
     return batches(found[0], seed=0), batches(found[1]), batches(found[2])
 
 
-@functools.cache
-def optimizer_of(steps):
-    """The function of the setting, one for all variants, so that a program is compiled once."""
-    return functools.partial(optimizer, steps=steps)
-
-
 def trainer(path, task, name, settings, seeds, tests):
     train, valid, test = parts(path)
     model = jrnn.Stack((VARIANTS[name], jrnn.Dense(KEYS)))
-    begun = time.process_time()
-    result = jrnn.sweep(
+    return trained(
         model,
         train.epoch,
         LOSS,
-        optimizer=optimizer_of(EPOCHS * len(train)),
-        settings=[setting_of(number, RATES, CLIPS) for number in settings],
+        optimizer=adam(EPOCHS * len(train), final=0.1),
+        settings={number: setting_of(number, RATES, CLIPS) for number in settings},
         seeds=seeds,
-        adjust=scaled,
         in_features=KEYS,
         epochs=EPOCHS,
         validation=valid,
-        progress=jrnn.Progress(bar=False),
+        measure=(lambda params: jrnn.evaluate(model, params, test, LOSS)) if tests else None,
     )
-    used = (time.process_time() - begun) / len(result.members)
-    each = [number for number in settings for _ in seeds]
-    for number, member in zip(each, result.members, strict=True):
-        yield {
-            "setting": number,
-            "seed": member.seed,
-            **member.setting,
-            "parameters": count_parameters(model, KEYS),
-            "valid": member.score,
-            "test": jrnn.evaluate(model, member.params, test, LOSS) if tests else "",
-            "cpu_seconds": round(used, 1),
-        }
 
 
 def report(runs, task):
-    """The table of a task: each variant beside V."""
-    vanilla, trials = finals(runs, task, "V"), trials_of(runs, task, "V")
+    """The table of a task: each variant beside V, of the rounds that all variants have."""
+    below = settled(runs, task, VARIANTS, COUNT)
+    vanilla, tried = finals(runs, task, "V", below), trials(runs, task, "V", below)
     rows = []
     for name in VARIANTS:
-        found, own = finals(runs, task, name), trials_of(runs, task, name)
-        both = sorted(set(own) & set(trials))
-        pairs = [own[number] for number in both], [trials[number] for number in both]
+        found, own = finals(runs, task, name, below), trials(runs, task, name, below)
+        both = sorted(set(own) & set(tried))
+        pairs = [own[number] for number in both], [tried[number] for number in both]
         best = f"{min(own.values()):.2f}" if own else "–"
         searched = tested = ("", "")
         if both and name != "V":
             searched = f"{np.median(np.subtract(*pairs)):+.2f}", f"{paired(*pairs):.2g}"
         if len(found) and len(vanilla) and name != "V":
             tested = f"{np.mean(found) - np.mean(vanilla):+.2f}", f"{welch(found, vanilla):.2g}"
-        rows.append((name, best, *searched, spread(found, 2), *tested))
-    settings = f"{len(trials)} settings"
+        rows.append((name, PUBLISHED.get(name, ""), best, *searched, spread(found, 2), *tested))
+    settings = f"{len(tried)} settings"
     header = (
-        "variant", "best validation", f"median less V, {settings}", "p (paired)", "test, best setting",
-        "mean less V", "p (Welch)",
+        "variant", "published", "best validation", f"median minus V, {settings}", "p (paired)",
+        "test, best setting", "mean minus V", "p (Welch)",
     )  # fmt: skip
     return markdown(header, rows)
 
 
-def trials_of(runs, task, name):
-    """Validation by setting, of those that are finite."""
-    rows = runs.find(task=task, name=name, part="search")
-    return {
-        int(row["setting"]): float(row["valid"]) for row in rows if np.isfinite(numbers([row], "valid")).size
-    }
-
-
 def explained(runs, task):
-    """How much of the order of a variant's settings each part of them explains alone.
+    """How much of the ranking of settings each hyperparameter explains alone.
 
-    R² of ranks by validation, in the mean of all variants, on a parabola in the logarithm of the part. Of 16
-    settings a part that explains nothing has 0.13 in the mean.
+    R² of ranks by validation, in the mean of all variants, on a parabola in the logarithm of the
+    hyperparameter. Of 16 settings, one that explains nothing has 0.13 in the mean.
     """
-    trials = [trials_of(runs, task, name) for name in VARIANTS]
-    common = sorted(set.intersection(*map(set, trials)))
-    order = np.mean([rankdata([own[number] for number in common]) for own in trials], axis=0)
+    below = settled(runs, task, VARIANTS, COUNT)
+    found = [trials(runs, task, name, below) for name in VARIANTS]
+    common = sorted(set.intersection(*map(set, found)))
+    order = np.mean([rankdata([own[number] for number in common]) for own in found], axis=0)
     settings = [setting_of(number, RATES, CLIPS) for number in common]
-    found = {}
+    shares = {}
     for part in settings[0] if len(settings) > 4 else ():
         values = np.log([setting[part] for setting in settings])
         left = order - np.polynomial.Polynomial.fit(values, order, 2)(values)
-        found[part] = 1 - left.var() / order.var()
-    return found
+        shares[part] = 1 - left.var() / order.var()
+    return shares
 
 
 def draw(runs, task, path):
@@ -169,9 +133,10 @@ def draw(runs, task, path):
 
     figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
+    below = settled(runs, task, VARIANTS, COUNT)
     shown = {
-        "validation, all settings": {n: list(trials_of(runs, task, n).values()) for n in VARIANTS},
-        "test, best setting, other seeds": {n: finals(runs, task, n) for n in VARIANTS},
+        "validation, all settings": {n: list(trials(runs, task, n, below).values()) for n in VARIANTS},
+        "test, best setting, other seeds": {n: finals(runs, task, n, below) for n in VARIANTS},
     }
     for ax, (title, values) in zip(figure.subplots(1, 2), shown.items(), strict=True):
         names = [name for name in VARIANTS if len(values[name])]
@@ -205,8 +170,8 @@ def main():
     for kind in ("Bach", "generated"):
         if runs.find(task=kind):
             print(f"\n{kind}\n\n{report(runs, kind)}")
-            shares = ", ".join(f"{part} {share:.2f}" for part, share in explained(runs, kind).items())
-            print(f"\nof the order of settings, each part explains alone: {shares}")
+            found = ", ".join(f"{part} {share:.2f}" for part, share in explained(runs, kind).items())
+            print(f"\nshare of the ranking of settings that each hyperparameter explains: {found or '–'}")
             draw(runs, kind, given.file.with_name(f"{given.file.stem}_{kind.lower()}.png"))
 
 

@@ -3,8 +3,9 @@
 python -m benchmarks.tables.jozefowicz benchmarks/tables/jozefowicz.csv [--tasks sums3 tags] [--minutes 60]
 
 Tanh, the LSTM without a gate or with a forget bias of 1, GRU, and the three mutants, between an embedding as
-wide as they are and a read-out, with at most 60,000 parameters in all (500,000 where tokens are words). The
+wide as they are and a read-out, with at most 60,000 parameters in all (words 500,000, ptb 5 million). The
 model reads 1,000 batches of 20 rows by 50 tokens, the state carried on, with Adam, where the paper has SGD.
+A text that ends earlier begins again.
 
     sums8       sums of numbers of up to 8 digits among letters, as published; accuracy of the result
     sums3       the same with 3 digits, which is about what can be learned within the budget
@@ -13,8 +14,8 @@ model reads 1,000 batches of 20 rows by 50 tokens, the state carried on, with Ad
     words       the same by words, of which those that occur less than five times are unknown; perplexity
     ptb         words of ptb.train.txt, ptb.valid.txt and ptb.test.txt in the directory given by --ptb
 
-A task with a factor behind it, `tags*4`, is one with as many times the updates, each on text of its own if it
-is generated.
+`tags*4` is tags with four times the updates, and with four times the text if it is generated. 1,000 updates
+read ptb once, so `ptb*13` has as many passes as the recipe of Zaremba et al. (2014).
 
 A random search draws learning rate, scale of the initial weights and clipping, the same ones for all;
 then the setting with the lowest loss on validation is trained with other seeds, and tested. Of the
@@ -23,31 +24,31 @@ reference, eight tenths are trained on, one validates, one is tested.
 
 import functools
 import math
-import time
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jrnn
 from benchmarks.tables.running import (
     SEARCH_HEADER,
     Budget,
     Runs,
+    adam,
     finals,
     markdown,
-    numbers,
     options,
-    scaled,
     search,
     setting_of,
+    settled,
     spread,
+    trained,
+    trials,
     welch,
     width_of,
 )
-from jrnn._cli.tables import count_parameters
 from jrnn._cli.texts import split_words
 from jrnn.data.synthetic import distracted_sums, nested_tags
 
@@ -55,19 +56,22 @@ ROWS, STEPS, EPOCHS, UPDATES, HELD_OUT, COUNT, COLUMNS = 20, 50, 5, 1000, 40, 3,
 RATES, CLIPS = (2e-3, 5e-2), (0.1, 10.0)
 GATED = "LSTM", "LSTM-f", "LSTM-i", "LSTM-o", "LSTM-b"
 NAMES = "Tanh", *GATED, "GRU", "MUT1", "MUT2", "MUT3"
-TASKS = "sums3", "tags", "characters", "words", "sums8"
+TASKS = "sums3", "tags", "characters", "words", "sums8", "ptb"
 PUBLISHED = {  # accuracy; of words, perplexity on PTB with 20 million parameters and dropout
     "sums8": (0.29493, 0.89228, 0.29292, 0.75109, 0.86747, 0.90163, 0.89565, 0.92135, 0.89735, 0.90728),
     "tags": (0.32050, 0.42470, 0.23356, 0.41371, 0.42117, 0.44434, 0.45963, 0.47483, 0.47324, 0.46478),
     "ptb": (97.7, 81.4, 100.8, "", 82.3, 79.8, 91.7, "", "", 89.5),
 }
-PUBLISHED |= {"sums3": PUBLISHED["sums8"], "words": PUBLISHED["ptb"]}
+PUBLISHED |= {"sums3": PUBLISHED["sums8"]}
 ACCURACY = "sums3", "sums8", "tags"
+PARAMETERS = {"words": 500_000, "ptb": 5_000_000}  # where tokens are words, else 60,000
 
 
 def divided(task):
     """What is learned, and how many times the updates it gets."""
-    kind, _, times = task.partition("*")
+    kind, star, times = task.partition("*")
+    if kind not in TASKS or (star and not (times.isdecimal() and int(times))):
+        raise ValueError(f"--tasks has {task!r}, needs some of {', '.join(TASKS)}, such as tags or tags*4")
     return kind, int(times or 1)
 
 
@@ -80,13 +84,13 @@ def cell_of(name, width):
 
 
 @functools.cache
-def model_of(name, vocabulary):
-    """The model, and its width."""
+def model_of(name, vocabulary, kind):
+    """An embedding, the cell and a read-out, as wide as the parameters of a task allow."""
 
     def model(width):
         return jrnn.Stack((jrnn.Embed(width), cell_of(name, width), jrnn.Dense(vocabulary)))
 
-    return model(width_of(model, vocabulary, 60_000 if vocabulary < 500 else 500_000, multiple=1))
+    return model(width_of(model, vocabulary, PARAMETERS.get(kind, 60_000), multiple=1))
 
 
 def answers(text):
@@ -116,29 +120,37 @@ def generated(make, average, updates):
     ]
 
 
+def treebank(directory):
+    """Its files to train on, to validate on and to test on."""
+    return [directory / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
+
+
+def texts_of(kind, updates, ptb):
+    """Texts to train on, to validate on and to test on; lists of tokens where tokens are words."""
+    if kind == "ptb":
+        return [split_words(file.read_text(encoding="utf-8"), "space") for file in treebank(ptb)]
+    if kind == "words":
+        return tenths(split_words(jrnn.data.python_reference(), "word"))
+    if kind == "characters":
+        return tenths(jrnn.data.python_reference())
+    if kind == "tags":
+        return generated(nested_tags, 170, updates)
+    digits = int(kind.removeprefix("sums"))
+    return generated(functools.partial(distracted_sums, digits=digits), 4.5 + 3.8 * digits, updates)
+
+
 @functools.cache
 def parts(task, ptb=None):
     """The size of the vocabulary, and batches to train on, to validate on and to test on."""
     kind, times = divided(task)
-    if kind in ("words", "ptb"):
-        if kind == "ptb":
-            files = [Path(ptb) / f"ptb.{part}.txt" for part in ("train", "valid", "test")]
-            texts = [split_words(file.read_text(encoding="utf-8"), "space") for file in files]
-        else:
-            texts = tenths(split_words(jrnn.data.python_reference(), "word"))
+    texts = texts_of(kind, times * UPDATES, ptb)
+    if kind in PARAMETERS:
         vocabulary = jrnn.Vocabulary.from_tokens(texts[:1], 1 if kind == "ptb" else 5, specials=("<unk>",))
     else:
-        if kind == "tags":
-            texts = generated(nested_tags, 170, times * UPDATES)
-        elif kind == "characters":
-            texts = tenths(jrnn.data.python_reference())
-        else:
-            digits = int(kind.removeprefix("sums"))
-            sums = functools.partial(distracted_sums, digits=digits)
-            texts = generated(sums, 13 + 2.7 * digits, times * UPDATES)
         vocabulary = jrnn.CharVocabulary.from_text(texts[0])
+    held_out = sys.maxsize if kind == "ptb" else HELD_OUT
     found = []
-    for text, most in zip(texts, (times * UPDATES, HELD_OUT, HELD_OUT), strict=True):
+    for text, most in zip(texts, (times * UPDATES, held_out, held_out), strict=True):
         flags = answers(text) if kind.startswith("sums") else None
         found.append(batches(vocabulary.encode(text), flags, most))
     return len(vocabulary), found
@@ -158,54 +170,29 @@ def wrong(ys, targets, mask):
 LOSS, ERRORS = jrnn.PerStep(jrnn.losses.cross_entropy), jrnn.PerStep(wrong)
 
 
-def optimizer(setting, updates):
-    """Adam whose learning rate decays to zero."""
-    return optax.chain(
-        optax.clip_by_global_norm(setting["clip"]),
-        optax.scale_by_adam(),
-        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, updates)),
-        optax.scale(-setting["rate"]),
-    )
-
-
-@functools.cache
-def optimizer_of(updates):
-    """The function of the setting, one for all architectures."""
-    return functools.partial(optimizer, updates=updates)
-
-
 def trainer(ptb, task, name, settings, seeds, tests):
     vocabulary, (train, valid, test) = parts(task, ptb)
     kind, times = divided(task)
-    model, length = model_of(name, vocabulary), times * UPDATES // EPOCHS
-    begun = time.process_time()
-    result = jrnn.sweep(
+    model, length = model_of(name, vocabulary, kind), times * UPDATES // EPOCHS
+
+    def tested(params):
+        if kind in ACCURACY:
+            return 1 - jrnn.evaluate(model, params, test, ERRORS, stateful=True)
+        return jrnn.evaluate(model, params, test, LOSS, stateful=True)
+
+    return trained(
         model,
         lambda epoch: [train[i % len(train)] for i in range(length * epoch, length * (epoch + 1))],
         LOSS,
-        optimizer=optimizer_of(times * UPDATES),
-        settings=[setting_of(number, RATES, CLIPS) for number in settings],
+        optimizer=adam(times * UPDATES),
+        settings={number: setting_of(number, RATES, CLIPS) for number in settings},
         seeds=seeds,
-        adjust=scaled,
         in_features=vocabulary,
         epochs=EPOCHS,
         validation=valid,
         stateful=True,
-        progress=jrnn.Progress(bar=False),
+        measure=tested if tests else None,
     )
-    used = (time.process_time() - begun) / len(result.members)
-    each = [number for number in settings for _ in seeds]
-    for number, member in zip(each, result.members, strict=True):
-        measure = functools.partial(jrnn.evaluate, model, member.params, test, stateful=True)
-        yield {
-            "setting": number,
-            "seed": member.seed,
-            **member.setting,
-            "parameters": count_parameters(model, vocabulary),
-            "valid": member.score,
-            "test": (1 - measure(ERRORS) if kind in ACCURACY else measure(LOSS)) if tests else "",
-            "cpu_seconds": round(used, 1),
-        }
 
 
 def guesses(task, ptb=None):
@@ -235,7 +222,7 @@ def unit_of(task):
     kind, _ = divided(task)
     if kind in ACCURACY:
         return "accuracy", np.asarray
-    return ("perplexity", np.exp) if kind in ("words", "ptb") else ("bits per character", bits)
+    return ("perplexity", np.exp) if kind in PARAMETERS else ("bits per character", bits)
 
 
 def bits(nats):
@@ -248,14 +235,15 @@ def tasks_of(runs):
 
 
 def report(runs, task):
-    """The table of a task: each architecture beside the published figure and the LSTM."""
+    """The table of a task, of the rounds that all have: beside the published figure and the LSTM."""
     rows = []
     kind, (measure, unit) = divided(task)[0], unit_of(task)
-    lstm, digits = unit(finals(runs, task, "LSTM")), 3 if measure == "accuracy" else 2
+    below, digits = settled(runs, task, NAMES, COUNT), 3 if measure == "accuracy" else 2
+    lstm = unit(finals(runs, task, "LSTM", below))
     for place, name in enumerate(NAMES):
-        found = unit(finals(runs, task, name))
+        found = unit(finals(runs, task, name, below))
         compared = len(found) > 1 and len(lstm) > 1 and name != "LSTM"
-        tried = numbers(runs.find(task=task, name=name, part="search"), "valid")
+        tried = list(trials(runs, task, name, below).values())
         rows.append(
             (
                 name,
@@ -266,7 +254,8 @@ def report(runs, task):
                 f"{welch(found, lstm):.2g}" if compared else "",
             )
         )
-    header = "", "published", "validation, nats, all settings", "test, best setting", "less LSTM", "p (Welch)"
+    published = "published" + {"sums3": ", 8 digits", "ptb": ", 20 million parameters, dropout"}.get(kind, "")
+    header = "", published, "validation, nats, all settings", "test, best setting", "minus LSTM", "p (Welch)"
     return markdown(header, rows)
 
 
@@ -286,11 +275,11 @@ def draw(runs, path):
     for ax in axes[len(tasks) :]:
         ax.remove()
     for ax, task in zip(axes, tasks, strict=False):
-        measure, unit = unit_of(task)
+        below, (measure, unit) = settled(runs, task, NAMES, COUNT), unit_of(task)
         for place, name in enumerate(NAMES):
-            found = unit(finals(runs, task, name))
+            found = unit(finals(runs, task, name, below))
             ax.plot([place] * len(found), found, "o", color=f"C{place}", markersize=4)
-        lstm = unit(finals(runs, task, "LSTM"))
+        lstm = unit(finals(runs, task, "LSTM", below))
         if len(lstm):
             ax.axhline(np.mean(lstm), linestyle="--", color="C1", linewidth=1)
         ax.set(title=task, ylabel=measure)
@@ -299,15 +288,17 @@ def draw(runs, path):
 
 
 def main():
-    parser = options(__doc__, rounds=4, tasks=TASKS)
-    parser.add_argument("--ptb", help="directory of the Penn treebank in Mikolov's format")
+    parser = options(__doc__, rounds=4, tasks=TASKS[:-1])
+    parser.add_argument("--ptb", type=Path, help="directory of the Penn treebank in Mikolov's format")
     given = parser.parse_args()
-    for task in given.tasks:
-        if divided(task)[0] not in TASKS:
-            parser.error(f"--tasks has {task!r}, needs some of {', '.join(TASKS)}, with a factor or without")
+    try:
+        kinds = {divided(task)[0] for task in given.tasks}
+    except ValueError as error:
+        parser.error(str(error))
+    if "ptb" in kinds and not (given.ptb and all(file.is_file() for file in treebank(given.ptb))):
+        parser.error(f"--tasks has 'ptb', needs --ptb with {', '.join(f.name for f in treebank(Path()))}")
     runs = Runs(given.file, SEARCH_HEADER)
-    tasks = (*given.tasks, *(("ptb",) if given.ptb else ()))
-    plan = [(turn, task, NAMES[given.share]) for turn in range(given.rounds) for task in tasks]
+    plan = [(turn, task, NAMES[given.share]) for turn in range(given.rounds) for task in given.tasks]
     trains = functools.partial(trainer, given.ptb)
     search(runs, Budget(given.minutes, given.cpu_minutes), trains, plan, COUNT)
     runs = Runs(given.file, SEARCH_HEADER)  # with what other shares have added

@@ -2,12 +2,14 @@
 
 import argparse
 import csv
+import functools
 import math
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from scipy.stats import ttest_ind, ttest_rel
 
 import jrnn
@@ -149,11 +151,37 @@ def setting_of(number, rates, clips):
     }
 
 
-def best_setting(runs, below=math.inf, **wanted):
+def trials(runs, task, name, below=math.inf):
+    """Validation by setting, of the settings numbered below with a finite one."""
+    rows = runs.find(task=task, name=name, part="search")
+    found = {int(row["setting"]): float(row["valid"]) for row in rows}
+    return {number: valid for number, valid in found.items() if number < below and math.isfinite(valid)}
+
+
+def best_setting(runs, task, name, below=math.inf):
     """The setting, of those numbered below, with the smallest validation; None if there is no finite one."""
-    rows = [row for row in runs.find(part="search", **wanted) if np.isfinite(float(row["valid"]))]
-    rows = [row for row in rows if int(row["setting"]) < below]
-    return int(min(rows, key=lambda row: float(row["valid"]))["setting"]) if rows else None
+    found = trials(runs, task, name, below)
+    return min(found, key=found.get, default=None)
+
+
+def finals(runs, task, name, below=math.inf):
+    """The tests of the best setting, with other seeds."""
+    best = best_setting(runs, task, name, below)
+    return numbers(runs.find(task=task, name=name, part="best", setting=best), "test")
+
+
+def settled(runs, task, names, count):
+    """The number of settings in the rounds that are complete for all names; infinite if none is."""
+    below = 0
+    while True:
+        for name in names:
+            rows = runs.find(task=task, name=name, part="search")
+            if not {int(row["setting"]) for row in rows}.issuperset(range(below + count)):
+                return below or math.inf
+            best = best_setting(runs, task, name, below + count)
+            if best is not None and not runs.find(task=task, name=name, part="best", setting=best):
+                return below or math.inf
+        below += count
 
 
 def search(runs, budget, trainer, plan, count):
@@ -176,7 +204,7 @@ def search(runs, budget, trainer, plan, count):
                 for row in trainer(task, name, numbers, (0,), tests=False):
                     runs.add(task=task, name=name, part="search", **row)
         for name in names:
-            best = best_setting(runs, numbers.stop, task=task, name=name)
+            best = best_setting(runs, task, name, numbers.stop)
             if best is not None and not runs.find(task=task, name=name, part="best", setting=best):
                 if budget.spent():
                     return
@@ -189,9 +217,51 @@ def scaled(params, setting):
     return jax.tree.map(lambda leaf: setting["scale"] * leaf if leaf.ndim > 1 else leaf, params)
 
 
-def finals(runs, task, name, column="test"):
-    """The results of the best setting that was run with other seeds, by seed."""
-    repeated = {row["setting"] for row in runs.find(task=task, name=name, part="best")}
-    rows = [row for row in runs.find(task=task, name=name, part="search") if row["setting"] in repeated]
-    best = min(rows, key=lambda row: float(row["valid"]), default={"setting": None})["setting"]
-    return numbers(runs.find(task=task, name=name, part="best", setting=best), column)
+@functools.cache
+def adam(updates, final=0.0):
+    """A function of the setting: Adam whose learning rate falls to a share of itself.
+
+    The same function for the same arguments, so that models share its compiled program.
+    """
+
+    def optimizer(setting):
+        return optax.chain(
+            optax.clip_by_global_norm(setting["clip"]),
+            optax.scale_by_adam(),
+            optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, updates, alpha=final)),
+            optax.scale(-setting["rate"]),
+        )
+
+    return optimizer
+
+
+def trained(model, data, loss, *, settings, seeds, in_features, measure=None, **options):
+    """Train a model with all settings and seeds in one program; a row for each.
+
+    Args:
+      model: the model.
+      data: as `jrnn.sweep` takes it.
+      loss: what is minimized.
+      settings: the settings by number.
+      seeds: the seeds of each.
+      in_features: the width of the input, or the size of the vocabulary.
+      measure: function `params -> result` on the test data, if it is to be measured.
+      **options: further ones of `jrnn.sweep`.
+    """
+    begun = time.process_time()
+    result = jrnn.sweep(
+        model, data, loss, settings=list(settings.values()), seeds=seeds, adjust=scaled,
+        in_features=in_features, progress=jrnn.Progress(bar=False), **options,
+    )  # fmt: skip
+    used = (time.process_time() - begun) / len(result.members)
+    each = [number for number in settings for _ in seeds]
+    for number, member in zip(each, result.members, strict=True):
+        yield {
+            "setting": number,
+            "seed": member.seed,
+            **member.setting,
+            "parameters": count_parameters(model, in_features),
+            "valid": member.score,
+            "test": measure(member.params) if measure else "",
+            "cpu_seconds": round(used, 1),
+        }
