@@ -107,12 +107,13 @@ def _send(data: bytes) -> bytes:
 
 
 def total(counts: NDArray[Any]) -> NDArray[Any]:
-    """The sum over the processes of (n,) whole numbers."""
+    """The sum over the processes of (n,) float64."""
     if not several():
         return counts
-    padded = np.zeros(_rounded(len(counts)), np.int32)
+    padded = np.zeros(_rounded(len(counts)))
     padded[: len(counts)] = counts
-    summed: NDArray[Any] = multihost_utils.process_allgather(padded).sum(0)[: len(counts)]
+    sent = multihost_utils.process_allgather(padded.view(np.uint32))  # as JAX would round float64
+    summed: NDArray[Any] = np.ascontiguousarray(sent).view(np.float64).sum(0)[: len(counts)]
     return summed
 
 

@@ -363,6 +363,7 @@ ARGUMENTS = [
     ("train --resume nowhere", "nowhere: not the directory of a run: it does not exist"),
     ("train --resume . --out x", "--out cannot be combined with --resume: a run keeps its settings"),
     ("train --distributed", "--distributed: "),
+    ("train --out .", "--out must name a directory of its own, got '.'"),
     ("train --resume .", ".: not the directory of a run: it has no complete checkpoint"),
     ("cells --in-features 0", "argument --in-features: needs a whole number of at least 1, got '0'"),
     ("trian", "argument COMMAND: invalid choice: 'trian'"),

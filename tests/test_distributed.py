@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,8 +20,10 @@ import pytest
 
 import jrnn
 from jrnn import _processes
+from jrnn.decoding.ctc import CTC
 from jrnn.losses import cross_entropy
 from jrnn.training import _runs, _storing
+from jrnn.training._plans import Plan
 from jrnn.training.devices import map_rows, split_over
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -310,6 +313,17 @@ def test_rows_are_found_where_other_axes_are_as_long(per_sequence):
     batch = jrnn.Batch(four[..., None], four, lengths=many, target_mask=many if per_sequence else four)
     axes = map_rows(lambda leaf, axis: axis, batch, 4, per_sequence)
     assert axes == jrnn.Batch(1, 1 - per_sequence, 0, 1 - per_sequence)
+    square = map_rows(lambda leaf, axis: axis, batch._replace(target_mask=four), 4, per_sequence)
+    assert square.target_mask == 1 - per_sequence
+
+
+def test_losses_say_where_their_targets_have_rows():
+    """Four labels for each of eight rows, four of which are those of a process."""
+    losses = jrnn.AtLast(cross_entropy), jrnn.PerSequence(cross_entropy), CTC(), jrnn.PerStep(cross_entropy)
+    found = [Plan.per_sequence.fget(SimpleNamespace(loss=loss)) for loss in losses]
+    assert found == [True, True, True, False]
+    mine = jrnn.Batch(np.zeros((6, 4, 2)), np.zeros((4, 4)), target_mask=np.ones(4, bool))
+    assert map_rows(lambda leaf, axis: axis, mine, 4, found[2]).targets == 0
 
 
 def recipe(word):

@@ -25,6 +25,10 @@ def labeled(place=(4, 2), label=4, **options):
     return BATCH._replace(targets=labels, **options)
 
 
+def ending(lengths, array=np.asarray):
+    return BATCH._replace(lengths=array(lengths))
+
+
 LABELS = jrnn.PerStep(jrnn.losses.cross_entropy)
 CLASSES = r"cross_entropy needs 0 to 3, since the outputs of Elman\(.* are 4 classes; .* by target_mask"
 ONE_EACH = [BATCH._replace(targets=jnp.zeros((3, 4)))]  # targets for whole sequences
@@ -107,6 +111,12 @@ REFUSED = [
     (lambda: fit(batches=[labeled(label=0)], validation=[labeled()], loss=LABELS),
      r"validation: targets\[4, 2\] is 4"),
     (lambda: jrnn.evaluate(CELL, PARAMS, [labeled()], LABELS), r"batches: targets\[4, 2\] is 4"),
+    (lambda: jrnn.evaluate(CELL, PARAMS, [ending([5, 6, 0])], LOSS),
+     "lengths must lie between 0 and the 5 steps of xs, got 0 to 6"),
+    (lambda: list(jrnn.predict(CELL, PARAMS, [ending([5, -1, 0], jnp.array)])), "between 0 and the 5 steps"),
+    (lambda: fit(batches=[ending([5, 6, 0])._replace(targets=jnp.zeros((3, 4)))], loss=jrnn.AtLast(MSE)),
+     "between 0 and the 5 steps"),
+    (lambda: fit(batches=[ending([5, 5, 0], list)]), r"lengths of a batch must be an array, got \[5, 5, 0\]"),
     (lambda: fit(key=0), r"key must be a random key, as in jax.random.key\(0\), got 0"),
     (lambda: fit(key=None), r"key must be a random key, .* got None"),
     (lambda: fit(epochs=1.5), "epochs must be a whole number, 0 or more, got 1.5"),
@@ -148,6 +158,13 @@ def test_labels_of_a_new_number_of_steps_are_checked_and_counted_without_a_progr
         assert counted(LABELS, batch) == 0
     assert counted(LABELS, batches[1]._replace(lengths=np.array([17, 0, 2]))) == 19
     assert programs() == before
+
+
+def test_a_mask_that_broadcasts_counts_as_what_it_selects():
+    short = jrnn.Batch(XS[:, :2], jnp.zeros((2, 4)), target_mask=np.ones(1, bool))
+    for wrap in (jrnn.AtLast, jrnn.PerSequence):
+        assert counted(wrap(MSE), short) == 2 and counted(wrap(MSE), short._replace(target_mask=None)) == 2
+        assert counted(wrap(MSE), short._replace(lengths=np.array([5, 0]))) == 1
 
 
 def test_a_flax_module_is_not_taken_for_a_cell():

@@ -132,6 +132,9 @@ def test_a_file_that_only_the_checkpoint_names_is_not_opened(trained, tmp_path, 
     (path,) = jrnn.checkpoint.checkpoints(python)
     forge(path, lambda description: description["meta"].update(files=[]))
     assert main(["inspect", str(python), "--steps", "10"]) == 0
+    forge(path, lambda description: description["meta"]["config"].update(valid="held out.txt"))
+    said = refusal(capsys, str(python), "--steps", "10")  # no tenth of what it was trained on is held out
+    assert said == f"{python}: pass the text to inspect with; it was validated on --text 'held out.txt'"
 
 
 def entries(value, place=()):

@@ -288,10 +288,13 @@ def test_memory_limits_the_members_of_a_block():
         ({"settings": {"seed": [1]}}, "columns of the table"),
         ({"settings": {"rate": [0.1]}}, "settings have no 'scale'"),
         ({"seeds": ()}, "at least one seed"),
+        ({"seeds": 5}, "seeds must be a sequence of ints, got 5"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"out": ""}, "out must be a path, a str or a Path, got ''"),
     ],
 )
 def test_mistakes_are_named(options, text):
-    with pytest.raises((ValueError, KeyError), match=text):
+    with pytest.raises((ValueError, KeyError, TypeError), match=text):
         swept(**options)
 
 

@@ -123,6 +123,49 @@ def test_a_resumed_run_without_its_best_epoch_says_so(tmp_path, harm):
             fit(epochs=4, criterion=scores(1.0, 2.0, 7.0, 8.0), out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_waits_for_a_new_best_where_the_old_one_is_lost(tmp_path, patience):
+    falling = scores(*range(9, 0, -1))
+    fit(epochs=4, criterion=falling, patience=patience, out=tmp_path)
+    shutil.rmtree(tmp_path / "best")
+    with pytest.warns(RuntimeWarning, match="best of the remaining epochs replaces it"):
+        result = fit(epochs=6, criterion=falling, patience=patience, out=tmp_path, resume=True)
+    assert len(result.history) == 6 and jrnn.load(tmp_path, best=True).step == 24
+    with pytest.warns(RuntimeWarning, match="the criterion was finite in no epoch"):
+        never = fit(epochs=6, criterion=lambda entry: math.nan, patience=patience)
+    assert len(never.history) == patience
+
+
+class Shares:
+    """A mean whose weights, the same for a batch, need not be whole."""
+
+    def mean(self, ys, batch):
+        return LOSS.mean(ys, batch._replace(target_mask=None))
+
+    def count(self, batch):
+        return batch.target_mask.sum()
+
+
+def test_counts_need_not_be_whole(tmp_path):
+    """Weights, small ones too, of epochs that are trained on and validated on, in one run and in two."""
+    batches = [BATCH._replace(targets=k * BATCH.targets, target_mask=np.full((5, 3), w, np.float32))
+               for k, w in ((1, 0.04), (3, 0.02), (2, 0.005))]  # fmt: skip
+    still = {"optimizer": optax.sgd(0.0), "loss": Shares(), "validation": batches, "batches": batches}
+    (whole,) = fit(**still).history
+    assert whole["train"] == pytest.approx(whole["validation"], rel=1e-6)
+    means = [float(LOSS.mean(jrnn.unroll(CELL, fit(**still).params, XS)[1], b._replace(target_mask=None)))
+             for b in batches]  # fmt: skip
+    assert whole["train"] == pytest.approx(np.average(means, weights=[8, 4, 1]), rel=1e-5)
+    stopping = {"monitors": (lambda record, state: os.kill(os.getpid(), signal.SIGINT),)}
+    assert fit(**still, out=tmp_path, **stopping).interrupted
+    (resumed,) = fit(**still, out=tmp_path, resume=True).history
+    assert resumed["train"] == whole["train"]
+    options = {"progress": QUIET, "in_features": 2, "validation": batches, "optimizer": optax.sgd(0.0)}
+    (row,) = jrnn.sweep(CELL, batches, Shares(), **options).table
+    assert row["train"] == pytest.approx(whole["train"], rel=1e-5)
+    assert row["validation"] == pytest.approx(whole["validation"], rel=1e-5)
+
+
 def explode_at(step, value=jnp.nan):
     """Batches of which one turns the parameters into NaN."""
     batches = [BATCH] * 6
@@ -415,6 +458,11 @@ def test_averaged_parameters_are_evaluated_kept_and_returned(tmp_path, model):
     assert same(jrnn.load(tmp_path, best=True).params, result.params)
     if model is CELL:
         assert same(result.params, average(result.state.opt_state, result.state.params))
+    with pytest.warns(RuntimeWarning, match="those of the newest checkpoint"):
+        options = {"optimizer": optimizer, "eval_params": average, "batches": explode_at(5)}
+        diverged = fit(model, save_every=2, out=tmp_path / "diverged", **options)
+    sound = fit(model, optimizer=optimizer, eval_params=average)  # its four steps
+    assert same(diverged.params, sound.params)
     fixed = jax.tree.map(lambda free, a, b: free or np.array_equal(a, b), jrnn.trainable(result.params),
                          result.params, result.state.params)  # fmt: skip
     assert all(jax.tree.leaves(fixed))

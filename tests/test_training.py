@@ -213,6 +213,11 @@ def test_a_stream_refuses_a_layer_that_looks_ahead():
         jrnn.fit(
             layer, STREAM, LOSS, optimizer=optax.sgd(1.0), key=jax.random.key(0), in_features=5, stateful=True
         )
+    params = layer.init(jax.random.key(0), 5)
+    with pytest.raises(ValueError, match="looks ahead"):
+        jrnn.evaluate(layer, params, STREAM, LOSS, stateful=True)
+    with pytest.raises(ValueError, match="looks ahead"):
+        jrnn.predict(layer, params, STREAM, stateful=True)
 
 
 def test_empty_batches_are_refused():

@@ -66,6 +66,12 @@ def test_the_model_of_the_options():
     assert blocks.init(jax.random.key(0), 9)[2][1].w is None
     drawn = uniform_params(config.model(9), 9, seed=0, bound=0.25)
     assert all(0.1 < float(jnp.abs(leaf).max()) <= 0.25 for leaf in jax.tree.leaves(drawn))
+    fixed = TrainConfig(cell="LMU", hidden=8).model(9)
+    own, drawn = fixed.init(jax.random.key(3), 9), uniform_params(fixed, 9, seed=3, bound=0.25)
+    kept = jax.tree.map(
+        lambda trained, a, b: trained != np.array_equal(a, b), jrnn.trainable(own), own, drawn
+    )
+    assert all(jax.tree.leaves(kept)) and not all(jax.tree.leaves(jrnn.trainable(own)))
 
 
 def test_the_rate_is_halved_and_the_weights_are_averaged():

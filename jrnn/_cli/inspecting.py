@@ -52,6 +52,9 @@ def _text(run: Path, meta: dict[str, Any], given: Sequence[str]) -> str:
 
     Files named only in the checkpoint are not opened, since it may come from anywhere.
     """
+    if (valid := meta["config"].get("valid")) and not given:
+        named = shlex.quote(valid)
+        raise ValueError(f"{run}: pass the text to inspect with; it was validated on --text {named}")
     if meta["files"] and not given:
         named = " ".join(map(shlex.quote, meta["files"]))
         raise ValueError(f"{run}: pass the text to inspect with; it was trained on --text {named}")

@@ -48,15 +48,15 @@ def averaged(opt_state: Any, params: Any) -> Any:
 
 
 def uniform_params(model: Any, vocabulary: int, seed: int, bound: float) -> Any:
-    """Initial parameters, each uniform between ± the bound."""
+    """Initial parameters, each uniform between ± the bound; those that are not trained as they are."""
     key = jax.random.key(seed)
-    shapes = jax.eval_shape(lambda: model.init(key, vocabulary))
-    leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        jax.random.uniform(k, a.shape, a.dtype, -bound, bound) for k, a in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    params = model.init(key, vocabulary)
+    keys = jax.tree.unflatten(jax.tree.structure(params), jax.random.split(key, len(jax.tree.leaves(params))))
+
+    def drawn(trained: bool, key: Array, leaf: Array) -> Array:
+        return jax.random.uniform(key, leaf.shape, leaf.dtype, -bound, bound) if trained else leaf
+
+    return jax.tree.map(drawn, jrnn.trainable(params), keys, params)
 
 
 def activation_penalty(model: Any, size: float, change: float) -> Any:

@@ -254,6 +254,8 @@ def _new_directory(out: str | None, config: TrainConfig, files: tuple[str, ...])
 
 def _made(path: Path, config: TrainConfig, files: tuple[str, ...]) -> Path:
     """Make a directory that has the settings of its run from the start, so that it can be resumed."""
+    if not path.name:
+        raise ValueError(f"--out must name a directory of its own, got {str(path)!r}")
     if path.is_dir() and any(path.iterdir()):
         hint = f"continue with {_resume(path)}, or " if jrnn.checkpoint.checkpoints(path) else ""
         raise FileExistsError(f"{path}: the directory is not empty: {hint}choose another --out")

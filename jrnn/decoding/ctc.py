@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class CTC:
     """
 
     blank: int = 0
+    per_sequence: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_lag("blank", self.blank)

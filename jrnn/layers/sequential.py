@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import jax
 from jax import Array
 
-from jrnn._checks import brief, require_model
+from jrnn._checks import brief, check_flag, require_model
 from jrnn._fields import Rate, checked
 from jrnn._timing import is_timed, values_and_dt, with_dt
 from jrnn._traits import is_noisy, map_time, out_axes
@@ -145,3 +145,11 @@ def looks_ahead(model: Any) -> bool:
     if isinstance(model, Sequential):
         return any(looks_ahead(layer) for layer in model.layers)
     return is_layer(model)
+
+
+def check_stateful(stateful: Any, model: Any) -> bool:
+    """Return the flag, or raise if the carry of this model cannot be passed on from batch to batch."""
+    if check_flag("stateful", stateful) and looks_ahead(model):
+        hint = "it looks ahead, so its carry cannot be passed on"
+        raise ValueError(f"stateful must be False for {model}: {hint}")
+    return bool(stateful)

@@ -239,7 +239,7 @@ class Block:
         self.group, self.members = group, members
         # copies of the last, so that all blocks run the same program, of equal parts on all devices
         self.padding = -(-size // group.devices) * group.devices - len(members)
-        self.losses: list[tuple[int, Array]] = []  # of steps, with the number of targets
+        self.losses: list[tuple[float, Array]] = []  # of steps, with the number of targets
 
     def begin(self, seeds: list[int], floats: list[Floats]) -> None:
         """Draw the initial states, given the seeds and the settings of all members of the population."""
@@ -283,7 +283,7 @@ class Block:
         carry = self.group.place(self.group.programs.carries(state.params, shape), MEMBERS)
         self.stacked = self.stacked._replace(state=state._replace(carry=carry))
 
-    def advance(self, batch: Batch, fresh: Array, count: int) -> None:
+    def advance(self, batch: Batch, fresh: Array, count: float) -> None:
         """Take one step on a batch with `count` targets; returns before it is computed."""
         state, active, best = self.stacked
         state, active, loss = self.group.programs.step(state, batch, fresh, active, self.floats)

@@ -1,6 +1,7 @@
 """The options of a run, checked."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ import numpy as np
 import optax
 
 from jrnn._caching import cached
-from jrnn._checks import brief, check_flag, check_width
+from jrnn._checks import brief, check_width
 from jrnn.cell import trainable
 from jrnn.data import Batch
-from jrnn.layers.sequential import looks_ahead
+from jrnn.layers.sequential import check_stateful
 from jrnn.training._storing import NONFINITE
-from jrnn.training.objectives import AtLast, Loss, PerSequence, check_loss
+from jrnn.training.objectives import Loss, check_loss
 from jrnn.training.progress import Progress
 from jrnn.training.steps import (
     Evaluation,
@@ -55,7 +56,7 @@ class Plan:
         model_function(self.model)
         check_loss(self.loss)
         require_optimizer(self.optimizer)
-        check_flag("stateful", self.stateful)
+        check_stateful(self.stateful, self.model)
         if not isinstance(self.progress, Progress):
             hint = "progress=jrnn.Progress(bar=False) shows none"
             raise TypeError(f"progress must be a Progress, got {brief(self.progress)}: {hint}")
@@ -68,15 +69,11 @@ class Plan:
         check_width("save_every", self.save_every)
         if self.patience is not None:
             check_width("patience", self.patience)
-        if self.stateful and looks_ahead(self.model):
-            raise ValueError(
-                f"stateful must be False for {self.model}: it looks ahead, so its carry cannot be passed on"
-            )
 
     @property
     def per_sequence(self) -> bool:
-        """True if the targets are (batch, ...), rather than (time, batch, ...)."""
-        return isinstance(self.loss, AtLast | PerSequence)
+        """True if targets and their mask are (batch, ...), rather than (time, batch, ...)."""
+        return bool(getattr(self.loss, "per_sequence", False))
 
     @property
     def evaluation(self) -> Evaluation:
@@ -90,10 +87,17 @@ class Plan:
         return _number("criterion must return a number", self.criterion(entry))
 
     def out_of_patience(self, history: list[dict[str, Any]], best: int | None) -> bool:
-        """True if the last `patience` epochs brought no improvement on that which ended with step `best`."""
-        epochs = [entry["epoch"] for entry in history if entry["step"] == best]
-        waited = len(history) - (epochs[0] if epochs else 0)
-        return self.patience is not None and waited >= self.patience
+        """True if the last `patience` epochs brought no improvement on that which ended with step `best`.
+
+        If there is no best, no epoch had a finite score, or a resumed run has lost the best of those that had
+        one, and waits for a new one since the last of them.
+        """
+        if self.patience is None:
+            return False
+        scores = {entry["step"]: self.score(entry) for entry in history} if best is None else {best: 0.0}
+        scored = [step for step, score in scores.items() if score is not None and math.isfinite(score)]
+        epochs = [entry["epoch"] for entry in history if entry["step"] in scored]
+        return len(history) - max(epochs, default=0) >= self.patience
 
     def watch(self, record: dict[str, Any], state: TrainState) -> dict[str, float]:
         """Call the monitors, and add the numbers they return to the record."""

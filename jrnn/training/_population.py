@@ -39,7 +39,7 @@ class Record:
     group: int
     history: list[dict[str, Any]] = field(default_factory=list)
     nats: float = 0.0  # sum of the losses of the epoch so far
-    targets: int = 0  # of the epoch so far
+    targets: float = 0.0  # of the epoch so far
     score: float = math.inf
     best: int | None = None  # the last step of the best epoch
     diverged: int | None = None
@@ -136,7 +136,7 @@ class Population:
         placed, fresh = self.groups[0].place((batch, on_device(self.batches_done == 0)))
         for block in self.blocks:
             if block.active.any():
-                block.advance(placed, fresh, int(counts[block.group]))
+                block.advance(placed, fresh, float(counts[block.group]))
         jax.block_until_ready([block.losses[-2:-1] for block in self.blocks])  # so that few batches wait
         self.batches_done += 1
         self.steps_done += 1
@@ -181,13 +181,13 @@ class Population:
         if self.plan.progress.bar:
             tqdm.write(self.line(), file=sys.stderr)
         for record in self.records:
-            record.nats, record.targets = 0.0, 0
+            record.nats, record.targets = 0.0, 0.0
         self.save()
 
     def enter(self, block: Block, row: int, validation: float | None) -> float:
         """Add the epoch to the history of a member, and return its score."""
         record = self.records[block.members[row]]
-        train = record.nats / max(record.targets, 1)
+        train = record.nats / record.targets if record.targets else 0.0
         entry: dict[str, Any] = {"step": self.steps_done, "epoch": self.epoch + 1, "train": train}
         if validation is not None:
             entry["validation"] = validation

@@ -79,7 +79,7 @@ class Run:
             return
         self.steps_done, self.epoch, self.batches_done = (position[k] for k in ("step", "epoch", "batch"))
         self.history = [from_json(entry) for entry in position["history"]]
-        self.meter = Meter(*from_json(position["sums"]).values())
+        self.meter = Meter(**from_json(position["sums"]))
         if best is not None:
             score = next(
                 self.plan.score(entry) for entry in self.history if entry["step"] == position["best"]
@@ -264,7 +264,8 @@ class Run:
         if self.best.step is not None:
             params = self.best.params
         elif self.diverged is not None and self.store is not None and self.store.has_checkpoints():
-            params = self.store.newest_params(like=local(params))
+            state = self.state._replace(carry=None)
+            params = self.plan.evaluated(self.store.newest(local(state), self.optimizer))
         if is_first() and (warning := self.warning()):
             warn(warning, RuntimeWarning)
         found: tuple[Any, TrainState] = local(params), self.whole()

@@ -81,9 +81,15 @@ class Store:
         self.cut(stored.step, len(position["history"]))
         return position, (state, best)
 
-    def newest_params(self, like: Any) -> Any:
-        """The parameters of the newest checkpoint."""
-        return read_first(lambda: (None, load(self.path, cell=self.cell).params), lambda _: like)[1]
+    def newest(self, state: TrainState, optimizer: Any) -> TrainState:
+        """A state with the parameters of the newest checkpoint and their state of the optimizer."""
+
+        def found() -> tuple[None, Any]:
+            stored = load(self.path, cell=self.cell, optimizer=optimizer)
+            return None, (stored.params, stored.opt_state)
+
+        params, opt_state = read_first(found, lambda _: (state.params, state.opt_state))[1]
+        return state._replace(params=params, opt_state=opt_state)
 
     def begin(self) -> None:
         """Start a run in a directory without checkpoints: its log starts anew."""
@@ -148,7 +154,7 @@ def check_position(path: Path, position: dict[str, Any]) -> None:
         "batch": _is_count(given["batch"]),
         "rows": given["rows"] is None or _is_count(given["rows"]),
         "stateful": isinstance(given["stateful"], bool),
-        "sums": _is_record(given["sums"], "targets") and {*Sums._fields, NONFINITE} >= given["sums"].keys(),
+        "sums": _is_record(given["sums"]) and given["sums"].keys() - {NONFINITE} == {*Sums._fields},
         "history": all(_is_record(entry, "step", "epoch") for entry in history),
     }
     steps = [entry["step"] for entry in history] if fits["history"] else []

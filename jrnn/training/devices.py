@@ -236,7 +236,7 @@ def map_rows(
     """Apply `function(leaf, axis)` to every leaf of a batch, where `axis` is that of its rows or None."""
 
     def visit(name: str, tree: Any) -> Any:
-        axes = (0, 1) if name == "targets" and per_sequence else (1, 0)
+        axes = (0, 1) if per_sequence and name in ("targets", "target_mask") else (1, 0)
         return jax.tree.map(lambda leaf: function(leaf, rows_axis(leaf, rows, axes)), tree)
 
     return Batch(**{name: visit(name, tree) for name, tree in batch._asdict().items()})

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,16 @@ from jrnn._checks import brief
 from jrnn.data import Batch
 from jrnn.losses import cross_entropy
 from jrnn.paradigms import last
-from jrnn.unrolling._masking import valid_steps
+from jrnn.unrolling._masking import on_host, valid_steps
 
 
 class Loss(Protocol):
-    """The mean loss of a model's outputs on a batch, and the number of targets it is taken over."""
+    """The mean loss of a model's outputs on a batch, and the number of targets it is taken over.
+
+    The number need not be whole: for a weighted mean it is the sum of the weights. A loss whose targets and
+    `target_mask` are (batch, ...) has an attribute `per_sequence`, True, by which several processes share
+    out a batch.
+    """
 
     def mean(self, ys: Any, batch: Batch) -> Array: ...
 
@@ -28,7 +33,10 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class PerStep:
-    """Loss on every valid step: `loss(ys, targets, mask)` with `target_mask` of the batch.
+    """Loss on every valid step: `loss(ys, targets, mask)`.
+
+    The mask is `target_mask` of the batch. Without one it is True before `lengths`, which are those of the
+    inputs: targets that end elsewhere need a `target_mask`.
 
     Args:
       loss: `(predictions, targets, mask) -> mean`, such as `jrnn.losses.cross_entropy`.
@@ -50,13 +58,7 @@ class PerStep:
 
     def count(self, batch: Batch) -> Any:
         """Number of steps that count."""
-        mask = self._mask(batch)
-        if mask is None:
-            return np.prod(_shape(batch)[:2])
-        shape, host = _shape(batch)[: mask.ndim], _on_host(mask)
-        if host is not None:  # JAX would compile a program for each shape
-            return np.sum(np.broadcast_to(host, shape))
-        return jnp.sum(jnp.broadcast_to(mask, shape))
+        return _selected(self._mask(batch), _shape(batch), 2)
 
     def _mask(self, batch: Batch) -> Any:
         if batch.target_mask is not None and np.ndim(batch.target_mask) < 2:
@@ -65,7 +67,7 @@ class PerStep:
             )
         if batch.target_mask is not None or batch.lengths is None:
             return batch.target_mask
-        host = _on_host(batch.lengths)
+        host = on_host(batch.lengths)
         lengths = batch.lengths if host is None else host
         return valid_steps(lengths, _shape(batch)[0], jnp.shape(lengths))
 
@@ -88,6 +90,7 @@ class AtLast:
     """
 
     loss: Callable[..., Array]
+    per_sequence: ClassVar[bool] = True
 
     def mean(self, ys: Any, batch: Batch) -> Array:
         """The mean over the sequences that count."""
@@ -114,6 +117,7 @@ class PerSequence:
     """
 
     loss: Callable[..., Array]
+    per_sequence: ClassVar[bool] = True
 
     def mean(self, ys: Any, batch: Batch) -> Array:
         """The mean over the sequences that count."""
@@ -122,8 +126,16 @@ class PerSequence:
 
     def count(self, batch: Batch) -> Any:
         """Number of sequences that count."""
-        mask = _nonempty(batch)
-        return _shape(batch)[0] if mask is None else jnp.sum(mask)
+        return _selected(_nonempty(batch), _shape(batch), 1)
+
+
+def _selected(mask: Any, shape: tuple[int, ...], axes: int) -> Any:
+    """The number of targets that a mask selects, broadcast to them; all of the first axes without one."""
+    if mask is None:
+        return np.prod(shape[:axes])
+    if (host := on_host(mask)) is not None:  # JAX would compile a program for each shape
+        return np.sum(np.broadcast_to(host, shape[: mask.ndim]))
+    return jnp.sum(jnp.broadcast_to(mask, shape[: mask.ndim]))
 
 
 def _nonempty(batch: Batch) -> Any:
@@ -163,7 +175,7 @@ def check_targets(loss: Any, model: Any, batch: Batch, name: str) -> None:
     Only for `cross_entropy`, whose value would be NaN, and only if the batch is on the host, in NumPy or on
     the CPU: reading it from another device would wait for that.
     """
-    classes, targets = getattr(model, "out_features", None), _on_host(batch.targets)
+    classes, targets = getattr(model, "out_features", None), on_host(batch.targets)
     if getattr(loss, "loss", None) is not cross_entropy or not isinstance(classes, int) or targets is None:
         return
     if not np.issubdtype(targets.dtype, np.integer):
@@ -186,20 +198,6 @@ def check_targets(loss: Any, model: Any, batch: Batch, name: str) -> None:
             f"{name}: targets{list(place)} is {targets[place]}, cross_entropy needs 0 to {classes - 1}, "
             f"since the outputs of {brief(model)} are {classes} classes; exclude it by target_mask or lengths"
         )
-
-
-def _on_host(array: Any) -> Any:
-    """An array as one of NumPy if that costs nothing, else None."""
-    if isinstance(array, np.ndarray):
-        return array
-    if (
-        not isinstance(array, jax.Array)
-        or isinstance(array, jax.core.Tracer)
-        or not array.is_fully_addressable
-    ):
-        return None
-    cheap = all(device.platform == "cpu" for device in array.devices())
-    return np.asarray(jax.device_get(array)) if cheap else None
 
 
 def one_number(value: Any) -> bool:

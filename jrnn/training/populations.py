@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jrnn._checks import check_lag, check_whole, check_width
+from jrnn._checks import brief, check_path, check_whole, check_width
 from jrnn.checkpoint import checkpoints
 from jrnn.checkpoint.files import write_file
 from jrnn.training._members import MEMBERS, Group, Recipe, call
@@ -179,7 +179,7 @@ def sweep(
     """
     with contextlib.suppress(RuntimeError):  # JAX has begun, on the devices that the caller wants
         use_cores()
-    epochs = check_lag("epochs", epochs)
+    epochs = check_width("epochs", epochs)
     if memory is not None:
         check_width("memory", memory)
     shared: dict[str, Any] = {
@@ -192,7 +192,7 @@ def sweep(
     check_surroundings(
         records[0].plan, in_features, params, validation, out, resume=resume, stores_width=False
     )
-    folder = None if out is None else Path(out)
+    folder = None if out is None else check_path("out", out)
     population = Population(groups, records, folder, memory)
     given = of_epoch("batches", batches, epochs)
     held_out = None if validation is None else of_epoch("validation", validation, epochs)
@@ -230,6 +230,8 @@ class Design:
         self, seeds: Sequence[int], settings: list[dict[str, Any]]
     ) -> tuple[list[Group], list[Record]]:
         """Groups of members that share a program, and all members."""
+        if not isinstance(seeds, Iterable):
+            raise TypeError(f"seeds must be a sequence of ints, got {brief(seeds)}")
         seeds = [check_whole("seeds", seed) for seed in seeds]
         if not seeds:
             raise ValueError("seeds must hold at least one seed, got none")

@@ -47,7 +47,7 @@ class Progress:
 class Sums(NamedTuple):
     """Totals of an epoch."""
 
-    targets: int
+    targets: float
     nats: float
     seconds: float
 
@@ -55,7 +55,7 @@ class Sums(NamedTuple):
 class Meter:
     """Mean loss and speed of an epoch, continued from saved `sums`; the speed excludes the first step."""
 
-    def __init__(self, targets: int = 0, nats: float = 0.0, seconds: float = 0.0) -> None:
+    def __init__(self, targets: float = 0.0, nats: float = 0.0, seconds: float = 0.0) -> None:
         self.earlier = targets, nats, seconds
         self.begin()
 
@@ -63,13 +63,13 @@ class Meter:
         """Start the clock."""
         self.begun = self.shown = time.perf_counter()
         self.compiled = 0.0
-        self.targets = 0
+        self.targets = 0.0
         self.finite = True  # of the last loss that was checked
-        self.losses: list[tuple[int, Array]] = []
+        self.losses: list[tuple[float, Array]] = []
 
     def count(self, targets: Any, record: dict[str, Any]) -> None:
         """Record a step, with the targets of this process."""
-        targets = int(jax.device_get(targets))
+        targets = float(jax.device_get(targets))
         if not self.losses:
             jax.block_until_ready(record["loss"])
             self.compiled = time.perf_counter() - self.begun
@@ -96,7 +96,7 @@ class Meter:
     def sums(self) -> Sums:
         """Number of targets of the epoch so far, the sum of their losses, and seconds."""
         targets, nats, seconds = self.earlier
-        counts = total(np.array([count for count, _ in self.losses], np.int64)).tolist()
+        counts = total(np.array([count for count, _ in self.losses], float)).tolist()
         losses = jax.device_get([loss for _, loss in self.losses])
         for count, loss in zip(counts, losses, strict=True):
             targets, nats = targets + count, nats + count * float(loss)
@@ -110,7 +110,8 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Mean loss over the epoch's targets, seconds, and those of the first step."""
         targets, nats, seconds = self.sums()
-        return {"train": nats / max(targets, 1), "seconds": seconds, "first_step_seconds": self.compiled}
+        mean = nats / targets if targets else 0.0
+        return {"train": mean, "seconds": seconds, "first_step_seconds": self.compiled}
 
 
 def bar(progress: Progress, title: str, total: int | None, initial: int) -> Any:

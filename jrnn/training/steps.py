@@ -15,14 +15,15 @@ from jax import Array
 
 from jrnn._alignment import select
 from jrnn._caching import cached
-from jrnn._checks import brief, check_flag, reject_modules, require_key
+from jrnn._checks import brief, reject_modules, require_key
 from jrnn._processes import total
 from jrnn.cell import Cell, batch_shape_of, carry_spec, is_layer, map_state, quiet
 from jrnn.data import Batch
 from jrnn.layers import apply
+from jrnn.layers.sequential import check_stateful
 from jrnn.training.objectives import Loss, check_loss, check_targets, one_number
 from jrnn.unrolling import Scan
-from jrnn.unrolling._inputs import check_batch_tokens
+from jrnn.unrolling._inputs import check_batch_inputs
 from jrnn.unrolling.methods import Method
 
 ModelFunction = Callable[..., tuple[Any, Any]]  # (params, batch, carry, key) -> (carry, ys)
@@ -227,7 +228,7 @@ def evaluate(
     """
     model_function(model)
     check_loss(loss)
-    return mean_loss(Evaluation(model, loss, check_flag("stateful", stateful), method), params, batches)
+    return mean_loss(Evaluation(model, loss, check_stateful(stateful, model), method), params, batches)
 
 
 def predict(
@@ -256,7 +257,7 @@ def predict(
     [(5, 4, 3)]
     """
     model_function(model)
-    check_flag("stateful", stateful)
+    check_stateful(stateful, model)
     return _predicted(model, params, require_batches("batches", batches), stateful, method)
 
 
@@ -341,7 +342,7 @@ def require_batch(
     """
     if not isinstance(batch, Batch):
         raise TypeError(f"{name} must contain jrnn.Batch(xs, targets, ...), got {brief(batch)}")
-    check_batch_tokens(model, params, batch.xs, batch.lengths)
+    check_batch_inputs(model, params, batch.xs, batch.lengths)
     check_targets(loss, model, batch, name)
     return batch
 

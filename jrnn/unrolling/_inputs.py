@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrnn._checks import brief
 from jrnn.cells.maps import Embed, EmbedParams
+from jrnn.unrolling._masking import check_range, on_host
 
 
 def check_values(cell: Any, params: Any, xs: Any) -> None:
@@ -34,8 +36,12 @@ def check_tokens(cell: Any, params: Any, xs: Any, lengths: Any = None, mask: Any
         _check_tokens(cell, len(table), tokens)
 
 
-def check_batch_tokens(model: Any, params: Any, xs: Any, lengths: Any) -> None:
-    """Check the tokens of a batch that is still on the host, before a compiled function takes it."""
+def check_batch_inputs(model: Any, params: Any, xs: Any, lengths: Any) -> None:
+    """Check tokens and lengths of a batch that are still on the host, before a compiled function takes it."""
+    if lengths is not None and not hasattr(lengths, "shape"):
+        raise TypeError(f"lengths of a batch must be an array, got {brief(lengths)}: use np.asarray")
+    if (known := on_host(lengths)) is not None and hasattr(xs, "shape"):
+        check_range(known, xs.shape[0])
     if isinstance(xs, np.ndarray) and (lengths is None or isinstance(lengths, np.ndarray)):
         check_tokens(model, params, xs, lengths)
 

@@ -130,6 +130,20 @@ def check_range(lengths: Any, steps: int) -> None:
         raise ValueError(f"lengths must lie between 0 and the {steps} steps of xs, got {low} to {high}")
 
 
+def on_host(array: Any) -> Any:
+    """An array as one of NumPy if that costs nothing, else None."""
+    if isinstance(array, np.ndarray):
+        return array
+    if (
+        not isinstance(array, jax.Array)
+        or isinstance(array, jax.core.Tracer)
+        or not array.is_fully_addressable
+    ):
+        return None
+    cheap = all(device.platform == "cpu" for device in array.devices())
+    return np.asarray(jax.device_get(array)) if cheap else None
+
+
 def as_array(name: str, value: Any) -> Any:
     """An array of JAX as it is, anything else as one of NumPy: JAX would wrap 64-bit values."""
     if isinstance(value, jax.Array):
