@@ -325,6 +325,20 @@ def test_beams_share_one_memory():
         assert not any(11 in shape and SPAN in shape and {3, FEATURES} & set(shape) for shape in shapes)
 
 
+def test_rows_may_share_a_memory():
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), drawn(LOOKING, np.random.default_rng(0)))
+    memory = jnp.asarray(np.random.default_rng(1).normal(size=(SPAN, FEATURES)), jnp.float32)
+    each = jnp.repeat(memory[:, None], 2, 1)
+    start = LOOKING.initial_carry(params, (2,))
+    found = [
+        jrnn.beam_search(LOOKING, params, PROMPT[:, :2], 4, width=3, stop=STOP, coverage_penalty=0.5,
+                         carry=jrnn.attach(LOOKING, params, start, given))
+        for given in (memory, each)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
+    np.testing.assert_allclose(found[0].scores, found[1].scores, rtol=1e-5)
+
+
 def test_a_loop_is_opened_and_a_decoder_goes_on_from_its_carry():
     loop, prompt = jrnn.Feedback(CELL, emit="argmax"), np.concatenate([PROMPT, PROMPT[:, ::-1]])
     whole = beam(prompt, 5, width=3, stop=STOP)

@@ -12,6 +12,7 @@ import jrnn
 from jrnn.cells.elman import ElmanParams
 from jrnn.cells.lstm import LSTMCarry
 from jrnn.cells.maps import DenseParams
+from jrnn.combinators.noise import drop
 
 IN, STEPS, BATCH = 2, 5, 3
 KEY = jax.random.key(0)
@@ -218,6 +219,20 @@ def test_dropout_of_one_state_entry_leaves_the_other():
         assert np.array_equal(given, plain) != reaches
 
 
+def test_dropout_of_a_complex_state_zeroes_it():
+    cell = jrnn.Dropout(jrnn.LRU(4), state=0.5)
+    params = cell.init(KEY, IN)
+    start = cell.initial_carry(params, (BATCH,), key=KEY)
+    ones = jax.tree.map(jnp.ones_like, start.cell)
+    assert all(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(ones))
+    given, plain = (
+        c.step(params, s, XS[0])[1] for c, s in ((cell, start._replace(cell=ones)), (cell.cell, ones))
+    )
+    assert not np.allclose(given, plain)
+    (leaf,) = jax.tree.leaves(drop(KEY, 0.5, jnp.full(1000, 1 + 2j)))
+    assert set(np.unique(leaf)) == {0, 2 + 4j} and abs(np.mean(leaf == 0) - 0.5) < 0.07
+
+
 def test_rates_of_zero_draw_nothing():
     cell = jrnn.Dropout(jrnn.LSTM(4), state=(0.0, 0.0))
     params = moved(cell)
@@ -270,6 +285,16 @@ def test_zoneout_keeps_every_unit_old_or_new_anew_at_every_step():
         kept.append(np.asarray(after.cell.h == carry.cell.h))
         carry = after
     assert all(np.mean(a == b) < 0.8 for a, b in itertools.pairwise(kept))  # 0.68 if independent
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["evaluation", "training"])
+def test_zoneout_lets_a_clock_go_on(key):
+    cell = jrnn.Zoneout(jrnn.ClockworkRNN(4, periods=(1, 2)), rates=0.5)
+    end, ys = run(cell, moved(cell), key=key)
+    assert np.all(end.cell.t == STEPS) and end.cell.t.dtype == jnp.int32
+    slow = np.asarray(ys)[..., 2:]
+    assert all(np.array_equal(slow[t], slow[t - 1]) for t in (1, 3))  # between their updates
+    assert key is not None or not np.array_equal(slow[2], slow[1])
 
 
 # LearnedCarry
@@ -390,6 +415,17 @@ def test_a_loop_is_open_where_use_given_says_so(emit):
     close(run(cell, params, (XS, every))[1], run(LOOP, params)[1])  # teacher forcing is the plain cell
     one_to_many = (XS, jnp.arange(STEPS) == 0)
     close(run(cell, params, (XS[:, 0], one_to_many[1]))[1], run(cell, params, (XS, first))[1][:, 0])
+
+
+def test_a_pair_beside_the_time_between_inputs():
+    cell = jrnn.Stack((jrnn.Feedback(jrnn.Elman(IN)), jrnn.CfC(4)))
+    params, pair, dt = moved(cell), (XS, jnp.ones((STEPS, BATCH), bool)), jnp.full((STEPS, BATCH), 0.5)
+    with pytest.raises(
+        ValueError, match=r"reads a pair as \(values, dt\): pass \(\(given, use_given\), dt\)"
+    ):
+        jrnn.unroll(cell, params, pair)
+    plain = jrnn.Stack((jrnn.Elman(IN), jrnn.CfC(4)))
+    close(run(cell, params, (pair, dt))[1], run(plain, params, (XS, dt))[1])
 
 
 def test_nothing_of_an_ignored_input_reaches_the_gradient():

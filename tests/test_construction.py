@@ -173,6 +173,11 @@ MISTAKES = {
         ValueError,
         "max_lag=9 sets initial biases, so it cannot go with bias=False",
     ),
+    "residual of tokens": (
+        lambda: jrnn.Residual(jrnn.Stack((jrnn.Embed(4), LSTM))),
+        ValueError,
+        "Residual: Stack(cells=(Embed(features=4), LSTM(hidden=4))) takes tokens, which have no features",
+    ),
     "residual of another width": (
         lambda: jrnn.Residual(LSTM).init(KEY, 3),
         ValueError,

@@ -96,6 +96,8 @@ def test_samples_follow_the_distribution():
         expected = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
         np.testing.assert_allclose(draws(p, temperature=temperature), expected, atol=0.03)
     assert draws(p, temperature=0).tolist() == [1, 0, 0, 0]
+    for temperature in (1e-20, 1.3e-38):
+        assert draws(p[::-1], temperature=temperature).tolist() == [0, 0, 0, 1]
 
 
 def test_later_tokens_follow_the_one_before():

@@ -150,6 +150,33 @@ def test_norms_beyond_the_range_of_floats_are_exact_logarithms():
         assert found.verdict.rate == pytest.approx(factor)
 
 
+@pytest.mark.parametrize(("factor", "kind"), [(2.0, "exploding"), (0.5, "vanishing")])
+def test_gradients_that_differ_by_more_than_squares_hold_are_all_there(factor, kind):
+    """In float32 the square of a number 1e-23 times the largest is zero; rows have a loss of their own."""
+    cell, weights = jrnn.Elman(2, activation="identity"), jnp.array([1.0, 1e-21], jnp.float32)
+    params = jax.tree.map(lambda a: a.astype(jnp.float32), cell.init(jax.random.key(0), IN))
+    params = params._replace(w_hh=jnp.asarray(factor * np.eye(2), jnp.float32))
+    batch = jrnn.Batch(jnp.zeros((80, 2, IN), jnp.float32), weights)
+    loss = jrnn.AtLast(lambda ys, targets, mask: (ys * targets[:, None]).sum())
+    flow = gradient_flow(cell, params, batch, loss)
+    expected = np.sqrt(2) * factor ** np.arange(79, -1, -1.0)[:, None] * np.array([1, 1e-21])
+    np.testing.assert_allclose(flow.norms["h"], expected, rtol=1e-4, atol=1e-37)
+    assert flow.verdicts["h"].kind == kind and flow.verdicts["h"].rate == pytest.approx(factor, rel=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["frobenius", "spectral"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("method", [jrnn.Scan(), jrnn.Newton()])
+def test_logarithms_of_many_steps_are_summed_in_float32(norm, dtype, method):
+    cell = jrnn.Elman(2, activation="identity")
+    params = jax.tree.map(lambda a: a.astype(dtype), cell.init(jax.random.key(0), IN))
+    params = params._replace(w_hh=jnp.asarray(0.5 * np.eye(2), dtype))
+    found = sensitivity(cell, params, jnp.zeros((1000, IN), dtype), norm=norm, method=method)
+    at_end = 0.5 * np.log(2) if norm == "frobenius" else 0.0
+    assert found.log_state[0] == pytest.approx(999 * np.log(0.5) + at_end, rel=1e-3)
+    assert found.log_state.dtype == jnp.float32
+
+
 def test_the_bound_of_pascanu_holds_and_is_reached():
     for activation, slope in (("tanh", 1.0), ("sigmoid", 0.25), ("relu", 1.0)):
         cell = jrnn.Elman(4, activation=activation)

@@ -149,3 +149,17 @@ def test_a_complex_cell_takes_complex_inputs():
     )
     h, _ = jrnn.unroll(turn, turn.init(KEY, 3), np.ones((2, 3), np.complex64))
     np.testing.assert_array_equal(h, np.full(3, 1 + 1j))
+
+
+@pytest.mark.parametrize("flags", [{"lengths": np.array([4, 1, 0])}, {"mask": np.ones((4, 3), bool)}])
+def test_a_leaf_without_rows_is_refused_where_rows_are_padded(flags):
+    cell = jrnn.Feedback(jrnn.Elman(2))
+    params, given, use_given = cell.init(KEY, 2), jnp.ones((4, 3, 2)), jnp.array([True, False, True, False])
+    ys = jrnn.unroll(cell, params, (given, use_given))[1]
+    with pytest.raises(
+        ValueError, match=r"a leaf of xs has shape \(4,\), with lengths or a mask of rows \(3,\)"
+    ):
+        jrnn.unroll(cell, params, (given, use_given), **flags)
+    every = jnp.broadcast_to(use_given[:, None], (4, 3))
+    np.testing.assert_allclose(jrnn.unroll(cell, params, (given, every))[1], ys, rtol=1e-6)
+    jrnn.unroll(cell, params, (given, use_given), mask=np.ones(4, bool))

@@ -370,6 +370,11 @@ def test_errors(language):
             "inspect: lengths must be None, pass sequences of one length",
         ),
         (
+            (model, params, batch._replace(resets=jnp.zeros(batch.xs.shape[:2], bool))),
+            ValueError,
+            "inspect: resets must be None, pass sequences without one",
+        ),
+        (
             (model, params, jrnn.Batch(xs[:, 0], xs[:, 0])),
             ValueError,
             "inspect: xs has shape (40,), needs (time, batch, ...) with at least two steps",

@@ -252,6 +252,11 @@ def test_a_merge_may_be_any_function():
     a, b = np.split(np.asarray(apply(sides, params, lengths=jnp.array(LENGTHS))[1]), 2, -1)
     close(ys, product(a, b))
     assert gated.out_features == 5
+    padded = ~(np.arange(len(ys))[:, None] < LENGTHS)
+    for merge in (lambda a, b: jnp.exp(a) + b, lambda a, b: a / jnp.abs(b).sum(-1, keepdims=True)):
+        layer = jrnn.Bidirectional(jrnn.GRU(4), jrnn.LSTM(4), merge=merge)
+        merged = apply(layer, params, lengths=jnp.array(LENGTHS))[1]
+        assert padded.any() and not np.any(np.asarray(merged)[padded]) and np.isfinite(merged).all()
     read, both = (jrnn.many_to_one(m, params, XS, lengths=jnp.array(LENGTHS))[1] for m in (gated, sides))
     close(read, product(*np.split(np.asarray(both), 2, -1)))
 

@@ -23,6 +23,28 @@ def test_dilation_interleaves():
         np.testing.assert_allclose(last.cells[first].c, end.c, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrap", [jrnn.Dropout, jrnn.Zoneout])
+def test_noise_stays_where_states_move_on(wrap):
+    """One mask of a dropout for all steps, and nothing happens at an invalid step."""
+    inner = (
+        jrnn.Dropout(jrnn.Elman(4), state=0.5) if wrap is jrnn.Dropout else jrnn.Zoneout(jrnn.Elman(4), 0.5)
+    )
+    cell = jrnn.Dilated(inner, 2)
+    params = cell.init(KEY, 3)
+    mask = np.array([1, 1, 0, 1, 1, 0, 0, 1, 1], bool)
+    gaps, alone = (jrnn.unroll(cell, params, xs, key=KEY, **options)
+                   for xs, options in ((XS, {"mask": mask}), (XS[mask], {})))  # fmt: skip
+    if wrap is jrnn.Dropout:
+        np.testing.assert_array_equal(gaps[1][mask], alone[1])
+        slots = [[jax.random.key_data(c.key) for c in end.cells] for end in (gaps[0], alone[0])]
+        np.testing.assert_array_equal(*slots)
+        own = [np.asarray(c.cell) for c in alone[0].cells]
+        assert not np.array_equal(*own)
+    else:
+        kept = [np.asarray(alone[1][t] == alone[1][t - 2]) for t in range(2, 6)]
+        assert all(0 < k.mean() < 1 for k in kept) and not np.array_equal(kept[0], kept[1])
+
+
 def skipped(params, xs):
     """Campos et al. 2018, eqs. 2-5, around an Elman network, in Python."""
     h, u, hs, updates = np.zeros((2, 4)), np.ones(2), [], []

@@ -136,6 +136,14 @@ def test_mean_and_maximum_are_those_of_the_valid_steps(how):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient(params)))
 
 
+def test_a_mean_is_summed_in_float32_or_wider():
+    model, xs = jrnn.Map("identity", 2), jnp.full((1000, 1, 2), 100, jnp.float16)
+    for options in ({}, {"lengths": np.array([900])}):
+        with jax.numpy_dtype_promotion("strict"):
+            found = jrnn.many_to_one(model, (), xs, read="mean", **options)[1]
+        assert found.dtype == jnp.float16 and found.tolist() == [[100, 100]]
+
+
 def test_many_to_one_of_a_cell_and_of_a_stack_of_maps():
     cell = jrnn.LSTM(3)
     params = drawn(cell)

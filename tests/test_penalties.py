@@ -47,6 +47,9 @@ def test_activations_and_their_changes_are_penalized_where_they_are_valid(_x64):
     np.testing.assert_allclose(penalty((), batch), by_hand, rtol=1e-12)
     whole = ActivationPenalty(jrnn.Map("identity", IN), 0.0, 1.0)((), jrnn.Batch(jnp.asarray(xs), None))
     np.testing.assert_allclose(whole, np.mean(np.diff(xs, axis=0) ** 2), rtol=1e-12)
+    ones = jrnn.Batch(jnp.ones((512, 160, 1), jnp.float16), None)
+    with jax.numpy_dtype_promotion("strict"):
+        assert ActivationPenalty(jrnn.Map("identity", 1), 1.0, 1.0)((), ones) == 1
     with pytest.raises(TypeError, match="ActivationPenalty: cell"):
         ActivationPenalty("LSTM", 1.0, 1.0)
 

@@ -212,9 +212,9 @@ def _lagged(norms: Array, ends: Any, valid: Array | None, reverse: bool) -> Arra
 
 
 def _norms(gradients: Array, rank: int) -> Array:
-    """Norms over the last `rank` axes."""
+    """Norms over the last `rank` axes, each scaled by its own largest entry: squares over- or underflow."""
     lengths = jnp.abs(gradients)
-    largest = lengths.max(initial=0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares would over- or underflow
     axes = tuple(range(lengths.ndim - rank, lengths.ndim))
-    return scale * jnp.sqrt(jnp.square(lengths / scale).sum(axes))
+    largest = lengths.max(axes, initial=0, keepdims=True)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return jnp.squeeze(scale, axes) * jnp.sqrt(jnp.square(lengths / scale).sum(axes))

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from jrnn._alignment import promoted
 from jrnn._caching import cached
 from jrnn._checks import check_choice, check_width, require_cell
 from jrnn.analysis._probing import loop_names, norms_of_states
@@ -257,7 +258,8 @@ def sensitivity(
 @cached
 def _sensitivity(cell: Any, norm: str, probes: int | None, method: Method) -> Callable[..., Sensitivity]:
     def run(params: Any, xs: Any, carry: Any) -> Sensitivity:
-        size, dtype = (h := to_vector(cell, params, carry)).size, h.dtype
+        h = to_vector(cell, params, carry)
+        size, dtype = h.size, promoted(h.dtype, jnp.float32)  # bfloat16 cannot hold a sum of logarithms
         rows = jnp.eye(size, dtype=dtype)
         if probes is not None:
             rows = fixed_normal(0, (probes, size), dtype) / math.sqrt(probes)
@@ -270,8 +272,9 @@ def _sensitivity(cell: Any, norm: str, probes: int | None, method: Method) -> Ca
         def backward(state: tuple[Array, Array], step: Any) -> tuple[Any, Any]:
             rows, log_scale = state
             logs = [log_norm(rows, norm) + log_scale]
-            rows, by_x = pull_rows(ready, params, step, rows)
-            logs += [] if by_x is None else [log_norm(by_x, norm) + log_scale]
+            pulled, by_x = pull_rows(ready, params, step, rows.astype(h.dtype))
+            rows = pulled.astype(dtype)
+            logs += [] if by_x is None else [log_norm(by_x.astype(dtype), norm) + log_scale]
             largest = jnp.max(jnp.abs(rows))
             scale = jnp.where(largest > 0, largest, 1)
             return (rows / scale, log_scale + jnp.log(scale)), logs

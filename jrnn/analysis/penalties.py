@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jrnn._alignment import expand
+from jrnn._alignment import expand, promoted
 from jrnn._checks import check_width, require_cell
 from jrnn.analysis._probing import gradients_of_states
 from jrnn.analysis.exponents import lyapunov
@@ -125,8 +125,9 @@ class ActivationPenalty:
 
 def _mean_square(values: Array, counts: Array) -> Array:
     """Mean over the steps that count, and over features; 0 if none counts."""
-    squares = jnp.square(values).mean(tuple(range(2, values.ndim)))
-    return jnp.where(counts, squares, 0).sum() / jnp.maximum(counts.sum(), 1)
+    wide = promoted(values.dtype, jnp.float32)  # a sum in float16 ends at 65,504
+    squares = jnp.square(values.astype(wide)).mean(tuple(range(2, values.ndim)))
+    return jnp.where(counts, squares, 0).sum() / jnp.maximum(counts.sum(), 1).astype(wide)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def inspect(
     Args:
       cell: a cell, such as a `Stack`.
       params: its parameters.
-      batch: inputs and targets, (time, batch, features), without lengths.
+      batch: inputs and targets, (time, batch, features), without lengths and resets.
       loss: `PerStep(...)`, `AtLast(...)` or any `Loss`.
       carry: initial carry of the first sequence; defaults to `cell.initial_carry`.
       exponents: number of Lyapunov exponents, from the largest.
@@ -156,8 +156,8 @@ def inspect(
 
     Raises:
       TypeError: a layer, or not a cell.
-      ValueError: lengths, fewer than two steps, no batch axis, a gradient that is not finite, or invalid
-        inputs.
+      ValueError: lengths or resets, fewer than two steps, no batch axis, a gradient that is not finite, or
+        invalid inputs.
 
     >>> import jax, jax.numpy as jnp, jrnn
     >>> cell = jrnn.Stack((jrnn.Elman(4), jrnn.Dense(1)))
@@ -170,6 +170,8 @@ def inspect(
     require_cell("inspect: cell", cell)
     if batch.lengths is not None:
         raise ValueError("inspect: lengths must be None, pass sequences of one length")
+    if batch.resets is not None:
+        raise ValueError("inspect: resets must be None, pass sequences without one")
     steps, shape = check_inputs(cell, batch.xs)
     if steps < 2 or not shape:
         given = jax.tree.leaves(batch.xs)[0].shape

@@ -233,7 +233,10 @@ class Feedback(Generic[P, C]):
 
     def step(self, params: P, carry: FeedbackCarry[C], x: Any) -> tuple[FeedbackCarry[C], Array]:
         if not isinstance(x, tuple) or len(x) not in (2, 3):
-            raise ValueError("Feedback: xs must be (given, use_given) or (given, use_given, external)")
+            raise ValueError(
+                "Feedback: xs must be (given, use_given) or (given, use_given, external); a Stack with a "
+                "cell that takes dt reads a pair as (values, dt): pass ((given, use_given), dt)"
+            )
         given, use_given, *external = x
         own = EMIT[self.emit](carry.y)
         if own.shape != given.shape:

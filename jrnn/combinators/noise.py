@@ -28,7 +28,7 @@ class NoisyCarry(NamedTuple, Generic[C]):
 
 
 def drop(key: Array, rate: float, tree: Any) -> Any:
-    """Zero random entries of float leaves and scale the rest by 1 / (1 − rate); draw nothing at rate 0."""
+    """Zero random entries of float and complex leaves, scale the rest by 1 / (1 − rate); nothing at 0."""
     if rate == 0:
         return tree
     leaves, structure = jax.tree.flatten(tree)
@@ -38,7 +38,7 @@ def drop(key: Array, rate: float, tree: Any) -> Any:
 
 
 def _drop_leaf(key: Array, rate: float, leaf: Array) -> Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     kept = jax.random.bernoulli(key, 1 - rate, leaf.shape)
     return select(kept, leaf / (1 - rate), jnp.zeros_like(leaf))
@@ -205,7 +205,7 @@ class Zoneout(Generic[P, C]):
 
 def _zone(key: Array | None, new: Array, old: Array, numbered: tuple[int, float]) -> Array:
     index, rate = numbered
-    if rate == 0:
+    if rate == 0 or not jnp.issubdtype(new.dtype, jnp.inexact):  # a clock or a counter goes on
         return new
     if key is None:
         return rate * old + (1 - rate) * new

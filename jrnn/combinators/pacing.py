@@ -71,9 +71,11 @@ class Dilated(Generic[P, C]):
 
     def step(self, params: P, carry: DilatedCarry[C], x: Any) -> tuple[DilatedCarry[C], Any]:
         _refuse_dt(self, x)
-        first, *rest = carry.cells
-        new, y = self.cell.step(params, first, x)
-        return DilatedCarry((*rest, new)), y
+        new, y = self.cell.step(params, carry.cells[0], x)
+        states, slots = (*carry.cells[1:], new), (new, *carry.cells[1:])
+        spec = carry_spec(self.cell, params)  # states move on; noise does not, nor does it at invalid steps
+        pairs = zip(slots, states, strict=True)
+        return DilatedCarry(tuple(map_state(lambda own, state: state, spec, *pair) for pair in pairs)), y
 
 
 def _refuse_dt(cell: Any, x: Any) -> None:

@@ -134,7 +134,7 @@ class Residual(Generic[P, C]):
       cell: a cell with output and input of equal width.
 
     Raises:
-      ValueError: input and output differ in width.
+      ValueError: a cell that takes tokens; input and output differ in width.
 
     Reference: He et al., Deep residual learning for image recognition, 2015, arXiv:1512.03385; for
     recurrent stacks Wu et al., 2016, arXiv:1609.08144.
@@ -146,6 +146,9 @@ class Residual(Generic[P, C]):
 
     cell: Annotated[Cell[P, C], require_cell]
     timed = timed_inside
+
+    def __post_init__(self) -> None:
+        check_features("Residual", self.cell)
 
     @property
     def linear(self) -> bool:

@@ -223,7 +223,8 @@ def _positions(cell: Any, carry: Any, batch_shape: Shape, covers: bool) -> Array
     memories = attached(carry)
     if not memories:
         raise ValueError(f"coverage_penalty needs a cell with attention and its memory attached, got {cell}")
-    return jnp.concatenate([memory.valid for memory in memories], -1)
+    valid = [memory.valid for memory in memories]
+    return jnp.concatenate([jnp.broadcast_to(v, (*batch_shape, v.shape[-1])) for v in valid], -1)
 
 
 def _repeat(leaf: Array, axis: int, width: int) -> Array:

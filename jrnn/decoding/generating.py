@@ -222,6 +222,8 @@ def _choose(
     most_likely = jnp.argmax(logits).astype(jnp.int32)
     if key is None:
         return most_likely
+    highest = logits.max()  # so that no quotient overflows
+    logits = logits - jnp.where(jnp.isfinite(highest), highest, 0)
     logits = logits / jnp.where(temperature == 0, 1, temperature).astype(logits.dtype)
     if top_k is None and top_p is None:
         token = jax.random.categorical(key, logits)

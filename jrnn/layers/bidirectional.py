@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jrnn._alignment import select
 from jrnn._checks import check_choice
 from jrnn._fields import AnyCell, checked
 from jrnn._timing import is_timed, timed_inside, values_and_dt, with_dt
@@ -15,6 +16,7 @@ from jrnn.cell import Shape, in_ndim, key_or_none
 from jrnn.cells._activations import is_function
 from jrnn.initializers import default_float
 from jrnn.unrolling import Scan, unroll
+from jrnn.unrolling._masking import schedule
 from jrnn.unrolling.methods import Method
 
 
@@ -163,7 +165,11 @@ class Bidirectional:
             end, y = unroll(cell, p, with_dt(cell, values, dt), start, reverse=reverse, key=k, **options)
             ends.append(end)
             ys.append(y)
-        return BidirectionalCarry(*ends), self.merged(*ys)
+        merged = self.merged(*ys)
+        if not isinstance(self.merge, str):  # which need not give zeros for two zeros, as the names do
+            flags = schedule(ys[0].shape[0], ys[0].shape[1:-1], lengths, mask, None, reverse=False).valid
+            merged = merged if flags is None else select(flags, merged, jnp.zeros_like(merged))
+        return BidirectionalCarry(*ends), merged
 
 
 def _check_pair(name: str, layer: Any, value: Any) -> None:

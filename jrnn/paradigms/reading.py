@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn._alignment import expand, select
+from jrnn._alignment import expand, promoted, select
 from jrnn._checks import check_choice
 from jrnn._fields import AnyModel, checked, one_of
 from jrnn._timing import is_timed, values_and_dt, with_dt
@@ -168,7 +168,9 @@ def _pool(ys: Array, lengths: Any, mask: Any, read: str) -> Array:
     valid = jnp.ones(ys.shape[:1], bool) if valid is None else valid
     flags = expand(valid, ys.ndim)
     if read == "mean":
-        return jnp.where(flags, ys, 0).sum(0) / jnp.maximum(flags.sum(0), 1)
+        wide = promoted(ys.dtype, jnp.float32)  # a sum in float16 ends at 65,504
+        counts = jnp.maximum(flags.sum(0), 1).astype(wide)
+        return (jnp.where(flags, ys, 0).astype(wide).sum(0) / counts).astype(ys.dtype)
     highest = jnp.max(jnp.where(flags, ys, -jnp.inf), 0, initial=-jnp.inf)
     return jnp.where(flags.any(0), highest, 0)
 

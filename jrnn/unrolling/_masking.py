@@ -83,6 +83,11 @@ def fill_padding(xs: Any, valid: Array, axis: Any = None) -> Any:
     """
 
     def fill(x: Array) -> Array:
+        if x.shape[1 : valid.ndim] != valid.shape[1:]:
+            raise ValueError(
+                f"a leaf of xs has shape {x.shape}, with lengths or a mask of rows {valid.shape[1:]} needs "
+                "(time, rows, ...): repeat what the rows share"
+            )
         example, known = _first_valid(x, valid)
         example = lax.stop_gradient(example)  # nothing valid reads it, so its derivative is zero
         if axis is not None:
