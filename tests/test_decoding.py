@@ -96,8 +96,11 @@ def test_samples_follow_the_distribution():
         expected = p ** (1 / temperature) / (p ** (1 / temperature)).sum()
         np.testing.assert_allclose(draws(p, temperature=temperature), expected, atol=0.03)
     assert draws(p, temperature=0).tolist() == [1, 0, 0, 0]
-    for temperature in (1e-20, 1.3e-38):
-        assert draws(p[::-1], temperature=temperature).tolist() == [0, 0, 0, 1]
+    large = EmbedParams(jnp.array([[5.0, 20.0, 10.0]] * 3))
+    for temperature in (1e-20, 1.3e-38):  # by which 5 is more than a float32 holds
+        assert not np.any(
+            generate(Embed(3), large, jnp.zeros((1, 9), int), 1, key=KEY, temperature=temperature) - 1
+        )
 
 
 def test_later_tokens_follow_the_one_before():
