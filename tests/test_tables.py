@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import t as student
 
 import jrnn
-from benchmarks.tables import greff, jozefowicz, memory
+from benchmarks.tables import greff, jozefowicz, memory, words
 from benchmarks.tables.running import (
     SEARCH_HEADER,
     Budget,
@@ -25,6 +26,7 @@ from benchmarks.tables.running import (
     width_of,
 )
 from jrnn._cli.tables import count_parameters
+from tests.test_cli import write_corpus
 
 
 def test_what_is_in_the_file_is_read_again(tmp_path):
@@ -200,7 +202,9 @@ def test_what_orders_the_settings_is_found(tmp_path):
     assert greff.explained(Runs(tmp_path / "none.csv", SEARCH_HEADER), "Bach") == {}
 
 
-@pytest.mark.parametrize(("module", "option"), [(jozefowicz, "--tasks"), (memory, "--cells")])
+@pytest.mark.parametrize(
+    ("module", "option"), [(jozefowicz, "--tasks"), (memory, "--cells"), (words, "--recipes")]
+)
 def test_unknown_names_are_refused(module, option, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["table", str(tmp_path / "table.csv"), option, "Nothing"])
     with pytest.raises(SystemExit):
@@ -287,6 +291,40 @@ def test_a_table_runs_only_what_is_missing(tmp_path, monkeypatch, capsys):
     assert second[:4] == first and len(second) == 7 and second[4].startswith("IndRNN,parity,32,32,0,")
     for cached in (memory.training, memory.testing):
         cached.cache_clear()
+
+
+def test_models_of_words_are_chosen_by_validation_and_tested_once(tmp_path, monkeypatch, capsys):
+    """With the commands of a user; a stopped run goes on, and one whose rows are there is not run again."""
+    text = write_corpus(tmp_path / "text.txt", size=9000)
+    monkeypatch.setattr(jrnn.data, "python_reference", lambda: Path(text).read_text())
+    monkeypatch.setattr(words, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(words, "SHAPE", "--hidden 6 --embed 6 --layers 1 --batch 2 --steps 8")
+    small = "--update sgd --lr 2 --epochs 3 --halve 1 --uniform 0.1"
+    monkeypatch.setattr(words, "RECIPES", {"small": small, "awd": f"{small} --readout tied"})
+    path = tmp_path / "words.csv"
+    call = ["words", str(path), "--seeds", "0", "1", "--recipes", "small"]
+    monkeypatch.setattr("sys.argv", [*call, "--cpu-minutes", "0"])
+    words.main()
+    assert words.Runs(path, words.HEADER).rows == []
+    files = words.files_of("reference", None)
+    first = words.arguments("reference", "small", 1, files, tmp_path / "runs" / "reference-small-1")
+    assert words.jrnn_command(first) == 0  # but killed before its rows were written
+    out = Path(first[-1])
+    assert words.arguments("reference", "small", 1, files, out) == ["train", "--resume", str(out)]
+    monkeypatch.setattr("sys.argv", call)
+    for _ in range(2):
+        words.main()
+        rows = words.Runs(path, words.HEADER).rows
+        assert [(row["seed"], row["epoch"]) for row in rows] == [(s, e) for s in "01" for e in "123"]
+    for seed in "01":
+        own = [row for row in rows if row["seed"] == seed]
+        best = min(own, key=lambda row: float(row["valid"]))
+        assert [bool(row["test"]) for row in own] == [row is best for row in own]
+        run = str(tmp_path / "runs" / f"reference-small-{seed}")
+        capsys.readouterr()
+        assert words.jrnn_command(["evaluate", run, "--text", str(files[2])]) == 0
+        assert f"{np.exp(float(best['test'])):.2f}"[:-1] in capsys.readouterr().out
+    assert path.with_suffix(".png").exists()
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jrnn
 from jrnn._cli.sampling import load_run, tokenizer_of
-from jrnn._cli.texts import described
+from jrnn._cli.texts import Tokenizer, described
 from jrnn._cli.training import METHOD, read
 
 STEPS = 512  # that are read at once; the state is carried on
@@ -18,8 +18,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
         jrnn.use_fused_loops()
         jrnn.use_cores()
     snapshot = load_run(Path(arguments.run_directory), best=True)
+    nats, count, tokenizer = measured(snapshot, read(arguments.text))
+    print(f"{described(nats, tokenizer.level)}; {count:,} {tokenizer.units}, each after all before it")
+    return 0
+
+
+def measured(snapshot: jrnn.Snapshot, text: str) -> tuple[float, int, Tokenizer]:
+    """The loss of a model of `jrnn train` on a text, the number of predictions, and what it reads."""
     tokenizer = tokenizer_of(snapshot.meta)
-    tokens = tokenizer.encode(read(arguments.text))
+    tokens = tokenizer.encode(text)
     if len(tokens) < 2:
         raise ValueError(f"the text is too short: it has {len(tokens)} {tokenizer.units}, needs 2")
     before, after = tokens[:-1, None], tokens[1:, None]
@@ -29,5 +36,4 @@ def evaluate(arguments: argparse.Namespace) -> int:
     ]
     loss = jrnn.PerStep(jrnn.losses.cross_entropy)
     nats = jrnn.evaluate(snapshot.cell, snapshot.params, batches, loss, stateful=True, method=METHOD)
-    print(f"{described(nats, tokenizer.level)}; {len(after):,} {tokenizer.units}, each after all before it")
-    return 0
+    return nats, len(after), tokenizer
