@@ -47,8 +47,9 @@ def cross_entropy(logits: Any, labels: Any, mask: Any = None) -> Array:
             f"labels has shape {labels.shape}, logits of shape {logits.shape} need {logits.shape[:-1]}"
         )
     mask = _checked_mask(mask, labels.shape, "labels")
-    labels = labels.astype(jnp.int32)
-    labels = jnp.where(labels < 0, logits.shape[-1], labels)  # -1 is outside, not the last class
+    labels = labels if labels.dtype.itemsize == 8 else labels.astype(jnp.int32)
+    inside = (labels >= 0) & (labels < logits.shape[-1])
+    labels = jnp.where(inside, labels.astype(jnp.int32), logits.shape[-1])  # -1 is not the last class
     logits, labels = _blank(mask, logits), _blank(mask, labels)
     return _mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), mask)
 

@@ -305,6 +305,17 @@ def test_a_snapshot_that_could_not_be_loaded_is_not_saved(tmp_path):
         ({"carry": jnp.ones((2, 4))}, CheckpointError, "carry is unexpected"),
         ({"key": jax.random.key_data(jax.random.key(0))}, TypeError, "key must be a typed key"),
         ({"position": {"batch": np.int64(3)}}, TypeError, "position and meta must be JSON"),
+        (
+            {"meta": {"names": [{"a": {0: "x"}}]}},
+            TypeError,
+            r"meta\['names'\]\[0\]\['a'\] must be JSON: a key is 0, needs a string",
+        ),
+        ({"position": {1: 2, "1": 3}}, TypeError, "position must be JSON: a key is 1, needs a string"),
+        (
+            {"params": jax.tree.map(lambda a: np.asarray(a, np.float64), snapshot().params)},
+            TypeError,
+            "a leaf is float64, of which JAX would round the numbers: turn on jax_enable_x64",
+        ),
         ({"position": None}, CheckpointError, "position is None"),
         ({"step": -1}, ValueError, "step must be a whole number, 0 or more"),
         ({"cell": jrnn.LSTM(4, activation=jnp.sin)}, TypeError, "LSTM.activation must be a number"),

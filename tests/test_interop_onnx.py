@@ -189,6 +189,16 @@ def test_models_are_written(name, lengths):
     check_round_trip(model, proto, params)
 
 
+def test_a_row_of_no_steps_is_not_read_as_a_bias():
+    stack = jrnn.Stack((jrnn.GRU(4), jrnn.Dense(3)))
+    with pytest.raises(ValueError, match=r"in rows of no steps, .* write ManyToOne\(Sequential"):
+        to_onnx(jrnn.ManyToOne(stack), drawn(stack, IN)[0], lengths=True)
+    lengths = np.array([5, 0, 3], np.int32)
+    check_written(jrnn.ManyToOne(stack), IN)
+    check_written(jrnn.ManyToOne(jrnn.Sequential(stack.cells)), IN, lengths, carry=False)
+    check_written(jrnn.ManyToOne(jrnn.Stack((jrnn.Dense(3), jrnn.GRU(4)))), IN, lengths, carry=False)
+
+
 @pytest.mark.parametrize("after", [True, False])
 def test_a_gru_whose_z_takes_the_new_is_written_with_z_turned(after):
     cell = jrnn.GRU(4, reset_after=after, z_keeps=False, clip=0.7)

@@ -149,6 +149,20 @@ def outside():
     return proto
 
 
+def two_orders(join):
+    """Two layers, of which one reads what was reversed, joined without turning its steps back."""
+    nodes = [
+        node("GRU", "X,W,R,B", "Y"),
+        node("Squeeze", "Y,one", "f"),
+        node("ReverseSequence", "X,L", "x", time_axis=0, batch_axis=1),
+        node("GRU", "x,W,R,B", "Z"),
+        node("Squeeze", "Z,one", "b"),
+        join,
+    ]
+    weights = weights_of("GRU", 1) | {"L": np.full(3, 5), "one": np.array([1])}
+    return proto_of(nodes, [tensor("X", [5, 3, IN])], ["ys"], weights)
+
+
 ROWS = 3 * HIDDEN
 FAULTS = {
     "missing": (lambda: simple(R=None), "not a valid ONNX model: .*'R'"),
@@ -266,6 +280,38 @@ FAULTS = {
             weights_of("GRU", 1) | {"L": np.full(3, 5)},
         ),
         "in the order of a layer that reads backward",
+    ),
+    "softmax over time": (
+        lambda: proto_of(
+            [
+                node("MatMul", "X,w", "m"),
+                node("Transpose", "m", "n", perm=[2, 1, 0]),
+                node("Softmax", "n", "s", axis=-1),
+                node("Transpose", "s", "ys", perm=[2, 1, 0]),
+            ],
+            [tensor("X", ["t", "b", IN])],
+            ["ys"],
+            {"w": np.ones((IN, 4), np.float32)},
+        ),
+        "its last axis must be the features, and no other axis",
+    ),
+    "softmax of old": (
+        lambda: proto_of(
+            [node("MatMul", "X,w", "m"), node("Softmax", "m", "ys")],
+            [tensor("X", ["t", "b", IN])],
+            ["ys"],
+            {"w": np.ones((IN, 4), np.float32)},
+            opset=11,
+        ),
+        "axis=1 is not that of the features",
+    ),
+    "directions in two orders": (
+        lambda: two_orders(node("Concat", "f,b", "ys", axis=2)),
+        "in the order of a layer that reads backward with other steps",
+    ),
+    "a sum of two orders": (
+        lambda: two_orders(node("Add", "f,b", "ys")),
+        "in the order of a layer that reads backward with other steps",
     ),
     "a loop of something else": (
         lambda: changed("tensorflow, last of a GRU", "Sub", 0, 1.01),

@@ -256,6 +256,34 @@ def test_functions_among_modules_stay():
     assert from_torch(left, unused=True)[0] == jrnn.Stack((jrnn.Dense(5), jrnn.Map("tanh", 5)))
 
 
+def test_a_module_that_is_used_twice_is_read_twice():
+    """An activation without weights, a layer with them, and two names of one layer."""
+    tanh, linear = torch.nn.Tanh(), torch.nn.Linear(IN, IN)
+    for layers, kinds in (
+        ((torch.nn.Linear(IN, 4), tanh, torch.nn.Linear(4, IN), tanh), "DMDM"),
+        ((linear, tanh, linear), "DMD"),
+    ):
+        module = randomized(torch.nn.Sequential(*layers))
+        model, params = from_torch(module)
+        assert "".join(type(cell).__name__[0] for cell in model.cells) == kinds
+        xs = inputs("Linear", torch.float64)
+        with torch.no_grad():
+            assert largest(jrnn.apply(model, params, xs)[1], module(torch.from_numpy(xs)).numpy()) < 1e-10
+    both = torch.nn.Module()
+    both.a = both.b = torch.nn.GRU(3, 3)
+    assert from_torch(both, prefix="b")[0] == from_torch(both, prefix="a")[0] == jrnn.GRU(3)
+
+
+def test_a_shared_table_stays_shared_within_a_chain():
+    embedding, linear = torch.nn.Embedding(WORDS, HIDDEN), torch.nn.Linear(HIDDEN, WORDS)
+    linear.weight = embedding.weight
+    rnn = torch.nn.LSTM(HIDDEN, HIDDEN)
+    model, params = from_torch(randomized(torch.nn.ModuleList([embedding, rnn, linear, torch.nn.Tanh()])))
+    chain = jrnn.Stack((jrnn.Embed(HIDDEN), jrnn.LSTM(HIDDEN), jrnn.Dense(WORDS), jrnn.Map("tanh", WORDS)))
+    assert model == jrnn.Tie(chain, "0.table", "2.w", transposed=True) and params[2].w is None
+    assert jax.tree.structure(params) == jax.tree.structure(shapes(model, WORDS))
+
+
 def test_a_gru_whose_z_takes_the_new_is_turned():
     model = jrnn.GRU(HIDDEN, z_keeps=False)
     params = redrawn(shapes(model))

@@ -107,6 +107,12 @@ def test_label_outside_at_a_valid_step_is_nan(label):
     assert np.isnan(cross_entropy(draw(2, 200), np.array([0, label])))
 
 
+def test_a_label_beyond_32_bits_is_outside():
+    with jax.enable_x64(True):
+        assert np.isnan(cross_entropy(draw(2, 3), np.array([0, 2**32 + 1])))
+        assert np.isnan(cross_entropy(draw(2, 3), np.array([0, -(2**32)])))
+
+
 def test_small_label_dtypes():
     logits, given = draw(3, 200), np.array([7, 127, 99])
     for dtype in (np.int8, np.uint8):

@@ -117,6 +117,7 @@ ERRORS = [
     (([], []), {}, "sources is empty, needs at least one"),
     (([[1]], []), {}, "targets is empty, needs at least one"),
     (([[1], [2]], [[3]]), {}, "targets has 1 entries, sources has 2"),
+    (([[1]], [[2**32 + 5, 3]]), {}, "targets must fit into int32, got 3 to 4294967301 in a batch"),
     (([[1]], [[0.5]]), {}, "targets must be lists of integer tokens: encode them with their vocabulary"),
     (([[1]], [[[3, 4]]]), {}, "targets must be lists of integer tokens: encode them with their vocabulary"),
     (([[1], [[2, 3]]], [[3], [3]]), {}, "sources[1] has shape (1, 2), sources[0] has (1,): they may differ "

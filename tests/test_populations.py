@@ -347,5 +347,7 @@ def test_curves_are_medians_in_a_band_over_members():
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.2, 0.2, 7.0])
     band = ax.collections[1].get_paths()[0].vertices
     np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [0.2, 1.2])
+    lines = jrnn.plots.population_curves([*rows[:2], rows[2] | {"seldom": 5.0}], name="seldom").lines
+    assert lines[0].get_ydata().tolist() == [5.0]
     with pytest.raises(ValueError, match="no row has 'validation'"):
         jrnn.plots.population_curves(rows)

@@ -92,6 +92,13 @@ def test_transposed_arrays_are_written_as_they_are(tmp_path):
     np.testing.assert_array_equal(jrnn.load_params(path)[1].w, params.w)
 
 
+def test_bytes_in_another_order_are_turned(tmp_path):
+    params = drawn(jrnn.Dense(4), 3)
+    other = jax.tree.map(lambda a: np.asarray(a).astype(np.asarray(a).dtype.newbyteorder()), params)
+    path = jrnn.save_params(tmp_path / "x.safetensors", jrnn.Dense(4), other)
+    np.testing.assert_array_equal(jrnn.load_params(path)[1].w, params.w)
+
+
 def test_pytorch_reads_the_file(tmp_path):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from safetensors.torch import load_file

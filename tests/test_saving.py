@@ -178,6 +178,27 @@ def test_a_state_goes_to_the_optimizer_that_made_it(tmp_path):
     assert load(tmp_path, optimizer=MAKES["adamax"]).opt_state is not None
 
 
+def test_the_functions_that_return_numbers_may_be_others(tmp_path):
+    def halving(step):
+        return 0.5**step
+
+    def make(rate):
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.1))
+
+    rates = optax.linear_schedule(1.0, 0.1, 9), optax.cosine_decay_schedule(1.0, 9), halving, lambda step: 0.1
+    for rate in rates:
+        save(tmp_path, Snapshot(CELL, 2, PARAMS, make(rate).init(PARAMS), optimizer=make(rate)), keep=1)
+        for other in rates:
+            assert load(tmp_path, optimizer=make(other)).opt_state is not None
+    with pytest.raises(CheckpointError, match="opt_state"):
+        load(tmp_path, optimizer=make(0.1))  # a state without a count
+    injected = optax.inject_hyperparams(optax.adam)(0.1)
+    save(tmp_path, Snapshot(CELL, 2, PARAMS, injected.init(PARAMS), optimizer=injected), keep=1)
+    assert load(tmp_path, optimizer=optax.inject_hyperparams(optax.adam)(0.2)).opt_state is not None
+    with pytest.raises(CheckpointError, match=r"opt_state belongs to .*adam.* got .*adamax"):
+        load(tmp_path, optimizer=optax.inject_hyperparams(optax.adamax)(0.1))
+
+
 def test_a_bomb_is_not_unpacked(tmp_path):
     one = jrnn.from_functions(lambda key, n: jnp.zeros(n), lambda *_, key=None: (), None, 1)
     with pytest.raises(CheckpointError, match="bytes claim to hold arrays of 200000000 bytes"):

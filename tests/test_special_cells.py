@@ -9,6 +9,7 @@ import pytest
 import jrnn
 from jrnn import initializers
 from jrnn.cells import ablations, regression
+from jrnn.cells._memory import unit
 
 KEY = jax.random.key(0)
 
@@ -355,3 +356,63 @@ REFUSED = {
 def test_refused(message):
     with pytest.raises(ValueError, match=message):
         REFUSED[message]()
+
+
+# numbers that are small, narrow or drawn
+
+
+@pytest.mark.parametrize("cell", [jrnn.MassConservingLSTM(4), jrnn.NMax(4)])
+def test_a_state_that_has_almost_gone_has_a_gradient(cell):
+    """One rain, then none: the sum falls below the square root of the least float32."""
+    params, xs = cell.init(KEY, 2), jnp.zeros((1000, 2)).at[0, 0].set(1.0)
+    if isinstance(cell, jrnn.NMax):
+        params, xs = params._replace(a=jnp.full(4, 0.5)), xs[:110]
+    end, _ = jrnn.unroll(cell, params, xs)
+    assert 0 < float(jnp.abs(end).sum()) < 1e-19
+    grads = jax.grad(lambda p: (jrnn.unroll(cell, p, xs)[1] ** 2).sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    short = jax.grad(lambda p: (jrnn.unroll(cell, p, xs[:3])[1] ** 2).sum())(params)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(short))
+
+
+@pytest.mark.parametrize("cell", [jrnn.RWKV6(4, heads=2, rank=5), jrnn.RWKV7(4, heads=2)])
+def test_inputs_of_lower_precision_than_parameters(cell):
+    params, xs = cell.init(KEY, 3), jax.random.normal(KEY, (5, 2, 3))
+    end, ys = jrnn.unroll(cell, params, xs.astype(jnp.bfloat16))
+    assert end.x.dtype == end.s.dtype == jnp.float32
+    np.testing.assert_allclose(ys, jrnn.unroll(cell, params, xs)[1], atol=0.05)
+
+
+@pytest.mark.parametrize("size", [300.0, 1e-3, 0.0])
+def test_keys_of_length_one_in_float16(size):
+    k = jnp.full(4, size, jnp.float16)
+    found, gradient = unit(k), jax.grad(lambda k: unit(k).sum())(k)
+    expected = size / np.sqrt(4 * size**2 + 1e-6)
+    assert found.dtype == jnp.float16 and np.isfinite(gradient).all()
+    np.testing.assert_allclose(found, np.full(4, expected), rtol=2e-3)
+
+
+@pytest.mark.parametrize("cell", [jrnn.DeltaNet(8, heads=2), jrnn.RWKV7(8, heads=2), jrnn.SHM(4)])
+def test_steps_of_zeros_in_float16_have_gradients(cell):
+    cast = jrnn.Cast(cell, compute="float16")
+    params, xs = cast.init(KEY, 3), jax.random.normal(KEY, (6, 3)).at[2:4].set(0)
+    value, grads = jax.value_and_grad(lambda p: (jrnn.unroll(cast, p, xs)[1] ** 2).mean())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((value, grads)))
+
+
+@pytest.mark.parametrize("cell", [jrnn.ONLSTM(64, chunk=8), jrnn.LSTM1997(64)])
+def test_weights_are_drawn_for_a_single_gate(cell):
+    """Glorot's bound is reached, and kept, by every gate of the width that it has."""
+    widths = [64] * 4 + [8] * 2 if isinstance(cell, jrnn.ONLSTM) else [64] * 3
+    for matrix, rows in zip(cell.init(KEY, 32)[:2], (32, 64), strict=True):
+        for gate in np.split(np.asarray(matrix), np.cumsum(widths)[:-1], axis=1):
+            bound = np.sqrt(6 / (rows + gate.shape[1]))
+            assert 0.95 * bound < np.abs(gate).max() <= bound
+
+
+def test_rotations_have_a_phase_and_a_rate():
+    for make in (jrnn.LRU, jrnn.RTU):
+        with pytest.raises(ValueError, match=r"max_phase must be .*, got -1"):
+            make(4, max_phase=-1.0)
+    params = jrnn.RTU(4096, r_min=0.9999, r_max=1.0).init(KEY, 3)
+    assert np.isfinite(params.nu).all() and np.isfinite(params.theta).all()

@@ -64,6 +64,7 @@ def test_vocabulary_is_a_value():
     again = Vocabulary(**json.loads(json.dumps(dataclasses.asdict(given))))
     assert again == given == pickle.loads(pickle.dumps(given)) and hash(again) == hash(given)
     assert again.encode(["a"]).tolist() == given.encode(["a"]).tolist()
+    assert Vocabulary((word for word in given.words), iter(given.specials)) == given
     assert eval(repr(given)) == given != Vocabulary(given.words)
     assert repr(Vocabulary(tuple("abcdefghijkl"), ())) == (
         "Vocabulary(words=('a', 'b', 'c', 'd', 'e', ... 12 in all), specials=())"

@@ -75,6 +75,17 @@ def widened(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
+def shared_out(x: Array) -> Array:
+    """Divide x by Σ |x| over the last axis; zeros stay zeros.
+
+    It is divided by its largest entry first, since the derivative of the quotient has the square of the sum.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True))
+    x = x / jnp.where(largest > 0, largest, 1)
+    total = jnp.sum(jnp.abs(x), -1, keepdims=True)
+    return x / jnp.where(total > 0, total, 1)
+
+
 def zeros(*shape: int) -> Array:
     """Zeros in the default dtype of parameters."""
     return jnp.zeros(shape, default_float())

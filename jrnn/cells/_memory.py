@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn.cell import Shape, zero_state
-from jrnn.cells._gating import split, zeros
+from jrnn.cells._gating import split, widened, zeros
 
 
 def zero_memory(self: Any, params: Any, batch_shape: Shape = (), *, key: Array | None = None) -> Array:
@@ -39,8 +39,9 @@ def look_up(memory: Array, k: Array) -> Array:
 
 
 def unit(k: Array) -> Array:
-    """A key of length 1; of zeros, it stays as it is."""
-    return k * lax.rsqrt(jnp.sum(k**2, -1, keepdims=True) + 1e-6)
+    """A key of length 1; of zeros, it stays as it is. In float32 at least: float16 has few squares."""
+    wide = widened(k)
+    return (wide * lax.rsqrt(jnp.sum(wide**2, -1, keepdims=True) + 1e-6)).astype(k.dtype)
 
 
 def draw_rates(key: Array, heads: int) -> Array:

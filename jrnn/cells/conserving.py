@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._checks import check_in_features
 from jrnn._fields import Width, checked
 from jrnn.cell import broadcasting, zero_carry
-from jrnn.cells._gating import GateParams, sigmoid, zeros
+from jrnn.cells._gating import GateParams, shared_out, sigmoid, zeros
 from jrnn.initializers import glorot
 
 
@@ -70,8 +70,7 @@ class MassConservingLSTM:
     @broadcasting
     def step(self, params: GateParams, carry: Array, x: Any) -> tuple[Array, Array]:
         mass, a = x[..., : self.masses], x[..., self.masses :]
-        total = jnp.sum(jnp.abs(carry), -1, keepdims=True)
-        z = a @ params.w_ih + carry / jnp.where(total > 0, total, 1) @ params.w_hh + params.b
+        z = a @ params.w_ih + shared_out(carry) @ params.w_hh + params.b
         z, z_o = z[..., : -self.hidden], z[..., -self.hidden :]
         shares = jax.nn.softmax(z.reshape(*z.shape[:-1], -1, self.hidden), -1)
         shares = checkpoint_name(shares, "shares")  # of what enters and of what is there

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, float_dtype, zero_carry
-from jrnn.cells._gating import split, zeros
+from jrnn.cells._gating import shared_out, split, zeros
 from jrnn.cells._memory import look_up, outer
 from jrnn.initializers import default_float, glorot
 
@@ -58,8 +58,7 @@ class NMax:
     @broadcasting
     def step(self, params: NMaxParams, carry: Array, x: Any) -> tuple[Array, Array]:
         h = checkpoint_name(jnp.maximum(params.a * carry, x @ params.w_ih + params.b), "h")
-        total = jnp.abs(h).sum(-1, keepdims=True)
-        return h, h / jnp.where(total == 0, 1, total)
+        return h, shared_out(h)
 
 
 class DLSEParams(NamedTuple):

@@ -93,9 +93,10 @@ class GRUODE:
         dh/dt = (1 − z) · (n − h),   from hₜ₋₁ for the time dt to hₜ,   yₜ = hₜ
 
     x is values or `(values, dt)`; xₜ drives the state for the time dt that ends with it. With solver="euler"
-    and dt = 1 this is `GRU(hidden, reset_after=False)`. The state stays within (−1, 1). The steps of the
-    named solvers have a fixed size, dt / unfolds; those of a `Diffrax` adapt. For the paper's other part,
-    jumps at observations, see `ODERNN`.
+    and dt = 1 this is `GRU(hidden, reset_after=False)`. The exact state stays within (−1, 1). The steps of
+    the named solvers have a fixed size, dt / unfolds, and diverge where it is above about 2: raise `unfolds`
+    for long times. Those of a `Diffrax` adapt. For the paper's other part, jumps at observations, see
+    `ODERNN`.
 
     Args:
       solver: "euler", "midpoint" or "rk4", with 1, 2 and 4 evaluations a step, or a `Diffrax`.

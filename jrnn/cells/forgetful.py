@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jrnn._fields import Width, checked
 from jrnn._timing import values_and_time
 from jrnn.cell import Shape, broadcasting, complex_state, key_or_none, zero_state
-from jrnn.cells._gating import sigmoid, split, zeros
+from jrnn.cells._gating import sigmoid, split, widened, zeros
 from jrnn.cells._memory import outer
 from jrnn.cells.minimal import InputParams, draw_input
 from jrnn.cells.normalized import normalize
@@ -127,9 +127,10 @@ class SHM:
         Mₜ = Mₜ₋₁ · (1 + tanh(θ cᵀ)) + η v kᵀ
         yₜ = (Mₜ q) w_out + b_out
 
-    θ is a row of a table, drawn at random at every step if the initial carry was given a key, and the first
-    without; so calibrations of successive steps are independent, and their product neither explodes nor
-    vanishes in the mean.
+    θ is a row of a table, drawn at random at every step if the initial carry was given a key, so that
+    calibrations of successive steps are independent, and their product neither explodes nor vanishes in the
+    mean. Without a key it is the first row at every step: hundreds of similar inputs overflow the memory, so
+    give long sequences a key in evaluation too.
 
     Args:
       hidden: width of y, and of keys and values.
@@ -187,5 +188,6 @@ class SHM:
 
 
 def _shares(k: Array) -> Array:
-    """Nonnegative numbers divided by their sum, and zeros as they are."""
-    return k / (jnp.sum(k, -1, keepdims=True) + 1e-5)
+    """Nonnegative numbers divided by their sum, and zeros as they are; in float32 at least."""
+    wide = widened(k)
+    return (wide / (jnp.sum(wide, -1, keepdims=True) + 1e-5)).astype(k.dtype)

@@ -87,7 +87,8 @@ class RetNet:
         yₜ = Sₜᵀ q
 
     The rotation of q and k by their position is left out; `Block` adds the norm of each head and the gate of
-    the paper's block. `Chunked` runs many steps at once.
+    the paper's block. `Chunked` runs many steps at once. In bfloat16 γ is 1 from the fifth head on, which
+    thus never forgets.
 
     Reference: Sun et al., Retentive network: a successor to transformer, 2023, arXiv:2307.08621.
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from jrnn._checks import check_equal_widths, check_in_features, check_multiple
-from jrnn._fields import Width, checked
+from jrnn._fields import Positive, Width, checked
 from jrnn.cell import Shape, broadcasting, complex_state, zero_complex_carry, zero_state
 from jrnn.cells._activations import Activation, activation
 from jrnn.cells._gating import before_softplus, draw_blocks, sigmoid, split, times_blocks, widened, zeros
@@ -66,7 +66,7 @@ class LRU:
     outputs: Width | None = None
     r_min: float = 0.9
     r_max: float = 0.999
-    max_phase: float = 2 * math.pi
+    max_phase: Positive = 2 * math.pi
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -110,7 +110,8 @@ class LRU:
 def _draw_rotation(k_modulus: Array, k_phase: Array, cell: Any) -> tuple[Array, Array, Array]:
     """Draw ν and θ of λ = exp(−exp(ν) + i exp(θ)), with |λ|² and the angle uniform; also returns |λ|²."""
     uniform = jax.random.uniform(k_modulus, (cell.hidden,), default_float())
-    squared = jnp.maximum(uniform * (cell.r_max**2 - cell.r_min**2) + cell.r_min**2, 1e-12)  # ν is finite
+    squared = uniform * (cell.r_max**2 - cell.r_min**2) + cell.r_min**2
+    squared = jnp.clip(squared, 1e-12, 1 - 1e-7)  # so that ν is finite
     phase = cell.max_phase * jax.random.uniform(k_phase, (cell.hidden,), default_float(), 1e-6)
     return jnp.log(-0.5 * jnp.log(squared)), jnp.log(phase), squared
 
@@ -264,7 +265,7 @@ class RTU:
     activation: Activation = "tanh"
     r_min: float = 0.0
     r_max: float = 1.0
-    max_phase: float = 2 * math.pi
+    max_phase: Positive = 2 * math.pi
     diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -65,11 +65,16 @@ class LSTM1997:
     def init(self, key: Array, in_features: int) -> GateParams:
         k_ih, k_hh = jax.random.split(key)
         blocks = self.hidden // self.block
-        width = self.hidden + 2 * blocks
+        widths = blocks, self.hidden, blocks
+
+        def draw(key: Array, rows: int) -> Array:
+            keys = jax.random.split(key, 3)
+            return jnp.concatenate([glorot(k, (rows, n)) for k, n in zip(keys, widths, strict=True)], -1)
+
         return GateParams(
-            w_ih=glorot(k_ih, (in_features, width), blocks=1),
-            w_hh=glorot(k_hh, (self.hidden, width), blocks=1),
-            b=zeros(width).at[:blocks].set(self.input_bias),
+            w_ih=draw(k_ih, in_features),
+            w_hh=draw(k_hh, self.hidden),
+            b=zeros(sum(widths)).at[:blocks].set(self.input_bias),
         )
 
     def initial_carry(

@@ -60,12 +60,17 @@ class ONLSTM:
 
     def init(self, key: Array, in_features: int) -> GateParams:
         masters = self.hidden // self.chunk
-        blocks = 4 * self.chunk + 2
         k_ih, k_hh = jax.random.split(key)
         biases = (0, self.forget_bias, 0, 0)
+
+        def draw(key: Array, rows: int) -> Array:
+            keys, widths, gates = jax.random.split(key), (self.hidden, masters), (4, 2)
+            packed = zip(keys, widths, gates, strict=True)
+            return jnp.concatenate([glorot(k, (rows, n * width), blocks=n) for k, width, n in packed], -1)
+
         return GateParams(
-            w_ih=glorot(k_ih, (in_features, blocks * masters), blocks=blocks),
-            w_hh=glorot(k_hh, (self.hidden, blocks * masters), blocks=blocks),
+            w_ih=draw(k_ih, in_features),
+            w_hh=draw(k_hh, self.hidden),
             b=jnp.concatenate([repeated(biases, self.hidden), repeated((0, 0), masters)]),
         )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from jrnn._alignment import in_dtype_of
 from jrnn._checks import check_multiple
 from jrnn._fields import Width, checked
 from jrnn.cell import Shape, broadcasting, zero_state
@@ -118,7 +119,7 @@ class RWKV6:
         r, w, k, v = letters(params, x, carry.x, mix, self.heads)
         w = checkpoint_name(jnp.exp(-jnp.exp(jnp.minimum(w, 10))), "w")  # above, 0 with a slope of 0 · ∞
         y = look_up(carry.s, r) + jnp.sum(params.bonus * k * r, -1, keepdims=True) * v
-        return RWKVCarry(w[..., None] * carry.s + outer(k, v), x), joined(y)
+        return RWKVCarry(w[..., None] * carry.s + outer(k, v), in_dtype_of(x, carry.x)), joined(y)
 
 
 class RWKV7Params(NamedTuple):
@@ -184,4 +185,4 @@ class RWKV7:
         kappa = unit(k * erased)
         s = w[..., None] * carry.s - outer(a * kappa, look_up(carry.s, kappa))
         s = s + outer(k * (1 + (a - 1) * replaced), v)
-        return RWKVCarry(s, x), joined(look_up(s, r))
+        return RWKVCarry(s, in_dtype_of(x, carry.x)), joined(look_up(s, r))

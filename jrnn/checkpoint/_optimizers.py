@@ -5,19 +5,22 @@ of the wrong optimizer.
 """
 
 import functools
+import re
 import types
 from collections.abc import Iterator
 from typing import Any
 
 from jrnn.checkpoint.files import CheckpointError
 
+_NAMES = re.compile("init|update|factory")  # inject_hyperparams holds the factory of a transformation
 _WRAPPERS = {"chain", "with_extra_args_support", "init_empty_state"}  # without information
 
 
 def optimizer_to_json(optimizer: Any) -> list[Any] | None:
     """Describe an optax optimizer by `[name, flags]` of its transformations, in order.
 
-    Numbers, such as rates and decays, are not included: a run may continue with others.
+    Numbers, such as rates and decays, and functions that return them, such as schedules, are not included: a
+    run may continue with others.
 
     >>> import optax
     >>> optimizer_to_json(optax.nadam(1e-3))
@@ -26,7 +29,7 @@ def optimizer_to_json(optimizer: Any) -> list[Any] | None:
     if optimizer is None:
         return None
     made: list[Any] = []
-    for name, flags in _functions(getattr(optimizer, "update", optimizer), set()):
+    for name, flags in _transformations(getattr(optimizer, "update", optimizer), set(), named=True):
         if made and made[-1][0] == name:
             made[-1][1].update(flags)
         elif name not in _WRAPPERS:
@@ -58,8 +61,12 @@ def _text(made: list[Any]) -> str:
     return " → ".join(parts)[:1000]
 
 
-def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool]]]:
-    """Names of the factories of all functions in a closure, with the booleans that they close over."""
+def _transformations(value: Any, seen: set[int], *, named: bool) -> Iterator[tuple[str, dict[str, bool]]]:
+    """Names of the factories of all transformations in a closure, with the booleans that they close over.
+
+    Their functions are called `init` or `update`, or so is the variable that holds them, `named`. Other
+    functions are schedules, masks and the like, whose own closures may hold transformations.
+    """
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -72,7 +79,7 @@ def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool
         value = tuple(value.values())
     if isinstance(value, tuple | list):
         for part in value:
-            yield from _functions(part, seen)
+            yield from _transformations(part, seen, named=named or hasattr(value, "update"))
         return
     if not isinstance(value, types.FunctionType):
         return
@@ -83,6 +90,7 @@ def _functions(value: Any, seen: set[int]) -> Iterator[tuple[str, dict[str, bool
         except ValueError:  # not filled yet
             continue
     flags = {name: content for name, content in held.items() if isinstance(content, bool)}
-    yield value.__qualname__.split(".")[0], flags
-    for content in held.values():
-        yield from _functions(content, seen)
+    if named or _NAMES.search(value.__name__):
+        yield value.__qualname__.split(".")[0], flags
+    for name, content in held.items():
+        yield from _transformations(content, seen, named=bool(_NAMES.search(name)))

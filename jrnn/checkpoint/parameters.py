@@ -16,6 +16,7 @@ from jrnn._alignment import on_device
 from jrnn._checks import check_path, require_model
 from jrnn.checkpoint.cells import agreed_cell, cell_to_json
 from jrnn.checkpoint.files import CheckpointError, require_file, show, write_file
+from jrnn.unrolling._rounding import native
 
 FORMAT = "1"
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -59,7 +60,8 @@ def save_params(
 
     path = check_path("save_params: path", path)
     require_model("save_params: cell", cell)
-    arrays = {name: np.array(jax.device_get(leaf), order="C") for name, leaf in _named(params).items()}
+    leaves = _named(params)
+    arrays = {name: np.array(native(jax.device_get(leaf)), order="C") for name, leaf in leaves.items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES.values():
             raise TypeError(

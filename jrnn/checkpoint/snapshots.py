@@ -209,6 +209,8 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
     if step >= 10**STEP_DIGITS:
         raise ValueError(f"Snapshot: step must be below 10**{STEP_DIGITS}, got {step}")
     check_in_features(snapshot.in_features)
+    _check_names("position", snapshot.position)
+    _check_names("meta", snapshot.meta)
     leaves: Leaves = {}
     for part in ("params", "opt_state", "carry", "key"):
         leaves |= _flatten(part, getattr(snapshot, part))
@@ -227,6 +229,18 @@ def _describe(snapshot: Snapshot) -> tuple[dict[str, Any], Leaves]:
     types = {name: jax.typeof(leaf) for name, leaf in leaves.items()}
     _trees(snapshot.cell, description, types, optimizer=None)
     return description, leaves
+
+
+def _check_names(where: str, value: Any) -> None:
+    """Raise for a key of a dict that JSON would turn into a string, and might thus lose."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"Snapshot: {where} must be JSON: a key is {show(name)}, needs a string")
+            _check_names(f"{where}[{name!r}]", inside)
+    elif isinstance(value, list | tuple):
+        for index, inside in enumerate(value):
+            _check_names(f"{where}[{index}]", inside)
 
 
 def _batch_shape(snapshot: Snapshot) -> list[int] | None:

@@ -291,10 +291,11 @@ def grouped(padded: NDArray[Any], order: NDArray[Any], batch_size: int) -> list[
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def as_int32(tokens: NDArray[Any]) -> NDArray[np.int32]:
+def as_int32(tokens: NDArray[Any], name: str = "tokens") -> NDArray[np.int32]:
     """Copy the tokens of a batch; they alone are checked, since all may be a file larger than memory."""
-    if not np.can_cast(tokens.dtype, np.int32) and (tokens.max() > INT32.max or tokens.min() < INT32.min):
-        raise ValueError(f"tokens must fit into int32, got {tokens.min()} to {tokens.max()} in a batch")
+    wide = tokens.size and not np.can_cast(tokens.dtype, np.int32)
+    if wide and (tokens.max() > INT32.max or tokens.min() < INT32.min):
+        raise ValueError(f"{name} must fit into int32, got {tokens.min()} to {tokens.max()} in a batch")
     return tokens.astype(np.int32, order="C")
 
 

@@ -12,6 +12,7 @@ from jrnn.data.batching import (
     Batch,
     Pair,
     alike,
+    as_int32,
     check_options,
     checked_index,
     grouped,
@@ -142,7 +143,7 @@ def pair_batches(
     padded = np.minimum(padded, lengths.max(0))
     order = np.lexsort((lengths[:, 1], lengths[:, 0]))
     rows = _grouped(padded, order, batch_size)
-    tokens = tuple(target.astype(np.int32) for target in written)
+    tokens = tuple(as_int32(target, "targets") for target in written)
     return PairBatches(tuple(read), tokens, padded, tuple(rows), batch_size, start, stop, key_seed)
 
 

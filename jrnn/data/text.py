@@ -1,7 +1,7 @@
 """Vocabularies of characters and words, and contexts of words."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,6 +129,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         for field in ("words", "specials"):
             given = getattr(self, field)
+            given = tuple(given) if isinstance(given, Iterator) else given
             if isinstance(given, str) or not all(isinstance(word, str) for word in given):
                 raise TypeError(f"{field} must be a tuple of strings, got {brief(given)}")
             object.__setattr__(self, field, tuple(given))

@@ -10,6 +10,7 @@ import numpy as np
 
 from jrnn._alignment import on_device
 from jrnn._checks import brief
+from jrnn.unrolling._rounding import native
 
 Size = int | str  # a letter is an unknown size
 
@@ -25,7 +26,7 @@ def array_of(value: Any, name: str) -> np.ndarray[Any, Any]:
             value = value.detach().cpu()
             narrow = str(value.dtype) == "torch.bfloat16"
             value = value.float().numpy().astype(ml_dtypes.bfloat16) if narrow else value.numpy()
-        array = np.asarray(value)
+        array = native(np.asarray(value))
     except (TypeError, ValueError, RuntimeError) as error:  # a packed, quantized or sparse tensor
         raise ValueError(f"{name} must hold floating point numbers, got {brief(value)}") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):

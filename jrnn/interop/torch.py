@@ -64,7 +64,8 @@ def from_torch(
     such as taking the last step, is up to you.
 
     jrnn is time-first, regardless of `batch_first`. The two biases become their sum, which is equivalent. A
-    weight that an embedding shares with a later linear layer stays shared, by `Tie`. If a module is given,
+    weight that an embedding shares with a later linear layer stays shared, by `Tie`, in a `Stack`; in a
+    `Sequential`, as of two directions, it becomes two equal ones. If a module is given,
     `dropout` between layers is kept; `nn.Dropout` does nothing in evaluation, and is omitted.
 
     Args:
@@ -91,7 +92,8 @@ def from_torch(
     """
     check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
     prefix = _dotted(prefix)
-    modules = dict(source.named_modules()) if hasattr(source, "named_modules") else None
+    # a module that is used twice has two names, as in the state dict
+    modules = dict(source.named_modules(remove_duplicate=False)) if hasattr(source, "named_modules") else None
     state = source.state_dict() if modules is not None else source
     if not isinstance(state, Mapping):
         raise TypeError(f"source must be a module or a state dict, got {brief(source)}")
@@ -153,15 +155,18 @@ def _described(part: Part) -> str:
 
 def _tied(model: Any, params: Any, parts: list[Part], state: Any, prefix: str) -> tuple[Any, Any]:
     """Let a read-out share the table of an embedding if it did in PyTorch."""
-    first, last = parts[0], parts[-1]
-    if not (isinstance(model, Stack) and isinstance(first.model, Embed) and isinstance(last.model, Dense)):
+    if not (isinstance(model, Stack) and isinstance(parts[0].model, Embed)):
         return model, params
-    table, read_out = (state[f"{prefix}{part.path}weight"] for part in (first, last))
+    table = state[f"{prefix}{parts[0].path}weight"]
     address = getattr(table, "data_ptr", lambda: None)()
-    if table is not read_out and (address is None or address != read_out.data_ptr()):
-        return model, params
-    tied = Tie(model, "0.table", f"{len(parts) - 1}.w", transposed=True)
-    return tied, (*params[:-1], params[-1]._replace(w=None))
+    for place, part in enumerate(parts):
+        if not isinstance(part.model, Dense):
+            continue
+        read_out = state[f"{prefix}{part.path}weight"]
+        if table is read_out or (address is not None and address == read_out.data_ptr()):
+            tied = (*params[:place], params[place]._replace(w=None), *params[place + 1 :])
+            return Tie(model, "0.table", f"{place}.w", transposed=True), tied
+    return model, params
 
 
 def to_torch(model: Any, params: Any, *, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:

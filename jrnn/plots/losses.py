@@ -130,7 +130,7 @@ def population_curves(
       The axes; `.figure.savefig("population.png")` writes them.
 
     Raises:
-      ValueError: a number or a setting that no row has.
+      ValueError: a number or a setting that no row has; rows that lack it, as of a monitor, are left out.
 
     >>> from jrnn.plots import population_curves
     >>> rows = [{"epoch": 1, "rate": r, "train": r * s} for r in (0.1, 0.2) for s in (1, 2, 6)]
@@ -143,7 +143,7 @@ def population_curves(
             known = sorted({key for row in rows for key in row})
             raise ValueError(f"no row has {needed!r}, they have {known}")
     groups: dict[Any, dict[int, list[float]]] = {}
-    for row in rows:
+    for row in [row for row in rows if name in row and (by is None or by in row)]:
         label = "all members" if by is None else f"{by} = {row[by]}"
         groups.setdefault(label, {}).setdefault(row["epoch"], []).append(float(row[name]))
     middle = {label: (sorted(of), [np.median(of[e]) for e in sorted(of)]) for label, of in groups.items()}

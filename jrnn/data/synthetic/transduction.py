@@ -160,7 +160,7 @@ def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
         source = "a+b",   target = "c",   c = a + b
 
     The numbers of digits of a and b are uniform in [1, digits], without leading zeros. Sources are distinct;
-    there are 100^digits of them.
+    there are 100^digits of them, and they are drawn until nearly all have been seen.
 
     Args:
       count: number of pairs.
@@ -171,7 +171,7 @@ def additions(count: int, digits: int, seed: int) -> list[tuple[str, str]]:
       A list of `(source, target)`.
 
     Raises:
-      ValueError: more pairs than exist.
+      ValueError: all pairs that exist, or nearly so many, or more.
 
     >>> from jrnn.data.synthetic import additions
     >>> additions(count=3, digits=2, seed=0)

@@ -317,6 +317,8 @@ def activated(node: Node) -> Flow:
     x = node.flow(0)
     function = _function(node, len(x.dims))
     *before, part = x.chain
+    if node.kind in FUNCTIONS:
+        x.features()  # its last axis is theirs
     if isinstance(getattr(part, "cell", None), Dense) and part.cell.activation == "identity":
         cell = dataclasses.replace(part.cell, activation=function)
         changed = Part("map", cell, part.params, node=node.name)

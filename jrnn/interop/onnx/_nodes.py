@@ -225,6 +225,7 @@ def _concat(node: Node) -> Value:
         return Flow(tuple(c for flow in flows for c in flow.chains), dims, whole=False)
     if len({(flow.read, len(flow.dims)) for flow in flows}) > 1:
         raise ValueError("it joins values of different kinds")
+    _check_order(flows)
     together = dataclasses.replace(first, chains=tuple(chain for flow in flows for chain in flow.chains))
     if all([a.label for a in flow.dims[axis]] in ([], [DIRECTION]) for flow in flows):
         size = (Axis(DIRECTION, len(together.chains)),)
@@ -278,9 +279,16 @@ def _two(node: Node) -> Value:
         raise ValueError("it compares values")
     if any(flow.dims != flows[0].dims or flow.read != flows[0].read for flow in flows):
         raise ValueError(f"it merges values of axes {[flow.dims for flow in flows]}")
+    _check_order(flows)
     together = dataclasses.replace(flows[0], chains=tuple(flow.chain for flow in flows))
     last = len(together.dims) - 1
     return _with_both(node, together, MERGES[node.kind], last, last)
+
+
+def _check_order(flows: list[Flow]) -> None:
+    """Raise if one has its steps in the order of a layer that reads backward, and another has not."""
+    if len({flow.reverse for flow in flows}) > 1:
+        raise ValueError("it joins steps in the order of a layer that reads backward with other steps")
 
 
 def _halved(node: Node, flow: Flow) -> Flow:

@@ -10,7 +10,7 @@ from jrnn.interop._weights import to_jax
 from jrnn.interop.onnx._layers import Found, Node, merged
 from jrnn.interop.onnx._loops import recognized
 from jrnn.interop.onnx._nodes import NODES
-from jrnn.interop.onnx._operators import import_onnx
+from jrnn.interop.onnx._operators import FUNCTIONS, import_onnx
 from jrnn.interop.onnx._values import FEATURES, Axis, Flow, Known, Part, Source, Unread, Value
 from jrnn.layers import Reversed, Sequential
 from jrnn.paradigms import ManyToOne
@@ -106,6 +106,7 @@ class _Graph:
     def __init__(self, onnx: Any, proto: Any) -> None:
         self.onnx, self.graph, self.found = onnx, proto.graph, Found()
         self.opsets = proto.opset_import
+        self.opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), OPSET)
         self.values: dict[str, Value | None] = {"": None}
         for tensor in self.graph.initializer:
             self.values[tensor.name] = Known.of(self.array(tensor))
@@ -150,6 +151,8 @@ class _Graph:
             unread = unread if node.op_type != "Loop" and unread else Unread(f"{name}: {_foreign(node)}")
         if found is None and unread is None:
             attributes = {a.name: self._attribute(a) for a in node.attribute}
+            if self.opset < 13 and node.op_type in FUNCTIONS:
+                attributes.setdefault("axis", 1)  # later ones have the last axis instead
             given = Node(node.op_type, name, inputs, list(node.output), attributes, self.found)
             try:
                 found = NODES[node.op_type](given)

@@ -70,6 +70,16 @@ def to_onnx(model: Any, params: Any, *, lengths: bool = False, carry: bool = Fal
         raise ValueError(f"params must have one dtype, of float16, float32 or float64, got {dtypes}")
     graph = _Graph(np.dtype(dtypes[0]), lengths, carry)
     timeless = isinstance(model, ManyToOne)
+    if (
+        lengths
+        and timeless
+        and isinstance(model.model, Stack)
+        and not _states(model.model.cells[-1], params[-1])
+    ):
+        raise ValueError(
+            "ManyToOne of a Stack that ends without a state reads zeros in rows of no steps, where these "
+            "operators give its bias: write ManyToOne(Sequential(...)), or lengths=False"
+        )
     inner, at = (model.model, _Place("xs", read=model.read)) if timeless else (model, _Place("xs"))
     ys = _write(graph, inner, params, _states(model, params), at)
     if lengths and not timeless and ys not in graph.zeroed:
