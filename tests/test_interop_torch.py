@@ -274,6 +274,14 @@ def test_a_module_that_is_used_twice_is_read_twice():
     assert from_torch(both, prefix="b")[0] == from_torch(both, prefix="a")[0] == jrnn.GRU(3)
 
 
+def test_bytes_in_another_order_are_turned():
+    state = {name: np.random.default_rng(0).normal(size=(12, n)) for name, n in
+             (("weight_ih_l0", 2), ("weight_hh_l0", 3))}  # fmt: skip
+    turned = {name: array.astype(array.dtype.newbyteorder()) for name, array in state.items()}
+    (_, params), (_, same) = from_torch(turned), from_torch(state)
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+
+
 def test_a_shared_table_stays_shared_within_a_chain():
     embedding, linear = torch.nn.Embedding(WORDS, HIDDEN), torch.nn.Linear(HIDDEN, WORDS)
     linear.weight = embedding.weight
