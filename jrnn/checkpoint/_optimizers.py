@@ -5,14 +5,13 @@ of the wrong optimizer.
 """
 
 import functools
-import re
 import types
 from collections.abc import Iterator
 from typing import Any
 
 from jrnn.checkpoint.files import CheckpointError
 
-_NAMES = re.compile("init|update|factory")  # inject_hyperparams holds the factory of a transformation
+_NAMES = "init", "update", "factory"  # inject_hyperparams holds the factory of a transformation
 _WRAPPERS = {"chain", "with_extra_args_support", "init_empty_state"}  # without information
 
 
@@ -90,7 +89,11 @@ def _transformations(value: Any, seen: set[int], *, named: bool) -> Iterator[tup
         except ValueError:  # not filled yet
             continue
     flags = {name: content for name, content in held.items() if isinstance(content, bool)}
-    if named or _NAMES.search(value.__name__):
+    if named or _is_named(value.__name__):
         yield value.__qualname__.split(".")[0], flags
     for name, content in held.items():
-        yield from _transformations(content, seen, named=bool(_NAMES.search(name)))
+        yield from _transformations(content, seen, named=_is_named(name))
+
+
+def _is_named(name: str) -> bool:
+    return any(part in name for part in _NAMES)
