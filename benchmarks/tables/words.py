@@ -113,7 +113,7 @@ def draw(runs, path):
                 label = recipe if seed == "0" else None
                 ax.plot(epochs, values, color=f"C{color}", linewidth=1, label=label)
                 ax.plot(epochs[values.argmin()], values.min(), "o", color=f"C{color}", markersize=4)
-        ax.set(title=text, xlabel="epoch", ylabel="perplexity, validation", yscale="log")
+        ax.set(title=text, xlabel="epoch", ylabel="perplexity, validation")
         ax.legend()
     figure.savefig(path)
 
