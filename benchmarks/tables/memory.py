@@ -227,7 +227,7 @@ def run(runs, budget, given):
 
 
 def scores(runs):
-    """The scores of the seeds of each (cell, task, length), less what a guess has, from 0 to 1."""
+    """The scores of the seeds of each (cell, task, length), from a guess, 0, to all right, 1."""
     found = {}
     for row in runs.rows:
         found.setdefault((row["cell"], row["task"], int(row["length"])), []).append(float(row["score"]))
@@ -264,7 +264,7 @@ def percent(values):
 
 
 def report(runs):
-    """Cells by what they solve: the share of right answers less that of a guess, in percent."""
+    """Cells by what they solve: right answers from a guess, 0, to all right, 100."""
     found = scores(runs)
     rows, columns = [], columns_of()
     for name in ranked(found):
@@ -288,8 +288,10 @@ def draw(runs, path):
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
         values = np.array([[found[name, *column].mean() for column in columns] for name in part])
         labels = [f"{task} {length}" for task, length in columns]
-        heat_map(values, part, labels, ax, title="", row_label="", column_label="", unit="less a guess")
-    figure.suptitle("Right answers at this length, less those of a guess (white: none), mean of the seeds")
+        heat_map(values, part, labels, ax, title="", row_label="", column_label="", unit="right answers")
+    figure.suptitle(
+        "Right answers at this length, from a guess (white, 0) to all right (black, 1), mean of the seeds"
+    )
     figure.savefig(path)
 
 
