@@ -30,10 +30,10 @@ def is_key(leaf: Any) -> bool:
 
 def leaf_to_json(leaf: Any) -> dict[str, Any]:
     """Describe a leaf; `weak` marks a scalar of weak type, such as jnp.asarray(0.9)."""
-    if isinstance(leaf, np.ndarray) and jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+    kind = jax.typeof(leaf)
+    if isinstance(leaf, np.ndarray) and leaf.dtype != kind.dtype:
         hint = "turn on jax_enable_x64, or cast it"
         raise TypeError(f"Snapshot: a leaf is {leaf.dtype}, of which JAX would round the numbers: {hint}")
-    kind = jax.typeof(leaf)
     if is_key(kind) and str(kind.dtype) not in KEYS:
         raise TypeError(f"PRNG keys of type {kind.dtype} cannot be stored")
     weak = bool(kind.weak_type) and kind.shape == ()
