@@ -250,6 +250,17 @@ def test_seeds_have_a_mean_and_half_their_range(tmp_path):
     assert memory.percent(np.array([0.999, 1.0])) == "**100**"
 
 
+def test_the_longer_length_is_tried_where_the_shorter_comes_close(tmp_path):
+    runs = Runs(tmp_path / "memory.csv", memory.HEADER)
+    given = argparse.Namespace(lengths=(32, 128), seeds=(0,), cells=("GRU", "LSTM"), share=slice(None))
+    for name, task, score in (("GRU", "order", 0.9), ("GRU", "copying", 0.5), ("LSTM", "parity", 1.0)):
+        runs.add(cell=name, task=task, length=32, trained=32, seed=0, hidden=8, parameters=9,
+                 score=score, loss=0.0, cpu_seconds=1)  # fmt: skip
+    plan = list(memory.plan(given, runs))
+    assert plan[:12] == [(0, 32, name, task) for name in given.cells for task in memory.TASKS]
+    assert plan[12:] == [(0, 128, "GRU", "order")]
+
+
 def test_scores_count_right_answers():
     targets = np.zeros((2, 3, 11), np.float32)
     targets[0, :, 4] = targets[1, :2, 5] = 1  # symbols, and one number, 0.5
@@ -275,7 +286,7 @@ def test_a_table_runs_only_what_is_missing(tmp_path, monkeypatch, capsys):
         cached.cache_clear()
     path = tmp_path / "memory.csv"
     calls = ["memory", str(path), "--cells", "Elman", "IndRNN"]
-    monkeypatch.setattr(memory, "plan", lambda given: [(0, 32, name, "parity") for name in given.cells])
+    monkeypatch.setattr(memory, "plan", lambda given, runs: [(0, 32, name, "parity") for name in given.cells])
     monkeypatch.setattr("sys.argv", [*calls, "--cpu-minutes", "0"])
     memory.main()
     assert len(path.read_text().splitlines()) == 1
