@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -39,9 +40,12 @@ def joined(*leaves: Array) -> Array:
 
 
 def on_device(value: Any, dtype: Any = None) -> Array:
-    """`jnp.asarray` as an explicit transfer, which `jax_transfer_guard` permits."""
-    with jax.transfer_guard_host_to_device("allow"):
-        return jnp.asarray(value, dtype)
+    """`jnp.asarray` as an explicit transfer, which `jax_transfer_guard` permits.
+
+    `jnp.asarray` compiles a program for each new shape, a transfer none. It may use the memory that it is
+    given, so it is given a copy.
+    """
+    return jnp.asarray(value, dtype) if isinstance(value, Array) else jax.device_put(np.array(value, dtype))
 
 
 def promoted(*values: Any) -> Any:

@@ -165,9 +165,16 @@ def test_an_equal_value_finds_what_was_computed():
     assert len(calls) == 4
 
 
+def stacked(params):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+
+
 EAGER = {
+    "grad": lambda f, params: jax.grad(f)(params),
+    "hessian": lambda f, params: jax.hessian(lambda b: f(params._replace(b=b)))(params.b),
+    "grad of vmap": lambda f, params: jax.grad(lambda p: jax.vmap(f)(stacked(p)).sum())(params),
     "jvp": lambda f, params: jax.jvp(f, (params,), (params,)),
-    "vmap": lambda f, params: jax.vmap(f)(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)),
+    "vmap": lambda f, params: jax.vmap(f)(stacked(params)),
 }
 
 

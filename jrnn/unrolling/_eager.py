@@ -111,10 +111,12 @@ class CompiledCalls:
         return self.pure
 
 
-def concrete_or_none(call: Call) -> Call | None:
-    """A call if all its leaves are arrays with known values; None if some are no arrays, or are traced.
+def eager_or_none(call: Call) -> Call | None:
+    """A call outside of jit, of arrays alone; None if some leaves are none, or a program is being traced.
 
-    Lists of flags are converted.
+    Arrays of `jax.grad`, `jax.jvp` or `jax.vmap` outside of jit will do: JAX would compile the loops of such
+    a call each time, but differentiates a compiled function as often as one likes. Lists of flags are
+    converted.
 
     Raises:
       TypeError: lengths, a mask or resets that no array can hold.
@@ -123,7 +125,16 @@ def concrete_or_none(call: Call) -> Call | None:
         given = getattr(call, name)
         if given is not None and not isinstance(given, jax.Array):
             call = call._replace(**{name: as_array(name, given)})
-    return call if all(map(_is_concrete, jax.tree.leaves(call))) else None
+    leaves = jax.tree.leaves(call)
+    if not all(map(_is_array, leaves)):
+        return None
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return None if traced and _traces_a_program() else call
+
+
+def _traces_a_program() -> bool:
+    """True under jit and its like, where what is computed from constants is not known either."""
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def _canonical(leaf: Any) -> Any:
@@ -133,9 +144,9 @@ def _canonical(leaf: Any) -> Any:
     return leaf.astype(jax.dtypes.canonicalize_dtype(leaf.dtype), copy=False)
 
 
-def _is_concrete(leaf: Any) -> bool:
+def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
-        return not isinstance(leaf, jax.core.Tracer)
+        return True
     if type(leaf) is not np.ndarray or not leaf.dtype.isnative:  # of other bytes JAX makes other numbers
         return False
     return leaf.dtype in _KNOWN or leaf.dtype == jnp.bfloat16

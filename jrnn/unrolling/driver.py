@@ -16,7 +16,7 @@ from jrnn._caching import cached
 from jrnn._checks import brief, check_flag
 from jrnn.cell import C, CellOf, P, Shape, Y, carry_spec, map_state
 from jrnn.unrolling._boundary import check_inputs, check_runs, promote_carry, starting_carry
-from jrnn.unrolling._eager import Call, CompiledCalls, concrete_or_none
+from jrnn.unrolling._eager import Call, CompiledCalls, eager_or_none
 from jrnn.unrolling._masking import Schedule, fill_padding, schedule
 from jrnn.unrolling.methods import Loop, Method
 from jrnn.unrolling.newton import Newton
@@ -44,8 +44,9 @@ def unroll(
     step the state is kept, y is 0 and a reset is ignored; padding in xs affects neither outputs nor
     gradients. All options compose.
 
-    A call outside of `jax.jit` compiles one program for each shape of its arguments. After sixteen numbers of
-    steps, further ones are rounded up to 1, 2, 3, 4, 6, 8, 12, … with `Scan`, without changing the results.
+    A call outside of `jax.jit` compiles one program for each shape of its arguments, and its gradient two.
+    After sixteen numbers of steps, further ones are rounded up to 1, 2, 3, 4, 6, 8, 12, … with `Scan`,
+    without changing the results; where it is differentiated or mapped they are not.
 
     Args:
       cell: the cell.
@@ -83,12 +84,12 @@ def unroll(
     check_runs(cell, method, key)
     reverse = check_flag("reverse", reverse)
     call = Call(params, xs, carry, lengths, mask, resets, key)  # a NamedTuple of these seven
-    # Under jit or grad some arrays are traced. Else the same function is called, compiled.
-    if (concrete := concrete_or_none(call)) is None:
+    # Under jit the call is part of a program. Else the same function is called, compiled.
+    if (eager := eager_or_none(call)) is None:
         return _unroll(call, cell, method, reverse)
     # `_compiled_calls` gets these three as the key of its cache. The call gets them too, because the compiled
     # function does not hold the cell: it would keep it alive.
-    return _compiled_calls(cell, method, reverse)(concrete, cell, method, reverse)
+    return _compiled_calls(cell, method, reverse)(eager, cell, method, reverse)
 
 
 def _unroll(call: Call, cell: Any, method: Any, reverse: bool) -> tuple[Any, Any]:
