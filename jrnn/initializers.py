@@ -125,10 +125,15 @@ def spectral_radius(
     k_value, k_place = jax.random.split(key)
     g = jax.random.normal(k_value, shape, default_float())
     g = jnp.where(jax.random.bernoulli(k_place, density, shape), g, 0)
-    # eigenvalues of a general matrix are computed on the host, since not every backend supports them
+    return (radius * g / _largest(g).astype(g.dtype)).astype(dtype or g.dtype)
+
+
+def _largest(g: Array) -> Any:
+    """The spectral radius, computed on the host: not every backend has eigenvalues of a general matrix."""
+    if not isinstance(g, jax.core.Tracer):  # on one core, a callback would wait for ever for its argument
+        return _spectral_radius(g)
     scalar = jax.ShapeDtypeStruct((), jnp.float32)  # float64 may be disabled
-    largest = jax.pure_callback(_spectral_radius, scalar, g, vmap_method="sequential")
-    return (radius * g / largest.astype(g.dtype)).astype(dtype or g.dtype)
+    return jax.pure_callback(_spectral_radius, scalar, g, vmap_method="sequential")
 
 
 def _spectral_radius(matrix: Any) -> Any:

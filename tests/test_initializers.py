@@ -1,5 +1,9 @@
 """Starts: what a matrix or a bias is before training, gate by gate."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +76,18 @@ def test_spectral_radius(radius):
     np.testing.assert_allclose(np.abs(eigenvalues).max(), radius, rtol=1e-4)
     assert np.abs(w - w.T).max() > 0.01  # a general matrix, not a symmetric one
     assert initializers.spectral_radius(jax.random.key(2), (4, 4), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot choose its cores here")
+def test_a_reservoir_is_drawn_on_one_core():
+    """Outside of a program, a callback on the only core waited for ever for what it was to read."""
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import jax, jrnn\n"
+        "for i in range(30): print(float(jrnn.EchoState(300).init(jax.random.key(i), 3).fixed.w_hh.std()) > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "True\n" * 30, done.stderr
 
 
 def test_chrono():

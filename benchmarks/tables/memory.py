@@ -163,9 +163,10 @@ def outputs(model, params, xs):
 
 
 def model_of(name, width):
-    """The model of a cell; one in a block reads a projection of the input, as wide as the block."""
+    """The model of a cell; what adds its input to its output reads a projection, as wide as that."""
     cell = in_block(recurrent_cells()[name](width))
-    below = (jrnn.Dense(cell.out_features),) if isinstance(cell, jrnn.Block) else ()
+    adds = isinstance(cell, jrnn.Block | jrnn.IntersectionRNN)
+    below = (jrnn.Dense(cell.out_features),) if adds else ()
     return jrnn.Stack((*below, cell, jrnn.Dense(SYMBOLS + 1)))
 
 
