@@ -182,6 +182,14 @@ def test_a_bfloat16_checkpoint_goes_through_files(tmp_path):
     assert jax.tree.all(jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), params, again))
 
 
+def test_params_stay_when_pytorch_trains_on():
+    module = torch.nn.Embedding(64, 64)  # of a size that JAX takes over without a copy
+    params = from_torch(module)[1]
+    before = jax.tree.map(np.array, params)
+    torch.nn.init.zeros_(module.weight)
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, before))
+
+
 def test_models_are_those_that_a_user_of_jrnn_writes():
     def model(name, **options):
         return from_torch(made(name, options))[0]

@@ -69,6 +69,13 @@ def rewritten(path, arrays, metadata, *, seal=True):
     return path
 
 
+def test_loading_compiles_nothing(tmp_path, programs):
+    path = saved(tmp_path, jrnn.GRU(11), 13)  # shapes that no other test loads
+    before = programs()
+    jrnn.load_params(path)
+    assert programs() == before
+
+
 def test_names_and_metadata_explain_themselves(tmp_path):
     arrays, metadata = parts(saved(tmp_path))
     assert {name: array.shape for name, array in arrays.items()} == {
