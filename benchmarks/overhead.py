@@ -1,4 +1,4 @@
-"""What jrnn costs besides the arithmetic: an eager `unroll` called again, a step of a stream, `import jrnn`.
+"""What jrnn costs besides the arithmetic: eager calls and gradients, a step of a stream, `import jrnn`.
 
 python benchmarks/overhead.py
 """
@@ -8,9 +8,13 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 
+import flax.linen
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import jrnn
 
@@ -33,6 +37,40 @@ def eager_unroll(kind, lengths=None):
     call = lambda: jax.block_until_ready(jrnn.unroll(kind(HIDDEN), params, xs, lengths=lengths))
     call()
     return milliseconds(call, 200)
+
+
+def eager_gradients(rounds=9):
+    """Milliseconds of the gradient of an LSTM by its weights, outside of jit, in turns: {whose: median}."""
+    steps, rows, features, hidden = 50, 32, 10, 64
+    cell = jrnn.LSTM(hidden)
+    params = cell.init(jax.random.key(0), features)
+    xs = np.random.default_rng(0).standard_normal((steps, rows, features)).astype(np.float32)
+    of_jrnn = lambda params: jnp.square(jrnn.unroll(cell, params, xs)[1]).sum()
+    start = cell.initial_carry(params, (rows,))
+    of_scan = lambda params: jnp.square(lax.scan(partial(cell.step, params), start, xs)[1]).sum()
+    layer = flax.linen.RNN(flax.linen.OptimizedLSTMCell(hidden), time_major=True)
+    variables = layer.init(jax.random.key(0), xs)
+    of_flax = lambda variables: jnp.square(layer.apply(variables, xs)).sum()
+    works = {
+        "jrnn": lambda: jax.block_until_ready(jax.grad(of_jrnn)(params)),
+        "jrnn in jax.jit": partial(lambda f: jax.block_until_ready(f(params)), jax.jit(jax.grad(of_jrnn))),
+        "lax.scan": lambda: jax.block_until_ready(jax.grad(of_scan)(params)),
+        "flax.linen": lambda: jax.block_until_ready(jax.grad(of_flax)(variables)),
+    }
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        peer, inputs = torch.nn.LSTM(features, hidden), torch.from_numpy(xs)
+        works["torch.nn.LSTM"] = lambda: torch.autograd.grad(
+            peer(inputs)[0].square().sum(), list(peer.parameters())
+        )
+    times = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            begun = time.perf_counter()
+            work()
+            times[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
 def streaming(hidden=128):
@@ -88,6 +126,9 @@ if __name__ == "__main__":
     for kind in (jrnn.Elman, jrnn.GRU, jrnn.LSTM):
         print(f"  {kind.__name__:6} {eager_unroll(kind)}")
         print(f"  {kind.__name__:6} {eager_unroll(kind, np.arange(BATCH))}, with lengths")
+    print("the gradient of LSTM(64) over 50 steps of 32 rows, outside of jit")
+    for name, found in eager_gradients().items():
+        print(f"  {name:20} {found:.1f} ms")
     bare, step = dispatch()
     print(
         f"dispatch: a bare jax.jit call {bare:.1f} µs, jax.jit(LSTM(128).step) {step - bare:+.1f} µs on top"

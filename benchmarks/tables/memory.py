@@ -286,26 +286,25 @@ def report(runs):
 
 
 def draw(runs, path):
-    """A heat map: cell by task and length."""
+    """A heat map: cell by task and length; a dash where nothing was run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     found = scores(runs)
     names = ranked(found)
-    columns = [
-        (task, length)
-        for task, length in columns_of()
-        if all((name, task, length) in found or not close(found, name, task) for name in names)
-    ]
+    columns = [column for column in columns_of() if any((name, *column) in found for name in names)]
+    labels = [f"{task} {length}" for task, length in columns]
     half = -(-len(names) // 2)
     figure = Figure(figsize=(11, 1.8 + 0.22 * half), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
         values = np.array([[np.mean(found.get((name, *column), 0)) for column in columns] for name in part])
-        labels = [f"{task} {length}" for task, length in columns]
         heat_map(values, part, labels, ax, title="", row_label="", column_label="", unit="right answers")
+        for (y, name), (x, column) in itertools.product(enumerate(part), enumerate(columns)):
+            if (name, *column) not in found:
+                ax.text(x, y, "–", color="gray", ha="center", va="center", fontsize=7)
     figure.suptitle(
-        "Right answers at this length, from a guess or not tried (white, 0) to all right (black, 1)"
+        "Right answers at this length, from a guess (white, 0) to all right (black, 1), mean of the seeds"
     )
     figure.savefig(path)
 
