@@ -61,12 +61,6 @@ def padded(prompt: Any, lengths: Any, wanted: int, adjust: Adjust | None) -> tup
     return np.pad(prompt, missing), on_host(lengths), on_host(wanted), capacity
 
 
-def on_device(value: Any, dtype: Any = jnp.int32) -> Array:
-    """A value as an array of this dtype; a concrete one is moved to the device explicitly."""
-    value = on_host(value, dtype)
-    return value if isinstance(value, Array) else jax.device_put(value)
-
-
 def on_host(value: Any, dtype: Any = jnp.int32) -> Any:
     """A value as an array of this dtype, which `transferring` lets a compiled function move to the device.
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jrnn._alignment import expand
+from jrnn._alignment import expand, on_device
 from jrnn._checks import check_choice, check_lag, check_width, require_cell
 from jrnn.cell import Cell
 from jrnn.combinators import Feedback, FeedbackCarry
-from jrnn.decoding._prompting import checked_lengths, on_device
+from jrnn.decoding._prompting import checked_lengths
 from jrnn.paradigms import last
 from jrnn.unrolling import Scan, unroll
 from jrnn.unrolling._boundary import check_inputs, check_runs
@@ -68,7 +68,7 @@ def one_to_many(
     params, x, carry = native((params, x, carry))
     x, wanted, capacity = jnp.asarray(x), None, steps
     if key is None and can_pad(cell, params, carry, x, lead=0):
-        wanted, capacity = on_device(steps), rounded(steps)
+        wanted, capacity = on_device(steps, jnp.int32), rounded(steps)
     end, ys = _one_to_many(
         cell, params, x, carry, wanted=wanted, capacity=capacity, then=then, key=key, method=method
     )
@@ -149,8 +149,8 @@ def forecast(
     options: dict[str, Any] = {"key": key, "method": method}
     if key is None and can_pad(cell, params, carry, xs, lengths):
         with contextlib.suppress(TypeError, ValueError):  # raised below, with the shapes before rounding
-            valid = on_device(len(xs) if lengths is None else lengths)
-            past, wanted = lengthened(xs, rounded(len(xs))), on_device(steps - 1)
+            valid = on_device(len(xs) if lengths is None else lengths, jnp.int32)
+            past, wanted = lengthened(xs, rounded(len(xs))), on_device(steps - 1, jnp.int32)
             room: dict[str, Any] = {"wanted": wanted, "capacity": rounded(steps)}
             end, ys = _forecast(cell, params, past, carry, lengths=valid, **room, **options)
             return end, shortened(ys, steps)

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from jrnn._alignment import like_rows, promoted, select
+from jrnn._alignment import like_rows, on_device, promoted, select
 from jrnn._checks import check_lag, check_width
 from jrnn.cell import broadcasting
 from jrnn.data import Batch
-from jrnn.decoding._prompting import checked_lengths, on_device
+from jrnn.decoding._prompting import checked_lengths
 from jrnn.losses import length_mask
 from jrnn.unrolling._rounding import is_eager, lengthened, native, rounded, shortened
 
@@ -317,7 +317,7 @@ def _checked(logits: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
             f"lengths has shape {np.shape(lengths)}, logits of shape {logits.shape} need {batch_shape}"
         )
     lengths = checked_lengths(lengths, steps, "logits", least=0)
-    lengths = on_device(np.full(batch_shape, steps) if lengths is None else lengths)
+    lengths = on_device(np.full(batch_shape, steps) if lengths is None else lengths, jnp.int32)
     if is_eager(logits, lengths):
         logits = lengthened(logits, rounded(steps))
     return logits, lengths
